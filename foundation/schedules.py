@@ -1,0 +1,102 @@
+"""Schedules as pure functions of the optimiser step, so that nothing needs saving to resume one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from foundation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: ``10 epochs``, ``500 steps`` or ``5%`` of the run."""
+
+    amount: float
+    unit: Literal["steps", "epochs", "%"] = "steps"
+
+    @classmethod
+    def from_yaml(cls, value: object) -> Duration:
+        """Read ``500``, ``"500 steps"``, ``"10 epochs"`` or ``"5%"``.
+
+        Raises:
+            UserError: for anything else.
+        """
+        text = str(value).strip()
+        number, unit = (text[:-1], "%") if text.endswith("%") else (text.split(" ", 1) + ["steps"])[:2]
+        unit = {"step": "steps", "epoch": "epochs"}.get(unit.strip(), unit.strip())
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if unit not in ("steps", "epochs", "%") or not amount >= 0 or math.isinf(amount):
+            raise UserError(f"expected a duration such as '500 steps', '10 epochs' or '5%', got {value!r}")
+        return cls(amount, unit)  # type: ignore[arg-type]
+
+    def to_yaml(self) -> str:
+        number = f"{self.amount:g}"
+        return f"{number}%" if self.unit == "%" else f"{number} {self.unit}"
+
+    def steps(self, clock: Clock) -> int:
+        """Whole optimiser steps of this duration in a run."""
+        scale = {"steps": 1.0, "epochs": clock.steps_per_epoch, "%": clock.total_steps / 100.0}[self.unit]
+        return round(self.amount * scale)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Length of a run, to turn durations into steps."""
+
+    total_steps: int
+    steps_per_epoch: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One number over the run. A plain number in a recipe is a constant schedule.
+
+    ``frozen`` steps of zero, then a linear warm-up from ``warmup_from`` to ``start`` (both ends included, as in DINO
+    and DINOv2: the value ``start`` appears twice), then from ``start`` to ``end`` by ``shape``. After the last step
+    the value stays at ``end``.
+    """
+
+    start: float
+    """Value after the warm-up."""
+    end: float | None = None
+    """Last value; None keeps ``start``."""
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    """Way from ``start`` to ``end``; ``constant`` ignores ``end``."""
+    warmup: Duration = Duration(0)
+    """Length of the linear warm-up."""
+    warmup_from: float = 0.0
+    """Value at the first step of the warm-up."""
+    frozen: Duration = Duration(0)
+    """Length of an initial stretch of zeros."""
+    length: Duration | None = None
+    """Schedule length when it differs from the run's (a truncated cosine); None: the run."""
+
+    @classmethod
+    def from_yaml(cls, value: object) -> Schedule | None:
+        """A constant for a plain number, None (meaning: read the fields) for anything else."""
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls(start=float(value), shape="constant")
+        return None
+
+    def at(self, step: int, clock: Clock) -> float:
+        """Value used by optimiser step ``step`` (0 for the first)."""
+        frozen, warmup = self.frozen.steps(clock), self.warmup.steps(clock)
+        total = clock.total_steps if self.length is None else self.length.steps(clock)
+        end = self.start if self.end is None or self.shape == "constant" else self.end
+        if step < frozen:
+            return 0.0
+        if step < frozen + warmup:
+            place = (step - frozen) / (warmup - 1) if warmup > 1 else 0.0
+            return self.warmup_from + (self.start - self.warmup_from) * place
+        remaining = total - frozen - warmup
+        place = (step - frozen - warmup) / remaining if remaining > 0 else 1.0
+        if place >= 1.0:
+            return end
+        if self.shape == "linear":
+            return self.start + (end - self.start) * place
+        return end + (self.start - end) * 0.5 * (1.0 + math.cos(math.pi * place))

@@ -1,0 +1,144 @@
+"""The few shapes that travel along the road of the data. Nothing here knows a modality.
+
+Shape letters used in the whole project: B batch (samples), R rows (views x samples), N patch tokens, D width,
+K prototypes, C channels, H height, W width, T time, d coordinate dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Sample: TypeAlias = dict[str, Any]
+"""One decoded sample: ``__key__``, ``__shard__``, ``__id__`` (its number in the data set), one entry per modality
+(``image`` uint8 [3, H, W], ...) and optionally ``label`` (int)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """All views of one role in a batch, as one tensor.
+
+    Rows are view-major: row ``v * B + b`` is view ``v`` of sample ``b``.
+
+    Attributes:
+        data: [R, ...] with R = count x B; for images [R, 3, H, W] float, normalised.
+        modality: folder name in ``foundation/modalities``.
+        role: ``global`` or ``local`` (a recipe may name others).
+        count: views per sample.
+        sample_ids: [R] int64, number of the source sample in its data set.
+        geometry: [R, d, d + 1] affine map from view coordinates in [0, 1]^d (x before y) to the source frame
+            (pixels, seconds or metres); lets any token of one view be paired with tokens of another.
+    """
+
+    data: Tensor
+    modality: str
+    role: str
+    count: int
+    sample_ids: Tensor
+    geometry: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> View:
+        return replace(
+            self,
+            data=self.data.to(device, non_blocking=non_blocking),
+            sample_ids=self.sample_ids.to(device, non_blocking=non_blocking),
+            geometry=self.geometry.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """Which patch tokens of a view the student must not see.
+
+    Attributes:
+        masked: [R, N] bool.
+        indices: [M] int64, places of the masked tokens in the flattened [R * N], ascending. Made on the host, so that
+            no step needs to ask the device how many there are.
+        weights: [M] float32, 1 / (number of masked tokens of that row).
+    """
+
+    masked: Tensor
+    indices: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> TokenMask:
+        return TokenMask(
+            self.masked.to(device, non_blocking=non_blocking),
+            self.indices.to(device, non_blocking=non_blocking),
+            self.weights.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader hands to the learner.
+
+    Attributes:
+        views: by name; the name is the role unless a recipe pairs modalities.
+        masks: by the name of the view they belong to.
+        keys: [B] keys of the samples, in row order.
+        labels: [B] int64, -1 where a sample has none.
+        position: place of the first sample in the stream of the whole run (the stream's only state).
+        size: samples taken from the stream for this batch, good and bad.
+        skipped: bad samples by reason.
+        messages: what was wrong with the first few of them.
+        pending: set while views still wait for their device half (see ``modalities/*/views.py``).
+    """
+
+    views: Mapping[str, View]
+    masks: Mapping[str, TokenMask]
+    keys: tuple[str, ...]
+    labels: Tensor
+    position: int
+    size: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    messages: tuple[str, ...] = ()
+    pending: Any = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        return replace(
+            self,
+            views={k: v.to(device, non_blocking) for k, v in self.views.items()},
+            masks={k: m.to(device, non_blocking) for k, m in self.masks.items()},
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            pending=None if self.pending is None else self.pending.to(device, non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        def pin(x: Any) -> Any:
+            return x.pin_memory()
+
+        return replace(
+            self,
+            views={
+                k: replace(v, data=pin(v.data), sample_ids=pin(v.sample_ids), geometry=pin(v.geometry))
+                for k, v in self.views.items()
+            },
+            masks={k: TokenMask(pin(m.masked), pin(m.indices), pin(m.weights)) for k, m in self.masks.items()},
+            labels=pin(self.labels),
+            pending=None if self.pending is None else self.pending.pin_memory(),
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder says about a view.
+
+    Attributes:
+        cls: [R, D] class token after the final norm (a pooled feature for encoders without one).
+        registers: [R, registers, D] after the final norm.
+        patches: [R, N, D] after the final norm.
+        taps: by tap name (``block.3``: tokens after block 3, prefix tokens included, not normed), as asked for.
+        valid: [R, N] bool, False for padding; None when every token is real.
+    """
+
+    cls: Tensor
+    registers: Tensor
+    patches: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    valid: Tensor | None = None
