@@ -1,0 +1,62 @@
+"""What every objective is: a loss that declares which tensors it needs and owns its state, never a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from foundation.types import Batch
+
+
+@dataclass(frozen=True)
+class Request:
+    """One tensor an objective needs. The learner computes the union of all requests, each once.
+
+    Attributes:
+        branch: ``student`` or the name of a teacher (``teacher`` for the recipe's first).
+        view: name of a view of the batch, such as ``global``.
+        token: ``cls`` [R, D], ``patches`` [R, N, D], or ``masked`` [M, D]: the patch tokens at
+            ``batch.masks[view].indices``. The student sees its views with those tokens hidden, teachers see all.
+        head: name of a head of the recipe whose output [..., K] is wanted, or None for the encoder's features.
+    """
+
+    branch: str
+    view: str
+    token: Literal["cls", "patches", "masked"]
+    head: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Loss of one objective and what a person wants to watch.
+
+    Attributes:
+        loss: scalar, before the objective's weight.
+        metrics: detached scalars by name; they stay on the device until the trainer logs.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Base of all objectives.
+
+    A subclass fills ``requests`` and implements ``forward``. State that must survive a restart (centres, queues) is a
+    registered buffer.
+    """
+
+    requests: tuple[Request, ...] = ()
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss of this step.
+
+        Args:
+            outputs: the tensors asked for, in whatever precision autocast made them; losses compute in float32.
+            batch: the batch they came from (masks, views' counts and geometry).
+            step: optimiser step, counted from 0, for schedules.
+        """
+        raise NotImplementedError
