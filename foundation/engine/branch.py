@@ -1,0 +1,60 @@
+"""A branch: an encoder with its heads. The student is one; an EMA teacher is a copy of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from foundation.objectives.base import Request
+from foundation.types import Batch, Features
+
+
+class Branch(nn.Module):
+    """Encoder and heads that live, move and are averaged together.
+
+    Args:
+        encoder: takes ``(views, masks, taps)`` and returns one :class:`Features` per view.
+        heads: by name; each takes [rows, D] and returns [rows, K].
+    """
+
+    def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(dict(heads))
+
+    def forward(self, batch: Batch, requests: Iterable[Request], hide: bool) -> dict[Request, Tensor]:
+        """Compute the requested tensors, every view and every head in one pass.
+
+        Args:
+            batch: views and masks.
+            requests: what to compute; all of this branch.
+            hide: whether masked tokens are hidden from the encoder (the student's case).
+
+        Returns:
+            By request: ``cls`` [R, ...], ``patches`` [R, N, ...] or ``masked`` [M, ...], where ... is D for the
+            encoder's features and K behind a head.
+        """
+        requests = tuple(dict.fromkeys(requests))
+        names = tuple(dict.fromkeys(request.view for request in requests))
+        masks = [batch.masks[name].masked if hide and name in batch.masks else None for name in names]
+        features: list[Features] = self.encoder([batch.views[name].data for name in names], masks)
+        by_view = dict(zip(names, features, strict=True))
+        tokens = {request: _select(by_view[request.view], request, batch) for request in requests}
+        outputs = {request: tensor for request, tensor in tokens.items() if request.head is None}
+        for head in dict.fromkeys(request.head for request in requests if request.head is not None):
+            wanted = [request for request in requests if request.head == head]
+            rows = [tokens[request].flatten(0, -2) for request in wanted]
+            logits = self.heads[head](torch.cat(rows) if len(rows) > 1 else rows[0])
+            for request, part in zip(wanted, logits.split([len(r) for r in rows]), strict=True):
+                outputs[request] = part.unflatten(0, tokens[request].shape[:-1])
+        return outputs
+
+
+def _select(features: Features, request: Request, batch: Batch) -> Tensor:
+    if request.token == "cls":
+        return features.cls
+    if request.token == "patches":
+        return features.patches
+    return features.patches.flatten(0, 1).index_select(0, batch.masks[request.view].indices)

@@ -1,0 +1,135 @@
+"""The recipe: one YAML file, one whole run. Every key a run understands is a field below or of a plug-in's Config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from foundation import heads as prototype_heads
+from foundation import masking as token_masking
+from foundation.engine import optimizer as adamw
+from foundation.errors import UserError
+from foundation.plugins import Plugin
+from foundation.schedules import Clock, Duration
+from foundation.teachers import ema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the samples come from."""
+
+    shards: tuple[str, ...] = ()
+    """Shards to train on: paths, globs or brace patterns (``shards/train-{000000..000099}.tar``)."""
+    workers: int | None = None
+    """Loader processes per training process; None: the processors that this process may use, less one, at most 16."""
+    shuffle_window: int = 4096
+    """Samples are shuffled within windows of this many, after the shards have been shuffled."""
+    max_bad_samples: int = 10
+    """Unreadable samples are skipped and counted; one more than this ends the run with exit code 3."""
+    samples_per_epoch: int | None = None
+    """Samples in an epoch; None: what the shards hold. Must be given for a dry run without data."""
+    timeout_seconds: float = 300.0
+    """A loader worker that gives no batch for so long ends the run with an error."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"data.workers must be 0 or more, got {self.workers}")
+        if self.shuffle_window < 1:
+            raise UserError(f"data.shuffle_window must be at least 1 sample, got {self.shuffle_window}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Length, batch and bookkeeping of the run."""
+
+    length: Duration
+    """Length of the run: ``100 epochs`` or ``5000 steps``. Steps are optimiser steps."""
+    batch_size: int
+    """Samples per optimiser step over all processes and accumulated micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimiser step in each process."""
+    steps_per_epoch: int | None = None
+    """Optimiser steps that count as one epoch in durations; None: samples per epoch / batch size."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast of the forward pass. ``auto``: bfloat16 where the processor multiplies it natively, else float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; ``auto``: the GPU if there is one."""
+    stop_after: Duration | None = None
+    """End early, with all schedules as for the whole length (to try a long recipe)."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    checkpoint_every: Duration = Duration(1, "epochs")
+    """Steps between two checkpoints; one is also written at the end and on a signal."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay on disk."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.accumulate < 1:
+            raise UserError(f"batch_size and accumulate must be at least 1, got {self.batch_size}, {self.accumulate}")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.keep_checkpoints < 2:
+            raise UserError("train.keep_checkpoints must be at least 2: the newest one may be in the making")
+        if self.log_every < 1:
+            raise UserError(f"train.log_every must be at least 1 step, got {self.log_every}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One whole run."""
+
+    name: str
+    """Name of the run; its folder is ``runs/NAME`` unless the command line says otherwise."""
+    seed: int = 0
+    """Seed of everything: weights, order of the data, views, masks, drop path."""
+    data: Data
+    """The shards."""
+    views: Annotated[Any, Plugin("foundation.modalities.{name}.views")]
+    """Views of a sample; ``name`` is the modality."""
+    encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
+    """The student's encoder; the exported model."""
+    heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
+    """Heads by name. Objectives that name the same head share it."""
+    objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
+    """Losses; their weighted sum is minimised."""
+    masking: token_masking.Config | None = None
+    """Tokens hidden from the student; None: none."""
+    teachers: dict[str, Annotated[Any, Plugin("foundation.teachers.{name}")]] = field(
+        default_factory=lambda: {"teacher": ema.Config()}
+    )
+    """Teachers by the branch name that objectives use."""
+    optimizer: adamw.Config
+    """AdamW, its schedules and parameter groups."""
+    train: Train
+    """Length, batch and bookkeeping."""
+    probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
+    """Measurements during training, such as kNN every 500 steps."""
+
+    def __post_init__(self) -> None:
+        if not self.name or any(part in self.name for part in ("/", "\\", "..")):
+            raise UserError(f"name must be a plain folder name, got {self.name!r}")
+        if not self.objectives:
+            raise UserError("objectives is empty: there is nothing to learn from")
+
+    def clock(self, num_samples: int | None = None) -> Clock:
+        """Steps of the run and of an epoch.
+
+        Args:
+            num_samples: samples that the shards hold; not needed when the recipe states ``data.samples_per_epoch`` or
+                ``train.steps_per_epoch``.
+
+        Raises:
+            UserError: when an epoch's length is needed and unknown.
+        """
+        samples = self.data.samples_per_epoch or num_samples
+        epoch = float(self.train.steps_per_epoch or (samples or 0) / self.train.batch_size)
+        if epoch <= 0 and self.train.length.unit != "steps":
+            raise UserError(
+                "the length of an epoch is unknown: give data.shards, data.samples_per_epoch or train.steps_per_epoch"
+            )
+        if self.train.length.unit == "%":
+            raise UserError("train.length must be in epochs or steps, not in %")
+        steps = self.train.length.steps(Clock(0, epoch))
+        if steps < 1:
+            raise UserError(f"train.length {self.train.length.to_yaml()} is less than one step")
+        return Clock(steps, epoch or float(steps))
