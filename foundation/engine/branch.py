@@ -24,7 +24,7 @@ class Branch(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleDict(dict(heads))
 
-    def forward(self, batch: Batch, requests: Iterable[Request], hide: bool) -> dict[Request, Tensor]:
+    def forward(self, batch: Batch, requests: Iterable[Request], hide: bool = False) -> dict[Request, Tensor]:
         """Compute the requested tensors, every view and every head in one pass.
 
         Args:

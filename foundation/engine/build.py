@@ -1,0 +1,100 @@
+"""From a recipe to the modules that train: the one place where plug-ins are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from foundation.engine.branch import Branch
+from foundation.engine.learner import Learner
+from foundation.errors import UserError
+from foundation.recipe import Recipe
+from foundation.schedules import Clock, Schedule
+
+
+def student(recipe: Recipe) -> Branch:
+    """Encoder and heads of the recipe, initialised from its seed."""
+    torch.manual_seed(recipe.seed)
+    encoder = recipe.encoder.build()
+    return Branch(encoder, {name: config.build(encoder.width) for name, config in recipe.heads.items()})
+
+
+def _names(recipe: Recipe) -> list[str]:
+    """Objective names, numbered where a recipe uses one twice."""
+    names: list[str] = []
+    for config in recipe.objectives:
+        base = type(config).__module__.rsplit(".", 1)[-1]
+        count = sum(1 for name in names if name.split("-")[0] == base)
+        names.append(f"{base}-{count + 1}" if count else base)
+    return names
+
+
+def learner(recipe: Recipe, clock: Clock) -> Learner:
+    """The whole learner of a recipe.
+
+    Raises:
+        UserError: when an objective asks for a branch, view, head or mask that the recipe does not have.
+    """
+    branch = student(recipe)
+    teachers: dict[str, nn.Module] = {name: config.build(branch) for name, config in recipe.teachers.items()}
+    names = _names(recipe)
+    objectives = {
+        name: config.build(clock=clock, heads=recipe.heads, width=branch.encoder.width)
+        for name, config in zip(names, recipe.objectives, strict=True)
+    }
+    weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
+    built = Learner(branch, teachers, objectives, weights, clock)
+    built.check(tuple(recipe.views.roles), (recipe.masking.view,) if recipe.masking else ())
+    return built
+
+
+def _schedule(weight: float | Schedule) -> Schedule:
+    return weight if isinstance(weight, Schedule) else Schedule(start=float(weight), shape="constant")
+
+
+def trainable(built: Learner) -> Mapping[str, nn.Module]:
+    """Modules with parameters to optimise, by the prefix of their names in checkpoints."""
+    modules: dict[str, nn.Module] = {"encoder": built.student.encoder}
+    modules |= {f"heads.{name}": head for name, head in built.student.heads.items()}
+    own = {f"objectives.{name}": objective for name, objective in built.objectives.items()}
+    return modules | {name: module for name, module in own.items() if any(True for _ in module.parameters())}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which precision the run computes.
+
+    Attributes:
+        device: of parameters and batches.
+        autocast: dtype of the forward pass, or None for float32 throughout.
+    """
+
+    device: torch.device
+    autocast: torch.dtype | None
+
+
+def placement(recipe: Recipe) -> Placement:
+    """Resolve ``auto`` settings against this machine.
+
+    Raises:
+        UserError: when the recipe asks for a GPU and there is none.
+    """
+    wanted = recipe.train.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but this torch sees no GPU: use train.device=cpu or auto")
+    kind = "cuda" if wanted == "auto" and torch.cuda.is_available() else "cpu" if wanted == "auto" else wanted
+    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    precision = recipe.train.precision
+    if precision == "auto":
+        precision = "bfloat16" if _native_bfloat16(kind) else "float32"
+    return Placement(device, torch.bfloat16 if precision == "bfloat16" else None)
+
+
+def _native_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch has no public name for it before 2.14
+    return bool(supported and supported())

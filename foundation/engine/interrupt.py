@@ -1,0 +1,39 @@
+"""Signals that ask a run to stop: they set a flag, and the trainer saves at the step's boundary."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+from foundation.parallel.collective import any_rank
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class StopFlag:
+    """While entered, INT, TERM and USR2 set :attr:`name` instead of ending the process.
+
+    The handlers stay for the whole ``with`` block, so that a second signal cannot cut the save short.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+    def __enter__(self) -> StopFlag:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._set)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; every process gets the same answer in the same step."""
+        return any_rank(self.name is not None)

@@ -1,0 +1,62 @@
+"""The run folder: where everything a run writes has one place."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from foundation.engine.checkpoint import replace_file
+from foundation.errors import UserError
+
+
+class RunFolder:
+    """Paths of a run, and the lock that keeps a second process out while one trains.
+
+    Args:
+        path: the folder; made when it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.status = path / "status.json"
+        self.checkpoints = path / "checkpoints"
+        self.export = path / "export"
+        self.probes = path / "probes"
+        self._lock: int | None = None
+
+    def used(self) -> bool:
+        """Whether a run has been here."""
+        return self.recipe.exists() or self.checkpoints.exists() or self.metrics.exists()
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            self._lock = None
+            raise UserError(f"another process is training in {self.path}: stop it or choose another --run") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_status(self, state: str, **values: Any) -> None:
+        """Say in ``status.json`` how the run stands (``running``, ``done``, ``stopped``, ``failed``)."""
+        content = {"state": state, "time": time.time(), "pid": os.getpid(), **values}
+        replace_file(self.status, json.dumps(content, indent=1).encode())
