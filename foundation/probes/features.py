@@ -1,0 +1,332 @@
+"""Features of a frozen encoder, computed once and kept.
+
+Every probe reads the same :class:`FeatureSet`, so that kNN and a linear probe of one encoder cost one pass over the
+data. Nothing here knows a modality: decoding and the evaluation view come from the modality's own rooms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.probes.results import progress
+from foundation.types import Features
+
+CACHE_VERSION = 1
+"""Part of every cache key: raise it when the meaning of the stored numbers changes."""
+
+RAW_NUMBERS = 3 * 64 * 64
+"""Most numbers per sample that the raw baseline keeps; larger views are averaged down to fit."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Frozen features of one data set, in the order of the data.
+
+    Attributes:
+        cls: class tokens after the final norm, one [S, D] float32 for each of the last blocks, the last block last.
+        patches: [S, D] float32, mean of the patch tokens of the last block; equal to the class token for encoders
+            without patch tokens.
+        labels: [S] int64, -1 where a sample has none.
+        keys: keys of the samples.
+        skipped: samples that could not be read, by reason.
+        messages: what was wrong with the first of them.
+    """
+
+    cls: tuple[Tensor, ...]
+    patches: Tensor
+    labels: Tensor
+    keys: tuple[str, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    messages: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def labelled(self) -> FeatureSet:
+        """Only the samples that have a label.
+
+        Raises:
+            UserError: when there are none.
+        """
+        rows = (self.labels >= 0).nonzero().flatten()
+        if not len(rows):
+            raise UserError(f"none of the {len(self)} samples has a label: this probe needs labelled shards")
+        return self if len(rows) == len(self) else self.take(rows)
+
+    def take(self, rows: Tensor) -> FeatureSet:
+        """Some of the samples; ``rows`` [n] int64."""
+        return dataclasses.replace(
+            self,
+            cls=tuple(layer[rows] for layer in self.cls),
+            patches=self.patches[rows],
+            labels=self.labels[rows],
+            keys=tuple(self.keys[row] for row in rows.tolist()),
+        )
+
+
+class RawEncoder(nn.Module):
+    """The baseline that learns nothing: the numbers of the evaluation view themselves.
+
+    Views with more than ``RAW_NUMBERS`` numbers are averaged over equal cells first; a side keeps its length
+    otherwise.
+    """
+
+    depth = 1
+
+    def __init__(self, numbers: int = RAW_NUMBERS) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, views: list[Tensor], masks: object = None, taps: Sequence[str] = ()) -> list[Features]:
+        """Flattened views as class tokens, no patch tokens; arguments as for any encoder."""
+        return [self._one(view) for view in views]
+
+    def _one(self, view: Tensor) -> Features:
+        view = view.float()
+        dims = view.ndim - 2
+        if view[0].numel() > self.numbers and dims in (1, 2, 3):
+            scale = (self.numbers / view[0].numel()) ** (1 / dims)
+            size = [max(1, int(side * scale)) for side in view.shape[2:]]
+            pool = {
+                1: nn.functional.adaptive_avg_pool1d,
+                2: nn.functional.adaptive_avg_pool2d,
+                3: nn.functional.adaptive_avg_pool3d,
+            }[dims]
+            view = pool(view, size)
+        flat = view.flatten(1)
+        return Features(cls=flat, registers=flat.new_zeros(len(flat), 0, 0), patches=flat.new_zeros(len(flat), 0, 0))
+
+
+def depth_of(encoder: nn.Module) -> int:
+    """Number of blocks of an encoder."""
+    depth = getattr(encoder, "depth", None)
+    if depth is None:
+        blocks = getattr(encoder, "blocks", None)
+        if blocks is None:
+            blocks = getattr(getattr(encoder, "trunk", None), "blocks", None)
+        depth = len(blocks) if blocks is not None else 1
+    return int(depth)
+
+
+def _final_norm(encoder: nn.Module) -> nn.Module | None:
+    for owner in (encoder, getattr(encoder, "trunk", None)):
+        norm = getattr(owner, "norm", None)
+        if isinstance(norm, nn.Module):
+            return norm
+    return None
+
+
+def _layers(encoder: nn.Module, view: Tensor, blocks: int) -> tuple[list[Tensor], Tensor]:
+    """Class tokens of the last blocks [B, D] each and the mean patch token [B, D] of the last."""
+    depth = depth_of(encoder)
+    names = tuple(f"block.{index}" for index in range(depth - blocks, depth - 1))
+    features = encoder([view], taps=names)[0] if names else encoder([view])[0]
+    norm = _final_norm(encoder)
+    earlier = []
+    for name in names:
+        # DINOv2 puts the trunk's last norm on the tokens of every block that it reads.
+        token = features.taps[name][:, 0]
+        earlier.append(norm(token) if norm is not None else token)
+    patches = features.patches
+    if patches.shape[1] == 0:
+        pooled = features.cls
+    elif features.valid is None:
+        pooled = patches.float().mean(dim=1)
+    else:
+        weight = features.valid[..., None].float()
+        pooled = (patches.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+    return [*earlier, features.cls], pooled
+
+
+def extract(
+    encoder: nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: torch.device | str = "cpu",
+    blocks: int = 1,
+    autocast: bool = False,
+    total: int | None = None,
+    limit: int | None = None,
+    what: str = "features",
+) -> FeatureSet:
+    """One pass of a frozen encoder, in eval mode and without gradient.
+
+    Args:
+        encoder: ``encoder([tensor], taps=...) -> [Features]``; goes back to the mode it was in.
+        batches: of :func:`foundation.data.stream.build_eval_loader`: ``.data``, ``.labels``, ``.keys``, ``.skipped``
+            and ``.messages``.
+        device: where the encoder runs.
+        blocks: how many of the last blocks to read the class token from.
+        autocast: run in bfloat16 (the stored features stay float32).
+        total: number of batches, for the progress bar.
+        limit: stop after so many samples.
+        what: said in front of the progress bar.
+
+    Returns:
+        The features, on the CPU.
+
+    Raises:
+        UserError: when no sample could be read, or the encoder has fewer blocks than asked for.
+    """
+    device = torch.device(device)
+    if not 1 <= blocks <= depth_of(encoder):
+        raise UserError(f"blocks must lie between 1 and the encoder's depth {depth_of(encoder)}, got {blocks}")
+    layers: list[list[Tensor]] = [[] for _ in range(blocks)]
+    pooled: list[Tensor] = []
+    labels: list[Tensor] = []
+    keys: list[str] = []
+    skipped: dict[str, int] = {}
+    messages: list[str] = []
+    context = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            for batch in progress(batches, total, what):
+                for reason, count in batch.skipped.items():
+                    skipped[reason] = skipped.get(reason, 0) + count
+                messages.extend(batch.messages[: max(0, 8 - len(messages))])
+                if len(batch.keys):
+                    with context:
+                        tokens, mean = _layers(encoder, batch.data.to(device, non_blocking=True), blocks)
+                    for layer, token in zip(layers, tokens, strict=True):
+                        layer.append(token.float().cpu())
+                    pooled.append(mean.float().cpu())
+                    labels.append(torch.as_tensor(batch.labels, dtype=torch.int64).cpu())
+                    keys.extend(batch.keys)
+                if limit is not None and len(keys) >= limit:
+                    break
+    finally:
+        encoder.train(was_training)
+    if not keys:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in skipped.items()) or "the shards are empty"
+        raise UserError(f"{what}: no sample could be read ({reasons})" + "".join(f"\n  {line}" for line in messages))
+    # Leaving inference mode by a copy: linear heads need ordinary tensors.
+    return FeatureSet(
+        cls=tuple(torch.cat(layer)[:limit].clone() for layer in layers),
+        patches=torch.cat(pooled)[:limit].clone(),
+        labels=torch.cat(labels)[:limit].clone(),
+        keys=tuple(keys[:limit]),
+        skipped=skipped,
+        messages=tuple(messages),
+    )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def data_digest(shards: Iterable[str | Path]) -> str:
+    """SHA-256 of what identifies a list of shards: names, sizes and times of change.
+
+    The folder does not count, so that moved data keeps its features; contents are not read, because a data set may
+    have terabytes.
+    """
+    digest = hashlib.sha256()
+    for shard in shards:
+        try:
+            state = os.stat(shard)
+            digest.update(f"{Path(shard).name}:{state.st_size}:{state.st_mtime_ns};".encode())
+        except OSError:
+            digest.update(f"{shard};".encode())
+    return digest.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON-ready values, to be hashed or written down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {"type": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def cache_key(weights: str, data: str, evaluation: Any, **more: Any) -> str:
+    """Name of a cache entry: changes with the weights, the data, the preprocessing and anything in ``more``."""
+    content = {"version": CACHE_VERSION, "weights": weights, "data": data, "evaluation": plain(evaluation), **more}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_features(path: Path, features: FeatureSet) -> None:
+    """Write a feature set as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"cls.{place}": layer.contiguous() for place, layer in enumerate(features.cls)}
+    keys = torch.frombuffer(bytearray("\n".join(features.keys).encode()), dtype=torch.uint8)
+    tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys}
+    if features.patches.data_ptr() == features.cls[-1].data_ptr():
+        tensors["patches"] = features.patches.clone()
+    note = {"skipped": json.dumps(dict(features.skipped)), "messages": json.dumps(features.messages)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata=note)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_features(path: Path) -> FeatureSet | None:
+    """Read what :func:`save_features` wrote; None where there is no whole file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return FeatureSet(
+        cls=tuple(tensors[f"cls.{place}"] for place in range(sum(name.startswith("cls.") for name in tensors))),
+        patches=tensors["patches"],
+        labels=tensors["labels"],
+        keys=tuple(bytes(tensors["keys"].numpy()).decode().split("\n")),
+        skipped=json.loads(note.get("skipped", "{}")),
+        messages=tuple(json.loads(note.get("messages", "[]"))),
+    )
+
+
+def default_cache() -> Path:
+    """Folder for features of models that have no run folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "foundation" / "features"
+
+
+def check_finite(features: Tensor, what: str) -> None:
+    """Refuse features that hold NaN or infinity.
+
+    Raises:
+        UserError: naming how many samples are affected.
+    """
+    bad = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
+    if len(bad):
+        raise UserError(
+            f"{len(bad)} of {len(features)} {what} features are not finite (first: sample {int(bad[0])}): "
+            "the encoder gives NaN or infinity, so no probe of it means anything"
+        )

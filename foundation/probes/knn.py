@@ -1,0 +1,313 @@
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al. 2018, as in DINO and DINOv2).
+
+Each of the k most similar samples of the bank votes for its label with weight exp(cosine / temperature). DINO sums the
+weights; DINOv2 divides them by their sum over the largest k first. Both name the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.probes.features import check_finite
+from foundation.probes.results import bootstrap_interval, progress
+from foundation.schedules import Duration
+
+DEFAULT_K = (10, 20, 100, 200)
+TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """kNN accuracy of the teacher while it trains."""
+
+    every: Duration = Duration(1, "epochs")
+    """Distance between two measurements; one more is made at the end of the run."""
+    train: tuple[str, ...]
+    """Labelled shards that vote."""
+    test: tuple[str, ...] = ()
+    """Labelled shards to classify; empty: each sample of ``train`` by all others (leave one out)."""
+    k: int = 20
+    """Neighbours that vote."""
+    limit: int | None = None
+    """At most so many samples of each split, spread evenly over its shards; None: all."""
+    batch_size: int = 256
+    """Samples per forward pass."""
+    workers: int = 0
+    """Loader processes; 0 reads in the training process, which leaves the training loader's processes alone."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise UserError("probes: knn.train is empty: name the labelled shards that vote")
+        for name, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"probes: knn.{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest samples of the bank, nearest first.
+
+    Attributes:
+        similarities: [Q, k] cosine, float32.
+        places: [Q, k] int64, rows of the bank.
+    """
+
+    similarities: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """kNN result of one k.
+
+    Attributes:
+        k: neighbours.
+        top1: share of queries whose label wins, in [0, 1].
+        top5: share of queries whose label is among the min(5, k) best classes.
+        interval: 95 % interval of ``top1``.
+        predictions: [Q] int64.
+        correct: [Q] bool.
+    """
+
+    k: int
+    top1: float
+    top5: float
+    interval: tuple[float, float]
+    predictions: Tensor
+    correct: Tensor
+
+
+def search(
+    bank: Tensor,
+    queries: Tensor,
+    k: int,
+    *,
+    leave_one_out: bool = False,
+    device: torch.device | str = "cpu",
+    query_block: int = 1024,
+    bank_block: int = 16_384,
+    what: str | None = None,
+) -> Neighbours:
+    """The k nearest rows of the bank for each query, exactly, in blocks of bounded memory.
+
+    Args:
+        bank: [S, D]; normalised here.
+        queries: [Q, D]; normalised here.
+        k: neighbours.
+        leave_one_out: queries are the bank itself, and a row is not its own neighbour.
+        device: where the products run; only one block of queries and one of the bank lie there.
+        query_block: queries per block.
+        bank_block: bank rows per block.
+        what: shows a progress bar of this name.
+
+    Raises:
+        UserError: when k is larger than the bank, or features are not finite.
+    """
+    available = len(bank) - leave_one_out
+    if not 1 <= k <= available:
+        others = " besides the query itself" if leave_one_out else ""
+        raise UserError(f"k must lie between 1 and the {available} samples of the bank{others}, got {k}")
+    check_finite(bank, "bank")
+    check_finite(queries, "query")
+    bank = nn.functional.normalize(bank.float(), dim=1)
+    queries = nn.functional.normalize(queries.float(), dim=1)
+    similarities, places = [], []
+    starts: Any = range(0, len(queries), query_block)
+    if what:
+        starts = progress(starts, len(starts), what, "block")
+    with torch.inference_mode():
+        for start in starts:
+            block = queries[start : start + query_block].to(device)
+            best = block.new_empty(len(block), 0)
+            rows = torch.empty(len(block), 0, dtype=torch.int64, device=device)
+            for first in range(0, len(bank), bank_block):
+                cosine = block @ bank[first : first + bank_block].to(device).T  # [q, b]
+                if leave_one_out:
+                    own = torch.arange(start, start + len(block), device=device) - first
+                    inside = ((own >= 0) & (own < cosine.shape[1])).nonzero().flatten()
+                    cosine[inside, own[inside]] = -torch.inf
+                value, column = cosine.topk(min(k, cosine.shape[1]), dim=1)
+                best, rows = torch.cat([best, value], dim=1), torch.cat([rows, column + first], dim=1)
+                best, order = best.topk(min(k, best.shape[1]), dim=1)
+                rows = rows.gather(1, order)
+            similarities.append(best.cpu())
+            places.append(rows.cpu())
+    return Neighbours(torch.cat(similarities).clone(), torch.cat(places).clone())
+
+
+def vote(similarities: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float = TEMPERATURE) -> Tensor:
+    """Summed weights of the first k neighbours, as DINO counts them.
+
+    Args:
+        similarities: [Q, at least k] cosine, nearest first.
+        labels: [Q, at least k] int64 labels of those neighbours.
+        num_classes: number of classes C.
+        k: neighbours that vote.
+        temperature: divides the cosine.
+
+    Returns:
+        [Q, C] float32.
+    """
+    weights = (similarities[:, :k] / temperature).exp()
+    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[:, :k], weights)
+
+
+def vote_normalised(
+    similarities: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float = TEMPERATURE
+) -> Tensor:
+    """As :func:`vote`, with weights divided by their sum over *all* given neighbours, as DINOv2 counts them.
+
+    For k smaller than the number of given neighbours the classes do not sum to one; the order is the same.
+    """
+    weights = (similarities / temperature).softmax(dim=1)[:, :k]
+    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[:, :k], weights)
+
+
+def choose_k(wanted: Sequence[int] | None, available: int) -> tuple[tuple[int, ...], str | None]:
+    """The k list for a bank of a size.
+
+    Args:
+        wanted: asked for by the user, or None for the default list cut to what the bank holds.
+        available: samples that can be neighbours.
+
+    Returns:
+        Ascending list and a note to show, if the default was cut.
+
+    Raises:
+        UserError: when the user asked for more neighbours than there are, or the bank is empty.
+    """
+    if available < 1:
+        raise UserError("the bank is empty: there is nothing to be a neighbour of")
+    if wanted is not None:
+        wrong = [k for k in wanted if not 1 <= k <= available]
+        if wrong or not wanted:
+            raise UserError(f"k must lie between 1 and the {available} samples of the bank, got {wrong or 'nothing'}")
+        return tuple(sorted(set(wanted))), None
+    kept = tuple(k for k in DEFAULT_K if k <= available) or (available,)
+    if len(kept) == len(DEFAULT_K):
+        return kept, None
+    return kept, f"the bank holds {available} samples: k cut from {list(DEFAULT_K)} to {list(kept)}"
+
+
+def classify(
+    neighbours: Neighbours,
+    bank_labels: Tensor,
+    labels: Tensor,
+    ks: Sequence[int],
+    *,
+    temperature: float = TEMPERATURE,
+    num_classes: int | None = None,
+    seed: int = 0,
+    block: int = 4096,
+) -> dict[int, Accuracy]:
+    """Accuracy for each k from one search.
+
+    Args:
+        neighbours: at least max(ks) of them.
+        bank_labels: [S] int64.
+        labels: [Q] int64, the truth.
+        ks: numbers of neighbours.
+        temperature: of the weights.
+        num_classes: C; None: the largest label plus one.
+        seed: of the intervals.
+        block: queries voted at once.
+    """
+    count = int(max(bank_labels.max(), labels.max())) + 1 if num_classes is None else num_classes
+    found = {}
+    for k in sorted(ks):
+        first, fifth = [], []
+        for start in range(0, len(labels), block):
+            part = slice(start, start + block)
+            near = bank_labels[neighbours.places[part, :k]]
+            scores = vote(neighbours.similarities[part], near, count, k, temperature)
+            # Stable: the lower label wins a tie. Classes without votes fill the five guesses, as in DINO.
+            ranks = scores.sort(dim=1, descending=True, stable=True).indices[:, : min(5, k)]
+            first.append(ranks[:, 0])
+            fifth.append((ranks == labels[part, None]).any(dim=1))
+        predictions = torch.cat(first)
+        correct = predictions == labels
+        found[k] = Accuracy(
+            k=k,
+            top1=float(correct.float().mean()),
+            top5=float(torch.cat(fifth).float().mean()),
+            interval=bootstrap_interval(correct.numpy(), seed),
+            predictions=predictions,
+            correct=correct,
+        )
+    return found
+
+
+def few_shot(labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
+    """Rows of a bank with at most ``per_class`` samples of each class, drawn as DINOv2 draws them.
+
+    Args:
+        labels: [S] int64.
+        per_class: samples of each class.
+        seed: of the draw (DINOv2's number of the try).
+
+    Returns:
+        [C x per_class] int64, by class.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for label in labels.unique(sorted=True):
+        members = (labels == label).nonzero().flatten()
+        rows.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(rows)
+
+
+def evaluate(
+    encoder: nn.Module,
+    config: Config,
+    *,
+    modality: str,
+    evaluation: Any,
+    device: torch.device | str = "cpu",
+    autocast: bool = False,
+) -> Mapping[str, float]:
+    """Measure an encoder in the middle of training.
+
+    Args:
+        encoder: frozen for the time of the call, then back in its mode.
+        config: shards, k, limit.
+        modality: folder name in ``foundation/modalities``.
+        evaluation: that modality's ``EvaluationConfig``.
+        device: where the encoder runs.
+        autocast: run it in bfloat16.
+
+    Returns:
+        ``knn_top1`` and ``knn_top5`` in [0, 1].
+
+    Raises:
+        UserError: when shards are missing or hold no labels.
+    """
+    from foundation.probes.road import features_of_shards
+
+    def features(shards: tuple[str, ...], what: str) -> Any:
+        return features_of_shards(
+            encoder,
+            shards,
+            modality=modality,
+            evaluation=evaluation,
+            device=device,
+            autocast=autocast,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            limit=config.limit,
+            what=what,
+        ).labelled()
+
+    bank = features(config.train, "knn: bank")
+    queries = features(config.test, "knn: queries") if config.test else bank
+    alone = not config.test
+    k = min(config.k, len(bank) - alone)
+    near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)
+    result = classify(near, bank.labels, queries.labels, [k])[k]
+    return {"knn_top1": result.top1, "knn_top5": result.top5}

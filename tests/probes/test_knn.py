@@ -1,0 +1,99 @@
+"""kNN against the reference implementations, brute force, and what users get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.errors import UserError
+from foundation.probes import knn
+
+
+def _golden(arrays, count):
+    torch_of = {key: torch.from_numpy(value) for key, value in arrays.items() if value.dtype.kind in "fib"}
+    near = knn.search(torch_of["input/train_features"], torch_of["input/test_features"], max(arrays["arg/k"].tolist()))
+    return torch_of, near
+
+
+def test_dino_class_scores_and_accuracies(golden):
+    arrays = golden("08_dino_v1_knn")
+    data, near = _golden(arrays, 10)
+    bank_labels, labels = data["input/train_labels"].long(), data["input/test_labels"].long()
+    ks = arrays["arg/k"].tolist()
+    found = knn.classify(near, bank_labels, labels, ks)
+    for k in ks:
+        scores = knn.vote(near.similarities, bank_labels[near.places], 10, k)
+        torch.testing.assert_close(scores, data[f"output/k{k}/class_scores"], rtol=1e-4, atol=1e-2)
+        assert torch.equal(found[k].predictions, data[f"output/k{k}/prediction"].long())
+        assert 100 * found[k].top1 == pytest.approx(float(arrays[f"output/k{k}/top1"]))
+        assert 100 * found[k].top5 == pytest.approx(float(arrays[f"output/k{k}/top5"]))
+
+
+def test_dinov2_class_probabilities_and_accuracies(golden):
+    arrays = golden("08_dinov2_knn")
+    data, near = _golden(arrays, 10)
+    bank_labels, labels = data["input/train_labels"].long(), data["input/test_labels"].long()
+    torch.testing.assert_close(near.similarities, data["output/topk_similarities"], rtol=0, atol=1e-6)
+    assert torch.equal(bank_labels[near.places], data["output/topk_labels"].long())
+    ks = arrays["arg/k"].tolist()
+    found = knn.classify(near, bank_labels, labels, ks)
+    for k in ks:
+        shares = knn.vote_normalised(near.similarities, bank_labels[near.places], 10, k)
+        torch.testing.assert_close(shares, data[f"output/k{k}/class_probabilities"], rtol=1e-4, atol=1e-6)
+        assert torch.equal(found[k].predictions, data[f"output/k{k}/prediction"].long())
+        assert found[k].top1 == pytest.approx(float(arrays[f"output/k{k}/top1_accuracy"]), abs=1e-6)
+
+
+def test_dinov2_few_shot_subset(golden):
+    arrays = golden("08_dinov2_knn")
+    rows = knn.few_shot(torch.from_numpy(arrays["input/train_labels"]), 3, seed=0)
+    assert rows.tolist() == arrays["output/filter_train_per_class3_seed0"].tolist()
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_blocks_equal_brute_force(leave_one_out):
+    generator = torch.Generator().manual_seed(1)
+    bank = torch.randn(257, 24, generator=generator)
+    queries = bank if leave_one_out else torch.randn(91, 24, generator=generator)
+    found = knn.search(bank, queries, 13, leave_one_out=leave_one_out, query_block=17, bank_block=10)
+    unit = torch.nn.functional.normalize(bank, dim=1)
+    cosine = torch.nn.functional.normalize(queries, dim=1) @ unit.T
+    if leave_one_out:
+        cosine.fill_diagonal_(-2)
+    values, places = cosine.sort(dim=1, descending=True)
+    assert torch.equal(found.places, places[:, :13])
+    torch.testing.assert_close(found.similarities, values[:, :13])
+
+
+def test_more_neighbours_than_samples_is_the_users_mistake():
+    with pytest.raises(UserError, match="5 samples"):
+        knn.search(torch.randn(5, 3), torch.randn(2, 3), 6)
+    with pytest.raises(UserError, match="4 samples"):
+        knn.search(torch.randn(5, 3), torch.randn(5, 3), 5, leave_one_out=True)
+    with pytest.raises(UserError, match="200"):
+        knn.choose_k([10, 200], 50)
+
+
+def test_the_default_list_shrinks_with_a_note():
+    assert knn.choose_k(None, 1000) == ((10, 20, 100, 200), None)
+    ks, note = knn.choose_k(None, 150)
+    assert ks == (10, 20, 100)
+    assert note is not None and "150" in note
+    assert knn.choose_k(None, 3)[0] == (3,)
+
+
+def test_features_that_are_not_finite_are_counted():
+    bank = torch.randn(8, 3)
+    bank[2, 1], bank[5, 0] = float("nan"), float("inf")
+    with pytest.raises(UserError, match=r"2 of 8 bank features are not finite \(first: sample 2\)"):
+        knn.search(bank, torch.randn(2, 3), 1)
+
+
+def test_collapsed_features_score_chance_not_a_crash():
+    labels = torch.arange(40) % 4
+    near = knn.search(torch.ones(40, 6), torch.ones(40, 6), 40)
+    found = knn.classify(near, labels, labels, [40])[40]
+    assert found.top1 == pytest.approx(0.25)
+    assert np.isfinite(found.interval).all()
+    assert found.interval[0] < 0.25 < found.interval[1]
