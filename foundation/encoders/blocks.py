@@ -1,0 +1,199 @@
+"""One transformer block and its parts, on packed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundation.encoders.attention import Attention, Backend, Segment
+
+Norm = Literal["layernorm", "rmsnorm"]
+FeedForward = Literal["mlp", "swiglu", "swiglu64"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """Everything that the blocks of a trunk have in common. See ``vit.Config`` for the meaning of the fields."""
+
+    width: int
+    heads: int
+    mlp_ratio: float
+    ffn: FeedForward
+    norm: Norm
+    norm_eps: float
+    qkv_bias: bool
+    zero_key_bias: bool
+    layer_scale: float | None
+    backend: Backend
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layer of the feed-forward part."""
+        full = int(self.mlp_ratio * self.width)
+        if self.ffn == "mlp":
+            return full
+        multiple = 64 if self.ffn == "swiglu64" else 8
+        return -(-int(full * 2 / 3) // multiple) * multiple
+
+
+def make_norm(kind: Norm, width: int, eps: float) -> nn.Module:
+    """LayerNorm or RMSNorm (weight only) over the last axis."""
+    return nn.LayerNorm(width, eps=eps) if kind == "layernorm" else nn.RMSNorm(width, eps=eps)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[T, D] -> [T, D]."""
+        return self.out(F.gelu(self.hidden(inputs)))
+
+
+class SwiGlu(nn.Module):
+    """``out(silu(a) * b)`` where ``a`` and ``b`` are the halves of one linear layer (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, 2 * hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[T, D] -> [T, D]."""
+        gate, content = self.hidden(inputs).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * content)
+
+
+class Block(nn.Module):
+    """Pre-norm block: ``x += scale * attention(norm(x))``, then ``x += scale * ffn(norm(x))``.
+
+    With drop path in training, each residual is computed for a random subset of the rows of each view only, and
+    scaled up by rows / kept (DINOv2): the saved work is real, not multiplied by zero.
+
+    Args:
+        shape: widths and kinds.
+        drop_path: share of rows that skip a residual.
+    """
+
+    def __init__(self, shape: BlockShape, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.attention_norm = make_norm(shape.norm, shape.width, shape.norm_eps)
+        self.attention = Attention(
+            shape.width,
+            shape.heads,
+            qkv_bias=shape.qkv_bias,
+            zero_key_bias=shape.zero_key_bias,
+            backend=shape.backend,
+        )
+        self.ffn_norm = make_norm(shape.norm, shape.width, shape.norm_eps)
+        self.ffn = (Mlp if shape.ffn == "mlp" else SwiGlu)(shape.width, shape.hidden)
+        self.layer_scale = shape.layer_scale
+        if shape.layer_scale is not None:
+            self.attention_scale = nn.Parameter(torch.full((shape.width,), float(shape.layer_scale)))
+            self.ffn_scale = nn.Parameter(torch.full((shape.width,), float(shape.layer_scale)))
+        else:
+            self.register_parameter("attention_scale", None)
+            self.register_parameter("ffn_scale", None)
+
+    def forward(self, tokens: Tensor, segments: Sequence[Segment], generator: torch.Generator | None = None) -> Tensor:
+        """Run the block.
+
+        Args:
+            tokens: [T, D] packed tokens.
+            segments: how they are packed, one for each view.
+            generator: source of the drop path; torch's own generator of the device when None.
+
+        Returns:
+            [T, D].
+        """
+        if self.training and self.drop_path > 0:
+            kept = keep_rows(segments, self.drop_path, tokens.device, generator)
+            if kept is not None:
+                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments)
+                tokens = kept.add(tokens, part, self.attention_scale)
+            kept = keep_rows(segments, self.drop_path, tokens.device, generator)
+            if kept is not None:
+                part = self.ffn(self.ffn_norm(kept.select(tokens)))
+                tokens = kept.add(tokens, part, self.ffn_scale)
+            return tokens
+        tokens = add_residual(tokens, self.attention(self.attention_norm(tokens), segments), self.attention_scale)
+        return add_residual(tokens, self.ffn(self.ffn_norm(tokens)), self.ffn_scale)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise again, in place: truncated normal (0.02) weights, zero biases, unit norms."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+                layer.reset_parameters()
+        if self.layer_scale is not None:
+            nn.init.constant_(self.attention_scale, self.layer_scale)
+            nn.init.constant_(self.ffn_scale, self.layer_scale)
+
+
+def add_residual(tokens: Tensor, part: Tensor, scale: Tensor | None) -> Tensor:
+    """``tokens + part * scale``, in the dtype of the tokens where they are wider."""
+    if scale is None:
+        return tokens + part
+    if tokens.dtype == part.dtype == scale.dtype:
+        return torch.addcmul(tokens, part, scale)
+    return tokens + part * scale
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRows:
+    """A random subset of rows for one residual.
+
+    Attributes:
+        index: [K] places of the kept rows' tokens in the packed matrix.
+        segments: how the kept tokens are packed.
+        factors: rows / kept, for each segment.
+    """
+
+    index: Tensor
+    segments: list[Segment]
+    factors: list[float]
+
+    def select(self, tokens: Tensor) -> Tensor:
+        """The kept tokens, [K, D]."""
+        return tokens.index_select(0, self.index)
+
+    def add(self, tokens: Tensor, part: Tensor, scale: Tensor | None) -> Tensor:
+        """Add a residual of the kept rows to all tokens, scaled so that its expectation is that of all rows."""
+        part = (part if scale is None else part * scale).to(tokens.dtype)
+        if all(factor == self.factors[0] for factor in self.factors):
+            return tokens.index_add(0, self.index, part, alpha=self.factors[0])
+        pieces = part.split([segment.length for segment in self.segments])
+        part = torch.cat([piece * factor for piece, factor in zip(pieces, self.factors, strict=True)])
+        return tokens.index_add(0, self.index, part)
+
+
+def keep_rows(
+    segments: Sequence[Segment], drop_path: float, device: torch.device, generator: torch.Generator | None
+) -> KeptRows | None:
+    """Draw ``max(floor(R * (1 - drop_path)), 1)`` of the R rows of each segment; None where there are no tokens."""
+    indices, kept, factors, start = [], [], [], 0
+    for segment in segments:
+        if segment.length:
+            count = max(int(segment.rows * (1 - drop_path)), 1)
+            where = generator.device if generator is not None else device
+            rows = torch.randperm(segment.rows, generator=generator, device=where)[:count].to(device)
+            place = torch.arange(segment.tokens, device=device)
+            indices.append((start + rows[:, None] * segment.tokens + place).flatten())
+            kept.append(replace(segment, rows=count))
+            factors.append(segment.rows / count)
+        start += segment.length
+    return KeptRows(torch.cat(indices), kept, factors) if indices else None

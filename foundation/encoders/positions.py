@@ -1,0 +1,302 @@
+"""Where a token is: learned absolute positions and axial rotary embedding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+
+_CACHE_ENTRIES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionConfig:
+    """Position embedding of an encoder. Fields below ``antialias`` concern ``rotary`` only."""
+
+    kind: Literal["learned", "rotary", "none"] = "learned"
+    """``learned``: one trained vector for each place of the trained grid, added to the tokens (ViT, DINO, DINOv2).
+    ``rotary``: queries and keys of patch tokens are rotated by angles of their place (axial RoPE, DINOv3)."""
+
+    offset: float = 0.0
+    """Learned, other grids than the trained one: 0 resizes to the exact grid; DINOv2 was trained with 0.1, added to
+    the wanted grid before the scale factor is formed, which shifts the sampling places a little."""
+
+    antialias: bool = False
+    """Learned: anti-aliased resize (the released DINOv2 models with registers use it)."""
+
+    base: float | None = 100.0
+    """Rotary: periods are ``base ** (2 j / (head_width / 2))``. None: use ``min_period`` and ``max_period``."""
+
+    min_period: float | None = None
+    """Rotary: shortest period, in units of half a side of the image; only without ``base``."""
+
+    max_period: float | None = None
+    """Rotary: longest period."""
+
+    normalise: Literal["separate", "max", "min"] = "separate"
+    """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side."""
+
+    shift: float | None = None
+    """Rotary, in training: coordinates move by a uniform draw in [-shift, shift], for each axis."""
+
+    jitter: float | None = None
+    """Rotary, in training: coordinates are multiplied by a log-uniform draw in [1/jitter, jitter], for each axis."""
+
+    rescale: float | None = None
+    """Rotary, in training: as ``jitter``, with one draw for both axes (DINOv3-7B: 2)."""
+
+    redraw: Literal["forward", "block"] = "forward"
+    """Rotary, in training: draw shift, jitter and rescale once for a forward pass or anew in each block (DINOv3)."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Rotary: number format of periods, angles and rotation (DINOv3 trains in bfloat16, releases use float32)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("learned", "rotary", "none"):
+            raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary' or 'none'")
+        if self.offset < 0:
+            raise UserError(f"position.offset is {self.offset}: it must be 0 or a little above (DINOv2: 0.1)")
+        by_range = self.min_period is not None and self.max_period is not None
+        if self.kind == "rotary" and (self.base is None) != by_range:
+            raise UserError(
+                f"position.base is {self.base}, min_period {self.min_period}, max_period {self.max_period}: "
+                "give either base, or (with base: null) both periods"
+            )
+        for name in ("base", "min_period", "max_period"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"position.{name} is {value}: it must be above 0")
+        for name in ("jitter", "rescale"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"position.{name} is {value}: it must be at least 1 (draws lie in [1/x, x])")
+        if self.normalise not in ("separate", "max", "min"):
+            raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max' or 'min'")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"position.dtype is {self.dtype!r}: it must be 'float32' or 'bfloat16'")
+        if self.redraw not in ("forward", "block"):
+            raise UserError(f"position.redraw is {self.redraw!r}: it must be 'forward' or 'block'")
+
+    @property
+    def augmented(self) -> bool:
+        """Whether rotary coordinates are perturbed in training."""
+        return self.kind == "rotary" and any(x is not None for x in (self.shift, self.jitter, self.rescale))
+
+
+class LearnedPositions(nn.Module):
+    """One trained vector for the class token and each place of a grid, resized bicubically to any other grid.
+
+    A bicubic resize is linear and acts on each axis alone, so it is done by two small matrices (cached for each grid):
+    quick, and with a gradient that is the same in every run, which the built-in resize does not promise on a GPU.
+
+    Args:
+        width: width D of a token.
+        grid: (rows, columns) the vectors are trained at.
+        config: how to resize.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], config: PositionConfig) -> None:
+        super().__init__()
+        self.grid = grid
+        self.config = config
+        self.table = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
+        self._matrices: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise again, in place."""
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Positions for a grid.
+
+        Args:
+            grid: (rows, columns).
+
+        Returns:
+            position of the class token [1, 1, D], and of the patches [1, rows * columns, D].
+        """
+        table = self.table
+        cls, patches = table[:, :1], table[:, 1:]
+        if grid == self.grid:
+            return cls, patches
+        rows, columns = self._resize_matrices(grid, table.device)
+        with torch.autocast(table.device.type, enabled=False):
+            source = patches.float().view(*self.grid, -1)
+            resized = torch.einsum("hH,HWd,wW->hwd", rows, source, columns)
+        return cls, resized.reshape(1, grid[0] * grid[1], -1).to(table.dtype)
+
+    def _resize_matrices(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (grid, device)
+        if key not in self._matrices:
+            if len(self._matrices) >= _CACHE_ENTRIES:
+                self._matrices.clear()
+            offset, antialias = self.config.offset, self.config.antialias
+            rows, columns = (
+                resize_matrix(old, new, offset=offset, antialias=antialias)
+                for old, new in zip(self.grid, grid, strict=True)
+            )
+            self._matrices[key] = rows.to(device), columns.to(device)
+        return self._matrices[key]
+
+
+def resize_matrix(old: int, new: int, *, offset: float, antialias: bool) -> Tensor:
+    """Matrix of a bicubic resize along one axis.
+
+    Args:
+        old: length of the axis.
+        new: wanted length.
+        offset: see ``PositionConfig.offset``.
+        antialias: see ``PositionConfig.antialias``.
+
+    Returns:
+        [new, old] float32 on the CPU.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        identity = torch.eye(old, dtype=torch.float64, device="cpu").view(1, old, old, 1)
+        if offset:
+            # Given as a factor, it also enters the places at which the source is sampled.
+            factors = ((new + offset) / old, 1.0)
+            resized = F.interpolate(identity, scale_factor=factors, mode="bicubic", antialias=antialias)
+        else:
+            resized = F.interpolate(identity, size=(new, 1), mode="bicubic", antialias=antialias)
+        matrix = resized[0, :, :, 0].T.float().contiguous()
+    if matrix.shape[0] != new:
+        raise UserError(
+            f"position.offset {offset} resizes {old} places to {matrix.shape[0]} instead of {new}: lower it"
+        )
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """Tables of one grid: ``sin`` and ``cos``, each [prefix + N, head_width]; the prefix is not rotated."""
+
+    sin: Tensor
+    cos: Tensor
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Rotate.
+
+        Args:
+            inputs: [R, prefix + N, ..., head_width] queries or keys.
+
+        Returns:
+            the same shape and dtype; computed in the dtype of the tables.
+        """
+        shape = (self.sin.shape[0], *[1] * (inputs.ndim - 3), self.sin.shape[1])
+        sin, cos = self.sin.view(shape), self.cos.view(shape)
+        x = inputs.to(sin.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(inputs.dtype)
+
+
+class RotaryPositions(nn.Module):
+    """Axial rotary embedding of patch centres (DINOv3). Has no parameters and no buffers.
+
+    Args:
+        head_width: width of one attention head, a multiple of 4.
+        prefix: class and register tokens in front of the patches.
+        config: periods, normalisation and augmentation.
+    """
+
+    def __init__(self, head_width: int, prefix: int, config: PositionConfig) -> None:
+        super().__init__()
+        if head_width % 4:
+            raise UserError(
+                f"rotary positions need a head width that is a multiple of 4, but width / heads = {head_width}"
+            )
+        self.head_width = head_width
+        self.prefix = prefix
+        self.config = config
+        self.dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+        self._cache: dict[tuple[tuple[int, int], torch.device], Rotation] = {}
+
+    def forward(
+        self, grid: tuple[int, int], device: torch.device, generator: torch.Generator | None = None
+    ) -> Rotation:
+        """Tables for a grid; in training with augmentation, drawn anew at each call.
+
+        Args:
+            grid: (rows, columns).
+            device: where the tables are needed.
+            generator: source of the draws; torch's own generator of the device when None.
+        """
+        if self.training and self.config.augmented:
+            return self._with_prefix(*self.tables(grid, device, self.draw(device, generator)))
+        key = (grid, device)
+        if key not in self._cache:
+            if len(self._cache) >= _CACHE_ENTRIES:
+                self._cache.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache[key] = self._with_prefix(*self.tables(grid, device))
+        return self._cache[key]
+
+    def periods(self, device: torch.device | str = "cpu") -> Tensor:
+        """Periods of the angles, [head_width / 4], in half sides of the image."""
+        count, config = self.head_width // 4, self.config
+        if config.base is not None:
+            return config.base ** (2 * torch.arange(count, device=device, dtype=self.dtype) / (self.head_width // 2))
+        assert config.min_period is not None and config.max_period is not None
+        ratio = config.max_period / config.min_period
+        steps = torch.linspace(0, 1, count, device=device, dtype=self.dtype)
+        return ratio**steps / ratio * config.max_period
+
+    def draw(self, device: torch.device, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw an augmentation.
+
+        Returns:
+            shift [2], jitter [2] (y, x) and rescale [1]; 0 and 1 where the config has none.
+        """
+
+        def uniform(count: int, limit: float) -> Tensor:
+            where = generator.device if generator is not None else device
+            draws = torch.rand(count, generator=generator, device=where, dtype=torch.float32)
+            return ((2 * draws - 1) * limit).to(device, self.dtype)
+
+        config = self.config
+        shift = uniform(2, config.shift) if config.shift else torch.zeros(2, device=device, dtype=self.dtype)
+        jitter = uniform(2, math.log(config.jitter or 1.0)).exp()
+        rescale = uniform(1, math.log(config.rescale or 1.0)).exp()
+        return shift, jitter, rescale
+
+    def tables(
+        self,
+        grid: tuple[int, int],
+        device: torch.device | str,
+        augmentation: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tables of the patches.
+
+        Args:
+            grid: (rows, columns).
+            device: where to compute.
+            augmentation: shift [2], jitter [2] and rescale [1], as ``draw`` gives them.
+
+        Returns:
+            sin and cos, each [rows * columns, head_width].
+        """
+        rows, columns = grid
+        divisors = {"separate": grid, "max": (max(grid),) * 2, "min": (min(grid),) * 2}[self.config.normalise]
+        y, x = (
+            torch.arange(0.5, side, device=device, dtype=self.dtype) / divisor
+            for side, divisor in zip((rows, columns), divisors, strict=True)
+        )
+        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+        places = 2 * places - 1
+        if augmentation is not None:
+            shift, jitter, rescale = augmentation
+            places = (places + shift) * jitter * rescale
+        angles = 2 * math.pi * places[:, :, None] / self.periods(device)
+        angles = angles.flatten(1).tile(2)
+        return angles.sin(), angles.cos()
+
+    def _with_prefix(self, sin: Tensor, cos: Tensor) -> Rotation:
+        """Put angle 0 in front for class and register tokens, so that no token has to be cut out and joined again."""
+        return Rotation(F.pad(sin, (0, 0, self.prefix, 0), value=0.0), F.pad(cos, (0, 0, self.prefix, 0), value=1.0))

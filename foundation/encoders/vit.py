@@ -1,0 +1,360 @@
+"""Vision transformer: a modality's tokenizer in front of the shared trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from foundation.encoders.attention import Backend, Segment
+from foundation.encoders.blocks import BlockShape, FeedForward, Norm
+from foundation.encoders.positions import LearnedPositions, PositionConfig, RotaryPositions
+from foundation.encoders.presets import PRESETS, Preset, PresetName
+from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates
+from foundation.errors import UserError
+from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
+from foundation.plugins import Plugin
+from foundation.types import Features
+
+TOKENIZER = "foundation.modalities.{name}.tokenizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A vision transformer."""
+
+    preset: PresetName | None = "small"
+    """Published shape: tiny, small, base, large, giant (DINOv2, SwiGLU), or nano (ours: width 128, depth 6, 4 heads).
+    None: give width, depth and heads."""
+
+    width: int | None = None
+    """Width of a token; None takes the preset's."""
+
+    depth: int | None = None
+    """Number of blocks; None takes the preset's."""
+
+    heads: int | None = None
+    """Attention heads; None takes the preset's."""
+
+    tokenizer: Annotated[Any, Plugin(TOKENIZER)] = field(default_factory=ImageTokenizerConfig)
+    """How the input becomes tokens: the tokenizer of a modality."""
+
+    size: tuple[int, int] = (224, 224)
+    """Input size at which learned positions are trained; any other size is interpolated."""
+
+    position: PositionConfig = field(default_factory=PositionConfig)
+    """Learned or rotary positions."""
+
+    registers: int = 0
+    """Register tokens (Darcet et al. 2024): extra tokens without a position that hold what belongs to no place."""
+
+    ffn: FeedForward | None = None
+    """Feed-forward part: ``mlp``, ``swiglu`` (DINOv2: hidden width cut to two thirds, rounded up to a multiple of 8)
+    or ``swiglu64`` (DINOv3: multiple of 64); None takes the preset's, else mlp."""
+
+    mlp_ratio: float = 4.0
+    """Hidden width of the feed-forward part over the width of a token."""
+
+    layer_scale: float | None = None
+    """Start value of the trained factor on each residual (DINOv2: 1e-5); None for no such factor."""
+
+    drop_path: float = 0.0
+    """Share of rows that skip a residual in training."""
+
+    drop_path_schedule: Literal["uniform", "linear"] = "uniform"
+    """``uniform``: the same in each block (DINOv2). ``linear``: rising from 0 to ``drop_path`` (DINO, iBOT)."""
+
+    norm: Norm = "layernorm"
+    """``layernorm`` or ``rmsnorm``."""
+
+    norm_eps: float = 1e-6
+    """Small number inside the norms (DINOv3 uses 1e-5 with rmsnorm)."""
+
+    separate_class_norm: bool = False
+    """Own final norm for class and register tokens (DINOv3: untie_cls_and_patch_norms)."""
+
+    qkv_bias: bool = True
+    """Bias of queries, keys and values."""
+
+    zero_key_bias: bool = False
+    """Hold the keys' bias at 0 (DINOv3-7B: mask_k_bias)."""
+
+    token_std: float = 0.02
+    """Standard deviation of class and register tokens at the start (DINO: 0.02; DINOv2: 1e-6)."""
+
+    attention: Backend = "auto"
+    """``auto``, ``sdpa`` or ``xformers``; auto takes xformers for several resolutions on a GPU where it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UserError(f"encoder.preset is {self.preset!r}: it must be one of {', '.join(PRESETS)} or null")
+        if not (hasattr(self.tokenizer, "build") and hasattr(self.tokenizer, "coordinates")):
+            raise UserError(
+                f"encoder.tokenizer is {self.tokenizer!r}: it must be the Config of a modality's tokenizer, "
+                "such as foundation.modalities.image.tokenizer.Config(patch_size=16)"
+            )
+        object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        shape = self.shape
+        for name, value in (("width", shape.width), ("depth", shape.depth), ("heads", shape.heads)):
+            if value < 1:
+                raise UserError(f"encoder.{name} is {value}: it must be at least 1")
+        if shape.width % shape.heads:
+            raise UserError(
+                f"encoder.width {shape.width} is not a multiple of encoder.heads {shape.heads}: "
+                "each head gets an equal share of the width"
+            )
+        if self.position.kind == "rotary" and shape.width // shape.heads % 4:
+            raise UserError(
+                f"encoder.width / encoder.heads is {shape.width // shape.heads}: rotary positions need a multiple of 4"
+            )
+        if self.registers < 0:
+            raise UserError(f"encoder.registers is {self.registers}: it must be 0 or more")
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
+        if self.mlp_ratio <= 0:
+            raise UserError(f"encoder.mlp_ratio is {self.mlp_ratio}: it must be above 0 (usual: 4)")
+        if self.position.kind == "learned":
+            self.tokenizer.coordinates(self.size)
+
+    @property
+    def shape(self) -> Preset:
+        """Width, depth, heads and feed-forward kind: the preset's, with what is given in its place."""
+        preset = PRESETS[self.preset] if self.preset is not None else None
+        numbers = []
+        for name in ("width", "depth", "heads"):
+            value = getattr(self, name)
+            if value is None and preset is None:
+                raise UserError(f"encoder.{name} is missing: give it, or a preset ({', '.join(PRESETS)})")
+            numbers.append(getattr(preset, name) if value is None else value)
+        return Preset(*numbers, self.ffn or (preset.ffn if preset is not None else "mlp"))
+
+    @property
+    def modality(self) -> str:
+        """Modality of the tokenizer, such as ``image``."""
+        parts = type(self.tokenizer).__module__.split(".")
+        return parts[-2] if len(parts) > 1 else parts[0]
+
+    def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
+        """Place of each patch token of an input of that size, [N, d]; see the tokenizer."""
+        return self.tokenizer.coordinates(size)
+
+    def build(self) -> Encoder:
+        """Make the encoder, initialised."""
+        return Encoder(self)
+
+
+class Encoder(nn.Module):
+    """Tokenizer and trunk.
+
+    A token sequence is: class token, register tokens, patch tokens. Masked patches are replaced by the mask token
+    before positions are added; registers get no position (DINOv2).
+
+    Attributes:
+        config: what it was built from.
+        modality: such as ``image``.
+        width: width D of a token.
+        depth: number of blocks.
+        supports_masks: hidden patches are possible.
+    """
+
+    supports_masks = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        shape = config.shape
+        self.config = config
+        self.modality = config.modality
+        self.width, self.depth, self.heads = shape.width, shape.depth, shape.heads
+        self.prefix = 1 + config.registers
+        self.tokenizer = config.tokenizer.build(self.width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, self.width))
+        self.mask_token = nn.Parameter(torch.empty(1, self.width))
+        if config.registers:
+            self.register_tokens = nn.Parameter(torch.empty(1, config.registers, self.width))
+        else:
+            self.register_parameter("register_tokens", None)
+        self.positions: LearnedPositions | RotaryPositions | None = None
+        if config.position.kind == "learned":
+            places = config.coordinates(config.size)
+            grid = (int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1)
+            self.positions = LearnedPositions(self.width, grid, config.position)
+        elif config.position.kind == "rotary":
+            self.positions = RotaryPositions(self.width // self.heads, self.prefix, config.position)
+        block = BlockShape(
+            width=self.width,
+            heads=self.heads,
+            mlp_ratio=config.mlp_ratio,
+            ffn=shape.ffn,
+            norm=config.norm,
+            norm_eps=config.norm_eps,
+            qkv_bias=config.qkv_bias,
+            zero_key_bias=config.zero_key_bias,
+            layer_scale=config.layer_scale,
+            backend=config.attention,
+        )
+        rates = drop_path_rates(config.drop_path, self.depth, config.drop_path_schedule)
+        self.trunk = Trunk(block, rates, prefix=self.prefix, separate_class_norm=config.separate_class_norm)
+        self._reset_own()
+        self.trunk.reset_parameters()
+
+    def forward(
+        self,
+        views: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        taps: Sequence[str] = (),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> list[Features]:
+        """Encode views of any sizes in one packed pass.
+
+        Args:
+            views: for images [R_i, channels, H_i, W_i] each.
+            masks: for each view [R_i, N_i] bool, True where the patch is hidden; or None.
+            taps: what to return beside the features, see ``tap_names``.
+            generator: source of drop path and position augmentation in training; torch's own generator of the device
+                when None.
+
+        Returns:
+            Features of each view. Taps: ``block.i`` tokens after block i [R, 1 + registers + N, D], not normed;
+            ``queries.i``, ``keys.i``, ``values.i`` of all heads side by side, same shape, before rotation;
+            ``attention.i`` [R, heads, 1 + registers + N], softmax weights of the class token.
+
+        Raises:
+            UserError: unknown tap, size that does not fit the patches, mask of the wrong shape.
+        """
+        self.check_taps(taps)
+        views = list(views)
+        if not views:
+            return []
+        masks = [None] * len(views) if masks is None else list(masks)
+        if len(masks) != len(views):
+            raise UserError(f"{len(views)} views but {len(masks)} masks: give one for each view (None for no mask)")
+        rows, grids, valids = [], [], []
+        for view, mask in zip(views, masks, strict=True):
+            tokens, grid, valid = self.embed(view, mask)
+            rows.append(tokens)
+            grids.append(grid)
+            valids.append(valid)
+        prefixes, patches, tapped = self.trunk(rows, self._segments(rows, grids, generator), taps, generator)
+        return [
+            Features(cls=prefix[:, 0], registers=prefix[:, 1:], patches=patch, taps=taps_of_view, valid=valid)
+            for prefix, patch, taps_of_view, valid in zip(prefixes, patches, tapped, valids, strict=True)
+        ]
+
+    def embed(self, view: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+        """Tokens of one view as they enter the first block.
+
+        Args:
+            view: as in ``forward``.
+            mask: as in ``forward``.
+
+        Returns:
+            [R, 1 + registers + N, D]; the grid; validity as the tokenizer gives it.
+        """
+        tokens, grid, valid = self.tokenizer(view)
+        if mask is not None:
+            if mask.shape != tokens.shape[:2]:
+                raise UserError(
+                    f"mask is {list(mask.shape)}, but the view has {list(tokens.shape[:2])} rows and tokens"
+                )
+            tokens = torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
+        cls = self.cls_token
+        if isinstance(self.positions, LearnedPositions):
+            cls_position, patch_positions = self.positions(grid)
+            cls, tokens = cls + cls_position, tokens + patch_positions
+        parts = [cls] if self.register_tokens is None else [cls, self.register_tokens]
+        # The residual stream keeps the parameters' precision: under autocast only the patches come in half precision.
+        together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(cls.dtype)]
+        return torch.cat(together, dim=1), grid, valid
+
+    def _segments(
+        self, rows: Sequence[Tensor], grids: Sequence[tuple[int, ...]], generator: torch.Generator | None
+    ) -> list[Segment] | Callable[[], list[Segment]]:
+        positions = self.positions
+        if not isinstance(positions, RotaryPositions):
+            return [Segment(view.shape[0], view.shape[1]) for view in rows]
+
+        def make() -> list[Segment]:
+            segments = []
+            for view, grid in zip(rows, grids, strict=True):
+                rotation = positions((grid[0], grid[1]), view.device, generator)
+                segments.append(Segment(view.shape[0], view.shape[1], rotation))
+            return segments
+
+        again = self.training and positions.config.augmented and positions.config.redraw == "block"
+        return make if again else make()
+
+    def tap_names(self) -> list[str]:
+        """Everything that can be tapped."""
+        return [f"{kind}.{number}" for kind in TAP_KINDS for number in range(self.depth)]
+
+    def check_taps(self, taps: Sequence[str]) -> None:
+        """Refuse taps that there are not.
+
+        Raises:
+            UserError: names the unknown taps and those there are.
+        """
+        if not taps:
+            return
+        unknown = [tap for tap in taps if tap not in self.tap_names()]
+        if unknown:
+            there = ", ".join(f"{kind}.0 to {kind}.{self.depth - 1}" for kind in TAP_KINDS)
+            raise UserError(f"unknown tap {', '.join(map(repr, unknown))}: this encoder has {there}")
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter, for layer-wise decay of the learning rate.
+
+        Args:
+            name: as ``named_parameters`` of this encoder gives it.
+
+        Returns:
+            0 for tokenizer, positions and the class, mask and register tokens; i + 1 for block i; depth + 1 for the
+            rest.
+        """
+        if name.startswith("trunk.blocks."):
+            return int(name.split(".")[2]) + 1
+        first = name.partition(".")[0]
+        return (
+            0 if first in ("tokenizer", "positions", "cls_token", "mask_token", "register_tokens") else self.depth + 1
+        )
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating point operations of the trunk's linear layers for one token, forward (attention not included)."""
+        return self.trunk.flops([(1, 1)]) - 4 * self.width * self.depth
+
+    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """Estimated floating point operations of the matrix products of a forward pass.
+
+        Args:
+            shapes: of the views, for images (R, channels, H, W).
+
+        Returns:
+            Operations (a multiplication and an addition count as two); backward takes about twice as many again.
+        """
+        total, segments = 0, []
+        for rows, _, *size in shapes:
+            patches = len(self.config.coordinates(tuple(size)))
+            segments.append((rows, self.prefix + patches))
+            total += self.tokenizer.flops(rows * patches)
+        return total + self.trunk.flops(segments)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise everything again, in place (needed after building on the meta device)."""
+        self.tokenizer.reset_parameters()
+        if isinstance(self.positions, LearnedPositions):
+            self.positions.reset_parameters()
+        self._reset_own()
+        self.trunk.reset_parameters()
+
+    def _reset_own(self) -> None:
+        nn.init.normal_(self.cls_token, std=self.config.token_std)
+        nn.init.zeros_(self.mask_token)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=self.config.token_std)

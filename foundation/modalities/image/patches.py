@@ -1,0 +1,96 @@
+"""The torch half of the image tokenizer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from foundation.modalities.image.tokenizer import Config
+
+
+class ImageTokenizer(nn.Module):
+    """Images of any resolution to patch tokens.
+
+    Args:
+        config: patch size, channels and stem.
+        width: width D of a token.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.stem = nn.Sequential()
+        channels, patch = config.channels, config.patch_size
+        if config.stem == "conv":
+            halvings = int(math.log2(patch))
+            for step in range(halvings):
+                following = max(width >> (halvings - 1 - step), 16)
+                self.stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=1, bias=False))
+                self.stem.append(ChannelNorm(following))
+                self.stem.append(nn.GELU())
+                channels, patch = following, 1
+        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, view: Tensor) -> tuple[Tensor, tuple[int, int], None]:
+        """Cut the images of one view into tokens.
+
+        Args:
+            view: [R, channels, H, W].
+
+        Returns:
+            tokens [R, N, D]; the grid (rows, columns) with rows * columns = N, row-major; validity of the tokens:
+            None, because every patch of an image is real.
+
+        Raises:
+            UserError: wrong number of channels, or a side that is no multiple of the patch size.
+        """
+        if view.ndim != 4 or view.shape[1] != self.config.channels:
+            raise UserError(
+                f"the image tokenizer expects views [rows, {self.config.channels}, height, width], "
+                f"but got {list(view.shape)}"
+            )
+        grid = self.config.grid((view.shape[2], view.shape[3]))
+        return self.projection(self.stem(view)).flatten(2).transpose(1, 2), grid, None
+
+    def flops(self, tokens: int) -> int:
+        """Floating point operations of the matrix products for that many tokens, forward."""
+        operations = 0
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                # A stem layer at 1/2^k of the image's resolution has (patch / 2^k)^2 outputs for each token.
+                depth = int(name.split(".")[1]) // 3 + 1 if name.startswith("stem") else None
+                per_token = (self.config.patch_size >> depth) ** 2 if depth is not None else 1
+                operations += 2 * tokens * per_token * layer.weight.numel()
+        return operations
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise again, in place (needed after building on the meta device)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | ChannelNorm):
+                layer.reset_parameters()
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel: nothing leaks along the image, no batch statistics."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise.
+
+        Args:
+            inputs: [R, C, H, W].
+
+        Returns:
+            [R, C, H, W].
+        """
+        channels_last = inputs.permute(0, 2, 3, 1)
+        normed = F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
