@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,17 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def write_recipe(self, text: str) -> None:
+        """Keep the resolved recipe of the run."""
+        replace_file(self.recipe, text.encode())
+
+    def clear(self) -> None:
+        """Remove what a run wrote here, and nothing else."""
+        for name in ("checkpoints", "export", "probes", "tensorboard"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for path in (self.recipe, self.metrics, self.status, self.path / "report.html"):
+            path.unlink(missing_ok=True)
 
     def write_status(self, state: str, **values: Any) -> None:
         """Say in ``status.json`` how the run stands (``running``, ``done``, ``stopped``, ``failed``)."""

@@ -1,0 +1,92 @@
+"""Exports: one encoder as safetensors with a card beside it, for use without the run that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from foundation import config
+from foundation.engine.checkpoint import replace_file, sha256
+from foundation.recipe import Recipe
+
+CARD_FORMAT = 1
+
+
+def encoder_plain(recipe: Recipe) -> dict[str, Any]:
+    """The encoder section of a recipe as plain values, its ``name`` included."""
+    return dict(config.to_plain(recipe)["encoder"])
+
+
+def write_export(path: Path, tensors: dict[str, Tensor], recipe: Recipe, branch: str, step: int) -> Path:
+    """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
+
+    Args:
+        path: of the weights.
+        tensors: the encoder's state dictionary.
+        recipe: it was trained with.
+        branch: ``student`` or a teacher's name.
+        step: optimiser steps done.
+    """
+    from safetensors.torch import save
+
+    from foundation import __version__
+
+    replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
+    card = {
+        "format": CARD_FORMAT,
+        "name": f"{recipe.name}-{branch}",
+        "branch": branch,
+        "step": step,
+        "modality": recipe.views.modality,
+        "encoder": encoder_plain(recipe),
+        "evaluation": config.to_plain(recipe.views.evaluation()),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "file": path.name,
+        "sha256": sha256(path),
+        "recipe": config.dump(recipe),
+        "foundation_version": __version__,
+    }
+    replace_file(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
+    return path
+
+
+def export_branches(recipe: Recipe, learner: Any, folder: Path, step: int) -> list[Path]:
+    """Export the student's encoder and that of every teacher that has one of its own."""
+    encoders: dict[str, nn.Module] = {"student": learner.student.encoder}
+    encoders |= {name: teacher.encoder for name, teacher in learner.teachers.items() if hasattr(teacher, "encoder")}
+    return [
+        write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step)
+        for name, encoder in encoders.items()
+    ]
+
+
+def export_checkpoint(folder: Path, out: Path) -> list[Path]:
+    """Export all encoders of a checkpoint without building the run.
+
+    Args:
+        folder: a valid checkpoint.
+        out: folder for the exports.
+
+    Raises:
+        UserError: when the checkpoint is damaged.
+    """
+    from foundation.engine import checkpoint
+
+    tensors, numbers = checkpoint.read(folder, ("student", "teachers"))
+    recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    branches = {"student": encoder_tensors(tensors["student"], "encoder.")}
+    for name in recipe.teachers:
+        found = encoder_tensors(tensors["teachers"], f"{name}.branch.encoder.")
+        branches |= {name: found} if found else {}
+    return [
+        write_export(out / f"{name}.safetensors", group, recipe, name, int(numbers["step"]))
+        for name, group in branches.items()
+    ]
+
+
+def encoder_tensors(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, the prefix removed."""
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,177 @@
+"""From whatever a person calls a model to an encoder that is ready to use. Loading never unpickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import nn
+
+from foundation import config
+from foundation.engine import checkpoint
+from foundation.errors import UserError
+from foundation.plugins import Plugin, resolve
+from foundation.recipe import Recipe
+from foundation.zoo.export import encoder_tensors
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder in evaluation mode and how to feed it.
+
+    Attributes:
+        encoder: on the device, without gradients.
+        modality: folder name in ``foundation/modalities``.
+        evaluation: the modality's ``EvaluationConfig``.
+        description: one line for a person.
+        sha256: of the weights' file, or None where there is none.
+        folder: where results about this model belong.
+        config: the encoder's Config, to build an untrained twin.
+        recipe: it was trained with, if known.
+    """
+
+    encoder: nn.Module
+    modality: str
+    evaluation: Any
+    description: str
+    sha256: str | None
+    folder: Path
+    config: Any
+    recipe: Recipe | None = None
+
+    def untrained(self, seed: int = 0) -> nn.Module:
+        """The same encoder with fresh weights, in evaluation mode."""
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        fresh = self.config.build().eval().requires_grad_(False)
+        torch.set_rng_state(generator_state)
+        return fresh
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EncoderCard:
+    encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
+
+
+def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch: str = "teacher") -> LoadedEncoder:
+    """Load an encoder.
+
+    Args:
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or ``timm:NAME`` (random weights)
+            or ``timm:NAME,pretrained``.
+        device: where it shall compute.
+        branch: which of a run's encoders: ``teacher`` or ``student``.
+
+    Raises:
+        UserError: naming what was looked for and what is there.
+    """
+    text = str(source)
+    if text.startswith("timm:"):
+        return _from_timm(text.removeprefix("timm:"), device)
+    path = Path(text)
+    if path.suffix == ".safetensors":
+        return _from_export(path, device)
+    if (path / checkpoint.MANIFEST).exists():
+        return _from_checkpoint(path, device, branch, path.parent.parent)
+    if (path / "checkpoints").is_dir():
+        newest, skipped = checkpoint.newest(path / "checkpoints")
+        if newest is not None:
+            return _from_checkpoint(newest, device, branch, path)
+        reasons = "; ".join(f"{p.name}: {reason}" for p, reason in skipped) or "there is none yet"
+        raise UserError(f"no usable checkpoint in {path}: {reasons}")
+    exported = path / "export" / f"{branch}.safetensors"
+    if exported.exists():
+        return _from_export(exported, device)
+    what = "is no run, checkpoint or export" if path.exists() else "does not exist"
+    raise UserError(
+        f"model {text!r} {what}: give a run folder, a checkpoint folder (step-00001000), an exported "
+        "NAME.safetensors, or timm:NAME"
+    )
+
+
+def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
+    from safetensors.torch import load_file
+
+    card_path = path.with_suffix(".json")
+    if not path.is_file() or not card_path.is_file():
+        raise UserError(f"an export is two files: {path} and {card_path.name}; one is missing")
+    try:
+        card = json.loads(card_path.read_text())
+        wanted = card["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{card_path} is no card of an export: {error!r}") from None
+    found = checkpoint.sha256(path)
+    if found != wanted:
+        raise UserError(f"checksum mismatch: {path} is {found[:12]}…, its card says {str(wanted)[:12]}…")
+    recipe = config.load(Recipe, card["recipe"] + "\n", name=str(card_path))
+    encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
+    encoder = _fill(encoder_config, load_file(path), str(path))
+    return LoadedEncoder(
+        encoder=encoder.to(device),
+        modality=card["modality"],
+        evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
+        description=f"{card['name']} at step {card['step']:,} ({path})",
+        sha256=found,
+        folder=path.parent.parent if path.parent.name == "export" else path.parent,
+        config=encoder_config,
+        recipe=recipe,
+    )
+
+
+def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
+    group, prefix = ("student", "encoder.") if branch == "student" else ("teachers", f"{branch}.branch.encoder.")
+    tensors, numbers = checkpoint.read(folder, (group,))
+    recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    weights = encoder_tensors(tensors[group], prefix)
+    if not weights:
+        raise UserError(f"{folder} has no branch {branch!r}; there are: student, {', '.join(recipe.teachers)}")
+    return LoadedEncoder(
+        encoder=_fill(recipe.encoder, weights, str(folder)).to(device),
+        modality=recipe.views.modality,
+        evaluation=recipe.views.evaluation(),
+        description=f"{recipe.name} {branch} at step {numbers['step']:,} ({folder})",
+        sha256=checkpoint.sha256(folder / f"{group}.safetensors"),
+        folder=run,
+        config=recipe.encoder,
+        recipe=recipe,
+    )
+
+
+def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
+    model, _, option = name.partition(",")
+    if option not in ("", "pretrained"):
+        raise UserError(f"timm:{name}: after the comma only 'pretrained' is understood")
+    encoder_config = resolve("foundation.encoders.{name}", "timm").Config(model=model, pretrained=bool(option))
+    torch.manual_seed(0)
+    encoder = encoder_config.build()
+    return LoadedEncoder(
+        encoder=encoder.to(device).eval().requires_grad_(False),
+        modality="image",
+        evaluation=_evaluation("image", encoder.preprocessing(), f"timm:{name}"),
+        description=f"timm {model} ({'pretrained' if option else 'random weights'})",
+        sha256=None,
+        folder=Path("results") / f"timm-{model}",
+        config=encoder_config,
+    )
+
+
+def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
+    encoder: nn.Module = encoder_config.build()
+    problems = encoder.load_state_dict(dict(weights), strict=False)
+    if problems.missing_keys or problems.unexpected_keys:
+        raise UserError(
+            f"{source} does not fit its encoder: missing {problems.missing_keys[:3]}, "
+            f"unknown {problems.unexpected_keys[:3]}"
+        )
+    return encoder.eval().requires_grad_(False)
+
+
+def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
+    kind = resolve("foundation.modalities.{name}.views", modality).EvaluationConfig
+    known = {item.name for item in dataclasses.fields(kind)}
+    return config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)

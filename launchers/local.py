@@ -1,0 +1,115 @@
+"""``foundation pretrain``: train a recipe on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = """\
+Pretrain an encoder as a recipe says. The run lives in one folder: resolved recipe, metrics, checkpoints, export.
+The same command again resumes it from the newest valid checkpoint."""
+
+EXAMPLES = """\
+examples:
+  foundation pretrain cifar10-dino-ibot-nano data.shards=[data/cifar10/train-*.tar]
+  foundation pretrain dinov2-vitl14 --dry-run         settings, parameters, tokens per step, memory
+  foundation pretrain my.yaml optimizer.learning_rate.start=1e-3 --run runs/trial
+  foundation pretrain runs/trial                      resume a run by its own recipe
+
+Ctrl-C and SIGTERM save and end with exit code 75; the same command goes on from there."""
+
+# Keys that do not change what is learnt: a resumed run may differ in them.
+FREE = (
+    "train.stop_after", "train.device", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.shards", "probes",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
+    parser.add_argument("--fresh", action="store_true", help="start from step 0; refuses a folder that holds a run")
+    parser.add_argument("--overwrite", action="store_true", help="with --fresh: remove the run that is in the folder")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="resume although the recipe differs from the one in the folder"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from foundation import config, paths
+    from foundation.engine.run_folder import RunFolder
+    from foundation.errors import UserError
+    from foundation.recipe import Recipe
+
+    given = Path(arguments.recipe)
+    resumes = (given / "recipe.yaml").is_file()
+    source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
+    recipe = config.load(Recipe, source, arguments.overrides)
+    if arguments.dry_run:
+        from foundation.engine.plan import show_plan
+
+        show_plan(recipe)
+        return 0
+    if arguments.overwrite and not arguments.fresh:
+        raise UserError("--overwrite goes with --fresh; without them a run resumes")
+    with RunFolder(arguments.run or (given if resumes else Path("runs") / recipe.name)) as folder:
+        prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
+        from foundation.engine.trainer import Trainer
+
+        trainer = Trainer(recipe, folder)
+        folder.write_recipe(config.dump(recipe))
+        trainer.run()
+        print(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+    return 0
+
+
+def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:  # noqa: ANN001 (imports are lazy)
+    """Make sure that the folder is new, or holds this very run."""
+    from foundation import config
+    from foundation.errors import UserError
+    from foundation.recipe import Recipe
+
+    if not folder.used():
+        return
+    if fresh:
+        if not overwrite:
+            raise UserError(
+                f"{folder.path} already holds a run: leave out --fresh to resume it, choose another --run, "
+                "or add --overwrite to remove it"
+            )
+        folder.clear()
+    elif folder.recipe.exists() and not accept_changes:
+        before = config.to_plain(config.load(Recipe, folder.recipe))
+        changes = differences(before, config.to_plain(recipe))
+        if changes:
+            listed = "\n".join(f"  {key}: {old!r} -> {new!r}" for key, old, new in changes)
+            raise UserError(
+                f"{folder.path} was started with another recipe:\n{listed}\n"
+                "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
+            )
+
+
+def differences(before: object, after: object, key: str = "") -> list[tuple[str, object, object]]:
+    """Keys whose values differ, with both values; keys in FREE are left out."""
+    if key in FREE:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            found
+            for name in dict.fromkeys((*before, *after))
+            for found in differences(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
+        ]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [found for place, (a, b) in pairs for found in differences(a, b, f"{key}.{place}")]
+    return [] if before == after else [(key, before, after)]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
