@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -38,3 +40,39 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     if world_size() == 1:
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
+def logsumexp_over_ranks(tensor: Tensor) -> Tensor:
+    """``log(sum(exp(tensor)))`` over all processes, elementwise, without overflow. Not differentiable."""
+    if world_size() == 1:
+        return tensor
+    largest = tensor.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    # Where every process says -inf (no rows anywhere), subtracting it would give nan.
+    finite = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
+    return finite + sum_over_ranks((tensor - finite).exp()).log()
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        ctx.rows = tensor.shape[0]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = sum_over_ranks(gradient.clone(memory_format=torch.contiguous_format))
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Rows of all processes in the order of their ranks; each must bring the same number.
+
+    Differentiable: the gradient of a row is the sum of the gradients that all processes have for it.
+    """
+    if world_size() == 1:
+        return tensor
+    gathered: Tensor = _GatherRows.apply(tensor)
+    return gathered

@@ -1,0 +1,109 @@
+"""Heads: what stands between an encoder's features and an objective. Letters: R rows, D width, K prototypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A prototype head (Caron et al. 2021, section 3.1): scores of a token against K learned directions."""
+
+    prototypes: int
+    """Number of prototypes K, the size of the output."""
+    hidden: int = 2048
+    """Width of the hidden layers."""
+    bottleneck: int = 256
+    """Width of the normalised vector that meets the prototypes."""
+    layers: int = 3
+    """Linear layers before the prototypes; 1 is a single projection without activation."""
+    norm: Literal["none", "batch"] = "none"
+    """Normalisation between the hidden layers."""
+    bias: bool = True
+    """Whether the hidden layers have biases."""
+    freeze_scale: bool = True
+    """Keep every prototype at length 1 (DINO's ``norm_last_layer``); False learns one length each, as DINOv2."""
+
+    def __post_init__(self) -> None:
+        for name in ("prototypes", "hidden", "bottleneck", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"heads: {name} must be at least 1, got {getattr(self, name)}")
+        if self.norm not in ("none", "batch"):
+            raise UserError(f"heads: norm must be 'none' or 'batch', got {self.norm!r}")
+
+    def build(self, width: int) -> PrototypeHead:
+        """Head for features of ``width`` numbers."""
+        return PrototypeHead(self, width)
+
+
+class PrototypeLayer(nn.Module):
+    """Linear layer without bias whose rows are ``weight_g * weight_v / |weight_v|`` (Salimans and Kingma 2016).
+
+    Attributes:
+        weight_v: [K, bottleneck] directions; only their direction matters.
+        weight_g: [K, 1] lengths; absent when they are fixed at 1.
+    """
+
+    def __init__(self, bottleneck: int, prototypes: int, freeze_scale: bool) -> None:
+        super().__init__()
+        self.weight_v = nn.Parameter(torch.empty(prototypes, bottleneck))
+        nn.init.trunc_normal_(self.weight_v, std=0.02)
+        self.weight_g = None if freeze_scale else nn.Parameter(torch.ones(prototypes, 1))
+
+    def weight(self) -> Tensor:
+        """[K, bottleneck] in float32: in 16 bits the lengths would be off by up to a percent."""
+        direction = self.weight_v.float()
+        scale = torch.linalg.vector_norm(direction, dim=1, keepdim=True).reciprocal()
+        if self.weight_g is not None:
+            scale = scale * self.weight_g.float()
+        return direction * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight()
+        if not torch.is_autocast_enabled(x.device.type):
+            weight = weight.to(x.dtype)
+        return F.linear(x, weight)
+
+
+class PrototypeHead(nn.Module):
+    """Linear-GELU stack, L2 normalisation, weight-normalised prototypes.
+
+    Call it once on the concatenated tokens of all requests: the normalised prototypes are computed once per call.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        modules: list[nn.Module] = []
+        for layer in range(config.layers):
+            last = layer == config.layers - 1
+            inputs = width if layer == 0 else config.hidden
+            modules.append(nn.Linear(inputs, config.bottleneck if last else config.hidden, bias=config.bias))
+            if not last:
+                if config.norm == "batch":
+                    modules.append(nn.BatchNorm1d(config.hidden))
+                modules.append(nn.GELU())
+        self.mlp = nn.Sequential(*modules)
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.last_layer = PrototypeLayer(config.bottleneck, config.prototypes, config.freeze_scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Prototype scores [..., K] of tokens [..., D]."""
+        rows = tokens.reshape(-1, tokens.shape[-1])  # BatchNorm counts every token as one sample
+        x = self.mlp(rows)
+        # A zero vector must not divide the gradient by a number that 16 bits cannot hold.
+        eps = 1e-12 if x.dtype in (torch.float32, torch.float64) else 1e-6
+        x = F.normalize(x.float(), dim=-1, eps=eps).to(x.dtype)
+        scores: Tensor = self.last_layer(x)
+        return scores.reshape(*tokens.shape[:-1], -1)

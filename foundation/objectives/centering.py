@@ -1,0 +1,102 @@
+"""Target transforms: how teacher scores become assignments to prototypes. Everything here is float32, without gradient.
+
+Letters: R rows, K prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.parallel import collective
+
+
+class Centering(nn.Module):
+    """``softmax((scores - centre) / temperature)`` with a running mean of the scores as centre (Caron et al. 2021).
+
+    The scores of a step enter the centre at the first use of the next step. DINO updates its centre right after use,
+    DINOv2 at the next use: both use the same centre in every step, so that one implementation serves both. Collecting
+    the sum of a step first also makes gradient accumulation exact: k small batches move the centre as one large one.
+
+    The mean is over all rows of all processes. (DINOv2 averages the means of the processes; that differs only where
+    processes have unequal numbers of masked patches.) A step whose scores are not finite leaves the centre alone.
+
+    Attributes:
+        centre: [K] float32.
+        pending_sum: [K] sum of the scores since the centre last moved, over all processes.
+        pending_count: [] how many rows that were.
+    """
+
+    centre: Tensor
+    pending_sum: Tensor
+    pending_count: Tensor
+
+    def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        if not 0.0 <= momentum <= 1.0:
+            raise UserError(f"centre_momentum must lie in [0, 1], got {momentum}")
+        self.momentum = momentum
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.register_buffer("pending_sum", torch.zeros(prototypes))
+        self.register_buffer("pending_count", torch.zeros(()))
+        self._step: int | None = None
+
+    def next_centre(self) -> Tensor:
+        """[K] the centre once everything seen so far has entered it."""
+        mean = self.pending_sum / self.pending_count.clamp(min=1.0)
+        moved = self.centre * self.momentum + mean * (1.0 - self.momentum)
+        return torch.where((self.pending_count > 0) & torch.isfinite(mean).all(), moved, self.centre)
+
+    def _fold(self) -> None:
+        self.centre.copy_(self.next_centre())
+        self.pending_sum.zero_()
+        self.pending_count.zero_()
+
+    @torch.no_grad()
+    def forward(self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None) -> Tensor:
+        """Assignments [R, K] of scores [R, K].
+
+        Args:
+            scores: the teacher's.
+            temperature: of the teacher.
+            step: optimiser step; calls of one step share a centre. None: every call is a step of its own.
+            over: [..., K] scores that the centre averages, when they are others than ``scores``.
+        """
+        with torch.autocast(scores.device.type, enabled=False):
+            if self.training and (step is None or step != self._step):
+                self._fold()
+                self._step = step
+            targets = torch.softmax((scores.float() - self.centre) / temperature, dim=-1)
+            if self.training:
+                rows = (scores if over is None else over).flatten(end_dim=-2)
+                total = torch.cat([rows.sum(dim=0, dtype=torch.float32), self.pending_count.new_tensor([rows.shape[0]])])
+                total = collective.sum_over_ranks(total)
+                self.pending_sum += total[:-1]
+                self.pending_count += total[-1]
+        return targets
+
+
+class SinkhornKnopp(nn.Module):
+    """Assignments that use all prototypes equally over the global batch (Cuturi 2013; Caron et al. 2020).
+
+    Alternating normalisation of prototypes and samples, samples last. Computed on logarithms, where temperatures and
+    scores at which ``exp`` overflows are no special case. The constant factors 1/K and 1/B of the usual notation cancel
+    in the last normalisation and are left out. Prototype sums run over all processes.
+    """
+
+    def __init__(self, iterations: int = 3) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise UserError(f"sinkhorn_iterations must be at least 1, got {iterations}")
+        self.iterations = iterations
+
+    @torch.no_grad()
+    def forward(self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None) -> Tensor:
+        """Assignments [R, K] of scores [R, K]; every row sums to 1. ``step`` and ``over`` are not used."""
+        with torch.autocast(scores.device.type, enabled=False):
+            logits = scores.float() / temperature
+            for _ in range(self.iterations):
+                logits = logits - collective.logsumexp_over_ranks(torch.logsumexp(logits, dim=0))
+                logits = torch.log_softmax(logits, dim=1)
+            return logits.exp_()

@@ -1,0 +1,110 @@
+"""iBOT: a hidden patch predicts the teacher's assignment of the same patch, seen (Zhou et al. 2022, equation 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives import targets
+from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.cross_entropy import soft_cross_entropy
+from foundation.objectives.dino import TEACHER_TEMPERATURE
+from foundation.schedules import Clock, Schedule
+from foundation.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Masked-patch self-distillation.
+
+    Per row of the view the mean over its masked patches, then the mean over rows. Dividing by all rows is DINOv2's
+    reduction and iBOT's as well (its mean over images, averaged over the views).
+    """
+
+    weight: float | Schedule = 1.0
+    """Factor of this loss in the total."""
+    head: str = "cls"
+    """Name of the head in the recipe; DINO's name shares its head."""
+    teacher: str = "teacher"
+    """Name of the teacher in the recipe."""
+    view: str = "global"
+    """The masked view."""
+    student_temperature: float = 0.1
+    """Softmax temperature of the student."""
+    teacher_temperature: Schedule = TEACHER_TEMPERATURE
+    """Softmax temperature of the teacher over the run."""
+    target: Literal["centering", "sinkhorn"] = "centering"
+    """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the masked patches."""
+    centre_momentum: float = 0.9
+    """Momentum of the running centre."""
+    centre_over: Literal["masked", "all"] = "masked"
+    """Patches that the centre averages: the masked ones (DINOv2), or all (iBOT; the head then runs on all of them)."""
+    sinkhorn_iterations: int = 3
+    """Rounds of Sinkhorn-Knopp."""
+    divide_by: Literal["rows", "masked_rows"] = "rows"
+    """Rows in the mean: all (DINOv2, iBOT), or those with a masked patch (full weight whatever the share of them)."""
+
+    def __post_init__(self) -> None:
+        targets.check("ibot", self)
+        if self.centre_over not in ("masked", "all"):
+            raise UserError(f"ibot: centre_over must be 'masked' or 'all', got {self.centre_over!r}")
+        if self.centre_over == "all" and self.target == "sinkhorn":
+            raise UserError("ibot: centre_over is for target 'centering'; sinkhorn has no centre")
+        if self.divide_by not in ("rows", "masked_rows"):
+            raise UserError(f"ibot: divide_by must be 'rows' or 'masked_rows', got {self.divide_by!r}")
+
+    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Ibot:
+        """The objective of a run; ``width`` is the encoder's."""
+        return Ibot(self, clock, targets.prototypes("ibot", self.head, heads))
+
+
+class Ibot(Objective):
+    """iBOT loss with its target transform. See :class:`Config`."""
+
+    def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
+        super().__init__()
+        self.config, self.clock = config, clock
+        self.target = targets.build(config, prototypes)
+        token: Literal["patches", "masked"] = "patches" if config.centre_over == "all" else "masked"
+        self.student_request = Request("student", config.view, "masked", config.head)
+        self.masked_request = Request(config.teacher, config.view, "masked", config.head)
+        self.teacher_request = Request(config.teacher, config.view, token, config.head)
+        self.requests = (self.student_request, self.teacher_request)
+
+    def targets(
+        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
+    ) -> Tensor:
+        """Teacher assignments [M, K] in float32 for scores [M, K]; ``over`` [..., K] is what the centre averages."""
+        assignments: Tensor = self.target(scores, temperature, step, over)
+        return assignments
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss and ``entropy``, ``kl``, ``prototypes``, and ``masked``, the share of hidden patches.
+
+        A batch without any masked patch has loss 0.
+        """
+        with torch.autocast(outputs[self.student_request].device.type, enabled=False):
+            return self._loss(outputs, batch, step)
+
+    def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        config, mask = self.config, batch.masks[self.config.view]
+        temperature = config.teacher_temperature.at(step, self.clock)
+        teacher = outputs[self.teacher_request]
+        over = None
+        if config.centre_over == "all":
+            over, teacher = teacher, teacher.flatten(0, 1).index_select(0, mask.indices)
+        assignments = self.targets(teacher, temperature, step, over)
+        losses = soft_cross_entropy(outputs[self.student_request], assignments, config.student_temperature)
+        rows: int | Tensor = mask.masked.shape[0]
+        if config.divide_by == "masked_rows":
+            rows = mask.masked.any(dim=1).sum().clamp(min=1)
+        figures = targets.figures(assignments)
+        mean = losses.detach().sum() / max(1, len(losses))
+        metrics = figures | {"kl": mean - figures["entropy"], "masked": mask.masked.float().mean()}
+        return Result((losses * mask.weights).sum() / rows, metrics)

@@ -1,0 +1,103 @@
+"""KoLeo: spread features over the sphere by pushing nearest neighbours apart (Sablayrolles et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives.base import Objective, Request, Result
+from foundation.parallel import collective
+from foundation.schedules import Clock, Schedule
+from foundation.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nearest-neighbour entropy estimate on the student's class tokens before the head."""
+
+    weight: float | Schedule = 0.1
+    """Factor of this loss in the total."""
+    view: str = "global"
+    """View whose class tokens are spread; its views count separately and are summed, as in DINOv2."""
+    neighbours: int = 1
+    """Nearest neighbours of each sample (DINOv3: more than one)."""
+    across_processes: bool = False
+    """Search neighbours in the batches of all processes (DINOv3) instead of in this process's (DINOv2)."""
+    group: int | None = None
+    """With ``across_processes``: search only in groups of this many consecutive samples; None: among all."""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise UserError(f"koleo: neighbours must be at least 1, got {self.neighbours}")
+        if self.group is not None and self.group < 2:
+            raise UserError(f"koleo: group must be at least 2 samples or null, got {self.group}")
+        if self.group is not None and not self.across_processes:
+            raise UserError("koleo: group needs across_processes: true")
+
+    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Koleo:
+        """The objective of a run."""
+        return Koleo(self)
+
+
+class Koleo(Objective):
+    """KoLeo loss. See :class:`Config`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.request = Request("student", config.view, "cls")
+        self.requests = (self.request,)
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss and ``distance``, the mean distance to the nearest neighbour (0 when features have collapsed)."""
+        config, features = self.config, outputs[self.request]
+        views = features.unflatten(0, (batch.views[config.view].count, -1))
+        parts = [
+            koleo(view, neighbours=config.neighbours, across_processes=config.across_processes, group=config.group)
+            for view in views.unbind(0)
+        ]
+        distance = torch.stack([d for _, d in parts]).mean()
+        return Result(torch.stack([loss for loss, _ in parts]).sum(), {"distance": distance})
+
+
+def koleo(
+    features: Tensor, neighbours: int = 1, across_processes: bool = False, group: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """``-mean log(d + eps)`` with d the distance to the nearest neighbours on the unit sphere, in float32.
+
+    Args:
+        features: [B, D].
+        neighbours: nearest ones that count for each sample; fewer when there are not as many.
+        across_processes: search the rows of all processes; gradients reach those as well.
+        group: rows (of the concatenation over processes) among which neighbours are searched.
+
+    Returns:
+        Loss (0 where a sample has no other to be compared with: a lone sample has no distance, and a large constant
+        would only disturb the curves) and mean distance, both scalars.
+    """
+    # float16 cannot hold the gradient 1 / eps of coinciding samples; they are within rounding of each other anyway.
+    eps = 1e-4 if features.dtype == torch.float16 else 1e-8
+    with torch.autocast(features.device.type, enabled=False):
+        x = F.normalize(features.float(), dim=-1, eps=1e-8)
+        everyone = collective.gather_rows(x) if across_processes else x
+        first = collective.rank() * len(x) if across_processes else 0
+        own = torch.arange(first, first + len(x), device=x.device)
+        candidates = len(everyone) if group is None else min(group, len(everyone))
+        nearest = min(neighbours, candidates - 1)
+        if nearest < 1:
+            return x.sum() * 0.0, x.new_zeros(())
+        with torch.no_grad():
+            closeness = x @ everyone.T  # [B, candidates]
+            if group is not None:
+                place = torch.arange(len(everyone), device=x.device)
+                closeness.masked_fill_(own[:, None] // group != place[None] // group, -2.0)
+            closeness.scatter_(1, own[:, None], -3.0)
+            index = closeness.topk(nearest, dim=1).indices  # [B, nearest]
+        distance = torch.linalg.vector_norm(x[:, None] - everyone[index] + eps, dim=-1)
+        return -torch.log(distance + eps).mean(), distance.detach().mean()

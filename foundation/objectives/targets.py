@@ -1,0 +1,67 @@
+"""What objectives with prototype targets share: choosing the transform, checking settings, figures to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives.centering import Centering, SinkhornKnopp
+
+
+def check(objective: str, config: Any) -> None:
+    """Refuse impossible settings of a config with the usual target fields.
+
+    Raises:
+        UserError: naming field, value and what would be right.
+    """
+    if config.student_temperature <= 0:
+        raise UserError(f"{objective}: student_temperature must be above 0, got {config.student_temperature}")
+    if config.teacher_temperature.start <= 0:
+        raise UserError(f"{objective}: teacher_temperature must be above 0, got {config.teacher_temperature.start}")
+    if config.teacher_temperature.warmup.amount > 0 and config.teacher_temperature.warmup_from <= 0:
+        raise UserError(f"{objective}: teacher_temperature.warmup_from must be above 0, such as 0.04")
+    if config.target not in ("centering", "sinkhorn"):
+        raise UserError(f"{objective}: target must be 'centering' or 'sinkhorn', got {config.target!r}")
+    if not 0 <= config.centre_momentum <= 1:
+        raise UserError(f"{objective}: centre_momentum must lie in [0, 1], got {config.centre_momentum}")
+    if config.sinkhorn_iterations < 1:
+        raise UserError(f"{objective}: sinkhorn_iterations must be at least 1, got {config.sinkhorn_iterations}")
+
+
+def prototypes(objective: str, head: str, heads: Mapping[str, head_module.Config]) -> int:
+    """Outputs of a head of the recipe.
+
+    Raises:
+        UserError: when the recipe has no such head.
+    """
+    if head not in heads:
+        there = ", ".join(heads) or "none"
+        raise UserError(f"{objective}: no head called {head!r}; the recipe's heads are: {there}")
+    return heads[head].prototypes
+
+
+def build(config: Any, count: int) -> nn.Module:
+    """The target transform that a config names, for ``count`` prototypes."""
+    if config.target == "sinkhorn":
+        return SinkhornKnopp(config.sinkhorn_iterations)
+    return Centering(count, config.centre_momentum)
+
+
+@torch.no_grad()
+def figures(assignments: Tensor) -> dict[str, Tensor]:
+    """What tells a collapse, from assignments [R, K]: device scalars, no wait for the device.
+
+    ``entropy`` is the mean over rows (nats; log K for uniform targets, 0 for one-hot ones). ``prototypes`` is the
+    number of prototypes that are the first choice of some row, as a share of the largest number possible, min(R, K).
+    """
+    rows, count = assignments.shape
+    if rows == 0:
+        return {"entropy": assignments.new_zeros(()), "prototypes": assignments.new_zeros(())}
+    entropy = torch.special.entr(assignments).sum(dim=1).mean()
+    used = assignments.new_zeros(count).index_fill_(0, assignments.argmax(dim=1), 1.0)
+    return {"entropy": entropy, "prototypes": used.sum() / min(rows, count)}
