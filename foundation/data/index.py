@@ -1,0 +1,138 @@
+"""``index.json``: what a folder of shards holds, so that opening a thousand shards reads one small file.
+
+::
+
+    {"format": 1, "classes": ["airplane", ...], "splits": {"train": {"samples": 10000, "bytes": 12345678, "shards": [
+        {"file": "train-000000.tar", "samples": 1000, "bytes": 1234567, "sha256": "..."}, ...]}}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+
+NAME = "index.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard of an index.
+
+    Attributes:
+        file: name inside the folder.
+        samples: in it.
+        bytes: size of the file.
+        sha256: of the file, hexadecimal.
+    """
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a folder holds.
+
+    Attributes:
+        splits: shards by split.
+        classes: names of the labels, in order; empty when unknown.
+        about: free facts, such as the data set's card and the options it was built with.
+    """
+
+    splits: Mapping[str, tuple[ShardEntry, ...]]
+    classes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, ShardEntry]:
+        """Every shard by file name."""
+        return {entry.file: entry for entries in self.splits.values() for entry in entries}
+
+
+def read_index(folder: Path) -> Index | None:
+    """The index of a folder, or None when there is none.
+
+    Raises:
+        UserError: it cannot be read, or a newer version wrote it.
+    """
+    path = folder / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        data = json.loads(text)
+        if data.get("format") != FORMAT:
+            raise UserError(
+                f"{path} has format {data.get('format')!r}, this version reads {FORMAT}: update foundation-pretrain, "
+                "or write the index again with 'foundation data index'"
+            )
+        splits = {
+            name: tuple(ShardEntry(**{key: shard[key] for key in ShardEntry.__annotations__}) for shard in split["shards"])
+            for name, split in data["splits"].items()
+        }
+        return Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}): write it again with 'foundation data index {folder}'"
+        ) from error
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Write the index so that a reader sees the old one or the new one, never half of one."""
+    splits = {
+        name: {
+            "samples": sum(entry.samples for entry in entries),
+            "bytes": sum(entry.bytes for entry in entries),
+            "shards": [asdict(entry) for entry in entries],
+        }
+        for name, entries in sorted(index.splits.items())
+    }
+    data = {"format": FORMAT, "classes": list(index.classes), "about": dict(index.about), "splits": splits}
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, folder / NAME)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+
+
+def merge(
+    old: Index | None,
+    splits: Mapping[str, Iterable[ShardEntry]],
+    classes: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+) -> Index:
+    """The old index with some splits replaced or added."""
+    kept = dict(old.splits) if old else {}
+    kept.update({name: tuple(entries) for name, entries in splits.items()})
+    return Index(
+        kept, tuple(classes) or (old.classes if old else ()), dict(about or (old.about if old else {}))
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,227 @@
+"""Writing shards: plain tar files of samples, all in place or none.
+
+The shards are written by webdataset's own writer with fixed times and owners, so equal samples give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from foundation.data.index import NAME as INDEX
+from foundation.data.index import Index, ShardEntry, merge, read_index, sync_folder, write_index
+from foundation.errors import UserError
+
+SAMPLES_PER_SHARD = 10_000
+MAX_BYTES = 1 << 30
+
+
+class _HashingFile:
+    """Passes bytes on to a file and knows their number and digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.bytes, self._digest = file, 0, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+class _SplitWriter:
+    """Cuts a stream of samples into shards."""
+
+    def __init__(self, folder: Path, split: str, samples_per_shard: int, max_bytes: int) -> None:
+        self.folder, self.split = folder, split
+        self.samples_per_shard, self.max_bytes = samples_per_shard, max_bytes
+        self.entries: list[ShardEntry] = []
+        self._file: BinaryIO | None = None
+        self._keys: set[str] = set()
+
+    def add(self, sample: Mapping[str, Any]) -> None:
+        key = sample.get("__key__")
+        _check(key, sample)
+        size = sum(len(value) + 1024 for name, value in sample.items() if not name.startswith("_"))
+        if self._file is None:
+            self._begin()
+        elif self._samples >= self.samples_per_shard or self._sink.bytes + size > self.max_bytes:
+            self.close()
+            self._begin()
+        if key in self._keys:
+            raise UserError(f"two samples have the key {key!r}; keys must be unique")
+        self._keys.add(key)  # type: ignore[arg-type]
+        self._tar.write(dict(sample))
+        self._samples += 1
+
+    def _begin(self) -> None:
+        from webdataset import TarWriter
+
+        path = self.folder / f"{self.split}-{len(self.entries):06d}.tar"
+        self._file = path.open("xb")
+        self._sink = _HashingFile(self._file)
+        self._samples = 0
+        self._keys.clear()
+        self._tar = TarWriter(
+            self._sink, user="", group="", mode=0o644, mtime=0, encoder=False, format="PAX_FORMAT", compress=False
+        )
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        name = Path(self._file.name).name
+        self._file = None
+        self.entries.append(ShardEntry(name, self._samples, self._sink.bytes, self._sink.sha256()))
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _check(key: object, sample: Mapping[str, Any]) -> None:
+    if not isinstance(key, str) or not key or "." in key or key.startswith("/") or "\0" in key or key.endswith("/"):
+        raise UserError(
+            f"a sample has the key {key!r}: keys are text without dots that does not begin with '/' "
+            "(what follows the first dot is the extension)"
+        )
+    members = [name for name in sample if not name.startswith("_")]
+    if not members:
+        raise UserError(f"sample {key!r} has no members")
+    for name in members:
+        if not isinstance(sample[name], bytes):
+            raise UserError(f"sample {key!r}: member {name!r} must be bytes, got {type(sample[name]).__name__}")
+
+
+def write_splits(
+    splits: Mapping[str, Iterable[Mapping[str, Any]]],
+    out: Path,
+    *,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    max_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
+    classes: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+) -> Index:
+    """Write several splits into one folder.
+
+    Everything is written into a temporary folder beside ``out`` first. A new ``out`` then appears by one rename. Into
+    a folder that exists, the shards are moved one by one and the index last: a reader between the two finds a size
+    that disagrees with the index and says so.
+
+    Args:
+        splits: samples by split; a sample has ``__key__`` (unique, no dots) and bytes by extension.
+        out: folder of the shards.
+        samples_per_shard: at most.
+        max_bytes: size of a shard, at most (one sample may exceed it).
+        overwrite: replace splits that exist.
+        classes: names of the labels.
+        about: free facts for the index.
+
+    Returns:
+        The index as written.
+
+    Raises:
+        UserError: a split exists, a sample is malformed, or a limit is impossible.
+    """
+    out = Path(out)
+    if samples_per_shard < 1 or max_bytes < 1:
+        raise UserError(f"a shard must hold at least 1 sample and 1 byte, got {samples_per_shard} and {max_bytes}")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder for the shards")
+    old = read_index(out)
+    for split in splits:
+        if not split or not split.replace("_", "").isalnum():
+            raise UserError(f"split {split!r} must be letters, digits and underscores")
+        present = sorted(out.glob(f"{split}-*.tar"))
+        if (present or (old and split in old.splits)) and not overwrite:
+            raise UserError(
+                f"{out} already holds the split {split!r} ({len(present)} shards): add --overwrite to replace it, "
+                "or give another folder"
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    try:
+        written = {
+            split: _write_split(samples, temporary, split, samples_per_shard, max_bytes)
+            for split, samples in splits.items()
+        }
+        index = merge(old, written, classes, about)
+        _put_in_place(temporary, out, index, written)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return index
+
+
+def write_shards(
+    samples: Iterable[Mapping[str, Any]],
+    out: Path,
+    split: str,
+    *,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    max_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
+    classes: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+) -> tuple[ShardEntry, ...]:
+    """Write one split; arguments and errors as for :func:`write_splits`."""
+    index = write_splits(
+        {split: samples},
+        out,
+        samples_per_shard=samples_per_shard,
+        max_bytes=max_bytes,
+        overwrite=overwrite,
+        classes=classes,
+        about=about,
+    )
+    return index.splits[split]
+
+
+def _write_split(
+    samples: Iterable[Mapping[str, Any]], folder: Path, split: str, samples_per_shard: int, max_bytes: int
+) -> tuple[ShardEntry, ...]:
+    writer = _SplitWriter(folder, split, samples_per_shard, max_bytes)
+    try:
+        for sample in samples:
+            writer.add(sample)
+        writer.close()
+    finally:
+        writer.abandon()
+    if not writer.entries:
+        raise UserError(f"the split {split!r} has no samples")
+    return tuple(writer.entries)
+
+
+def _put_in_place(temporary: Path, out: Path, index: Index, written: Mapping[str, tuple[ShardEntry, ...]]) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    if not out.exists() or not any(out.iterdir()):
+        write_index(temporary, index)
+        temporary.chmod(0o777 & ~umask)
+        sync_folder(temporary)
+        os.replace(temporary, out)
+        sync_folder(out.parent)
+        return
+    for split, entries in written.items():
+        keep = {entry.file for entry in entries}
+        for entry in entries:
+            os.replace(temporary / entry.file, out / entry.file)
+        for stale in out.glob(f"{split}-*.tar"):
+            if stale.name not in keep:
+                stale.unlink()
+    sync_folder(out)
+    write_index(out, index)
+
+
+__all__ = ["INDEX", "MAX_BYTES", "SAMPLES_PER_SHARD", "write_shards", "write_splits"]
