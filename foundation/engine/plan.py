@@ -1,0 +1,145 @@
+"""The dry run: what a recipe would do, worked out without data, weights or a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from foundation import config
+from foundation.engine import build
+from foundation.engine.learner import STUDENT, Learner
+from foundation.errors import UserError
+from foundation.recipe import Recipe
+from foundation.schedules import Clock
+
+# Values of width D kept per token and block for the backward pass with fused attention: two norm outputs (2), queries,
+# keys and values (3), the attention's output (1), and hidden layer before and after its non-linearity (2 x mlp ratio 4).
+_KEPT_PER_BLOCK = 14
+_RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of a recipe.
+
+    Attributes:
+        clock: length of the run.
+        num_samples: samples in the shards, None when they are not here.
+        parameters: by part.
+        tokens: per sample: those of the student's and the teachers' passes.
+        flops: forward and backward of one sample, matrix products of the encoders only.
+        memory: bytes in one process by kind.
+    """
+
+    clock: Clock
+    num_samples: int | None
+    parameters: dict[str, int]
+    tokens: dict[str, int]
+    flops: float
+    memory: dict[str, int]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Build the recipe on the meta device and add up what a step costs.
+
+    Raises:
+        UserError: for a recipe that could not run.
+    """
+    num_samples = _num_samples(recipe)
+    clock = recipe.clock(num_samples)
+    with torch.device("meta"):
+        learner = build.learner(recipe, clock)
+    recipe.optimizer.build(build.trainable(learner), clock, recipe.train.batch_size)
+    roles = recipe.views.roles
+    for name, (_, shape) in roles.items():
+        try:
+            recipe.encoder.coordinates(tuple(shape[1:]))
+        except UserError as error:
+            raise UserError(f"view {name!r}: {error}") from None
+    parameters = {"encoder": _count(learner.student.encoder)}
+    parameters |= {f"head {name}": _count(head) for name, head in learner.student.heads.items()}
+    tokens, flops = {}, 0.0
+    for branch in (STUDENT, *learner.teachers):
+        views = dict.fromkeys(r.view for r in learner.requests if r.branch == branch)
+        shapes = [(roles[name][0], *roles[name][1]) for name in views]
+        tokens[branch] = sum(shape[0] * (1 + _num_tokens(recipe, shape)) for shape in shapes)
+        flops += learner.student.encoder.flops(shapes) * (3 if branch == STUDENT else 1)
+    return Plan(clock, num_samples, parameters, tokens, flops, _memory(recipe, learner, parameters, tokens))
+
+
+def _num_samples(recipe: Recipe) -> int | None:
+    if not recipe.data.shards:
+        return None
+    from foundation.data.shards import open_shards
+
+    try:
+        return open_shards(recipe.data.shards).num_samples
+    except UserError:
+        if recipe.data.samples_per_epoch or recipe.train.steps_per_epoch:
+            return None
+        raise
+
+
+def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
+    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _memory(recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens: dict[str, int]) -> dict[str, int]:
+    rows = recipe.train.batch_size // recipe.train.accumulate
+    half = build.placement(recipe).autocast is not None
+    encoder = learner.student.encoder
+    per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
+    trained = sum(parameters.values())
+    averaged = sum(_count(teacher) for teacher in learner.teachers.values())
+    logits = 0
+    for request in learner.requests:
+        if request.head is not None:
+            count = recipe.views.roles[request.view][0]
+            if request.token != "cls":
+                shape = (count, *recipe.views.roles[request.view][1])
+                share = recipe.masking.mean_ratio if recipe.masking and request.token == "masked" else 1.0
+                count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
+            logits += int(rows * count * recipe.heads[request.head].prototypes * (2 if half else 4))
+    return {
+        "parameters and gradients": trained * 8,
+        "AdamW": trained * 8,
+        "teachers": averaged * 4,
+        "activations": rows * tokens[STUDENT] * per_token * encoder.depth,
+        "prototype scores": 3 * logits,
+    }
+
+
+def show_plan(recipe: Recipe) -> None:
+    """Print the resolved recipe and its figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    figures = plan(recipe)
+    console = Console()
+    print(config.dump(recipe))
+    table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    shards = "not here" if figures.num_samples is None else f"{figures.num_samples:,}"
+    batch = recipe.train.batch_size
+    steps = figures.clock.total_steps
+    rows = [
+        ("samples in the shards", shards),
+        ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
+        ("batch", f"{batch:,} samples in {recipe.train.accumulate} micro-batches per process"),
+        ("learning rate", f"{recipe.optimizer.peak_learning_rate(batch):.3g} at its peak"),
+        *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
+        *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
+        ("encoder FLOPs per step", f"{figures.flops * batch:.3g}"),
+        *((f"memory, {name}", f"{size / 2**30:,.2f} GiB") for name, size in figures.memory.items()),
+        ("memory, estimate for one process", f"{sum(figures.memory.values()) / 2**30:,.2f} GiB"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
