@@ -1,0 +1,254 @@
+"""AdamW with the schedules and parameter groups of the DINO family, and clipping that never asks the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.schedules import Clock, Duration, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """AdamW (Loshchilov and Hutter 2019), its schedules and its parameter groups."""
+
+    learning_rate: Schedule = Schedule(start=5e-4, end=1e-6, warmup=Duration(10, "epochs"))
+    """Learning rate at ``reference_batch``; the batch rule scales ``start``, not ``end`` or ``warmup_from``."""
+    reference_batch: int = 256
+    """Batch size (samples per optimiser step) that ``learning_rate.start`` is for."""
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """How the learning rate grows with batch / reference_batch: linear (DINO), sqrt (DINOv2) or not at all."""
+    weight_decay: Schedule = Schedule(start=0.04, end=0.4)
+    """Decoupled weight decay; a cosine from 0.04 to 0.4 in DINO."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    clip: float | None = 3.0
+    """Largest gradient norm; null switches clipping off."""
+    clip_mode: Literal["global", "module", "parameter"] = "module"
+    """Norm that ``clip`` bounds: of all gradients, of the encoder's and each head's (DINOv2), of each tensor (DINO)."""
+    layer_decay: float = 1.0
+    """The learning rate of layer i is multiplied by this to the power depth + 1 - i."""
+    patch_embed_multiplier: float = 1.0
+    """Further factor of the learning rate of the tokenizer (DINOv2: 0.2)."""
+    no_decay: Literal["names", "vectors"] = "names"
+    """Without weight decay: biases, norms and LayerScale by name (DINOv2), or biases and all 1-d tensors (DINO)."""
+    freeze_last_layer: Duration = Duration(1, "epochs")
+    """The prototypes' learning rate is 0 for so long."""
+    fused: bool = True
+    """Update all tensors of a group in one kernel."""
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, wanted: str) -> None:
+            raise UserError(f"optimizer: {name} must be {wanted}, got {getattr(self, name)!r}")
+
+        if self.learning_rate.start <= 0:
+            raise UserError(f"optimizer: learning_rate must be above 0, got {self.learning_rate.start}")
+        if self.weight_decay.start < 0:
+            raise UserError(f"optimizer: weight_decay must be 0 or more, got {self.weight_decay.start}")
+        if self.reference_batch < 1:
+            refuse("reference_batch", "at least 1 sample")
+        if self.scaling not in ("linear", "sqrt", "none"):
+            refuse("scaling", "'linear', 'sqrt' or 'none'")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            refuse("betas", "two numbers in [0, 1)")
+        if self.eps <= 0:
+            refuse("eps", "above 0")
+        if self.clip is not None and self.clip <= 0:
+            refuse("clip", "above 0, or null to switch clipping off")
+        if self.clip_mode not in ("global", "module", "parameter"):
+            refuse("clip_mode", "'global', 'module' or 'parameter'")
+        if not 0.0 < self.layer_decay <= 1.0:
+            refuse("layer_decay", "in (0, 1]")
+        if self.patch_embed_multiplier < 0:
+            refuse("patch_embed_multiplier", "0 or more")
+        if self.no_decay not in ("names", "vectors"):
+            refuse("no_decay", "'names' or 'vectors'")
+
+    def factor(self, batch: int) -> float:
+        """What the learning rate is multiplied by for ``batch`` samples per optimiser step."""
+        ratio = batch / self.reference_batch
+        return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.scaling]
+
+    def build(self, modules: Mapping[str, nn.Module], clock: Clock, batch: int) -> Optimizer:
+        """Optimizer of modules by the prefix of their names (``encoder``, ``heads.cls``).
+
+        Args:
+            modules: what to train; frozen parameters are left out.
+            clock: length of the run.
+            batch: samples per optimiser step over all processes and accumulated micro-batches.
+        """
+        return Optimizer(self, modules, clock, batch)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one parameter is treated; parameters with equal rules share a group."""
+
+    learning_rate: float
+    weight_decay: float
+    last_layer: bool
+
+
+def rule(config: Config, module: nn.Module, name: str, parameter: Tensor) -> Rule:
+    """Rule for a parameter of a module.
+
+    Args:
+        config: of the optimizer.
+        module: an encoder that has ``depth`` and ``layer_of(name)``, or anything else (multiplier 1).
+        name: inside the module.
+        parameter: for its shape.
+    """
+    multiplier = 1.0
+    if hasattr(module, "layer_of") and hasattr(module, "depth"):
+        multiplier = config.layer_decay ** (module.depth + 1 - module.layer_of(name))
+    first = name.split(".", 1)[0]
+    if first in ("tokenizer", "patch_embed"):
+        multiplier *= config.patch_embed_multiplier
+    if config.no_decay == "names":
+        free = name.rsplit(".", 1)[-1] == "bias" or "norm" in name or "gamma" in name
+    else:
+        free = name.rsplit(".", 1)[-1] == "bias" or parameter.ndim <= 1
+    return Rule(multiplier, 0.0 if free else 1.0, "last_layer" in name)
+
+
+class Optimizer:
+    """Parameter groups, schedules, clipping and the fused update. See :class:`Config`."""
+
+    def __init__(self, config: Config, modules: Mapping[str, nn.Module], clock: Clock, batch: int) -> None:
+        self.config, self.clock = config, clock
+        schedule = config.learning_rate
+        self.learning_rate = replace(schedule, start=schedule.start * config.factor(batch))
+        self.names: dict[str, nn.Parameter] = {}
+        self._modules: dict[str, list[nn.Parameter]] = {}
+        groups: dict[Rule, list[nn.Parameter]] = {}
+        for prefix, module in modules.items():
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    self.names[f"{prefix}.{name}"] = parameter
+                    self._modules.setdefault(prefix, []).append(parameter)
+                    groups.setdefault(rule(config, module, name, parameter), []).append(parameter)
+        if not groups:
+            raise UserError("optimizer: no parameter to train")
+        self.rules = tuple(groups)
+        self.adamw = torch.optim.AdamW(
+            [{"params": parameters} for parameters in groups.values()],
+            lr=0.0,
+            betas=config.betas,
+            eps=config.eps,
+            fused=config.fused,
+        )
+        self._values: dict[str, float] = {}
+        self.apply_schedule(0)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained."""
+        return iter(self.names.values())
+
+    def apply_schedule(self, step: int) -> None:
+        """Set learning rates and weight decays for optimiser step ``step`` (from 0)."""
+        learning_rate = self.learning_rate.at(step, self.clock)
+        weight_decay = self.config.weight_decay.at(step, self.clock)
+        frozen = step < self.config.freeze_last_layer.steps(self.clock)
+        last_layer = 0.0 if frozen else learning_rate
+        for group, its in zip(self.adamw.param_groups, self.rules, strict=True):
+            group["lr"] = (last_layer if its.last_layer else learning_rate) * its.learning_rate
+            group["weight_decay"] = weight_decay * its.weight_decay
+        self._values = {
+            "learning_rate": learning_rate,
+            "last_layer_learning_rate": last_layer,
+            "weight_decay": weight_decay,
+        }
+
+    def schedule_values(self) -> dict[str, float]:
+        """The values in force, before the groups' multipliers."""
+        return dict(self._values)
+
+    def grad_norm(self) -> Tensor:
+        """Norm of all gradients, on the device; not finite when any gradient is not."""
+        norms = self._norms([p for parameters in self._modules.values() for p in parameters])
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+    def clip(self, norm: Tensor | None = None) -> Tensor:
+        """Scale gradients down to ``config.clip``, without waiting for the device.
+
+        Args:
+            norm: of all gradients, when :meth:`grad_norm` has computed it already.
+
+        Returns:
+            Norm of all gradients before clipping.
+        """
+        norm = self.grad_norm() if norm is None else norm
+        if self.config.clip is None:
+            return norm
+        if self.config.clip_mode == "global":
+            self._scale(list(self.parameters()), norm)
+        elif self.config.clip_mode == "module":
+            for parameters in self._modules.values():
+                norms = self._norms(parameters)
+                if norms:
+                    self._scale(parameters, torch.linalg.vector_norm(torch.stack(norms)))
+        else:
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            factors = [self._factor(n) for n in torch._foreach_norm(gradients)]
+            torch._foreach_mul_(gradients, factors)
+        return norm
+
+    def _norms(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return list(torch._foreach_norm(gradients, dtype=torch.float32)) if gradients else []
+
+    def _factor(self, norm: Tensor) -> Tensor:
+        assert self.config.clip is not None
+        return (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+
+    def _scale(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, self._factor(norm))
+
+    def step(self) -> None:
+        """One AdamW update."""
+        self.adamw.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """AdamW's state as a flat mapping: ``PARAMETER/exp_avg``, ``/exp_avg_sq``, ``/step``."""
+        return {
+            f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(float(value))
+            for name, parameter in self.names.items()
+            for key, value in self.adamw.state.get(parameter, {}).items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put a captured state back.
+
+        Raises:
+            UserError: for state of an unknown parameter or of another shape.
+        """
+        state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, item = key.rpartition("/")
+            if name not in self.names:
+                raise UserError(f"the checkpoint's optimizer has {name!r}, which this recipe does not train")
+            parameter = self.names[name]
+            if item != "step" and value.shape != parameter.shape:
+                raise UserError(
+                    f"the checkpoint's optimizer has {key!r} as {list(value.shape)}, "
+                    f"the parameter is {list(parameter.shape)}"
+                )
+            device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
+            dtype = torch.float32 if item == "step" else parameter.dtype
+            state.setdefault(parameter, {})[item] = value.to(device=device, dtype=dtype, copy=True)
+        self.adamw.state.clear()
+        self.adamw.state.update(state)
