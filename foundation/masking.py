@@ -1,0 +1,219 @@
+"""Token masks: which patch tokens the student must not see. Drawn on the host, by counter, without a generator.
+
+The masks of a batch are a pure function of (seed, step, sample): how many rows of the *global* batch are masked is
+exact, whatever the number of processes, and each process computes only its own rows. Letters: R rows, N tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation import counter
+from foundation.errors import UserError
+from foundation.types import TokenMask
+
+_ATTEMPTS = 10  # rectangles tried in a row without success before a mask counts as full (BEiT, DINOv2)
+_FIRST_DRAW = 24  # attempts whose numbers are drawn at once; few masks need more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Random masks over the patch tokens of one view.
+
+    Two ways to say how much: ``probability`` and ``ratio`` (DINOv2: an exact share of the rows is masked, and their
+    ratios are spread evenly over a range), or ``choices`` (iBOT: every row draws for itself).
+    """
+
+    view: str = "global"
+    """View that gets masks."""
+    probability: float = 0.5
+    """Share of the rows (views x samples of the global batch) with a mask; exact, rounded down."""
+    ratio: tuple[float, float] = (0.1, 0.5)
+    """Smallest and largest share of masked tokens. The i-th masked row draws from the i-th of equal slices of it."""
+    choices: tuple[tuple[float, float], ...] | None = None
+    """iBOT's rule instead: every row takes one of these (ratio, variation) at random and then a ratio uniform in
+    [ratio - variation, ratio + variation]; ``[[0, 0], [0.3, 0.2]]`` in its ViT-S recipe. Overrides the two above."""
+    kind: Literal["block", "random"] = "block"
+    """Union of random rectangles, or single tokens."""
+    min_patches: int = 4
+    """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
+    max_share: float = 0.5
+    """Largest area of a rectangle as a share of the grid (iBOT: 1)."""
+    aspect: float = 0.3
+    """Rectangles have height / width log-uniform in [aspect, 1 / aspect]."""
+    exact: bool = False
+    """Add single tokens until the wanted count is met (DINOv3); rectangles alone sometimes end a little below."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.probability <= 1.0:
+            raise UserError(f"masking: probability must lie in [0, 1], got {self.probability}")
+        if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0:
+            raise UserError(f"masking: ratio must be two numbers 0 <= least <= most <= 1, got {list(self.ratio)}")
+        for ratio, variation in self.choices or ():
+            if not 0.0 <= ratio - variation <= ratio + variation <= 1.0:
+                raise UserError(f"masking: choices must stay in [0, 1], got {ratio} +- {variation}")
+        if self.choices is not None and not self.choices:
+            raise UserError("masking: choices is empty; leave it out or name at least one [ratio, variation]")
+        if self.kind not in ("block", "random"):
+            raise UserError(f"masking: kind must be 'block' or 'random', got {self.kind!r}")
+        if self.min_patches < 1:
+            raise UserError(f"masking: min_patches must be at least 1, got {self.min_patches}")
+        if not 0.0 < self.max_share <= 1.0:
+            raise UserError(f"masking: max_share must lie in (0, 1], got {self.max_share}")
+        if not 0.0 < self.aspect <= 1.0:
+            raise UserError(f"masking: aspect must lie in (0, 1], got {self.aspect}")
+
+    def build(self) -> Masking:
+        """The mask maker."""
+        return Masking(self)
+
+
+class Masking:
+    """Makes the masks of one process's part of a batch. See :class:`Config`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.view = config.view
+
+    def __call__(
+        self,
+        coordinates: NDArray[np.int64],
+        count: int,
+        draws: counter.Draws,
+        places: NDArray[np.int64],
+        group: int,
+        step: int,
+    ) -> TokenMask:
+        """Masks of a batch.
+
+        Args:
+            coordinates: [N, d] place of each token in its grid.
+            count: views per sample.
+            draws: random numbers of the B samples.
+            places: [B] place of each sample in its global batch, 0 to group - 1.
+            group: samples in the global batch.
+            step: number of the global batch.
+
+        Returns:
+            A mask with R = count x B rows, view-major, on the CPU.
+        """
+        places = np.asarray(places, dtype=np.int64)
+        wanted = self._wanted(len(coordinates), count, draws, places, group, step)  # [count, B]
+        masked = np.zeros((count, len(places), len(coordinates)), dtype=bool)
+        for view in range(count):
+            samples = np.flatnonzero(wanted[view])
+            if len(samples) == 0:
+                continue
+            pattern = _random if self.config.kind == "random" else self._block
+            stream = f"mask.{self.view}.{view}"
+            masked[view, samples] = pattern(coordinates, wanted[view, samples], draws.take(samples), stream)
+        return token_mask(masked.reshape(-1, len(coordinates)))
+
+    def _wanted(
+        self, tokens: int, count: int, draws: counter.Draws, places: NDArray[np.int64], group: int, step: int
+    ) -> NDArray[np.int64]:
+        """[count, B] how many tokens to mask in each row."""
+        config = self.config
+        jitter = np.stack([draws.uniform(f"mask.{self.view}.{view}.ratio", 2) for view in range(count)])  # [V, B, 2]
+        if config.choices is not None:
+            choices = np.asarray(config.choices)
+            chosen = choices[(jitter[..., 0] * len(choices)).astype(np.int64)]  # [V, B, 2]
+            ratio = chosen[..., 0] + (2.0 * jitter[..., 1] - 1.0) * chosen[..., 1]
+            return (tokens * ratio).astype(np.int64)
+        rows = count * group
+        masked_rows = int(rows * config.probability)
+        order = counter.permutation(draws.seed, 0, step, f"mask.{self.view}.rows", rows)
+        slices = order[np.arange(count)[:, None] * group + places[None]]  # [V, B]
+        low, high = config.ratio
+        ratio = low + (high - low) * (slices + jitter[..., 0]) / max(1, masked_rows)
+        return np.where(slices < masked_rows, (tokens * ratio).astype(np.int64), 0)
+
+    def _block(
+        self, coordinates: NDArray[np.int64], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
+    ) -> NDArray[np.bool_]:
+        """[rows, N] masks made of rectangles."""
+        if coordinates.shape[1] != 2:
+            raise UserError(
+                f"masking: kind 'block' needs tokens on a grid of rows and columns, these have "
+                f"{coordinates.shape[1]} coordinates: use kind: random"
+            )
+        height, width = (int(c) + 1 for c in coordinates.max(axis=0))
+        first = draws.uniform(f"{stream}.0", 4 * _FIRST_DRAW)
+        grids = [
+            _rectangles(self.config, height, width, int(n), _numbers(draws, stream, i, first[i]))
+            for i, n in enumerate(wanted)
+        ]
+        size = (height * width + 7) // 8
+        packed = np.frombuffer(b"".join(grid.to_bytes(size, "little") for grid in grids), dtype=np.uint8)
+        cells = np.unpackbits(packed.reshape(len(grids), size), axis=1, bitorder="little")
+        masks = cells[:, coordinates[:, 0] * width + coordinates[:, 1]].astype(bool)
+        return _top_up(masks, wanted, draws, stream) if self.config.exact else masks
+
+
+def token_mask(masked: NDArray[np.bool_]) -> TokenMask:
+    """Indices and weights of masks [R, N]."""
+    per_row = masked.sum(axis=1)
+    weights = np.repeat(1.0 / np.maximum(per_row, 1), per_row).astype(np.float32)
+    return TokenMask(
+        torch.from_numpy(masked), torch.from_numpy(np.flatnonzero(masked)), torch.from_numpy(weights)
+    )
+
+
+def _numbers(draws: counter.Draws, stream: str, row: int, first: NDArray[np.float64]) -> Iterator[float]:
+    """Endless uniform numbers of one row: the first ones are given, further ones are drawn when needed."""
+    yield from first.tolist()
+    part, own = 1, draws.take(np.array([row]))
+    while True:
+        yield from own.uniform(f"{stream}.{part}", 4 * _FIRST_DRAW)[0].tolist()
+        part += 1
+
+
+def _rectangles(config: Config, height: int, width: int, wanted: int, numbers: Iterator[float]) -> int:
+    """Union of random rectangles, cell (r, c) as bit ``r * width + c`` of an integer.
+
+    The rule of BEiT (Bao et al. 2022, algorithm 1) as DINOv2 has it: area uniform between ``min_patches`` and what is
+    still missing, up to ten tries until a rectangle adds something and not too much. Integers of some hundred bits
+    make a try a few operations, where arrays would need many microseconds.
+    """
+    spread = math.log(1.0 / config.aspect)
+    largest = config.max_share * height * width
+    columns = [sum(1 << (r * width) for r in range(h)) for h in range(height + 1)]  # a column of h cells
+    grid, missing, failures = 0, wanted, 0
+    while missing > 0 and failures < _ATTEMPTS:
+        area = config.min_patches + next(numbers) * (min(missing, largest) - config.min_patches)
+        ratio = math.exp((2.0 * next(numbers) - 1.0) * spread)
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        top, left = next(numbers), next(numbers)
+        failures += 1
+        if not (0 < h < height and 0 < w < width):
+            continue
+        corner = int(top * (height - h + 1)) * width + int(left * (width - w + 1))
+        union = grid | ((columns[h] * ((1 << w) - 1)) << corner)
+        new = union.bit_count() - wanted + missing
+        if 0 < new <= missing:
+            grid, missing, failures = union, missing - new, 0
+    return grid
+
+
+def _random(
+    coordinates: NDArray[np.int64], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
+) -> NDArray[np.bool_]:
+    """[rows, N] masks with exactly the wanted number of tokens, all places alike."""
+    return _top_up(np.zeros((len(wanted), len(coordinates)), dtype=bool), wanted, draws, stream)
+
+
+def _top_up(
+    masks: NDArray[np.bool_], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
+) -> NDArray[np.bool_]:
+    """Mask further tokens at random until every row has the wanted number."""
+    keys = draws.uniform(f"{stream}.single", masks.shape[1]) - masks  # masked ones come first
+    ranks = np.empty_like(keys, dtype=np.int64)
+    np.put_along_axis(ranks, np.argsort(keys, axis=1, kind="stable"), np.arange(masks.shape[1])[None], axis=1)
+    return masks | (ranks < wanted[:, None])
