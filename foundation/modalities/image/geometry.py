@@ -1,0 +1,196 @@
+"""The geometric half of the views: where a crop lies, and how its pixels are resampled.
+
+One set of drawn boxes, two executions: per image in uint8 on the CPU (:func:`resize_crops`), or as two batched matrix
+products on an accelerator (:func:`resample_crops`). Both use the antialiased filter of Pillow and PyTorch.
+
+Source frame: pixel (row i, column j) covers [j, j + 1] x [i, i + 1]; x runs to the right, y down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+ATTEMPTS = 10
+CROP_DRAWS = 2 * ATTEMPTS + 2
+"""Uniform numbers that one crop needs."""
+
+
+def crop_boxes(
+    uniforms: NDArray[np.float64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+) -> NDArray[np.int64]:
+    """Random resized crops by torchvision's rule.
+
+    Ten attempts of (area uniform in ``scale`` x image area, aspect ratio log-uniform); the first box that fits is
+    placed uniformly. Where none fits: the largest centred box within the aspect limits.
+
+    Args:
+        uniforms: [B, 22] in [0, 1).
+        heights: [B] pixels.
+        widths: [B] pixels.
+        scale: smallest and largest share of the image's area.
+        aspect: smallest and largest width / height.
+
+    Returns:
+        [B, 4] int64: top, left, height, width.
+    """
+    h, w = heights[:, None].astype(np.float64), widths[:, None].astype(np.float64)
+    area = h * w * (scale[0] + (scale[1] - scale[0]) * uniforms[:, :ATTEMPTS])
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = np.exp(low + (high - low) * uniforms[:, ATTEMPTS : 2 * ATTEMPTS])
+    box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (box_w > 0) & (box_w <= w) & (box_h > 0) & (box_h <= h)  # [B, attempts]
+    found, first, rows = fits.any(1), fits.argmax(1), np.arange(len(heights))
+    box_w, box_h = box_w[rows, first].astype(np.int64), box_h[rows, first].astype(np.int64)
+    top = np.floor(uniforms[:, -2] * (heights - box_h + 1)).astype(np.int64)
+    left = np.floor(uniforms[:, -1] * (widths - box_w + 1)).astype(np.int64)
+
+    whole = widths / heights
+    limited_w = np.where(whole > aspect[1], np.rint(heights * aspect[1]), widths).astype(np.int64)
+    limited_h = np.where(whole < aspect[0], np.rint(widths / aspect[0]), heights).astype(np.int64)
+    limited_w, limited_h = np.maximum(limited_w, 1), np.maximum(limited_h, 1)
+    fallback = np.stack([(heights - limited_h) // 2, (widths - limited_w) // 2, limited_h, limited_w], 1)
+    return np.where(found[:, None], np.stack([top, left, box_h, box_w], 1), fallback)
+
+
+def affine(boxes: NDArray[np.int64], flips: NDArray[np.bool_]) -> Tensor:
+    """Maps from view coordinates in [0, 1]^2 (x, y; after the flip) to source pixels.
+
+    Args:
+        boxes: [R, 4] top, left, height, width.
+        flips: [R] mirrored left-right or not.
+
+    Returns:
+        [R, 2, 3] float32: source = matrix[:, :, :2] @ (x, y) + matrix[:, :, 2].
+    """
+    top, left, height, width = boxes.T.astype(np.float32)
+    matrix = np.zeros((len(boxes), 2, 3), np.float32)
+    matrix[:, 0, 0] = np.where(flips, -width, width)
+    matrix[:, 0, 2] = np.where(flips, left + width, left)
+    matrix[:, 1, 1] = height
+    matrix[:, 1, 2] = top
+    return torch.from_numpy(matrix)
+
+
+def resize_crops(
+    images: Sequence[Tensor],
+    boxes: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    size: int,
+    interpolation: str,
+) -> Tensor:
+    """Crops, resizes and flips each image by itself, in uint8.
+
+    Args:
+        images: B images, uint8 [3, H, W] (fast when their memory is [H, W, 3]).
+        boxes: [R, 4] with R a multiple of B; row r cuts image r % B.
+        flips: [R].
+        size: side of the result, pixels.
+        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+
+    Returns:
+        uint8 [R, 3, size, size], contiguous.
+    """
+    out = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
+    for row, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
+        crop = images[row % len(images)][None, :, top : top + height, left : left + width]
+        if (height, width) != (size, size):
+            crop = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True)
+        out[row] = crop[0].flip(-1) if flip else crop[0]
+    return out
+
+
+def pack(images: Sequence[Tensor]) -> Tensor:
+    """All images of a batch in one tensor, each in the upper left corner.
+
+    Args:
+        images: B images, uint8 [3, H, W] of any size.
+
+    Returns:
+        uint8 [B, 3, largest H, largest W], zero elsewhere.
+    """
+    height, width = max(i.shape[1] for i in images), max(i.shape[2] for i in images)
+    canvas = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def filter_matrix(begin: Tensor, extent: Tensor, flips: Tensor | None, size: int, length: int, mode: str) -> Tensor:
+    """Weights of the antialiased resize of an interval of a line to ``size`` pixels.
+
+    The filter is stretched by the reduction factor (never shrunk), cut at the interval's ends and normalised;
+    the cubic one has a = -0.5, as in Pillow.
+
+    Args:
+        begin: [R] first pixel of the interval.
+        extent: [R] its length in pixels.
+        flips: [R] bool, write the result backwards; or None.
+        size: pixels of the result.
+        length: pixels of the line.
+        mode: ``bicubic`` or ``bilinear``.
+
+    Returns:
+        [R, size, length] float32.
+    """
+    device = begin.device
+    extent_f = extent.to(torch.float32)[:, None]
+    scale = extent_f / size  # [R, 1]
+    stretch = scale.clamp(min=1.0)
+    support = (2.0 if mode == "bicubic" else 1.0) * stretch
+    place = torch.arange(size, device=device, dtype=torch.float32)[None]
+    if flips is not None:
+        place = torch.where(flips[:, None], size - 1 - place, place)
+    centre = scale * (place + 0.5)  # [R, size]
+    first = (centre - support + 0.5).floor().clamp(min=0.0)
+    last = torch.minimum((centre + support + 0.5).floor(), extent_f)
+    pixel = (torch.arange(length, device=device)[None] - begin[:, None]).to(torch.float32)[:, None]  # [R, 1, length]
+    distance = ((pixel + 0.5 - centre[..., None]) / stretch[..., None]).abs()
+    if mode == "bicubic":
+        near = (1.5 * distance - 2.5) * distance * distance + 1.0
+        far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+        weight = torch.where(distance < 1.0, near, far)
+        weight = torch.where(distance < 2.0, weight, 0.0)
+    else:
+        weight = (1.0 - distance).clamp(min=0.0)
+    weight = torch.where((pixel >= first[..., None]) & (pixel < last[..., None]), weight, 0.0)
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def resample_crops(canvas: Tensor, boxes: Tensor, flips: Tensor, size: int, interpolation: str) -> Tensor:
+    """The same crops as :func:`resize_crops`, all at once: columns first, then rows, by matrix products.
+
+    Rounds to whole levels after each pass, as the uint8 resize does; the two differ by one level at most in all but
+    a few pixels. Never waits for the device.
+
+    Args:
+        canvas: uint8 [B, 3, H, W], see :func:`pack`.
+        boxes: int [R, 4] with R = views x B, view-major.
+        flips: bool [R].
+        size: side of the result, pixels.
+        interpolation: ``bicubic`` or ``bilinear``.
+
+    Returns:
+        float32 [R, 3, size, size] with whole values in [0, 255].
+    """
+    batch, _, height, width = canvas.shape
+    views = boxes.shape[0] // batch
+    top, left, box_h, box_w = boxes.unbind(1)
+    across = filter_matrix(left, box_w, flips, size, width, interpolation)  # [V B, size, W]
+    down = filter_matrix(top, box_h, None, size, height, interpolation)  # [V B, size, H]
+    across = across.reshape(views, batch, size, width).permute(1, 3, 0, 2).reshape(batch, width, views * size)
+    lines = torch.bmm(canvas.reshape(batch, 3 * height, width).to(torch.float32), across)
+    lines = lines.round_().clamp_(0.0, 255.0).reshape(batch, 3, height, views, size)
+    lines = lines.permute(3, 0, 2, 1, 4).reshape(views * batch, height, 3 * size)
+    result = torch.bmm(down, lines).round_().clamp_(0.0, 255.0)  # [V B, size, 3 size]
+    return result.reshape(views * batch, size, 3, size).transpose(1, 2).contiguous()

@@ -1,0 +1,419 @@
+"""Multi-crop views of images: what to draw, and the two halves of making them.
+
+``prepare`` runs in a loader worker, ``finish`` runs where the pixels are needed. With placement ``workers`` the
+geometric half (crop, resize, flip) happens in ``prepare``, per image in uint8; with placement ``device`` ``prepare``
+only packs the decoded images and ``finish`` does everything as one tensor program. Both give the same views from the
+same numbers, up to one level of 255 in the resize.
+
+Every number is drawn from (seed, epoch, sample id, stream name): a view never depends on worker, rank or batch
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from foundation.counter import Draws
+    from foundation.modalities.image.photometric import Parameters, Plan
+    from foundation.types import Sample, View
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Views of one role."""
+
+    count: int = 2
+    """Views per image; 0 leaves the role out."""
+    size: int = 224
+    """Side of the view, pixels."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Smallest and largest share of the image's area that a crop covers."""
+    blur: tuple[float, ...] = (0.5,)
+    """Probability of blur: one number for all views, or one per view."""
+    solarise: tuple[float, ...] = (0.0,)
+    """Probability of solarising: one number for all views, or one per view."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise UserError(f"views: count is {self.count}; it must be 0 or more")
+        if self.size < 1:
+            raise UserError(f"views: size is {self.size}; it must be at least 1 pixel")
+        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
+            raise UserError(f"views: scale is {tuple(self.scale)}; it must be two shares, 0 < smallest <= largest <= 1")
+        for name in ("blur", "solarise"):
+            values = getattr(self, name)
+            if len(values) not in (1, self.count) and self.count:
+                raise UserError(f"views: {name} has {len(values)} numbers; give 1, or one per view ({self.count})")
+            if not all(0.0 <= p <= 1.0 for p in values):
+                raise UserError(f"views: {name} is {tuple(values)}; probabilities lie in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Multi-crop recipe. The defaults are DINO's (Caron et al. 2021); :func:`published` has the others."""
+
+    global_views: CropConfig = field(default_factory=lambda: CropConfig(blur=(1.0, 0.1), solarise=(0.0, 0.2)))
+    """Large views; the teacher sees only these."""
+    local_views: CropConfig = field(default_factory=lambda: CropConfig(count=8, size=96, scale=(0.05, 0.4)))
+    """Small views, for the student."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height of a crop, log-uniform between."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter of the resize; always antialiased."""
+    flip: float = 0.5
+    """Probability of a left-right flip."""
+    jitter: float = 0.8
+    """Probability of the colour jitter (four operations in random order)."""
+    brightness: float = 0.4
+    """Factor uniform in [1 - this, 1 + this]."""
+    contrast: float = 0.4
+    """Factor uniform in [1 - this, 1 + this]."""
+    saturation: float = 0.2
+    """Factor uniform in [1 - this, 1 + this]."""
+    hue: float = 0.1
+    """Shift uniform in [-this, this], in turns of the colour circle; at most 0.5."""
+    greyscale: float = 0.2
+    """Probability of losing the colour."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the Gaussian blur, pixels of the view, uniform between the two."""
+    blur_radius: int = 0
+    """Half width of the blur kernel, pixels; 0: three standard deviations (DINOv2 cut it at 4)."""
+    solarise_threshold: int = 128
+    """Solarising inverts values from this level (0 to 255) on."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted per channel, for values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divided by, per channel."""
+    placement: Literal["auto", "workers", "device"] = "auto"
+    """Where crops are resampled; ``auto``: on an accelerator where there is one, else in the workers."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter", "greyscale"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0.0:
+                raise UserError(f"views.{name} is {getattr(self, name)}; it must be 0 (off) or more")
+        if not 0.0 <= self.hue <= 0.5:
+            raise UserError(f"views.hue is {self.hue}; it must lie in [0, 0.5] turns (DINO: 0.1)")
+        if not 0.0 < self.aspect[0] <= self.aspect[1]:
+            raise UserError(f"views.aspect is {tuple(self.aspect)}; give 0 < smallest <= largest (usual: 0.75, 1.3333)")
+        if not 0.0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise UserError(f"views.blur_sigma is {tuple(self.blur_sigma)}; give 0 < smallest <= largest (0.1, 2.0)")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise UserError(f"views.interpolation is {self.interpolation!r}; choose bicubic or bilinear")
+        if self.placement not in ("auto", "workers", "device"):
+            raise UserError(f"views.placement is {self.placement!r}; choose auto, workers or device")
+        if self.blur_radius < 0:
+            raise UserError(f"views.blur_radius is {self.blur_radius}; it must be 0 (automatic) or more")
+        if not all(s > 0.0 for s in self.std):
+            raise UserError(f"views.std is {tuple(self.std)}; every entry must be positive")
+        if self.global_views.count < 1:
+            raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
+        reach = self.blur_radius or -int(-3.0 * self.blur_sigma[1] // 1)
+        for name in ("global_views", "local_views"):
+            crop: CropConfig = getattr(self, name)
+            if crop.count and any(crop.blur) and crop.size <= reach:
+                raise UserError(
+                    f"views.{name}.size is {crop.size}, but the blur reaches {reach} pixels beyond each edge: "
+                    f"lower views.blur_sigma, set views.{name}.blur to [0], or use a size above {reach}"
+                )
+
+    def build(self, device_is_accelerator: bool = False) -> ImageViews:
+        """The view maker.
+
+        Args:
+            device_is_accelerator: whether training runs on a GPU; decides what ``placement: auto`` means.
+        """
+        return ImageViews(self, device_is_accelerator)
+
+
+def published(name: str) -> Config:
+    """View recipes as published.
+
+    ``dino`` (Caron et al. 2021), ``ibot`` (Zhou et al. 2022: ten locals, other scales), ``dinov2`` (Oquab et al. 2023
+    as the paper reads) and ``dinov2-released`` (as the released models were trained: the code's blur probabilities
+    were taken the other way round, so the first global view is never blurred, the second in 9 of 10 cases).
+    """
+    dino = Config()
+    if name == "dino":
+        return dino
+    if name == "ibot":
+        return replace(
+            dino,
+            global_views=replace(dino.global_views, scale=(0.25, 1.0)),
+            local_views=replace(dino.local_views, count=10, scale=(0.05, 0.25)),
+        )
+    if name in ("dinov2", "dinov2-released"):
+        blur = (1.0, 0.1) if name == "dinov2" else (0.0, 0.9)
+        return replace(
+            dino,
+            global_views=replace(dino.global_views, scale=(0.32, 1.0), blur=blur),
+            local_views=replace(dino.local_views, scale=(0.05, 0.32)),
+            blur_radius=4,
+        )
+    raise UserError(f"no published view recipe {name!r}; there are dino, ibot, dinov2 and dinov2-released")
+
+
+@dataclass(frozen=True)
+class PreparedRole:
+    """One role of a batch between the two halves.
+
+    Attributes:
+        pixels: uint8 [R, 3, S, S] when the geometric half is done, else None.
+        boxes: int64 [R, 4] top, left, height, width in the source image.
+        flips: bool [R].
+        plan: the photometric steps.
+        sample_ids: int64 [R].
+        geometry: float32 [R, 2, 3].
+    """
+
+    pixels: Tensor | None
+    boxes: Tensor
+    flips: Tensor
+    plan: Plan
+    sample_ids: Tensor
+    geometry: Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch between the two halves: what a worker hands over.
+
+    Attributes:
+        roles: by name.
+        canvas: uint8 [B, 3, H, W], the decoded images, where the geometric half is still to be done.
+    """
+
+    roles: Mapping[str, PreparedRole]
+    canvas: Tensor | None
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Prepared:
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, function: Any) -> Prepared:
+        roles = {
+            name: PreparedRole(
+                **{
+                    f.name: None if getattr(role, f.name) is None else function(getattr(role, f.name))
+                    for f in fields(role)
+                }
+            )
+            for name, role in self.roles.items()
+        }
+        return Prepared(roles, None if self.canvas is None else function(self.canvas))
+
+
+class ImageViews:
+    """Makes the views of a batch of images; see the module's text.
+
+    Attributes:
+        roles: views by role: count and size.
+        on_device: True where ``finish`` belongs on the accelerator and resamples there; False where ``prepare`` has
+            done the geometric half and ``finish`` belongs in the worker.
+    """
+
+    modality = "image"
+
+    def __init__(self, config: Config, device_is_accelerator: bool = False) -> None:
+        self.config = config
+        self.roles: Mapping[str, CropConfig] = MappingProxyType(
+            {
+                name: crop
+                for name, crop in (("global", config.global_views), ("local", config.local_views))
+                if crop.count
+            }
+        )
+        self.on_device = config.placement == "device" or (config.placement == "auto" and device_is_accelerator)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageViews, (self.config, self.on_device)
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(3, size, size)``."""
+        return {name: (crop.count, (3, crop.size, crop.size)) for name, crop in self.roles.items()}
+
+    def prepare(self, samples: Sequence[Sample], draws: Draws) -> Prepared:
+        """Draws all parameters and does the worker's half.
+
+        Args:
+            samples: B samples with ``image`` uint8 [3, H, W].
+            draws: random numbers of these samples, in the same order.
+
+        Returns:
+            What :meth:`finish` needs; tensors only, ready to be sent to another process or device.
+
+        Raises:
+            ValueError: samples and draws do not have the same length.
+        """
+        import numpy as np
+        import torch
+
+        from foundation.modalities.image import geometry, photometric
+
+        if len(samples) != len(draws.ids):
+            raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
+        images = [sample["image"] for sample in samples]
+        heights = np.array([image.shape[1] for image in images], np.int64)
+        widths = np.array([image.shape[2] for image in images], np.int64)
+        roles = {}
+        for name, crop in self.roles.items():
+            boxes, flips = self._draw_geometry(name, crop, draws, heights, widths)
+            plan = photometric.make_plan(
+                self._draw_photometric(name, crop, draws), crop.size, self.config.blur_radius, not self.on_device
+            )
+            pixels = None
+            if not self.on_device:
+                pixels = geometry.resize_crops(images, boxes, flips, crop.size, self.config.interpolation)
+            roles[name] = PreparedRole(
+                pixels=pixels,
+                boxes=torch.from_numpy(boxes),
+                flips=torch.from_numpy(flips),
+                plan=plan,
+                sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
+                geometry=geometry.affine(boxes, flips),
+            )
+        return Prepared(roles, geometry.pack(images) if self.on_device else None)
+
+    def finish(self, prepared: Prepared) -> dict[str, View]:
+        """Does the rest, on the device where ``prepared`` lies; never waits for it.
+
+        Returns:
+            Per role a View with data [R, 3, S, S] float32, rows view-major.
+        """
+        from foundation.modalities.image import geometry, photometric
+        from foundation.types import View
+
+        views = {}
+        for name, role in prepared.roles.items():
+            crop = self.roles[name]
+            pixels = role.pixels
+            if pixels is None:
+                assert prepared.canvas is not None
+                pixels = geometry.resample_crops(
+                    prepared.canvas, role.boxes, role.flips, crop.size, self.config.interpolation
+                )
+            data = photometric.run_plan(
+                pixels, role.plan, self.config.mean, self.config.std, float(self.config.solarise_threshold)
+            )
+            views[name] = View(data, self.modality, name, crop.count, role.sample_ids, role.geometry)
+        return views
+
+    def _draw_geometry(
+        self, role: str, crop: CropConfig, draws: Draws, heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        import numpy as np
+
+        from foundation.modalities.image import geometry
+
+        boxes, flips = [], []
+        for view in range(crop.count):
+            uniforms = draws.uniform(f"image.{role}.{view}.crop", geometry.CROP_DRAWS)
+            boxes.append(geometry.crop_boxes(uniforms, heights, widths, crop.scale, self.config.aspect))
+            flips.append(draws.uniform(f"image.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
+        return np.concatenate(boxes), np.concatenate(flips)
+
+    def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
+        import numpy as np
+
+        from foundation.modalities.image.photometric import Parameters
+
+        config = self.config
+        parts: list[dict[str, NDArray]] = []
+        for view in range(crop.count):
+            stream = f"image.{role}.{view}."
+            jitter, blur = draws.uniform(stream + "jitter", 9), draws.uniform(stream + "blur", 2)
+            low = np.array([max(0.0, 1.0 - v) for v in (config.brightness, config.contrast, config.saturation)])
+            high = 1.0 + np.array([config.brightness, config.contrast, config.saturation])
+            factors = np.empty((len(draws.ids), 4))
+            factors[:, :3] = low + (high - low) * jitter[:, 1:4]
+            factors[:, 3] = config.hue * (2.0 * jitter[:, 4] - 1.0)
+            parts.append(
+                {
+                    "order": np.argsort(jitter[:, 5:], axis=1, kind="stable"),
+                    "factors": factors,
+                    "jitter": jitter[:, 0] < config.jitter,
+                    "greyscale": draws.uniform(stream + "greyscale", 1)[:, 0] < config.greyscale,
+                    "blur": blur[:, 0] < crop.blur[view % len(crop.blur)],
+                    "sigma": config.blur_sigma[0] + (config.blur_sigma[1] - config.blur_sigma[0]) * blur[:, 1],
+                    "solarise": draws.uniform(stream + "solarise", 1)[:, 0] < crop.solarise[view % len(crop.solarise)],
+                }
+            )
+        return Parameters(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a probe sees an image: one centre crop, no randomness."""
+
+    size: int = 224
+    """Side of the crop, pixels."""
+    crop_fraction: float = 0.875
+    """Share of the shorter side that the crop keeps (224 of 256)."""
+    resize_below: int = 96
+    """Images whose shorter side is below this many pixels are resized straight to ``size``: nothing to cut off."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted per channel, for values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divided by, per channel."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
+        if not 0.0 < self.crop_fraction <= 1.0:
+            raise UserError(f"evaluation: crop_fraction is {self.crop_fraction}; it must lie in (0, 1] (usual: 0.875)")
+
+    def build(self) -> Evaluation:
+        """The function from samples to pixels."""
+        return Evaluation(self)
+
+
+class Evaluation:
+    """Preprocessing of the probes: resize (bicubic, antialiased), centre crop, normalise."""
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, 3, size, size] of B samples with ``image`` uint8 [3, H, W]."""
+        import torch
+
+        size = self.config.size
+        pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+        for place, sample in zip(pixels, samples, strict=True):
+            place.copy_(self._crop(sample["image"]))
+        mean = torch.tensor(self.config.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.config.std).view(1, 3, 1, 1)
+        return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+
+    def _crop(self, image: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        size, (height, width) = self.config.size, image.shape[1:]
+        short = min(height, width)
+        if short < self.config.resize_below:
+            target = (size, size)
+        else:
+            edge = round(size / self.config.crop_fraction)
+            target = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
+        if target != (height, width):
+            image = F.interpolate(image[None], size=target, mode="bicubic", antialias=True)[0]
+        top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        return image[:, top : top + size, left : left + size]
