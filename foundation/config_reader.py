@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not supported: repeat it", problem_mark=event.start_mark
+                problem="aliases (*name) are not supported: repeat the value, or quote text that begins with *", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -120,7 +120,13 @@ def _fits(hint: Any, node: Node) -> bool:
         return plugin_of(hint) is not None or dataclasses.is_dataclass(origin) or origin in (dict, Mapping)
     if isinstance(node, SequenceNode):
         return origin in (tuple, list)
-    return origin in _SCALARS or origin is Literal or hasattr(origin, "from_yaml")
+    return origin in _SCALARS or origin is Literal or _of_words(hint) or hasattr(origin, "from_yaml")
+
+
+def _of_words(hint: Any) -> bool:
+    """Lists of text or paths: one entry may be written without brackets (``data.shards=train-{000..099}.tar``)."""
+    arguments = get_args(hint)
+    return bool(arguments) and arguments[0] in (str, Path) and (get_origin(hint) is list or Ellipsis in arguments)
 
 
 def _find(node: MappingNode, key: str) -> Node | None:
@@ -239,6 +245,8 @@ class Reader:
             return self.read_dataclass(typing.cast(type, origin), node, key)
         if origin in (tuple, list) and isinstance(node, SequenceNode):
             return self.read_sequence(hint, node, key)
+        if origin in (tuple, list) and isinstance(node, ScalarNode) and not _is_null(node) and _of_words(hint):
+            return self.read_sequence(hint, SequenceNode(_TAG + "seq", [node], node.start_mark, node.end_mark), key)
         if origin in (dict, Mapping) and isinstance(node, MappingNode):
             return self.read_mapping(hint, node, key)
         if origin is Literal and isinstance(node, ScalarNode):

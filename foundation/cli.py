@@ -1,0 +1,183 @@
+"""The ``foundation`` command: one door to the scripts in ``launchers/``, ``tools/`` and ``datasets/``.
+
+A verb is a script with ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments) -> exit code``; only the script
+that was asked for is imported. ``python tools/knn.py ...`` and ``foundation knn ...`` are the same program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from foundation.errors import FoundationError, UserError
+
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "train": {
+        "quickstart": ("tools/quickstart.py", "the whole road in four minutes: shards, pretraining, probes, report"),
+        "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
+        "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
+    },
+    "data": {
+        "data": ("tools/data.py", "build shards from a data set, look into shards"),
+    },
+    "evaluate and use": {
+        "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
+        "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
+        "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
+        "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+    },
+    "measure": {
+        "bench": ("tools/bench", "speed of a training step, of the loader, ..."),
+    },
+}
+VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
+
+EXAMPLES = """\
+examples:
+  foundation quickstart                           see everything work, without a download or an accelerator
+  foundation data build digits data/digits        make shards from a data set
+  foundation pretrain cifar10-dino-ibot-nano --dry-run
+                                                  what a recipe would do: settings, parameters, memory
+  foundation pretrain my.yaml optimizer.learning_rate=1e-3
+                                                  train, with one setting changed
+  foundation knn runs/my --train TRAIN --test TEST
+                                                  score what was trained
+
+'foundation VERB --help' explains a verb. Exit codes: 0 done, 2 your mistake (the message says what to change),
+3 too many bad samples, 4 numerics, 75 saved, please start the same command again, 130 interrupted."""
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "webdataset",
+    "numpy",
+    "safetensors",
+    "xformers",
+    "submitit",
+    "open_clip_torch",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(words)
+
+
+def main_script(file: str) -> int:
+    """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
+    path = Path(file).resolve()
+    return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+
+
+def version_text() -> str:
+    """Versions of this package, of Python and of the packages that matter when something fails."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from foundation import __version__
+
+    lines = [f"foundation {__version__}", f"python {'.'.join(map(str, sys.version_info[:3]))}"]
+    for package in _PACKAGES:
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} (not installed)")
+    return "\n".join(lines)
+
+
+def _guarded(words: list[str], script: Path | None = None, program: str = "") -> int:
+    """Run, and turn the ends that a user may meet into a message and an exit code."""
+    try:
+        code = _run_script(script, program, words) if script else _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except FoundationError as error:
+        print(f"foundation: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("foundation: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(version_text())
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise UserError(f"no verb {verb!r}{_near(verb, list(VERBS))} (verbs: {', '.join(VERBS)}; foundation --help)")
+    from foundation.paths import bundled
+
+    folder, _, name = VERBS[verb][0].partition("/")
+    script, program = bundled(folder) / name, f"foundation {verb}"
+    if script.is_dir():  # one verb for a folder of scripts: the next word names the script
+        stems = sorted(file.stem for file in script.glob("*.py") if not file.stem.startswith("_"))
+        if not rest or rest[0] in ("-h", "--help"):
+            print(f"usage: {program} {{{','.join(stems)}}} ...\n\n{VERBS[verb][1]}")
+            return 0
+        if rest[0] not in stems:
+            raise UserError(f"no {verb} called {rest[0]!r}{_near(rest[0], stems)} (there are: {', '.join(stems)})")
+        script, program, rest = script / f"{rest[0]}.py", f"{program} {rest[0]}", rest[1:]
+    return _run_script(script, program, rest)
+
+
+def _run_script(script: Path, program: str, words: list[str]) -> int:
+    module = _load(script)
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=module.DESCRIPTION,
+        epilog=getattr(module, "EXAMPLES", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    try:  # lets options stand before, between and after `key=value` words
+        arguments = parser.parse_intermixed_args(words)
+    except TypeError:  # argparse cannot do that for scripts with sub-commands
+        arguments = parser.parse_args(words)
+    return int(module.run(arguments) or 0)
+
+
+def _load(script: Path) -> ModuleType:
+    """Import a script by its path, under a name that no package can have."""
+    if not script.is_file():
+        raise FoundationError(f"the installation is incomplete: no {script}")
+    spec = importlib.util.spec_from_file_location(f"_foundation_script_{script.stem}", script)
+    assert spec is not None and spec.loader is not None, script
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    lines = [
+        "usage: foundation [--help | --version] VERB ...",
+        "",
+        "Self-supervised pretraining, from shards to a report.",
+    ]
+    for group, verbs in GROUPS.items():
+        lines += ["", f"{group}:", *(f"  {verb:<{width}}{text}" for verb, (_, text) in verbs.items())]
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def _near(word: str, words: list[str]) -> str:
+    from foundation.plugins import near
+
+    return near(word, words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
