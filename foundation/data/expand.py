@@ -69,7 +69,9 @@ def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except UnbalancedBracesError as error:
-        raise UserError(f"the braces of {pattern!r} do not match; write for example train-{{000000..000012}}.tar") from error
+        raise UserError(
+            f"the braces of {pattern!r} do not match; write for example train-{{000000..000012}}.tar"
+        ) from error
 
 
 def _folder(folder: Path) -> list[Path]:

@@ -77,7 +77,9 @@ def read_index(folder: Path) -> Index | None:
                 "or write the index again with 'foundation data index'"
             )
         splits = {
-            name: tuple(ShardEntry(**{key: shard[key] for key in ShardEntry.__annotations__}) for shard in split["shards"])
+            name: tuple(
+                ShardEntry(**{key: shard[key] for key in ShardEntry.__annotations__}) for shard in split["shards"]
+            )
             for name, split in data["splits"].items()
         }
         return Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
@@ -124,9 +126,7 @@ def merge(
     """The old index with some splits replaced or added."""
     kept = dict(old.splits) if old else {}
     kept.update({name: tuple(entries) for name, entries in splits.items()})
-    return Index(
-        kept, tuple(classes) or (old.classes if old else ()), dict(about or (old.about if old else {}))
-    )
+    return Index(kept, tuple(classes) or (old.classes if old else ()), dict(about or (old.about if old else {})))
 
 
 def sync_folder(folder: Path) -> None:
