@@ -91,7 +91,7 @@ class ShardSet:
             place: number of the sample in it.
 
         Raises:
-            SampleError: naming shard and key, with the reason ``missing``, ``truncated``, ``corrupt`` or ``unreadable``.
+            SampleError: naming shard and key, with the reason ``missing``, ``truncated``, ``corrupt``, ``unreadable``.
         """
         path = self.shards[shard]
         try:
@@ -218,8 +218,8 @@ def open_shards(patterns: str | Path | Sequence[str | Path]) -> ShardSet:
         size = path.stat().st_size
         if size != entry.bytes:
             raise UserError(
-                f"{path} has {size} bytes, {folder / 'index.json'} says {entry.bytes}: the shard was cut off or written "
-                f"again. Copy it anew, or write the index again with 'foundation data index {folder}'"
+                f"{path} has {size} bytes, {folder / 'index.json'} says {entry.bytes}: the shard was cut off or "
+                f"written again. Copy it anew, or write the index again with 'foundation data index {folder}'"
             )
         counts.append(entry.samples)
     shards = ShardSet([str(path) for path in paths], counts, classes, warnings)

@@ -6,14 +6,17 @@ how many workers there are cannot matter. The only state of the stream is how ma
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from foundation.counter import Draws
 from foundation.data.order import Order
@@ -99,7 +102,10 @@ class _PlannedBatches(Dataset[Any]):
                 raws.append(self.shards.read(shard, place))
             except SampleError as error:
                 raws.append(error)
-        return self.pipeline(raws, Draws(self.seed, located.epochs, located.ids), plan)
+        try:
+            return self.pipeline(raws, Draws(self.seed, located.epochs, located.ids), plan)
+        except FoundationError as error:  # raised again by the loader: torch would turn it into another type
+            return error
 
     def shards_of(self, plan: Plan) -> list[str]:
         """Paths of the shards that a batch reads."""
@@ -115,6 +121,7 @@ class Loader:
     def __init__(self, dataset: _PlannedBatches, plans: Plans, dataloader: DataLoader[Any]) -> None:
         self._dataset, self._plans, self.dataloader = dataset, plans, dataloader
         self._iterator: Any = None
+        _LOADERS.add(self)
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -129,35 +136,56 @@ class Loader:
             try:
                 batch = next(self._iterator)
             except RuntimeError as error:
-                # FoundationErrors of a worker arrive here as themselves or, when they cannot be rebuilt, as text.
                 if not any(words in str(error) for words in ("timed out", "exited unexpectedly", "is killed by")):
                     raise
                 shards = ", ".join(self._dataset.shards_of(plan)[:3])
-                self.close()
+                self.close(at_once=True)
                 raise LoaderError(
                     f"the loader gave no batch: {error}\nThe batch at sample {plan.start + plan.place:,} of the stream "
-                    f"reads {shards}. Slow storage: raise data.timeout_seconds. A killed worker mostly means that memory "
-                    "ran out: lower data.workers. The run resumes from its last checkpoint by the same command"
+                    f"reads {shards}. Slow storage: raise data.timeout_seconds. A killed worker mostly means that "
+                    "memory ran out: lower data.workers. The same command goes on from the last checkpoint"
                 ) from error
+            if isinstance(batch, FoundationError):
+                self.close(at_once=True)
+                raise batch
             yield batch
 
-    def close(self) -> None:
-        """End the workers. They ignore polite signals, so those that are stuck are killed."""
+    def close(self, at_once: bool = False) -> None:
+        """End the workers.
+
+        Args:
+            at_once: kill them; else they get some seconds to end by themselves. They ignore polite signals.
+        """
         iterator, self._iterator = self._iterator, None
-        workers = list(getattr(iterator, "_workers", ()))
-        if iterator is not None and getattr(self.dataloader, "_iterator", None) is iterator:
-            self.dataloader._iterator = None
-        for worker in workers:
+        if not hasattr(iterator, "_shutdown_workers"):
+            return
+        self.dataloader._iterator = None
+        if not at_once:
+            iterator._shutdown_workers()
+        # torch takes the death of a worker for an accident until it has been told to forget the worker.
+        signal_handling._remove_worker_pids(id(iterator))
+        for worker in iterator._workers:
             if worker.is_alive():
                 worker.kill()
-        for worker in workers:
+        for worker in iterator._workers:
             worker.join(timeout=5)
+        iterator._shutdown_workers()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+_LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A stuck worker that ignores SIGTERM would keep its parent from ending."""
+    for loader in list(_LOADERS):
+        loader.close(at_once=True)
 
 
 def _start_worker(_: int) -> None:

@@ -229,7 +229,7 @@ class _Walker:
 
     def _records(self, payload: bytes) -> Iterator[tuple[str, str]]:
         while payload and payload[0]:
-            length, _, rest = payload.partition(b" ")
+            length, _, _ = payload.partition(b" ")
             if not length.isdigit() or int(length) <= len(length) + 1 or int(length) > len(payload):
                 raise ShardError(self.shard, "corrupt", "damaged extended header")
             record, payload = payload[len(length) + 1 : int(length) - 1], payload[int(length) :]
