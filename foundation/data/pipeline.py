@@ -27,10 +27,10 @@ Coordinates: TypeAlias = Callable[[tuple[int, ...]], NDArray[np.int64]] | Mappin
 class Views(Protocol):
     """What the pipeline asks of a modality's views (``foundation/modalities/*/views.py``).
 
-    ``roles`` gives views per sample and shape of one view by role: ``{"global": (2, (3, 224, 224)), ...}``.
+    ``describe`` gives views per sample and shape of one view by role: ``{"global": (2, (3, 224, 224)), ...}``.
     """
 
-    roles: Mapping[str, tuple[int, tuple[int, ...]]]
+    def describe(self) -> Mapping[str, tuple[int, tuple[int, ...]]]: ...
 
     def prepare(self, samples: list[Sample], draws: Draws) -> Any: ...
 
@@ -156,8 +156,8 @@ class TrainingPipeline:
             else:
                 pending = prepared
             for role, masking in self._maskings().items():
-                count = self.views.roles[role][0]
-                masks[role] = masking(self._grid(role), count, draws, places, plan.group, plan.step)
+                count, shape = self.views.describe()[role]
+                masks[role] = masking(self._grid(role, shape), count, draws, places, plan.group, plan.step)
         return Batch(
             views=views,
             masks=masks,
@@ -175,11 +175,11 @@ class TrainingPipeline:
             return {}
         return self.masking if isinstance(self.masking, Mapping) else {self.masking.view: self.masking}
 
-    def _grid(self, role: str) -> NDArray[np.int64]:
+    def _grid(self, role: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
         if role not in self._grids:
             assert self.coordinates is not None, "masking needs the coordinates of the tokens"
             if callable(self.coordinates):
-                self._grids[role] = self.coordinates(tuple(self.views.roles[role][1][1:]))
+                self._grids[role] = self.coordinates(tuple(shape[1:]))
             else:
                 self._grids[role] = self.coordinates[role]
         return self._grids[role]

@@ -163,7 +163,9 @@ class Loader:
         if not at_once:
             iterator._shutdown_workers()
         # torch takes the death of a worker for an accident until it has been told to forget the worker.
-        signal_handling._remove_worker_pids(id(iterator))
+        if iterator._worker_pids_set:
+            signal_handling._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
         for worker in iterator._workers:
             if worker.is_alive():
                 worker.kill()
