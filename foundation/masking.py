@@ -70,6 +70,13 @@ class Config:
         if not 0.0 < self.aspect <= 1.0:
             raise UserError(f"masking: aspect must lie in (0, 1], got {self.aspect}")
 
+    @property
+    def mean_share(self) -> float:
+        """Expected share of masked tokens over all rows."""
+        if self.choices is not None:
+            return sum(ratio for ratio, _ in self.choices) / len(self.choices)
+        return self.probability * sum(self.ratio) / 2.0
+
     def build(self) -> Masking:
         """The mask maker."""
         return Masking(self)
@@ -146,9 +153,9 @@ class Masking:
             )
         height, width = (int(c) + 1 for c in coordinates.max(axis=0))
         first = draws.uniform(f"{stream}.0", 4 * _FIRST_DRAW)
+        shape = _Grid(height, width)
         grids = [
-            _rectangles(self.config, height, width, int(n), _numbers(draws, stream, i, first[i]))
-            for i, n in enumerate(wanted)
+            rectangles(self.config, shape, int(n), _numbers(draws, stream, i, first[i])) for i, n in enumerate(wanted)
         ]
         size = (height * width + 7) // 8
         packed = np.frombuffer(b"".join(grid.to_bytes(size, "little") for grid in grids), dtype=np.uint8)
@@ -175,16 +182,26 @@ def _numbers(draws: counter.Draws, stream: str, row: int, first: NDArray[np.floa
         part += 1
 
 
-def _rectangles(config: Config, height: int, width: int, wanted: int, numbers: Iterator[float]) -> int:
+class _Grid:
+    """Size of a grid, and for each h a column of h cells as bits."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self.columns = [0]
+        for row in range(height):
+            self.columns.append(self.columns[-1] | 1 << (row * width))
+
+
+def rectangles(config: Config, shape: _Grid, wanted: int, numbers: Iterator[float]) -> int:
     """Union of random rectangles, cell (r, c) as bit ``r * width + c`` of an integer.
 
     The rule of BEiT (Bao et al. 2022, algorithm 1) as DINOv2 has it: area uniform between ``min_patches`` and what is
     still missing, up to ten tries until a rectangle adds something and not too much. Integers of some hundred bits
     make a try a few operations, where arrays would need many microseconds.
     """
+    height, width, columns = shape.height, shape.width, shape.columns
     spread = math.log(1.0 / config.aspect)
     largest = config.max_share * height * width
-    columns = [sum(1 << (r * width) for r in range(h)) for h in range(height + 1)]  # a column of h cells
     grid, missing, failures = 0, wanted, 0
     while missing > 0 and failures < _ATTEMPTS:
         area = config.min_patches + next(numbers) * (min(missing, largest) - config.min_patches)

@@ -30,14 +30,16 @@ class _SoftCrossEntropy(torch.autograd.Function):
         step = _rows_per_chunk(student, chunk)
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            scores = student[:, part].float()
-            if temperature != 1.0:
-                scores = scores * (1.0 / temperature)
-            normaliser[:, part] = torch.logsumexp(scores, dim=2)
-            match[:, part] = (target[:, part].float() * scores).sum(dim=2)
+            scores = student[:, part].float() * (1.0 / temperature)
+            shift = scores.amax(dim=2)
+            scores -= shift[..., None]  # before the sums: the loss is a small difference of large numbers
+            match[:, part] = (target[:, part] * scores).sum(dim=2)
+            relative = scores.exp_().sum(dim=2).log_()
+            match[:, part] -= mass[:, part] * relative
+            normaliser[:, part] = relative + shift
         ctx.save_for_backward(student, target, normaliser, mass)
         ctx.temperature, ctx.step = temperature, step
-        return mass * normaliser - match
+        return match.neg_()
 
     @staticmethod
     @once_differentiable
@@ -48,9 +50,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         positive = scale * mass[..., None]
         for start in range(0, student.shape[1], ctx.step):
             part = slice(start, start + ctx.step)
-            share = student[:, part].float().mul_(1.0 / ctx.temperature) if student.dtype != torch.float32 else (
-                student[:, part] * (1.0 / ctx.temperature)
-            )
+            share = student[:, part].float() * (1.0 / ctx.temperature)
             share = share.sub_(normaliser[:, part, None]).exp_().mul_(positive[:, part])
             result[:, part] = share.sub_(target[:, part] * scale[:, part])
         return result, None, None, None

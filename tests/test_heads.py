@@ -1,0 +1,79 @@
+"""Prototype heads against the reference implementation and their own promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from foundation import heads
+from foundation.errors import UserError
+
+
+def from_golden(data, prefix: str, case: str, width: int, **settings) -> heads.PrototypeHead:
+    config = heads.Config(
+        prototypes=int(data[f"arg/{case}/out_dim"]),
+        hidden=int(data[f"arg/{case}/hidden_dim"]),
+        bottleneck=int(data[f"arg/{case}/bottleneck_dim"]),
+        layers=int(data[f"arg/{case}/nlayers"]),
+        norm="batch" if data[f"arg/{case}/use_bn"] else "none",
+        bias=bool(data[f"arg/{case}/mlp_bias"]),
+        **settings,
+    )
+    head = config.build(width)
+    state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in data.items() if k.startswith(prefix)}
+    if config.layers == 1:  # the reference has a bare layer here
+        state = {k.replace("mlp.", "mlp.0."): v for k, v in state.items()}
+    head.load_state_dict(state)
+    return head
+
+
+@pytest.mark.parametrize("case", ["head0", "head1", "head2", "head3"])
+def test_head_equals_the_reference(golden, case):
+    data = golden("03_dinov2_dino_head")
+    head = from_golden(data, f"param/{case}/", case, int(data[f"arg/{case}/in_dim"]), freeze_scale=False)
+    modes = ["train", "eval"] if f"output/{case}/train/logits" in data else ["eval"]  # the statistics move in training
+    for mode in modes:
+        head.train(mode == "train").zero_grad()
+        x = torch.from_numpy(data[f"input/{case}/x"]).requires_grad_()
+        scores = head(x)
+        torch.testing.assert_close(scores.detach().numpy(), data[f"output/{case}/{mode}/logits"], rtol=1e-5, atol=1e-5)
+        (scores * torch.from_numpy(data[f"input/{case}/cotangent"])).sum().backward()
+        torch.testing.assert_close(x.grad.numpy(), data[f"grad/{case}/{mode}/x"], rtol=1e-4, atol=1e-5)
+        for name in ("weight_g", "weight_v"):
+            expected = data[f"grad/{case}/{mode}/param/last_layer.{name}"]
+            actual = getattr(head.last_layer, name).grad.numpy()
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        if mode == "train":
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                expected = torch.from_numpy(data[f"output/{case}/after_train_step/mlp.1.{name}"])
+                torch.testing.assert_close(head.state_dict()[f"mlp.1.{name}"], expected)
+
+
+def test_one_call_equals_separate_calls_and_keeps_leading_shapes():
+    head = heads.Config(prototypes=12, hidden=16, bottleneck=8).build(10)
+    a, b = torch.randn(4, 10), torch.randn(2, 3, 10)
+    together = head(torch.cat([a, b.flatten(0, 1)]))
+    torch.testing.assert_close(together[:4], head(a))
+    torch.testing.assert_close(together[4:].unflatten(0, (2, 3)), head(b))
+
+
+def test_frozen_scale_has_no_parameter_and_bounds_scores_by_one():
+    head = heads.Config(prototypes=12, hidden=16, bottleneck=8, freeze_scale=True).build(10)
+    assert [name for name, _ in head.last_layer.named_parameters()] == ["weight_v"]
+    assert head(torch.randn(50, 10) * 100).abs().max() <= 1.0 + 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_zero_features_stay_finite_in_16_bits(dtype):
+    head = heads.Config(prototypes=12, hidden=16, bottleneck=8).build(10)
+    x = torch.zeros(4, 10, requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        scores = head(x)
+    scores.float().pow(2).sum().backward()
+    assert scores.isfinite().all() and x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_impossible_settings_name_field_and_value():
+    with pytest.raises(UserError, match="layers must be at least 1, got 0"):
+        heads.Config(prototypes=8, layers=0)
