@@ -59,7 +59,9 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
 
 def dump(obj: Any) -> str:
     """The whole dataclass as YAML; :func:`load` gives back an equal one."""
-    return yaml.safe_dump(to_plain(obj), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    plain = to_plain(obj)
+    text: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return text
 
 
 def to_plain(obj: Any, hint: Any = None) -> Any:

@@ -30,9 +30,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not supported: repeat the value, or quote text that begins with *", problem_mark=event.start_mark
-            )
+            text = "aliases (*name) are not supported: repeat the value, or quote text that begins with *"
+            raise yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 
@@ -77,20 +76,20 @@ def _describe(hint: Any) -> str:
 
 
 def compose(text: str, name: str) -> Node | None:
-    loader = _Loader(text)
-    loader.name = name
+    """The tree of a YAML text, None for an empty one; ``name`` stands in messages before the line."""
     try:
-        return loader.get_single_node()
+        loader = _Loader(text)
+        loader.name = name
+        node: Node | None = loader.get_single_node()
+        return node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else _place(mark)
         raise UserError(f"{place}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def mapping_at(mark: yaml.Mark) -> MappingNode:
