@@ -103,7 +103,7 @@ def _memory(recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
                 shape = (count, *recipe.views.roles[request.view][1])
-                share = recipe.masking.mean_ratio if recipe.masking and request.token == "masked" else 1.0
+                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
                 count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
             logits += int(rows * count * recipe.heads[request.head].prototypes * (2 if half else 4))
     return {
@@ -133,7 +133,7 @@ def show_plan(recipe: Recipe) -> None:
         ("samples in the shards", shards),
         ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
         ("batch", f"{batch:,} samples in {recipe.train.accumulate} micro-batches per process"),
-        ("learning rate", f"{recipe.optimizer.peak_learning_rate(batch):.3g} at its peak"),
+        ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
         *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
         *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
         ("encoder FLOPs per step", f"{figures.flops * batch:.3g}"),

@@ -133,6 +133,20 @@ class Config:
                     f"lower views.blur_sigma, set views.{name}.blur to [0], or use a size above {reach}"
                 )
 
+    @property
+    def modality(self) -> str:
+        """Folder name in ``foundation/modalities``."""
+        return ImageViews.modality
+
+    @property
+    def roles(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(3, size, size)``."""
+        return self.build().describe()
+
+    def evaluation(self) -> EvaluationConfig:
+        """What a probe feeds an encoder trained with these views: the global views' size and normalisation."""
+        return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std)
+
     def build(self, device_is_accelerator: bool = False) -> ImageViews:
         """The view maker.
 
@@ -383,6 +397,18 @@ class EvaluationConfig:
     def build(self) -> Evaluation:
         """The function from samples to pixels."""
         return Evaluation(self)
+
+    def augmented(self) -> Config:
+        """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
+        return Config(
+            global_views=CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
+            local_views=CropConfig(count=0, blur=(0.0,)),
+            jitter=0.0,
+            greyscale=0.0,
+            mean=self.mean,
+            std=self.std,
+            placement="workers",
+        )
 
 
 class Evaluation:

@@ -1,0 +1,219 @@
+"""``foundation bench step``: one training step of a recipe against a plain reference loop over the same modules."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+DESCRIPTION = """\
+Time of one training step (forward, backward, clipping, AdamW, EMA) of a recipe on random views, against a reference
+loop over the same modules in the same process, in turn: it runs each view resolution and each head call by itself, each
+pair of views as its own cross-entropy, and AdamW and the EMA tensor by tensor. Reports medians, their ratio, and the
+share of our step that is spent in matrix products."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", default="ibot-vits16", help="recipe to time (default: ibot-vits16)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--batch", type=int, default=4, help="samples per step (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, in turn (default: 5)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import statistics
+    import time
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation import config, paths
+    from foundation.engine import build
+    from foundation.recipe import Recipe
+    from foundation.schedules import Clock
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    overrides = [*arguments.overrides, f"train.batch_size={arguments.batch}", "train.accumulate=1"]
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides)
+    place = build.placement(recipe)
+    learner = build.learner(recipe, Clock(1000, 100)).to(place.device).train()
+    optimizer = recipe.optimizer.build(build.trainable(learner), Clock(1000, 100), arguments.batch)
+    batch = random_batch(recipe, arguments.batch).to(place.device)
+    ours = OurStep(learner, optimizer, place)
+    plain = PlainStep(learner, recipe, place)
+
+    def timed(step) -> float:  # noqa: ANN001 (torch is imported lazily)
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step(batch)
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for step in (ours, plain):
+        timed(step)
+    pairs = [(timed(ours), timed(plain)) for _ in range(arguments.rounds)]
+    share = matrix_share(ours, batch)
+    figures = {
+        "recipe": recipe.name,
+        "batch": arguments.batch,
+        "device": str(place.device),
+        "precision": str(place.autocast or torch.float32),
+        "threads": torch.get_num_threads(),
+        "ours_seconds": statistics.median(a for a, _ in pairs),
+        "plain_seconds": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(b / a for a, b in pairs),
+        "ratio_min": min(b / a for a, b in pairs),
+        "ratio_max": max(b / a for a, b in pairs),
+        "matrix_product_share": share,
+    }
+    table = Table(title=f"one step of {recipe.name}, batch {arguments.batch}", show_header=False, title_justify="left")
+    for key, value in figures.items():
+        table.add_row(key.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def random_batch(recipe, size: int):  # noqa: ANN001, ANN201 (torch is imported lazily)
+    """A batch of random views with the recipe's shapes and masks."""
+    import numpy as np
+    import torch
+
+    from foundation.counter import Draws
+    from foundation.types import Batch, View
+
+    views = {}
+    for role, (count, shape) in recipe.views.roles.items():
+        rows = count * size
+        views[role] = View(
+            torch.randn(rows, *shape), recipe.views.modality, role, count, torch.arange(size).repeat(count),
+            torch.eye(2, 3).repeat(rows, 1, 1),
+        )  # fmt: skip
+    masks = {}
+    if recipe.masking:
+        view = recipe.masking.view
+        count, shape = recipe.views.roles[view]
+        draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
+        coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
+        masks[view] = recipe.masking.build()(coordinates, count, draws, np.arange(size), size, 0)
+    keys = tuple(str(i) for i in range(size))
+    return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
+
+
+class OurStep:
+    """The trainer's step."""
+
+    def __init__(self, learner, optimizer, place) -> None:  # noqa: ANN001
+        self.learner, self.optimizer, self.place = learner, optimizer, place
+
+    def __call__(self, batch) -> None:  # noqa: ANN001
+        import torch
+
+        place, optimizer = self.place, self.optimizer
+        optimizer.apply_schedule(100)
+        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+            result = self.learner(batch, 100)
+        result.loss.backward()
+        optimizer.clip(optimizer.grad_norm())
+        optimizer.step()
+        optimizer.zero_grad()
+        for teacher in self.learner.teachers.values():
+            teacher.update(self.learner, 100)
+
+
+class PlainStep:
+    """The same mathematics as the papers' own loops write it, on the same modules."""
+
+    def __init__(self, learner, recipe, place) -> None:  # noqa: ANN001
+        import torch
+
+        self.learner, self.recipe, self.place = learner, recipe, place
+        self.parameters = [p for p in learner.student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, foreach=False, fused=False)
+
+    def __call__(self, batch) -> None:  # noqa: ANN001
+        import torch
+
+        place = self.place
+        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+            loss = self.loss(batch)
+        loss.backward()
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                norm = parameter.grad.norm(2).item()
+                if norm > 3.0:
+                    parameter.grad.mul_(3.0 / (norm + 1e-6))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        teacher = next(iter(self.learner.teachers.values())).branch
+        with torch.no_grad():
+            for old, new in zip(teacher.parameters(), self.learner.student.parameters(), strict=True):
+                old.mul_(0.996).add_(0.004 * new.detach())
+
+    def loss(self, batch):  # noqa: ANN001, ANN201
+        import torch
+        import torch.nn.functional as F
+
+        student, teacher = self.learner.student, next(iter(self.learner.teachers.values())).branch
+        names = {type(c).__module__.rsplit(".", 1)[-1]: c for c in self.recipe.objectives}
+        total = torch.zeros(())
+        views = {}
+        masks = {name: mask.masked for name, mask in batch.masks.items()}
+        for name, view in batch.views.items():
+            views[name] = student.encoder([view.data], [masks.get(name)])[0]
+        with torch.no_grad():
+            seen = teacher.encoder([batch.views["global"].data])[0]
+        count = batch.views["global"].count
+        if "dino" in names:
+            head = names["dino"].head
+            with torch.no_grad():
+                targets = [(t.float() / 0.07).softmax(-1) for t in teacher.heads[head](seen.cls).chunk(count)]
+            scores = [s for name, view in views.items() for s in student.heads[head](view.cls).chunk(batch.views[name].count)]
+            pairs = 0
+            for i, target in enumerate(targets):
+                for j, score in enumerate(scores):
+                    if i != j:
+                        total = total - (target * F.log_softmax(score.float() / 0.1, -1)).sum(-1).mean()
+                        pairs += 1
+            total = total / pairs
+        if "ibot" in names:
+            head, mask = names["ibot"].head, batch.masks["global"]
+            with torch.no_grad():
+                target = (teacher.heads[head](seen.patches.flatten(0, 1)[mask.indices]).float() / 0.07).softmax(-1)
+            score = student.heads[head](views["global"].patches.flatten(0, 1)[mask.indices])
+            losses = -(target * F.log_softmax(score.float() / 0.1, -1)).sum(-1)
+            total = total + (losses * mask.weights).sum() / len(mask.masked)
+        if "koleo" in names:
+            for chunk in views["global"].cls.float().chunk(count):
+                x = F.normalize(chunk, dim=-1)
+                near = (x @ x.T).fill_diagonal_(-1.0).argmax(1)
+                total = total - 0.1 * (F.pairwise_distance(x, x[near]) + 1e-8).log().mean()
+        return total
+
+
+def matrix_share(step, batch) -> float:  # noqa: ANN001
+    """Share of a step's own time that profiled operators spend in matrix products, attention and convolutions."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step(batch)
+    products = ("mm", "matmul", "linear", "attention", "convolution", "conv")
+    events = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    inside = sum(e.self_cpu_time_total for e in events if any(word in e.key.lower() for word in products))
+    return inside / max(total, 1)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
