@@ -24,7 +24,7 @@ from foundation.errors import UserError
 from foundation.probes.results import progress
 from foundation.types import Features
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
 
 RAW_NUMBERS = 3 * 64 * 64
@@ -41,6 +41,7 @@ class FeatureSet:
             without patch tokens.
         labels: [S] int64, -1 where a sample has none.
         keys: keys of the samples.
+        ids: [S] int64, numbers of the samples in their shards, counted through; empty where unknown.
         skipped: samples that could not be read, by reason.
         messages: what was wrong with the first of them.
     """
@@ -49,6 +50,7 @@ class FeatureSet:
     patches: Tensor
     labels: Tensor
     keys: tuple[str, ...]
+    ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     skipped: Mapping[str, int] = field(default_factory=dict)
     messages: tuple[str, ...] = ()
 
@@ -74,6 +76,7 @@ class FeatureSet:
             patches=self.patches[rows],
             labels=self.labels[rows],
             keys=tuple(self.keys[row] for row in rows.tolist()),
+            ids=self.ids[rows] if len(self.ids) else self.ids,
         )
 
 
@@ -122,10 +125,12 @@ def depth_of(encoder: nn.Module) -> int:
 
 
 def _final_norm(encoder: nn.Module) -> nn.Module | None:
-    for owner in (encoder, getattr(encoder, "trunk", None)):
-        norm = getattr(owner, "norm", None)
-        if isinstance(norm, nn.Module):
-            return norm
+    """What stands between the last block and the class token; None where an encoder does not say."""
+    for owner in (getattr(encoder, "trunk", None), getattr(encoder, "model", None), encoder):
+        for name in ("class_norm", "norm"):
+            norm = getattr(owner, name, None)
+            if isinstance(norm, nn.Module):
+                return norm
     return None
 
 
@@ -134,12 +139,14 @@ def _layers(encoder: nn.Module, view: Tensor, blocks: int) -> tuple[list[Tensor]
     depth = depth_of(encoder)
     names = tuple(f"block.{index}" for index in range(depth - blocks, depth - 1))
     features = encoder([view], taps=names)[0] if names else encoder([view])[0]
-    norm = _final_norm(encoder)
+    norm, has_class_token = _final_norm(encoder), getattr(encoder, "prefix", 1) > 0
     earlier = []
     for name in names:
+        tokens = features.taps[name]
+        token = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
         # DINOv2 puts the trunk's last norm on the tokens of every block that it reads.
-        token = features.taps[name][:, 0]
-        earlier.append(norm(token) if norm is not None else token)
+        fits = norm is not None and token.shape[-1:] == tuple(getattr(norm, "normalized_shape", token.shape[-1:]))
+        earlier.append(norm(token) if norm is not None and fits and has_class_token else token)
     patches = features.patches
     if patches.shape[1] == 0:
         pooled = features.cls
@@ -187,6 +194,7 @@ def extract(
     layers: list[list[Tensor]] = [[] for _ in range(blocks)]
     pooled: list[Tensor] = []
     labels: list[Tensor] = []
+    ids: list[Tensor] = []
     keys: list[str] = []
     skipped: dict[str, int] = {}
     messages: list[str] = []
@@ -206,6 +214,7 @@ def extract(
                         layer.append(token.float().cpu())
                     pooled.append(mean.float().cpu())
                     labels.append(torch.as_tensor(batch.labels, dtype=torch.int64).cpu())
+                    ids.append(torch.as_tensor(batch.ids, dtype=torch.int64).cpu())
                     keys.extend(batch.keys)
                 if limit is not None and len(keys) >= limit:
                     break
@@ -220,6 +229,7 @@ def extract(
         patches=torch.cat(pooled)[:limit].clone(),
         labels=torch.cat(labels)[:limit].clone(),
         keys=tuple(keys[:limit]),
+        ids=torch.cat(ids)[:limit].clone(),
         skipped=skipped,
         messages=tuple(messages),
     )
@@ -236,18 +246,25 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def data_digest(shards: Iterable[str | Path]) -> str:
-    """SHA-256 of what identifies a list of shards: names, sizes and times of change.
+    """SHA-256 of what identifies a list of shards: the checksums of their index, else names, sizes and times of change.
 
-    The folder does not count, so that moved data keeps its features; contents are not read, because a data set may
-    have terabytes.
+    The folder does not count, so that moved data keeps its features. Contents are not read: a data set may have
+    terabytes.
     """
+    from foundation.data.index import Index, read_index
+
     digest = hashlib.sha256()
-    for shard in shards:
-        try:
-            state = os.stat(shard)
-            digest.update(f"{Path(shard).name}:{state.st_size}:{state.st_mtime_ns};".encode())
-        except OSError:
-            digest.update(f"{shard};".encode())
+    indices: dict[Path, Index | None] = {}
+    for path in map(Path, shards):
+        if path.parent not in indices:
+            indices[path.parent] = read_index(path.parent)
+        index = indices[path.parent]
+        entry = index.entries().get(path.name) if index else None
+        if entry is not None:
+            digest.update(f"{path.name}:{entry.sha256};".encode())
+        else:
+            state = path.stat()
+            digest.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns};".encode())
     return digest.hexdigest()
 
 
@@ -275,7 +292,7 @@ def save_features(path: Path, features: FeatureSet) -> None:
 
     tensors = {f"cls.{place}": layer.contiguous() for place, layer in enumerate(features.cls)}
     keys = torch.frombuffer(bytearray("\n".join(features.keys).encode()), dtype=torch.uint8)
-    tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys}
+    tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys, "ids": features.ids}
     if features.patches.data_ptr() == features.cls[-1].data_ptr():
         tensors["patches"] = features.patches.clone()
     note = {"skipped": json.dumps(dict(features.skipped)), "messages": json.dumps(features.messages)}
@@ -307,6 +324,7 @@ def load_features(path: Path) -> FeatureSet | None:
         patches=tensors["patches"],
         labels=tensors["labels"],
         keys=tuple(bytes(tensors["keys"].numpy()).decode().split("\n")),
+        ids=tensors["ids"],
         skipped=json.loads(note.get("skipped", "{}")),
         messages=tuple(json.loads(note.get("messages", "[]"))),
     )

@@ -6,7 +6,7 @@ weights; DINOv2 divides them by their sum over the largest k first. Both name th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,71 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"probes: knn.{name} must be at least {least}, got {value}")
+
+    def build(self) -> Probe:
+        """What the trainer calls."""
+        return Probe(self)
+
+
+class Probe:
+    """kNN in the middle of training.
+
+    Args:
+        config: shards, k, limit.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def evaluate(
+        self,
+        encoder: nn.Module,
+        *,
+        modality: str,
+        evaluation: Any,
+        device: torch.device | str = "cpu",
+        autocast: bool = False,
+    ) -> dict[str, float]:
+        """Measure an encoder.
+
+        Args:
+            encoder: frozen for the time of the call, then back in its mode.
+            modality: folder name in ``foundation/modalities``.
+            evaluation: that modality's ``EvaluationConfig``.
+            device: where the encoder runs.
+            autocast: run it in bfloat16.
+
+        Returns:
+            ``probe/knn_top1`` and ``probe/knn_top5`` in [0, 1].
+
+        Raises:
+            UserError: when shards are missing or hold no labels.
+        """
+        from foundation.probes.road import features_of_shards
+
+        config = self.config
+
+        def features(shards: tuple[str, ...], what: str) -> Any:
+            return features_of_shards(
+                encoder,
+                shards,
+                modality=modality,
+                evaluation=evaluation,
+                device=device,
+                autocast=autocast,
+                batch_size=config.batch_size,
+                workers=config.workers,
+                limit=config.limit,
+                what=what,
+            ).labelled()
+
+        bank = features(config.train, "knn: bank")
+        queries = features(config.test, "knn: queries") if config.test else bank
+        alone = not config.test
+        k = min(config.k, len(bank) - alone)
+        near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)
+        result = classify(near, bank.labels, queries.labels, [k])[k]
+        return {"probe/knn_top1": result.top1, "probe/knn_top5": result.top5}
 
 
 @dataclass(frozen=True)
@@ -262,52 +327,3 @@ def few_shot(labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
         rows.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     return torch.cat(rows)
 
-
-def evaluate(
-    encoder: nn.Module,
-    config: Config,
-    *,
-    modality: str,
-    evaluation: Any,
-    device: torch.device | str = "cpu",
-    autocast: bool = False,
-) -> Mapping[str, float]:
-    """Measure an encoder in the middle of training.
-
-    Args:
-        encoder: frozen for the time of the call, then back in its mode.
-        config: shards, k, limit.
-        modality: folder name in ``foundation/modalities``.
-        evaluation: that modality's ``EvaluationConfig``.
-        device: where the encoder runs.
-        autocast: run it in bfloat16.
-
-    Returns:
-        ``knn_top1`` and ``knn_top5`` in [0, 1].
-
-    Raises:
-        UserError: when shards are missing or hold no labels.
-    """
-    from foundation.probes.road import features_of_shards
-
-    def features(shards: tuple[str, ...], what: str) -> Any:
-        return features_of_shards(
-            encoder,
-            shards,
-            modality=modality,
-            evaluation=evaluation,
-            device=device,
-            autocast=autocast,
-            batch_size=config.batch_size,
-            workers=config.workers,
-            limit=config.limit,
-            what=what,
-        ).labelled()
-
-    bank = features(config.train, "knn: bank")
-    queries = features(config.test, "knn: queries") if config.test else bank
-    alone = not config.test
-    k = min(config.k, len(bank) - alone)
-    near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)
-    result = classify(near, bank.labels, queries.labels, [k])[k]
-    return {"knn_top1": result.top1, "knn_top5": result.top5}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foundation import plugins
+from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.probes.features import (
     FeatureSet,
@@ -69,21 +72,76 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: where a pattern finds nothing.
     """
+    from foundation.data.expand import expand
+
+    return [str(path) for path in expand(list(patterns))]
+
+
+class Thinned:
+    """Some samples of a set of shards, spread evenly over it, so that sorted shards keep all their classes.
+
+    Args:
+        shards: all samples.
+        limit: how many to keep.
+    """
+
+    def __init__(self, shards: Any, limit: int) -> None:
+        self.whole = shards
+        self.kept = np.linspace(0, shards.num_samples, limit, endpoint=False).astype(np.int64)
+        self.counts = np.array([limit], dtype=np.int64)
+        self.shards, self.num_samples = (f"{limit} samples of {len(shards.shards)} shards",), limit
+
+    def read(self, shard: int, place: int) -> Any:
+        """The raw sample, with its number in the whole set."""
+        return self.whole.read(*self.whole.locate(int(self.kept[place])))
+
+
+class AugmentedView:
+    """Samples to one freshly augmented view each; the same seed and epoch give the same views.
+
+    Args:
+        views: of a modality, with a single role of one view.
+        seed: of the draws.
+        epoch: of the draws.
+    """
+
+    def __init__(self, views: Any, seed: int, epoch: int) -> None:
+        self.views, self.seed, self.epoch = views, seed, epoch
+
+    def __call__(self, samples: Sequence[Any]) -> Tensor:
+        ids = np.array([sample["__id__"] for sample in samples], dtype=np.int64)
+        draws = Draws(self.seed, np.full_like(ids, self.epoch), ids)
+        (view,) = self.views.finish(self.views.prepare(samples, draws)).values()
+        return view.data
+
+
+def decoder(modality: str) -> Callable[[Any], Any]:
+    """Raw sample -> sample, with the modality's defaults."""
+    module = room(modality, "decode")
+    config = module.Config()
+    return config.build() if hasattr(config, "build") else functools.partial(module.decode, config=config)
+
+
+def open_limited(patterns: Sequence[str], limit: int | None) -> Any:
+    """The shards, thinned when they hold more samples than the limit."""
     from foundation.data.shards import open_shards
 
-    return [str(shard.path) for shard in open_shards(list(patterns)).shards]
+    shards = open_shards(list(patterns))
+    return shards if limit is None or limit >= shards.num_samples else Thinned(shards, limit)
 
 
 def loader(
-    patterns: Sequence[str], modality: str, evaluation: Any, batch_size: int, workers: int, limit: int | None = None
+    patterns: Sequence[str],
+    modality: str,
+    prepare: Callable[[Any], Tensor],
+    batch_size: int,
+    workers: int,
+    limit: int | None = None,
 ) -> Any:
-    """Batches of evaluation views; arguments as for :func:`features_of_shards`."""
-    from foundation.data.shards import open_shards
+    """Batches of views that ``prepare`` makes; other arguments as for :func:`features_of_shards`."""
     from foundation.data.stream import build_eval_loader
 
-    decode = room(modality, "decode")
-    prepare = evaluation_config(modality, evaluation).build()
-    return build_eval_loader(open_shards(list(patterns)), prepare, decode.Config().build(), batch_size, workers)
+    return build_eval_loader(open_limited(patterns, limit), prepare, decoder(modality), batch_size, workers)
 
 
 def features_of_shards(
@@ -138,11 +196,54 @@ def features_of_shards(
         found = load_features(path)
         if found is not None:
             return found
-    batches = loader(patterns, modality, evaluation, batch_size, workers, limit)
-    total = len(batches) if hasattr(batches, "__len__") else None
-    features = extract(
-        encoder, batches, device=device, blocks=blocks, autocast=autocast, total=total, limit=limit, what=what
-    )
+    with loader(patterns, modality, evaluation.build(), batch_size, workers, limit) as batches:
+        features = extract(
+            encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
+        )
     if path is not None:
         save_features(path, features)
     return features
+
+
+def augmented_features(
+    encoder: nn.Module,
+    patterns: Sequence[str],
+    *,
+    epoch: int,
+    seed: int,
+    modality: str,
+    evaluation: Any,
+    device: torch.device | str,
+    blocks: int,
+    autocast: bool,
+    batch_size: int,
+    workers: int,
+    limit: int | None,
+) -> FeatureSet:
+    """Features of freshly augmented views, in stored order; arguments as for :func:`features_of_shards`.
+
+    Raises:
+        UserError: when the modality's ``EvaluationConfig`` has no ``augmented()``.
+    """
+    config = evaluation_config(modality, evaluation)
+    if not hasattr(config, "augmented"):
+        raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
+    view = AugmentedView(config.augmented().build(), seed, epoch)
+    with loader(patterns, modality, view, batch_size, workers, limit) as batches:
+        return extract(
+            encoder,
+            batches,
+            device=device,
+            blocks=blocks,
+            autocast=autocast,
+            total=len(batches),
+            what=f"augmented views, epoch {epoch + 1}",
+        )
+
+
+def default_workers() -> int:
+    """Loader processes when nobody says: the processors at hand less one, at most 8."""
+    import os
+
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(available - 1, 8))

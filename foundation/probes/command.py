@@ -1,0 +1,228 @@
+"""What the probe commands share: their options, the model and data they name, and the file they leave behind.
+
+Imported for ``--help``, so nothing heavy stands at the top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from foundation.probes.features import FeatureSet
+    from foundation.zoo.load import LoadedEncoder
+
+MODEL_HELP = (
+    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (random weights) or "
+    "timm:NAME,pretrained"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every probe command."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
+    )
+    parser.add_argument("--test", nargs="+", metavar="SHARDS", help="labelled shards to score; default as for --train")
+    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the evaluation view; default: the model's")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
+    parser.add_argument("--batch-size", type=int, default=256, help="samples per forward pass (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=None, help="loader processes (default: processors less one)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N samples of each split, spread evenly")
+    parser.add_argument("--seed", type=int, default=0, help="of splits, draws and intervals (default: %(default)s)")
+    parser.add_argument(
+        "--baselines", action="store_true", help="also score the same encoder untrained, and the raw input"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="result file (default: in the model's folder)")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder to score.
+
+    Attributes:
+        name: ``model``, ``untrained`` or ``raw``.
+        label: for a person.
+        encoder: on the device.
+        sha256: of its weights, where known.
+    """
+
+    name: str
+    label: str
+    encoder: Any
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A probe command made definite.
+
+    Attributes:
+        arguments: of the command line.
+        loaded: the model.
+        evaluation: the modality's ``EvaluationConfig``, with ``--size`` applied.
+        train: patterns of the training shards.
+        test: patterns of the test shards; empty to leave one out of ``train``.
+        device: where to compute.
+    """
+
+    arguments: argparse.Namespace
+    loaded: LoadedEncoder
+    evaluation: Any
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    device: Any
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The model, then the baselines when asked for."""
+        from foundation.probes.features import RawEncoder, weights_digest
+
+        loaded = self.loaded
+        yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
+        if self.arguments.baselines:
+            fresh = loaded.untrained(self.arguments.seed).to(self.device)
+            yield Candidate("untrained", "the same encoder, untrained", fresh, None)
+            yield Candidate("raw", f"raw {loaded.modality}", RawEncoder(), "raw")
+
+    def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
+        """Labelled features of some shards, from the cache where possible."""
+        from foundation.probes.features import default_cache
+        from foundation.probes.road import default_workers, features_of_shards
+
+        a = self.arguments
+        folder = self.loaded.folder / "probes" / "cache" if self.loaded.folder.is_dir() else default_cache()
+        return features_of_shards(
+            candidate.encoder,
+            patterns,
+            modality=self.loaded.modality,
+            evaluation=self.evaluation,
+            device=self.device,
+            blocks=blocks,
+            autocast=a.bfloat16,
+            batch_size=a.batch_size,
+            workers=default_workers() if a.workers is None else a.workers,
+            limit=a.limit,
+            cache=None if a.no_cache else folder,
+            weights=candidate.sha256,
+            what=f"{candidate.name}: {what}",
+        ).labelled()
+
+
+def prepare(arguments: argparse.Namespace, *, needs_test: bool) -> Job:
+    """Load the model and settle which data to use.
+
+    Raises:
+        UserError: for a model that cannot be loaded, or data that nobody named.
+    """
+    import torch
+
+    from foundation.probes.road import evaluation_config
+    from foundation.zoo.load import load_encoder
+
+    for name, least in (("batch_size", 1), ("workers", 0), ("limit", 2), ("size", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    wanted = arguments.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+    loaded = load_encoder(arguments.model, device, arguments.branch)
+    train, test = _data(arguments, loaded)
+    if needs_test and not test:
+        raise UserError("no test shards: give --test SHARDS")
+    return Job(arguments, loaded, evaluation_config(loaded.modality, loaded.evaluation, arguments.size), train, test, device)
+
+
+def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if arguments.train:
+        return tuple(arguments.train), tuple(arguments.test or ())
+    recipe = loaded.recipe
+    if recipe is not None:
+        for probe in recipe.probes:
+            if getattr(probe, "train", ()):
+                return tuple(probe.train), tuple(arguments.test or probe.test)
+        if recipe.data.shards:
+            return tuple(recipe.data.shards), tuple(arguments.test or ())
+    raise UserError("no training shards: give --train SHARDS (this model does not say what it was trained on)")
+
+
+def describe_data(patterns: Sequence[str], features: FeatureSet) -> dict[str, Any]:
+    """What the result file says about a split."""
+    from foundation.probes.features import data_digest
+    from foundation.probes.road import find_shards
+
+    return {
+        "shards": list(patterns),
+        "digest": data_digest(find_shards(patterns)),
+        "samples": len(features),
+        "skipped": dict(features.skipped),
+    }
+
+
+def report_skipped(features: FeatureSet, name: str) -> None:
+    """Say which samples could not be used."""
+    import sys
+
+    count = sum(features.skipped.values())
+    if count:
+        print(f"{name}: {count} unreadable samples were left out", file=sys.stderr)
+        for message in features.messages[:3]:
+            print(f"  {message}", file=sys.stderr)
+
+
+def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
+    """Write the result file beside the model, whole or not at all, and return its path."""
+    from foundation.probes.features import plain, weights_digest
+    from foundation.probes.results import FORMAT, versions, write_json
+
+    whole = {
+        "format": FORMAT,
+        "probe": probe,
+        "model": job.loaded.description,
+        "model_sha256": job.loaded.sha256 or weights_digest(job.loaded.encoder),
+        "modality": job.loaded.modality,
+        "evaluation": plain(job.evaluation),
+        "seed": job.arguments.seed,
+        **content,
+        "device": str(job.device),
+        "versions": versions(),
+        "seconds": round(time.time() - begun, 1),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    stable = {key: whole[key] for key in ("model_sha256", "evaluation", "seed", "data", "settings")}
+    digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:10]
+    name = Path((job.test or job.train)[0]).parent.name or "data"
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    path = job.arguments.json or job.loaded.folder / "probes" / f"{probe}-{safe}-{digest}.json"
+    try:
+        write_json(path, whole)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
+    return path
+
+
+def percent(value: float) -> str:
+    """0.4567 -> ``45.7``."""
+    return f"{100 * value:.1f}"
+
+
+def span(interval: Sequence[float]) -> str:
+    """95 % interval in percent."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"

@@ -1,0 +1,96 @@
+"""``foundation knn``: score a frozen encoder by its nearest neighbours."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from foundation.probes import command
+
+DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classification (cosine, temperature 0.07)."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    command.add_arguments(parser)
+    parser.add_argument("--k", nargs="+", type=int, help="numbers of neighbours (default: 10 20 100 200)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: %(default)s)")
+    parser.add_argument(
+        "--per-class", type=int, metavar="N", help="few-shot: keep N random training samples of each class"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation.errors import UserError
+    from foundation.probes import knn
+
+    begun = time.time()
+    if arguments.temperature <= 0:
+        raise UserError(f"--temperature must be above 0, got {arguments.temperature}")
+    job = command.prepare(arguments, needs_test=False)
+    alone = not job.test
+    table = Table(title=f"kNN, {'leave one out' if alone else 'train to test'}")
+    for name, justify in (("features", "left"), ("k", "right"), ("top-1 %", "right"), ("95 %", "right"), ("top-5 %", "right")):
+        table.add_column(name, justify=justify)
+    rows, confusion, data, ks, best_k = [], None, {}, (), 0
+    for candidate in job.candidates():
+        bank = job.features(candidate, job.train, 1, "train")
+        queries = bank if alone else job.features(candidate, job.test, 1, "test")
+        if arguments.per_class is not None:
+            if alone or arguments.per_class < 1:
+                raise UserError("--per-class needs --test shards and at least 1 sample of each class")
+            bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
+        ks, note = knn.choose_k(arguments.k, len(bank) - alone)
+        near = knn.search(
+            bank.cls[-1], queries.cls[-1], max(ks), leave_one_out=alone, device=job.device, what=f"{candidate.name}: search"
+        )
+        found = knn.classify(
+            near, bank.labels, queries.labels, ks, temperature=arguments.temperature, seed=arguments.seed
+        )
+        best = max(found.values(), key=lambda accuracy: accuracy.top1)
+        if candidate.name == "model":
+            command.report_skipped(bank, "train")
+            command.report_skipped(queries, "test")
+            if note:
+                print(note, file=sys.stderr)
+            data = {"train": command.describe_data(job.train, bank)}
+            data["test"] = "leave one out" if alone else command.describe_data(job.test, queries)
+            classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+            best_k = best.k
+            if classes <= 200:
+                pairs = queries.labels * classes + best.predictions
+                confusion = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
+        for k, accuracy in found.items():
+            result = {"top1": accuracy.top1, "top5": accuracy.top5, "interval": list(accuracy.interval)}
+            rows.append({"name": candidate.name, "features": candidate.label, "k": k, "n": len(queries), **result})
+            mark = "bold" if accuracy is best else None
+            cells = (command.percent(accuracy.top1), command.span(accuracy.interval), command.percent(accuracy.top5))
+            table.add_row(candidate.label, str(k), *cells, style=mark)
+        table.add_section()
+    content = {
+        "metric": "top1",
+        "data": data,
+        "settings": {
+            "k": list(ks),
+            "temperature": arguments.temperature,
+            "per_class": arguments.per_class,
+            "limit": arguments.limit,
+            "baselines": arguments.baselines,
+        },
+        "results": rows,
+        "confusion": {"k": best_k, "counts": confusion},
+    }
+    path = command.save(job, "knn", content, begun)
+    Console().print(table)
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
