@@ -10,8 +10,10 @@ Pixels are float32 in [0, 255] between the steps, clipped as torchvision clips t
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -181,7 +183,8 @@ def _steps(
     for turn in range(len(JITTER)):
         for number, name in enumerate(JITTER):
             chosen = jitter & (order[:, turn] == number) & (factors[:, number] != neutral[number])
-            add(name, chosen, factors[:, number])
+            mix = np.stack([factors[:, number], 1.0 - factors[:, number]], 1)
+            add(name, chosen, mix)
     add("greyscale", parameters.greyscale[rows], np.zeros(len(rows)))
     blur = parameters.blur[rows]
     if blur.any():
@@ -211,120 +214,138 @@ def run_plan(
         [R, 3, S, S] float32, ``(value / 255 - mean) / std``.
     """
     out = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-    scale = [1.0 / (255.0 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    constants = _affine_constants(tuple(scale), tuple(shift), pixels.device)
+    scale, shift = _constants(tuple(mean), tuple(std), pixels.device)
     for (start, stop), steps in plan.groups:
-        whole = len(plan.groups) == 1
-        rows = plan.integers[start:stop]
-        x = pixels if whole else pixels.index_select(0, rows)
-        x = x.to(torch.float32, copy=True)
+        count = stop - start
+        x = scratch("pixels", (count, *pixels.shape[1:]), pixels.device)
+        if len(plan.groups) == 1:
+            x.copy_(pixels)
+        else:
+            x.copy_(pixels.index_select(0, plan.integers[start:stop]))
         for step in steps:
-            x = _apply(x, step, plan, threshold)
-        x = _normalise(x, constants)
-        if whole:
-            return x
-        out.index_copy_(0, rows, x)
+            _apply(x, step, plan, threshold)
+        x.mul_(scale)
+        if len(plan.groups) == 1:
+            return torch.add(x, shift, out=out)
+        # On a CPU the row numbers can be read; writing each row straight to its place saves a pass over memory.
+        for place, row in enumerate(plan.integers[start:stop].tolist()):
+            torch.add(x[place], shift[0], out=out[row])
     return out
 
 
-def _apply(x: Tensor, step: Step, plan: Plan, threshold: float) -> Tensor:
-    values = plan.floats[slice(*step.values)]
+def _apply(x: Tensor, step: Step, plan: Plan, threshold: float) -> None:
+    values = plan.floats[slice(*step.values)].view(-1, step.width)
+    operation = _OPERATIONS[step.operation]
     if step.rows is None:
-        return _OPERATIONS[step.operation](x, values.view(x.shape[0], step.width), threshold)
-    rows = plan.integers[slice(*step.rows)]
-    part = _OPERATIONS[step.operation](x.index_select(0, rows), values.view(-1, step.width), threshold)
-    return x.index_copy_(0, rows, part)
+        operation(x, values, threshold)
+    else:
+        rows = plan.integers[slice(*step.rows)]
+        part = x.index_select(0, rows)
+        operation(part, values, threshold)
+        x.index_copy_(0, rows, part)
 
 
-_CONSTANTS: dict[tuple, tuple[Tensor, Tensor]] = {}
+_LOCAL = threading.local()
 
 
-def _affine_constants(scale: tuple[float, ...], shift: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    key = (scale, shift, device)
-    if key not in _CONSTANTS:
-        _CONSTANTS[key] = (
-            torch.tensor(scale, device=device).view(1, -1, 1, 1),
-            torch.tensor(shift, device=device).view(1, -1, 1, 1),
-        )
-    return _CONSTANTS[key]
+def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uninitialised float32 working memory.
+
+    On a CPU it is kept and used again: giving planes of this size back to the operating system after each operation
+    and fetching them anew costs more than the arithmetic. Accelerators have an allocator that does this.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    count = math.prod(shape)
+    kept: Tensor | None = getattr(_LOCAL, name, None)
+    if kept is None or kept.numel() < count:
+        kept = torch.empty(count, dtype=torch.float32)
+        setattr(_LOCAL, name, kept)
+    return kept[:count].view(shape)
 
 
-def _normalise(x: Tensor, constants: tuple[Tensor, Tensor]) -> Tensor:
-    return x.mul_(constants[0]).add_(constants[1])
+@lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, shift
 
 
-def _column(values: Tensor) -> Tensor:
-    return values[:, :1, None, None]
+@lru_cache(maxsize=8)
+def _grey_weights(device: torch.device) -> Tensor:
+    return torch.tensor([RED, GREEN, BLUE], dtype=torch.float64, device=device)
 
 
-def grey_plane(x: Tensor) -> Tensor:
-    """[R, 1, H, W] grey values of [R, 3, H, W]."""
-    grey = x[:, 0:1] * RED
+def _column(values: Tensor, place: int = 0) -> Tensor:
+    return values[:, place, None, None, None]
+
+
+def _grey_plane(x: Tensor, name: str = "grey") -> Tensor:
+    """[R, 1, H, W] grey values of [R, 3, H, W], in working memory."""
+    grey = torch.mul(x[:, 0:1], RED, out=scratch(name, (x.shape[0], 1, *x.shape[2:]), x.device))
     return grey.add_(x[:, 1:2], alpha=GREEN).add_(x[:, 2:3], alpha=BLUE)
 
 
-def brightness(x: Tensor, factor: Tensor, threshold: float = 0.0) -> Tensor:
-    """Mixes with black; in place. x [R, 3, H, W], factor [R, 1]; as all operations here."""
-    return x.mul_(_column(factor)).clamp_(0.0, 255.0)
+# Every operation works in place on x [R, 3, H, W] with values [R, width] of its own, and returns x.
 
 
-def contrast(x: Tensor, factor: Tensor, threshold: float = 0.0) -> Tensor:
-    """Mixes with the mean grey value of the whole view; in place."""
-    # Sums line by line first: the result is then the same whatever else is in the batch.
-    sums = x.sum(-1).sum(-1, dtype=torch.float64) / (x.shape[-1] * x.shape[-2])  # [R, 3]
-    mean = (sums[:, 0] * RED + sums[:, 1] * GREEN + sums[:, 2] * BLUE).to(torch.float32)[:, None]
-    return x.mul_(_column(factor)).add_(_column(mean * (1.0 - factor))).clamp_(0.0, 255.0)
+def brightness(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """Mixes with black; values: factor, 1 - factor."""
+    return x.mul_(_column(values)).clamp_(0.0, 255.0)
 
 
-def saturation(x: Tensor, factor: Tensor, threshold: float = 0.0) -> Tensor:
-    """Mixes with the grey image; in place."""
-    grey = grey_plane(x).mul_(1.0 - _column(factor))
-    return x.mul_(_column(factor)).add_(grey).clamp_(0.0, 255.0)
+def contrast(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """Mixes with the mean grey value of the whole view; values: factor, 1 - factor."""
+    # Lines first, each by itself, then the few sums in double: the result is the same whatever else is in the batch.
+    mean = x.sum(-1).sum(-1, dtype=torch.float64).mul_(_grey_weights(x.device)).sum(1) / (x.shape[-1] * x.shape[-2])
+    offset = mean.to(torch.float32)[:, None, None, None] * _column(values, 1)
+    return x.mul_(_column(values)).add_(offset).clamp_(0.0, 255.0)
 
 
-def hue(x: Tensor, shift: Tensor, threshold: float = 0.0) -> Tensor:
-    """Turns the hue in HSV space (exact, in closed form); in place.
+def saturation(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """Mixes with the grey image; values: factor, 1 - factor."""
+    grey = _grey_plane(x).mul_(_column(values, 1))
+    return x.mul_(_column(values)).add_(grey).clamp_(0.0, 255.0)
+
+
+def hue(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """Turns the hue in HSV space (exact, in closed form); values: shift in turns, in [-0.5, 0.5].
 
     With largest channel M, smallest m and c = M - m, the hue counted in sixths of a turn from red is
     ``+-(1 + (g + b - r - m) / c)`` with the sign of g - b, and a channel whose own hue is k (red 0, green 2, blue -2)
     becomes ``m + c * clip(2 - distance(hue, k), 0, 1)``: no case distinction, no trip to HSV and back.
     """
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = torch.maximum(torch.maximum(red, green), blue).sub_(low)
-    angle = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=1e-6)).add_(1.0)
-    angle = torch.copysign(angle, green - blue).add_(_column(shift) * 6.0)  # in [-6, 6]
-    angle.sub_(torch.round(angle * (1.0 / 6.0)), alpha=6.0)  # in [-3, 3]
+    shape = (x.shape[0], 1, *x.shape[2:])
+    low, chroma, work, angle = (scratch(name, shape, x.device) for name in ("low", "chroma", "work", "angle"))
+    torch.minimum(torch.minimum(red, green, out=low), blue, out=low)
+    torch.maximum(torch.maximum(red, green, out=chroma), blue, out=chroma).sub_(low)
+    torch.clamp(chroma, min=1e-6, out=work)
+    torch.add(green, blue, out=angle).sub_(red).sub_(low).div_(work).add_(1.0)
+    torch.copysign(angle, torch.sub(green, blue, out=work), out=angle).add_(_column(values) * 6.0)  # in [-6, 6]
+    angle.sub_(torch.mul(angle, 1.0 / 6.0, out=work).round_(), alpha=6.0)  # in [-3, 3]
     red.copy_(angle)
     torch.sub(angle, 2.0, out=green)
     torch.add(angle, 2.0, out=blue)
-    # 2 - distance on the circle, for arguments in [-5, 5]
+    # For arguments in [-5, 5] this is clip(2 - distance on the circle, 0, 1).
     return x.abs_().sub_(3.0).abs_().sub_(1.0).clamp_(0.0, 1.0).mul_(chroma).add_(low)
 
 
-def greyscale(x: Tensor, unused: Tensor, threshold: float = 0.0) -> Tensor:
-    """The grey value in all three channels; in place."""
-    return x.copy_(grey_plane(x).expand_as(x))
+def greyscale(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """The grey value in all three channels; values unused."""
+    return x.copy_(_grey_plane(x).expand_as(x))
 
 
-def solarise(x: Tensor, unused: Tensor, threshold: float = 128.0) -> Tensor:
-    """Inverts the values from the threshold on."""
-    return torch.where(x >= threshold, 255.0 - x, x)
+def solarise(x: Tensor, values: Tensor, threshold: float = 128.0) -> Tensor:
+    """Inverts what is not below the threshold; values unused."""
+    return x.copy_(torch.where(x >= threshold, 255.0 - x, x))
 
 
-def blur(x: Tensor, kernels: Tensor, threshold: float = 0.0) -> Tensor:
-    """Gaussian blur with one kernel per row, edges reflected.
-
-    Args:
-        x: [R, 3, H, W].
-        kernels: [R, radius + 1], from the centre on (:func:`blur_kernels`).
-        threshold: unused.
-
-    Returns:
-        [R, 3, H, W].
-    """
-    return _blur_banded(x, kernels) if x.device.type == "cpu" else _blur_grouped(x, kernels)
+def blur(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
+    """Gaussian blur, edges reflected; values: the kernel from the centre on (:func:`blur_kernels`)."""
+    return _blur_banded(x, values) if x.device.type == "cpu" else x.copy_(_blur_grouped(x, values))
 
 
 def _blur_grouped(x: Tensor, kernels: Tensor) -> Tensor:
@@ -339,38 +360,53 @@ def _blur_grouped(x: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _blur_banded(x: Tensor, kernels: Tensor) -> Tensor:
-    """Small matrix products over overlapping blocks: a few times as fast as depthwise convolutions on a CPU.
+    """Small matrix products over overlapping blocks, in place: several times as fast as convolutions on a CPU.
 
     Sixteen output pixels depend on 16 + 2 radius input pixels through one banded matrix, the same for every block.
     """
     rows, channels, height, width = x.shape
     radius = kernels.shape[1] - 1
-    span = _BLOCK + 2 * radius
-    distance = (torch.arange(span)[:, None] - radius - torch.arange(_BLOCK)[None]).abs()  # [span, block]
-    band = torch.cat([kernels, kernels.new_zeros(rows, 1)], 1)[:, distance.clamp(max=radius + 1)]  # [R, span, block]
-    out = torch.empty_like(x)
-    across, down = math.ceil(width / _BLOCK), math.ceil(height / _BLOCK)
-    lines = x.new_zeros(channels, height, across * _BLOCK + 2 * radius)
-    columns = x.new_zeros(channels, down * _BLOCK + 2 * radius, width)
+    span, across, down = _BLOCK + 2 * radius, -(-width // _BLOCK), -(-height // _BLOCK)
+    band = F.pad(kernels, (0, 1))[:, _band_places(radius)]  # [R, span, block]
+    lines = scratch("lines", (channels, height, across * _BLOCK + 2 * radius), x.device)
+    columns = scratch("columns", (channels, down * _BLOCK + 2 * radius, across * _BLOCK), x.device)
+    done = scratch("done", (across, channels * height, _BLOCK), x.device)
+    lines[:, :, width + 2 * radius :].zero_()  # what fills the last block must be finite; it is not used
+    columns[:, height + 2 * radius :].zero_()
+    blocks_across = lines.as_strided(
+        (across, channels * height, span), (_BLOCK, lines.shape[2], 1), lines.storage_offset()
+    )
+    stride = columns.stride()
     for row in range(rows):
-        _pad_reflect(lines, x[row], radius, 2)
-        blocks = lines.as_strided((across, channels * height, span), (_BLOCK, lines.shape[2], 1))
-        done = torch.bmm(blocks, band[row].expand(across, -1, -1)).view(across, channels, height, _BLOCK)
-        done = done.permute(1, 2, 0, 3).reshape(channels, height, across * _BLOCK)[:, :, :width]
-        _pad_reflect(columns, done, radius, 1)
-        stride = columns.shape[1] * width
+        lines[:, :, radius : radius + width].copy_(x[row])
+        _reflect(lines, radius, width, 2)
+        torch.bmm(blocks_across, band[row].expand(across, -1, -1), out=done)
+        target = columns[:, radius : radius + height].view(channels, height, across, _BLOCK)
+        target.copy_(done.view(across, channels, height, _BLOCK).permute(1, 2, 0, 3))
+        _reflect(columns, radius, height, 1)
         turned = band[row].t().expand(down, -1, -1)
         for channel in range(channels):
-            blocks = columns.as_strided((down, span, width), (_BLOCK * width, width, 1), channel * stride)
-            out[row, channel] = torch.bmm(turned, blocks).view(down * _BLOCK, width)[:height]
-    return out
+            blocks_down = columns.as_strided(
+                (down, span, stride[1]), (_BLOCK * stride[1], stride[1], 1), channel * stride[0]
+            )
+            if (down * _BLOCK, across * _BLOCK) == (height, width):
+                torch.bmm(turned, blocks_down, out=x[row, channel].view(down, _BLOCK, width))
+            else:
+                x[row, channel] = torch.bmm(turned, blocks_down).view(down * _BLOCK, -1)[:height, :width]
+    return x
 
 
-def _pad_reflect(target: Tensor, x: Tensor, radius: int, dim: int) -> None:
-    length = x.shape[dim]
-    target.narrow(dim, radius, length).copy_(x)
-    target.narrow(dim, 0, radius).copy_(x.narrow(dim, 1, radius).flip(dim))
-    target.narrow(dim, radius + length, radius).copy_(x.narrow(dim, length - 1 - radius, radius).flip(dim))
+@lru_cache(maxsize=64)
+def _band_places(radius: int) -> Tensor:
+    """[span, block] which tap connects an input pixel to an output pixel; radius + 1 = none."""
+    place = torch.arange(_BLOCK + 2 * radius)[:, None] - radius - torch.arange(_BLOCK)[None]
+    return place.abs().clamp(max=radius + 1)
+
+
+def _reflect(x: Tensor, radius: int, length: int, dim: int) -> None:
+    """Fills ``radius`` pixels on both sides of the ``length`` pixels that start at ``radius``, mirrored at the edge."""
+    x.narrow(dim, 0, radius).copy_(x.narrow(dim, radius + 1, radius).flip(dim))
+    x.narrow(dim, radius + length, radius).copy_(x.narrow(dim, length - 1, radius).flip(dim))
 
 
 _OPERATIONS = {
