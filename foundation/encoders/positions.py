@@ -159,14 +159,15 @@ def resize_matrix(old: int, new: int, *, offset: float, antialias: bool) -> Tens
         [new, old] float32 on the CPU.
     """
     with torch.inference_mode(False), torch.no_grad():
-        identity = torch.eye(old, dtype=torch.float64, device="cpu").view(1, old, old, 1)
+        # Resized along its rows only. (An image of width 1 would do, but torch 2.15 mixes it up with antialias.)
+        identity = torch.eye(old, dtype=torch.float64, device="cpu")[None, None]
         if offset:
             # Given as a factor, it also enters the places at which the source is sampled.
             factors = ((new + offset) / old, 1.0)
             resized = F.interpolate(identity, scale_factor=factors, mode="bicubic", antialias=antialias)
         else:
-            resized = F.interpolate(identity, size=(new, 1), mode="bicubic", antialias=antialias)
-        matrix = resized[0, :, :, 0].T.float().contiguous()
+            resized = F.interpolate(identity, size=(new, old), mode="bicubic", antialias=antialias)
+        matrix = resized[0, 0].float()
     if matrix.shape[0] != new:
         raise UserError(
             f"position.offset {offset} resizes {old} places to {matrix.shape[0]} instead of {new}: lower it"
@@ -245,7 +246,11 @@ class RotaryPositions(nn.Module):
             return config.base ** (2 * torch.arange(count, device=device, dtype=self.dtype) / (self.head_width // 2))
         assert config.min_period is not None and config.max_period is not None
         ratio = config.max_period / config.min_period
-        steps = torch.linspace(0, 1, count, device=device, dtype=self.dtype)
+        # From both ends, in the given precision: the last bit of torch.linspace in bfloat16 depends on torch's version.
+        upward = torch.arange(count, device=device, dtype=self.dtype) * torch.tensor(1 / max(count - 1, 1)).to(
+            self.dtype
+        )
+        steps = torch.where(torch.arange(count, device=device) < count / 2, upward, 1 - upward.flip(0))
         return ratio**steps / ratio * config.max_period
 
     def draw(self, device: torch.device, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:

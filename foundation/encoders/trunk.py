@@ -68,6 +68,7 @@ class Trunk(nn.Module):
             wanted.setdefault(int(place), []).append(kind)
         tapped: list[dict[str, Tensor]] = [{} for _ in rows]
         for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
             for kind in wanted.get(number, ()):
                 if kind != "block":

@@ -88,7 +88,7 @@ class Config:
     """Standard deviation of class and register tokens at the start (DINO: 0.02; DINOv2: 1e-6)."""
 
     attention: Backend = "auto"
-    """``auto``, ``sdpa`` or ``xformers``; auto takes xformers for several resolutions on a GPU where it is installed."""
+    """``auto``, ``sdpa`` or ``xformers``; auto takes xformers for several resolutions on a GPU that has it."""
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
@@ -125,13 +125,15 @@ class Config:
     def shape(self) -> Preset:
         """Width, depth, heads and feed-forward kind: the preset's, with what is given in its place."""
         preset = PRESETS[self.preset] if self.preset is not None else None
-        numbers = []
-        for name in ("width", "depth", "heads"):
+
+        def number(name: str) -> int:
             value = getattr(self, name)
             if value is None and preset is None:
                 raise UserError(f"encoder.{name} is missing: give it, or a preset ({', '.join(PRESETS)})")
-            numbers.append(getattr(preset, name) if value is None else value)
-        return Preset(*numbers, self.ffn or (preset.ffn if preset is not None else "mlp"))
+            return int(getattr(preset, name) if value is None else value)
+
+        ffn = self.ffn or (preset.ffn if preset is not None else "mlp")
+        return Preset(number("width"), number("depth"), number("heads"), ffn)
 
     @property
     def modality(self) -> str:
@@ -318,10 +320,8 @@ class Encoder(nn.Module):
         """
         if name.startswith("trunk.blocks."):
             return int(name.split(".")[2]) + 1
-        first = name.partition(".")[0]
-        return (
-            0 if first in ("tokenizer", "positions", "cls_token", "mask_token", "register_tokens") else self.depth + 1
-        )
+        in_front = ("tokenizer", "positions", "cls_token", "mask_token", "register_tokens")
+        return 0 if name.partition(".")[0] in in_front else self.depth + 1
 
     @property
     def flops_per_token(self) -> int:
