@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
-from foundation.config_reader import Reader, compose, fields_of, hints_of, mapping_at, members_of, plugin_of
+from foundation.config_reader import Reader, compose, fields_of, hints_of, mapping_at, members_of, plugin_of, start_of
 from foundation.errors import UserError
 from foundation.plugins import name_of
 
@@ -46,7 +46,7 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
     else:
         text = str(source)
     reader = Reader()
-    root = compose(text, name) or mapping_at(yaml.Mark(name, 0, 0, 0, None, None))
+    root = compose(text, name) or mapping_at(start_of(name))
     for override in overrides:
         reader.override(root, override)
     value = reader.read(cls, root, "")

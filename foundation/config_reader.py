@@ -39,10 +39,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def fields_of(cls: type) -> list[dataclasses.Field[Any]]:
+    """Fields that a recipe can give."""
     return [f for f in dataclasses.fields(cls) if f.init]
 
 
 def hints_of(cls: type) -> dict[str, Any]:
+    """Declared types of the fields by name."""
     return get_type_hints(cls, include_extras=True)
 
 
@@ -52,6 +54,7 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 def plugin_of(hint: Any) -> Plugin | None:
+    """The mark of a plug-in field, None for other fields."""
     marks = (m for member in members_of(hint) for m in getattr(member, "__metadata__", ()))
     return next((m for m in marks if isinstance(m, Plugin)), None)
 
@@ -92,7 +95,13 @@ def compose(text: str, name: str) -> Node | None:
         raise UserError(f"{name}: nested too deeply") from None
 
 
+def start_of(name: str) -> yaml.Mark:
+    """The first place of a text."""
+    return yaml.Mark(name, 0, 0, 0, None, 0)
+
+
 def mapping_at(mark: yaml.Mark) -> MappingNode:
+    """An empty mapping that stands somewhere."""
     return MappingNode(_TAG + "map", [], mark, mark)
 
 
@@ -188,11 +197,11 @@ class Reader:
     def override(self, root: Node, text: str) -> None:
         """Put ``key.sub=value`` into the tree."""
         key, equals, value = text.partition("=")
-        label = f"override {text}"
-        node = compose(value, label) or ScalarNode(_TAG + "null", "", *[yaml.Mark(label, 0, 0, 0, None, None)] * 2)
+        start = start_of(f"override {text}")
+        node = compose(value, start.name) or ScalarNode(_TAG + "null", "", start, start)
         parts, here = key.strip().split("."), root
         if not equals or not all(parts):
-            self.problem(ScalarNode("", "", yaml.Mark(label, 0, 0, 0, None, None)), "write it as key.sub=value")
+            self.problem(ScalarNode("", "", start), "write it as key.sub=value")
             return
         for place, part in enumerate(parts):
             last, so_far = place == len(parts) - 1, ".".join(parts[: place + 1])
@@ -354,6 +363,7 @@ class Reader:
             return self.read_mapping(dict[str, Any], node, key)
         if isinstance(node, SequenceNode):
             return self.read_sequence(list[Any], node, key)
+        assert isinstance(node, ScalarNode)
         return None if _is_null(node) else _read_any(node.value, node.style is not None)
 
     def entries(self, node: MappingNode, key: str) -> list[tuple[str, Node, Node]]:

@@ -35,7 +35,7 @@ class Duration:
         return cls(amount, unit)  # type: ignore[arg-type]
 
     def to_yaml(self) -> str:
-        number = f"{self.amount:g}"
+        number = str(int(self.amount)) if self.amount == int(self.amount) else repr(self.amount)
         return f"{number}%" if self.unit == "%" else f"{number} {self.unit}"
 
     def steps(self, clock: Clock) -> int:
@@ -82,6 +82,10 @@ class Schedule:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls(start=float(value), shape="constant")
         return None
+
+    def to_yaml(self) -> float | None:
+        """The plain number for a constant, None (meaning: write the fields) for anything else."""
+        return self.start if self == Schedule(start=self.start, shape="constant") else None
 
     def at(self, step: int, clock: Clock) -> float:
         """Value used by optimiser step ``step`` (0 for the first)."""

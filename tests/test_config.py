@@ -250,7 +250,8 @@ def test_a_wrong_override_is_quoted(override: str, words: str):
 
 def test_dump_loads_back_equal():
     text = (
-        "name: '1'\noptimizer: {learning_rate: {start: 1, end: 1e-6, warmup: 1234567 steps}, clip: null, momentum: 0.3}\n"
+        "name: '1'\n"
+        "optimizer: {learning_rate: {start: 1, end: 1e-6, warmup: 1234567 steps}, clip: null, momentum: 0.3}\n"
         "heads: {a: {betas: [0.1, 0.123456789012345]}}\nobjectives: [{name: koleo, weight: 0.5}]\nfolder: a/b\n"
         "pairs: [[1, 2], [3, 1e-300]]\nshards: [no, '5', 'a: b', '']\n"
     )

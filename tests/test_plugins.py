@@ -41,7 +41,8 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
-        "[foundation.objectives]\ntheirs = their_package.vicreg\n[foundation.modalities]\nheat = their_package.thermal\n"
+        "[foundation.objectives]\ntheirs = their_package.vicreg\n"
+        "[foundation.modalities]\nheat = their_package.thermal\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "their_package"
@@ -109,7 +110,7 @@ def test_a_name_cannot_leave_its_folder(name: str):
 
 
 def test_a_module_without_config_is_refused(other_package: str):
-    with pytest.raises(UserError, match="their_package.no_config.*has no class 'Config'"):
+    with pytest.raises(UserError, match=r"their_package\.no_config.*has no class 'Config'"):
         plugins.resolve(OBJECTIVES, "their_package.no_config")
 
 

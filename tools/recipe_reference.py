@@ -18,7 +18,7 @@ A recipe is one YAML file that describes one whole run. Unknown keys, wrong type
 them are reported at once, with their lines. On the command line any key can be changed by `key.sub=value`
 (`objectives.0.weight=2` counts list entries from 0; the value is read as YAML).
 
-- *number*: `0.1`, `1e-3`. *whole number*: `64`, `1_000`. *true or false*: nothing else, in particular not `yes` or `on`.
+- *number*: `0.1`, `1e-3`. *whole number*: `64`, `1_000`. *true or false*: nothing else (not `yes` or `on`).
 - *duration*: `500 steps`, `10 epochs` or `5%` (of the run).
 - *schedule*: a plain number, or a mapping with the keys of [Schedule](#schedule).
 - *plug-in*: a mapping with the key `name` (a built-in name below, the name of an entry point, or a dotted module) and

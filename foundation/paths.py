@@ -1,0 +1,51 @@
+"""Where the files that travel with the code lie: in a checkout beside the package, in a wheel inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foundation.errors import FoundationError, UserError
+from foundation.plugins import near
+
+PACKAGE = Path(__file__).resolve().parent
+RECIPES = PACKAGE / "recipes"
+
+
+def bundled(folder: str) -> Path:
+    """Folder of scripts or catalogues: ``datasets``, ``tools``, ``launchers`` or ``model_zoo``.
+
+    Raises:
+        FoundationError: the installation lacks it.
+    """
+    for path in (PACKAGE / "_bundled" / folder, PACKAGE.parent / folder):
+        if path.is_dir():
+            return path
+    raise FoundationError(f"the installation is incomplete: no folder {folder!r} inside or beside {PACKAGE}")
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name (``quickstart``), in alphabetical order."""
+    files = sorted(RECIPES.rglob("*.yaml"))
+    return {file.relative_to(RECIPES).with_suffix("").as_posix(): file for file in files}
+
+
+def recipe(name_or_path: str | Path) -> Path:
+    """File of a recipe.
+
+    Args:
+        name_or_path: name of a shipped recipe, or path of a YAML file of one's own.
+
+    Raises:
+        UserError: neither; the message lists the near or all names.
+    """
+    shipped, name = recipes(), str(name_or_path)
+    if name in shipped:
+        return shipped[name]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    known = ", ".join(shipped) or "none"
+    if path.is_dir():
+        raise UserError(f"{name} is a folder, not a recipe; give a YAML file or one of the shipped recipes: {known}")
+    what = "no file" if path.suffix in (".yaml", ".yml") else "no recipe called"
+    raise UserError(f"{what} {name!r}{near(path.stem, shipped)} (shipped: {known}; or give the path of a YAML file)")
