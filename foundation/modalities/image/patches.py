@@ -33,7 +33,12 @@ class ImageTokenizer(nn.Module):
             halvings = int(math.log2(patch))
             for step in range(halvings):
                 following = max(width >> (halvings - 1 - step), 16)
-                self.stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=1, bias=False))
+                last = step == halvings - 1
+                if last:
+                    # Padded at the far side only, the field of view lies around the middle of the patch (within half a
+                    # pixel) and not around its first corner.
+                    self.stem.append(nn.ZeroPad2d((0, 1, 0, 1)))
+                self.stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=0 if last else 1, bias=False))
                 self.stem.append(ChannelNorm(following))
                 self.stem.append(nn.GELU())
                 channels, patch = following, 1
@@ -62,14 +67,12 @@ class ImageTokenizer(nn.Module):
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""
-        operations = 0
-        for name, layer in self.named_modules():
+        multiplications, side = self.projection.weight.numel(), self.config.patch_size
+        for layer in self.stem:
             if isinstance(layer, nn.Conv2d):
-                # A stem layer at 1/2^k of the image's resolution has (patch / 2^k)^2 outputs for each token.
-                depth = int(name.split(".")[1]) // 3 + 1 if name.startswith("stem") else None
-                per_token = (self.config.patch_size >> depth) ** 2 if depth is not None else 1
-                operations += 2 * tokens * per_token * layer.weight.numel()
-        return operations
+                side //= 2
+                multiplications += side * side * layer.weight.numel()
+        return 2 * tokens * multiplications
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
