@@ -15,8 +15,12 @@ from foundation.errors import UserError
 _REMOTE = re.compile(r"^(pipe:|[a-zA-Z][a-zA-Z0-9+.-]*://)")
 
 
-def expand(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
+def expand(patterns: str | Path | Sequence[str | Path], several_splits: bool = False) -> list[Path]:
     """All shards that some patterns name, sorted, each once.
+
+    Args:
+        patterns: paths, globs, brace patterns or folders.
+        several_splits: a folder may hold more than one split.
 
     Raises:
         UserError: no pattern, nothing found, remote, or a folder with several splits.
@@ -30,14 +34,14 @@ def expand(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
         text = os.path.expanduser(str(pattern))
         if _REMOTE.match(text):
             raise UserError(f"{text}: remote shards are not supported by this version; give paths of local files")
-        found.update(_expand_one(text))
+        found.update(_expand_one(text, several_splits))
     return sorted(found)
 
 
-def _expand_one(pattern: str) -> list[Path]:
+def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
     path = Path(pattern)
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, several_splits)
     if path.is_file():
         return [path]
     names = _braces(pattern)
@@ -74,10 +78,12 @@ def _braces(pattern: str) -> list[str]:
         ) from error
 
 
-def _folder(folder: Path) -> list[Path]:
+def _folder(folder: Path, several_splits: bool) -> list[Path]:
     shards = sorted(folder.glob("*.tar"))
     if not shards:
         raise UserError(f"no shards in the folder {folder}\n" + _what_is_there(folder / "train-000000.tar"))
+    if several_splits:
+        return shards
     index = read_index(folder)
     if index and len(index.splits) > 1:
         splits = {name: {entry.file for entry in entries} for name, entries in index.splits.items()}

@@ -1,0 +1,143 @@
+"""From a data set's own files to shards: finds the recipe of a data set in ``datasets/`` and writes what it yields.
+
+A data set is one Python file with
+
+- ``CARD``: dict with ``title, licence, source, citation, modality, splits, layout, size``;
+- ``add_arguments(parser)``: its options;
+- ``samples(arguments) -> Mapping[split, Iterable[sample]]``: a sample is ``{"__key__": ..., extension: bytes, ...}``.
+  An iterable with ``len`` gets a progress bar with an end, one with ``problems`` (list of text) has them reported;
+- optionally ``classes(arguments) -> list[str]``: names of the labels, asked for after ``samples``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from foundation import paths
+from foundation.data.index import Index
+from foundation.data.write import write_splits
+from foundation.errors import UserError
+from foundation.plugins import near
+
+_CARD_KEYS = ("title", "licence", "source", "citation", "modality", "splits", "layout", "size")
+
+
+@dataclass(frozen=True)
+class DatasetScript:
+    """A data set's file, imported.
+
+    Attributes:
+        name: of the data set.
+        module: what the file defines.
+    """
+
+    name: str
+    module: ModuleType
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        return self.module.CARD
+
+
+def available() -> dict[str, Path]:
+    """Files of the data sets that come with the package, by name."""
+    return {path.stem: path for path in sorted(paths.bundled("datasets").glob("*.py")) if path.stem[0] != "_"}
+
+
+def load(name: str) -> DatasetScript:
+    """Import a data set's file.
+
+    Args:
+        name: of a data set that comes with the package, or the path of a file.
+
+    Raises:
+        UserError: there is none of that name, or the file lacks a part.
+    """
+    known = available()
+    if name in known:
+        path = known[name]
+    elif name.endswith(".py"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"no such file: {path}")
+    else:
+        raise UserError(
+            f"no data set is called {name!r}{near(name, known)}\n"
+            f"there are: {', '.join(known)}; or give the path of a .py file of your own"
+        )
+    spec = importlib.util.spec_from_file_location(f"foundation_dataset_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look themselves up here
+    spec.loader.exec_module(module)
+    missing = [part for part in ("CARD", "add_arguments", "samples") if not hasattr(module, part)]
+    missing += [f"CARD[{key!r}]" for key in _CARD_KEYS if key not in getattr(module, "CARD", {})]
+    if missing:
+        raise UserError(f"{path} is not a data set: it does not define {', '.join(missing)}")
+    return DatasetScript(path.stem, module)
+
+
+def build(
+    dataset: DatasetScript,
+    out: Path,
+    arguments: argparse.Namespace,
+    *,
+    samples_per_shard: int,
+    max_bytes: int,
+    overwrite: bool = False,
+    progress: Callable[[str, Iterable[Any]], Iterable[Any]] | None = None,
+) -> tuple[Index, list[str]]:
+    """Write a data set as shards.
+
+    Args:
+        dataset: what to write.
+        out: folder of the shards.
+        arguments: the data set's options, parsed.
+        samples_per_shard: at most.
+        max_bytes: of a shard, at most.
+        overwrite: replace splits that exist.
+        progress: wraps the samples of a split for display.
+
+    Returns:
+        The index, and what went wrong with single files.
+
+    Raises:
+        UserError: an option cannot work, or a split exists.
+    """
+    splits = dataset.module.samples(arguments)
+    classes = dataset.module.classes(arguments) if hasattr(dataset.module, "classes") else ()
+    shown = {split: _Shown(split, samples, progress) for split, samples in splits.items()}
+    # Paths stay out: where the source lay on one machine says nothing about the shards.
+    options = {
+        key: value
+        for key, value in vars(arguments).items()
+        if isinstance(value, bool | int | float | str | list | tuple)
+    }
+    index = write_splits(
+        shown,
+        out,
+        samples_per_shard=samples_per_shard,
+        max_bytes=max_bytes,
+        overwrite=overwrite,
+        classes=classes,
+        about={"dataset": dataset.name, "card": dict(dataset.card), "options": options},
+    )
+    problems = [problem for samples in splits.values() for problem in getattr(samples, "problems", ())]
+    return index, problems
+
+
+@dataclass(frozen=True)
+class _Shown:
+    split: str
+    samples: Iterable[Any]
+    progress: Callable[[str, Iterable[Any]], Iterable[Any]] | None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples if self.progress is None else self.progress(self.split, self.samples))

@@ -1,0 +1,260 @@
+"""Facts about shards for a person: what is in them, what is wrong with them, what they look like."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foundation.data.expand import expand
+from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
+from foundation.data.shards import RawSample, ShardError, ShardSet
+from foundation.data.tar import Table
+from foundation.errors import SampleError, UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_CELL, _GAP = 96, 4  # pixels of a picture on the contact sheet and between two
+
+
+@dataclass
+class ShardFacts:
+    """One shard.
+
+    Attributes:
+        path: of the file.
+        samples: in it.
+        bytes: of the file.
+        problem: what is wrong with it; empty when nothing is.
+    """
+
+    path: Path
+    samples: int
+    bytes: int
+    problem: str = ""
+
+
+@dataclass
+class Facts:
+    """Some shards.
+
+    Attributes:
+        shards: each of them.
+        extensions: by extension: samples that have it, and the median bytes of the member.
+        labels: samples by label, of those looked at.
+        classes: names of the labels, if known.
+        image_sizes: (width, height) of the pictures looked at.
+        looked_at: samples whose labels were read.
+        readable: the shards that can be read.
+    """
+
+    shards: list[ShardFacts]
+    extensions: dict[str, tuple[int, float]]
+    labels: Counter[str]
+    classes: Sequence[str]
+    image_sizes: list[tuple[int, int]] = field(default_factory=list)
+    looked_at: int = 0
+    readable: ShardSet | None = None
+
+
+def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) -> Facts:
+    """Look into shards.
+
+    Args:
+        patterns: as for ``open_shards``; a folder may hold several splits.
+        limit: read the labels of at most so many samples, spread evenly.
+        verify: also compare every shard with the digest in its index.
+
+    Raises:
+        UserError: nothing matches the patterns.
+    """
+    paths = expand(patterns, several_splits=True)
+    rows: list[ShardFacts] = []
+    sizes: dict[str, list[np.ndarray[Any, Any]]] = {}
+    good: list[tuple[str, int]] = []
+    classes: tuple[str, ...] = ()
+    for path in paths:
+        index = read_index(path.parent)
+        classes = classes or (index.classes if index else ())
+        entry = index.entries().get(path.name) if index else None
+        row, table = _look(path, entry, verify)
+        rows.append(row)
+        if table is not None and table.keys:
+            good.append((str(path), len(table.keys)))
+            for extension, values in _member_sizes(table).items():
+                sizes.setdefault(extension, []).append(values)
+    extensions = {}
+    for extension, parts in sorted(sizes.items()):
+        values = np.concatenate(parts)
+        extensions[extension] = (len(values), float(np.median(values)))
+    facts = Facts(rows, extensions, Counter(), classes)
+    if good:
+        facts.readable = ShardSet([path for path, _ in good], [count for _, count in good], classes)
+        _look_at_samples(facts, facts.readable, limit)
+    return facts
+
+
+def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFacts, Table | None]:
+    row = ShardFacts(path, 0, path.stat().st_size)
+    shards = ShardSet([str(path)], [0])
+    try:
+        table = shards.table(0)
+    except ShardError as error:
+        row.problem = error.detail
+        return row, None
+    finally:
+        shards.close()
+    row.samples = len(table.keys)
+    if not table.complete:
+        row.problem = f"cut off after sample {row.samples} (no end-of-archive mark)"
+    elif not row.samples:
+        row.problem = "no samples"
+    elif entry and (entry.bytes, entry.samples) != (row.bytes, row.samples):
+        row.problem = f"index.json says {entry.samples} samples, {entry.bytes} bytes"
+    elif verify and entry and digest(path) != entry.sha256:
+        row.problem = "SHA-256 is not that of index.json"
+    elif verify and entry is None:
+        row.problem = "no digest to compare with in index.json"
+    return row, table
+
+
+def _member_sizes(table: Table) -> dict[str, np.ndarray[Any, Any]]:
+    names = np.array([extension for extensions in table.extensions for extension in extensions])
+    return {str(name): table.sizes[names == name] for name in np.unique(names)}
+
+
+def _spread(number: int, wanted: int) -> list[int]:
+    return np.unique(np.linspace(0, number - 1, min(number, wanted)).astype(np.int64)).tolist()
+
+
+def _read(shards: ShardSet, wanted: int) -> Iterator[RawSample]:
+    for identity in _spread(shards.num_samples, wanted):
+        try:
+            yield shards.read(*shards.locate(identity))
+        except SampleError:
+            continue
+
+
+def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
+    pictures = max(1, limit // 256)
+    for number, raw in enumerate(_read(shards, limit)):
+        facts.looked_at += 1
+        if "cls" in raw:
+            facts.labels[raw["cls"].decode("utf-8", "replace").strip()] += 1
+        if number % pictures == 0 and (image := _open_image(raw)) is not None:
+            facts.image_sizes.append(image.size)
+
+
+def _open_image(raw: RawSample) -> Image.Image | None:
+    from PIL import Image
+
+    from foundation.modalities.image.decode import find_member
+
+    name = find_member(raw)
+    try:
+        return Image.open(io.BytesIO(raw[name])) if name else None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def contact_sheet(facts: Facts, out: Path, number: int = 96, overwrite: bool = False) -> int:
+    """Write a PNG with some samples, spread evenly over the shards.
+
+    Args:
+        facts: of :func:`inspect`.
+        out: file to write.
+        number: of pictures, at most.
+        overwrite: replace the file if it exists.
+
+    Returns:
+        Number of pictures on it.
+
+    Raises:
+        UserError: no sample can be shown, or the file exists.
+    """
+    from PIL import Image, ImageDraw
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"the contact sheet is a PNG; give a name that ends in .png, not {str(out)!r}")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists: add --overwrite to replace it, or give another name after --sheet")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"the folder of {out} does not exist")
+    cells: list[tuple[Image.Image, str]] = []
+    for raw in _read(facts.readable, number) if facts.readable else ():
+        image = _open_image(raw)
+        if image is None:
+            continue
+        try:
+            image = image.convert("RGB")
+        except (OSError, ValueError):
+            continue
+        scale = _CELL / max(image.size)
+        smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        label = raw.get("cls", b"").decode("utf-8", "replace").strip()
+        if label.isdigit() and int(label) < len(facts.classes):
+            label = facts.classes[int(label)]
+        cells.append((image.resize(size, smooth), label))
+    if not cells:
+        raise UserError("no sample of these shards has a picture that can be shown")
+    columns = max(1, min(12, int(np.ceil(np.sqrt(len(cells) * 1.5)))))
+    lines = -(-len(cells) // columns)
+    text = 14
+    sheet = Image.new("RGB", (columns * (_CELL + _GAP) + _GAP, lines * (_CELL + _GAP + text) + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, label) in enumerate(cells):
+        x = _GAP + place % columns * (_CELL + _GAP)
+        y = _GAP + place // columns * (_CELL + _GAP + text)
+        sheet.paste(image, (x + (_CELL - image.width) // 2, y + (_CELL - image.height) // 2))
+        draw.text((x, y + _CELL + 1), label[:15], fill="black")
+    temporary = out.with_name(f".{out.name}.part")
+    sheet.save(temporary, "PNG")
+    os.replace(temporary, out)
+    return len(cells)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def index_shards(patterns: Sequence[str]) -> list[tuple[Path, Index]]:
+    """Write ``index.json`` beside shards that came from elsewhere.
+
+    The split of a shard is its name without the trailing number (``train-000000.tar`` -> ``train``).
+
+    Returns:
+        The indices by folder.
+
+    Raises:
+        UserError: a shard cannot be read or has been cut off.
+    """
+    folders: dict[Path, dict[str, list[ShardEntry]]] = {}
+    for path in expand(patterns, several_splits=True):
+        row, table = _look(path, None, verify=False)
+        if row.problem or table is None:
+            raise UserError(f"{path}: {row.problem}; nothing was written")
+        split = re.sub(r"[-_.]?\d+$", "", path.stem) or "all"
+        entry = ShardEntry(path.name, row.samples, row.bytes, digest(path))
+        folders.setdefault(path.parent, {}).setdefault(split, []).append(entry)
+    result = []
+    for folder, splits in folders.items():
+        try:
+            old = read_index(folder)
+        except UserError:
+            old = None  # a damaged index is what this command is for
+        index = merge(old, splits)
+        write_index(folder, index)
+        result.append((folder, index))
+    return result

@@ -1,0 +1,221 @@
+"""``foundation data build|inspect|index``: make shards, look into them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
+
+if TYPE_CHECKING:
+    from foundation.data.inspect import Facts
+
+DESCRIPTION = "make shards and look into them"
+EXAMPLES = """\
+examples:
+  foundation data build --list                               what can be built
+  foundation data build digits data/digits                   no download needed
+  foundation data build folder data/mine --root pictures     class folders, a flat folder or a manifest
+  foundation data build digits --help                        the options of one data set
+  foundation data inspect 'data/digits/train-*.tar' --sheet  a table, and contact-sheet.png"""
+
+_COMMON = ("command", "dataset", "name", "out", "list", "samples_per_shard", "max_shard_bytes", "overwrite")
+"""Options of ``build`` itself; the rest belongs to the data set."""
+
+
+class _BuildParser(argparse.ArgumentParser):
+    """Adds the options of the data set that is named to its own."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        from foundation.data.build import load
+
+        words = list(args or ())
+        name = next((word for word in words if not word.startswith("-")), None)
+        dataset = None
+        if name is not None and "--list" not in words:
+            dataset = load(name)
+            dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
+        self.set_defaults(dataset=dataset)
+        return super().parse_known_args(words, namespace)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the three commands."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index}")
+    _add_build(commands)
+    inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
+    inspect.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
+    inspect.add_argument(
+        "--sheet", nargs="?", const="contact-sheet.png", metavar="PNG", help="also draw samples (contact-sheet.png)"
+    )
+    inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
+    inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
+    inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
+    index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
+    index.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
+
+
+def _add_build(commands: Any) -> None:
+    commands._parser_class = _BuildParser
+    build = commands.add_parser(
+        "build",
+        help="write a data set as shards",
+        usage="foundation data build [--list] NAME OUT [options of NAME]",
+    )
+    commands._parser_class = argparse.ArgumentParser
+    build.add_argument("name", nargs="?", help="a data set (see --list) or the path of a .py file like those")
+    build.add_argument("out", nargs="?", type=Path, help="folder of the shards")
+    build.add_argument("--list", action="store_true", help="show what can be built")
+    build.add_argument(
+        "--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="at most (default: %(default)s)"
+    )
+    build.add_argument(
+        "--max-shard-bytes", type=int, default=MAX_BYTES, help="size of a shard, at most (default: %(default)s)"
+    )
+    build.add_argument("--overwrite", action="store_true", help="replace splits that exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one of the commands."""
+    return {"build": _build, "inspect": _inspect, "index": _index}[arguments.command](arguments)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from foundation.data.build import build
+    from foundation.errors import UserError
+
+    if arguments.list:
+        return _list()
+    if arguments.name is None or arguments.out is None:
+        raise UserError("give a data set and a folder: foundation data build NAME OUT (foundation data build --list)")
+    own = {key: value for key, value in vars(arguments).items() if key not in _COMMON}
+    index, problems = build(
+        arguments.dataset,
+        arguments.out,
+        argparse.Namespace(**own),
+        samples_per_shard=arguments.samples_per_shard,
+        max_bytes=arguments.max_shard_bytes,
+        overwrite=arguments.overwrite,
+        progress=_progress,
+    )
+    for problem in problems[:20]:
+        print(f"left out: {problem}", file=sys.stderr)
+    if len(problems) > 20:
+        print(f"left out: {len(problems) - 20} more", file=sys.stderr)
+    for split, entries in index.splits.items():
+        samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
+        print(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
+    return 0
+
+
+def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    total = len(samples) if hasattr(samples, "__len__") else None
+    return tqdm(samples, total=total, desc=split, unit=" samples", disable=not sys.stderr.isatty())
+
+
+def _list() -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation.data.build import available, load
+
+    table = Table("name", "data", "modality", "splits", "size", "licence")
+    for name in available():
+        card = load(name).card
+        table.add_row(
+            name, card["title"], card["modality"], ", ".join(card["splits"]), str(card["size"]), card["licence"]
+        )
+    Console().print(table)
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from foundation.data.inspect import contact_sheet, inspect
+    from foundation.errors import UserError
+
+    if arguments.limit < 1:
+        raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
+    facts = inspect(arguments.shards, arguments.limit, arguments.verify)
+    _show(facts)
+    if arguments.sheet:
+        number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite)
+        print(f"{arguments.sheet}: {number} pictures")
+    damaged = [shard for shard in facts.shards if shard.problem]
+    if damaged:
+        print(f"{len(damaged)} of {len(facts.shards)} shards have a problem:", file=sys.stderr)
+        for shard in damaged:
+            print(f"  {shard.path}: {shard.problem}", file=sys.stderr)
+    return 3 if damaged else 0
+
+
+def _show(facts: Facts) -> None:
+    import statistics
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("shard", show_footer=len(facts.shards) > 1)
+    table.columns[0].footer = f"{len(facts.shards)} shards"
+    samples, size = sum(s.samples for s in facts.shards), sum(s.bytes for s in facts.shards)
+    table.add_column("samples", f"{samples:,}", justify="right")
+    table.add_column("size", _bytes(size), justify="right")
+    table.add_column("state")
+    for shard in facts.shards:
+        table.add_row(
+            str(shard.path),
+            f"{shard.samples:,}",
+            _bytes(shard.bytes),
+            f"[red]{shard.problem}" if shard.problem else "good",
+        )
+    console.print(table)
+    members = Table("member", "samples", "median size")
+    for extension, (count, median) in facts.extensions.items():
+        members.add_row(f".{extension}", f"{count:,}", _bytes(median))
+    console.print(members)
+    if facts.image_sizes:
+        widths, heights = zip(*facts.image_sizes, strict=True)
+        console.print(
+            f"pictures: {min(widths)} to {max(widths)} wide (median {statistics.median(widths):g}), "
+            f"{min(heights)} to {max(heights)} high (median {statistics.median(heights):g}), "
+            f"from {len(widths)} of them"
+        )
+    if facts.labels:
+        labels = Table("label", "name", "samples", title=f"labels of {facts.looked_at:,} samples", title_justify="left")
+        shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
+        for label, count in shown[:30]:
+            name = facts.classes[int(label)] if label.isdigit() and int(label) < len(facts.classes) else ""
+            labels.add_row(label, name, f"{count:,}")
+        if len(shown) > 30:
+            labels.add_row("...", f"{len(shown) - 30} more", f"{sum(count for _, count in shown[30:]):,}")
+        console.print(labels)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from foundation.data.inspect import index_shards
+
+    for folder, index in index_shards(arguments.shards):
+        for split, entries in index.splits.items():
+            print(
+                f"{folder / 'index.json'}: {split}: {sum(e.samples for e in entries):,} samples, {len(entries)} shards"
+            )
+    return 0
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+if __name__ == "__main__":
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
