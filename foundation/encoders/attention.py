@@ -90,9 +90,29 @@ def attend(qkv: Tensor, segments: Sequence[Segment], heads: int, backend: Backen
         return _attend_xformers(split)
     results = []
     for query, key, value in split:
-        mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        mixed = _softmax_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         results.append(mixed.transpose(1, 2).reshape(query.shape[0] * query.shape[1], -1))
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+LONGEST_EXPLICIT_ROW = 512
+"""Tokens up to which half-precision attention on a CPU is written out as matrix products."""
+
+
+def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
+
+    The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
+    backward, the products written out were 2 to 10 times as fast (``docs/benchmarks.md``). The weights of a row are
+    normalised in float32 in both.
+    """
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value)
+    if query.shape[-2] > LONGEST_EXPLICIT_ROW:
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:
