@@ -102,7 +102,8 @@ class Trainer:
         every = max(1, self.recipe.train.checkpoint_every.steps(self.clock))
         try:
             with StopFlag() as stop:
-                batches = iter(self._loader())
+                loader = self._loader()
+                batches = iter(loader)
                 while self.progress.step < self.last_step:
                     values = self._step(batches, meter)
                     step = self.progress.step

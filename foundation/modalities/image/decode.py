@@ -10,13 +10,13 @@ import io
 import json
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import SampleError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from PIL.Image import Image
@@ -40,6 +40,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise UserError(f"decode.max_pixels is {self.max_pixels}; it must be at least 1 (default 64000000)")
+
+    def build(self) -> Callable[[Mapping[str, Any]], Sample]:
+        """The function from a raw sample to a sample."""
+        return partial(decode, config=self)
 
 
 def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
