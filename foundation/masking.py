@@ -192,6 +192,19 @@ class _Grid:
             self.columns.append(self.columns[-1] | 1 << (row * width))
 
 
+def rectangle(config: Config, shape: _Grid, missing: int, numbers: Iterator[float]) -> tuple[int, int, int, int] | None:
+    """One try: (top, left, height, width), or None when it does not fit into the grid. Always takes four numbers."""
+    area = config.min_patches + next(numbers) * (
+        min(missing, config.max_share * shape.width * shape.height) - config.min_patches
+    )
+    ratio = math.exp((1.0 - 2.0 * next(numbers)) * math.log(config.aspect))
+    top, left = next(numbers), next(numbers)
+    height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if not (0 < height < shape.height and 0 < width < shape.width):
+        return None
+    return int(top * (shape.height - height + 1)), int(left * (shape.width - width + 1)), height, width
+
+
 def rectangles(config: Config, shape: _Grid, wanted: int, numbers: Iterator[float]) -> int:
     """Union of random rectangles, cell (r, c) as bit ``r * width + c`` of an integer.
 
@@ -199,20 +212,14 @@ def rectangles(config: Config, shape: _Grid, wanted: int, numbers: Iterator[floa
     still missing, up to ten tries until a rectangle adds something and not too much. Integers of some hundred bits
     make a try a few operations, where arrays would need many microseconds.
     """
-    height, width, columns = shape.height, shape.width, shape.columns
-    spread = math.log(1.0 / config.aspect)
-    largest = config.max_share * height * width
     grid, missing, failures = 0, wanted, 0
     while missing > 0 and failures < _ATTEMPTS:
-        area = config.min_patches + next(numbers) * (min(missing, largest) - config.min_patches)
-        ratio = math.exp((2.0 * next(numbers) - 1.0) * spread)
-        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        top, left = next(numbers), next(numbers)
         failures += 1
-        if not (0 < h < height and 0 < w < width):
+        found = rectangle(config, shape, missing, numbers)
+        if found is None:
             continue
-        corner = int(top * (height - h + 1)) * width + int(left * (width - w + 1))
-        union = grid | ((columns[h] * ((1 << w) - 1)) << corner)
+        top, left, height, width = found
+        union = grid | ((shape.columns[height] * ((1 << width) - 1)) << (top * shape.width + left))
         new = union.bit_count() - wanted + missing
         if 0 < new <= missing:
             grid, missing, failures = union, missing - new, 0

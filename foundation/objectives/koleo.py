@@ -81,10 +81,11 @@ def koleo(
         Loss (0 where a sample has no other to be compared with: a lone sample has no distance, and a large constant
         would only disturb the curves) and mean distance, both scalars.
     """
-    # float16 cannot hold the gradient 1 / eps of coinciding samples; they are within rounding of each other anyway.
-    eps = 1e-4 if features.dtype == torch.float16 else 1e-8
+    # float16 cannot hold the gradient 1 / eps of samples that coincide or vanish, and cannot tell such samples apart.
+    half = features.dtype == torch.float16
+    eps, smallest_norm = (1e-4, 1e-2) if half else (1e-8, 1e-8)
     with torch.autocast(features.device.type, enabled=False):
-        x = F.normalize(features.float(), dim=-1, eps=1e-8)
+        x = F.normalize(features.float(), dim=-1, eps=smallest_norm)
         everyone = collective.gather_rows(x) if across_processes else x
         first = collective.rank() * len(x) if across_processes else 0
         own = torch.arange(first, first + len(x), device=x.device)

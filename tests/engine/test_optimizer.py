@@ -1,0 +1,196 @@
+"""Parameter groups against the reference; schedules, freezing, clipping and state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from foundation import heads
+from foundation.engine import optimizer
+from foundation.errors import UserError
+from foundation.schedules import Clock, Duration, Schedule
+
+CLOCK = Clock(100, 10.0)
+
+
+class Named(nn.Module):
+    """Stands for an encoder: only the names and sizes of its parameters matter."""
+
+    def __init__(self, names, sizes, depth: int | None) -> None:
+        super().__init__()
+        for name, size in zip(names, sizes, strict=True):
+            *path, last = name.split(".")
+            holder: nn.Module = self
+            for part in path:
+                if part not in holder._modules:
+                    holder.add_module(part, nn.Module())
+                holder = holder._modules[part]
+            holder.register_parameter(last, nn.Parameter(torch.zeros(int(size))))
+        if depth is not None:
+            self.depth = depth
+            self.layer_of = self._layer_of
+
+    def _layer_of(self, name: str) -> int:
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            numbers = [int(part) for part in parts[1:] if part.isdigit()]
+            return (numbers[1] if len(parts) > 3 and parts[2].isdigit() else numbers[0]) + 1
+        tokens = ("pos_embed", "cls_token", "mask_token", "register_tokens", "patch_embed")
+        return 0 if parts[0] in tokens else self.depth + 1
+
+
+def constant(value: float) -> Schedule:
+    return Schedule(start=value, shape="constant")
+
+
+@pytest.mark.parametrize("module", ["vit_block_chunks0", "vit_block_chunks2", "vit_block_chunks4", "dino_head", "dino_head_bn"])
+def test_groups_are_those_of_dinov2(golden, module):
+    data = golden("14_dinov2_param_groups")
+    data = {key: value for key, value in data.items() if key.startswith(("arg/", f"output/{module}/"))}
+
+    def out(name: str):
+        return data[f"output/{module}/{name}"]
+
+    config = optimizer.Config(
+        learning_rate=constant(0.01),
+        scaling="none",
+        weight_decay=constant(0.3),
+        layer_decay=float(data["arg/layerwise_decay"]),
+        patch_embed_multiplier=float(data["arg/patch_embed_lr_mult"]),
+        freeze_last_layer=Duration(0),
+    )
+    names = out("names").tolist()
+    model = Named(names, out("n_elements"), int(data["arg/depth"]) if module.startswith("vit") else None)
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == set(names)
+    for i, name in enumerate(names):
+        rule = optimizer.rule(config, model, name, parameters[name])
+        assert rule.learning_rate == pytest.approx(out("lr_multiplier")[i], rel=1e-12), name
+        assert rule.weight_decay == out("wd_multiplier")[i], name
+        assert rule.last_layer == out("is_last_layer")[i], name
+    built = config.build({"x": model}, CLOCK, 1)
+    assert len(built.adamw.param_groups) == out("fused_number_of_groups")
+    sizes = sorted(len(group["params"]) for group in built.adamw.param_groups)
+    assert sizes == sorted(out("fused_params_per_group").tolist())
+    for group in built.adamw.param_groups:
+        for i, name in enumerate(names):
+            if any(parameters[name] is p for p in group["params"]):
+                expected = out("applied_lr_for_lr0.01_last0.005")[i] * (2 if out("is_last_layer")[i] else 1)
+                assert group["lr"] == pytest.approx(expected, rel=1e-12)
+                assert group["weight_decay"] == pytest.approx(out("applied_wd_for_wd0.3")[i], rel=1e-12)
+
+
+def small(**settings) -> tuple[nn.ModuleDict, optimizer.Optimizer]:
+    torch.manual_seed(0)
+    modules = nn.ModuleDict(
+        {"encoder": nn.Linear(6, 5), "head": heads.Config(prototypes=7, hidden=8, bottleneck=4).build(5)}
+    )
+    config = optimizer.Config(**{"learning_rate": constant(0.1), "scaling": "none"} | settings)
+    return modules, config.build({"encoder": modules["encoder"], "heads.cls": modules["head"]}, CLOCK, 32)
+
+
+def backward(modules: nn.ModuleDict, factor: float = 1.0) -> None:
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    (modules["head"](modules["encoder"](x)).pow(2).sum() * factor).backward()
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)])
+def test_the_batch_scales_the_peak_but_not_the_end(scaling, factor):
+    schedule = Schedule(start=0.1, end=1e-6)
+    config = optimizer.Config(learning_rate=schedule, reference_batch=256, scaling=scaling)
+    built = config.build({"x": nn.Linear(2, 2)}, CLOCK, 1024)
+    assert built.schedule_values()["learning_rate"] == pytest.approx(0.1 * factor)
+    built.apply_schedule(100)
+    assert built.schedule_values()["learning_rate"] == 1e-6
+
+
+def test_the_last_layer_stands_still_while_it_is_frozen():
+    modules, built = small(freeze_last_layer=Duration(2), weight_decay=constant(0.5))
+    last = modules["head"].last_layer.weight_v
+    for step in range(3):
+        before, other = last.detach().clone(), modules["encoder"].weight.detach().clone()
+        built.apply_schedule(step)
+        backward(modules)
+        built.step()
+        built.zero_grad()
+        assert torch.equal(last, before) == (step < 2)
+        assert not torch.equal(modules["encoder"].weight, other)
+        assert built.schedule_values()["last_layer_learning_rate"] == (0.0 if step < 2 else 0.1)
+
+
+def test_vectors_are_not_decayed_when_the_recipe_says_so():
+    norm = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4))
+    config = optimizer.Config(no_decay="vectors")
+    decayed = {n for n, p in norm.named_parameters() if optimizer.rule(config, norm, n, p).weight_decay}
+    assert decayed == {"1.weight"}
+
+
+def test_norm_is_that_of_all_gradients_and_clipping_bounds_it():
+    for mode in ("global", "module", "parameter"):
+        modules, built = small(clip=0.01, clip_mode=mode)
+        backward(modules, 100.0)
+        before = {name: parameter.grad.clone() for name, parameter in modules.named_parameters()}
+        expected = torch.linalg.vector_norm(torch.cat([g.flatten() for g in before.values()]))
+        torch.testing.assert_close(built.grad_norm(), expected)
+        torch.testing.assert_close(built.clip(), expected)
+        after = {name: parameter.grad for name, parameter in modules.named_parameters()}
+        if mode == "parameter":
+            bounded = list(after.values())
+        elif mode == "module":
+            bounded = [torch.cat([g.flatten() for n, g in after.items() if n.startswith(m)]) for m in modules]
+        else:
+            bounded = [torch.cat([g.flatten() for g in after.values()])]
+        for gradient in bounded:
+            assert gradient.norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_small_gradients_are_not_scaled_and_null_switches_clipping_off():
+    for clip, factor in ((1e6, 1.0), (None, 1e9)):
+        modules, built = small(clip=clip)
+        backward(modules, factor)
+        before = modules["encoder"].weight.grad.clone()
+        built.clip(built.grad_norm())
+        assert torch.equal(modules["encoder"].weight.grad, before)
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+    modules, built = small()
+    backward(modules)
+    modules["encoder"].weight.grad[0, 0] = torch.nan
+    assert not built.grad_norm().isfinite()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_survives_a_restart_exactly(fused):
+    def train(modules, built, steps):
+        for step in steps:
+            built.apply_schedule(step)
+            backward(modules)
+            built.clip(built.grad_norm())
+            built.step()
+            built.zero_grad()
+
+    modules, built = small(fused=fused)
+    train(modules, built, range(4))
+    again, rebuilt = small(fused=fused)
+    train(again, rebuilt, range(2))
+    resumed, continued = small(fused=fused)
+    resumed.load_state_dict(again.state_dict())
+    continued.load_tensors({name: value.clone() for name, value in rebuilt.tensors().items()})
+    train(resumed, continued, range(2, 4))
+    for a, b in zip(modules.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_foreign_state_is_refused_by_name():
+    _, built = small()
+    with pytest.raises(UserError, match="has 'heads.patch.weight', which this recipe does not train"):
+        built.load_tensors({"heads.patch.weight/exp_avg": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"encoder.weight/exp_avg' as \[1\], the parameter is \[5, 6\]"):
+        built.load_tensors({"encoder.weight/exp_avg": torch.zeros(1)})
+
+
+def test_impossible_settings_name_field_and_value():
+    with pytest.raises(UserError, match="clip must be above 0, or null to switch clipping off, got 0"):
+        optimizer.Config(clip=0)

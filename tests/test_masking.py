@@ -1,0 +1,155 @@
+"""Masks: the published statistics, exact counts, and independence of how a batch is split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foundation import masking
+from foundation.counter import Draws
+from foundation.errors import UserError
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def draws(count: int, first: int = 0, seed: int = 0) -> Draws:
+    return Draws(seed, np.zeros(count, dtype=np.int64), np.arange(first, first + count))
+
+
+def make(config: masking.Config, size=(8, 8), samples=8, step=0, seed=0, views=2):
+    return config.build()(grid(*size), views, draws(samples, samples * step, seed), np.arange(samples), samples, step)
+
+
+def fixed_count(config: masking.Config, size, wanted: int, trials: int) -> np.ndarray:
+    """[trials, H, W] block masks of one wanted count."""
+    maker = config.build()
+    masks = maker._block(grid(*size), np.full(trials, wanted), draws(trials, seed=wanted), "test")
+    return masks.reshape(trials, *size)
+
+
+@pytest.mark.parametrize("name", ["16x16", "14x14", "12x20"])
+def test_block_masks_have_the_statistics_of_dinov2(golden, name):
+    data = golden("07_dinov2_masking_generator")
+    size = tuple(data[f"arg/{name}/input_size"].tolist())
+    cells = size[0] * size[1]
+    config = masking.Config(
+        min_patches=int(data[f"arg/{name}/min_num_patches"]),
+        max_share=float(data[f"arg/{name}/max_num_patches"]) / cells,
+        aspect=float(np.exp(data[f"arg/{name}/log_aspect_min"])),
+    )
+    trials = 2000
+    for i, wanted in enumerate(data[f"output/{name}/requested"].tolist()):
+        masks = fixed_count(config, size, wanted, trials)
+        realised, reference = masks.sum(axis=(1, 2)), data[f"output/{name}/realised"][i]
+        assert realised.max(initial=0) <= wanted
+        error = np.sqrt(reference.var() / len(reference) + realised.var() / trials) + 1e-3
+        assert abs(realised.mean() - reference.mean()) < 4 * error, wanted
+        frequency, expected = masks.mean(axis=0), data[f"output/{name}/patch_frequency"][i]
+        variance = np.clip(frequency * (1 - frequency), 3e-3, None) * (1 / len(reference) + 1 / trials)
+        deviation = (frequency - expected) / np.sqrt(variance)
+        assert (deviation**2).mean() < 2.0, wanted  # 1 is expected; neighbouring cells are correlated
+        assert np.abs(deviation).max() < 6.0, wanted
+
+
+@pytest.mark.parametrize("name", ["16x16", "14x14", "12x20"])
+def test_rectangles_have_the_published_shapes(golden, name):
+    data = golden("07_dinov2_masking_generator")
+    size = tuple(data[f"arg/{name}/input_size"].tolist())
+    reference = data[f"output/{name}/single_rectangle_hw"].astype(float)
+    most = int(data[f"arg/{name}/max_num_patches"])
+    config = masking.Config(
+        max_share=most / (size[0] * size[1]), aspect=float(np.exp(data[f"arg/{name}/log_aspect_min"]))
+    )
+    numbers = iter(np.random.default_rng(0).random(40_000).tolist())
+    tries = [masking.rectangle(config, masking._Grid(*size), most, numbers) for _ in range(10_000)]
+    ours = np.array([found[2:] for found in tries if found], dtype=float)
+    for quantity in (lambda hw: hw[:, 0], lambda hw: hw[:, 1], lambda hw: hw.prod(axis=1), lambda hw: hw[:, 0] / hw[:, 1]):
+        a, b = quantity(ours), quantity(reference)
+        error = np.sqrt(a.var() / len(a) + b.var() / len(b))
+        assert abs(a.mean() - b.mean()) < 4 * error
+    levels = [5, 25, 50, 75, 95]
+    quantiles = np.percentile(ours[:, 0] / ours[:, 1], levels)
+    expected = data[f"output/{name}/single_rectangle_aspect_quantiles_0_5_25_50_75_95_100"][1:-1]
+    np.testing.assert_allclose(np.log(quantiles), np.log(expected), atol=0.12)
+
+
+def test_the_share_of_masked_rows_and_the_ratios_are_those_of_dinov2(golden):
+    data = golden("07_dinov2_collate")
+    samples = int(data["arg/n_samples"])
+    reference = data["output/repeated/sorted_masked_per_image"]
+    config = masking.Config(
+        probability=float(data["arg/mask_probability"]), ratio=tuple(data["arg/mask_ratio_min_max"].tolist())
+    )
+    ours = np.stack([np.sort(make(config, samples=samples, step=step).masked.sum(1).numpy()) for step in range(200)])
+    assert ((ours > 0).sum(axis=1) == (reference > 0).sum(axis=1)).all()
+    error = np.sqrt((ours.var(axis=0) + reference.var(axis=0)) / 200) + 1e-3
+    assert (np.abs(ours.mean(axis=0) - reference.mean(axis=0)) < 4 * error).all()
+    assert (ours.sum(axis=1) <= data["output/upperbound"]).all()
+
+
+def test_indices_and_weights_belong_to_the_mask():
+    mask = make(masking.Config())
+    assert mask.masked.shape == (16, 64)
+    assert np.array_equal(mask.indices.numpy(), np.flatnonzero(mask.masked.numpy()))
+    rows = mask.indices // 64
+    np.testing.assert_allclose(mask.weights.numpy(), 1 / mask.masked.sum(1).numpy()[rows], rtol=1e-6)
+    assert mask.weights.sum().item() == pytest.approx(8)  # eight masked rows
+
+
+@pytest.mark.parametrize("kind", ["block", "random"])
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
+def test_the_number_of_masked_rows_is_exact(kind, probability):
+    config = masking.Config(kind=kind, probability=probability, ratio=(0.2, 0.5))
+    for step in range(5):
+        masked_rows = make(config, samples=7, step=step).masked.any(dim=1).sum().item()
+        assert masked_rows == int(14 * probability)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "random"}, {"exact": True}])
+def test_exact_counts_reach_the_target(settings):
+    config = masking.Config(ratio=(0.25, 0.25), probability=1.0, **settings)
+    assert (make(config).masked.sum(dim=1) == 16).all()
+
+
+def test_processes_make_the_same_masks_as_one():
+    config, size, samples = masking.Config(), (14, 14), 12
+    whole = make(config, size, samples, step=3).masked.unflatten(0, (2, samples))
+    everything = draws(samples, samples * 3)
+    order = np.random.default_rng(0).permutation(samples)
+    for part in np.array_split(order, 3):
+        mask = config.build()(grid(*size), 2, everything.take(part), part, samples, 3)
+        assert np.array_equal(mask.masked.unflatten(0, (2, len(part))).numpy(), whole[:, part].numpy())
+
+
+def test_masks_repeat_and_change_with_seed_step_view_and_sample():
+    one = make(masking.Config(probability=1.0)).masked
+    assert np.array_equal(one, make(masking.Config(probability=1.0)).masked)
+    assert not np.array_equal(one, make(masking.Config(probability=1.0), seed=1).masked)
+    assert not np.array_equal(one, make(masking.Config(probability=1.0), step=1).masked)
+    assert len({row.numpy().tobytes() for row in one}) == len(one)
+
+
+def test_the_rule_of_ibot_leaves_about_half_the_rows_alone():
+    config = masking.Config(choices=((0.0, 0.0), (0.3, 0.2)), kind="random")
+    counts = make(config, (14, 14), samples=1000).masked.sum(dim=1).numpy()
+    masked = counts[counts > 0]
+    assert abs(len(masked) / len(counts) - 0.5) < 0.05
+    assert masked.min() >= int(196 * 0.1) and masked.max() <= 196 * 0.5
+    assert abs(masked.mean() / 196 - 0.3) < 0.01
+
+
+def test_tokens_may_come_in_any_order():
+    places = grid(8, 8)
+    order = np.random.default_rng(0).permutation(64)
+    plain = make(masking.Config(probability=1.0)).masked.numpy()
+    mixed = masking.Config(probability=1.0).build()(places[order], 2, draws(8), np.arange(8), 8, 0).masked.numpy()
+    assert np.array_equal(mixed, plain[:, order])
+
+
+def test_blocks_need_a_grid_and_settings_must_be_possible():
+    with pytest.raises(UserError, match="use kind: random"):
+        masking.Config(probability=1.0).build()(np.zeros((9, 3), dtype=np.int64), 1, draws(2), np.arange(2), 2, 0)
+    with pytest.raises(UserError, match=r"ratio must be two numbers .* got \[0.5, 0.1\]"):
+        masking.Config(ratio=(0.5, 0.1))
