@@ -17,14 +17,27 @@ def installed(package: str) -> str | None:
 
 
 def torch_for_torchvision() -> str | None:
-    """The torch version that the installed torchvision was built for, from torchvision's own metadata."""
+    """What the installed torchvision asks for, from its own metadata: ``==2.10.0`` or ``>=2.14.0``."""
     if installed("torchvision") is None:
         return None
     for requirement in requires("torchvision") or []:
-        found = re.match(r"torch\s*\(?\s*==\s*([\w.]+)", requirement)
+        found = re.match(r"torch\s*\(?\s*((?:[=<>!~]=?|===)[^;)]*)", requirement)
         if found:
-            return found[1]
+            return found[1].replace(" ", "")
     return None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+
+
+def _fits(found: str, wanted: str) -> bool:
+    """Whether a version meets ``==2.10.0`` or ``>=2.14.0,<3``; anything rarer counts as met."""
+    for operator, number in re.findall(r"(==|>=|<)([\w.]+)", wanted):
+        have, want = _numbers(found), _numbers(number)
+        if not {"==": have == want, ">=": have >= want, "<": have < want}[operator]:
+            return False
+    return True
 
 
 def explain_import_error(package: str, error: BaseException) -> UserError:
@@ -47,14 +60,10 @@ def explain_import_error(package: str, error: BaseException) -> UserError:
         return UserError(f"{start}: it needs torchvision, which is not installed: pip install torchvision")
     if torch is None or wanted is None:
         return UserError(f"{start}: install a torch and a torchvision that were released together")
-    plain = vision.split("+")[0]
-    if torch.split("+")[0] != wanted.split("+")[0]:
-        return UserError(
-            f"{start}: torchvision {vision} was built for torch {wanted}; a pair that fits: "
-            f"pip install torch=={wanted} torchvision=={plain}"
-        )
+    pair = f"pip install 'torch{wanted}' torchvision=={vision.split('+')[0]}"
+    if not _fits(torch, wanted):
+        return UserError(f"{start}: torchvision {vision} was built for torch {wanted}; a pair that fits: {pair}")
     return UserError(
         f"{start}: the versions of torch {torch} and torchvision {vision} fit, so the two were probably built for "
-        f"different devices (CPU, CUDA); install both from the same place: "
-        f"pip install --force-reinstall torch=={wanted} torchvision=={plain}"
+        f"different devices (CPU, CUDA); install both from the same place: {pair} --force-reinstall"
     )
