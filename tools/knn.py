@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     job = command.prepare(arguments, needs_test=False)
     alone = not job.test
     table = Table(title=f"kNN, {'leave one out' if alone else 'train to test'}")
-    for name, justify in (("features", "left"), ("k", "right"), ("top-1 %", "right"), ("95 %", "right"), ("top-5 %", "right")):
-        table.add_column(name, justify=justify)
+    for name in ("features", "k", "top-1 %", "95 %", "top-5 %"):
+        table.add_column(name, justify="left" if name == "features" else "right")
     rows, confusion, data, ks, best_k = [], None, {}, (), 0
     for candidate in job.candidates():
         bank = job.features(candidate, job.train, 1, "train")
@@ -46,7 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
             bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
         ks, note = knn.choose_k(arguments.k, len(bank) - alone)
         near = knn.search(
-            bank.cls[-1], queries.cls[-1], max(ks), leave_one_out=alone, device=job.device, what=f"{candidate.name}: search"
+            bank.cls[-1],
+            queries.cls[-1],
+            max(ks),
+            leave_one_out=alone,
+            device=job.device,
+            what=f"{candidate.name}: search",
         )
         found = knn.classify(
             near, bank.labels, queries.labels, ks, temperature=arguments.temperature, seed=arguments.seed

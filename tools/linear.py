@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 
@@ -58,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_column(name, justify=justify)
     rows, data, grid = [], {}, Table(title="All heads of the model, top-1 %")
     for candidate in job.candidates():
-        blocks = settings.blocks if candidate.name != "raw" else (1,)
-        own = dataclass_replace(settings, blocks=blocks, pooling=settings.pooling if candidate.name != "raw" else (False,))
+        own = settings if candidate.name != "raw" else dataclasses.replace(settings, blocks=(1,), pooling=(False,))
+        blocks = own.blocks
         train = job.features(candidate, job.train, max(blocks), "train")
         test = job.features(candidate, job.test, max(blocks), "test")
         augmented = _augmented(job, candidate, max(blocks), train) if arguments.end_to_end else None
@@ -104,12 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _fitting(depth: int) -> tuple[int, ...]:
     """The published 1 and 4 last blocks, as far as the encoder is deep."""
     return tuple(sorted({1, min(4, depth)}))
-
-
-def dataclass_replace(settings, **changes):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(settings, **changes)
 
 
 def _fill(grid, heads) -> None:  # type: ignore[no-untyped-def]

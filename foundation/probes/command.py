@@ -147,7 +147,8 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool) -> Job:
     train, test = _data(arguments, loaded)
     if needs_test and not test:
         raise UserError("no test shards: give --test SHARDS")
-    return Job(arguments, loaded, evaluation_config(loaded.modality, loaded.evaluation, arguments.size), train, test, device)
+    evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
+    return Job(arguments, loaded, evaluation, train, test, device)
 
 
 def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -49,22 +49,11 @@ class Config:
             if value is not None and value < least:
                 raise UserError(f"probes: knn.{name} must be at least {least}, got {value}")
 
-    def build(self) -> Probe:
-        """What the trainer calls."""
-        return Probe(self)
+    def build(self) -> Config:
+        """The probe is its settings: nothing has to be made."""
+        return self
 
-
-class Probe:
-    """kNN in the middle of training.
-
-    Args:
-        config: shards, k, limit.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def evaluate(
+    def measure(
         self,
         encoder: nn.Module,
         *,
@@ -73,7 +62,7 @@ class Probe:
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> dict[str, float]:
-        """Measure an encoder.
+        """Measure an encoder in the middle of training.
 
         Args:
             encoder: frozen for the time of the call, then back in its mode.
@@ -90,8 +79,6 @@ class Probe:
         """
         from foundation.probes.road import features_of_shards
 
-        config = self.config
-
         def features(shards: tuple[str, ...], what: str) -> Any:
             return features_of_shards(
                 encoder,
@@ -100,16 +87,16 @@ class Probe:
                 evaluation=evaluation,
                 device=device,
                 autocast=autocast,
-                batch_size=config.batch_size,
-                workers=config.workers,
-                limit=config.limit,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                limit=self.limit,
                 what=what,
             ).labelled()
 
-        bank = features(config.train, "knn: bank")
-        queries = features(config.test, "knn: queries") if config.test else bank
-        alone = not config.test
-        k = min(config.k, len(bank) - alone)
+        bank = features(self.train, "knn: bank")
+        queries = features(self.test, "knn: queries") if self.test else bank
+        alone = not self.test
+        k = min(self.k, len(bank) - alone)
         near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)
         result = classify(near, bank.labels, queries.labels, [k])[k]
         return {"probe/knn_top1": result.top1, "probe/knn_top5": result.top5}

@@ -87,7 +87,9 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return results
 
 
-def progress(items: Iterable[T], total: int | None, what: str, unit: str = "batch", seconds: float = 20.0) -> Iterator[T]:
+def progress(
+    items: Iterable[T], total: int | None, what: str, unit: str = "batch", seconds: float = 20.0
+) -> Iterator[T]:
     """The same items with a progress bar, or with a plain line now and then where stderr is not a terminal.
 
     Args:

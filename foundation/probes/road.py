@@ -59,7 +59,8 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in evaluation.items() if key != "name"}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UserError(f"preprocessing of {modality!r} has no {', '.join(unknown)} (known: {', '.join(sorted(known))})")
+            names = ", ".join(sorted(known))
+            raise UserError(f"preprocessing of {modality!r} has no {', '.join(unknown)} (known: {names})")
         evaluation = kind(**values)
     if size is not None:
         evaluation = dataclasses.replace(evaluation, size=size)

@@ -1,0 +1,298 @@
+"""Figures as SVG text: line charts, bars, a confusion matrix.
+
+Drawn by hand instead of a plotting library: the page's own fonts and colours apply, so figures follow dark mode and
+stay sharp, and a curve costs kilobytes. Colours are CSS variables of the page (``--c1`` to ``--c6``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import numpy as np
+
+WIDTH, HEIGHT = 560, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 44
+COLOURS = 6
+MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        label: in the legend.
+        xs: ascending.
+        ys: same length; None or NaN leaves a gap.
+        dots: mark each point (few measurements).
+        dashed: drawn as a reference.
+    """
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+    dots: bool = False
+    dashed: bool = False
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) that cover the middle of an interval."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [place * step for place in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A short number for an axis: ``12k``, ``0.05``, ``3e-6``."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= limit * 0.9995:
+            return f"{value / limit:.4g}{letter}"
+    if size < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _tick_labels(values: Sequence[float]) -> list[str]:
+    """Labels of one axis, with as many decimals as tell neighbours apart."""
+    labels = [number(value) for value in values]
+    if len(set(labels)) == len(labels) and not any("e" in label for label in labels):
+        return labels
+    if any("e" in label for label in labels) and len(set(labels)) == len(labels):
+        return labels
+    step = min((abs(b - a) for a, b in pairwise(values)), default=1.0)
+    return [f"{value:.{max(0, math.ceil(-math.log10(step)) + 1)}f}" for value in values]
+
+
+def _thin(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most MOST_POINTS points: means of neighbours."""
+    if len(xs) <= MOST_POINTS:
+        return xs, ys
+    edges = np.linspace(0, len(xs), MOST_POINTS + 1).astype(int)
+    return (
+        np.array([xs[a:b].mean() for a, b in pairwise(edges)]),
+        np.array([ys[a:b].mean() for a, b in pairwise(edges)]),
+    )
+
+
+def _smooth(ys: np.ndarray) -> np.ndarray:
+    """Centred moving mean over a fortieth of the curve, shorter towards the ends."""
+    half = max(1, len(ys) // 80)
+    total = np.concatenate([[0.0], np.cumsum(ys)])
+    places = np.arange(len(ys))
+    reach = np.minimum(half, np.minimum(places, len(ys) - 1 - places))
+    return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    smooth: bool = False,
+    zero: bool = False,
+    percent: bool = False,
+) -> str:
+    """A chart of a few lines.
+
+    Args:
+        series: lines; those without a finite point are left out.
+        x_label: with its unit.
+        y_label: with its unit.
+        smooth: where there are many points, draw them faintly and a moving mean on top.
+        zero: the vertical axis begins at 0.
+        percent: values are shares; shown times 100.
+
+    Returns:
+        An ``<svg>`` element, or an empty string when nothing can be drawn.
+    """
+    lines = []
+    for item in series:
+        xs = np.asarray(item.xs, dtype=float)
+        ys = np.array([math.nan if y is None else float(y) for y in item.ys]) * (100 if percent else 1)
+        good = np.isfinite(xs) & np.isfinite(ys)
+        if good.any():
+            lines.append((item, xs[good], ys[good]))
+    if not lines:
+        return ""
+    x_low, x_high = min(xs.min() for _, xs, _ in lines), max(xs.max() for _, xs, _ in lines)
+    y_low, y_high = min(ys.min() for *_, ys in lines), max(ys.max() for *_, ys in lines)
+    if zero:
+        y_low = min(0.0, y_low)
+    if x_high <= x_low:
+        x_low, x_high = x_low - 0.5, x_high + 0.5
+    room = (y_high - y_low) or abs(y_high) or 1.0
+    y_low, y_high = (y_low if zero and y_low == 0 else y_low - 0.06 * room), y_high + 0.06 * room
+
+    def px(x: float) -> float:
+        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [_open(WIDTH, HEIGHT, f"{y_label} against {x_label}")]
+    y_ticks = ticks(y_low, y_high)
+    for value, label in zip(y_ticks, _tick_labels(y_ticks), strict=True):
+        y = py(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    x_ticks = ticks(x_low, x_high, 6)
+    for value, label in zip(x_ticks, _tick_labels(x_ticks), strict=True):
+        x, base = px(value), HEIGHT - BOTTOM
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 18}" text-anchor="middle">{label}</text>')
+    parts.append(
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+    )
+    parts.append(
+        f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
+    )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(
+        f'<text class="label" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text>"
+    )
+    for place, (item, xs, ys) in enumerate(lines):
+        colour = f"s{place % COLOURS + 1}"
+        thin_x, thin_y = _thin(xs, ys)
+
+        def path(values: np.ndarray, along: np.ndarray = thin_x) -> str:
+            return " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(along, values, strict=True))
+
+        dash = ' stroke-dasharray="5 4"' if item.dashed else ""
+        if smooth and len(thin_y) >= 60:
+            parts.append(f'<polyline class="line faint {colour}" points="{path(thin_y)}"/>')
+            thin_y = _smooth(thin_y)
+        if len(thin_x) > 1:
+            parts.append(f'<polyline class="line {colour}"{dash} points="{path(thin_y)}"/>')
+        if item.dots or len(thin_x) == 1:
+            for x, y in zip(xs, ys, strict=True):
+                parts.append(
+                    f'<circle class="dot {colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5">'
+                    f"<title>{escape(item.label)}: {y:.4g} at {x:g}</title></circle>"
+                )
+    parts.append("</svg>")
+    return "".join(parts) + _legend([item.label for item, *_ in lines])
+
+
+def bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, x_label: str) -> str:
+    """Horizontal bars of shares in [0, 1], shown in percent, with their 95 % intervals.
+
+    Args:
+        rows: label, value, interval or None.
+        x_label: of the horizontal axis.
+    """
+    if not rows:
+        return ""
+    height, left, right = 34, 230, 70
+    total = 12 + height * len(rows) + 40
+    width = 720
+    high = max(0.05, *(interval[1] if interval else value for _, value, interval in rows))
+    scale = (width - left - right) / high
+    parts = [_open(width, total, x_label)]
+    base = 12 + height * len(rows)
+    marks = ticks(0, 100 * high, 5)
+    for mark, text in zip(marks, _tick_labels(marks), strict=True):
+        x = left + mark / 100 * scale
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{base}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 16}" text-anchor="middle">{text}</text>')
+    for place, (label, value, interval) in enumerate(rows):
+        y = 12 + place * height
+        colour = "b1" if place == 0 else "b0"
+        short = label if len(label) <= 36 else label[:35] + "…"
+        parts.append(
+            f'<text class="name" x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(short)}'
+            f"<title>{escape(label)}</title></text>"
+        )
+        parts.append(f'<rect class="{colour}" x="{left}" y="{y + 2}" width="{value * scale:.1f}" height="21" rx="3"/>')
+        end = left + value * scale
+        if interval is not None and all(map(math.isfinite, interval)):
+            a, b = (left + bound * scale for bound in interval)
+            parts.append(f'<line class="whisker" x1="{a:.1f}" x2="{b:.1f}" y1="{y + 12.5}" y2="{y + 12.5}"/>')
+            end = max(end, b)
+        parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 17}">{100 * value:.1f} %</text>')
+    x = (left + width - right) / 2
+    parts.append(f'<text class="label" x="{x}" y="{total - 6}" text-anchor="middle">{escape(x_label)}</text></svg>')
+    return "".join(parts)
+
+
+def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Confusion matrix, each row normalised: rows are true classes, columns predictions.
+
+    Args:
+        counts: [C][C] numbers of samples.
+        names: of the classes; numbers are used where one is missing.
+    """
+    table = np.asarray(counts, dtype=float)
+    classes = len(table)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    labels = [names[place] if place < len(names) else str(place) for place in range(classes)]
+    cell = 44 if classes <= 12 else max(4, 560 // classes)
+    shown = classes <= 40
+    margin = 26 + (min(110, 8 * max(map(len, labels))) if shown else 10)
+    side = cell * classes
+    width, height = margin + side + 12, side + margin + 12
+    parts = [_open(width, height, "confusion matrix")]
+    for row in range(classes):
+        for column in range(classes):
+            value = share[row, column]
+            x, y = margin + column * cell, 8 + row * cell
+            colour = "hit" if row == column else "miss"
+            title = f"{labels[row]} taken for {labels[column]}: {int(table[row, column])} ({100 * value:.0f} %)"
+            parts.append(f'<rect class="cell" x="{x}" y="{y}" width="{cell}" height="{cell}"/>')
+            if value > 0.002:
+                parts.append(
+                    f'<rect class="{colour}" x="{x}" y="{y}" width="{cell}" height="{cell}" '
+                    f'fill-opacity="{min(1.0, 0.06 + 0.94 * value):.3f}"><title>{escape(title)}</title></rect>'
+                )
+            if classes <= 12 and value >= 0.005:
+                strong = " strong" if value > 0.55 else ""
+                parts.append(
+                    f'<text class="count{strong}" x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">'
+                    f"{100 * value:.0f}</text>"
+                )
+    if shown:
+        for place, name in enumerate(labels):
+            short = escape(name if len(name) <= 14 else name[:13] + "…")
+            y = 8 + (place + 0.5) * cell + 4
+            parts.append(f'<text class="tick" x="{margin - 6}" y="{y:.1f}" text-anchor="end">{short}</text>')
+            x = margin + (place + 0.5) * cell + 4
+            parts.append(
+                f'<text class="tick" transform="translate({x:.1f} {side + 16}) rotate(-60)" text-anchor="end">'
+                f"{short}</text>"
+            )
+    parts.append(
+        f'<text class="label" transform="translate(13 {8 + side / 2}) rotate(-90)" text-anchor="middle">'
+        "true class</text>"
+    )
+    parts.append(
+        f'<text class="label" x="{margin + side / 2}" y="{height - 4}" text-anchor="middle">'
+        "predicted class</text></svg>"
+    )
+    return "".join(parts)
+
+
+def _open(width: float, height: float, label: str) -> str:
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
+
+
+def _legend(labels: Sequence[str]) -> str:
+    if len(labels) < 2:
+        return ""
+    items = "".join(
+        f'<span><i class="k{place % COLOURS + 1}"></i>{escape(label)}</span>' for place, label in enumerate(labels)
+    )
+    return f'<div class="legend">{items}</div>'

@@ -1,0 +1,265 @@
+"""What the encoder sees in sample data: attention of the class token, principal components of patches, neighbours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from foundation.probes.features import FeatureSet
+    from foundation.zoo.load import LoadedEncoder
+
+MOST_HEADS = 6
+
+@dataclass(frozen=True)
+class Look:
+    """One sample as the encoder sees it; all pictures are data URIs.
+
+    Attributes:
+        name: key of the sample.
+        image: the evaluation view.
+        attention: (title, picture) of the mean over heads and of single heads; empty without such taps.
+        components: first three principal components of the patches as red, green and blue; None without patches.
+    """
+
+    name: str
+    image: str
+    attention: tuple[tuple[str, str], ...]
+    components: str | None
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A query and its nearest samples.
+
+    Attributes:
+        query: (picture, label name).
+        near: (picture, label name, cosine, same label as the query or None where a label is unknown).
+    """
+
+    query: tuple[str, str]
+    near: tuple[tuple[str, str, float, bool | None], ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All pictures of a report, and why some are missing.
+
+    Attributes:
+        looks: samples.
+        neighbours: queries.
+        counts: [C][C] leave-one-out confusion matrix over the samples searched, or None without labels.
+        k: neighbours of ``counts``.
+        top1: accuracy of ``counts``.
+        searched: samples among which neighbours were searched.
+        classes: names of the labels.
+        notes: what could not be drawn and why.
+    """
+
+    looks: tuple[Look, ...] = ()
+    neighbours: tuple[Neighbourhood, ...] = ()
+    counts: list[list[int]] | None = None
+    k: int = 0
+    top1: float = 0.0
+    searched: int = 0
+    classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """Data URI of [H, W, 3] or [H, W] uint8."""
+    return _encode(pixels, "PNG", optimize=True)
+
+
+def photo(pixels: NDArray[np.uint8]) -> str:
+    """Data URI of [H, W, 3] uint8: PNG where small, else JPEG."""
+    return png(pixels) if pixels.shape[0] <= 64 else _encode(pixels, "JPEG", quality=87)
+
+
+def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def unit_range(values: NDArray[np.floating], low: float = 1, high: float = 99) -> NDArray[np.floating]:
+    """Values scaled so that two percentiles become 0 and 1, cut there."""
+    a, b = np.percentile(values, [low, high])
+    return np.clip((values - a) / max(b - a, 1e-12), 0, 1)
+
+
+def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
+    """An evaluation view as a picture [H, W, 3] uint8, or None where the modality cannot be drawn."""
+    from foundation.errors import UserError
+    from foundation.probes.road import room
+
+    try:
+        module = room(modality, "picture")
+    except UserError:
+        return None
+    normalisation = {key: getattr(evaluation, key) for key in ("mean", "std") if hasattr(evaluation, key)}
+    return np.asarray(module.to_rgb(view, **normalisation), dtype=np.uint8)
+
+
+def gallery(
+    loaded: LoadedEncoder,
+    patterns: Sequence[str],
+    *,
+    samples: int = 6,
+    bank: int = 2000,
+    queries: int = 6,
+    near: int = 7,
+    device: Any = "cpu",
+    cache: Path | None = None,
+) -> Gallery:
+    """All pictures of a report.
+
+    Args:
+        loaded: the encoder.
+        patterns: shards with the samples.
+        samples: to look at; spread evenly over the shards.
+        bank: most samples among which neighbours are searched.
+        queries: rows of neighbours.
+        near: neighbours of a row.
+        device: where the encoder runs.
+        cache: folder for features.
+
+    Raises:
+        UserError: when shards are missing or unreadable.
+    """
+    from foundation.data.shards import open_shards
+    from foundation.probes.road import default_workers, features_of_shards
+
+    shards = open_shards(list(patterns))
+    notes: list[str] = []
+    looks = _looks(loaded, patterns, min(samples, shards.num_samples), device, notes)
+    features = features_of_shards(
+        loaded.encoder,
+        patterns,
+        modality=loaded.modality,
+        evaluation=loaded.evaluation,
+        device=device,
+        limit=min(bank, shards.num_samples),
+        workers=default_workers(),
+        cache=cache,
+        weights=loaded.sha256,
+        what="report: features",
+    )
+    rows = _neighbours(loaded, shards, features, queries, near, device, notes)
+    counts, k, top1 = _confusion(features, device, notes)
+    return Gallery(tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), notes)
+
+
+def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
+    import torch
+
+    from foundation.probes.features import depth_of
+    from foundation.probes.road import loader, room
+
+    tap = f"attention.{depth_of(loaded.encoder) - 1}"
+    taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
+    if not taps:
+        notes.append("This encoder has no attention weights of a class token to draw.")
+    batches = list(loader(patterns, loaded.modality, loaded.evaluation.build(), 16, 0, count))
+    views = [view for batch in batches for view in batch.data]
+    keys = [key for batch in batches for key in batch.keys]
+    with torch.inference_mode():
+        features = [loaded.encoder([view[None].to(device)], taps=taps)[0] for view in views]
+    places = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
+    if places.shape[1] != 2:
+        notes.append(f"Tokens of {loaded.modality} lie in {places.shape[1]} dimensions: feature maps are not drawn.")
+        return []
+    grid = tuple(int(side) + 1 for side in places.max(axis=0))
+
+    pictures = [show(view, loaded.modality, loaded.evaluation) for view in views]
+    if any(picture is None for picture in pictures):
+        notes.append(f"There is no way yet to draw {loaded.modality}: its folder has no picture.py.")
+        return []
+    drawing = room(loaded.modality, "picture")
+    with_patches = bool(features) and features[0].patches.shape[1] == grid[0] * grid[1]
+    colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
+    looks = []
+    for row, (key, picture, feature) in enumerate(zip(keys, pictures, features, strict=True)):
+        attention: list[tuple[str, str]] = []
+        if taps:
+            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
+            maps = [("mean of heads", weights.mean(axis=0))]
+            maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
+            attention = [
+                (title, png(drawing.heat_rgb(unit_range(values, 0, 99.5).reshape(grid), 0.0, 1.0)))
+                for title, values in maps
+            ]
+        drawn = png(colours[row]) if colours is not None else None
+        assert picture is not None
+        looks.append(Look(key, photo(picture), tuple(attention), drawn))
+    return looks
+
+
+def _neighbours(
+    loaded: LoadedEncoder, shards: Any, features: FeatureSet, queries: int, near: int, device: Any, notes: list[str]
+) -> list[Neighbourhood]:
+    import torch
+
+    from foundation.probes import knn
+    from foundation.probes.road import decoder
+
+    k = min(near, len(features) - 1)
+    if k < 1:
+        notes.append("A single sample has no neighbours.")
+        return []
+    chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).round().long().unique()
+    cosine = knn.search(features.cls[-1], features.cls[-1][chosen], k + 1, device=device)
+    decode, view_of = decoder(loaded.modality), loaded.evaluation.build()
+
+    def picture(row: int) -> str | None:
+        sample = decode(shards.read(*shards.locate(int(features.ids[row]))))
+        drawn = show(view_of([sample])[0], loaded.modality, loaded.evaluation)
+        return None if drawn is None else photo(drawn)
+
+    def name(row: int) -> str:
+        label = int(features.labels[row])
+        return "" if label < 0 else shards.classes[label] if label < len(shards.classes) else f"class {label}"
+
+    found = []
+    for place, query in enumerate(chosen.tolist()):
+        image = picture(query)
+        if image is None:
+            return []
+        row = []
+        for other, value in zip(cosine.places[place].tolist(), cosine.similarities[place].tolist(), strict=True):
+            if other != query and len(row) < k:
+                known = int(features.labels[query]) >= 0 and int(features.labels[other]) >= 0
+                same = bool(features.labels[query] == features.labels[other]) if known else None
+                row.append((picture(other) or "", name(other), value, same))
+        found.append(Neighbourhood((image, name(query)), tuple(row)))
+    return found
+
+
+def _confusion(features: FeatureSet, device: Any, notes: list[str]) -> tuple[list[list[int]] | None, int, float]:
+    import torch
+
+    from foundation.probes import knn
+
+    labelled = (features.labels >= 0).nonzero().flatten()
+    if len(labelled) < 2:
+        notes.append("The samples have no labels: there is no confusion matrix, and neighbours have no names.")
+        return None, 0, 0.0
+    part = features.take(labelled)
+    classes = int(part.labels.max()) + 1
+    if classes > 200:
+        notes.append(f"{classes} classes are too many for a confusion matrix.")
+        return None, 0, 0.0
+    k = min(20, len(part) - 1)
+    near = knn.search(part.cls[-1], part.cls[-1], k, leave_one_out=True, device=device)
+    result = knn.classify(near, part.labels, part.labels, [k])[k]
+    counts = torch.bincount(part.labels * classes + result.predictions, minlength=classes**2)
+    return counts.reshape(classes, classes).tolist(), k, result.top1

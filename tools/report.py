@@ -1,0 +1,48 @@
+"""``foundation report``: one HTML page about a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = (
+    "Write one self-contained HTML page about a run: probes, curves, attention, feature maps, nearest neighbours, "
+    "confusions, recipe. Works on unfinished runs."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="the page (default: RUN/report.html)")
+    parser.add_argument(
+        "--shards", nargs="+", default=(), help="take pictures from these; default: those of the run's recipe"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=6, metavar="N", help="samples to look at, 0 for no pictures (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from foundation.errors import UserError
+    from foundation.report.build import write_report
+
+    if arguments.samples < 0:
+        raise UserError(f"--samples must be 0 or more, got {arguments.samples}")
+    page = write_report(
+        arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=arguments.device
+    )
+    print(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+if __name__ == "__main__":
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
