@@ -74,11 +74,13 @@ class Plan:
 
     Attributes:
         groups: per group the interval of its row numbers in ``integers``, and its steps.
+        whole: there is one group with all rows in their order.
         integers: int64, row numbers.
         floats: float32, values.
     """
 
     groups: tuple[tuple[tuple[int, int], tuple[Step, ...]], ...]
+    whole: bool
     integers: Tensor
     floats: Tensor
 
@@ -150,7 +152,7 @@ def make_plan(parameters: Parameters, size: int, radius: int = 0, grouped: bool 
     integers, floats = _Buffer(), _Buffer()
     groups: list[tuple[tuple[int, int], tuple[Step, ...]]] = []
     if count == 0:
-        return Plan((), integers.tensor(torch.int64), floats.tensor(torch.float32))
+        return Plan((), False, integers.tensor(torch.int64), floats.tensor(torch.float32))
     if grouped:
         length = max(1, _CACHE_PIXELS // (size * size))
         radii = np.where(parameters.blur, blur_radius(parameters.sigma, radius), 0)
@@ -162,7 +164,7 @@ def make_plan(parameters: Parameters, size: int, radius: int = 0, grouped: bool 
     for rows in pieces:
         steps = tuple(_steps(parameters, rows, radius, integers, floats))
         groups.append((integers.add(rows), steps))
-    return Plan(tuple(groups), integers.tensor(torch.int64), floats.tensor(torch.float32))
+    return Plan(tuple(groups), not grouped, integers.tensor(torch.int64), floats.tensor(torch.float32))
 
 
 def _steps(
@@ -218,14 +220,14 @@ def run_plan(
     for (start, stop), steps in plan.groups:
         count = stop - start
         x = scratch("pixels", (count, *pixels.shape[1:]), pixels.device)
-        if len(plan.groups) == 1:
+        if plan.whole:
             x.copy_(pixels)
         else:
             x.copy_(pixels.index_select(0, plan.integers[start:stop]))
         for step in steps:
             _apply(x, step, plan, threshold)
         x.mul_(scale)
-        if len(plan.groups) == 1:
+        if plan.whole:
             return torch.add(x, shift, out=out)
         # On a CPU the row numbers can be read; writing each row straight to its place saves a pass over memory.
         for place, row in enumerate(plan.integers[start:stop].tolist()):
