@@ -147,7 +147,7 @@ def _checked(name: str, pixels: NDArray[Any], labels: NDArray[np.int64]) -> tupl
         raise UserError(
             f"{name}: pictures are {pixels.dtype} {pixels.shape}, expected uint8 ({len(labels)}, {_PIXELS})"
         )
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(_NAMES)):
+    if len(labels) and (labels.min() < 0 or labels.max() >= len(_NAMES)):
         raise UserError(f"{name}: labels from {labels.min()} to {labels.max()}, expected 0 to 9")
     return pixels.reshape(-1, 3, 32, 32), labels
 

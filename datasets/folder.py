@@ -138,8 +138,8 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_I
     loose = [item.name for item in items if item.label is None]
     if loose and len(loose) < len(items):
         raise UserError(
-            f"{root}: {len(loose)} files lie beside the class folders (first: {loose[0]}); move them into one, or write "
-            "a manifest (--csv)"
+            f"{root}: {len(loose)} files lie beside the class folders (first: {loose[0]}); move them into one, "
+            "or write a manifest (--csv)"
         )
     return tuple(items)
 

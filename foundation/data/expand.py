@@ -68,11 +68,11 @@ def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
 def _braces(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         return list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:  # its UnbalancedBracesError is one
         raise UserError(
             f"the braces of {pattern!r} do not match; write for example train-{{000000..000012}}.tar"
         ) from error

@@ -203,7 +203,8 @@ def open_shards(patterns: str | Path | Sequence[str | Path]) -> ShardSet:
     paths = expand(patterns)
     indices: dict[Path, Index | None] = {}
     entries: dict[Path, dict[str, ShardEntry]] = {}
-    counts, warnings = [], []
+    counts: list[int] = []
+    warnings: list[str] = []
     classes: tuple[str, ...] = ()
     for path in paths:
         folder = path.parent

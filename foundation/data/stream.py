@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +27,7 @@ from foundation.data.shards import RawSample, ShardSet
 from foundation.errors import FoundationError, SampleError, UserError
 from foundation.types import Sample
 
+_POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
 _IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
@@ -115,11 +118,19 @@ class _PlannedBatches(Dataset[Any]):
 class Loader:
     """Iterates over ready batches; each iteration begins at the same place.
 
-    Use :meth:`close` (or ``with``) to end the workers at once.
+    Use :meth:`close` (or ``with``) to end the workers.
+
+    Args:
+        dataset: makes a batch of a plan.
+        plans: what to make.
+        dataloader: hands the plans to workers.
+        timeout: seconds to wait for a batch; 0 for no end.
     """
 
-    def __init__(self, dataset: _PlannedBatches, plans: Plans, dataloader: DataLoader[Any]) -> None:
-        self._dataset, self._plans, self.dataloader = dataset, plans, dataloader
+    def __init__(
+        self, dataset: _PlannedBatches, plans: Plans, dataloader: DataLoader[Any], timeout: float = 0.0
+    ) -> None:
+        self._dataset, self._plans, self.dataloader, self._timeout = dataset, plans, dataloader, timeout
         self._iterator: Any = None
         _LOADERS.add(self)
 
@@ -127,28 +138,37 @@ class Loader:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Any]:
-        plans = iter(self._plans)
-        self._iterator = iter(self.dataloader)
+        self._iterator = iterator = _quiet_iterator(self.dataloader)
+        for plan in self._plans:
+            yield self._next(iterator, plan)
+
+    def _next(self, iterator: Iterator[Any], plan: Plan) -> Any:
+        begin = time.monotonic()
         while True:
-            plan = next(plans, None)
-            if plan is None:
-                return
             try:
-                batch = next(self._iterator)
+                batch = next(iterator)
             except RuntimeError as error:
-                if not any(words in str(error) for words in ("timed out", "exited unexpectedly", "is killed by")):
+                waited = time.monotonic() - begin
+                if "timed out" in str(error):
+                    if not self._timeout or waited < self._timeout:
+                        continue
+                    problem = f"no batch for {waited:.0f} seconds"
+                    advice = "for slow storage, raise data.timeout_seconds"
+                elif "exited unexpectedly" in str(error):
+                    problem = str(error)
+                    advice = "a worker that is killed mostly means that memory ran out: lower data.workers"
+                else:
                     raise
-                shards = ", ".join(self._dataset.shards_of(plan)[:3])
                 self.close(at_once=True)
+                shards = ", ".join(self._dataset.shards_of(plan)[:3])
                 raise LoaderError(
-                    f"the loader gave no batch: {error}\nThe batch at sample {plan.start + plan.place:,} of the stream "
-                    f"reads {shards}. Slow storage: raise data.timeout_seconds. A killed worker mostly means that "
-                    "memory ran out: lower data.workers. The same command goes on from the last checkpoint"
+                    f"{problem}. The batch at sample {plan.start + plan.place:,} of the stream reads {shards}; "
+                    f"{advice}. The same command goes on from the last checkpoint"
                 ) from error
             if isinstance(batch, FoundationError):
                 self.close(at_once=True)
                 raise batch
-            yield batch
+            return batch
 
     def close(self, at_once: bool = False) -> None:
         """End the workers.
@@ -162,7 +182,7 @@ class Loader:
         self.dataloader._iterator = None
         if not at_once:
             iterator._shutdown_workers()
-        # torch takes the death of a worker for an accident until it has been told to forget the worker.
+        # Where torch's handler is in place, it takes a worker's death for an accident until told to forget the worker.
         if iterator._worker_pids_set:
             signal_handling._remove_worker_pids(id(iterator))
             iterator._worker_pids_set = False
@@ -188,6 +208,19 @@ def _close_all() -> None:
     """A stuck worker that ignores SIGTERM would keep its parent from ending."""
     for loader in list(_LOADERS):
         loader.close(at_once=True)
+
+
+def _quiet_iterator(dataloader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers, without torch's handler that raises wherever the program is when one of them dies.
+
+    A death is noticed at the next batch instead, where it can be told what was being read.
+    """
+    if not dataloader.num_workers or threading.current_thread() is not threading.main_thread():
+        return iter(dataloader)
+    previous = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(dataloader)
+    signal.signal(signal.SIGCHLD, previous)
+    return iterator
 
 
 def _start_worker(_: int) -> None:
@@ -227,18 +260,18 @@ def _loader(
     dataloader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=plans,  # type: ignore[arg-type]
+        sampler=plans,
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
-        timeout=timeout if workers else 0,
+        timeout=_POLL_SECONDS if workers else 0,
         worker_init_fn=_start_worker,
         multiprocessing_context=_context(workers, context),
         generator=torch.Generator(),  # a loader without its own draws from the global generator, and so moves the run
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
     )
-    return Loader(dataset, plans, dataloader)
+    return Loader(dataset, plans, dataloader, timeout)
 
 
 def build_loader(

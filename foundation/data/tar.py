@@ -128,8 +128,8 @@ def scan(descriptor: int, shard: str) -> Table:
     if keys:
         extensions.append(tuple(current))
     first.append(len(offsets))
-    as_array = [np.asarray(values, dtype=np.int64) for values in (first, offsets, sizes)]
-    return Table(keys, extensions, *as_array, bytes=walker.total, complete=walker.complete)
+    starts, places, lengths = (np.asarray(values, dtype=np.int64) for values in (first, offsets, sizes))
+    return Table(keys, extensions, starts, places, lengths, bytes=walker.total, complete=walker.complete)
 
 
 def split_name(name: str) -> tuple[str, str] | None:

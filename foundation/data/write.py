@@ -85,7 +85,9 @@ class _SplitWriter:
         self.entries.append(ShardEntry(name, self._samples, self._sink.bytes, self._sink.sha256()))
 
     def abandon(self) -> None:
+        """Close what is open after an error; the file itself goes with its folder."""
         if self._file is not None:
+            self._tar.close()
             self._file.close()
             self._file = None
 

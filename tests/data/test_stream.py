@@ -1,0 +1,284 @@
+"""The loader: same batches whatever the workers, the ranks and the place where it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.counter import Draws
+from foundation.data.pipeline import TrainingPipeline
+from foundation.data.shards import open_shards
+from foundation.data.stream import Loader, LoaderError, build_eval_loader, build_loader, iterate_samples
+from foundation.errors import UserError
+from foundation.types import Batch, TokenMask, View
+
+Decode = Callable[[dict[str, Any]], dict[str, Any]]
+MakeShards = Callable[..., Path]
+
+
+@dataclass
+class Views:
+    """Two views, each the picture plus that sample's own noise."""
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        return {"global": (2, (3, 4, 4))}
+
+    def prepare(self, samples: list[dict[str, Any]], draws: Draws) -> torch.Tensor:
+        images = torch.stack([sample["image"].float() for sample in samples])
+        noise = torch.from_numpy(draws.uniform("noise", 2)).float()
+        ids = torch.from_numpy(draws.ids)
+        assert ids.tolist() == [sample["__id__"] for sample in samples]
+        return torch.cat([images + noise[:, view, None, None, None] for view in range(2)])
+
+    def finish(self, prepared: torch.Tensor) -> dict[str, View]:
+        rows = len(prepared)
+        return {"global": View(prepared, "image", "global", 2, torch.zeros(rows), torch.zeros(rows, 2, 3))}
+
+
+@dataclass
+class Masking:
+    """Masks tell what they were told: row's place, group and step."""
+
+    view: str = "global"
+
+    def __call__(
+        self, coordinates: np.ndarray, count: int, draws: Draws, places: np.ndarray, group: int, step: int
+    ) -> TokenMask:
+        facts = torch.tensor([[int(place), group, step, len(coordinates)] for place in places])
+        return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0))
+
+
+def pipeline(decode: Decode, **changes: Any) -> TrainingPipeline:
+    settings: dict[str, Any] = {
+        "views": Views(),
+        "masking": Masking(),
+        "coordinates": lambda size: np.zeros((size[0] * size[1], 2), dtype=np.int64),
+    }
+    return TrainingPipeline(decode=decode, **(settings | changes))
+
+
+@pytest.fixture
+def load(make_shards: MakeShards, decode: Decode) -> Iterator[Callable[..., list[Batch]]]:
+    """``load(workers=2, ...)``: all batches of a loader over 30 samples in shards of 7, micro-batches of 4."""
+    shards = open_shards(make_shards(30, per_shard=7))
+
+    def run(**settings: Any) -> list[Batch]:
+        settings = {"batch_size": 4, "seed": 5, "window": 10, "samples": 80, "timeout": 30.0} | settings
+        settings.setdefault(
+            "global_batch", settings["batch_size"] * settings.get("accumulate", 1) * settings.get("world_size", 1)
+        )
+        with build_loader(shards, pipeline(decode), **settings) as loader:
+            return list(loader)
+
+    yield run
+    shards.close()
+
+
+def assert_same(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert (a.keys, a.position, a.size, a.skipped) == (b.keys, b.position, b.size, b.skipped)
+        assert torch.equal(a.views["global"].data, b.views["global"].data)
+        assert torch.equal(a.masks["global"].masked, b.masks["global"].masked)
+        assert torch.equal(a.labels, b.labels)
+
+
+def rows(batches: list[Batch]) -> dict[int, tuple[str, list[float], list[int]]]:
+    """Every sample of the stream by position: key, its views, its mask."""
+    result = {}
+    for batch in batches:
+        views = batch.views["global"].data.reshape(2, len(batch.keys), -1)
+        for row, key in enumerate(batch.keys):
+            mask = batch.masks["global"].masked[row].tolist()
+            result[batch.position + row] = (key, views[:, row].flatten().tolist(), mask)
+    return result
+
+
+def test_epochs_are_permutations_across_batches(load: Callable[..., list[Batch]]) -> None:
+    keys = [key for batch in load(samples=60, batch_size=4) for key in batch.keys]
+    assert len(keys) == 60
+    assert len(set(keys[:30])) == len(set(keys[30:])) == 30 and keys[:30] != keys[30:]
+
+
+@pytest.mark.filterwarnings("ignore:.*suggested max number of worker")
+@pytest.mark.parametrize("workers", [1, 2, 6])
+def test_workers_do_not_matter(load: Callable[..., list[Batch]], workers: int) -> None:
+    assert_same(load(workers=0), load(workers=workers))  # 6 are more than there are shards
+
+
+@pytest.mark.parametrize("consumed", [4, 28, 32, 64])
+def test_resuming_anywhere_continues(load: Callable[..., list[Batch]], consumed: int) -> None:
+    whole = load(samples=80)
+    assert_same(whole[consumed // 4 :], load(start=consumed, samples=80 - consumed, workers=1))
+
+
+def test_two_ranks_make_one_stream(load: Callable[..., list[Batch]]) -> None:
+    one = load(batch_size=8)
+    two = [load(batch_size=4, world_size=2, rank=rank) for rank in range(2)]
+    assert rows(one) == rows(two[0]) | rows(two[1])
+    accumulated = [load(batch_size=2, world_size=2, accumulate=2, rank=rank) for rank in range(2)]
+    assert rows(one) == rows(accumulated[0]) | rows(accumulated[1])
+    assert len(accumulated[0]) == 2 * len(one)
+
+
+def test_masks_know_place_group_and_step(load: Callable[..., list[Batch]]) -> None:
+    batches = load(batch_size=4, world_size=2, rank=1, start=16, samples=16)
+    assert batches[1].masks["global"].masked[:4].tolist() == [[4 + row, 8, 3, 16] for row in range(4)]
+    assert batches[0].position == 20
+
+
+def test_the_global_generator_is_untouched(load: Callable[..., list[Batch]]) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load(workers=2)
+    load(workers=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_bad_sample_leaves_a_gap_and_moves_nothing(make_shards: MakeShards, decode: Decode) -> None:
+    good = open_shards(make_shards(30, name="good"))
+    folder = make_shards(30, name="bad")
+    break_samples(folder / "train-000001.tar", {"s00008", "s00011"})
+    bad = open_shards(str(folder / "train-*.tar"))
+    settings = {"batch_size": 6, "global_batch": 6, "seed": 0, "window": 10, "samples": 30}
+    expected = rows(list(build_loader(good, pipeline(decode), **settings)))  # type: ignore[arg-type]
+    batches = list(build_loader(bad, pipeline(decode), workers=2, **settings))  # type: ignore[arg-type]
+    assert sum(batch.skipped.get("decode", 0) for batch in batches) == 2
+    assert all(batch.size == 6 and len(batch.keys) == 6 - sum(batch.skipped.values()) for batch in batches)
+    messages = [message for batch in batches for message in batch.messages]
+    assert {message.split(": ")[1] for message in messages} == {"s00008", "s00011"}
+    assert all("train-000001.tar" in message for message in messages)
+    kept = {key: (views, mask) for key, views, mask in expected.values() if key not in ("s00008", "s00011")}
+    seen = {key: (views, mask) for batch in batches for key, views, mask in rows([batch]).values()}
+    assert seen == kept
+
+
+def break_samples(path: Path, keys: set[str]) -> None:
+    """Overwrite the pictures of some samples with zeros, in place."""
+    with tarfile.open(path) as archive:
+        places = [(m.offset_data, m.size) for m in archive if m.name.removesuffix(".png") in keys]
+    assert len(places) == len(keys)
+    with path.open("r+b") as file:
+        for offset, size in places:
+            file.seek(offset)
+            file.write(bytes(size))
+
+
+def test_a_batch_without_good_samples_is_empty(make_shards: MakeShards, decode: Decode) -> None:
+    folder = make_shards(4)
+    break_samples(folder / "train-000000.tar", {f"s{n:05d}" for n in range(4)})
+    shards = open_shards(folder)
+    settings = {"batch_size": 4, "global_batch": 4, "seed": 0, "window": 4, "samples": 4}
+    (batch,) = build_loader(shards, pipeline(decode), **settings)  # type: ignore[arg-type]
+    assert (batch.keys, batch.skipped, dict(batch.views), dict(batch.masks)) == ((), {"decode": 4}, {}, {})
+    (evaluation,) = build_eval_loader(shards, lambda samples: torch.zeros(len(samples)), decode, 8)
+    assert (evaluation.keys, evaluation.skipped, len(evaluation.labels)) == ((), {"decode": 4}, 0)
+
+
+def test_a_device_may_finish_the_views(make_shards: MakeShards, decode: Decode) -> None:
+    shards = open_shards(make_shards(4))
+    settings = {"batch_size": 4, "global_batch": 4, "seed": 0, "window": 4, "samples": 4}
+    (batch,) = build_loader(shards, pipeline(decode, finish_in_worker=False), **settings)  # type: ignore[arg-type]
+    (whole,) = build_loader(shards, pipeline(decode), **settings)  # type: ignore[arg-type]
+    assert not batch.views and torch.equal(Views().finish(batch.pending)["global"].data, whole.views["global"].data)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_sample_once_in_order(make_shards: MakeShards, decode: Decode, workers: int) -> None:
+    shards = open_shards(make_shards(30))
+
+    def prepare(samples: list[dict[str, Any]]) -> torch.Tensor:
+        return torch.stack([sample["image"] for sample in samples])
+
+    with build_eval_loader(shards, prepare, decode, 8, workers) as loader:
+        for _ in range(2):  # a probe reads the same shards again and again
+            batches = list(loader)
+            assert [len(batch.keys) for batch in batches] == [8, 8, 8, 6]
+            assert torch.cat([batch.ids for batch in batches]).tolist() == list(range(30))
+            assert torch.cat([batch.labels for batch in batches]).tolist() == [n % 10 for n in range(30)]
+            assert torch.cat([batch.data for batch in batches])[:, 0, 0, 0].tolist() == list(range(30))
+    with build_eval_loader(shards, prepare, decode, 8, limit=11) as loader:
+        assert [len(batch.keys) for batch in loader] == [8, 3]
+    assert [sample["__id__"] for sample in iterate_samples(shards, decode)] == list(range(30))
+
+
+def test_an_endless_loader_can_be_left(make_shards: MakeShards, decode: Decode) -> None:
+    shards = open_shards(make_shards(30))
+    loader = build_loader(
+        shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=None, workers=2
+    )
+    keys = [batch.keys for batch, _ in zip(loader, range(40), strict=False)]
+    loader.close()
+    assert len(keys) == 40
+
+
+def workers_of(loader: Loader) -> list[int]:
+    return [worker.pid for worker in loader._iterator._workers]
+
+
+def test_workers_ignore_the_signals_that_end_a_run(make_shards: MakeShards, decode: Decode) -> None:
+    shards = open_shards(make_shards(30))
+    with build_loader(
+        shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=120, workers=2, timeout=30
+    ) as loader:
+        batches = iter(loader)
+        next(batches)
+        next(batches)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            for process in workers_of(loader):
+                os.kill(process, number)
+        assert len(list(batches)) == 28
+
+
+def test_a_killed_worker_names_the_shards(make_shards: MakeShards, decode: Decode) -> None:
+    shards = open_shards(make_shards(30))
+    loader = build_loader(
+        shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=None, workers=1, timeout=30
+    )
+    with pytest.raises(LoaderError, match=r"train-00000\d\.tar") as caught:
+        for number, _ in enumerate(loader):
+            if number == 2:
+                os.kill(workers_of(loader)[0], signal.SIGKILL)
+    assert "data.workers" in str(caught.value)
+
+
+def test_a_hanging_worker_ends_the_run(make_shards: MakeShards, decode: Decode) -> None:
+    def hangs(raw: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(600)
+        return decode(raw)
+
+    shards = open_shards(make_shards(30))
+    loader = build_loader(
+        shards, pipeline(hangs), batch_size=4, global_batch=4, seed=0, window=9, samples=8, workers=1, timeout=1
+    )
+    begin = time.monotonic()
+    with pytest.raises(LoaderError, match=r"no batch for \d seconds.*train-00000\d\.tar.*timeout_seconds"):
+        next(iter(loader))
+    assert time.monotonic() - begin < 15
+
+
+def test_errors_of_workers_keep_their_type(make_shards: MakeShards) -> None:
+    def refuses(raw: dict[str, Any]) -> dict[str, Any]:
+        raise UserError("decoder: pip install something")
+
+    shards = open_shards(make_shards(30))
+    loader = build_loader(
+        shards, pipeline(refuses), batch_size=4, global_batch=4, seed=0, window=9, samples=8, workers=1
+    )
+    with pytest.raises(UserError, match=r"^decoder: pip install something"):
+        next(iter(loader))
+
+
+def test_sizes_that_do_not_fit_are_refused(load: Callable[..., list[Batch]]) -> None:
+    with pytest.raises(UserError, match="12 samples is not 4 samples x 1 micro-batches x 2 processes"):
+        load(global_batch=12, world_size=2)
