@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from foundation.errors import UserError
 
@@ -43,6 +44,25 @@ class Config:
         return PrototypeHead(self, width)
 
 
+class _NormaliseRows(torch.autograd.Function):
+    """``length * v / |v|`` of each row, with half the memory traffic of the same formula under autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, direction: Tensor, length: Tensor | None) -> Tensor:
+        inverse = torch.linalg.vector_norm(direction, dim=1, keepdim=True).reciprocal_()  # [K, 1]
+        ctx.save_for_backward(direction, inverse, length)
+        return direction * (inverse if length is None else inverse * length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        direction, inverse, length = ctx.saved_tensors
+        along = (gradient * direction).sum(dim=1, keepdim=True).mul_(inverse)  # the part that changes the length
+        scale = inverse if length is None else inverse * length
+        across = (gradient * scale).addcmul_(direction, along * inverse * scale, value=-1.0)
+        return across, None if length is None else along
+
+
 class PrototypeLayer(nn.Module):
     """Linear layer without bias whose rows are ``weight_g * weight_v / |weight_v|`` (Salimans and Kingma 2016).
 
@@ -59,11 +79,9 @@ class PrototypeLayer(nn.Module):
 
     def weight(self) -> Tensor:
         """[K, bottleneck] in float32: in 16 bits the lengths would be off by up to a percent."""
-        direction = self.weight_v.float()
-        scale = torch.linalg.vector_norm(direction, dim=1, keepdim=True).reciprocal()
-        if self.weight_g is not None:
-            scale = scale * self.weight_g.float()
-        return direction * scale
+        length = None if self.weight_g is None else self.weight_g.float()
+        weight: Tensor = _NormaliseRows.apply(self.weight_v.float(), length)
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight()

@@ -74,6 +74,13 @@ def test_zero_features_stay_finite_in_16_bits(dtype):
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
+@pytest.mark.parametrize("with_length", [False, True])
+def test_gradient_of_the_normalised_rows(with_length):
+    direction = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    length = torch.rand(5, 1, dtype=torch.float64, requires_grad=True) if with_length else None
+    assert torch.autograd.gradcheck(heads._NormaliseRows.apply, (direction, length))
+
+
 def test_impossible_settings_name_field_and_value():
     with pytest.raises(UserError, match="layers must be at least 1, got 0"):
         heads.Config(prototypes=8, layers=0)

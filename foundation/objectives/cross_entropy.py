@@ -1,4 +1,4 @@
-"""Soft cross-entropy over many prototypes, in float32 whatever autocast says, without a float32 copy of the scores."""
+"""Soft cross-entropy over many prototypes, in float32 whatever autocast says, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Elements of one chunk: on a CPU it should stay in cache, on a GPU it should bound the temporary memory (256 MiB).
-_CHUNK = {"cpu": 2**18}
+_CHUNK = {"cpu": 2**17}
 _CHUNK_ELSEWHERE = 2**26
 
 
@@ -19,41 +19,39 @@ def _rows_per_chunk(student: Tensor, chunk: int | None) -> int:
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """Saves the scores as they came and one number per row; the softmax is computed again in the backward pass."""
+    """Makes the gradient in the forward pass, while a chunk is in cache, and only scales it in the backward pass.
+
+    Nothing but the gradient, in the precision of the scores, lives in between.
+    """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, target: Tensor, temperature: float, chunk: int | None) -> Tensor:
         views, rows, _ = student.shape
-        normaliser = student.new_empty((views, rows), dtype=torch.float32)
+        losses = student.new_empty((views, rows), dtype=torch.float32)
         mass = target.sum(dim=2, dtype=torch.float32)  # [V or 1, B]
-        match = torch.empty_like(normaliser)
+        # float16 would lose the many small entries before the loss scale reaches them.
+        dtype = torch.float32 if student.dtype == torch.float16 else student.dtype
+        ctx.gradient = torch.empty_like(student, dtype=dtype) if ctx.needs_input_grad[0] else None
+        ctx.temperature, ctx.dtype = temperature, student.dtype
         step = _rows_per_chunk(student, chunk)
         for start in range(0, rows, step):
             part = slice(start, start + step)
             scores = student[:, part].float() * (1.0 / temperature)
-            shift = scores.amax(dim=2)
-            scores -= shift[..., None]  # before the sums: the loss is a small difference of large numbers
-            match[:, part] = (target[:, part] * scores).sum(dim=2)
-            relative = scores.exp_().sum(dim=2).log_()
-            match[:, part] -= mass[:, part] * relative
-            normaliser[:, part] = relative + shift
-        ctx.save_for_backward(student, target, normaliser, mass)
-        ctx.temperature, ctx.step = temperature, step
-        return match.neg_()
+            share = torch.softmax(scores, dim=2)
+            scores -= scores.amax(dim=2, keepdim=True)  # the loss is a small difference of large numbers
+            normaliser = share.amax(dim=2).log_()  # minus the log of the sum of exp(scores): the largest score is 0
+            losses[:, part] = -mass[:, part] * normaliser - (target[:, part] * scores).sum(dim=2)
+            if ctx.gradient is not None:
+                ctx.gradient[:, part] = share.mul_(mass[:, part, None]).sub_(target[:, part])
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        student, target, normaliser, mass = ctx.saved_tensors
-        result = torch.empty_like(student)
-        scale = (gradient.float() / ctx.temperature)[..., None]  # [V, B, 1]
-        positive = scale * mass[..., None]
-        for start in range(0, student.shape[1], ctx.step):
-            part = slice(start, start + ctx.step)
-            share = student[:, part].float() * (1.0 / ctx.temperature)
-            share = share.sub_(normaliser[:, part, None]).exp_().mul_(positive[:, part])
-            result[:, part] = share.sub_(target[:, part] * scale[:, part])
-        return result, None, None, None
+        result, ctx.gradient = ctx.gradient, None
+        if result is None:
+            raise RuntimeError("soft_cross_entropy scales its gradient in place: backward runs once")
+        return result.mul_((gradient / ctx.temperature)[..., None]).to(ctx.dtype), None, None, None
 
 
 def soft_cross_entropy(student: Tensor, target: Tensor, temperature: float = 1.0, chunk: int | None = None) -> Tensor:
