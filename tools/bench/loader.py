@@ -20,11 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=96, help="samples per round (default: 96)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turn (default: 5)")
     parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of the resize")
-    parser.add_argument("--baseline-blur", choices=("pillow", "torchvision"), default="pillow",
-                        help="blur of the baseline: Pillow's, as DINO's code has it (the quicker one), or torchvision's")
+    parser.add_argument(
+        "--baseline-blur",
+        choices=("pillow", "torchvision"),
+        default="pillow",
+        help="blur of the baseline: Pillow's, as DINO's code has it (the quicker one), or torchvision's",
+    )
     parser.add_argument("--no-baseline", action="store_true", help="leave torchvision out")
-    parser.add_argument("--device-program", action="store_true",
-                        help="time also the program that an accelerator runs, here on the CPU")
+    parser.add_argument(
+        "--device-program", action="store_true", help="time also the program that an accelerator runs, here on the CPU"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 
@@ -67,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         "baseline_blur": arguments.baseline_blur,
         "torch": torch.__version__,
     }
-    table = Table(title=f"{count} samples, batch {arguments.batch}, {arguments.interpolation}, one core, processor time")
+    table = Table(
+        title=f"{count} samples, batch {arguments.batch}, {arguments.interpolation}, one core, processor time"
+    )
     for column in ("road", "samples/s", "ms/sample", "of which"):
         table.add_column(column, justify="left" if column in ("road", "of which") else "right")
     for name, rounds in times.items():
@@ -85,7 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
     if "torchvision" in times:
         pairs = zip(times["foundation"], times["torchvision"], strict=True)
         ratios = [sum(b.values()) / sum(a.values()) for a, b in pairs]
-        figures["ratio"], figures["ratio_min"], figures["ratio_max"] = statistics.median(ratios), min(ratios), max(ratios)
+        figures["ratio"], figures["ratio_min"], figures["ratio_max"] = (
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+        )
         table.caption = f"foundation / torchvision: {figures['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     Console().print(table)
     if arguments.json:

@@ -50,7 +50,8 @@ def crop_boxes(
     ratio = np.exp(low + (high - low) * uniforms[:, ATTEMPTS : 2 * ATTEMPTS])
     box_w, box_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (box_w > 0) & (box_w <= w) & (box_h > 0) & (box_h <= h)  # [B, attempts]
-    found, first, rows = fits.any(1), fits.argmax(1), np.arange(len(heights))
+    found: NDArray[np.bool_] = np.any(fits, axis=1)
+    first, rows = fits.argmax(1), np.arange(len(heights))
     box_w, box_h = box_w[rows, first].astype(np.int64), box_h[rows, first].astype(np.int64)
     top = np.floor(uniforms[:, -2] * (heights - box_h + 1)).astype(np.int64)
     left = np.floor(uniforms[:, -1] * (widths - box_w + 1)).astype(np.int64)

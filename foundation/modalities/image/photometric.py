@@ -24,7 +24,7 @@ from torch import Tensor
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
 """Weights of the grey value (ITU-R BT.601, as in Pillow)."""
 JITTER = ("brightness", "contrast", "saturation", "hue")
-_CACHE_PIXELS = 224 * 224
+_GROUP_PIXELS = 224 * 224  # rows of a group: about what stays in the second-level cache with its working memory
 _BLOCK = 16
 
 
@@ -118,24 +118,6 @@ def blur_kernels(sigma: NDArray[np.float64], radius: int = 0) -> NDArray[np.floa
     return (weights / (weights[:, :1] + 2.0 * weights[:, 1:].sum(1, keepdims=True))).astype(np.float32)
 
 
-class _Buffer:
-    """Grows one flat array; remembers where each piece lies."""
-
-    def __init__(self) -> None:
-        self.pieces: list[NDArray] = []
-        self.length = 0
-
-    def add(self, values: NDArray) -> tuple[int, int]:
-        start = self.length
-        self.pieces.append(np.ravel(values))
-        self.length += values.size
-        return start, self.length
-
-    def tensor(self, dtype: torch.dtype) -> Tensor:
-        joined = np.concatenate(self.pieces) if self.pieces else np.zeros(0)
-        return torch.from_numpy(joined).to(dtype)
-
-
 def make_plan(parameters: Parameters, size: int, radius: int = 0, grouped: bool = True) -> Plan:
     """Orders the work.
 
@@ -149,51 +131,64 @@ def make_plan(parameters: Parameters, size: int, radius: int = 0, grouped: bool 
         The plan. What a row's pixels become does not depend on ``grouped`` nor on the other rows.
     """
     count = len(parameters.jitter)
-    integers, floats = _Buffer(), _Buffer()
-    groups: list[tuple[tuple[int, int], tuple[Step, ...]]] = []
-    if count == 0:
-        return Plan((), False, integers.tensor(torch.int64), floats.tensor(torch.float32))
-    if grouped:
-        length = max(1, _CACHE_PIXELS // (size * size))
+    pieces = [list(range(count))] if count else []
+    if grouped and count:
+        length = max(1, _GROUP_PIXELS // (size * size))
         radii = np.where(parameters.blur, blur_radius(parameters.sigma, radius), 0)
         permutation = np.where(parameters.jitter, parameters.order @ np.array([64, 16, 4, 1]), -1)
-        rank = np.lexsort((parameters.solarise, parameters.greyscale, radii, permutation))
+        rank = np.lexsort((parameters.solarise, parameters.greyscale, radii, permutation)).tolist()
         pieces = [rank[i : i + length] for i in range(0, count, length)]
-    else:
-        pieces = [np.arange(count)]
-    for rows in pieces:
-        steps = tuple(_steps(parameters, rows, radius, integers, floats))
-        groups.append((integers.add(rows), steps))
-    return Plan(tuple(groups), not grouped, integers.tensor(torch.int64), floats.tensor(torch.float32))
+    writer = _Writer(parameters, radius)
+    groups = tuple(writer.group(rows) for rows in pieces)
+    integers, floats = torch.tensor(writer.integers, dtype=torch.int64), torch.tensor(writer.floats)
+    return Plan(groups, not grouped, integers, floats.to(torch.float32))
 
 
-def _steps(
-    parameters: Parameters, rows: NDArray[np.int64], radius: int, integers: _Buffer, floats: _Buffer
-) -> list[Step]:
-    steps: list[Step] = []
+class _Writer:
+    """Writes the steps of group after group. Plain lists: a group has few rows, and numpy's calls would cost more."""
 
-    def add(operation: str, chosen: NDArray[np.bool_], values: NDArray) -> None:
-        places = np.flatnonzero(chosen)
-        if len(places) == 0:
+    def __init__(self, parameters: Parameters, radius: int) -> None:
+        self.integers: list[int] = []
+        self.floats: list[float] = []
+        self.order, self.factors = parameters.order.tolist(), parameters.factors.tolist()
+        self.jitter, self.greyscale = parameters.jitter.tolist(), parameters.greyscale.tolist()
+        self.blur, self.solarise = parameters.blur.tolist(), parameters.solarise.tolist()
+        self.radii, self.kernels = [], []
+        if any(self.blur):
+            sigma = np.where(parameters.blur, parameters.sigma, 1e-3)
+            self.radii, self.kernels = blur_radius(sigma, radius).tolist(), blur_kernels(sigma, radius).tolist()
+
+    def group(self, rows: list[int]) -> tuple[tuple[int, int], tuple[Step, ...]]:
+        steps: list[Step] = []
+        for turn in range(len(JITTER)):
+            places: list[list[int]] = [[] for _ in JITTER]
+            for place, row in enumerate(rows):
+                if self.jitter[row]:
+                    places[self.order[row][turn]].append(place)
+            for number, name in enumerate(JITTER):
+                values = [[f := self.factors[rows[place]][number], 1.0 - f] for place in places[number]]
+                self._step(steps, name, places[number], values, len(rows))
+        for name, flags in (("greyscale", self.greyscale), ("blur", self.blur), ("solarise", self.solarise)):
+            chosen = [place for place, row in enumerate(rows) if flags[row]]
+            values = [[0.0]] * len(chosen)
+            if name == "blur" and chosen:
+                width = 1 + max(self.radii[rows[place]] for place in chosen)
+                values = [self.kernels[rows[place]][:width] for place in chosen]
+            self._step(steps, name, chosen, values, len(rows))
+        self.integers += rows
+        return (len(self.integers) - len(rows), len(self.integers)), tuple(steps)
+
+    def _step(self, steps: list[Step], name: str, places: list[int], values: list[list[float]], rows: int) -> None:
+        if not places:
             return
-        interval = None if len(places) == len(rows) else integers.add(places)
-        taken = values[places]
-        steps.append(Step(operation, interval, floats.add(taken), 1 if taken.ndim == 1 else taken.shape[1]))
-
-    jitter, order, factors = parameters.jitter[rows], parameters.order[rows], parameters.factors[rows]
-    neutral = np.array([1.0, 1.0, 1.0, 0.0])
-    for turn in range(len(JITTER)):
-        for number, name in enumerate(JITTER):
-            chosen = jitter & (order[:, turn] == number) & (factors[:, number] != neutral[number])
-            mix = np.stack([factors[:, number], 1.0 - factors[:, number]], 1)
-            add(name, chosen, mix)
-    add("greyscale", parameters.greyscale[rows], np.zeros(len(rows)))
-    blur = parameters.blur[rows]
-    if blur.any():
-        kernels = blur_kernels(np.where(blur, parameters.sigma[rows], 1e-3), radius)
-        add("blur", blur, kernels)
-    add("solarise", parameters.solarise[rows], np.zeros(len(rows)))
-    return steps
+        interval = None
+        if len(places) < rows:
+            interval = (len(self.integers), len(self.integers) + len(places))
+            self.integers += places
+        start = len(self.floats)
+        for row in values:
+            self.floats += row
+        steps.append(Step(name, interval, (start, len(self.floats)), len(values[0])))
 
 
 def run_plan(
@@ -267,9 +262,7 @@ def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device).view(1, -1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
     return scale, shift
@@ -367,35 +360,32 @@ def _blur_banded(x: Tensor, kernels: Tensor) -> Tensor:
     Sixteen output pixels depend on 16 + 2 radius input pixels through one banded matrix, the same for every block.
     """
     rows, channels, height, width = x.shape
-    radius = kernels.shape[1] - 1
+    planes, radius = rows * channels, kernels.shape[1] - 1
     span, across, down = _BLOCK + 2 * radius, -(-width // _BLOCK), -(-height // _BLOCK)
     band = F.pad(kernels, (0, 1))[:, _band_places(radius)]  # [R, span, block]
-    lines = scratch("lines", (channels, height, across * _BLOCK + 2 * radius), x.device)
-    columns = scratch("columns", (channels, down * _BLOCK + 2 * radius, across * _BLOCK), x.device)
-    done = scratch("done", (across, channels * height, _BLOCK), x.device)
+    lines = scratch("lines", (planes, height, across * _BLOCK + 2 * radius), x.device)
+    columns = scratch("columns", (planes, down * _BLOCK + 2 * radius, across * _BLOCK), x.device)
+    done = scratch("done", (rows, across, channels * height, _BLOCK), x.device)
+
+    lines[:, :, radius : radius + width].copy_(x.view(planes, height, width))
     lines[:, :, width + 2 * radius :].zero_()  # what fills the last block must be finite; it is not used
-    columns[:, height + 2 * radius :].zero_()
-    blocks_across = lines.as_strided(
-        (across, channels * height, span), (_BLOCK, lines.shape[2], 1), lines.storage_offset()
-    )
-    stride = columns.stride()
+    _reflect(lines, radius, width, 2)
+    line = lines.shape[2]
+    blocks = lines.as_strided((rows, across, channels * height, span), (channels * height * line, _BLOCK, line, 1))
     for row in range(rows):
-        lines[:, :, radius : radius + width].copy_(x[row])
-        _reflect(lines, radius, width, 2)
-        torch.bmm(blocks_across, band[row].expand(across, -1, -1), out=done)
-        target = columns[:, radius : radius + height].view(channels, height, across, _BLOCK)
-        target.copy_(done.view(across, channels, height, _BLOCK).permute(1, 2, 0, 3))
-        _reflect(columns, radius, height, 1)
-        turned = band[row].t().expand(down, -1, -1)
-        for channel in range(channels):
-            blocks_down = columns.as_strided(
-                (down, span, stride[1]), (_BLOCK * stride[1], stride[1], 1), channel * stride[0]
-            )
-            if (down * _BLOCK, across * _BLOCK) == (height, width):
-                torch.bmm(turned, blocks_down, out=x[row, channel].view(down, _BLOCK, width))
-            else:
-                x[row, channel] = torch.bmm(turned, blocks_down).view(down * _BLOCK, -1)[:height, :width]
-    return x
+        torch.bmm(blocks[row], band[row].expand(across, -1, -1), out=done[row])
+
+    target = columns[:, radius : radius + height].view(rows, channels, height, across, _BLOCK)
+    target.copy_(done.view(rows, across, channels, height, _BLOCK).permute(0, 2, 3, 1, 4))
+    columns[:, height + 2 * radius :].zero_()
+    _reflect(columns, radius, height, 1)
+    plane, line, _ = columns.stride()
+    blocks = columns.as_strided((planes, down, span, line), (plane, _BLOCK * line, line, 1))
+    fits = (down * _BLOCK, across * _BLOCK) == (height, width)
+    result = x.view(planes, down, _BLOCK, line) if fits else scratch("done", (planes, down, _BLOCK, line), x.device)
+    for number in range(planes):
+        torch.bmm(band[number // channels].t().expand(down, -1, -1), blocks[number], out=result[number])
+    return x if fits else x.copy_(result.view(rows, channels, down * _BLOCK, line)[:, :, :height, :width])
 
 
 @lru_cache(maxsize=64)

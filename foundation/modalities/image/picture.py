@@ -21,7 +21,8 @@ Picture = NDArray[np.uint8]
 
 # Anchors of a perceptually even dark-to-bright scale (near matplotlib's "inferno"), so that no plot library is needed.
 _HEAT = np.array(
-    [(0, 0, 4), (51, 10, 95), (120, 28, 109), (188, 55, 84), (237, 105, 37), (252, 176, 20), (252, 255, 164)], np.float64
+    [(0, 0, 4), (51, 10, 95), (120, 28, 109), (188, 55, 84), (237, 105, 37), (252, 176, 20), (252, 255, 164)],
+    np.float64,
 )
 
 
@@ -138,7 +139,7 @@ def overlay(image: Tensor | Picture, heat: Tensor | NDArray[Any], strength: floa
         uint8 [H, W, 3].
     """
     picture = to_rgb(image)
-    colours = resize(heat_rgb(heat), *picture.shape[:2])
+    colours = resize(heat_rgb(heat), picture.shape[0], picture.shape[1])
     mixed = (1.0 - strength) * picture.astype(np.float64) + strength * colours
     return mixed.round().clip(0, 255).astype(np.uint8)
 
@@ -156,7 +157,9 @@ def mask_overlay(image: Tensor | Picture, masked: Tensor | NDArray[np.bool_], gr
     """
     picture = to_rgb(image)
     hidden = torch.as_tensor(masked).cpu().numpy().astype(bool).reshape(grid)
-    large = resize((hidden[..., None] * np.full(3, 255)).astype(np.uint8), *picture.shape[:2], smooth=False)[..., :1] > 127
+    height, width = picture.shape[:2]
+    levels = np.repeat(np.where(hidden, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    large = resize(levels, height, width, smooth=False)[..., :1] > 127
     dimmed = 0.2 * picture + 0.8 * np.array([96.0, 96.0, 112.0])
     return np.where(large, dimmed, picture).round().astype(np.uint8)
 

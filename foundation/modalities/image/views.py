@@ -11,8 +11,8 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -222,13 +222,15 @@ class Prepared:
     def pin_memory(self) -> Prepared:
         return self._each(lambda value: value.pin_memory())
 
-    def _each(self, function: Any) -> Prepared:
+    def _each(self, function: Callable[[Any], Any]) -> Prepared:
         roles = {
             name: PreparedRole(
-                **{
-                    f.name: None if getattr(role, f.name) is None else function(getattr(role, f.name))
-                    for f in fields(role)
-                }
+                pixels=None if role.pixels is None else function(role.pixels),
+                boxes=function(role.boxes),
+                flips=function(role.flips),
+                plan=function(role.plan),
+                sample_ids=function(role.sample_ids),
+                geometry=function(role.geometry),
             )
             for name, role in self.roles.items()
         }

@@ -47,7 +47,9 @@ def test_formats_equal_pillow(extension):
     assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data[extension])).convert("RGB")))
 
 
-@pytest.mark.parametrize("options", [{"quality": 95, "subsampling": 0}, {"quality": 60, "subsampling": 2}, {"progressive": True}])
+@pytest.mark.parametrize(
+    "options", [{"quality": 95, "subsampling": 0}, {"quality": 60, "subsampling": 2}, {"progressive": True}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_equals_pillow_bit_for_bit(mode, options):
     data = encode(Image.fromarray(noise((61, 83, 3))).convert(mode), "jpg", **options)
@@ -127,7 +129,9 @@ def test_bomb_is_refused_by_its_header():
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
     error = failure(raw(data, "png"))
     assert error.reason == "too_large" and "60000" in error.detail
     jpeg = encode(Image.fromarray(noise((40, 50, 3))), "jpg")

@@ -18,7 +18,9 @@ def pixels(size: int, rows: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(size)
     x = torch.randint(0, 256, (rows, 3, size, size), generator=generator).float()
     x[:, :, : size // 3] = torch.linspace(0, 255, size)[None, None, None]
-    x[:, :, 0, :8] = torch.tensor([[255, 0, 0, 255, 255, 0, 0, 255], [0, 255, 0, 255, 0, 255, 0, 255], [0, 0, 255, 0, 255, 255, 0, 255]]).float()
+    x[:, :, 0, :8] = torch.tensor(
+        [[255, 0, 0, 255, 255, 0, 0, 255], [0, 255, 0, 255, 0, 255, 0, 255], [0, 0, 255, 0, 255, 255, 0, 255]]
+    ).float()
     return x
 
 

@@ -114,9 +114,7 @@ def test_crops_are_distributed_as_torchvisions(scale, size):
         draws(n).uniform("c", geometry.CROP_DRAWS), np.full(n, height), np.full(n, width), scale, (3 / 4, 4 / 3)
     )
     empty = torch.empty(3, height, width)
-    theirs = np.array(
-        [transforms.RandomResizedCrop.get_params(empty, list(scale), [3 / 4, 4 / 3]) for _ in range(m)]
-    )
+    theirs = np.array([transforms.RandomResizedCrop.get_params(empty, list(scale), [3 / 4, 4 / 3]) for _ in range(m)])
     assert (ours[:, :2] >= 0).all() and (ours[:, 2:] >= 1).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all() and (ours[:, 1] + ours[:, 3] <= width).all()
 
@@ -149,7 +147,10 @@ def test_geometry_says_where_each_pixel_came_from(on_device, interpolation):
     samples = [{"__id__": i, "image": ramp(h, w)} for i, (h, w) in enumerate([(200, 240), (250, 180), (90, 250)])]
     maker = config.build(on_device)
     views = maker.finish(maker.prepare(samples, draws(3)))
-    assert {name: view.data.shape for name, view in views.items()} == {"global": (6, 3, 40, 40), "local": (9, 3, 16, 16)}
+    assert {name: view.data.shape for name, view in views.items()} == {
+        "global": (6, 3, 40, 40),
+        "local": (9, 3, 16, 16),
+    }
     flipped = 0
     for view in views.values():
         size = view.data.shape[-1]
@@ -167,7 +168,11 @@ def test_geometry_says_where_each_pixel_came_from(on_device, interpolation):
 def test_rows_are_view_major_and_ids_follow():
     samples = images(4)
     view = (maker := small().build()).finish(maker.prepare(samples, draws(4)))["local"]
-    assert view.sample_ids.tolist() == [1, 8, 15, 22] * 3 and (view.role, view.count, view.modality) == ("local", 3, "image")
+    assert view.sample_ids.tolist() == [1, 8, 15, 22] * 3 and (view.role, view.count, view.modality) == (
+        "local",
+        3,
+        "image",
+    )
     assert maker.describe() == {"global": (2, (3, 32, 32)), "local": (3, (3, 16, 16))}
 
 
@@ -224,7 +229,9 @@ def test_resampling_agrees_within_a_level(photos, interpolation, size):
     n = len(pictures)
     heights, widths = (np.array([p.shape[d] for p in pictures]) for d in (1, 2))
     boxes = [
-        geometry.crop_boxes(draws(n, seed=v).uniform("c", geometry.CROP_DRAWS), heights, widths, (0.02, 1.0), (0.75, 4 / 3))
+        geometry.crop_boxes(
+            draws(n, seed=v).uniform("c", geometry.CROP_DRAWS), heights, widths, (0.02, 1.0), (0.75, 4 / 3)
+        )
         for v in range(3)
     ]
     boxes, flips = np.concatenate(boxes), np.arange(3 * n) % 2 == 0
