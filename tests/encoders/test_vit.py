@@ -22,7 +22,14 @@ ROTARY = PositionConfig(kind="rotary")
 
 def small(**changes) -> vit.Config:
     defaults = dict(
-        preset=None, width=32, depth=3, heads=2, tokenizer=tokenizer.Config(patch_size=4), size=(32, 32), registers=2
+        packing="always",
+        preset=None,
+        width=32,
+        depth=3,
+        heads=2,
+        tokenizer=tokenizer.Config(patch_size=4),
+        size=(32, 32),
+        registers=2,
     )
     return vit.Config(**(defaults | changes))
 
@@ -65,6 +72,19 @@ def test_packed_gradients_equal_separate_gradients():
     separate = [p.grad for p in encoder.parameters() if p.grad is not None]
     for a, b in zip(packed, separate, strict=True):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+def test_packing_follows_its_setting():
+    views = [torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16)]
+    passes = {}
+    for packing, batch in (("always", 2), ("never", 2), ("auto", 2), ("auto", 150)):
+        encoder = small(packing=packing).build().eval()
+        count = []
+        encoder.trunk.register_forward_hook(lambda *_, count=count: count.append(1))
+        with torch.no_grad():
+            assert len(encoder([view[:1].expand(batch, -1, -1, -1) for view in views])) == 2
+        passes[packing, batch] = len(count)
+    assert passes == {("always", 2): 1, ("never", 2): 2, ("auto", 2): 1, ("auto", 150): 2}
 
 
 def test_rows_do_not_influence_each_other():

@@ -63,7 +63,19 @@ class ImageTokenizer(nn.Module):
                 f"but got {list(view.shape)}"
             )
         grid = self.config.grid((view.shape[2], view.shape[3]))
-        return self.projection(self.stem(view)).flatten(2).transpose(1, 2), grid, None
+        return self._project(self.stem(view), grid), grid, None
+
+    def _project(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The strided convolution, [R, C, h * p, w * p] -> [R, h * w, D], as one matrix product over unfolded patches.
+
+        Patches do not overlap, so unfolding copies each pixel once: about twice as fast on a CPU for small patches,
+        and the order of summation in the gradient is the same in every run.
+        """
+        rows, columns = grid
+        patch = self.projection.kernel_size[0]
+        unfolded = maps.reshape(maps.shape[0], maps.shape[1], rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+        pixels = unfolded.reshape(maps.shape[0], rows * columns, -1)
+        return F.linear(pixels, self.projection.weight.flatten(1), self.projection.bias)
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""
