@@ -55,7 +55,7 @@ class _NormaliseRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         direction, inverse, length = ctx.saved_tensors
         along = (gradient * direction).sum(dim=1, keepdim=True).mul_(inverse)  # the part that changes the length
         scale = inverse if length is None else inverse * length

@@ -168,9 +168,7 @@ def token_mask(masked: NDArray[np.bool_]) -> TokenMask:
     """Indices and weights of masks [R, N]."""
     per_row = masked.sum(axis=1)
     weights = np.repeat(1.0 / np.maximum(per_row, 1), per_row).astype(np.float32)
-    return TokenMask(
-        torch.from_numpy(masked), torch.from_numpy(np.flatnonzero(masked)), torch.from_numpy(weights)
-    )
+    return TokenMask(torch.from_numpy(masked), torch.from_numpy(np.flatnonzero(masked)), torch.from_numpy(weights))
 
 
 def _numbers(draws: counter.Draws, stream: str, row: int, first: NDArray[np.float64]) -> Iterator[float]:

@@ -65,7 +65,12 @@ def test_rectangles_have_the_published_shapes(golden, name):
     numbers = iter(np.random.default_rng(0).random(40_000).tolist())
     tries = [masking.rectangle(config, masking._Grid(*size), most, numbers) for _ in range(10_000)]
     ours = np.array([found[2:] for found in tries if found], dtype=float)
-    for quantity in (lambda hw: hw[:, 0], lambda hw: hw[:, 1], lambda hw: hw.prod(axis=1), lambda hw: hw[:, 0] / hw[:, 1]):
+    for quantity in (
+        lambda hw: hw[:, 0],
+        lambda hw: hw[:, 1],
+        lambda hw: hw.prod(axis=1),
+        lambda hw: hw[:, 0] / hw[:, 1],
+    ):
         a, b = quantity(ours), quantity(reference)
         error = np.sqrt(a.var() / len(a) + b.var() / len(b))
         assert abs(a.mean() - b.mean()) < 4 * error

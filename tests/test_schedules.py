@@ -39,7 +39,9 @@ def test_all_schedules_of_dinov2(golden):
     clock = Clock(epoch * int(data["epochs"]), epoch)
     config = optimizer.Config(
         learning_rate=Schedule(
-            start=float(data["base_lr"]), end=float(data["min_lr"]), warmup=Duration(int(data["warmup_epochs"]), "epochs")
+            start=float(data["base_lr"]),
+            end=float(data["min_lr"]),
+            warmup=Duration(int(data["warmup_epochs"]), "epochs"),
         ),
         reference_batch=1024,
         scaling="sqrt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,15 @@ class Config:
         return Optimizer(self, modules, clock, batch)
 
 
+@runtime_checkable
+class _Layered(Protocol):
+    """An encoder that knows the layer of each of its parameters: 0 for the first, depth + 1 for the last."""
+
+    depth: int
+
+    def layer_of(self, name: str) -> int: ...
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one parameter is treated; parameters with equal rules share a group."""
@@ -107,13 +116,14 @@ def rule(config: Config, module: nn.Module, name: str, parameter: Tensor) -> Rul
         parameter: for its shape.
     """
     multiplier = 1.0
-    if hasattr(module, "layer_of") and hasattr(module, "depth"):
+    if isinstance(module, _Layered):
         multiplier = config.layer_decay ** (module.depth + 1 - module.layer_of(name))
     first = name.split(".", 1)[0]
     if first in ("tokenizer", "patch_embed"):
         multiplier *= config.patch_embed_multiplier
     if config.no_decay == "names":
-        free = name.rsplit(".", 1)[-1] == "bias" or "norm" in name or "gamma" in name
+        last = name.rsplit(".", 1)[-1]
+        free = last == "bias" or last.endswith("_scale") or "norm" in name or "gamma" in name
     else:
         free = name.rsplit(".", 1)[-1] == "bias" or parameter.ndim <= 1
     return Rule(multiplier, 0.0 if free else 1.0, "last_layer" in name)
@@ -236,7 +246,7 @@ class Optimizer:
         Raises:
             UserError: for state of an unknown parameter or of another shape.
         """
-        state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        state: dict[Tensor, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, item = key.rpartition("/")
             if name not in self.names:

@@ -54,7 +54,9 @@ class Centering(nn.Module):
         self.pending_count.zero_()
 
     @torch.no_grad()
-    def forward(self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None) -> Tensor:
+    def forward(
+        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
+    ) -> Tensor:
         """Assignments [R, K] of scores [R, K].
 
         Args:
@@ -70,7 +72,8 @@ class Centering(nn.Module):
             targets = torch.softmax((scores.float() - self.centre) / temperature, dim=-1)
             if self.training:
                 rows = (scores if over is None else over).flatten(end_dim=-2)
-                total = torch.cat([rows.sum(dim=0, dtype=torch.float32), self.pending_count.new_tensor([rows.shape[0]])])
+                count = self.pending_count.new_full((1,), float(len(rows)))  # new_tensor would wait for the device
+                total = torch.cat([rows.sum(dim=0, dtype=torch.float32), count])
                 total = collective.sum_over_ranks(total)
                 self.pending_sum += total[:-1]
                 self.pending_count += total[-1]
@@ -92,7 +95,9 @@ class SinkhornKnopp(nn.Module):
         self.iterations = iterations
 
     @torch.no_grad()
-    def forward(self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None) -> Tensor:
+    def forward(
+        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
+    ) -> Tensor:
         """Assignments [R, K] of scores [R, K]; every row sums to 1. ``step`` and ``over`` are not used."""
         with torch.autocast(scores.device.type, enabled=False):
             logits = scores.float() / temperature

@@ -47,7 +47,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         result, ctx.gradient = ctx.gradient, None
         if result is None:
             raise RuntimeError("soft_cross_entropy scales its gradient in place: backward runs once")

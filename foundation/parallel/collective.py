@@ -62,7 +62,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = sum_over_ranks(gradient.clone(memory_format=torch.contiguous_format))
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 

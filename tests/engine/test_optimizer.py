@@ -44,7 +44,9 @@ def constant(value: float) -> Schedule:
     return Schedule(start=value, shape="constant")
 
 
-@pytest.mark.parametrize("module", ["vit_block_chunks0", "vit_block_chunks2", "vit_block_chunks4", "dino_head", "dino_head_bn"])
+@pytest.mark.parametrize(
+    "module", ["vit_block_chunks0", "vit_block_chunks2", "vit_block_chunks4", "dino_head", "dino_head_bn"]
+)
 def test_groups_are_those_of_dinov2(golden, module):
     data = golden("14_dinov2_param_groups")
     data = {key: value for key, value in data.items() if key.startswith(("arg/", f"output/{module}/"))}
@@ -119,6 +121,21 @@ def test_the_last_layer_stands_still_while_it_is_frozen():
         assert built.schedule_values()["last_layer_learning_rate"] == (0.0 if step < 2 else 0.1)
 
 
+def test_the_encoder_is_decayed_like_dinov2():
+    from foundation.encoders import vit
+
+    encoder = vit.Config(preset="nano", layer_scale=1e-5, registers=2).build()
+    config = optimizer.Config(layer_decay=0.5, patch_embed_multiplier=0.2)
+    rules = {name: optimizer.rule(config, encoder, name, p) for name, p in encoder.named_parameters()}
+    matrices = {n for n, p in encoder.named_parameters() if p.ndim > 1}  # tokens and positions included
+    assert {name for name, rule in rules.items() if rule.weight_decay} == matrices
+    lowest = 0.5 ** (encoder.depth + 1)
+    assert rules["cls_token"].learning_rate == lowest
+    assert rules["tokenizer.projection.weight"].learning_rate == pytest.approx(0.2 * lowest)
+    assert rules["trunk.blocks.0.attention.qkv.weight"].learning_rate == 2 * lowest
+    assert rules["trunk.norm.weight"].learning_rate == 1.0
+
+
 def test_vectors_are_not_decayed_when_the_recipe_says_so():
     norm = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4))
     config = optimizer.Config(no_decay="vectors")
@@ -185,7 +202,7 @@ def test_state_survives_a_restart_exactly(fused):
 
 def test_foreign_state_is_refused_by_name():
     _, built = small()
-    with pytest.raises(UserError, match="has 'heads.patch.weight', which this recipe does not train"):
+    with pytest.raises(UserError, match=r"has 'heads.patch.weight', which this recipe does not train"):
         built.load_tensors({"heads.patch.weight/exp_avg": torch.zeros(1)})
     with pytest.raises(UserError, match=r"encoder.weight/exp_avg' as \[1\], the parameter is \[5, 6\]"):
         built.load_tensors({"encoder.weight/exp_avg": torch.zeros(1)})

@@ -33,9 +33,7 @@ def test_koleo_of_dinov2(golden, case):
 def test_koleo_of_dinov3_in_one_process(golden, neighbours):
     data = golden("05_dinov3_koleo")
     name = f"distributed_world1_topk{neighbours}"
-    agrees(
-        data, f"output/{name}/loss", f"grad/{name}/x", data["input/x"], neighbours=neighbours, across_processes=True
-    )
+    agrees(data, f"output/{name}/loss", f"grad/{name}/x", data["input/x"], neighbours=neighbours, across_processes=True)
 
 
 def _process(rank: int, address: str, features: np.ndarray, cases: list[dict], results: dict) -> None:
