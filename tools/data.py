@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
-
 if TYPE_CHECKING:
     from foundation.data.inspect import Facts
 
@@ -59,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(commands: Any) -> None:
+    from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
+
     commands._parser_class = _BuildParser
     build = commands.add_parser(
         "build",
@@ -216,6 +216,7 @@ def _bytes(number: float) -> str:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
     from foundation.cli import main_script
 
     sys.exit(main_script(__file__))

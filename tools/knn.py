@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-
-from foundation.probes import command
+from pathlib import Path
 
 DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classification (cosine, temperature 0.07)."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.probes import command
+
     command.add_arguments(parser)
     parser.add_argument("--k", nargs="+", type=int, help="numbers of neighbours (default: 10 20 100 200)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: %(default)s)")
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation.errors import UserError
-    from foundation.probes import knn
+    from foundation.probes import command, knn
 
     begun = time.time()
     if arguments.temperature <= 0:
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
     from foundation.cli import main_script
 
     sys.exit(main_script(__file__))

@@ -6,8 +6,7 @@ import argparse
 import dataclasses
 import sys
 import time
-
-from foundation.probes import command
+from pathlib import Path
 
 DESCRIPTION = (
     "Score a frozen encoder by a grid of linear classifiers: learning rates x last 1 or 4 blocks x with or without the "
@@ -16,6 +15,8 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.probes import command
+
     command.add_arguments(parser)
     parser.add_argument("--epochs", type=int, help="passes over the training split (default: 50; end to end 10)")
     parser.add_argument("--head-batch-size", type=int, default=128, help="samples per step (default: %(default)s)")
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from foundation.probes import linear
+    from foundation.probes import command, linear
     from foundation.probes.features import depth_of
 
     begun = time.time()
@@ -81,9 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             command.report_skipped(test, "test")
             data = {"train": command.describe_data(job.train, train), "test": command.describe_data(job.test, test)}
             _fill(grid, heads)
-        table.add_row(
-            candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval)
-        )
+        table.add_row(candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval))
     from foundation.probes.features import plain
 
     content = {
@@ -108,6 +107,8 @@ def _fitting(depth: int) -> tuple[int, ...]:
 
 
 def _fill(grid, heads) -> None:  # type: ignore[no-untyped-def]
+    from foundation.probes import command
+
     for name in ("head", "kept back", "test"):
         grid.add_column(name, justify="left" if name == "head" else "right")
     for head in heads:
@@ -141,6 +142,7 @@ def _augmented(job, candidate, blocks, train):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
     from foundation.cli import main_script
 
     sys.exit(main_script(__file__))

@@ -208,6 +208,7 @@ class Baseline:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # a checkout needs no install
     from foundation.cli import main_script
 
     sys.exit(main_script(__file__))
