@@ -53,7 +53,7 @@ clean: ## remove the environment and what was built
 # A change of pyproject.toml or of the settings above installs again; nothing else does.
 $(STAMP): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)."; \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null | grep '^Python' || echo none)."; \
 	  echo "Name another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 ifeq ($(UV),uv)
 	@test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
