@@ -127,6 +127,46 @@ def pack(images: Sequence[Tensor]) -> Tensor:
     return canvas
 
 
+def reduce(images: Sequence[Tensor], limit: int) -> tuple[list[Tensor], NDArray[np.float64]]:
+    """Shrinks images whose longer side is above a limit, so that one huge photograph does not pad a whole batch.
+
+    Args:
+        images: B images, uint8 [3, H, W].
+        limit: pixels.
+
+    Returns:
+        The images, and [B, 2] by how much each was reduced (down, across; 1 = untouched).
+    """
+    reduced, factors = [], np.ones((len(images), 2))
+    for number, image in enumerate(images):
+        height, width = image.shape[1:]
+        if max(height, width) > limit:
+            share = limit / max(height, width)
+            size = max(1, round(height * share)), max(1, round(width * share))
+            image = F.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0]
+            factors[number] = size[0] / height, size[1] / width
+        reduced.append(image)
+    return reduced, factors
+
+
+def scale_boxes(boxes: NDArray[np.int64], factors: NDArray[np.float64], sizes: NDArray[np.int64]) -> Tensor:
+    """Boxes of the original images as boxes of the reduced ones, at least a pixel large.
+
+    Args:
+        boxes: [R, 4] top, left, height, width, view-major.
+        factors: [B, 2] from :func:`reduce`.
+        sizes: [B, 2] height and width of the reduced images.
+
+    Returns:
+        [R, 4] float32.
+    """
+    views = len(boxes) // max(len(factors), 1)
+    factor, size = np.tile(factors, (views, 1)), np.tile(sizes, (views, 1))
+    extent = np.clip(boxes[:, 2:] * factor, 1.0, size)
+    begin = np.clip(boxes[:, :2] * factor, 0.0, size - extent)
+    return torch.from_numpy(np.concatenate([begin, extent], 1).astype(np.float32))
+
+
 def filter_matrix(begin: Tensor, extent: Tensor, flips: Tensor | None, size: int, length: int, mode: str) -> Tensor:
     """Weights of the antialiased resize of an interval of a line to ``size`` pixels.
 
@@ -134,8 +174,8 @@ def filter_matrix(begin: Tensor, extent: Tensor, flips: Tensor | None, size: int
     the cubic one has a = -0.5, as in Pillow.
 
     Args:
-        begin: [R] first pixel of the interval.
-        extent: [R] its length in pixels.
+        begin: [R] first pixel of the interval (a fraction in an image that was reduced).
+        extent: [R] its length in pixels, at least 1.
         flips: [R] bool, write the result backwards; or None.
         size: pixels of the result.
         length: pixels of the line.
@@ -164,7 +204,8 @@ def filter_matrix(begin: Tensor, extent: Tensor, flips: Tensor | None, size: int
         weight = torch.where(distance < 2.0, weight, 0.0)
     else:
         weight = (1.0 - distance).clamp(min=0.0)
-    weight = torch.where((pixel >= first[..., None]) & (pixel < last[..., None]), weight, 0.0)
+    # Half a pixel of slack: intervals of a reduced image begin and end between pixels.
+    weight = torch.where((pixel > first[..., None] - 0.5) & (pixel < last[..., None] - 0.5), weight, 0.0)
     return weight / weight.sum(-1, keepdim=True)
 
 
@@ -176,7 +217,7 @@ def resample_crops(canvas: Tensor, boxes: Tensor, flips: Tensor, size: int, inte
 
     Args:
         canvas: uint8 [B, 3, H, W], see :func:`pack`.
-        boxes: int [R, 4] with R = views x B, view-major.
+        boxes: [R, 4] top, left, height, width, with R = views x B, view-major.
         flips: bool [R].
         size: side of the result, pixels.
         interpolation: ``bicubic`` or ``bilinear``.

@@ -321,11 +321,12 @@ def hue(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:
     torch.add(green, blue, out=angle).sub_(red).sub_(low).div_(work).add_(1.0)
     torch.copysign(angle, torch.sub(green, blue, out=work), out=angle).add_(_column(values) * 6.0)  # in [-6, 6]
     angle.sub_(torch.mul(angle, 1.0 / 6.0, out=work).round_(), alpha=6.0)  # in [-3, 3]
-    red.copy_(angle)
+    torch.abs(angle, out=red)
     torch.sub(angle, 2.0, out=green)
     torch.add(angle, 2.0, out=blue)
-    # For arguments in [-5, 5] this is clip(2 - distance on the circle, 0, 1).
-    return x.abs_().sub_(3.0).abs_().sub_(1.0).clamp_(0.0, 1.0).mul_(chroma).add_(low)
+    x[:, 1:].abs_()
+    # For arguments in [-5, 5] this is 1 + clip(2 - distance on the circle, 0, 1); the 1 is taken from low.
+    return x.sub_(3.0).abs_().clamp_(1.0, 2.0).mul_(chroma).add_(low.sub_(chroma))
 
 
 def greyscale(x: Tensor, values: Tensor, threshold: float = 0.0) -> Tensor:

@@ -101,7 +101,13 @@ class Config:
     placement: Literal["auto", "workers", "device"] = "auto"
     """Where crops are resampled; ``auto``: on an accelerator where there is one, else in the workers."""
 
+    canvas_limit: int = 1024
+    """Resampling on the device only: images with a longer side are first reduced to this many pixels, in the workers
+    (a batch is padded to its largest image)."""
+
     def __post_init__(self) -> None:
+        if self.canvas_limit < 64:
+            raise UserError(f"views.canvas_limit is {self.canvas_limit}; it must be at least 64 pixels (default 1024)")
         for name in ("flip", "jitter", "greyscale"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
@@ -189,7 +195,7 @@ class PreparedRole:
 
     Attributes:
         pixels: uint8 [R, 3, S, S] when the geometric half is done, else None.
-        boxes: int64 [R, 4] top, left, height, width in the source image.
+        boxes: [R, 4] top, left, height, width in the source image (in the canvas, where there is one).
         flips: bool [R].
         plan: the photometric steps.
         sample_ids: int64 [R].
@@ -289,7 +295,11 @@ class ImageViews:
         images = [sample["image"] for sample in samples]
         heights = np.array([image.shape[1] for image in images], np.int64)
         widths = np.array([image.shape[2] for image in images], np.int64)
-        roles = {}
+        roles, canvas = {}, None
+        if self.on_device:
+            images, factors = geometry.reduce(images, self.config.canvas_limit)
+            sizes = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
+            canvas = geometry.pack(images)
         for name, crop in self.roles.items():
             boxes, flips = self._draw_geometry(name, crop, draws, heights, widths)
             plan = photometric.make_plan(
@@ -300,13 +310,13 @@ class ImageViews:
                 pixels = geometry.resize_crops(images, boxes, flips, crop.size, self.config.interpolation)
             roles[name] = PreparedRole(
                 pixels=pixels,
-                boxes=torch.from_numpy(boxes),
+                boxes=geometry.scale_boxes(boxes, factors, sizes) if self.on_device else torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
                 plan=plan,
                 sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
                 geometry=geometry.affine(boxes, flips),
             )
-        return Prepared(roles, geometry.pack(images) if self.on_device else None)
+        return Prepared(roles, canvas)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.

@@ -255,6 +255,21 @@ def test_placements_give_the_same_views(photos):
         assert torch.equal(a[name].geometry, b[name].geometry) and torch.equal(a[name].sample_ids, b[name].sample_ids)
 
 
+def test_huge_images_are_reduced_before_they_are_packed(photos):
+    large = [torch.nn.functional.interpolate(s["image"][None], scale_factor=2.5, mode="bicubic")[0] for s in photos[:2]]
+    samples = [{"image": image} for image in [*large, photos[2]["image"]]]
+    config = replace(small(**PLAIN), canvas_limit=600)
+    config = replace(config, global_views=replace(config.global_views, blur=(0.0,), solarise=(0.0,)))
+    config = replace(config, local_views=replace(config.local_views, blur=(0.0,), scale=(0.3, 0.6)))
+    workers, device = config.build(False), config.build(True)
+    prepared = device.prepare(samples, draws(3))
+    assert max(prepared.canvas.shape) <= 600
+    a, b = workers.finish(workers.prepare(samples, draws(3))), device.finish(prepared)
+    for name in a:
+        assert torch.equal(a[name].geometry, b[name].geometry)
+        assert (a[name].data - b[name].data).abs().mean() < 2.0  # levels: reduced twice instead of once
+
+
 def test_prepared_travels():
     maker = pickle.loads(pickle.dumps(small().build(True)))
     samples = images(3)
