@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shards", nargs="+", default=(), help="take pictures from these; default: those of the run's recipe"
     )
     parser.add_argument(
-        "--samples", type=int, default=6, metavar="N", help="samples to look at, 0 for no pictures (default: %(default)s)"
+        "--samples", type=int, default=6, metavar="N", help="samples to look at; 0: no pictures (default: %(default)s)"
     )
     parser.add_argument("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
     from foundation.cli import main_script
 
     sys.exit(main_script(__file__))

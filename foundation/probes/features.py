@@ -103,12 +103,12 @@ class RawEncoder(nn.Module):
         if view[0].numel() > self.numbers and dims in (1, 2, 3):
             scale = (self.numbers / view[0].numel()) ** (1 / dims)
             size = [max(1, int(side * scale)) for side in view.shape[2:]]
-            pool = {
+            pools: dict[int, Any] = {
                 1: nn.functional.adaptive_avg_pool1d,
                 2: nn.functional.adaptive_avg_pool2d,
                 3: nn.functional.adaptive_avg_pool3d,
-            }[dims]
-            view = pool(view, size)
+            }
+            view = pools[dims](view, size)
         flat = view.flatten(1)
         return Features(cls=flat, registers=flat.new_zeros(len(flat), 0, 0), patches=flat.new_zeros(len(flat), 0, 0))
 

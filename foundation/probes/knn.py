@@ -313,4 +313,3 @@ def few_shot(labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
         members = (labels == label).nonzero().flatten()
         rows.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     return torch.cat(rows)
-

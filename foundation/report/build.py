@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import FoundationError, UserError
-from foundation.report.page import Run, read_run, render
+from foundation.report.page import render
 from foundation.report.pictures import Gallery, gallery
+from foundation.report.run import Run, read_run
 
 
 def write_report(

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 44
+RIGHT, TOP, BOTTOM = 16, 14, 44
 COLOURS = 6
 MOST_POINTS = 300
 
@@ -45,7 +45,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    step = min((power * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda size: abs(math.log(size / rough)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [place * step for place in range(first, last + 1)]
@@ -104,6 +104,8 @@ def line_chart(
     smooth: bool = False,
     zero: bool = False,
     percent: bool = False,
+    width: int = WIDTH,
+    height: int = HEIGHT,
 ) -> str:
     """A chart of a few lines.
 
@@ -114,6 +116,8 @@ def line_chart(
         smooth: where there are many points, draw them faintly and a moving mean on top.
         zero: the vertical axis begins at 0.
         percent: values are shares; shown times 100.
+        width: of the drawing, in its own units: about the CSS pixels that it will have, so that text stays readable.
+        height: likewise.
 
     Returns:
         An ``<svg>`` element, or an empty string when nothing can be drawn.
@@ -136,33 +140,34 @@ def line_chart(
     room = (y_high - y_low) or abs(y_high) or 1.0
     y_low, y_high = (y_low if zero and y_low == 0 else y_low - 0.06 * room), y_high + 0.06 * room
 
+    y_ticks = ticks(y_low, y_high, 5 if height >= HEIGHT else 4)
+    y_texts = _tick_labels(y_ticks)
+    left = 38 + 7 * max(map(len, y_texts))
+
     def px(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return left + (x - x_low) / (x_high - x_low) * (width - left - RIGHT)
 
     def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return height - BOTTOM - (y - y_low) / (y_high - y_low) * (height - TOP - BOTTOM)
 
-    parts = [_open(WIDTH, HEIGHT, f"{y_label} against {x_label}")]
-    y_ticks = ticks(y_low, y_high)
-    for value, label in zip(y_ticks, _tick_labels(y_ticks), strict=True):
+    parts = [_open(width, height, f"{y_label} against {x_label}")]
+    for value, label in zip(y_ticks, y_texts, strict=True):
         y = py(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    x_ticks = ticks(x_low, x_high, 6)
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    x_ticks = ticks(x_low, x_high, 6 if width >= WIDTH else 4)
     for value, label in zip(x_ticks, _tick_labels(x_ticks), strict=True):
-        x, base = px(value), HEIGHT - BOTTOM
+        x, base = px(value), height - BOTTOM
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 18}" text-anchor="middle">{label}</text>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{width - RIGHT}" y1="{height - BOTTOM}" y2="{height - BOTTOM}"/>')
     parts.append(
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-    )
-    parts.append(
-        f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f'<text class="label" x="{(left + width - RIGHT) / 2}" y="{height - 6}" text-anchor="middle">'
         f"{escape(x_label)}</text>"
     )
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+    middle = (TOP + height - BOTTOM) / 2
     parts.append(
-        f'<text class="label" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">'
+        f'<text class="label" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
     for place, (item, xs, ys) in enumerate(lines):
@@ -197,9 +202,9 @@ def bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, x_lab
     """
     if not rows:
         return ""
-    height, left, right = 34, 230, 70
+    height, left, right = 34, 168, 66
     total = 12 + height * len(rows) + 40
-    width = 720
+    width = 520
     high = max(0.05, *(interval[1] if interval else value for _, value, interval in rows))
     scale = (width - left - right) / high
     parts = [_open(width, total, x_label)]
@@ -212,7 +217,7 @@ def bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, x_lab
     for place, (label, value, interval) in enumerate(rows):
         y = 12 + place * height
         colour = "b1" if place == 0 else "b0"
-        short = label if len(label) <= 36 else label[:35] + "…"
+        short = label if len(label) <= 25 else label[:24] + "…"
         parts.append(
             f'<text class="name" x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(short)}'
             f"<title>{escape(label)}</title></text>"
@@ -267,11 +272,11 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     if shown:
         for place, name in enumerate(labels):
             short = escape(name if len(name) <= 14 else name[:13] + "…")
-            y = 8 + (place + 0.5) * cell + 4
-            parts.append(f'<text class="tick" x="{margin - 6}" y="{y:.1f}" text-anchor="end">{short}</text>')
-            x = margin + (place + 0.5) * cell + 4
+            middle = 8 + (place + 0.5) * cell + 4
+            parts.append(f'<text class="tick" x="{margin - 6}" y="{middle:.1f}" text-anchor="end">{short}</text>')
+            across = margin + (place + 0.5) * cell + 4
             parts.append(
-                f'<text class="tick" transform="translate({x:.1f} {side + 16}) rotate(-60)" text-anchor="end">'
+                f'<text class="tick" transform="translate({across:.1f} {side + 16}) rotate(-60)" text-anchor="end">'
                 f"{short}</text>"
             )
     parts.append(

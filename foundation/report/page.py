@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import UserError
 from foundation.report import figures
 from foundation.report.figures import Series, line_chart
 from foundation.report.pictures import Gallery
+from foundation.report.run import Run
 from foundation.report.template import PAGE, STYLE
 
 NAMES = {"model": "this encoder", "untrained": "same encoder, untrained", "raw": "raw input"}
-
-
-@dataclass
-class Run:
-    """What a run folder holds, as far as it exists.
-
-    Attributes:
-        path: of the folder.
-        recipe: text of the resolved recipe, or empty.
-        plain: the recipe as plain values.
-        metrics: lines of ``metrics.jsonl``.
-        probes: probe results, oldest first.
-        status: of ``status.json``.
-        card: of the exported teacher (or student).
-    """
-
-    path: Path
-    recipe: str = ""
-    plain: dict[str, Any] = field(default_factory=dict)
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    probes: list[dict[str, Any]] = field(default_factory=list)
-    status: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(self.plain.get("name") or self.path.resolve().name)
-
-    def series(self, key: str) -> tuple[list[float], list[float | None]]:
-        """Steps and values of one metric."""
-        lines = [line for line in self.metrics if key in line]
-        return [line["step"] for line in lines], [line[key] for line in lines]
-
-    def keys(self) -> list[str]:
-        """Names of all numeric metrics, in order of appearance."""
-        found: dict[str, None] = {}
-        for line in self.metrics:
-            found.update({key: None for key, value in line.items() if isinstance(value, (int, float)) or value is None})
-        return [key for key in found if key not in ("step", "epoch", "time")]
-
-
-def read_run(path: Path) -> Run:
-    """Read a run folder; parts that are missing or damaged stay empty.
-
-    Raises:
-        UserError: the folder does not exist or holds nothing of a run.
-    """
-    import yaml
-
-    from foundation.probes.results import read_results
-
-    if not path.is_dir():
-        raise UserError(f"no run folder {path}")
-    run = Run(path)
-    if (path / "recipe.yaml").is_file():
-        run.recipe = (path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
-        try:
-            plain = yaml.safe_load(run.recipe)
-            run.plain = plain if isinstance(plain, dict) else {}
-        except yaml.YAMLError:
-            pass
-    if (path / "metrics.jsonl").is_file():
-        for text in (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # the last line of a killed run
-            if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):
-                run.metrics.append(line)
-    if (path / "probes").is_dir():
-        run.probes = read_results(path / "probes")
-    run.status = _json(path / "status.json")
-    for branch in ("teacher", "student"):
-        run.card = run.card or _json(path / "export" / f"{branch}.json")
-    if not (run.recipe or run.metrics or run.probes or run.card or (path / "checkpoints").is_dir()):
-        raise UserError(f"{path} is no run folder: it has no recipe.yaml, metrics.jsonl, checkpoints, probes or export")
-    return run
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def render(run: Run, gallery: Gallery | None, problem: str | None = None, parameters: int | None = None) -> str:
@@ -164,7 +77,8 @@ def _best(result: dict[str, Any], name: str) -> dict[str, Any] | None:
 def _latest(run: Run, probe: str) -> dict[str, Any] | None:
     found = [result for result in run.probes if result.get("probe") == probe and _best(result, "model")]
     with_baselines = [result for result in found if _best(result, "untrained")]
-    return (with_baselines or found or [None])[-1]
+    chosen = with_baselines or found
+    return chosen[-1] if chosen else None
 
 
 def _tiles(run: Run, parameters: int | None) -> str:
@@ -174,11 +88,9 @@ def _tiles(run: Run, parameters: int | None) -> str:
         best = _best(result, "model") if result else None
         if result and best:
             others = [
-                f"{ {'untrained': 'untrained', 'raw': 'raw'}[name]} {100 * row['top1']:.1f} %"
-                for name in ("untrained", "raw")
-                if (row := _best(result, name))
+                f"{name} {100 * row['top1']:.1f} %" for name in ("untrained", "raw") if (row := _best(result, name))
             ]
-            note = ", ".join(others) or (f"k = {best['k']}" if "k" in best else "")
+            note = "\n".join(others) or (f"k = {best['k']}" if "k" in best else "")
             tiles.append((title, f"{100 * best['top1']:.1f} %", note))
     if not any(tile[0] == "kNN top-1" for tile in tiles):
         steps, values = run.series("probe/knn_top1")
@@ -189,7 +101,7 @@ def _tiles(run: Run, parameters: int | None) -> str:
     training = [line for line in run.metrics if line.get("loss") is not None]
     if run.metrics:
         last = run.metrics[-1]
-        train = run.plain.get("train") if isinstance(run.plain.get("train"), dict) else {}
+        train: dict[str, Any] = run.plain["train"] if isinstance(run.plain.get("train"), dict) else {}
         length = f"of {train['length']}" if train.get("length") else ""
         tiles.append(("Optimiser steps", f"{int(last['step']):,}", length))
         if isinstance(train.get("batch_size"), int):
@@ -202,7 +114,7 @@ def _tiles(run: Run, parameters: int | None) -> str:
     speeds = [value for value in run.series("throughput/samples_per_second")[1] if value is not None]
     if speeds:
         waits = [value for value in run.series("data/wait_fraction")[1] if value is not None]
-        note = f"median; waiting for data {100 * statistics.median(waits):.0f} % of the time" if waits else "median"
+        note = f"samples, median\n{100 * statistics.median(waits):.0f} % waiting for data" if waits else "samples"
         tiles.append(("Throughput", f"{figures.number(round(statistics.median(speeds), 1))}/s", note))
     count = parameters or run.card.get("parameters")
     if isinstance(count, int):
@@ -234,7 +146,7 @@ def _probes(run: Run) -> str:
             low_high = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
             table.append((label, setting, f"{100 * row['top1']:.1f}", low_high, f"{row.get('n', 0):,}"))
         cells = "".join(
-            f'<tr><td>{escape(a)}</td><td>{escape(b)}</td><td class="n">{c}</td><td class="n">{d}</td>'
+            f'<tr><td>{escape(a)}</td><td{_whole(b)}>{escape(b)}</td><td class="n">{c}</td><td class="n">{d}</td>'
             f'<td class="n">{e}</td></tr>'
             for a, b, c, d, e in table
         )
@@ -263,38 +175,33 @@ def _curves(run: Run) -> str:
     left = dict.fromkeys(keys)
     step = "optimiser step"
 
-    def chart(title: str, wanted: Sequence[str], y_label: str, **options: Any) -> str:
+    def chart(title: str, wanted: Sequence[str], y_label: str, dots: bool = False, **options: Any) -> str:
         lines = []
         for key in wanted:
             left.pop(key, None)
-            label = key.removeprefix("loss/").removeprefix("probe/").replace("_", " ").replace("/entropy", "")
-            lines.append(Series(label, *run.series(key), dots=options.get("dots", False)))
-        options.pop("dots", None)
+            label = key.removeprefix("loss/").removeprefix("probe/").removesuffix("/" + key.split("/")[-1])
+            lines.append(Series(label.replace("_", " "), *run.series(key), dots=dots))
         return _card(title, line_chart(lines, x_label=step, y_label=y_label, **options))
 
     def ending(*ends: str) -> list[str]:
         return [key for key in keys if key.endswith(ends) and not key.startswith(("schedule/", "loss/"))]
 
-    accuracies = [key for key in keys if key.startswith("probe/")]
+    accuracies = [key for key in keys if key.startswith("probe/") and not key.endswith("_top5")]
     main = [
         chart("Accuracy while training", accuracies, "accuracy (%)", percent=True, dots=True),
         chart("Loss", ["loss"], "loss, weighted sum", smooth=True),
         chart("Parts of the loss", [key for key in keys if key.startswith("loss/")], "loss", smooth=True),
         chart("Entropy of the teacher's assignments", ending("/entropy"), "entropy (nats)", smooth=True),
         chart("Divergence of student from teacher", ending("/kl"), "KL divergence (nats)", smooth=True),
-        chart("Prototypes in use", ending("/prototypes"), "prototypes", zero=True),
+        chart("Prototypes in use", ending("/prototypes"), "share of those possible (%)", zero=True, percent=True),
         chart("Gradient norm", ["gradient/norm"], "norm before clipping", smooth=True, zero=True),
         chart("Throughput", ["throughput/samples_per_second"], "samples per second", zero=True),
         chart("Waiting for data", ["data/wait_fraction"], "share of the time (%)", percent=True, zero=True),
     ]
     schedules = [key for key in keys if key.startswith("schedule/")]
-    plots = [
-        chart(_words(key), [key], _words(key), zero=min(_values(run, key), default=0) >= 0)
-        for key in schedules
-        if _values(run, key)
-    ]
+    plots = [chart(_words(key), [key], _words(key), width=360, height=230) for key in schedules if _values(run, key)]
     rest = [key for key in left if len(set(_values(run, key))) > 1]
-    others = [chart(_words(key), [key], _words(key), smooth=True) for key in rest[:12]]
+    others = [chart(_words(key), [key], _words(key), smooth=True, width=360, height=230) for key in rest[:12]]
     content = f'<div class="grid">{"".join(main)}</div>'
     text = "Numbers of single steps are drawn faintly, their moving mean on top."
     page = _section("Training", text, content)
@@ -311,6 +218,11 @@ def _small(plots: Sequence[str]) -> str:
 
 def _words(key: str) -> str:
     return key.removeprefix("schedule/").replace("_", " ").replace("/", ": ")
+
+
+def _whole(text: str) -> str:
+    """Short settings stay on one line."""
+    return ' class="t"' if len(text) < 12 else ""
 
 
 def _values(run: Run, key: str) -> list[float]:

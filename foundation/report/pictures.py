@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_HEADS = 6
 
+
 @dataclass(frozen=True)
 class Look:
     """One sample as the encoder sees it; all pictures are data URIs.
@@ -234,7 +235,7 @@ def _neighbours(
         image = picture(query)
         if image is None:
             return []
-        row = []
+        row: list[tuple[str, str, float, bool | None]] = []
         for other, value in zip(cosine.places[place].tolist(), cosine.similarities[place].tolist(), strict=True):
             if other != query and len(row) < k:
                 known = int(features.labels[query]) >= 0 and int(features.labels[other]) >= 0

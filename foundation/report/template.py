@@ -2,13 +2,15 @@
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#f7f7f8;--card:#fff;--ink:#1c1e21;--soft:#5f6670;--rule:#e3e5e8;--grid:#eceef0;
---accent:#2f6fde;--good:#178a50;--bad:#c2410c;--c1:#2f6fde;--c2:#e0702b;--c3:#178a50;--c4:#9b4fd1;--c5:#c93a63;--c6:#0f8f9c}
+--accent:#2f6fde;--good:#178a50;--bad:#c2410c;--c1:#2f6fde;--c2:#e0702b;--c3:#178a50;--c4:#9b4fd1;--c5:#c93a63;
+--c6:#0f8f9c}
 @media(prefers-color-scheme:dark){:root{--bg:#131417;--card:#1b1d21;--ink:#e8eaed;--soft:#9aa2ad;--rule:#2c2f35;
 --grid:#272a30;--accent:#7aa7ff;--good:#4cc38a;--bad:#f0894f;--c1:#7aa7ff;--c2:#f2a06b;--c3:#4cc38a;--c4:#c191f0;
 --c5:#f0809f;--c6:#55c7d3}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
+body{margin:0;background:var(--bg);color:var(--ink);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
 "Noto Sans","DejaVu Sans",sans-serif;font-variant-numeric:tabular-nums}
 main{max-width:1180px;margin:0 auto;padding:36px 24px 64px}
 header h1{font-size:28px;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em;overflow-wrap:anywhere}
@@ -17,18 +19,20 @@ h2{font-size:19px;margin:44px 0 4px;letter-spacing:-.005em}
 h3{font-size:14px;font-weight:600;margin:0 0 8px}
 .lead{color:var(--soft);margin:0 0 14px;max-width:78ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;min-width:0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px;margin-top:24px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(143px,1fr));gap:12px;margin-top:24px}
 .tile .name{color:var(--soft);font-size:13px}
 .tile .value{font-size:25px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
-.tile .note{color:var(--soft);font-size:12.5px;line-height:1.4}
+.tile .note{white-space:pre-line;color:var(--soft);font-size:12.5px;line-height:1.4}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px}
-.small{grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}
+.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{fill:var(--soft);font-size:12px}
-svg .label{font-size:12.5px}svg .name{fill:var(--ink);font-size:13px}svg .value{fill:var(--ink);font-size:13px;font-weight:600}
+svg .label{font-size:12.5px}svg .name{fill:var(--ink);font-size:13px}
+svg .value{fill:var(--ink);font-size:13px;font-weight:600}
 svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--soft);stroke-width:1}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}.faint{opacity:.28;stroke-width:1.2}
-.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}.s6{stroke:var(--c6)}
+.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}
+.s6{stroke:var(--c6)}
 .dot{stroke:var(--card);stroke-width:1.5}
 .dot.s1,.k1{fill:var(--c1);background:var(--c1)}.dot.s2,.k2{fill:var(--c2);background:var(--c2)}
 .dot.s3,.k3{fill:var(--c3);background:var(--c3)}.dot.s4,.k4{fill:var(--c4);background:var(--c4)}
@@ -43,21 +47,26 @@ svg .count.strong{fill:var(--card);font-weight:600}
 .maps{display:grid;gap:8px;align-items:end;min-width:760px}
 .maps figure,.near figure{margin:0;min-width:0}
 .maps img,.near img{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px;background:var(--grid)}
-figcaption{color:var(--soft);font-size:12px;line-height:1.35;padding-top:4px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+figcaption{color:var(--soft);font-size:12px;line-height:1.35;padding-top:4px;overflow:hidden;text-overflow:ellipsis;
+white-space:nowrap}
 .maps .head{color:var(--soft);font-size:12.5px}
-.near{display:grid;grid-template-columns:1.12fr 14px repeat(var(--n),1fr);gap:10px;align-items:end;min-width:640px;margin-bottom:14px}
-.near img{border:3px solid transparent}.near .same img{border-color:var(--good)}.near .other img{border-color:var(--bad)}
+.near{display:grid;grid-template-columns:1.12fr 14px repeat(var(--n),1fr);gap:10px;align-items:end;min-width:640px;
+margin-bottom:14px}
+.near img{border:3px solid transparent}.near .same img{border-color:var(--good)}
+.near .other img{border-color:var(--bad)}
 .near .query img{border-color:var(--ink)}
 .pixel{image-rendering:pixelated}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--soft);font-weight:500;font-size:13px}tbody tr:last-child td{border-bottom:0}
-td.n,th.n{text-align:right;white-space:nowrap}tr.best td{font-weight:600}
+td.n,th.n{text-align:right;white-space:nowrap}td.t{white-space:nowrap}tr.best td{font-weight:600}
 .empty{color:var(--soft);border-style:dashed}
-.chip{display:inline-block;border:1px solid var(--rule);border-radius:99px;padding:0 10px;font-size:12.5px;color:var(--soft)}
+.chip{display:inline-block;border:1px solid var(--rule);border-radius:99px;padding:0 10px;font-size:12.5px;
+color:var(--soft)}
 .chip.done{color:var(--good);border-color:currentColor}.chip.failed{color:var(--bad);border-color:currentColor}
 details summary{cursor:pointer;font-weight:600}
-pre{overflow-x:auto;font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;margin:12px 0 0}
+pre{overflow-x:auto;font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
+margin:12px 0 0}
 ul.notes{color:var(--soft);margin:12px 0 0;padding-left:20px}
 footer{color:var(--soft);font-size:13px;margin-top:48px}
 @media print{body{background:#fff}.card{break-inside:avoid}}

@@ -1,0 +1,80 @@
+"""``foundation knn`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from foundation.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sample_run):
+    return sample_run.write_run(tmp_path_factory.mktemp("knn"))
+
+
+def results(run):
+    (path,) = (run / "probes").glob("knn-*.json")
+    return json.loads(path.read_text())
+
+
+def test_it_scores_model_and_baselines_on_the_recipes_own_data(run, capsys):
+    assert main(["knn", str(run), "--baselines", "--workers", "0", "--k", "5", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "untrained" in shown
+    assert "raw image" in shown
+    content = results(run)
+    assert content["format"] == 1
+    assert [(row["name"], row["k"]) for row in content["results"]] == [
+        (name, k) for name in ("model", "untrained", "raw") for k in (3, 5)
+    ]
+    assert content["data"]["train"]["samples"] == 45
+    assert content["data"]["test"]["samples"] == 24
+    assert sum(map(sum, content["confusion"]["counts"])) == 24
+    row = content["results"][-1]
+    assert row["top1"] == 1.0  # the colour is the class
+    assert row["interval"] == [1.0, 1.0]
+    assert len(content["model_sha256"]) == 64
+    assert content["versions"]["torch"]
+
+
+def test_the_same_question_again_replaces_its_answer_and_reads_the_cache(run):
+    cached = sorted((run / "probes" / "cache").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in cached]
+    assert main(["knn", str(run), "--baselines", "--workers", "0", "--k", "5", "3"]) == 0
+    assert results(run)
+    assert [path.stat().st_mtime_ns for path in sorted((run / "probes" / "cache").iterdir())] == stamps
+
+
+def test_leaving_one_out_and_another_file(run, tmp_path, sample_run):
+    shard = sample_run.write_shard(tmp_path / "only.tar", 30)
+    out = tmp_path / "deep" / "out.json"
+    assert main(["knn", str(run), "--train", str(shard), "--json", str(out), "--workers", "0"]) == 0
+    content = json.loads(out.read_text())
+    assert content["data"]["test"] == "leave one out"
+    assert content["settings"]["k"] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "46"], "45 samples"),
+        (["--k", "0"], "45 samples"),
+        (["--train", "nowhere-*.tar"], "nowhere-*.tar"),
+        (["--size", "15"], "multiple of the patch size"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--temperature", "0"], "--temperature"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_a_line(run, capsys, arguments, message):
+    assert main(["knn", str(run), "--workers", "0", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_model_that_is_none(tmp_path, capsys):
+    assert main(["knn", str(tmp_path / "nothing")]) == 2
+    assert "does not exist" in capsys.readouterr().err

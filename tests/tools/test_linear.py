@@ -1,0 +1,45 @@
+"""``foundation linear`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from foundation.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sample_run):
+    return sample_run.write_run(tmp_path_factory.mktemp("linear"))
+
+
+def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
+    out = tmp_path / "linear.json"
+    assert main(["linear", str(run), "--baselines", "--workers", "0", "--epochs", "20", "--json", str(out)]) == 0
+    assert "head chosen on validation" in " ".join(capsys.readouterr().out.split())
+    content = json.loads(out.read_text())
+    names = [row["name"] for row in content["results"]]
+    assert names == ["model", "untrained", "raw"]
+    model = content["results"][0]
+    assert len(model["heads"]) == 52
+    chosen = next(head for head in model["heads"] if head["name"] == model["head"])
+    assert chosen["validation"] == max(head["validation"] for head in model["heads"])
+    assert model["top1"] == chosen["top1"] > 0.6
+    assert len(content["results"][2]["heads"]) == 13
+    assert content["settings"]["select_on"] == "validation"
+
+
+def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
+    out = tmp_path / "linear.json"
+    arguments = ["--end-to-end", "--epochs", "2", "--learning-rates", "0.1", "--blocks", "1", "--workers", "0"]
+    assert main(["linear", str(run), *arguments, "--json", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert content["settings"]["end_to_end"] is True
+    assert len(content["results"][0]["heads"]) == 2
+
+
+def test_test_shards_are_needed(run, sample_run, tmp_path, capsys):
+    shard = sample_run.write_shard(tmp_path / "a.tar", 6)
+    assert main(["linear", str(run), "--train", str(shard), "--workers", "0"]) == 2
+    assert "--test" in capsys.readouterr().err
