@@ -82,6 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
             command.report_skipped(test, "test")
             data = {"train": command.describe_data(job.train, train), "test": command.describe_data(job.test, test)}
             _fill(grid, heads)
+            edges = {"smallest": min(own.learning_rates), "largest": max(own.learning_rates)}
+            for edge, rate in edges.items():
+                if result.chosen.learning_rate == rate and len(own.learning_rates) > 1:
+                    print(
+                        f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates", file=sys.stderr
+                    )
         table.add_row(candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval))
     from foundation.probes.features import plain
 

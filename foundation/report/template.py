@@ -19,6 +19,7 @@ h2{font-size:19px;margin:44px 0 4px;letter-spacing:-.005em}
 h3{font-size:14px;font-weight:600;margin:0 0 8px}
 .lead{color:var(--soft);margin:0 0 14px;max-width:78ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;min-width:0}
+.of{color:var(--soft);font-size:12.5px;margin:-6px 0 10px;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(143px,1fr));gap:12px;margin-top:24px}
 .tile .name{color:var(--soft);font-size:13px}
 .tile .value{font-size:25px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
