@@ -13,7 +13,8 @@ The same command again resumes it from the newest valid checkpoint."""
 EXAMPLES = """\
 examples:
   foundation pretrain cifar10-dino-ibot-nano data.shards=[data/cifar10/train-*.tar]
-  foundation pretrain dinov2-vitl14 --dry-run         settings, parameters, tokens per step, memory
+  foundation pretrain dinov2-vitl14 --dry-run --processes 96
+                                                      settings, parameters, tokens per step, memory
   foundation pretrain my.yaml optimizer.learning_rate.start=1e-3 --run runs/trial
   foundation pretrain runs/trial                      resume a run by its own recipe
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
+    parser.add_argument("--processes", type=int, default=1, help="with --dry-run: processes that share the batch")
     parser.add_argument("--fresh", action="store_true", help="start from step 0; refuses a folder that holds a run")
     parser.add_argument("--overwrite", action="store_true", help="with --fresh: remove the run that is in the folder")
     parser.add_argument(
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from foundation.engine.plan import show_plan
 
-        show_plan(recipe)
+        show_plan(recipe, arguments.processes)
         return 0
     if arguments.overwrite and not arguments.fresh:
         raise UserError("--overwrite goes with --fresh; without them a run resumes")

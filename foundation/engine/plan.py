@@ -41,8 +41,12 @@ class Plan:
     memory: dict[str, int]
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, processes: int = 1) -> Plan:
     """Build the recipe on the meta device and add up what a step costs.
+
+    Args:
+        recipe: to plan.
+        processes: that share the batch; only the memory of one depends on it.
 
     Raises:
         UserError: for a recipe that could not run.
@@ -66,7 +70,7 @@ def plan(recipe: Recipe) -> Plan:
         shapes = [(roles[name][0], *roles[name][1]) for name in views]
         tokens[branch] = sum(shape[0] * (1 + _num_tokens(recipe, shape)) for shape in shapes)
         flops += learner.student.encoder.flops(shapes) * (3 if branch == STUDENT else 1)
-    return Plan(clock, num_samples, parameters, tokens, flops, _memory(recipe, learner, parameters, tokens))
+    return Plan(clock, num_samples, parameters, tokens, flops, _memory(recipe, learner, parameters, tokens, processes))
 
 
 def _num_samples(recipe: Recipe) -> int | None:
@@ -90,8 +94,13 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _memory(recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens: dict[str, int]) -> dict[str, int]:
-    rows = recipe.train.batch_size // recipe.train.accumulate
+def _memory(
+    recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens: dict[str, int], processes: int
+) -> dict[str, int]:
+    parts = recipe.train.accumulate * processes
+    if recipe.train.batch_size % parts:
+        raise UserError(f"train.batch_size {recipe.train.batch_size} cannot be divided among {parts} (processes x accumulate)")
+    rows = recipe.train.batch_size // parts
     half = build.placement(recipe).autocast is not None
     encoder = learner.student.encoder
     per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
@@ -115,12 +124,12 @@ def _memory(recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens
     }
 
 
-def show_plan(recipe: Recipe) -> None:
+def show_plan(recipe: Recipe, processes: int = 1) -> None:
     """Print the resolved recipe and its figures."""
     from rich.console import Console
     from rich.table import Table
 
-    figures = plan(recipe)
+    figures = plan(recipe, processes)
     console = Console()
     print(config.dump(recipe))
     table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
@@ -132,7 +141,8 @@ def show_plan(recipe: Recipe) -> None:
     rows = [
         ("samples in the shards", shards),
         ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
-        ("batch", f"{batch:,} samples in {recipe.train.accumulate} micro-batches per process"),
+        ("batch", f"{batch:,} samples"),
+        ("micro-batch", f"{batch // (processes * recipe.train.accumulate):,} samples ({processes} processes)"),
         ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
         *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
         *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
