@@ -156,7 +156,7 @@ def _probes(run: Run) -> str:
         )
         blocks.append(
             f'<div class="card"><h3>{title}</h3><p class="of">{escape(str(result.get("model", "")))}</p>'
-            f'{figures.bars(bars, x_label="top-1 accuracy (%)")}'
+            f"{figures.bars(bars, x_label='top-1 accuracy (%)')}"
             f'<div class="scroll"><table>{head}<tbody>{cells}</tbody></table></div></div>'
         )
     if not blocks:
