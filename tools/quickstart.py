@@ -17,6 +17,7 @@ done again."""
 
 # For each modality: its data set, the recipe, and the splits to probe.
 ROADS = {"image": ("digits", "quickstart")}
+NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +69,8 @@ def show(folder: Path, seconds: float) -> None:
     scores: dict[str, dict[str, float]] = {}
     for probe in ("knn", "linear"):
         results = json.loads((folder / "probes" / f"quickstart-{probe}.json").read_text())
-        for row in results["rows"]:
-            scores.setdefault(row["model"], {})[probe] = row["top1"]
+        for row in results["results"]:
+            scores.setdefault(NAMES[row["name"]], {})[probe] = row["top1"]
     table = Table(title="accuracy on held-out samples", title_justify="left")
     for column in ("features", "kNN (k = 20)", "linear probe"):
         table.add_column(column, justify="left" if column == "features" else "right")

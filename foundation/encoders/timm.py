@@ -260,6 +260,17 @@ class TimmEncoder(nn.Module):
             )
         return torch.where(hidden[..., None], self.mask_token[0].to(output.dtype), output)
 
+    def preprocessing(self) -> dict[str, Any]:
+        """How the published weights were fed: ``size``, ``crop_fraction``, ``mean`` and ``std`` of a probe's view."""
+        data = self.model.pretrained_cfg or {}
+        size = self.config.size[0] if self.config.size else data.get("input_size", (3, 224, 224))[-1]
+        return {
+            "size": int(size),
+            "crop_fraction": float(data.get("crop_pct") or 0.875),
+            "mean": list(data.get("mean", (0.485, 0.456, 0.406))),
+            "std": list(data.get("std", (0.229, 0.224, 0.225))),
+        }
+
     def check_masks(self) -> None:
         """Refuse masks that this model cannot use.
 

@@ -69,6 +69,8 @@ class Learner(nn.Module):
         Raises:
             UserError: naming the objective, what it asks for, and what there is.
         """
+        if masked_views and hasattr(self.student.encoder, "check_masks"):
+            self.student.encoder.check_masks()
         branches = (STUDENT, *self.teachers)
         for name, objective in self.objectives.items():
             for request in objective.requests:  # type: ignore[union-attr]
