@@ -248,8 +248,8 @@ class ImageViews:
 
     Attributes:
         roles: views by role: count and size.
-        on_device: True where ``finish`` belongs on the accelerator and resamples there; False where ``prepare`` has
-            done the geometric half and ``finish`` belongs in the worker.
+        on_device: True where ``finish`` does the geometric half too; False where ``prepare`` has done it. Either way
+            ``finish`` belongs on the accelerator where there is one, else in the worker.
     """
 
     modality = "image"
@@ -263,10 +263,11 @@ class ImageViews:
                 if crop.count
             }
         )
+        self._accelerator = device_is_accelerator
         self.on_device = config.placement == "device" or (config.placement == "auto" and device_is_accelerator)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImageViews, (self.config, self.on_device)
+        return ImageViews, (self.config, self._accelerator)
 
     def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Per role: views per sample, and the shape of one view's data, ``(3, size, size)``."""
@@ -303,7 +304,7 @@ class ImageViews:
         for name, crop in self.roles.items():
             boxes, flips = self._draw_geometry(name, crop, draws, heights, widths)
             plan = photometric.make_plan(
-                self._draw_photometric(name, crop, draws), crop.size, self.config.blur_radius, not self.on_device
+                self._draw_photometric(name, crop, draws), crop.size, self.config.blur_radius, not self._accelerator
             )
             pixels = None
             if not self.on_device:
