@@ -79,6 +79,7 @@ def write(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], st
     Raises:
         UserError: when the disk is full or cannot be written; names path, needed and free bytes.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = root / name_of(step)
@@ -109,14 +110,9 @@ def write(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], st
             shutil.rmtree(final)
         temporary.replace(final)
         sync_folder(root)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         free = shutil.disk_usage(root).free
         raise UserError(f"cannot write checkpoint {final}: {error} (needs {needed:,} bytes, {free:,} free)") from error
-    except Exception as error:
-        if "No space left" not in str(error):
-            raise
-        free = shutil.disk_usage(root).free
-        raise UserError(f"cannot write checkpoint {final}: disk full ({needed:,} bytes needed, {free:,} free)") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

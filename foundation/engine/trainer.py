@@ -242,7 +242,7 @@ def run_probe(
     kept = torch.get_rng_state()
     was_training = encoder.training
     try:
-        return probe.measure(
+        return probe.build().measure(
             encoder.eval(), modality=recipe.views.modality, evaluation=recipe.views.evaluation(), device=place.device
         )
     finally:
@@ -261,6 +261,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._begin = self._since
 
     def next(self, batches: Iterator[Batch]) -> Batch:
         """The next batch, its waiting time counted."""
@@ -277,6 +278,7 @@ class _Meter:
         figures = {
             "throughput/samples_per_second": self._samples / seconds,
             "data/wait_fraction": min(1.0, self._waited / seconds),
+            "time/seconds": now - self._begin,
         }
         self._samples, self._waited, self._since = 0, 0.0, now
         return figures

@@ -39,8 +39,8 @@ class ImageTokenizer(nn.Module):
                     # pixel) and not around its first corner.
                     self.stem.append(nn.ZeroPad2d((0, 1, 0, 1)))
                 self.stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=0 if last else 1, bias=False))
-                self.stem.append(ChannelNorm(following))
-                self.stem.append(nn.GELU())
+                self.stem.append(nn.BatchNorm2d(following))
+                self.stem.append(nn.ReLU())
                 channels, patch = following, 1
         self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
