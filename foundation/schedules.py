@@ -24,7 +24,7 @@ class Duration:
             UserError: for anything else.
         """
         text = str(value).strip()
-        number, unit = (text[:-1], "%") if text.endswith("%") else (text.split(" ", 1) + ["steps"])[:2]
+        number, unit = (text[:-1], "%") if text.endswith("%") else [*text.split(" ", 1), "steps"][:2]
         unit = {"step": "steps", "epoch": "epochs"}.get(unit.strip(), unit.strip())
         try:
             amount = float(number)

@@ -29,7 +29,9 @@ FREE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64"
+    )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
     parser.add_argument("--processes", type=int, default=1, help="with --dry-run: processes that share the batch")
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:  # noqa: ANN001 (imports are lazy)
+def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:
     """Make sure that the folder is new, or holds this very run."""
     from foundation import config
     from foundation.errors import UserError

@@ -16,7 +16,9 @@ def _shared(name: str) -> Path:
     base = Path(os.environ.get("FOUNDATION_TEST_DATA", ROOT.parent / "shared" / "data"))
     path = base.parent / "golden" if name == "golden" else base / name
     if not path.exists():
-        pytest.skip(f"no {name} beside the checkout: set FOUNDATION_TEST_DATA to the folder that holds the test data sets")
+        pytest.skip(
+            f"no {name} beside the checkout: set FOUNDATION_TEST_DATA to the folder that holds the test data sets"
+        )
     return path
 
 

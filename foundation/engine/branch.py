@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class Branch(nn.Module):
         encoder: takes ``(views, masks, taps)`` and returns one :class:`Features` per view.
         heads: by name; each takes [rows, D] and returns [rows, K].
     """
+
+    encoder: Any
+    """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``."""
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()

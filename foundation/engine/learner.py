@@ -97,7 +97,9 @@ class Learner(nn.Module):
             with torch.no_grad():
                 outputs |= teacher(batch, [r for r in self.requests if r.branch == name])
         outputs |= self.student(batch, [r for r in self.requests if r.branch == STUDENT], hide=True)
-        parts, metrics, weighted = {}, {}, []
+        parts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
         for name, objective in self.objectives.items():
             weight = self.weights[name].at(step, self.clock)
             result = objective(outputs, batch, step)

@@ -15,7 +15,7 @@ from foundation.recipe import Recipe
 from foundation.schedules import Clock
 
 # Values of width D kept per token and block for the backward pass with fused attention: two norm outputs (2), queries,
-# keys and values (3), the attention's output (1), and hidden layer before and after its non-linearity (2 x mlp ratio 4).
+# keys and values (3), the attention's output (1), and the hidden layer before and after its GELU (2 x 4).
 _KEPT_PER_BLOCK = 14
 _RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
 
@@ -99,7 +99,9 @@ def _memory(
 ) -> dict[str, int]:
     parts = recipe.train.accumulate * processes
     if recipe.train.batch_size % parts:
-        raise UserError(f"train.batch_size {recipe.train.batch_size} cannot be divided among {parts} (processes x accumulate)")
+        raise UserError(
+            f"train.batch_size {recipe.train.batch_size} cannot be divided among {parts} (processes x accumulate)"
+        )
     rows = recipe.train.batch_size // parts
     half = build.placement(recipe).autocast is not None
     encoder = learner.student.encoder

@@ -80,7 +80,7 @@ def _compare(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
 
 
 def _random_state() -> dict[str, Tensor]:
-    kind, keys, place, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    _, keys, place, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     version, internal, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -1,4 +1,4 @@
-"""The trainer: the loop around the learner. Read :meth:`Trainer.run` and :meth:`Trainer._step`; the rest serves them."""
+"""The trainer: the loop around the learner. Read :meth:`Trainer.run` and :meth:`Trainer._step`; the rest serves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from foundation.engine.guard import DataGuard, check_finite
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.metrics import MetricsWriter
 from foundation.engine.run_folder import RunFolder
-from foundation.errors import FoundationError, RequeueRequest, UserError
+from foundation.errors import RequeueRequest, UserError
 from foundation.parallel.collective import rank, world_size
 from foundation.plugins import resolve
 from foundation.recipe import Recipe
-from foundation.schedules import Duration
 from foundation.types import Batch
 
 
@@ -158,7 +157,8 @@ class Trainer:
         self.optimizer.clip(norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for name, teacher in self.learner.teachers.items():
+        teachers: Any = self.learner.teachers
+        for name, teacher in teachers.items():
             figures |= {f"schedule/{name}_{key}": value for key, value in teacher.update(self.learner, step).items()}
         self.progress.step += 1
         self.progress.position += self.recipe.train.batch_size
@@ -234,9 +234,7 @@ class Trainer:
             self.say(f"step {step:,}/{self.last_step:,}: loss {line['loss']:.4f}, samples {speed}, data wait {wait}")
 
 
-def run_probe(
-    probe: Any, recipe: Recipe, learner: Any, place: build.Placement, folder: RunFolder
-) -> dict[str, float]:
+def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement, folder: RunFolder) -> dict[str, float]:
     """Measure the first teacher's encoder (the student's where no teacher has one) without disturbing the run."""
     encoder = next((t.encoder for t in learner.teachers.values() if hasattr(t, "encoder")), learner.student.encoder)
     kept = torch.get_rng_state()

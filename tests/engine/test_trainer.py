@@ -97,7 +97,9 @@ def test_non_finite_loss_stops_before_optimiser_and_teacher(tiny_recipe, tmp_pat
         with torch.no_grad():
             next(iter(trainer.learner.student.encoder.parameters())).fill_(float("nan"))
         teacher = {k: v.clone() for k, v in trainer.learner.teachers.state_dict().items()}
-        with pytest.raises(NumericsError, match=r"step 0: loss nan .*dino nan.*not finite.*no checkpoint yet") as caught:
+        with pytest.raises(
+            NumericsError, match=r"step 0: loss nan .*dino nan.*not finite.*no checkpoint yet"
+        ) as caught:
             trainer.run()
     assert caught.value.exit_code == 4
     assert not trainer.optimizer.adamw.state
@@ -136,13 +138,24 @@ def test_two_runs_cannot_share_a_folder(train, tiny_recipe, tmp_path):
 
 def command(*words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "foundation", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-m", "foundation", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(tiny_recipe_file, tmp_path, number):
-    words = ("pretrain", str(tiny_recipe_file), "train.length=400 steps", "data.workers=1", "--run", str(tmp_path / "run"))
+    words = (
+        "pretrain",
+        str(tiny_recipe_file),
+        "train.length=400 steps",
+        "data.workers=1",
+        "--run",
+        str(tmp_path / "run"),
+    )
     process = command(*words, start_new_session=True)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60

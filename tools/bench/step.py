@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     ours = OurStep(learner, optimizer, place)
     plain = PlainStep(learner, recipe, place)
 
-    def timed(step) -> float:  # noqa: ANN001 (torch is imported lazily)
+    def timed(step) -> float:
         if place.device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def random_batch(recipe, size: int):  # noqa: ANN001, ANN201 (torch is imported lazily)
+def random_batch(recipe, size: int):
     """A batch of random views with the recipe's shapes and masks."""
     import numpy as np
     import torch
@@ -111,10 +111,10 @@ def random_batch(recipe, size: int):  # noqa: ANN001, ANN201 (torch is imported 
 class OurStep:
     """The trainer's step."""
 
-    def __init__(self, learner, optimizer, place) -> None:  # noqa: ANN001
+    def __init__(self, learner, optimizer, place) -> None:
         self.learner, self.optimizer, self.place = learner, optimizer, place
 
-    def __call__(self, batch) -> None:  # noqa: ANN001
+    def __call__(self, batch) -> None:
         import torch
 
         place, optimizer = self.place, self.optimizer
@@ -132,14 +132,14 @@ class OurStep:
 class PlainStep:
     """The same mathematics as the papers' own loops write it, on the same modules."""
 
-    def __init__(self, learner, recipe, place) -> None:  # noqa: ANN001
+    def __init__(self, learner, recipe, place) -> None:
         import torch
 
         self.learner, self.recipe, self.place = learner, recipe, place
         self.parameters = [p for p in learner.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, foreach=False, fused=False)
 
-    def __call__(self, batch) -> None:  # noqa: ANN001
+    def __call__(self, batch) -> None:
         import torch
 
         place = self.place
@@ -158,7 +158,7 @@ class PlainStep:
             for old, new in zip(teacher.parameters(), self.learner.student.parameters(), strict=True):
                 old.mul_(0.996).add_(0.004 * new.detach())
 
-    def loss(self, batch):  # noqa: ANN001, ANN201
+    def loss(self, batch):
         import torch
         import torch.nn.functional as F
 
@@ -176,7 +176,9 @@ class PlainStep:
             head = names["dino"].head
             with torch.no_grad():
                 targets = [(t.float() / 0.07).softmax(-1) for t in teacher.heads[head](seen.cls).chunk(count)]
-            scores = [s for name, view in views.items() for s in student.heads[head](view.cls).chunk(batch.views[name].count)]
+            scores = []
+            for name, view in views.items():
+                scores += student.heads[head](view.cls).chunk(batch.views[name].count)
             pairs = 0
             for i, target in enumerate(targets):
                 for j, score in enumerate(scores):
@@ -199,7 +201,7 @@ class PlainStep:
         return total
 
 
-def matrix_share(step, batch) -> float:  # noqa: ANN001
+def matrix_share(step, batch) -> float:
     """Share of a step's own time that profiled operators spend in matrix products, attention and convolutions."""
     from torch.profiler import ProfilerActivity, profile
 

@@ -1,0 +1,147 @@
+"""Patches of real photographs that dependencies carry, under random light: where in which photograph is this?
+
+Two photographs of scikit-learn and one of matplotlib are cut into tiles; a sample is a small window of a tile, at a
+random place, size and mirror image, under a random colour cast and exposure. The class is the tile. Raw pixels say
+little about it (place and light change them all), while features that ignore place and light, but keep texture and
+structure, say a lot. Test windows come from a strip of each tile that no training window touches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foundation import counter
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DESCRIPTION = "write patches of photographs as shards"
+CARD = {
+    "title": "Photo tiles",
+    "licence": "china.jpg and flower.jpg: CC BY 2.0; grace_hopper.jpg: public domain (US Navy)",
+    "source": "scikit-learn's load_sample_images, matplotlib's sample data",
+    "citation": "'Summer Palace' by Pere Ubu, 'dahlia' by dany13, Grace Hopper by James S. Davis (US Navy)",
+    "modality": "image",
+    "splits": ["train", "test"],
+    "layout": "jpg, cls",
+    "size": "12 tiles; 6,000 training and 1,200 test patches; about 8 MB",
+}
+_NUMBERS = 12  # random numbers of one patch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the user can choose."""
+    parser.add_argument("--size", type=int, default=32, help="width and height of a patch (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=6000, help="training patches (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=1200, help="test patches (default: %(default)s)")
+    parser.add_argument(
+        "--light", type=float, default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of places and light (default: %(default)s)")
+
+
+def photographs() -> dict[str, NDArray[np.uint8]]:
+    """Photographs by name, [H, W, 3].
+
+    Raises:
+        UserError: scikit-learn or matplotlib is missing.
+    """
+    try:
+        import matplotlib
+        from PIL import Image
+        from sklearn.datasets import load_sample_image
+    except ImportError as error:
+        raise UserError(f"the data set 'photo_tiles' needs scikit-learn and matplotlib: {error}") from error
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return {
+        "china": load_sample_image("china.jpg"),
+        "flower": load_sample_image("flower.jpg"),
+        "hopper": np.asarray(Image.open(hopper).convert("RGB")),
+    }
+
+
+_GRID = (1, 4)  # rows and columns of tiles in each photograph
+
+
+def classes(arguments: argparse.Namespace) -> list[str]:
+    """Names of the tiles, by class number."""
+    rows, columns = _GRID
+    return [
+        f"{name} {row}-{column}"
+        for name in ("china", "flower", "hopper")
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Patches of both splits.
+
+    Raises:
+        UserError: an option cannot work.
+    """
+    if arguments.size < 8 or min(arguments.train, arguments.test) < 1 or not 0 <= arguments.light <= 1:
+        raise UserError("photo_tiles: --size must be at least 8, --train and --test at least 1, --light in [0, 1]")
+    tiles = [tile for photo in photographs().values() for tile in _tiles(photo)]
+    return {split: _Split(arguments, tiles, split, getattr(arguments, split)) for split in ("train", "test")}
+
+
+def _tiles(photo: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    rows, columns = _GRID
+    return [part for band in np.array_split(photo, rows, axis=0) for part in np.array_split(band, columns, axis=1)]
+
+
+class _Split:
+    """Sized and re-readable, so that a progress bar knows the end."""
+
+    def __init__(self, arguments: argparse.Namespace, tiles: list[NDArray[np.uint8]], split: str, count: int) -> None:
+        self.arguments, self.tiles, self.split, self.count = arguments, tiles, split, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        from PIL import Image
+
+        a = self.arguments
+        numbers = counter.uniform(a.seed, 0, np.arange(self.count), f"photo_tiles.{self.split}", _NUMBERS)
+        for place, random in enumerate(numbers):
+            label = place % len(self.tiles)
+            tile = self.tiles[label]
+            border = int(tile.shape[0] * 0.75)  # above: training, below: test
+            strip = tile[:border] if self.split == "train" else tile[border:]
+            side = min(round(a.size * (0.8 + 0.8 * random[0])), strip.shape[0])
+            top = int(random[1] * (strip.shape[0] - side + 1))
+            left = int(random[2] * (strip.shape[1] - side + 1))
+            patch = strip[top : top + side, left : left + side]
+            patch = patch[:, ::-1] if random[3] < 0.5 else patch
+            pixels = np.asarray(Image.fromarray(patch).resize((a.size, a.size), Image.Resampling.BICUBIC), np.float64)
+            buffer = io.BytesIO()
+            Image.fromarray(_light(pixels, random[4:], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
+            key = f"{self.split}-{place:05d}"
+            yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
+
+
+def _light(pixels: NDArray[np.float64], random: NDArray[np.float64], strength: float) -> NDArray[np.uint8]:
+    """A colour cast (gain of each channel), an exposure (gamma) and a contrast, and one of the six channel orders."""
+    gains = 1 + strength * (2 * random[:3] - 1)
+    gamma = 2.0 ** (strength * 2 * (2 * random[3] - 1))
+    contrast = 1 + strength * (2 * random[4] - 1)
+    order = np.argsort(random[5:8]) if strength > 0 else np.arange(3)
+    lit = 255 * (np.clip(pixels[..., order] * gains, 0, 255) / 255) ** gamma
+    return np.clip(lit.mean() + contrast * (lit - lit.mean()), 0, 255).round().astype(np.uint8)
+
+
+if __name__ == "__main__":
+    sys.path[0] = sys.path[0].rpartition("datasets")[0] or sys.path[0]
+    from foundation.cli import main
+
+    sys.exit(main(["data", "build", "photo_tiles", *sys.argv[1:]]))

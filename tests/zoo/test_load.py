@@ -1,0 +1,110 @@
+"""Exports and checkpoints load to the very weights that were trained, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from foundation import config
+from foundation.engine import build
+from foundation.engine.checkpoint import write
+from foundation.errors import UserError
+from foundation.recipe import Recipe
+from foundation.schedules import Clock
+from foundation.zoo.export import export_branches, export_checkpoint
+from foundation.zoo.load import load_encoder
+
+RECIPE = """
+name: tiny
+data: {shards: [nowhere.tar]}
+views: {name: image, global_views: {count: 2, size: 16, blur: [0.0]}, local_views: {count: 0}}
+encoder: {name: vit, preset: null, width: 32, depth: 2, heads: 2, size: [16, 16], registers: 2,
+  tokenizer: {name: image, patch_size: 4}}
+heads:
+  cls: {prototypes: 16, hidden: 16, bottleneck: 8}
+objectives: [{name: dino, other_views: []}]
+optimizer: {learning_rate: 1e-3}
+train: {length: 10 steps, batch_size: 4}
+"""
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return config.load(Recipe, RECIPE)
+
+
+@pytest.fixture
+def learner(recipe):
+    built = build.learner(recipe, Clock(10, 10))
+    with torch.no_grad():
+        for parameter in built.teachers.parameters():
+            parameter.add_(0.01)  # so that student and teacher differ
+    return built
+
+
+def features(encoder) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        return encoder.eval()([torch.randn(2, 3, 16, 16, generator=generator)])[0].cls
+
+
+@pytest.fixture
+def run(recipe, learner, tmp_path) -> Path:
+    """A run folder with one checkpoint and no export."""
+    state = {"step": 7, "recipe": config.dump(recipe)}
+    tensors = {"student": learner.student.state_dict(), "teachers": learner.teachers.state_dict()}
+    write(tmp_path / "run" / "checkpoints", 7, tensors, state)
+    return tmp_path / "run"
+
+
+def test_run_checkpoint_and_export_give_the_same_encoder(run, recipe, learner):
+    export_branches(recipe, learner, run / "export", 7)
+    wanted = {"teacher": features(learner.teachers["teacher"].encoder), "student": features(learner.student.encoder)}
+    assert not torch.equal(wanted["teacher"], wanted["student"])
+    for branch, value in wanted.items():
+        for source in (run, run / "checkpoints" / "step-00000007", run / "export" / f"{branch}.safetensors"):
+            loaded = load_encoder(source, branch=branch)
+            assert torch.equal(features(loaded.encoder), value)
+            assert not loaded.encoder.training and not any(p.requires_grad for p in loaded.encoder.parameters())
+            assert loaded.evaluation.size == 16 and loaded.modality == "image"
+
+
+def test_export_of_a_checkpoint_equals_export_of_the_run(run, recipe, learner, tmp_path):
+    export_branches(recipe, learner, tmp_path / "a", 7)
+    export_checkpoint(run / "checkpoints" / "step-00000007", tmp_path / "b")
+    for name in ("student", "teacher"):
+        a, b = (json.loads((tmp_path / x / f"{name}.json").read_text()) for x in "ab")
+        assert a == b
+
+
+def test_a_changed_export_is_refused(run, recipe, learner):
+    export_branches(recipe, learner, run / "export", 7)
+    path = run / "export" / "teacher.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="checksum mismatch"):
+        load_encoder(path)
+
+
+def test_a_pickle_is_not_even_opened(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"is no run, checkpoint or export"):
+        load_encoder(tmp_path / "model.pth")
+
+
+def test_unknown_branch_lists_those_there_are(run):
+    with pytest.raises(UserError, match="no branch 'expert'; there are: student, teacher"):
+        load_encoder(run, branch="expert")
+
+
+def test_untrained_twin_differs_and_does_not_move_the_random_state(run):
+    loaded = load_encoder(run)
+    before = torch.get_rng_state()
+    twin = loaded.untrained(seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(features(twin), features(loaded.encoder))
+    assert torch.equal(features(twin), features(loaded.untrained(seed=3)))
