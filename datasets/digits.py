@@ -34,7 +34,6 @@ CARD = {
 }
 _SPLIT_SEED = 0  # the split must not move with --seed, or models of different seeds would see each other's test scans
 _STROKES, _BLOBS = 6, 3
-_DARK = 0.5  # backgrounds and clutter use this part of the brightness range, the digit the rest
 
 
 class _Random:
@@ -151,7 +150,7 @@ def _draw(
 ) -> Image.Image:
     from PIL import Image, ImageDraw
 
-    first, second = _DARK * random.colour(), _DARK * random.colour()
+    first, second = random.colour(), random.colour()
     second = first + 0.5 * (second - first)  # a mild gradient: the digit must stay legible on all of it
     angle = random.between(0, 2 * np.pi)
     axis = np.linspace(-0.5, 0.5, canvas)
@@ -161,17 +160,17 @@ def _draw(
     draw = ImageDraw.Draw(picture)
     for _ in range(round(_BLOBS * clutter)):
         x, y, width, height = (random.between(-0.2, 1) * canvas for _ in range(4))
-        colour = 0.5 * first + 0.5 * _DARK * random.colour()
+        colour = 0.5 * (first + random.colour())
         draw.ellipse((x, y, x + abs(width) / 2 + 2, y + abs(height) / 2 + 2), fill=tuple(colour.astype(int).tolist()))
     for _ in range(round(_STROKES * clutter)):
         ends = [random.between(-0.1, 1.1) * canvas for _ in range(4)]
         thickness = int(random.between(1, 1 + canvas / 20))
-        draw.line(ends, fill=tuple((_DARK * random.colour()).astype(int).tolist()), width=thickness)
+        draw.line(ends, fill=tuple(random.colour().astype(int).tolist()), width=thickness)
     pixels = np.asarray(picture, dtype=np.float64)
     for _ in range(round(4 * clutter)):
         pixels = _piece_of_another(pixels, scans, neighbours, random, canvas)
 
-    ink = _ink(random)
+    ink = _contrasting(first * 0.5 + second * 0.5, random)
     size = round(random.between(*scale) * canvas)
     left, top = (round(random.between(0, canvas - size)) for _ in range(2))
     pixels = _blend(pixels, _enlarge(scans[scan], size), ink, left, top)
@@ -192,13 +191,20 @@ def _piece_of_another(
     piece = other[row : row + 4, column : column + 4]
     size = max(3, round(random.between(0.15, 0.35) * canvas))
     left, top = (round(random.between(0, canvas - size)) for _ in range(2))
-    return _blend(pixels, _enlarge(piece, size), _DARK * random.colour(), left, top)
+    return _blend(pixels, _enlarge(piece, size), random.colour(), left, top)
 
 
-def _ink(random: _Random) -> NDArray[np.float64]:
-    """A random bright colour: whatever its hue, it stands off from the dark background and clutter."""
-    colour = random.colour() + 1.0
-    return colour * (random.between(190, 255) / colour.max())
+def _contrasting(background: NDArray[np.float64], random: _Random) -> NDArray[np.float64]:
+    """A random ink whose brightness stands off from the background's, darker or lighter."""
+    weights = np.array([0.299, 0.587, 0.114])
+    candidates = [random.colour() for _ in range(6)]
+    distances = [abs(float(weights @ (colour - background))) for colour in candidates]
+    for colour, distance in zip(candidates, distances, strict=True):
+        if distance >= 90:
+            return colour
+    best = candidates[int(np.argmax(distances))]
+    shift = 100 if weights @ background < 128 else -100
+    return np.clip(best + shift, 0, 255)
 
 
 def _enlarge(scan: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ and raw input, and write a report. Each step is an ordinary command, shown befor
 done again."""
 
 # For each modality: its data set, the recipe, and the splits to probe.
-ROADS = {"image": ("digits", "quickstart")}
+ROADS = {"image": ("photo_tiles", "quickstart")}
 NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
 
 
