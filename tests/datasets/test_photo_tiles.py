@@ -48,10 +48,10 @@ def test_patches_have_the_size_asked_for(module):
     assert {Image.open(io.BytesIO(sample["jpg"])).size for sample in split} == {(24, 24)}
 
 
-def test_without_light_a_training_patch_lies_in_its_strip(module, monkeypatch):
-    """Photographs whose lower quarter is white: no training patch may show white, every test patch must be white."""
+def test_without_light_a_training_patch_lies_in_its_band(module, monkeypatch):
+    """Photographs whose middle quarter is white: no training patch may show white, every test patch must be white."""
     photo = np.zeros((200, 400, 3), np.uint8)
-    photo[150:] = 255
+    photo[75:125] = 255
     monkeypatch.setattr(module, "photographs", lambda: {name: photo for name in ("china", "flower", "hopper")})
     monkeypatch.setattr(module, "_GRID", (1, 4))
     splits = module.samples(options(module, "--train", "48", "--test", "48", "--light", "0"))
