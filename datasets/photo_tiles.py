@@ -129,7 +129,7 @@ class _Split:
             yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
 
     def _band(self, tile: NDArray[np.uint8], random: float) -> NDArray[np.uint8]:
-        """The band of a tile that a split may use: its middle quarter for testing, what lies above or below to train."""
+        """What a split may use of a tile: the middle quarter for testing, what lies above or below to train."""
         above, below = (int(tile.shape[0] * share) for share in (0.375, 0.625))
         if self.split == "test":
             return tile[above:below]
