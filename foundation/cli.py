@@ -64,11 +64,6 @@ _PACKAGES = (
 )
 
 
-# OpenMP threads that spin while they wait take the processor from the loader's workers: on two shared processors one
-# step was seen to take eight times as long. Read by the OpenMP library when torch loads it; a user's own value stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -124,7 +124,8 @@ def _fill(grid, heads) -> None:  # type: ignore[no-untyped-def]
 
 def _augmented(job, candidate, blocks, train):  # type: ignore[no-untyped-def]
     """Features of freshly augmented views for an epoch, restricted to the samples of ``train``."""
-    from foundation.probes.road import augmented_features, default_workers
+    from foundation.parallel.threads import default_workers
+    from foundation.probes.road import augmented_features
 
     a = job.arguments
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from foundation.engine.metrics import MetricsWriter
 from foundation.engine.run_folder import RunFolder
 from foundation.errors import RequeueRequest, UserError
 from foundation.parallel.collective import rank, world_size
+from foundation.parallel.threads import default_workers, share_processors
 from foundation.plugins import resolve
 from foundation.recipe import Recipe
 from foundation.types import Batch
@@ -50,6 +50,8 @@ class Trainer:
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), self.clock, recipe.train.batch_size)
         self.micro_batch = self._micro_batch()
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
+        if self.place.device.type == "cpu":
+            share_processors(self.loader_workers)
         self.progress = state.Progress()
         self.last_checkpoint = self._resume()
         self.guard = DataGuard(recipe.data.max_bad_samples, self.progress.skipped)
@@ -246,12 +248,6 @@ def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement, 
     finally:
         encoder.train(was_training)
         torch.set_rng_state(kept)
-
-
-def default_workers() -> int:
-    """Loader processes when the recipe does not say: the processors at hand less one, at most 16."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(available - 1, 16))
 
 
 class _Meter:

@@ -98,10 +98,14 @@ class Job:
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""
+        from foundation.parallel.threads import default_workers, share_processors
         from foundation.probes.features import default_cache
-        from foundation.probes.road import default_workers, features_of_shards
+        from foundation.probes.road import features_of_shards
 
         a = self.arguments
+        workers = default_workers() if a.workers is None else a.workers
+        if self.device == "cpu":
+            share_processors(workers)
         folder = self.loaded.folder / "probes" / "cache" if self.loaded.folder.is_dir() else default_cache()
         return features_of_shards(
             candidate.encoder,
@@ -112,7 +116,7 @@ class Job:
             blocks=blocks,
             autocast=a.bfloat16,
             batch_size=a.batch_size,
-            workers=default_workers() if a.workers is None else a.workers,
+            workers=workers,
             limit=a.limit,
             cache=None if a.no_cache else folder,
             weights=candidate.sha256,

@@ -240,11 +240,3 @@ def augmented_features(
             total=len(batches),
             what=f"augmented views, epoch {epoch + 1}",
         )
-
-
-def default_workers() -> int:
-    """Loader processes when nobody says: the processors at hand less one, at most 8."""
-    import os
-
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(available - 1, 8))

@@ -138,7 +138,8 @@ def gallery(
         UserError: when shards are missing or unreadable.
     """
     from foundation.data.shards import open_shards
-    from foundation.probes.road import default_workers, features_of_shards
+    from foundation.parallel.threads import default_workers
+    from foundation.probes.road import features_of_shards
 
     shards = open_shards(list(patterns))
     notes: list[str] = []
