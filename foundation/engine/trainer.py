@@ -22,7 +22,7 @@ from foundation.engine.metrics import MetricsWriter
 from foundation.engine.run_folder import RunFolder
 from foundation.errors import RequeueRequest, UserError
 from foundation.parallel.collective import rank, world_size
-from foundation.parallel.threads import default_workers, share_processors
+from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.plugins import resolve
 from foundation.recipe import Recipe
 from foundation.types import Batch
@@ -51,7 +51,7 @@ class Trainer:
         self.micro_batch = self._micro_batch()
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
         if self.place.device.type == "cpu":
-            share_processors(self.loader_workers)
+            leave_one_processor()
         self.progress = state.Progress()
         self.last_checkpoint = self._resume()
         self.guard = DataGuard(recipe.data.max_bad_samples, self.progress.skipped)

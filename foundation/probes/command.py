@@ -98,14 +98,14 @@ class Job:
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""
-        from foundation.parallel.threads import default_workers, share_processors
+        from foundation.parallel.threads import default_workers, leave_one_processor
         from foundation.probes.features import default_cache
         from foundation.probes.road import features_of_shards
 
         a = self.arguments
         workers = default_workers() if a.workers is None else a.workers
-        if self.device == "cpu":
-            share_processors(workers)
+        if str(self.device) == "cpu":
+            leave_one_processor()
         folder = self.loaded.folder / "probes" / "cache" if self.loaded.folder.is_dir() else default_cache()
         return features_of_shards(
             candidate.encoder,
