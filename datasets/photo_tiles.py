@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,10 +143,3 @@ def _light(pixels: NDArray[np.float64], random: NDArray[np.float64], strength: f
     order = np.argsort(random[5:8]) if strength > 0 else np.arange(3)
     lit = 255 * (np.clip(pixels[..., order] * gains, 0, 255) / 255) ** gamma
     return np.clip(lit.mean() + contrast * (lit - lit.mean()), 0, 255).round().astype(np.uint8)
-
-
-if __name__ == "__main__":
-    sys.path[0] = sys.path[0].rpartition("datasets")[0] or sys.path[0]
-    from foundation.cli import main
-
-    sys.exit(main(["data", "build", "photo_tiles", *sys.argv[1:]]))

@@ -90,22 +90,5 @@ class ImageTokenizer(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise again, in place (needed after building on the meta device)."""
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | ChannelNorm):
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
                 layer.reset_parameters()
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each pixel: nothing leaks along the image, no batch statistics."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Normalise.
-
-        Args:
-            inputs: [R, C, H, W].
-
-        Returns:
-            [R, C, H, W].
-        """
-        channels_last = inputs.permute(0, 2, 3, 1)
-        normed = F.layer_norm(channels_last, self.normalized_shape, self.weight, self.bias, self.eps)
-        return normed.permute(0, 3, 1, 2)

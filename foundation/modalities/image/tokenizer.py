@@ -26,9 +26,10 @@ class Config:
     """Colour channels of the image."""
 
     stem: Literal["patch", "conv"] = "patch"
-    """``patch``: one strided convolution, as in ViT. ``conv``: stride-2 convolutions (kernel 3) with norm and GELU
-    down to the patch grid, then a projection (Xiao et al. 2021, "Early convolutions help transformers see better");
-    learns faster on small data, and neighbouring patches overlap by some pixels."""
+    """``patch``: one strided convolution, as in ViT. ``conv``: stride-2 convolutions (kernel 3) with BatchNorm
+    and ReLU down to the patch grid, then a projection (Xiao et al. 2021, "Early convolutions help transformers see
+    better"); learns faster on small data. Neighbouring patches overlap by some pixels, and while it trains the rows of
+    a batch share their statistics."""
 
     def __post_init__(self) -> None:
         if self.patch_size < 1:

@@ -43,7 +43,7 @@ def test_patch_stem_is_a_linear_map_of_the_pixels():
 
 
 def test_conv_stem_keeps_far_pixels_apart():
-    module = Config(patch_size=4, stem="conv").build(16)
+    module = Config(patch_size=4, stem="conv").build(16).eval()
     image = torch.randn(1, 3, 32, 32)
     changed = image.clone()
     changed[:, :, :4, :4] += 1

@@ -1,0 +1,92 @@
+"""How a probe sees an image: one centre crop, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from foundation.modalities.image.views import Config
+    from foundation.types import Sample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a probe sees an image: one centre crop, no randomness."""
+
+    size: int = 224
+    """Side of the crop, pixels."""
+    crop_fraction: float = 0.875
+    """Share of the shorter side that the crop keeps (224 of 256)."""
+    resize_below: int = 96
+    """Images whose shorter side is below this many pixels are resized straight to ``size``: nothing to cut off."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted per channel, for values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divided by, per channel."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
+        if not 0.0 < self.crop_fraction <= 1.0:
+            raise UserError(f"evaluation: crop_fraction is {self.crop_fraction}; it must lie in (0, 1] (usual: 0.875)")
+
+    def build(self) -> Evaluation:
+        """The function from samples to pixels."""
+        return Evaluation(self)
+
+    def augmented(self) -> Config:
+        """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
+        from foundation.modalities.image.views import Config, CropConfig
+
+        return Config(
+            global_views=CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
+            local_views=CropConfig(count=0, blur=(0.0,)),
+            jitter=0.0,
+            greyscale=0.0,
+            mean=self.mean,
+            std=self.std,
+            placement="workers",
+        )
+
+
+class Evaluation:
+    """Preprocessing of the probes: resize (bicubic, antialiased), centre crop, normalise."""
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, 3, size, size] of B samples with ``image`` uint8 [3, H, W]."""
+        import torch
+
+        size = self.config.size
+        pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+        for place, sample in zip(pixels, samples, strict=True):
+            place.copy_(self._crop(sample["image"]))
+        mean = torch.tensor(self.config.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.config.std).view(1, 3, 1, 1)
+        return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+
+    def _crop(self, image: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        size, (height, width) = self.config.size, image.shape[1:]
+        short = min(height, width)
+        if short < self.config.resize_below:
+            target = (size, size)
+        else:
+            edge = round(size / self.config.crop_fraction)
+            target = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
+        if target != (height, width):
+            image = F.interpolate(image[None], size=target, mode="bicubic", antialias=True)[0]
+        top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        return image[:, top : top + size, left : left + size]
