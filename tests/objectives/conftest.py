@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,3 +27,9 @@ def _batch(samples: int, counts: dict[str, int], masked: np.ndarray | None = Non
 def make_batch() -> Callable[..., Batch]:
     """``make_batch(samples, {"global": 2}, masked [R, N])``."""
     return _batch
+
+
+@pytest.fixture
+def spawnable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets processes that a test starts import the test's own module, which only pytest knows how to find."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=os.pathsep)

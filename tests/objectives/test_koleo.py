@@ -48,7 +48,7 @@ def _process(rank: int, address: str, features: np.ndarray, cases: list[dict], r
 
 
 @pytest.mark.slow
-def test_koleo_over_four_processes(golden, tmp_path):
+def test_koleo_over_four_processes(golden, tmp_path, spawnable):
     data = golden("05_dinov3_koleo")
     names = sorted({key.split("/")[1] for key in data if key.startswith("output/world4")})
     cases = []

@@ -24,7 +24,7 @@ def _process(rank: int, address: str, scores: np.ndarray, results: dict) -> None
 
 
 @pytest.mark.slow
-def test_unequal_parts_give_the_assignments_and_the_centre_of_the_whole(tmp_path):
+def test_unequal_parts_give_the_assignments_and_the_centre_of_the_whole(tmp_path, spawnable):
     scores = torch.randn(sum(SIZES), 7, generator=torch.Generator().manual_seed(0))
     whole = Centering(7)
     whole(scores, 0.1, step=0)
