@@ -141,15 +141,16 @@ class Loader:
         while True:
             try:
                 batch = next(iterator)
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                 waited = time.monotonic() - begin
                 if "timed out" in str(error):
                     if not self._timeout or waited < self._timeout:
                         continue
                     problem = f"no batch for {waited:.0f} seconds"
                     advice = "for slow storage, raise data.timeout_seconds"
-                elif "exited unexpectedly" in str(error):
-                    problem = str(error)
+                elif "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError):
+                    # A worker that dies while its batch is being fetched breaks the connection instead.
+                    problem = str(error) or "a worker ended while its batch was being fetched"
                     advice = "a worker that is killed mostly means that memory ran out: lower data.workers"
                 else:
                     raise
