@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
+from foundation.files import sync_folder
 
 NAME = "index.json"
 FORMAT = 1
@@ -127,12 +128,3 @@ def merge(
     kept = dict(old.splits) if old else {}
     kept.update({name: tuple(entries) for name, entries in splits.items()})
     return Index(kept, tuple(classes) or (old.classes if old else ()), dict(about or (old.about if old else {})))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

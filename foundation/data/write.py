@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from foundation.data.index import NAME as INDEX
-from foundation.data.index import Index, ShardEntry, merge, read_index, sync_folder, write_index
+from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
 from foundation.errors import UserError
+from foundation.files import sync_folder
 
 SAMPLES_PER_SHARD = 10_000
 MAX_BYTES = 1 << 30

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.files import sync_folder
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -28,15 +29,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_file(path: Path, content: bytes) -> None:
