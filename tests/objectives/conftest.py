@@ -32,4 +32,4 @@ def make_batch() -> Callable[..., Batch]:
 @pytest.fixture
 def spawnable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets processes that a test starts import the test's own module, which only pytest knows how to find."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))  # spawned processes copy sys.path
