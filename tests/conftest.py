@@ -37,3 +37,9 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
             return {key: file[key] for key in file.files}
 
     return load
+
+
+@pytest.fixture
+def happened(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``happened("checksum mismatch in student.safetensors; step 4 used")``: for the table in docs/reliability.md."""
+    return lambda text: request.node.user_properties.append(("happened", text))
