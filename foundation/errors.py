@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 
+REASONS = {
+    "missing": "a shard or a member that should be there is not",
+    "unreadable": "the storage gave an error",
+    "empty": "no bytes, or no samples",
+    "truncated": "cut off before its end",
+    "corrupt": "bytes have changed: not a tar, a damaged header, another SHA-256 than the index says",
+    "compressed": "a compressed archive, whose members cannot be read at their place",
+    "unsafe": "a name that leaves the archive, a link or a device, a sparse member, a member that needs pickle",
+    "duplicate": "the same key, member or shard twice",
+    "scattered": "the members of one sample are not neighbours",
+    "index": "a shard and its index disagree",
+    "too_large": "more bytes or pixels than the limit; refused before memory is asked for",
+    "decode": "the bytes are not what the extension says",
+    "shape": "another number type, shape or rate than its fellows",
+    "not_finite": "NaN or infinity among the numbers",
+}
+"""The words by which bad data is counted in the metrics, in ``foundation data verify`` and in its report."""
+
+
 class FoundationError(Exception):
     """An error whose message is meant for the user: printed without a traceback.
 
@@ -26,7 +45,7 @@ class SampleError(FoundationError):
     Args:
         shard: path or URL of the shard.
         key: key of the sample inside the shard.
-        reason: a short fixed word to count by, such as ``decode`` or ``missing``.
+        reason: one of :data:`REASONS`, to count by.
         detail: what exactly is wrong, for a person.
     """
 
@@ -54,5 +73,11 @@ class NumericsError(FoundationError):
 
 class RequeueRequest(FoundationError):
     """The run was asked to stop, has saved its state, and wants to be started again."""
+
+    exit_code = 75
+
+
+class PeerError(FoundationError):
+    """Another process of the run was lost. Nothing of this one was saved; the last checkpoint stands."""
 
     exit_code = 75

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from foundation.errors import FoundationError
+
+T = TypeVar("T")
 
 
 def _active() -> bool:
@@ -40,6 +46,72 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     if world_size() == 1:
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
+def sums_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Sums of some numbers of the host over all processes, by name; one exchange, the device is not waited for."""
+    if world_size() == 1:
+        return dict(values)
+    total = sum_over_ranks(torch.tensor(list(values.values()), dtype=torch.float64))
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+def gather_json(value: Any) -> list[Any]:
+    """A JSON value of every process, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(own)]))
+    longest = int(max(sizes))
+    parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))))
+    return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
+
+
+def gather_to_first(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Small CPU tensors of every process, by rank, on process 0; an empty list elsewhere. Sizes may differ."""
+    if world_size() == 1:
+        return [dict(tensors)]
+    shapes = gather_json({name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()})
+    if rank() != 0:
+        for tensor in tensors.values():
+            dist.send(tensor.contiguous(), 0)
+        return []
+    everything = [dict(tensors)]
+    for source in range(1, world_size()):
+        received = {}
+        for name, (dtype, shape) in shapes[source].items():
+            received[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+            dist.recv(received[name], source)
+        everything.append(received)
+    return everything
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """Let process 0 do something and give its JSON result to all.
+
+    Raises:
+        FoundationError: the one that process 0 met, in every process.
+    """
+    if world_size() == 1:
+        return action()
+    result: list[Any] = [None, None, None]
+    failure: FoundationError | None = None
+    if rank() == 0:
+        try:
+            result[0] = action()
+        except FoundationError as error:
+            failure = error
+            result[1:] = [str(error), error.exit_code]
+    value, message, exit_code = gather_json(result)[0]
+    if failure is not None:
+        raise failure
+    if message is not None:
+        error = FoundationError(message)
+        error.exit_code = exit_code
+        raise error
+    return value  # type: ignore[no-any-return]
 
 
 def logsumexp_over_ranks(tensor: Tensor) -> Tensor:

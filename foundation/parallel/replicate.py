@@ -1,0 +1,35 @@
+"""Data parallel training: every process holds the whole model, gradients are averaged during the backward pass."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from foundation.parallel.collective import world_size
+
+
+def replicate(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a module in DistributedDataParallel; a single process gets the module itself.
+
+    Process 0's parameters and buffers are copied to all. Later changes of buffers (centres, an EMA teacher) are each
+    process's own: they follow from gradients and reduced statistics that are equal everywhere.
+    """
+    if world_size() == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=True,  # a mask token without masks, a head whose objective rests: both are legal
+    )
+
+
+def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
+    """While entered, gradients are added up and stay local: for all but the last micro-batch of a step."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
