@@ -8,18 +8,30 @@ and PAX records (POSIX.1-2001, ``pax``). Payloads are never interpreted here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import FoundationError
+from foundation.errors import FoundationError, SampleError
 
 BLOCK = 512
+MAX_MEMBER_BYTES = 1 << 31
+"""A larger member is refused: files may have holes, so that a small disk can hold a member that no memory can."""
+
 _CHUNK = 16384  # one read fetches the headers of several small members; large ones cost one read each
+_MAX_NAME = 4096
+_MAX_SIZE = 1 << 62  # beyond it, offset + size would not fit into 64 bits
+_TAIL = 1 << 20  # bytes after the end-of-archive mark that are looked at
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _REFUSED = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_SKIPPED = (b"5", b"V", b"D")  # folders and volume labels hold no data
+_PLAIN = (b"0", b"\0", b"7", *_SKIPPED)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ODD = re.compile(rf"{_CONTROL.pattern}|^[/\\]|\.\.")  # names that need a closer look: few do
 
 
 class ShardError(FoundationError):
@@ -27,18 +39,24 @@ class ShardError(FoundationError):
 
     Args:
         shard: its path.
-        reason: a short fixed word: ``missing``, ``empty``, ``compressed``, ``corrupt``, ``unsafe``, ``duplicate``.
+        reason: one of :data:`foundation.errors.REASONS`.
         detail: what is wrong, for a person.
+        key: of the sample that is to blame, if it is one.
+        member: its name in the archive.
     """
 
     exit_code = 3
 
-    def __init__(self, shard: str, reason: str, detail: str) -> None:
+    def __init__(self, shard: str, reason: str, detail: str, key: str = "", member: str = "") -> None:
         super().__init__(f"{shard}: {detail}")
-        self.shard, self.reason, self.detail = shard, reason, detail
+        self.shard, self.reason, self.detail, self.key, self.member = shard, reason, detail, key, member
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.shard, self.reason, self.detail)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str, str]]:
+        return type(self), (self.shard, self.reason, self.detail, self.key, self.member)
+
+
+Report: TypeAlias = Callable[[ShardError], None]
+"""What is done about something wrong in a shard: raise it, or write it down and go on."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,7 @@ class Table:
         sizes: [members] bytes of each payload.
         bytes: size of the file.
         complete: the end-of-archive mark was seen; False means that the file has been cut off.
+        strays: names of the first members that belong to no sample.
     """
 
     keys: list[str]
@@ -62,6 +81,7 @@ class Table:
     sizes: NDArray[np.int64]
     bytes: int
     complete: bool
+    strays: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,7 +100,7 @@ class _Pending:
     records: dict[str, str] = field(default_factory=dict)
 
 
-def scan(descriptor: int, shard: str) -> Table:
+def scan(descriptor: int, shard: str, report: Report | None = None) -> Table:
     """Find every sample of an archive.
 
     Members belong to one sample when they are neighbours and share the name up to the first dot of its last part.
@@ -89,47 +109,20 @@ def scan(descriptor: int, shard: str) -> Table:
     Args:
         descriptor: open file.
         shard: its path, for messages.
+        report: is told what is wrong, and may let the scan go on without the member that is to blame. None: raise.
 
     Returns:
         The table. A cut-off archive gives the samples up to the cut; the last one may then be incomplete.
 
     Raises:
-        ShardError: not a tar, compressed, damaged header, unsafe name, link, or the same key twice.
+        ShardError: not a tar, compressed, damaged header, unsafe name, link, scattered members or a key twice.
     """
-    keys: list[str] = []
-    extensions: list[tuple[str, ...]] = []
-    first: list[int] = []
-    offsets: list[int] = []
-    sizes: list[int] = []
-    seen: set[str] = set()
-    current: list[str] = []
-    walker = _Walker(descriptor, shard)
+    report = report or _raise
+    samples = _Samples(shard, report)
+    walker = _Walker(descriptor, shard, report)
     for member in walker.members():
-        split = split_name(member.name)
-        if split is None:
-            continue
-        key, extension = split
-        if not keys or key != keys[-1]:
-            if key in seen:
-                raise ShardError(
-                    shard, "duplicate", f"members of sample {key!r} are not neighbours; write the shard sorted by key"
-                )
-            seen.add(key)
-            if keys:
-                extensions.append(tuple(current))
-            current = []
-            keys.append(key)
-            first.append(len(offsets))
-        elif extension in current:
-            raise ShardError(shard, "duplicate", f"sample {key!r} has two members .{extension}")
-        current.append(extension)
-        offsets.append(member.offset)
-        sizes.append(member.size)
-    if keys:
-        extensions.append(tuple(current))
-    first.append(len(offsets))
-    starts, places, lengths = (np.asarray(values, dtype=np.int64) for values in (first, offsets, sizes))
-    return Table(keys, extensions, starts, places, lengths, bytes=walker.total, complete=walker.complete)
+        samples.add(member)
+    return samples.table(walker.total, walker.complete)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -141,16 +134,131 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
+def read_payload(descriptor: int, shard: str, key: str, extension: str, offset: int, size: int, total: int) -> bytes:
+    """The bytes of one member. What the archive claims is checked before memory is asked for.
+
+    Args:
+        descriptor: open file.
+        shard: its path, for messages.
+        key: of the sample, for messages.
+        extension: of the member, for messages.
+        offset: where the payload begins.
+        size: of the payload, as its header says.
+        total: bytes of the file.
+
+    Raises:
+        SampleError: reason ``truncated``, ``too_large`` or ``unreadable``.
+    """
+    if offset + size > total:
+        left = max(0, total - offset)
+        detail = f"member .{extension} has {left} of {size} bytes: the shard has been cut off"
+        raise SampleError(shard, key, "truncated", detail)
+    if size > MAX_MEMBER_BYTES:
+        detail = f"member .{extension} has {size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
+        raise SampleError(shard, key, "too_large", detail)
+    parts: list[bytes] = []
+    missing = size
+    while missing > 0:
+        try:
+            part = os.pread(descriptor, min(missing, 1 << 30), offset + size - missing)
+        except OSError as error:
+            raise SampleError(shard, key, "unreadable", f"member .{extension}: {error.strerror}") from error
+        if not part:
+            detail = f"member .{extension} has {size - missing} of {size} bytes: the shard has been cut off"
+            raise SampleError(shard, key, "truncated", detail)
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _raise(error: ShardError) -> NoReturn:
+    raise error
+
+
+class _Samples:
+    """Puts members together to samples."""
+
+    def __init__(self, shard: str, report: Report) -> None:
+        self.shard, self.report = shard, report
+        self.keys: list[str] = []
+        self.extensions: list[list[str]] = []
+        self.first: list[int] = []
+        self.offsets: list[int] = []
+        self.sizes: list[int] = []
+        self.strays: list[str] = []
+        self._seen: dict[str, int] = {}
+        self._refused: str | None = None
+
+    def add(self, member: _Member) -> None:
+        split = split_name(member.name)
+        if split is None:
+            if len(self.strays) < 8:
+                self.strays.append(member.name)
+            return
+        key, extension = split
+        if extension.startswith("__"):  # would take the place of what the reader itself says about the sample
+            self._report(
+                "unsafe", f"member {member.name!r}: extensions may not begin with two underscores", key, member
+            )
+        elif self.keys and key == self.keys[-1]:
+            if extension in self.extensions[-1]:
+                self._report("duplicate", f"sample {key!r} has two members .{extension}", key, member)
+            else:
+                self._append(extension, member)
+        elif key in self._seen:
+            self._again(key, extension, member)
+        else:
+            self._seen[key] = len(self.keys)
+            self.keys.append(key)
+            self.extensions.append([])
+            self.first.append(len(self.offsets))
+            self._append(extension, member)
+
+    def table(self, total: int, complete: bool) -> Table:
+        starts, places, lengths = (
+            np.asarray(values, dtype=np.int64)
+            for values in ([*self.first, len(self.offsets)], self.offsets, self.sizes)
+        )
+        extensions = [tuple(names) for names in self.extensions]
+        return Table(self.keys, extensions, starts, places, lengths, total, complete, tuple(self.strays))
+
+    def _append(self, extension: str, member: _Member) -> None:
+        self._refused = None
+        self.extensions[-1].append(extension)
+        self.offsets.append(member.offset)
+        self.sizes.append(member.size)
+
+    def _again(self, key: str, extension: str, member: _Member) -> None:
+        """A key that was there before: two samples with one key, or a sample whose members lie apart."""
+        if self._refused == key:
+            return
+        self._refused = key
+        if extension in self.extensions[self._seen[key]]:
+            self._report("duplicate", f"two samples have the key {key!r}", key, member)
+        else:
+            text = f"members of sample {key!r} are not neighbours; write the shard sorted by key"
+            self._report("scattered", text, key, member)
+
+    def _report(self, reason: str, detail: str, key: str, member: _Member) -> None:
+        self.report(ShardError(self.shard, reason, detail, key, member.name))
+
+
 class _Walker:
     """Walks from header to header."""
 
-    def __init__(self, descriptor: int, shard: str) -> None:
-        self.descriptor, self.shard = descriptor, shard
+    def __init__(self, descriptor: int, shard: str, report: Report) -> None:
+        self.descriptor, self.shard, self.report = descriptor, shard, report
         self.total = os.fstat(descriptor).st_size
         self.complete = False
         self._buffer, self._buffer_start = b"", 0
 
     def members(self) -> Iterator[_Member]:
+        try:
+            yield from self._members()
+        except ShardError as error:  # after these nothing more can be found
+            self.report(error)
+
+    def _members(self) -> Iterator[_Member]:
         if self.total == 0:
             raise ShardError(self.shard, "empty", "the file is empty (0 bytes)")
         self._refuse_compressed()
@@ -159,6 +267,7 @@ class _Walker:
         while position + BLOCK <= self.total:
             header = self._header(position)
             if header.count(0) == BLOCK:
+                self._check_tail(position)
                 self.complete = True
                 return
             self._check(header, position)
@@ -166,6 +275,8 @@ class _Walker:
             size = self._number(header[124:136], position)
             if pending.size is not None and kind not in b"LKxg":
                 size = pending.size
+            if not 0 <= size < _MAX_SIZE:
+                raise ShardError(self.shard, "corrupt", f"damaged header at byte {position}: size {size}")
             payload = position + BLOCK
             position = payload + -(-size // BLOCK) * BLOCK
             if kind in (b"L", b"x", b"g", b"K"):
@@ -174,12 +285,12 @@ class _Walker:
             name = pending.name if pending.name is not None else _name(header)
             sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in pending.records)
             pending = _Pending()
-            self._check_name(name)
-            if sparse:
-                raise ShardError(self.shard, "unsafe", f"member {name!r} is stored sparse; write the shard without -S")
-            if kind in _REFUSED:
-                raise ShardError(self.shard, "unsafe", f"member {name!r} is {_REFUSED[kind]}, not a file")
-            if kind in (b"0", b"\0", b"7") and not name.endswith("/"):
+            problem = self._problem(name, kind, sparse)
+            if problem:
+                self.report(ShardError(self.shard, "unsafe", f"member {name[:_MAX_NAME]!r} {problem}", member=name))
+                if kind == b"S":  # its further headers are not like others
+                    return
+            elif kind not in _SKIPPED and not name.endswith("/"):
                 yield _Member(name, payload, size)
 
     def _refuse_compressed(self) -> None:
@@ -197,7 +308,7 @@ class _Walker:
         begin = position - self._buffer_start
         if begin < 0 or begin + BLOCK > len(self._buffer):
             self._buffer, self._buffer_start, begin = os.pread(self.descriptor, _CHUNK, position), position, 0
-        return self._buffer[begin : begin + BLOCK]
+        return self._buffer[begin : begin + BLOCK].ljust(BLOCK, b"\xff")  # the file may have shrunk meanwhile
 
     def _check(self, header: bytes, position: int) -> None:
         text = header[148:156].strip(b" \0")
@@ -210,6 +321,17 @@ class _Walker:
             what = "this is not a tar archive" if position == 0 else f"damaged header at byte {position}"
             raise ShardError(self.shard, "corrupt", what)
 
+    def _check_tail(self, position: int) -> None:
+        """After the end mark there is only padding; anything else would be lost without a word."""
+        tail = os.pread(self.descriptor, _TAIL, position)
+        if tail.count(0) != len(tail):
+            raise ShardError(
+                self.shard,
+                "corrupt",
+                f"more data follows the end-of-archive mark at byte {position}: a header was zeroed, or several "
+                "archives were put one after the other",
+            )
+
     def _number(self, text: bytes, position: int) -> int:
         if text[0] & 0x80:  # GNU: sizes from 8 GiB as a binary number
             return int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
@@ -220,28 +342,46 @@ class _Walker:
 
     def _special(self, kind: bytes, payload: bytes, pending: _Pending) -> None:
         if kind == b"L":
-            pending.name = payload.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            pending.name = payload.rstrip(b"\0").decode("utf-8", "backslashreplace")
         elif kind == b"x":
             pending.records = dict(self._records(payload))
             pending.name = pending.records.get("path", pending.name)
-            if "size" in pending.records:
-                pending.size = int(pending.records["size"])
+            size = pending.records.get("size")
+            if size is not None:
+                if not (size.isascii() and size.isdigit()):
+                    raise ShardError(self.shard, "corrupt", f"damaged extended header: size {size[:40]!r}")
+                pending.size = int(size[:40])
 
     def _records(self, payload: bytes) -> Iterator[tuple[str, str]]:
         while payload and payload[0]:
-            length, _, _ = payload.partition(b" ")
+            length, _, _ = payload[:20].partition(b" ")
             if not length.isdigit() or int(length) <= len(length) + 1 or int(length) > len(payload):
                 raise ShardError(self.shard, "corrupt", "damaged extended header")
             record, payload = payload[len(length) + 1 : int(length) - 1], payload[int(length) :]
             key, _, value = record.partition(b"=")
-            yield key.decode("utf-8", "replace"), value.decode("utf-8", "surrogateescape")
+            yield key.decode("utf-8", "replace"), value.decode("utf-8", "backslashreplace")
 
-    def _check_name(self, name: str) -> None:
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise ShardError(self.shard, "unsafe", f"member {name!r} points out of the archive")
+    def _problem(self, name: str, kind: bytes, sparse: bool) -> str:
+        """Why a member is refused; empty when it is not."""
+        if kind in _PLAIN and not sparse and len(name) <= _MAX_NAME and not _ODD.search(name):
+            return ""
+        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+            return "points out of the archive"
+        if _CONTROL.search(name):
+            return "has control characters in its name"
+        if len(name) > _MAX_NAME:
+            return f"has a name of {len(name)} characters"
+        if sparse:
+            return "is stored sparse; write the shard without -S"
+        if kind in _REFUSED:
+            return f"is {_REFUSED[kind]}, not a file"
+        if kind not in _PLAIN:
+            return f"is of the unknown kind {kind!r}"
+        return ""
 
 
 def _name(header: bytes) -> str:
+    # Names that are not UTF-8 are shown by their bytes: they must be printable wherever a message goes.
     name = header[:100].split(b"\0", 1)[0]
     prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", "backslashreplace")
