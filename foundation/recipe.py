@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from foundation import heads as prototype_heads
 from foundation import masking as token_masking
 from foundation.engine import optimizer as adamw
+from foundation.engine import saver
 from foundation.errors import UserError
 from foundation.plugins import Plugin
 from foundation.schedules import Clock, Duration
@@ -54,22 +55,20 @@ class Train:
     """Autocast of the forward pass. ``auto``: bfloat16 where the processor multiplies it natively, else float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; ``auto``: the GPU if there is one."""
+    grace_seconds: float | None = None
+    """Seconds that the scheduler leaves between its signal and the kill; a run warns when a save takes longer."""
+    peer_timeout_seconds: float = 1800.0
+    """A process that waits for another one for so long gives up (exit code 75)."""
     stop_after: Duration | None = None
     """End early, with all schedules as for the whole length (to try a long recipe)."""
     log_every: int = 10
     """Steps between two lines of metrics."""
-    checkpoint_every: Duration = Duration(1, "epochs")
-    """Steps between two checkpoints; one is also written at the end and on a signal."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that stay on disk."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.accumulate < 1:
             raise UserError(f"batch_size and accumulate must be at least 1, got {self.batch_size}, {self.accumulate}")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        if self.keep_checkpoints < 2:
-            raise UserError("train.keep_checkpoints must be at least 2: the newest one may be in the making")
         if self.log_every < 1:
             raise UserError(f"train.log_every must be at least 1 step, got {self.log_every}")
 
@@ -102,6 +101,8 @@ class Recipe:
     """AdamW, its schedules and parameter groups."""
     train: Train
     """Length, batch and bookkeeping."""
+    checkpoints: saver.Config = saver.Config()
+    """When the training state is saved, and which savings are kept."""
     probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
     """Measurements during training, such as kNN every 500 steps."""
 
