@@ -1,9 +1,16 @@
-"""Writing files so that they survive."""
+"""Writing files so that they survive: whole or not at all, and synced."""
 
 from __future__ import annotations
 
+import json
 import os
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+"""Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -13,3 +20,42 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write and sync one file."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer has; hidden for files."""
+    return path.with_name(f".{path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader sees the old content or the new, never a part; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        write_file(temporary, content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def replace_json(path: Path, content: Mapping[str, Any]) -> None:
+    """:func:`replace_file` with indented JSON."""
+    replace_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from foundation import heads as prototype_heads
 from foundation import masking as token_masking
+from foundation.data import mixture
 from foundation.engine import optimizer as adamw
 from foundation.engine import saver
 from foundation.errors import UserError
@@ -21,20 +22,32 @@ class Data:
 
     shards: tuple[str, ...] = ()
     """Shards to train on: paths, globs or brace patterns (``shards/train-{000000..000099}.tar``)."""
+    sources: dict[str, mixture.Config] = field(default_factory=dict)
+    """In place of ``shards``: a mixture of several sources, by name."""
+    mix: Literal["sample", "batch"] = "sample"
+    """``sample`` spreads the sources over every global batch; ``batch`` draws each global batch from one source."""
+    weigh_by: Literal["samples", "tokens"] = "samples"
+    """Whether the weights of the sources are shares of the samples or of the tokens."""
+    temperature: float = 1.0
+    """A source's weight w counts as w^(1 / temperature): 1 as given, larger is more even."""
     workers: int | None = None
     """Loader processes per training process; None: the processors that this process may use, less one, at most 16."""
     shuffle_window: int = 4096
     """Samples are shuffled within windows of this many, after the shards have been shuffled."""
     max_bad_samples: int = 10
-    """Unreadable samples are skipped and counted; one more than this ends the run with exit code 3."""
+    """Unreadable samples are replaced by others and counted; one more than this ends the run with exit code 3."""
     samples_per_epoch: int | None = None
-    """Samples in an epoch; None: what the shards hold. Must be given for a dry run without data."""
+    """Samples in an epoch; None: what the shards (of all sources) hold. Must be given for a dry run without data."""
     timeout_seconds: float = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"data.workers must be 0 or more, got {self.workers}")
+        if self.shards and self.sources:
+            raise UserError("give data.shards or data.sources, not both: name the shards as a source of their own")
+        if not self.temperature > 0:
+            raise UserError(f"data.temperature must be more than 0, got {self.temperature:g}")
         if self.shuffle_window < 1:
             raise UserError(f"data.shuffle_window must be at least 1 sample, got {self.shuffle_window}")
 
@@ -101,7 +114,7 @@ class Recipe:
     """AdamW, its schedules and parameter groups."""
     train: Train
     """Length, batch and bookkeeping."""
-    checkpoints: saver.Config = saver.Config()
+    checkpoints: saver.Config = field(default_factory=saver.Config)
     """When the training state is saved, and which savings are kept."""
     probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
     """Measurements during training, such as kNN every 500 steps."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.recipe import Recipe
 
 DESCRIPTION = """\
 Pretrain an encoder as a recipe says. The run lives in one folder: resolved recipe, metrics, checkpoints, export.
@@ -17,12 +23,15 @@ examples:
                                                       settings, parameters, tokens per step, memory
   foundation pretrain my.yaml optimizer.learning_rate.start=1e-3 --run runs/trial
   foundation pretrain runs/trial                      resume a run by its own recipe
+  foundation pretrain my.yaml --processes 2           data parallel on this machine
+  torchrun --nproc-per-node 8 -m foundation pretrain my.yaml
 
-Ctrl-C and SIGTERM save and end with exit code 75; the same command goes on from there."""
+Ctrl-C, SIGTERM and SIGUSR2 save and end with exit code 75; the same command goes on from there. Several processes also
+find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, whoever starts them."""
 
 # Keys that do not change what is learnt: a resumed run may differ in them.
 FREE = (
-    "train.stop_after", "train.device", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.stop_after", "train.device", "train.log_every", "checkpoints",
     "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.shards", "probes",
 )  # fmt: skip
 
@@ -34,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
-    parser.add_argument("--processes", type=int, default=1, help="with --dry-run: processes that share the batch")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes on this machine that share the batch (default: 1)"
+    )
     parser.add_argument("--fresh", action="store_true", help="start from step 0; refuses a folder that holds a run")
     parser.add_argument("--overwrite", action="store_true", help="with --fresh: remove the run that is in the folder")
     parser.add_argument(
@@ -44,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import config, paths
-    from foundation.engine.run_folder import RunFolder
     from foundation.errors import UserError
     from foundation.recipe import Recipe
 
@@ -59,15 +69,52 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.overwrite and not arguments.fresh:
         raise UserError("--overwrite goes with --fresh; without them a run resumes")
-    with RunFolder(arguments.run or (given if resumes else Path("runs") / recipe.name)) as folder:
-        prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
-        from foundation.engine.trainer import Trainer
-
-        trainer = Trainer(recipe, folder)
-        folder.write_recipe(config.dump(recipe))
-        trainer.run()
-        print(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+    if arguments.processes < 1:
+        raise UserError(f"--processes must be at least 1, got {arguments.processes}")
+    if arguments.processes > 1 and "RANK" not in os.environ:
+        return start_processes(arguments)
+    train(recipe, arguments.run or (given if resumes else Path("runs") / recipe.name), arguments)
     return 0
+
+
+def start_processes(arguments: argparse.Namespace) -> int:
+    """Run this command again in several processes."""
+    from foundation.parallel.launch import again, run_processes
+
+    flags = [
+        f"--{name.replace('_', '-')}" for name in ("fresh", "overwrite", "accept_changes") if arguments.__dict__[name]
+    ]
+    run = ["--run", str(arguments.run)] if arguments.run else []
+    command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags])
+    return run_processes(command, arguments.processes, say=lambda line: print(f"foundation: {line}", file=sys.stderr))
+
+
+def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
+    """Train in the folder, together with the other processes of the run; the first one keeps the folder."""
+    from foundation import config
+    from foundation.engine.run_folder import RunFolder
+    from foundation.engine.trainer import Trainer
+    from foundation.parallel.collective import on_first_rank, rank
+    from foundation.parallel.process_group import process_group
+
+    with process_group(recipe.train.device, recipe.train.peer_timeout_seconds), ExitStack() as stack:
+        folder = RunFolder(path)
+
+        def enter() -> None:
+            stack.enter_context(folder)
+            prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
+
+        on_first_rank(enter)
+        trainer = Trainer(recipe, folder, say=print if rank() == 0 else _silent)
+        if rank() == 0:
+            folder.write_recipe(config.dump(recipe))
+        trainer.run()
+        if rank() == 0:
+            print(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+
+
+def _silent(_: str) -> None:
+    return
 
 
 def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:

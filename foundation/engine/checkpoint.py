@@ -18,37 +18,17 @@ from typing import Any
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.files import sync_folder
+from foundation.files import TEMPORARY as _TEMPORARY
+from foundation.files import sync_folder, write_file
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
-_TEMPORARY = ".tmp-"
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write and sync one file."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
-    try:
-        write_file(temporary, content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def name_of(step: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from foundation.engine.checkpoint import replace_file
+from foundation.files import replace_file
 
 
 class MetricsWriter:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from foundation.engine.checkpoint import replace_file
 from foundation.errors import UserError
+from foundation.files import replace_file
 
 
 class RunFolder:

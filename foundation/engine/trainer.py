@@ -100,7 +100,7 @@ class Trainer:
             dynamic_ncols=True, desc=self.recipe.name,
         )  # fmt: skip
         meter = _Meter()
-        every = max(1, self.recipe.train.checkpoint_every.steps(self.clock))
+        every = max(1, self.recipe.checkpoints.every.steps(self.clock))
         try:
             with StopFlag() as stop:
                 loader = self._loader()
@@ -217,7 +217,7 @@ class Trainer:
             numbers["recipe"] = config.dump(self.recipe)
             tensors = state.capture(self.learner, self.optimizer)
             self.last_checkpoint = checkpoint.write(self.folder.checkpoints, self.progress.step, tensors, numbers)
-            checkpoint.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
+            checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints.keep_last)
             self.folder.write_status("running", step=self.progress.step)
 
     def _probe(self, metrics: MetricsWriter, bar: Any) -> None:

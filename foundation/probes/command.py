@@ -194,8 +194,9 @@ def report_skipped(features: FeatureSet, name: str) -> None:
 
 def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
     """Write the result file beside the model, whole or not at all, and return its path."""
+    from foundation.files import replace_json
     from foundation.probes.features import plain, weights_digest
-    from foundation.probes.results import FORMAT, versions, write_json
+    from foundation.probes.results import FORMAT, versions
 
     whole = {
         "format": FORMAT,
@@ -217,7 +218,7 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
     path = job.arguments.json or job.loaded.folder / "probes" / f"{probe}-{safe}-{digest}.json"
     try:
-        write_json(path, whole)
+        replace_json(path, whole)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
     return path

@@ -35,7 +35,7 @@ def write_report(
     Raises:
         UserError: the folder is no run, the given shards cannot be read, or the page cannot be written.
     """
-    from foundation.engine.checkpoint import replace_file
+    from foundation.files import replace_file
 
     run = read_run(folder)
     pictures, problem, parameters = _pictures(run, shards, samples, device)

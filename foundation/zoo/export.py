@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from foundation import config
-from foundation.engine.checkpoint import replace_file, sha256
+from foundation.engine.checkpoint import sha256
+from foundation.files import replace_file
 from foundation.recipe import Recipe
 
 CARD_FORMAT = 1

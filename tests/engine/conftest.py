@@ -33,7 +33,8 @@ objectives:
   - {{name: ibot, target: sinkhorn}}
   - {{name: koleo, weight: 0.1}}
 optimizer: {{learning_rate: 1e-3, freeze_last_layer: 0 steps}}
-train: {{length: 8 steps, batch_size: 8, log_every: 1, checkpoint_every: 3 steps, precision: float32, device: cpu}}
+train: {{length: 8 steps, batch_size: 8, log_every: 1, precision: float32, device: cpu}}
+checkpoints: {{every: 3 steps}}
 """
 
 
