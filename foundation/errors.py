@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 REASONS = {
     "missing": "a shard or a member that should be there is not",
     "unreadable": "the storage gave an error",
@@ -13,6 +12,7 @@ REASONS = {
     "unsafe": "a name that leaves the archive, a link or a device, a sparse member, a member that needs pickle",
     "duplicate": "the same key, member or shard twice",
     "scattered": "the members of one sample are not neighbours",
+    "stray": "a member that belongs to no sample",
     "index": "a shard and its index disagree",
     "too_large": "more bytes or pixels than the limit; refused before memory is asked for",
     "decode": "the bytes are not what the extension says",

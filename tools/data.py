@@ -1,4 +1,4 @@
-"""``foundation data build|inspect|index``: make shards, look into them."""
+"""``foundation data build|inspect|index|verify``: make shards, look into them, check them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foundation.data.inspect import Facts
+    from foundation.data.verify import Findings
 
-DESCRIPTION = "make shards and look into them"
+DESCRIPTION = "make shards, look into them, check them"
 EXAMPLES = """\
 examples:
   foundation data build --list                               what can be built
   foundation data build digits data/digits                   no download needed
   foundation data build folder data/mine --root pictures     class folders, a flat folder or a manifest
   foundation data build digits --help                        the options of one data set
-  foundation data inspect 'data/digits/train-*.tar' --sheet  a table, and contact-sheet.png"""
+  foundation data inspect 'data/digits/train-*.tar' --sheet  a table, and contact-sheet.png
+  foundation data verify 'data/digits/*.tar' --decode        everything that a run would stumble over, beforehand"""
 
 _COMMON = ("command", "dataset", "name", "out", "list", "samples_per_shard", "max_shard_bytes", "overwrite")
 """Options of ``build`` itself; the rest belongs to the data set."""
@@ -41,8 +43,8 @@ class _BuildParser(argparse.ArgumentParser):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the three commands."""
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index}")
+    """Declare the commands."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index,verify}")
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
     inspect.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
@@ -54,6 +56,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
     index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
     index.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
+
+    verify = commands.add_parser(
+        "verify",
+        help="find everything that would spoil a run",
+        description="Check shards from the first byte to the last. Exit codes: 0 good, 3 problems, 2 your mistake.",
+    )
+    verify.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
+    verify.add_argument("--json", type=Path, metavar="REPORT", help="also write all findings to a JSON file")
+    verify.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
+    verify.add_argument("--decode", action="store_true", help="also decode every sample, as training would")
+    verify.add_argument("--modality", default="image", help="with --decode: whose decoder (default: %(default)s)")
+    verify.add_argument(
+        "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
+    )
+    verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
 
 
 def _add_build(commands: Any) -> None:
@@ -80,7 +97,7 @@ def _add_build(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
-    return {"build": _build, "inspect": _inspect, "index": _index}[arguments.command](arguments)
+    return {"build": _build, "inspect": _inspect, "index": _index, "verify": _verify}[arguments.command](arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -205,6 +222,63 @@ def _index(arguments: argparse.Namespace) -> int:
                 f"{folder / 'index.json'}: {split}: {sum(e.samples for e in entries):,} samples, {len(entries)} shards"
             )
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from foundation.data.verify import verify, write_report
+    from foundation.errors import UserError
+
+    if arguments.json and arguments.json.exists() and not arguments.overwrite:
+        raise UserError(f"{arguments.json} exists: add --overwrite to replace it, or give another name after --json")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise UserError(f"the folder of {arguments.json} does not exist")
+    found = verify(
+        arguments.shards,
+        members=[name for name in arguments.members.split(",") if name],
+        decode=arguments.modality if arguments.decode else None,
+        workers=arguments.workers,
+        progress=_progress_over_shards,
+    )
+    _show_findings(found)
+    if arguments.json:
+        write_report(found, arguments.json)
+        print(f"report: {arguments.json}")
+    return 3 if found.errors else 0
+
+
+def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(checks, total=total, desc="verify", unit=" shards", disable=not sys.stderr.isatty())
+
+
+def _show_findings(found: Findings) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from foundation.errors import REASONS
+
+    console = Console()
+    members = ", ".join(f".{name} {count:,}" for name, count in found.members.items())
+    size = _bytes(sum(shard.bytes for shard in found.shards))
+    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({members or 'no members'})")
+    if found.problems:
+        table = Table("", "reason", "shard", "sample", "what is wrong")
+        for problem in found.problems[:100]:
+            colour = "red" if problem.severity == "error" else "yellow"
+            sample = problem.key or problem.member
+            words = (problem.reason, Path(problem.shard).name, sample, problem.detail)
+            table.add_row(f"[{colour}]{problem.severity}", *map(escape, words))
+        console.print(table)
+        if len(found.problems) > 100:
+            console.print(f"{len(found.problems) - 100} more are in the report (--json)")
+    for counts, colour, word in ((found.errors, "red", "problems"), (found.warnings, "yellow", "warnings")):
+        for reason, number in sorted(counts.items()):
+            console.print(f"[{colour}]{number:>8,} {word}[/] {reason}: {REASONS[reason]}")
+    decoded = "" if found.decoded else "; add --decode to try every sample too"
+    if not found.errors:
+        console.print(f"[green]good[/]: nothing that would spoil a run was found{decoded}")
 
 
 def _bytes(number: float) -> str:

@@ -9,15 +9,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
-from foundation.files import sync_folder
+from foundation.files import replace_json
 
 NAME = "index.json"
 FORMAT = 1
@@ -101,21 +99,7 @@ def write_index(folder: Path, index: Index) -> None:
         for name, entries in sorted(index.splits.items())
     }
     data = {"format": FORMAT, "classes": list(index.classes), "about": dict(index.about), "splits": splits}
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{NAME}.", dir=folder)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, folder / NAME)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
+    replace_json(folder / NAME, data)
 
 
 def merge(

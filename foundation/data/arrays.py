@@ -1,0 +1,194 @@
+"""What an array member (``npy``, ``npz``, ``wav``) says about itself, read without unpickling and without trusting it.
+
+The header is read first; the numbers are then looked through in pieces, so that a header that promises terabytes costs
+nothing. NPY: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html; WAV: Microsoft's RIFF, 1991.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from foundation.data.tar import MAX_MEMBER_BYTES
+from foundation.errors import SampleError
+
+ARRAYS = ("npy", "npz", "wav")
+"""Extensions of which :func:`array_facts` knows something."""
+
+PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill")
+"""Extensions of files that run code when they are read. They are never opened."""
+
+_PIECE = 1 << 20  # bytes looked through at a time
+_WAV_TYPES = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "int24", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
+
+
+@dataclass(frozen=True)
+class ArrayFacts:
+    """One array of a member.
+
+    Attributes:
+        name: inside a member that holds several; empty otherwise.
+        dtype: number type in NumPy's words.
+        shape: sizes of the axes; [samples, channels] for sound.
+        rate: samples per second of sound; 0 for other arrays.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    rate: int = 0
+
+
+class MemberFile(io.RawIOBase):
+    """A member of an archive as a file of its own, for readers that want one.
+
+    Args:
+        descriptor: of the archive.
+        offset: where the payload begins.
+        size: of it.
+    """
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        super().__init__()
+        self._descriptor, self._offset, self._size, self._place = descriptor, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative position {base + offset}")
+        self._place = base + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._place))
+        data = os.pread(self._descriptor, wanted, self._offset + self._place)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+def array_facts(file: IO[bytes], extension: str, size: int, shard: str = "", key: str = "") -> list[ArrayFacts]:
+    """Look through a member that holds numbers.
+
+    Args:
+        file: the member's bytes; must be able to seek.
+        extension: of the member; what follows the last dot decides.
+        size: bytes of the member.
+        shard: for messages.
+        key: for messages.
+
+    Returns:
+        One entry per array; none for a member that holds no numbers.
+
+    Raises:
+        SampleError: reason ``unsafe`` (objects, which only pickle can read), ``too_large``, ``truncated``, ``decode``
+            or ``not_finite``.
+    """
+    kind = extension.rpartition(".")[2]
+    try:
+        if kind == "npy":
+            return [_npy(file, size, "")]
+        if kind == "npz":
+            return list(_npz(file))
+        if kind == "wav":
+            return [_wav(file, size)]
+        return []
+    except _Bad as bad:
+        raise SampleError(shard, key, bad.reason, f"member .{extension}: {bad.detail}") from None
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        struct.error,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise SampleError(shard, key, "decode", f"member .{extension} is not what its name says: {error}") from error
+
+
+class _Bad(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def _npy(file: IO[bytes], size: int, name: str) -> ArrayFacts:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    where = f"{name}: " if name else ""
+    if dtype.hasobject:
+        raise _Bad("unsafe", f"{where}an array of objects, which only pickle could read; it is never opened")
+    if any(axis < 0 for axis in shape):
+        raise _Bad("decode", f"{where}impossible shape {list(shape)}")
+    begin = file.tell()
+    _look_through(file, dtype, math.prod(shape) * dtype.itemsize, size - begin, f"{where}{dtype} {list(shape)}")
+    return ArrayFacts(name, str(dtype), tuple(shape))
+
+
+def _npz(file: IO[bytes]) -> Iterator[ArrayFacts]:
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > MAX_MEMBER_BYTES:
+                raise _Bad("too_large", f"{entry.filename} unpacks to {entry.file_size:,} bytes")
+            if entry.filename.endswith(".npy"):
+                with archive.open(entry) as array:
+                    yield _npy(array, entry.file_size, entry.filename.removesuffix(".npy"))
+
+
+def _wav(file: IO[bytes], size: int) -> ArrayFacts:
+    riff, _, wave = struct.unpack("<4sI4s", file.read(12))
+    if (riff, wave) != (b"RIFF", b"WAVE"):
+        raise _Bad("decode", "not a WAV file")
+    channels = rate = bits = kind = 0
+    while file.tell() + 8 <= size:
+        name, length = struct.unpack("<4sI", file.read(8))
+        if name == b"fmt ":
+            content = file.read(min(length, 64))
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])
+            if kind == 0xFFFE and len(content) >= 26:  # the extensible form names the kind further on
+                (kind,) = struct.unpack("<H", content[24:26])
+            file.seek(length % 2, io.SEEK_CUR)
+        elif name == b"data":
+            if not (channels and rate and bits):
+                raise _Bad("decode", "the sound comes before its format")
+            dtype = _WAV_TYPES.get((kind, bits), f"format {kind} of {bits} bits")
+            frames = length // max(1, channels * bits // 8)
+            numbers = np.dtype(dtype) if dtype[:1] in "<u" else np.dtype("u1")
+            _look_through(file, numbers, length, size - file.tell(), f"{dtype} [{frames}, {channels}]")
+            return ArrayFacts("", dtype.strip("<"), (frames, channels), rate)
+        else:
+            file.seek(length + length % 2, io.SEEK_CUR)
+    raise _Bad("truncated", "a WAV file without sound")
+
+
+def _look_through(file: IO[bytes], dtype: np.dtype[Any], wanted: int, there: int, what: str) -> None:
+    if wanted > there:
+        raise _Bad("truncated", f"{what} takes {wanted:,} bytes, {max(0, there):,} are there")
+    if dtype.kind not in "fc":
+        return
+    left, place = wanted, 0
+    while left:
+        piece = file.read(min(left, _PIECE // dtype.itemsize * dtype.itemsize))
+        if not piece or len(piece) % dtype.itemsize:
+            raise _Bad("truncated", f"{what} ends {left - len(piece):,} bytes early")
+        finite = np.isfinite(np.frombuffer(piece, dtype))
+        if not finite.all():
+            first = place + int(np.argmin(finite))
+            raise _Bad("not_finite", f"{what} has NaN or infinity, first at number {first}")
+        left, place = left - len(piece), place + len(piece) // dtype.itemsize

@@ -1,0 +1,205 @@
+"""Checking one shard: all that can be said without looking at another."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
+from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, read_payload, scan
+from foundation.errors import SampleError
+
+NAMED = 20
+"""Problems of one reason that are named per shard; the rest is counted."""
+
+_PIECE = 1 << 22
+_KINDS = {
+    "picture": ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "gif", "jp2", "avif"),
+    "sound": ("wav", "flac", "mp3", "ogg", "opus", "m4a"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong.
+
+    Attributes:
+        shard: path of the shard, or of its index or folder.
+        reason: one of ``foundation.errors.REASONS``.
+        detail: for a person.
+        key: of the sample; empty when the whole shard is meant.
+        member: its name in the archive; empty when the whole sample is meant.
+        severity: ``error``: a run would refuse, skip or misread it. ``warning``: worth knowing.
+    """
+
+    shard: str
+    reason: str
+    detail: str
+    key: str = ""
+    member: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass
+class Group:
+    """Samples that are alike: how many, and the keys of the first."""
+
+    count: int = 0
+    keys: list[str] = field(default_factory=list)
+
+    def add(self, key: str) -> None:
+        self.count += 1
+        if len(self.keys) < NAMED:
+            self.keys.append(key)
+
+
+@dataclass
+class ShardCheck:
+    """What was found in one shard.
+
+    Attributes:
+        shard: its path.
+        samples: in it.
+        bytes: of the file.
+        sha256: of the file; empty when it could not be read.
+        problems: the first of each reason.
+        more: number of those that are not named, by severity and reason.
+        layouts: samples by the set of their members.
+        arrays: samples by extension and what the array in that member is like.
+    """
+
+    shard: str
+    samples: int = 0
+    bytes: int = 0
+    sha256: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    more: Counter[tuple[str, str]] = field(default_factory=Counter)
+    layouts: dict[tuple[str, ...], Group] = field(default_factory=dict)
+    arrays: dict[tuple[str, ArrayFacts], Group] = field(default_factory=dict)
+    _named: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, problem: Problem) -> None:
+        """Name the problem, or count it when enough like it are named."""
+        kind = (problem.severity, problem.reason)
+        if self._named[kind] < NAMED:
+            self._named[kind] += 1
+            self.problems.append(problem)
+        else:
+            self.more[kind] += 1
+
+    def add_error(self, error: SampleError, member: str = "") -> None:
+        self.add(Problem(self.shard, error.reason, error.detail, error.key, member))
+
+
+def kind_of(extension: str) -> str:
+    """``.jpg`` and ``.png`` are both a picture, so that a set may mix them; other extensions stand for themselves."""
+    prefix, dot, last = extension.rpartition(".")
+    kind = next((kind for kind, extensions in _KINDS.items() if last in extensions), None)
+    return f"{prefix}{dot}{kind}" if kind else f".{extension}"
+
+
+def check_shard(shard: str, modality: str | None = None) -> ShardCheck:
+    """Check one shard; whatever is wrong with it is part of the result.
+
+    Args:
+        shard: path.
+        modality: whose decoder is to try every sample; None: do not decode.
+    """
+    check = ShardCheck(shard)
+    decode = _decoder(modality)
+    try:
+        descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        check.add(Problem(shard, reason, f"cannot be opened: {error.strerror}"))
+        return check
+    try:
+        check.bytes = os.fstat(descriptor).st_size
+        _check(check, descriptor, decode)
+    except OSError as error:
+        check.add(Problem(shard, "unreadable", f"cannot be read: {error.strerror}"))
+    finally:
+        os.close(descriptor)
+    return check
+
+
+def _decoder(modality: str | None) -> Callable[[dict[str, Any]], Any] | None:
+    if modality is None:
+        return None
+    from foundation.plugins import resolve
+
+    return resolve("foundation.modalities.{name}.decode", modality).Config().build()
+
+
+def _check(check: ShardCheck, descriptor: int, decode: Callable[[dict[str, Any]], Any] | None) -> None:
+    fatal: list[ShardError] = []
+
+    def report(error: ShardError) -> None:
+        check.add(Problem(error.shard, error.reason, error.detail, error.key, error.member))
+        if not error.member:
+            fatal.append(error)
+
+    table = scan(descriptor, check.shard, report)
+    check.samples = len(table.keys)
+    for name in table.strays:
+        text = f"member {name!r} belongs to no sample (names are key.extension); it is left out"
+        check.add(Problem(check.shard, "stray", text, member=name, severity="warning"))
+    if not fatal:
+        if not table.keys:
+            check.add(Problem(check.shard, "empty", "no samples"))
+        elif not table.complete:
+            text = f"no end-of-archive mark after sample {table.keys[-1]!r}: the shard has been cut off"
+            check.add(Problem(check.shard, "truncated", text, table.keys[-1]))
+    for place in range(check.samples):
+        _check_sample(check, descriptor, table, place, decode)
+    check.sha256 = _digest(descriptor)
+
+
+def _check_sample(
+    check: ShardCheck, descriptor: int, table: Table, place: int, decode: Callable[[dict[str, Any]], Any] | None
+) -> None:
+    key, extensions = table.keys[place], table.extensions[place]
+    check.layouts.setdefault(tuple(sorted(extensions)), Group()).add(key)
+    raw: dict[str, Any] = {"__key__": key, "__shard__": check.shard, "__id__": place}
+    for number, extension in enumerate(extensions, start=int(table.first[place])):
+        offset, size = int(table.offsets[number]), int(table.sizes[number])
+        try:
+            if offset + size > table.bytes or size > MAX_MEMBER_BYTES:
+                read_payload(descriptor, check.shard, key, extension, offset, size, table.bytes)  # says why not
+            _check_member(check, descriptor, key, extension, offset, size)
+            if decode:
+                raw[extension] = read_payload(descriptor, check.shard, key, extension, offset, size, table.bytes)
+        except SampleError as error:
+            check.add_error(error, f"{key}.{extension}")
+            decode = None
+    if decode:
+        try:
+            decode(raw)
+        except SampleError as error:
+            check.add_error(error)
+        except Exception as error:  # a damaged file may raise anything, and the other samples want to be checked
+            check.add(Problem(check.shard, "decode", f"{type(error).__name__}: {error}", key))
+
+
+def _check_member(check: ShardCheck, descriptor: int, key: str, extension: str, offset: int, size: int) -> None:
+    last = extension.rpartition(".")[2]
+    if last in PICKLES:
+        text = f"member .{extension} runs code when it is opened; this program never opens it"
+        check.add(Problem(check.shard, "unsafe", text, key, f"{key}.{extension}", "warning"))
+    elif last in ARRAYS:
+        with io.BufferedReader(MemberFile(descriptor, offset, size)) as file:
+            for facts in array_facts(file, extension, size, check.shard, key):
+                check.arrays.setdefault((extension, facts), Group()).add(key)
+
+
+def _digest(descriptor: int) -> str:
+    digest, place = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, _PIECE, place):
+        digest.update(piece)
+        place += len(piece)
+    return digest.hexdigest()
