@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -45,7 +46,10 @@ class Data:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"data.workers must be 0 or more, got {self.workers}")
         if self.shards and self.sources:
-            raise UserError("give data.shards or data.sources, not both: name the shards as a source of their own")
+            raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
+        for name in self.sources:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
         if not self.temperature > 0:
             raise UserError(f"data.temperature must be more than 0, got {self.temperature:g}")
         if self.shuffle_window < 1:

@@ -84,8 +84,8 @@ class Batch:
         keys: [B] keys of the samples, in row order.
         labels: [B] int64, -1 where a sample has none.
         position: place of the first sample in the stream of the whole run (the stream's only state).
-        size: samples taken from the stream for this batch, good and bad.
-        skipped: bad samples by reason.
+        size: samples of this batch (places taken in the stream).
+        skipped: bad samples by reason; others have taken their places.
         messages: what was wrong with the first few of them.
         pending: set while views still wait for their device half (see ``modalities/*/views.py``).
     """

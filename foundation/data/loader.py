@@ -8,17 +8,16 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypedDict
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from foundation.counter import Draws
-from foundation.data.order import Order
+from foundation.data.order import Located
 from foundation.data.pipeline import Plan, RawOrError
-from foundation.data.shards import ShardSet
+from foundation.data.sources import Stream
 from foundation.errors import FoundationError, SampleError, UserError
 
 _POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
@@ -86,27 +85,46 @@ class Plans:
 
 
 class PlannedBatches(Dataset[Any]):
-    """Turns a plan into a batch; what a worker holds."""
+    """Turns a plan into a batch; what a worker holds.
 
-    def __init__(self, shards: ShardSet, order: Order, seed: int, pipeline: Callable[..., Any]) -> None:
-        self.shards, self.order, self.seed, self.pipeline = shards, order, seed, pipeline
+    Args:
+        stream: where the samples come from.
+        pipeline: raw samples -> batch; by source, where every global batch comes from one source.
+    """
+
+    def __init__(self, stream: Stream, pipeline: Callable[..., Any] | Mapping[str, Callable[..., Any]]) -> None:
+        self.stream, self.pipeline = stream, pipeline
 
     def __getitem__(self, plan: Plan) -> Any:
-        located = self.order.locate(plan.positions)
-        raws: list[RawOrError] = []
-        for shard, place in zip(located.shards.tolist(), located.places.tolist(), strict=True):
-            try:
-                raws.append(self.shards.read(shard, place))
-            except SampleError as error:
-                raws.append(error)
+        positions = plan.positions
+        located = self.stream.locate(positions)
+        raws = self._read(located)
+
+        def substitute(row: int, attempt: int) -> tuple[RawOrError, int, int]:
+            found = self.stream.substitute(int(positions[row]), int(located.sources[row]), attempt)
+            return self._read(found)[0], int(found.epochs[0]), int(found.ids[0])
+
+        pipeline = self.pipeline
+        if isinstance(pipeline, Mapping):
+            pipeline = pipeline[self.stream.names[int(located.sources[0])]]
         try:
-            return self.pipeline(raws, Draws(self.seed, located.epochs, located.ids), plan)
+            return pipeline(raws, self.stream.draws(located), plan, substitute)
         except FoundationError as error:  # raised again by the loader: torch would turn it into another type
             return error
 
+    def _read(self, located: Located) -> list[RawOrError]:
+        raws: list[RawOrError] = []
+        columns = (located.sources.tolist(), located.shards.tolist(), located.places.tolist())
+        for source, shard, place in zip(*columns, strict=True):
+            try:
+                raws.append(self.stream.read(source, shard, place))
+            except SampleError as error:
+                raws.append(error)
+        return raws
+
     def shards_of(self, plan: Plan) -> list[str]:
         """Paths of the shards that a batch reads."""
-        return [self.shards.shards[shard] for shard in sorted(set(self.order.locate(plan.positions).shards.tolist()))]
+        return self.stream.shards_of(plan.positions)
 
 
 class Loader:
@@ -240,17 +258,31 @@ def _context(workers: int, wanted: str | None) -> str | None:
     return "fork" if can_fork and not torch.cuda.is_initialized() else "spawn"
 
 
-def make_loader(
-    dataset: PlannedBatches,
-    plans: Plans,
-    *,
-    workers: int,
-    pin_memory: bool,
-    prefetch: int,
-    timeout: float,
-    context: str | None,
-) -> Loader:
-    """Put the parts together; arguments as for :func:`foundation.data.stream.build_loader`."""
+class Settings(TypedDict, total=False):
+    """How batches are made, whatever is in them.
+
+    Attributes:
+        workers: processes; 0 (the default) makes batches in this one.
+        pin_memory: hand over page-locked memory, for a GPU.
+        prefetch: batches that each worker keeps ready; default 2.
+        timeout: seconds without a batch after which the run ends with an error; 0 (the default) for never.
+        context: how workers start (``fork``, ``spawn``, ``forkserver``); None: fork unless a GPU is in use.
+    """
+
+    workers: int
+    pin_memory: bool
+    prefetch: int
+    timeout: float
+    context: str | None
+
+
+def make_loader(dataset: PlannedBatches, plans: Plans, settings: Settings) -> Loader:
+    """Put the parts together.
+
+    Raises:
+        UserError: a number of workers below 0.
+    """
+    workers = settings.get("workers", 0)
     if workers < 0:
         raise UserError(f"workers must be 0 or more, got {workers}")
     dataloader = DataLoader(
@@ -259,12 +291,12 @@ def make_loader(
         sampler=plans,
         num_workers=workers,
         collate_fn=_unchanged,
-        pin_memory=pin_memory,
+        pin_memory=settings.get("pin_memory", False),
         timeout=_POLL_SECONDS if workers else 0,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_context(workers, context),
+        multiprocessing_context=_context(workers, settings.get("context")),
         generator=torch.Generator(),  # a loader without its own draws from the global generator, and so moves the run
-        prefetch_factor=prefetch if workers else None,
+        prefetch_factor=settings.get("prefetch", 2) if workers else None,
         persistent_workers=workers > 0,
     )
-    return Loader(dataset, plans, dataloader, timeout)
+    return Loader(dataset, plans, dataloader, settings.get("timeout", 0.0))

@@ -19,15 +19,17 @@ from foundation.errors import UserError
 
 @dataclass(frozen=True)
 class Located:
-    """Samples at some positions of the stream; every field [B] int64.
+    """Samples at some positions of a stream; every field [B] int64.
 
     Attributes:
-        epochs: which pass over the data set.
-        ids: number of the sample in the data set.
+        sources: number of the source; 0 where there is one.
+        epochs: which pass over the source.
+        ids: number of the sample in the source; :class:`foundation.data.sources.Stream` makes it unique in the run.
         shards: number of the shard.
         places: number of the sample in its shard.
     """
 
+    sources: NDArray[np.int64]
     epochs: NDArray[np.int64]
     ids: NDArray[np.int64]
     shards: NDArray[np.int64]
@@ -42,12 +44,20 @@ class Order:
         seed: of the run.
         window: samples are permuted within windows of this many.
         shuffle: False gives every epoch in stored order.
+        name: of the source; sources of different names are shuffled independently.
 
     Raises:
         UserError: no samples, or an impossible window.
     """
 
-    def __init__(self, counts: Sequence[int] | NDArray[np.int64], seed: int, window: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        counts: Sequence[int] | NDArray[np.int64],
+        seed: int,
+        window: int,
+        shuffle: bool = True,
+        name: str = "",
+    ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.num_samples = int(self.counts.sum())
         if self.num_samples < 1:
@@ -55,6 +65,7 @@ class Order:
         if window < 1:
             raise UserError(f"the shuffle window must be at least 1 sample, got {window}")
         self.seed, self.window, self.shuffle = seed, window, shuffle
+        self._streams = tuple(f"order.{part}{'.' if name else ''}{name}" for part in ("shards", "window"))
         self._starts = np.cumsum(self.counts) - self.counts
         self._shards: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._block: tuple[int, int, NDArray[np.int64]] | None = None
@@ -79,13 +90,13 @@ class Order:
             slots = np.searchsorted(ends, places_in_epoch, side="right")
             shards[rows] = order[slots]
             places[rows] = places_in_epoch - (ends[slots] - self.counts[order[slots]])
-        return Located(epochs, self._starts[shards] + places, shards, places)
+        return Located(np.zeros_like(positions), epochs, self._starts[shards] + places, shards, places)
 
     def _shard_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._shards is None or self._shards[0] != epoch:
             order = np.arange(len(self.counts))
             if self.shuffle:
-                order = counter.permutation(self.seed, epoch, 0, "order.shards", len(self.counts))
+                order = counter.permutation(self.seed, epoch, 0, self._streams[0], len(self.counts))
             self._shards = (epoch, order, np.cumsum(self.counts[order]))
         return self._shards[1], self._shards[2]
 
@@ -98,7 +109,7 @@ class Order:
             start = block * self.window
             length = min(self.window, self.num_samples - start)
             if self._block is None or self._block[:2] != (epoch, block):
-                self._block = (epoch, block, counter.permutation(self.seed, epoch, block, "order.window", length))
+                self._block = (epoch, block, counter.permutation(self.seed, epoch, block, self._streams[1], length))
             rows = blocks == block
             result[rows] = start + self._block[2][offsets[rows] - start]
         return result

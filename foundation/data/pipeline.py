@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -14,13 +14,18 @@ from torch import Tensor
 
 from foundation.counter import Draws
 from foundation.data.shards import RawSample
-from foundation.errors import SampleError
+from foundation.errors import DataBudgetError, SampleError
 from foundation.types import Batch, Sample, TokenMask
 
 _MESSAGES = 8
 """Bad samples of one batch that are named; the rest is counted only."""
 
+ATTEMPTS = 16
+"""Substitutes that are tried for one bad sample before the run is stopped."""
+
 RawOrError: TypeAlias = RawSample | SampleError
+Substitute: TypeAlias = Callable[[int, int], tuple[RawOrError, int, int]]
+"""(row, number of the attempt) -> raw sample or what is wrong with it, its epoch and its id."""
 Coordinates: TypeAlias = Callable[[tuple[int, ...]], NDArray[np.int64]] | Mapping[str, NDArray[np.int64]]
 
 
@@ -71,37 +76,41 @@ class Plan:
         return np.arange(self.start + self.place, self.start + self.place + self.size, dtype=np.int64)
 
 
-def decode_all(
-    raws: Iterable[RawOrError], decode: Callable[[RawSample], Sample]
-) -> tuple[list[Sample], list[int], dict[str, int], tuple[str, ...]]:
-    """Decode what can be decoded.
+class Decoder:
+    """Decodes the samples of one batch and keeps count of the bad ones.
 
     Args:
-        raws: raw samples, or the error that reading one of them gave.
         decode: of the modality; raises :class:`SampleError` for a sample that it cannot use.
 
-    Returns:
-        The good samples, their rows among all, the bad ones counted by reason, and messages about the first of them.
+    Attributes:
+        skipped: bad samples by reason.
+        messages: what was wrong with the first few of them.
     """
-    samples: list[Sample] = []
-    rows: list[int] = []
-    skipped: Counter[str] = Counter()
-    messages: list[str] = []
-    for row, raw in enumerate(raws):
+
+    def __init__(self, decode: Callable[[RawSample], Sample]) -> None:
+        self._decode = decode
+        self.skipped: Counter[str] = Counter()
+        self._messages: list[str] = []
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        return tuple(self._messages)
+
+    def __call__(self, raw: RawOrError) -> Sample | SampleError:
+        """The sample, or what is wrong with it, counted."""
         try:
             if isinstance(raw, SampleError):
                 raise raw
-            samples.append(decode(raw))
-            rows.append(row)
+            return self._decode(raw)
         except SampleError as error:
-            skipped[error.reason] += 1
-            if len(messages) < _MESSAGES:
-                messages.append(f"{error.shard}: {error.key}: {error.reason}: {error.detail}")
+            self.skipped[error.reason] += 1
+            if len(self._messages) < _MESSAGES:
+                self._messages.append(f"{error.shard}: {error.key}: {error.reason}: {error.detail}")
+            return error
         except Exception as error:
             if not isinstance(raw, SampleError):
                 error.add_note(f"while decoding sample {raw['__key__']!r} of {raw['__shard__']}")
             raise
-    return samples, rows, dict(skipped), tuple(messages)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -113,8 +122,8 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
 class TrainingPipeline:
     """Decoding, views and masks of a batch.
 
-    A bad sample leaves a gap: the batch shrinks by it, and no other sample's views or masks change. A batch in which
-    no sample is good has neither views nor masks.
+    Another sample takes the place of a bad one, drawn by a pure function: batches are always whole, as processes that
+    train together need them, and no other sample's views or masks change.
 
     Args:
         decode: of the modality: raw sample -> sample.
@@ -131,43 +140,51 @@ class TrainingPipeline:
     finish_in_worker: bool = True
     _grids: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
-    def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan) -> Batch:
+    def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> Batch:
         """Make a batch.
 
         Args:
             raws: [B] raw samples or what went wrong reading them.
             draws: random numbers of the B samples.
             plan: where the batch lies in the stream.
+            substitute: gives another sample in the place of a bad one.
 
         Returns:
-            The batch; its views are empty and ``pending`` is set when the device has to finish them.
+            A batch of B samples; its views are empty and ``pending`` is set when the device has to finish them.
+
+        Raises:
+            DataBudgetError: a bad sample and all substitutes for it are bad.
         """
-        samples, rows, skipped, messages = decode_all(raws, self.decode)
-        views: Mapping[str, Any] = {}
+        decoder = Decoder(self.decode)
+        samples: list[Sample] = []
+        epochs, ids = draws.epochs.copy(), draws.ids.copy()
+        for row, raw in enumerate(raws):
+            first = sample = decoder(raw)
+            for attempt in range(ATTEMPTS):
+                if not isinstance(sample, SampleError):
+                    break
+                other, epochs[row], ids[row] = substitute(row, attempt)
+                sample = decoder(other)
+            if isinstance(sample, SampleError):
+                raise _hopeless(first, sample)
+            samples.append(sample)
+        draws = replace(draws, epochs=epochs, ids=ids)
+        places = plan.place + np.arange(len(samples), dtype=np.int64)
+        prepared = self.views.prepare(samples, draws)
         masks: dict[str, TokenMask] = {}
-        pending = None
-        if samples:
-            if len(rows) < len(raws):
-                draws = draws.take(np.asarray(rows, dtype=np.int64))
-            places = plan.place + np.asarray(rows, dtype=np.int64)
-            prepared = self.views.prepare(samples, draws)
-            if self.finish_in_worker:
-                views = self.views.finish(prepared)
-            else:
-                pending = prepared
-            for role, masking in self._maskings().items():
-                count, shape = self.views.describe()[role]
-                masks[role] = masking(self._grid(role, shape), count, draws, places, plan.group, plan.step)
+        for role, masking in self._maskings().items():
+            count, shape = self.views.describe()[role]
+            masks[role] = masking(self._grid(role, shape), count, draws, places, plan.group, plan.step)
         return Batch(
-            views=views,
+            views=self.views.finish(prepared) if self.finish_in_worker else {},
             masks=masks,
             keys=tuple(sample["__key__"] for sample in samples),
             labels=labels_of(samples),
             position=plan.start + plan.place,
-            size=len(raws),
-            skipped=skipped,
-            messages=messages,
-            pending=pending,
+            size=len(samples),
+            skipped=dict(decoder.skipped),
+            messages=decoder.messages,
+            pending=None if self.finish_in_worker else prepared,
         )
 
     def _maskings(self) -> Mapping[str, Masking]:
@@ -183,6 +200,13 @@ class TrainingPipeline:
             else:
                 self._grids[role] = self.coordinates[role]
         return self._grids[role]
+
+
+def _hopeless(first: Any, last: SampleError) -> DataBudgetError:
+    return DataBudgetError(
+        f"{first}. {ATTEMPTS} samples drawn in its place are bad too, the last being {last}. Training on what is left "
+        "would mean little: 'foundation data verify' lists what is wrong with the shards"
+    )
 
 
 @dataclass(frozen=True)
@@ -218,14 +242,16 @@ class EvalPipeline:
     decode: Callable[[RawSample], Sample]
     prepare: Callable[[list[Sample]], Tensor]
 
-    def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan) -> EvalBatch:
-        """Make a batch; arguments as for :class:`TrainingPipeline`, whose random numbers are not used."""
-        samples, _, skipped, messages = decode_all(raws, self.decode)
+    def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> EvalBatch:
+        """Make a batch of the good samples; arguments as for :class:`TrainingPipeline`, which alone draws others."""
+        decoder = Decoder(self.decode)
+        decoded = [decoder(raw) for raw in raws]
+        samples = [sample for sample in decoded if not isinstance(sample, SampleError)]
         return EvalBatch(
             data=self.prepare(samples) if samples else torch.empty(0),
             labels=labels_of(samples),
             keys=tuple(sample["__key__"] for sample in samples),
             ids=torch.tensor([int(sample["__id__"]) for sample in samples], dtype=torch.int64),
-            skipped=skipped,
-            messages=messages,
+            skipped=dict(decoder.skipped),
+            messages=decoder.messages,
         )

@@ -7,58 +7,61 @@ the run has consumed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Unpack
 
 from torch import Tensor
 
-from foundation.data.loader import Loader, LoaderError, PlannedBatches, Plans, make_loader
-from foundation.data.order import Order
+from foundation.data.loader import Loader, LoaderError, PlannedBatches, Plans, Settings, make_loader
 from foundation.data.pipeline import EvalPipeline, TrainingPipeline
 from foundation.data.shards import RawSample, ShardSet
+from foundation.data.sources import Stream, build_stream, open_sources, single
 from foundation.errors import SampleError, UserError
 from foundation.types import Sample
 
-__all__ = ["Loader", "LoaderError", "build_eval_loader", "build_loader", "iterate_samples"]
+__all__ = [
+    "Loader",
+    "LoaderError",
+    "Stream",
+    "build_eval_loader",
+    "build_loader",
+    "build_stream",
+    "iterate_samples",
+    "open_sources",
+    "single",
+]
 
 
 def build_loader(
-    shards: ShardSet,
-    pipeline: TrainingPipeline,
+    stream: Stream | ShardSet,
+    pipeline: TrainingPipeline | Mapping[str, TrainingPipeline],
     *,
     batch_size: int,
     global_batch: int,
-    seed: int,
-    window: int,
     start: int = 0,
     samples: int | None = None,
-    workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
-    pin_memory: bool = False,
-    prefetch: int = 2,
-    timeout: float = 0.0,
-    context: str | None = None,
+    seed: int | None = None,
+    window: int | None = None,
+    **settings: Unpack[Settings],
 ) -> Loader:
     """The stream of training batches.
 
     Args:
-        shards: to read; more workers than shards are fine.
-        pipeline: raw samples -> batch.
+        stream: to read, or bare shards with ``seed`` and ``window``; more workers than shards are fine.
+        pipeline: raw samples -> batch; by source for a mixture that draws every global batch from one source.
         batch_size: samples of a micro-batch of one process.
         global_batch: samples of an optimiser step: batch_size x accumulate x world_size.
-        seed: of the run.
-        window: samples are shuffled within so many.
         start: samples that the whole run has consumed.
         samples: that the whole run still wants; None for no end.
-        workers: processes; 0 makes batches in this one.
         rank: of this process.
         world_size: number of processes.
         accumulate: micro-batches per step and process.
-        pin_memory: hand over page-locked memory, for a GPU.
-        prefetch: batches that each worker keeps ready.
-        timeout: seconds without a batch after which the run ends with an error; 0 for never.
-        context: how workers start (``fork``, ``spawn``, ``forkserver``); None: fork unless a GPU is in use.
+        seed: of the run, for bare shards.
+        window: samples are shuffled within so many, for bare shards.
+        settings: see :class:`foundation.data.loader.Settings`.
 
     Returns:
         An iterable of :class:`foundation.types.Batch`.
@@ -71,19 +74,25 @@ def build_loader(
             f"the batch of {global_batch} samples is not {batch_size} samples x {accumulate} micro-batches x "
             f"{world_size} processes"
         )
-    order = Order(shards.counts, seed, window)
+    if not isinstance(stream, Stream):
+        if seed is None or window is None:
+            raise UserError("bare shards have no order: give seed and window")
+        stream = single(stream, seed, window)
+    mixture = stream.mixture
+    if mixture is not None and (mixture.group != global_batch or start % global_batch):
+        raise UserError(
+            f"a mixture goes on at a whole global batch: {start:,} samples are no multiple of {global_batch:,}. "
+            "Use the batch size of the checkpoint, or one that divides them"
+        )
+    if isinstance(pipeline, Mapping):
+        missing = [name for name in stream.names if name not in pipeline]
+        if missing or (mixture is not None and mixture.mix != "batch"):
+            needs = f"views for {', '.join(missing)}" if missing else "data.mix: batch"
+            raise UserError(f"sources with views of their own need {needs}")
     plans = Plans(
         start=start, samples=samples, micro_batch=batch_size, accumulate=accumulate, rank=rank, world_size=world_size
     )
-    return make_loader(
-        PlannedBatches(shards, order, seed, pipeline),
-        plans,
-        workers=workers,
-        pin_memory=pin_memory,
-        prefetch=prefetch,
-        timeout=timeout,
-        context=context,
-    )
+    return make_loader(PlannedBatches(stream, pipeline), plans, settings)
 
 
 def build_eval_loader(
@@ -91,45 +100,29 @@ def build_eval_loader(
     prepare: Callable[[list[Sample]], Tensor],
     decode: Callable[[RawSample], Sample],
     batch_size: int,
-    workers: int = 0,
     *,
     limit: int | None = None,
-    pin_memory: bool = False,
-    prefetch: int = 2,
-    timeout: float = 0.0,
-    context: str | None = None,
+    **settings: Unpack[Settings],
 ) -> Loader:
-    """Every sample once, in stored order.
+    """Every good sample once, in stored order.
 
     Args:
         shards: to read.
         prepare: samples -> [B, ...], the evaluation view.
         decode: raw sample -> sample.
         batch_size: samples of a batch; the last may be smaller.
-        workers: processes; 0 makes batches in this one.
         limit: only the first so many samples.
-        pin_memory: as for :func:`build_loader`, like the rest.
-        prefetch: batches that each worker keeps ready.
-        timeout: seconds.
-        context: how workers start.
+        settings: as for :func:`build_loader`.
 
     Returns:
         An iterable of :class:`foundation.data.pipeline.EvalBatch`.
     """
     if batch_size < 1:
         raise UserError(f"the batch size must be at least 1, got {batch_size}")
-    order = Order(shards.counts, seed=0, window=1, shuffle=False)
     number = shards.num_samples if limit is None else min(limit, shards.num_samples)
     plans = Plans(start=0, samples=number, micro_batch=batch_size, partial=True)
-    return make_loader(
-        PlannedBatches(shards, order, 0, EvalPipeline(decode, prepare)),
-        plans,
-        workers=workers,
-        pin_memory=pin_memory,
-        prefetch=prefetch,
-        timeout=timeout,
-        context=context,
-    )
+    dataset = PlannedBatches(single(shards, seed=0, window=1, shuffle=False), EvalPipeline(decode, prepare))
+    return make_loader(dataset, plans, settings)
 
 
 def iterate_samples(

@@ -142,7 +142,7 @@ def loader(
     """Batches of views that ``prepare`` makes; other arguments as for :func:`features_of_shards`."""
     from foundation.data.stream import build_eval_loader
 
-    return build_eval_loader(open_limited(patterns, limit), prepare, decoder(modality), batch_size, workers)
+    return build_eval_loader(open_limited(patterns, limit), prepare, decoder(modality), batch_size, workers=workers)
 
 
 def features_of_shards(

@@ -19,7 +19,7 @@ from foundation.counter import Draws
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards
 from foundation.data.stream import Loader, LoaderError, build_eval_loader, build_loader, iterate_samples
-from foundation.errors import UserError
+from foundation.errors import DataBudgetError, UserError
 from foundation.types import Batch, TokenMask, View
 
 Decode = Callable[[dict[str, Any]], dict[str, Any]]
@@ -145,7 +145,7 @@ def test_the_global_generator_is_untouched(load: Callable[..., list[Batch]]) -> 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_bad_sample_leaves_a_gap_and_moves_nothing(make_shards: MakeShards, decode: Decode) -> None:
+def test_another_sample_takes_the_place_of_a_bad_one(make_shards: MakeShards, decode: Decode) -> None:
     good = open_shards(make_shards(30, name="good"))
     folder = make_shards(30, name="bad")
     break_samples(folder / "train-000001.tar", {"s00008", "s00011"})
@@ -153,14 +153,22 @@ def test_a_bad_sample_leaves_a_gap_and_moves_nothing(make_shards: MakeShards, de
     settings = {"batch_size": 6, "global_batch": 6, "seed": 0, "window": 10, "samples": 30}
     expected = rows(list(build_loader(good, pipeline(decode), **settings)))  # type: ignore[arg-type]
     batches = list(build_loader(bad, pipeline(decode), workers=2, **settings))  # type: ignore[arg-type]
-    assert sum(batch.skipped.get("decode", 0) for batch in batches) == 2
-    assert all(batch.size == 6 and len(batch.keys) == 6 - sum(batch.skipped.values()) for batch in batches)
+    assert_same(batches, list(build_loader(bad, pipeline(decode), **settings)))  # type: ignore[arg-type]
+    assert sum(batch.skipped.get("decode", 0) for batch in batches) == 3  # one was drawn in the other's place, too
+    assert all(batch.size == len(batch.keys) == 6 for batch in batches)
     messages = [message for batch in batches for message in batch.messages]
     assert {message.split(": ")[1] for message in messages} == {"s00008", "s00011"}
     assert all("train-000001.tar" in message for message in messages)
-    kept = {key: (views, mask) for key, views, mask in expected.values() if key not in ("s00008", "s00011")}
-    seen = {key: (views, mask) for batch in batches for key, views, mask in rows([batch]).values()}
-    assert seen == kept
+    seen = {position: row for batch in batches for position, row in rows([batch]).items()}
+    places = [position for position, (key, _, _) in expected.items() if key in ("s00008", "s00011")]
+    assert len(places) == 2
+    for position, row in expected.items():
+        if position not in places:
+            assert seen[position] == row
+            continue
+        key, views, mask = seen[position]
+        assert key not in ("s00008", "s00011") and mask == row[2]
+        assert views not in [other[1] for place, other in seen.items() if place != position]
 
 
 def break_samples(path: Path, keys: set[str]) -> None:
@@ -174,13 +182,19 @@ def break_samples(path: Path, keys: set[str]) -> None:
             file.write(bytes(size))
 
 
-def test_a_batch_without_good_samples_is_empty(make_shards: MakeShards, decode: Decode) -> None:
+@pytest.mark.fault(26, "every sample of every shard is damaged")
+def test_data_without_a_good_sample_end_the_run(
+    make_shards: MakeShards, decode: Decode, happened: Callable[[str], None]
+) -> None:
     folder = make_shards(4)
     break_samples(folder / "train-000000.tar", {f"s{n:05d}" for n in range(4)})
     shards = open_shards(folder)
-    settings = {"batch_size": 4, "global_batch": 4, "seed": 0, "window": 4, "samples": 4}
-    (batch,) = build_loader(shards, pipeline(decode), **settings)  # type: ignore[arg-type]
-    assert (batch.keys, batch.skipped, dict(batch.views), dict(batch.masks)) == ((), {"decode": 4}, {}, {})
+    settings = {"batch_size": 4, "global_batch": 4, "seed": 0, "window": 4, "samples": None, "workers": 1}
+    loader = build_loader(shards, pipeline(decode), **settings)  # type: ignore[arg-type]
+    with loader, pytest.raises(DataBudgetError, match=r"train-000000.tar: sample 's0000\d': decode") as caught:
+        list(loader)
+    assert caught.value.exit_code == 3 and "16 samples drawn in its place are bad too" in str(caught.value)
+    happened("17 samples tried for the first place, then exit 3, naming shard and key; the loop ended")
     (evaluation,) = build_eval_loader(shards, lambda samples: torch.zeros(len(samples)), decode, 8)
     assert (evaluation.keys, evaluation.skipped, len(evaluation.labels)) == ((), {"decode": 4}, 0)
 
@@ -200,7 +214,7 @@ def test_evaluation_sees_every_sample_once_in_order(make_shards: MakeShards, dec
     def prepare(samples: list[dict[str, Any]]) -> torch.Tensor:
         return torch.stack([sample["image"] for sample in samples])
 
-    with build_eval_loader(shards, prepare, decode, 8, workers) as loader:
+    with build_eval_loader(shards, prepare, decode, 8, workers=workers) as loader:
         for _ in range(2):  # a probe reads the same shards again and again
             batches = list(loader)
             assert [len(batch.keys) for batch in batches] == [8, 8, 8, 6]
