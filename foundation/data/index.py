@@ -68,11 +68,24 @@ def read_index(folder: Path) -> Index | None:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    return parse_index(text, str(path))
+
+
+def parse_index(text: str, where: str) -> Index:
+    """The index that a text holds.
+
+    Args:
+        text: content of an ``index.json``.
+        where: its path or address, for messages.
+
+    Raises:
+        UserError: damaged, or a newer version wrote it.
+    """
     try:
         data = json.loads(text)
         if data.get("format") != FORMAT:
             raise UserError(
-                f"{path} has format {data.get('format')!r}, this version reads {FORMAT}: update foundation-pretrain, "
+                f"{where} has format {data.get('format')!r}, this version reads {FORMAT}: update foundation-pretrain, "
                 "or write the index again with 'foundation data index'"
             )
         splits = {
@@ -84,7 +97,7 @@ def read_index(folder: Path) -> Index | None:
         return Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error!r}): write it again with 'foundation data index {folder}'"
+            f"{where} is damaged ({error!r}): write it again with 'foundation data index FOLDER'"
         ) from error
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,22 @@ class ShardError(FoundationError):
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str, str]]:
         return type(self), (self.shard, self.reason, self.detail, self.key, self.member)
 
+
+class Ranges(Protocol):
+    """A shard that is no local file: parts of it are asked for. Raises :class:`ShardError` where that fails."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        ...
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """As ``os.pread``: fewer bytes only at the end."""
+        ...
+
+
+Source: TypeAlias = int | Ranges
+"""Where a shard is read from: a file descriptor, or ranges of something remote."""
 
 Report: TypeAlias = Callable[[ShardError], None]
 """What is done about something wrong in a shard: raise it, or write it down and go on."""
@@ -100,14 +116,14 @@ class _Pending:
     records: dict[str, str] = field(default_factory=dict)
 
 
-def scan(descriptor: int, shard: str, report: Report | None = None) -> Table:
+def scan(source: Source, shard: str, report: Report | None = None) -> Table:
     """Find every sample of an archive.
 
     Members belong to one sample when they are neighbours and share the name up to the first dot of its last part.
     Members without a dot are left out, as webdataset does.
 
     Args:
-        descriptor: open file.
+        source: of the archive.
         shard: its path, for messages.
         report: is told what is wrong, and may let the scan go on without the member that is to blame. None: raise.
 
@@ -119,7 +135,7 @@ def scan(descriptor: int, shard: str, report: Report | None = None) -> Table:
     """
     report = report or _raise
     samples = _Samples(shard, report)
-    walker = _Walker(descriptor, shard, report)
+    walker = _Walker(source, shard, report)
     for member in walker.members():
         samples.add(member)
     return samples.table(walker.total, walker.complete)
@@ -134,11 +150,11 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
-def read_payload(descriptor: int, shard: str, key: str, extension: str, offset: int, size: int, total: int) -> bytes:
+def read_payload(source: Source, shard: str, key: str, extension: str, offset: int, size: int, total: int) -> bytes:
     """The bytes of one member. What the archive claims is checked before memory is asked for.
 
     Args:
-        descriptor: open file.
+        source: of the archive.
         shard: its path, for messages.
         key: of the sample, for messages.
         extension: of the member, for messages.
@@ -160,7 +176,9 @@ def read_payload(descriptor: int, shard: str, key: str, extension: str, offset: 
     missing = size
     while missing > 0:
         try:
-            part = os.pread(descriptor, min(missing, 1 << 30), offset + size - missing)
+            part = _pread(source, min(missing, 1 << 30), offset + size - missing)
+        except ShardError as error:
+            raise SampleError(shard, key, error.reason, f"member .{extension}: {error.detail}") from error
         except OSError as error:
             raise SampleError(shard, key, "unreadable", f"member .{extension}: {error.strerror}") from error
         if not part:
@@ -169,6 +187,10 @@ def read_payload(descriptor: int, shard: str, key: str, extension: str, offset: 
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def _pread(source: Source, size: int, offset: int) -> bytes:
+    return os.pread(source, size, offset) if isinstance(source, int) else source.pread(size, offset)
 
 
 def _raise(error: ShardError) -> NoReturn:
@@ -246,9 +268,9 @@ class _Samples:
 class _Walker:
     """Walks from header to header."""
 
-    def __init__(self, descriptor: int, shard: str, report: Report) -> None:
-        self.descriptor, self.shard, self.report = descriptor, shard, report
-        self.total = os.fstat(descriptor).st_size
+    def __init__(self, source: Source, shard: str, report: Report) -> None:
+        self.source, self.shard, self.report = source, shard, report
+        self.total = os.fstat(source).st_size if isinstance(source, int) else source.size
         self.complete = False
         self._buffer, self._buffer_start = b"", 0
 
@@ -280,7 +302,7 @@ class _Walker:
             payload = position + BLOCK
             position = payload + -(-size // BLOCK) * BLOCK
             if kind in (b"L", b"x", b"g", b"K"):
-                self._special(kind, os.pread(self.descriptor, min(size, 1 << 20), payload), pending)
+                self._special(kind, _pread(self.source, min(size, 1 << 20), payload), pending)
                 continue
             name = pending.name if pending.name is not None else _name(header)
             sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in pending.records)
@@ -294,7 +316,7 @@ class _Walker:
                 yield _Member(name, payload, size)
 
     def _refuse_compressed(self) -> None:
-        start = os.pread(self.descriptor, 8, 0)
+        start = _pread(self.source, 8, 0)
         for magic, name in _COMPRESSED.items():
             if start.startswith(magic):
                 raise ShardError(
@@ -307,7 +329,7 @@ class _Walker:
     def _header(self, position: int) -> bytes:
         begin = position - self._buffer_start
         if begin < 0 or begin + BLOCK > len(self._buffer):
-            self._buffer, self._buffer_start, begin = os.pread(self.descriptor, _CHUNK, position), position, 0
+            self._buffer, self._buffer_start, begin = _pread(self.source, _CHUNK, position), position, 0
         return self._buffer[begin : begin + BLOCK].ljust(BLOCK, b"\xff")  # the file may have shrunk meanwhile
 
     def _check(self, header: bytes, position: int) -> None:
@@ -323,7 +345,7 @@ class _Walker:
 
     def _check_tail(self, position: int) -> None:
         """After the end mark there is only padding; anything else would be lost without a word."""
-        tail = os.pread(self.descriptor, _TAIL, position)
+        tail = _pread(self.source, _TAIL, position)
         if tail.count(0) != len(tail):
             raise ShardError(
                 self.shard,
