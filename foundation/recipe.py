@@ -22,7 +22,16 @@ class Data:
     """Where the samples come from."""
 
     shards: tuple[str, ...] = ()
-    """Shards to train on: paths, globs or brace patterns (``shards/train-{000000..000099}.tar``)."""
+    """Shards to train on: paths, globs, brace patterns (``shards/train-{000000..000099}.tar``) or addresses
+    (``https://``, ``s3://``, ``gs://``; see docs/remote-shards.md)."""
+    cache: str | None = None
+    """Folder for copies of remote shards; None: ``FOUNDATION_CACHE``, else ``foundation/shards`` in the user's cache."""
+    cache_gib: float = 50.0
+    """Size that the cache may take, in GiB; the shards not used for longest go first. 0: no copies, only ranges."""
+    prefetch_shards: int = 2
+    """Remote shards that are fetched ahead of their use."""
+    allow_pipes: bool = False
+    """Allow ``pipe:COMMAND`` as a shard: the recipe may then start any program."""
     sources: dict[str, mixture.Config] = field(default_factory=dict)
     """In place of ``shards``: a mixture of several sources, by name."""
     mix: Literal["sample", "batch"] = "sample"
@@ -45,6 +54,10 @@ class Data:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"data.workers must be 0 or more, got {self.workers}")
+        if not self.cache_gib >= 0:
+            raise UserError(f"data.cache_gib must be 0 or more, got {self.cache_gib:g}")
+        if self.prefetch_shards < 0:
+            raise UserError(f"data.prefetch_shards must be 0 or more, got {self.prefetch_shards}")
         if self.shards and self.sources:
             raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
         for name in self.sources:
