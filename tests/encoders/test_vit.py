@@ -305,12 +305,14 @@ def test_layers_for_learning_rate_decay():
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
 def test_flops_agree_with_torchs_own_count(stem, ffn):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     config = small(tokenizer=tokenizer.Config(patch_size=8, stem=stem), ffn=ffn)
     encoder = config.build().eval().requires_grad_(False)
     views = [torch.randn(2, 3, 32, 32), torch.randn(3, 3, 16, 24)]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Written out: the counter of torch 2.11 does not know the fused kernel of a CPU.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         encoder(views)
     assert encoder.flops([tuple(v.shape) for v in views]) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
