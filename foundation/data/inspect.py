@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from collections import Counter
@@ -157,11 +156,11 @@ def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
 def _open_image(raw: RawSample) -> Image.Image | None:
     from PIL import Image
 
-    from foundation.modalities.image.decode import find_member
+    from foundation.modalities.image.decode import find_member, open_image
 
     name = find_member(raw)
     try:
-        return Image.open(io.BytesIO(raw[name])) if name else None
+        return open_image(raw[name]) if name else None
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 

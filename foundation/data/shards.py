@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from foundation.data.expand import expand
 from foundation.data.index import Index, ShardEntry, read_index
-from foundation.data.tar import ShardError, Table, scan
+from foundation.data.tar import ShardError, Table, read_payload, scan
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 
@@ -91,7 +91,7 @@ class ShardSet:
             place: number of the sample in it.
 
         Raises:
-            SampleError: naming shard and key, with the reason ``missing``, ``truncated``, ``corrupt``, ``unreadable``.
+            SampleError: naming shard and key, with one of ``foundation.errors.REASONS``.
         """
         path = self.shards[shard]
         try:
@@ -99,7 +99,7 @@ class ShardSet:
         except ShardError as error:
             raise SampleError(path, f"#{place}", error.reason, error.detail) from error
         if place >= len(table.keys):
-            reason = "corrupt" if table.complete else "truncated"
+            reason = "index" if table.complete else "truncated"
             detail = f"expected {int(self.counts[shard])} samples, found {len(table.keys)}"
             raise SampleError(path, f"#{place}", reason, detail)
         key = table.keys[place]
@@ -107,7 +107,7 @@ class ShardSet:
         first = int(table.first[place])
         for number, extension in enumerate(table.extensions[place], start=first):
             offset, size = int(table.offsets[number]), int(table.sizes[number])
-            sample[extension] = self._payload(descriptor, path, key, extension, offset, size)
+            sample[extension] = read_payload(descriptor, path, key, extension, offset, size, table.bytes)
         if not table.complete and place == len(table.keys) - 1 and self._lacks_members(shard, table):
             raise SampleError(path, key, "truncated", "the shard has been cut off here and members are missing")
         return sample
@@ -134,21 +134,6 @@ class ShardSet:
     def _lacks_members(self, shard: int, table: Table) -> bool:
         """A cut between two members leaves a last sample that looks whole; only its neighbours tell."""
         return len(table.keys) < int(self.counts[shard]) or set(table.extensions[-1]) != set(table.extensions[0])
-
-    def _payload(self, descriptor: int, path: str, key: str, extension: str, offset: int, size: int) -> bytes:
-        parts: list[bytes] = []
-        missing = size
-        while missing > 0:
-            try:
-                part = os.pread(descriptor, min(missing, 1 << 30), offset + size - missing)
-            except OSError as error:
-                raise SampleError(path, key, "unreadable", f"member .{extension}: {error.strerror}") from error
-            if not part:
-                detail = f"member .{extension} has {size - missing} of {size} bytes: the shard has been cut off"
-                raise SampleError(path, key, "truncated", detail)
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
 
     def _table(self, shard: int) -> tuple[int, Table]:
         if self._process != os.getpid():

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "gif", "jp2", "avif")
 """Members that count as the image of a sample, in the order in which they are looked for."""
 
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
+# Pillow goes by content, not by name, and some of its formats start other programs (EPS: Ghostscript).
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -119,6 +122,8 @@ class _TooLargeError(ValueError):
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"the image has no pixels ({width} x {height})")
     if width * height > max_pixels:
         raise _TooLargeError(f"{width} x {height} pixels are more than max_pixels = {max_pixels}")
 
@@ -150,6 +155,25 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         return None
 
 
+def open_image(data: bytes) -> Image:
+    """Opens one image file with Pillow, its pixels not decoded yet, if it is of a format that can be trusted.
+
+    Raises:
+        OSError: not such an image.
+    """
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _decode_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     import numpy as np
     from PIL import Image
@@ -158,7 +182,7 @@ def _decode_pillow(data: bytes, max_pixels: int) -> np.ndarray:
         warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit here is the recipe's
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_image(data) as image:
                 _check_size(*image.size, max_pixels)
                 image.load()
                 return np.array(_to_rgb(image), dtype=np.uint8)
