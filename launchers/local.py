@@ -31,7 +31,8 @@ find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, wh
 
 # Keys that do not change what is learnt: a resumed run may differ in them.
 FREE = (
-    "train.stop_after", "train.device", "train.log_every", "checkpoints",
+    "train.stop_after", "train.device", "train.log_every", "train.grace_seconds",
+    "train.peer_timeout_seconds", "checkpoints", "guard",
     "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.shards", "probes",
 )  # fmt: skip
 
@@ -105,7 +106,7 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
             prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
 
         on_first_rank(enter)
-        trainer = Trainer(recipe, folder, say=print if rank() == 0 else _silent)
+        trainer = Trainer(recipe, folder, print if rank() == 0 else _silent, arguments.accept_changes)
         if rank() == 0:
             folder.write_recipe(config.dump(recipe))
         trainer.run()

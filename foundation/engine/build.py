@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from foundation.engine.branch import Branch
-from foundation.engine.learner import Learner
+from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
+from foundation.engine.learner import STUDENT, Learner
 from foundation.errors import UserError
 from foundation.recipe import Recipe
 from foundation.schedules import Clock, Schedule
@@ -46,7 +47,10 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
         for name, config in zip(names, recipe.objectives, strict=True)
     }
     weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
-    built = Learner(branch, teachers, objectives, weights, clock)
+    asked = [request for objective in objectives.values() for request in objective.requests]
+    watched = feature_request(asked, (*teachers, STUDENT))
+    monitor = FeatureMonitor(watched, recipe.guard.collapse.every, recipe.guard.collapse.samples)
+    built = Learner(branch, teachers, objectives, weights, clock, {MONITOR: monitor})
     built.check(tuple(recipe.views.roles), (recipe.masking.view,) if recipe.masking else ())
     return built
 
@@ -61,6 +65,12 @@ def trainable(built: Learner) -> Mapping[str, nn.Module]:
     modules |= {f"heads.{name}": head for name, head in built.student.heads.items()}
     own = {f"objectives.{name}": objective for name, objective in built.objectives.items()}
     return modules | {name: module for name, module in own.items() if any(True for _ in module.parameters())}
+
+
+def tokens_per_sample(recipe: Recipe) -> int:
+    """Patch tokens of all views of one sample."""
+    views = recipe.views.roles.values()
+    return sum(count * len(recipe.encoder.coordinates(tuple(shape[1:]))) for count, shape in views)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def free_port(wanted: int, say: Callable[[str], None] = print) -> int:
     raise OSError(f"no free port between {wanted} and {wanted + 1000}")
 
 
+def job_port(job: str) -> int:
+    """A port for a job, the same in all its processes, below those that the system hands out by itself."""
+    number = int("".join(character for character in job if character.isdigit()) or 0)
+    return _FIRST_PORT + number % (_LAST_PORT - _FIRST_PORT)
+
+
 def run_processes(command: Sequence[str], count: int, say: Callable[[str], None] = print) -> int:
     """Run a command in several processes that find each other by environment variables, and wait for all.
 
@@ -48,7 +54,7 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
         command then goes on from the last checkpoint.
     """
     given = os.environ.get("MASTER_PORT")
-    wanted = int(given) if given else _FIRST_PORT + os.getpid() % (_LAST_PORT - _FIRST_PORT)
+    wanted = int(given) if given else job_port(str(os.getpid()))
     common = os.environ | {
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",

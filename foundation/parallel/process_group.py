@@ -66,9 +66,7 @@ def process_group(device: str, timeout_seconds: float = 1800.0) -> Iterator[None
     if on_gpu:
         torch.cuda.set_device(local % torch.cuda.device_count())
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_seconds)
-        )
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_seconds))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"process {rank} of {size} could not join the others at {where}: {error}") from error
@@ -86,7 +84,7 @@ def process_group(device: str, timeout_seconds: float = 1800.0) -> Iterator[None
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
-    """gloo has no error type of its own; NCCL has."""
+    """Whether a collective failed because a process is gone; gloo has no error type for it, NCCL has."""
     text = str(error)
     return isinstance(error, dist.DistBackendError) or any(
         sign in text for sign in ("gloo", "Connection closed by peer", "Connection reset by peer")

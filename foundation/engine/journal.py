@@ -1,0 +1,90 @@
+"""The journal: what a person sees of a run while it goes on, and what stays in its metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from foundation.engine.metrics import MetricsWriter
+from foundation.engine.run_folder import RunFolder
+from foundation.parallel.collective import rank, sums_over_ranks, world_size
+
+_SUMMED = "throughput/"
+
+
+class Journal:
+    """Progress bar, printed lines and metrics file; process 0 keeps them for all.
+
+    Args:
+        folder: of the run.
+        name: of the run.
+        step: optimiser steps done.
+        last_step: at which the run ends.
+        say: gets each line meant for a person.
+    """
+
+    def __init__(self, folder: RunFolder, name: str, step: int, last_step: int, say: Callable[[str], None]) -> None:
+        from tqdm import tqdm
+
+        self.folder, self.last_step, self.say = folder, last_step, say
+        self._first = rank() == 0
+        self._metrics = MetricsWriter(folder.path, step) if self._first else None
+        self._bar = tqdm(
+            total=last_step, initial=step, unit="step", desc=name, dynamic_ncols=True,
+            disable=not (self._first and sys.stderr.isatty()),
+        )  # fmt: skip
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._metrics:
+            self._metrics.close()
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self._bar.update()
+
+    def go_back(self, step: int) -> None:
+        """Forget all lines after a step: the steps behind it are made again."""
+        if self._metrics:
+            self._metrics.close()
+            self._metrics = MetricsWriter(self.folder.path, step)
+        self._bar.n = step
+        self._bar.refresh()
+
+    def line(self, step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Write the figures of a step, averaged over all processes (added up where they are a throughput).
+
+        All processes must call this with the same names.
+
+        Returns:
+            The figures as written.
+        """
+        figures = sums_over_ranks({name: float(values[name]) for name in sorted(values)})
+        figures = {k: v if k.startswith(_SUMMED) else v / world_size() for k, v in figures.items()}
+        if self._metrics:
+            self._metrics.write(step, {name: figures[name] for name in values})
+            self._show(step, figures)
+        return figures
+
+    def note(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write figures that process 0 alone has measured."""
+        if self._metrics:
+            self._metrics.write(step, figures)
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            self._bar.write(f"step {step:,}: {listed}", file=sys.stdout)
+
+    def _show(self, step: int, figures: Mapping[str, Any]) -> None:
+        wait = f"{100 * figures['data/wait_fraction']:.0f} %"
+        speed = f"{figures['throughput/samples_per_second']:.0f}/s"
+        self._bar.set_postfix_str(f"loss {figures['loss']:.3f}, {speed}, data wait {wait}")
+        if self._bar.disable:
+            self.say(f"step {step:,}/{self.last_step:,}: loss {figures['loss']:.4f}, samples {speed}, data wait {wait}")
