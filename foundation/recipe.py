@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from foundation import heads as prototype_heads
 from foundation import masking as token_masking
 from foundation.data import mixture
+from foundation.engine import guard as run_guard
 from foundation.engine import optimizer as adamw
 from foundation.engine import saver
 from foundation.errors import UserError
@@ -25,7 +26,7 @@ class Data:
     """Shards to train on: paths, globs, brace patterns (``shards/train-{000000..000099}.tar``) or addresses
     (``https://``, ``s3://``, ``gs://``; see docs/remote-shards.md)."""
     cache: str | None = None
-    """Folder for copies of remote shards; None: ``FOUNDATION_CACHE``, else ``foundation/shards`` in the user's cache."""
+    """Folder for copies of remote shards; None: ``FOUNDATION_CACHE``, else ``~/.cache/foundation/shards``."""
     cache_gib: float = 50.0
     """Size that the cache may take, in GiB; the shards not used for longest go first. 0: no copies, only ranges."""
     prefetch_shards: int = 2
@@ -133,6 +134,8 @@ class Recipe:
     """Length, batch and bookkeeping."""
     checkpoints: saver.Config = field(default_factory=saver.Config)
     """When the training state is saved, and which savings are kept."""
+    guard: run_guard.Config = run_guard.Config()
+    """What happens when numbers go bad, features collapse or steps no longer come."""
     probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
     """Measurements during training, such as kNN every 500 steps."""
 
