@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from foundation.counter import Draws
+from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import write_shards
 from foundation.errors import SampleError
+from foundation.types import TokenMask, View
 
 
 def _picture(number: int, kind: str = "PNG") -> bytes:
@@ -30,14 +35,53 @@ def _samples(number: int, begin: int = 0) -> list[dict[str, Any]]:
 
 def _decode(raw: dict[str, Any]) -> dict[str, Any]:
     """What a modality's decoder does, in small."""
-    import torch
-
     try:
         image = np.asarray(Image.open(io.BytesIO(raw["png"])))
     except OSError as error:
         raise SampleError(raw["__shard__"], raw["__key__"], "decode", str(error)) from error
     kept = {name: value for name, value in raw.items() if name.startswith("__")}
     return kept | {"image": torch.from_numpy(image.copy()).permute(2, 0, 1), "label": int(raw["cls"])}
+
+
+@dataclass
+class Views:
+    """Two views, each the picture plus that sample's own noise."""
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        return {"global": (2, (3, 4, 4))}
+
+    def prepare(self, samples: list[dict[str, Any]], draws: Draws) -> torch.Tensor:
+        images = torch.stack([sample["image"].float() for sample in samples])
+        noise = torch.from_numpy(draws.uniform("noise", 2)).float()
+        ids = torch.from_numpy(draws.ids)
+        assert ids.tolist() == [sample["__id__"] for sample in samples]
+        return torch.cat([images + noise[:, view, None, None, None] for view in range(2)])
+
+    def finish(self, prepared: torch.Tensor) -> dict[str, View]:
+        rows = len(prepared)
+        return {"global": View(prepared, "image", "global", 2, torch.zeros(rows), torch.zeros(rows, 2, 3))}
+
+
+@dataclass
+class Masking:
+    """Masks tell what they were told: row's place, group and step."""
+
+    view: str = "global"
+
+    def __call__(
+        self, coordinates: np.ndarray, count: int, draws: Draws, places: np.ndarray, group: int, step: int
+    ) -> TokenMask:
+        facts = torch.tensor([[int(place), group, step, len(coordinates)] for place in places])
+        return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0))
+
+
+def _pipeline(decode: Callable[[dict[str, Any]], dict[str, Any]], **changes: Any) -> TrainingPipeline:
+    settings: dict[str, Any] = {
+        "views": Views(),
+        "masking": Masking(),
+        "coordinates": lambda size: np.zeros((size[0] * size[1], 2), dtype=np.int64),
+    }
+    return TrainingPipeline(decode=decode, **(settings | changes))
 
 
 @pytest.fixture
@@ -61,3 +105,9 @@ def samples() -> Callable[..., list[dict[str, Any]]]:
 def decode() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A decoder that the loader's workers can be handed."""
     return _decode
+
+
+@pytest.fixture
+def pipeline() -> Callable[..., TrainingPipeline]:
+    """``pipeline(decode)``: two views of the picture with that sample's noise, and masks that tell their place."""
+    return _pipeline

@@ -7,68 +7,25 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from foundation.counter import Draws
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards
 from foundation.data.stream import Loader, LoaderError, build_eval_loader, build_loader, iterate_samples
 from foundation.errors import DataBudgetError, UserError
-from foundation.types import Batch, TokenMask, View
+from foundation.types import Batch
 
 Decode = Callable[[dict[str, Any]], dict[str, Any]]
 MakeShards = Callable[..., Path]
-
-
-@dataclass
-class Views:
-    """Two views, each the picture plus that sample's own noise."""
-
-    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        return {"global": (2, (3, 4, 4))}
-
-    def prepare(self, samples: list[dict[str, Any]], draws: Draws) -> torch.Tensor:
-        images = torch.stack([sample["image"].float() for sample in samples])
-        noise = torch.from_numpy(draws.uniform("noise", 2)).float()
-        ids = torch.from_numpy(draws.ids)
-        assert ids.tolist() == [sample["__id__"] for sample in samples]
-        return torch.cat([images + noise[:, view, None, None, None] for view in range(2)])
-
-    def finish(self, prepared: torch.Tensor) -> dict[str, View]:
-        rows = len(prepared)
-        return {"global": View(prepared, "image", "global", 2, torch.zeros(rows), torch.zeros(rows, 2, 3))}
-
-
-@dataclass
-class Masking:
-    """Masks tell what they were told: row's place, group and step."""
-
-    view: str = "global"
-
-    def __call__(
-        self, coordinates: np.ndarray, count: int, draws: Draws, places: np.ndarray, group: int, step: int
-    ) -> TokenMask:
-        facts = torch.tensor([[int(place), group, step, len(coordinates)] for place in places])
-        return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0))
-
-
-def pipeline(decode: Decode, **changes: Any) -> TrainingPipeline:
-    settings: dict[str, Any] = {
-        "views": Views(),
-        "masking": Masking(),
-        "coordinates": lambda size: np.zeros((size[0] * size[1], 2), dtype=np.int64),
-    }
-    return TrainingPipeline(decode=decode, **(settings | changes))
+MakePipeline = Callable[..., TrainingPipeline]
 
 
 @pytest.fixture
-def load(make_shards: MakeShards, decode: Decode) -> Iterator[Callable[..., list[Batch]]]:
+def load(make_shards: MakeShards, decode: Decode, pipeline: MakePipeline) -> Iterator[Callable[..., list[Batch]]]:
     """``load(workers=2, ...)``: all batches of a loader over 30 samples in shards of 7, micro-batches of 4."""
     shards = open_shards(make_shards(30, per_shard=7))
 
@@ -110,10 +67,12 @@ def test_epochs_are_permutations_across_batches(load: Callable[..., list[Batch]]
     assert len(set(keys[:30])) == len(set(keys[30:])) == 30 and keys[:30] != keys[30:]
 
 
+@pytest.mark.fault(13, "another number of workers: 0, then 1, 2 and 6 over 5 shards")
 @pytest.mark.filterwarnings("ignore:.*suggested max number of worker")
 @pytest.mark.parametrize("workers", [1, 2, 6])
-def test_workers_do_not_matter(load: Callable[..., list[Batch]], workers: int) -> None:
+def test_workers_do_not_matter(load: Callable[..., list[Batch]], workers: int, happened: Callable[[str], None]) -> None:
     assert_same(load(workers=0), load(workers=workers))  # 6 are more than there are shards
+    happened("the same samples, views and masks, byte for byte")
 
 
 @pytest.mark.parametrize("consumed", [4, 28, 32, 64])
@@ -145,7 +104,9 @@ def test_the_global_generator_is_untouched(load: Callable[..., list[Batch]]) -> 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_sample_takes_the_place_of_a_bad_one(make_shards: MakeShards, decode: Decode) -> None:
+def test_another_sample_takes_the_place_of_a_bad_one(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline
+) -> None:
     good = open_shards(make_shards(30, name="good"))
     folder = make_shards(30, name="bad")
     break_samples(folder / "train-000001.tar", {"s00008", "s00011"})
@@ -184,7 +145,7 @@ def break_samples(path: Path, keys: set[str]) -> None:
 
 @pytest.mark.fault(26, "every sample of every shard is damaged")
 def test_data_without_a_good_sample_end_the_run(
-    make_shards: MakeShards, decode: Decode, happened: Callable[[str], None]
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None]
 ) -> None:
     folder = make_shards(4)
     break_samples(folder / "train-000000.tar", {f"s{n:05d}" for n in range(4)})
@@ -199,12 +160,14 @@ def test_data_without_a_good_sample_end_the_run(
     assert (evaluation.keys, evaluation.skipped, len(evaluation.labels)) == ((), {"decode": 4}, 0)
 
 
-def test_a_device_may_finish_the_views(make_shards: MakeShards, decode: Decode) -> None:
+def test_a_device_may_finish_the_views(make_shards: MakeShards, decode: Decode, pipeline: MakePipeline) -> None:
     shards = open_shards(make_shards(4))
     settings = {"batch_size": 4, "global_batch": 4, "seed": 0, "window": 4, "samples": 4}
     (batch,) = build_loader(shards, pipeline(decode, finish_in_worker=False), **settings)  # type: ignore[arg-type]
     (whole,) = build_loader(shards, pipeline(decode), **settings)  # type: ignore[arg-type]
-    assert not batch.views and torch.equal(Views().finish(batch.pending)["global"].data, whole.views["global"].data)
+    assert not batch.views and torch.equal(
+        pipeline(decode).views.finish(batch.pending)["global"].data, whole.views["global"].data
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -226,7 +189,7 @@ def test_evaluation_sees_every_sample_once_in_order(make_shards: MakeShards, dec
     assert [sample["__id__"] for sample in iterate_samples(shards, decode)] == list(range(30))
 
 
-def test_an_endless_loader_can_be_left(make_shards: MakeShards, decode: Decode) -> None:
+def test_an_endless_loader_can_be_left(make_shards: MakeShards, decode: Decode, pipeline: MakePipeline) -> None:
     shards = open_shards(make_shards(30))
     loader = build_loader(
         shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=None, workers=2
@@ -240,7 +203,9 @@ def workers_of(loader: Loader) -> list[int]:
     return [worker.pid for worker in loader._iterator._workers]
 
 
-def test_workers_ignore_the_signals_that_end_a_run(make_shards: MakeShards, decode: Decode) -> None:
+def test_workers_ignore_the_signals_that_end_a_run(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline
+) -> None:
     shards = open_shards(make_shards(30))
     with build_loader(
         shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=120, workers=2, timeout=30
@@ -254,7 +219,10 @@ def test_workers_ignore_the_signals_that_end_a_run(make_shards: MakeShards, deco
         assert len(list(batches)) == 28
 
 
-def test_a_killed_worker_names_the_shards(make_shards: MakeShards, decode: Decode) -> None:
+@pytest.mark.fault(27, "SIGKILL to a loader worker")
+def test_a_killed_worker_names_the_shards(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None]
+) -> None:
     shards = open_shards(make_shards(30))
     loader = build_loader(
         shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=None, workers=1, timeout=30
@@ -264,9 +232,14 @@ def test_a_killed_worker_names_the_shards(make_shards: MakeShards, decode: Decod
             if number == 2:
                 os.kill(workers_of(loader)[0], signal.SIGKILL)
     assert "data.workers" in str(caught.value)
+    assert "goes on from the last checkpoint" in str(caught.value)
+    happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
 
 
-def test_a_hanging_worker_ends_the_run(make_shards: MakeShards, decode: Decode) -> None:
+@pytest.mark.fault(28, "a worker that hangs while it reads a sample")
+def test_a_hanging_worker_ends_the_run(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None]
+) -> None:
     def hangs(raw: dict[str, Any]) -> dict[str, Any]:
         time.sleep(600)
         return decode(raw)
@@ -276,12 +249,13 @@ def test_a_hanging_worker_ends_the_run(make_shards: MakeShards, decode: Decode) 
         shards, pipeline(hangs), batch_size=4, global_batch=4, seed=0, window=9, samples=8, workers=1, timeout=1
     )
     begin = time.monotonic()
-    with pytest.raises(LoaderError, match=r"no batch for \d seconds.*train-00000\d\.tar.*timeout_seconds"):
+    with pytest.raises(LoaderError, match=r"no batch for \d seconds.*train-00000\d\.tar.*timeout_seconds") as caught:
         next(iter(loader))
     assert time.monotonic() - begin < 15
+    happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
 
 
-def test_errors_of_workers_keep_their_type(make_shards: MakeShards) -> None:
+def test_errors_of_workers_keep_their_type(make_shards: MakeShards, pipeline: MakePipeline) -> None:
     def refuses(raw: dict[str, Any]) -> dict[str, Any]:
         raise UserError("decoder: pip install something")
 

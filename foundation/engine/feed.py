@@ -1,0 +1,121 @@
+"""From the loader to the learner: batches on their device, complete, and how long the run waited for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundation.data.loader import Loader
+from foundation.types import Batch, View
+
+
+class Feed:
+    """Iterates over complete batches on a device.
+
+    On a GPU, :meth:`prefetch` copies the next batch from page-locked memory and finishes its views on a stream of its
+    own, beside the step that the device is busy with: call it when the step's kernels are queued, before anything
+    waits for them. Whatever goes wrong in it is raised when that batch is asked for, not before. On a CPU, batches are
+    handed through and :meth:`prefetch` does nothing: the loader's workers are ahead already.
+
+    Args:
+        loader: gives batches; closed by :meth:`close`.
+        device: where batches are wanted.
+        finish: the device half of the views (``modalities/*/views.py``); needed where batches are ``pending``.
+    """
+
+    def __init__(
+        self, loader: Loader, device: torch.device, finish: Callable[[Any], Mapping[str, View]] | None = None
+    ) -> None:
+        self.loader, self.device, self.finish = loader, device, finish
+        self._batches: Iterator[Batch] | None = None
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._ready: Batch | Exception | None = None
+        self._samples, self._waited, self._begin = 0, 0.0, time.perf_counter()
+        self._since = self._begin
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            StopIteration: the loader is at its end.
+            FoundationError: what the loader raises.
+        """
+        ready, self._ready = self._ready, None
+        if ready is None:
+            ready = self._stage()
+        if isinstance(ready, Exception):
+            raise ready
+        if self._side is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._side)
+            _each_tensor(ready, lambda tensor: tensor.record_stream(current))
+        self._samples += ready.size
+        return ready
+
+    def prefetch(self) -> None:
+        """On a GPU, begin to bring the next batch over; a call too many does nothing."""
+        if self._side is None or self._ready is not None:
+            return
+        try:
+            self._ready = self._stage()
+        except Exception as error:  # belongs to the next batch: the step before it must not be lost
+            self._ready = error
+
+    def summary(self) -> dict[str, float]:
+        """Figures since the last call: samples per second, share of the time spent waiting; seconds since the start."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        figures = {
+            "throughput/samples_per_second": self._samples / seconds,
+            "data/wait_fraction": min(1.0, self._waited / seconds),
+            "time/seconds": now - self._begin,
+        }
+        self._samples, self._waited, self._since = 0, 0.0, now
+        return figures
+
+    def close(self) -> None:
+        """End the loader's workers and forget what was brought over."""
+        self._ready = self._batches = None
+        self.loader.close()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _stage(self) -> Batch:
+        begin = time.perf_counter()
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        batch = next(self._batches)
+        self._waited += time.perf_counter() - begin
+        if self._side is None:
+            return self._complete(batch)
+        with torch.cuda.stream(self._side):
+            return self._complete(batch)
+
+    def _complete(self, batch: Batch) -> Batch:
+        batch = batch.to(self.device)
+        if batch.pending is None:
+            return batch
+        assert self.finish is not None, "the views of this batch wait for their device half"
+        return replace(batch, views=self.finish(batch.pending), pending=None)
+
+
+def _each_tensor(batch: Batch, function: Callable[[Tensor], None]) -> None:
+    function(batch.labels)
+    for view in batch.views.values():
+        for tensor in (view.data, view.sample_ids, view.geometry):
+            function(tensor)
+    for mask in batch.masks.values():
+        for tensor in (mask.masked, mask.indices, mask.weights):
+            function(tensor)
