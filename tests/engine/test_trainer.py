@@ -113,9 +113,9 @@ def test_bad_samples_are_skipped_named_and_counted(train, metrics, tiny_recipe, 
     recipe = tiny_recipe("train.length=3 steps", "train.batch_size=4", shards=damaged_shards)
     train(recipe, tmp_path / "run", said)
     skipped = [text for text in said if text.startswith("skipped")]
-    assert len(skipped) == 3
     assert all("train-" in text and ".tar: s0" in text for text in skipped)
-    assert metrics(tmp_path / "run")[-1]["data/skipped"] == 3
+    assert len({text.split(": ")[2] for text in skipped}) == 3  # one was also drawn in the place of another
+    assert metrics(tmp_path / "run")[-1]["data/skipped"] == len(skipped) == 4
 
 
 def test_more_bad_samples_than_the_budget_end_the_run(train, tiny_recipe, damaged_shards, tmp_path):
