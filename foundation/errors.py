@@ -26,7 +26,7 @@ class FoundationError(Exception):
     """An error whose message is meant for the user: printed without a traceback.
 
     Attributes:
-        exit_code: process exit status (0 done, 2 the user's mistake, 3 too many bad samples, 4 numerics,
+        exit_code: process exit status (0 done, 2 the user's mistake, 3 too many bad samples, 4 numerics, 5 stalled,
             75 please start the same command again).
     """
 
@@ -66,9 +66,15 @@ class DataBudgetError(FoundationError):
 
 
 class NumericsError(FoundationError):
-    """A loss or gradient that is not finite."""
+    """A loss or gradient that is not finite, or features that have collapsed."""
 
     exit_code = 4
+
+
+class StallError(FoundationError):
+    """No step for too long. Never raised: a process that hangs is ended with this exit code by its watchdog."""
+
+    exit_code = 5
 
 
 class RequeueRequest(FoundationError):

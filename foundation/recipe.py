@@ -134,7 +134,7 @@ class Recipe:
     """Length, batch and bookkeeping."""
     checkpoints: saver.Config = field(default_factory=saver.Config)
     """When the training state is saved, and which savings are kept."""
-    guard: run_guard.Config = run_guard.Config()
+    guard: run_guard.Config = field(default_factory=run_guard.Config)
     """What happens when numbers go bad, features collapse or steps no longer come."""
     probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
     """Measurements during training, such as kNN every 500 steps."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from foundation.engine.branch import Branch
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
-from foundation.engine.learner import STUDENT, Learner
+from foundation.engine.learner import STUDENT, Learner, Monitor
 from foundation.errors import UserError
 from foundation.recipe import Recipe
 from foundation.schedules import Clock, Schedule
@@ -49,8 +49,11 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
     asked = [request for objective in objectives.values() for request in objective.requests]
     watched = feature_request(asked, (*teachers, STUDENT))
-    monitor = FeatureMonitor(watched, recipe.guard.collapse.every, recipe.guard.collapse.samples)
-    built = Learner(branch, teachers, objectives, weights, clock, {MONITOR: monitor})
+    looks = recipe.guard.collapse
+    monitors: dict[str, Monitor] = {}
+    if watched is not None:
+        monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
+    built = Learner(branch, teachers, objectives, weights, clock, monitors)
     built.check(tuple(recipe.views.roles), (recipe.masking.view,) if recipe.masking else ())
     return built
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,15 @@ from foundation.types import Batch
 STUDENT = "student"
 
 
+class Monitor(Protocol):
+    """Something that watches tensors without taking part in the loss. It asks for them as an objective does."""
+
+    requests: tuple[Request, ...]
+
+    def __call__(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """Figures as device scalars, empty in most steps; must not wait for the device then."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """Loss of a step and everything worth logging, all still on the device.
@@ -24,7 +34,7 @@ class StepResult:
     Attributes:
         loss: weighted sum of the objectives' losses, float32.
         parts: unweighted loss by objective.
-        metrics: the objectives' own figures, ``objective/figure``.
+        metrics: the objectives' and monitors' own figures, ``objective/figure``.
     """
 
     loss: Tensor
@@ -41,6 +51,7 @@ class Learner(nn.Module):
         objectives: by name.
         weights: weight schedule of each objective.
         clock: length of the run, for the weights' schedules.
+        monitors: by name.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Learner(nn.Module):
         objectives: Mapping[str, Objective],
         weights: Mapping[str, Schedule],
         clock: Clock,
+        monitors: Mapping[str, Monitor] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -57,7 +69,9 @@ class Learner(nn.Module):
         self.objectives = nn.ModuleDict(dict(objectives))
         self.weights = dict(weights)
         self.clock = clock
-        self.requests = tuple(dict.fromkeys(r for objective in objectives.values() for r in objective.requests))
+        self.monitors = dict(monitors or {})
+        asking = (*objectives.values(), *self.monitors.values())
+        self.requests = tuple(dict.fromkeys(request for part in asking for request in part.requests))
 
     def check(self, views: Sequence[str], masked_views: Sequence[str]) -> None:
         """Refuse requests that no batch can serve, before the first step.
@@ -106,4 +120,6 @@ class Learner(nn.Module):
             parts[name] = result.loss.detach()
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
             weighted.append(weight * result.loss.float())
+        for name, monitor in self.monitors.items():
+            metrics |= {f"{name}/{key}": value for key, value in monitor(outputs, batch, step).items()}
         return StepResult(torch.stack(weighted).sum(), parts, metrics)

@@ -47,9 +47,16 @@ class Objective(nn.Module):
 
     A subclass fills ``requests`` and implements ``forward``. State that must survive a restart (centres, queues) is a
     registered buffer.
+
+    Attributes:
+        requests: tensors it needs.
+        plateau: cross-entropy of an output that says nothing, ``ln K`` for K prototypes, for the collapse detection;
+            an objective that gives it also gives the metrics ``entropy`` (of its targets, nats), ``kl`` and, where it
+            has them, ``prototypes`` (share in use). None where there is no such number.
     """
 
     requests: tuple[Request, ...] = ()
+    plateau: float | None = None
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss of this step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -70,6 +71,7 @@ class Dino(Objective):
     def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
         super().__init__()
         self.config, self.clock = config, clock
+        self.plateau = math.log(prototypes)
         self.target = targets.build(config, prototypes)
         self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
         self.student_requests = tuple(

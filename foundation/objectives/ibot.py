@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -70,6 +71,7 @@ class Ibot(Objective):
     def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
         super().__init__()
         self.config, self.clock = config, clock
+        self.plateau = math.log(prototypes)
         self.target = targets.build(config, prototypes)
         token: Literal["patches", "masked"] = "patches" if config.centre_over == "all" else "masked"
         self.student_request = Request("student", config.view, "masked", config.head)
