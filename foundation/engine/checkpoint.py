@@ -1,34 +1,71 @@
 """Checkpoints: folders of safetensors and JSON that appear whole or not at all, and that are verified before use.
 
 ``step-00000123/`` holds the tensors of the training state, ``state.json`` its numbers, and ``MANIFEST.json`` size and
-SHA-256 of every other file. It is written under a temporary name, synced, and renamed. Nothing is ever unpickled.
+SHA-256 of every other file, keys, shapes and dtypes of the tensors, and a checksum of itself. It is written under a
+temporary name, synced, and renamed; it is removed by being renamed first. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.files import TEMPORARY as _TEMPORARY
-from foundation.files import sync_folder, write_file
+from foundation.files import TEMPORARY, sync_file, sync_folder, write_file
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
+FORMAT = 2
+_CHUNK = 8 << 20
+_SHOW_PROGRESS_BYTES = 1_000_000_000
+_NAME = re.compile(r"step-(\d{8,})")
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class WriteError(UserError):
+    """A checkpoint that could not be written, most often because the disk is full.
+
+    Attributes:
+        path: of the checkpoint.
+        needed: bytes that it takes.
+        free: bytes left on the disk.
+    """
+
+    def __init__(self, path: Path, reason: object, needed: int, free: int) -> None:
+        super().__init__(f"cannot write checkpoint {path}: {reason} (needs {needed:,} bytes, {free:,} free)")
+        self.path, self.needed, self.free = path, needed, free
+
+
+class _InvalidError(Exception):
+    pass
+
+
+def sha256(path: Path, seen: Callable[[int], object] | None = None) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: of the file.
+        seen: called with the number of bytes after each part.
+    """
+    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            if seen is not None:
+                seen(count)
+    return digest.hexdigest()
 
 
 def name_of(step: int) -> str:
@@ -36,38 +73,60 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def write(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+def step_of(folder: Path) -> int:
+    """Step of a folder that :func:`steps` lists."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def steps(root: Path) -> list[Path]:
+    """Checkpoint folders, oldest first, valid or not."""
+    found = [path for path in root.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def write(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    begun: float | None = None,
+) -> Path:
     """Write the checkpoint of one step.
 
     Args:
         root: the run's ``checkpoints`` folder.
         step: optimiser steps done.
-        tensors: by file name (without ``.safetensors``), then by tensor name; on the CPU, contiguous.
+        tensors: by file name (without ``.safetensors``), then by tensor name; on any device. They must not change
+            before this returns.
         state: JSON values.
+        begun: ``time.perf_counter()`` when saving began, for the duration in the manifest; None: now.
 
     Returns:
         The finished folder. An existing valid checkpoint of the same step is kept as it is.
 
     Raises:
-        UserError: when the disk is full or cannot be written; names path, needed and free bytes.
+        WriteError: when the disk is full or cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    begun = time.perf_counter() if begun is None else begun
     final = root / name_of(step)
     if final.exists() and problem(final) is None:
         return final
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f"{name_of(step)}{_TEMPORARY}{uuid.uuid4().hex[:8]}"
-    needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    temporary = root / f"{final.name}{TEMPORARY}{uuid.uuid4().hex[:8]}"
+    numbers = json.dumps(dict(state), indent=1).encode()
+    needed = len(numbers) + sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        if _free(root) < needed:  # do not fill the disk for those who log on it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary.mkdir()
-        write_file(temporary / STATE, json.dumps(dict(state), indent=1).encode())
+        write_file(temporary / STATE, numbers)
         for name, group in tensors.items():
             path = temporary / f"{name}.safetensors"
-            save_file(dict(group), path)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            save_file(_savable(group), path)
+            sync_file(path)
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(temporary.iterdir())
         }
@@ -75,48 +134,131 @@ def write(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], st
             name: {key: [str(t.dtype).removeprefix("torch."), list(t.shape)] for key, t in group.items()}
             for name, group in tensors.items()
         }
-        manifest = {"format": 1, "step": step, "files": files, "tensors": contents}
+        manifest: dict[str, Any] = {"format": FORMAT, "step": step, "time": time.time()}
+        manifest |= {"seconds": time.perf_counter() - begun, "files": files, "tensors": contents}
+        manifest["manifest_sha256"] = _own_checksum(manifest)
         write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_folder(temporary)
         if final.exists():  # an invalid one: it could not be loaded, so nothing is lost
-            shutil.rmtree(final)
+            remove(final)
         temporary.replace(final)
         sync_folder(root)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
-        free = shutil.disk_usage(root).free
-        raise UserError(f"cannot write checkpoint {final}: {error} (needs {needed:,} bytes, {free:,} free)") from error
+        raise WriteError(final, error, needed, _free(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
-def problem(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None when every byte is as it was written."""
+def _free(folder: Path) -> int:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and none sharing memory with another (as tied weights do), which the format refuses."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in group.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        result[key] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return result
+
+
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = dict(manifest["files"])
+        manifest = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} cannot be read: {error}"
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
-        if sha256(path) != expected["sha256"]:
-            return f"checksum mismatch in {name}"
-    return None
+        raise _InvalidError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError) as error:
+        raise _InvalidError(f"{MANIFEST} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise _InvalidError(f"{MANIFEST} has format {found!r}; this version of foundation reads format {FORMAT}")
+    if manifest.get("manifest_sha256") != _own_checksum(manifest):
+        raise _InvalidError(f"checksum mismatch in {MANIFEST}")
+    if folder.name != name_of(manifest["step"]):
+        raise _InvalidError(f"{MANIFEST} is of step {manifest['step']}: the folder was renamed, or files mixed up")
+    listed = manifest["files"]
+    if any(Path(name).name != name for name in listed):
+        raise _InvalidError(f"{MANIFEST} names files outside its folder")
+    if missing := [name for name in (STATE, *_tensor_files(manifest)) if name not in listed]:
+        raise _InvalidError(f"{MANIFEST} does not list {missing[0]}")
+    return manifest
 
 
-def steps(root: Path) -> list[Path]:
-    """Checkpoint folders, oldest first, valid or not."""
-    return sorted(path for path in root.glob("step-*") if _TEMPORARY not in path.name and path.is_dir())
+def _tensor_files(manifest: Mapping[str, Any]) -> list[str]:
+    return [f"{name}.safetensors" for name in manifest["tensors"]]
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest: ``step``, ``time`` (seconds since 1970), ``seconds`` (of the writing), ``files``, ``tensors``.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    try:
+        return _read_manifest(folder)
+    except _InvalidError as error:
+        raise UserError(f"checkpoint {folder} cannot be used: {error}") from error
+
+
+def problem(folder: Path, *, hashes: bool = True) -> str | None:
+    """Why a checkpoint cannot be used, or None.
+
+    Args:
+        folder: the checkpoint.
+        hashes: read every byte; False looks at the manifest, names and sizes only.
+    """
+    try:
+        manifest = _read_manifest(folder)
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+    except _InvalidError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    return _hash_problem(folder, manifest["files"]) if hashes else None
+
+
+def _hash_problem(folder: Path, files: Mapping[str, Any]) -> str | None:
+    from tqdm import tqdm
+
+    total = sum(expected["bytes"] for expected in files.values())
+    bar = tqdm(
+        total=total, unit="B", unit_scale=True, desc=f"verifying {folder.name}", leave=False,
+        disable=True if total < _SHOW_PROGRESS_BYTES else None,
+    )  # fmt: skip
+    lock = threading.Lock()
+
+    def seen(count: int) -> None:
+        with lock:
+            bar.update(count)
+
+    def check(name: str) -> str | None:
+        try:
+            good = sha256(folder / name, seen) == files[name]["sha256"]
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+        return None if good else f"checksum mismatch in {name}"
+
+    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return next((reason for reason in pool.map(check, files) if reason is not None), None)
 
 
 def newest(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint whose manifest holds, and the newer ones that were passed over with the reason."""
+    """The newest checkpoint of which every byte holds, and the newer ones that were passed over with the reason."""
     skipped: list[tuple[Path, str]] = []
     for folder in reversed(steps(root)):
         reason = problem(folder)
@@ -126,22 +268,25 @@ def newest(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     return None, skipped
 
 
-def read(folder: Path, names: tuple[str, ...] | None = None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read(
+    folder: Path, names: tuple[str, ...] | None = None, *, verify: bool = True
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by file and name, and the state's numbers.
 
     Args:
-        folder: a checkpoint; verified here.
+        folder: a checkpoint.
         names: files to read (without ``.safetensors``); None reads all.
+        verify: compare every byte with the manifest first; False for one that :func:`newest` has just verified.
 
     Raises:
         UserError: when the checkpoint is not valid, with the reason.
     """
     from safetensors.torch import load_file
 
-    reason = problem(folder)
+    reason = problem(folder, hashes=verify)
     if reason is not None:
         raise UserError(f"checkpoint {folder} cannot be used: {reason}")
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = manifest_of(folder)
     wanted = names if names is not None else tuple(manifest["tensors"])
     missing = [name for name in wanted if name not in manifest["tensors"]]
     if missing:
@@ -150,9 +295,23 @@ def read(folder: Path, names: tuple[str, ...] | None = None) -> tuple[dict[str, 
     return tensors, json.loads((folder / STATE).read_text())
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; killed in the middle, what is left counts as a leftover and not as a damaged checkpoint."""
+    doomed = folder.with_name(f"{folder.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+    folder.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+def clean(root: Path) -> list[str]:
+    """Remove what interrupted writes have left, and name it. Only for the process that holds the run's lock."""
+    leftovers = sorted(path for path in root.glob("*") if TEMPORARY in path.name)
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return [path.name for path in leftovers]
+
+
 def prune(root: Path, keep: int) -> None:
     """Remove leftovers of interrupted writes and all but the newest ``keep`` checkpoints."""
-    for leftover in root.glob(f"step-*{_TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    clean(root)
     for folder in steps(root)[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)

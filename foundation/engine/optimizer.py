@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.schedules import Clock, Duration, Schedule
 
+_ITEMS = ("step", "exp_avg", "exp_avg_sq")  # AdamW keeps these of each parameter
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -233,32 +235,44 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """AdamW's state as a flat mapping: ``PARAMETER/exp_avg``, ``/exp_avg_sq``, ``/step``."""
-        return {
-            f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(float(value))
-            for name, parameter in self.names.items()
-            for key, value in self.adamw.state.get(parameter, {}).items()
-        }
+        """AdamW's state as a flat mapping: ``PARAMETER/exp_avg``, ``/exp_avg_sq``, ``/step``, of every parameter.
+
+        A parameter that has had no gradient yet has zeros (without memory), so that what is missing later is lost.
+        """
+        result: dict[str, Tensor] = {}
+        for name, parameter in self.names.items():
+            state = self.adamw.state.get(parameter, {})
+            for item in _ITEMS:
+                value = state.get(item, 0.0)
+                if not isinstance(value, Tensor):
+                    zero = torch.tensor(float(value), dtype=torch.float32 if item == "step" else parameter.dtype)
+                    value = zero if item == "step" else zero.expand(parameter.shape)
+                result[f"{name}/{item}"] = value
+        return result
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put a captured state back.
 
         Raises:
-            UserError: for state of an unknown parameter or of another shape.
+            UserError: for an item that is missing, or state of an unknown parameter or of another shape; nothing is
+                changed then.
         """
-        state: dict[Tensor, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             name, _, item = key.rpartition("/")
-            if name not in self.names:
-                raise UserError(f"the checkpoint's optimizer has {name!r}, which this recipe does not train")
-            parameter = self.names[name]
-            if item != "step" and value.shape != parameter.shape:
-                raise UserError(
-                    f"the checkpoint's optimizer has {key!r} as {list(value.shape)}, "
-                    f"the parameter is {list(parameter.shape)}"
-                )
-            device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
-            dtype = torch.float32 if item == "step" else parameter.dtype
-            state.setdefault(parameter, {})[item] = value.to(device=device, dtype=dtype, copy=True)
+            if name not in self.names or item not in _ITEMS:
+                raise UserError(f"the checkpoint's optimizer has {key!r}, which this recipe does not train")
+            wanted = self.names[name].shape if item != "step" else torch.Size()
+            if value.shape != wanted:
+                raise UserError(f"the checkpoint's optimizer has {key!r} as {list(value.shape)}, not {list(wanted)}")
+        for key in self.tensors():
+            if key not in tensors:
+                raise UserError(f"the checkpoint's optimizer lacks {key!r}: it cannot be resumed from")
         self.adamw.state.clear()
-        self.adamw.state.update(state)
+        for name, parameter in self.names.items():
+            if not tensors[f"{name}/step"].item():
+                continue  # AdamW makes its state at the first gradient
+            for item in _ITEMS:
+                device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
+                dtype = torch.float32 if item == "step" else parameter.dtype
+                value = tensors[f"{name}/{item}"].to(device=device, dtype=dtype, copy=True)
+                self.adamw.state[parameter][item] = value

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
 
-from foundation.errors import UserError
-from foundation.schedules import Duration
+from torch import Tensor
+
+from foundation.engine import checkpoint, retention
+from foundation.engine.staging import Staging
+from foundation.errors import RequeueRequest, UserError
+from foundation.schedules import Clock, Duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +45,217 @@ class Config:
             duration = getattr(self, name)
             if duration is not None and duration.amount <= 0:
                 raise UserError(f"checkpoints.{name} must be above 0, got {duration.to_yaml()}")
+
+    def policy(self, clock: Clock) -> retention.Policy:
+        """What stays, in steps."""
+        keep_every = None if self.keep_every is None else max(1, self.keep_every.steps(clock))
+        return retention.Policy(self.keep_last, keep_every, self.keep_best)
+
+
+class Saver:
+    """Writes checkpoints in the background, one at a time, and keeps those that the policy wants.
+
+    Only the process that holds the run's lock (rank 0) may call anything but :meth:`due`. The constructor writes and
+    removes nothing.
+
+    Args:
+        root: the run's ``checkpoints`` folder; need not exist.
+        config: of the recipe.
+        clock: length of the run.
+        say: gets each line meant for a person, always in the calling thread.
+
+    Attributes:
+        newest: the newest checkpoint known to be whole; None before there is one or :meth:`recover` has found one.
+        seconds: duration of the last complete save, from taking the state to its last byte on disk, also that of an
+            earlier process; None before the first.
+    """
+
+    def __init__(self, root: Path, config: Config, clock: Clock, say: Callable[[str], None]) -> None:
+        self.root, self.config, self.say = root, config, say
+        self.every = max(1, config.every.steps(clock))
+        self.policy = config.policy(clock)
+        self.newest: Path | None = None
+        self.seconds: float | None = None
+        self._figures = retention.read(root)[1]
+        self._damaged: dict[str, str] = {}
+        self._lock = threading.Lock()  # of _figures and the file that they are kept in
+        self._messages: SimpleQueue[str] = SimpleQueue()
+        self._staging = Staging()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None  # for failure(): what must be acted on while training
+        self._unsaved: BaseException | None = None  # for wait(): why the last save is not on disk
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be written after ``step`` optimiser steps; the same on every process."""
+        return step % self.every == 0
+
+    def recover(self) -> Path | None:
+        """Remove and name what a killed process left; return the newest valid checkpoint, naming those passed over."""
+        for name in checkpoint.clean(self.root):
+            self.say(f"removed {name}: left over from a process that was killed while it wrote or removed a checkpoint")
+        folder, skipped = checkpoint.newest(self.root)
+        for path, reason in skipped:
+            self._damaged[path.name] = reason
+            self.say(f"checkpoint {path.name} is not used: {reason}")
+        if folder is not None:
+            self.newest, self.seconds = folder, float(checkpoint.manifest_of(folder)["seconds"])
+        return folder
+
+    def prepare(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Allocate the staging buffers now, so that the first save is as quick as the later ones."""
+        if self.config.asynchronous:
+            self._staging.prepare(tensors)
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        numbers: Mapping[str, Any],
+        *,
+        wait: bool = False,
+    ) -> None:
+        """Write a checkpoint; the tensors may change as soon as this returns.
+
+        A save that is still under way is waited for first.
+
+        Args:
+            step: optimiser steps done.
+            tensors: by file and name, on any device.
+            numbers: JSON values.
+            wait: return only when it is on disk, as before the process ends.
+
+        Raises:
+            RequeueRequest: with ``wait``, when it could not be written.
+        """
+        self._join()
+        self._unsaved = None
+        if self.newest != self.root / checkpoint.name_of(step):
+            begun, numbers = time.perf_counter(), dict(numbers)
+            if self.config.asynchronous and not wait:
+                staged = self._staging.take(tensors)
+                self._thread = threading.Thread(
+                    target=self._write_quietly, args=(step, staged, numbers, begun), name=f"checkpoint-{step}"
+                )
+                self._thread.start()
+            else:
+                self._write(step, tensors, numbers, begun)
+        self._tell()
+        if wait:
+            self.wait()
+
+    def failure(self) -> BaseException | None:
+        """What went wrong in the background and must end the run, once; None otherwise. Poll it after each step."""
+        self._tell()
+        failure, self._failure = self._failure, None
+        return failure
+
+    def wait(self) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            RequeueRequest: the last save could not be written (whatever ``when_disk_full`` says: it is not saved).
+            BaseException: anything else that went wrong in the background.
+        """
+        self._join()
+        self._tell()
+        unsaved, self._unsaved, self._failure = self._unsaved, None, None
+        if unsaved is not None:
+            raise unsaved
+
+    def note(self, step: int, figures: Mapping[str, float]) -> None:
+        """Remember a probe's figures at a step, for ``keep_best``; they survive restarts."""
+        found = retention.finite(figures)
+        best = self.policy.keep_best
+        if best in found and not self.due(step):
+            self.say(
+                f"checkpoints.keep_best: {best} was measured at step {step:,}, where no checkpoint is written; "
+                f"let the probe's `every` be a multiple of checkpoints.every ({self.every:,} steps)"
+            )
+        with self._lock:
+            self._figures.setdefault(step, {}).update(found)
+            self._write_retention()
+        self._tell()
+
+    def close(self) -> None:
+        """Let a save under way finish, say what there is to say, and give the memory back."""
+        self._join()
+        self._tell()
+        self._staging.release()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _tell(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self.say(self._messages.get_nowait())
+
+    def _write_quietly(self, *arguments: Any) -> None:
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        try:
+            self._write(*arguments)
+        except BaseException as error:
+            self._failure = self._unsaved = error
+
+    def _write(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any], begun: float
+    ) -> None:
+        try:
+            folder = checkpoint.write(self.root, step, tensors, numbers, begun)
+        except checkpoint.WriteError as error:
+            older = f"the newest one is {self.newest.name}" if self.newest else "there is no older one"
+            self._unsaved = RequeueRequest(f"{error}; {older}. Make room and start the same command again to go on")
+            if self.config.when_disk_full == "stop":
+                self._failure = self._unsaved
+            else:
+                self._messages.put(f"{error}; {older}. Training goes on; make room before the next checkpoint")
+            return
+        self.newest, self.seconds = folder, time.perf_counter() - begun
+        self._damaged.pop(folder.name, None)
+        with self._lock:
+            self._prune()
+
+    def _prune(self) -> None:
+        try:
+            good = self._valid()
+            kept = self.policy.reasons(good, self._figures)
+            for step, folder in good.items():
+                if not kept[step] and folder != self.newest:
+                    checkpoint.remove(folder)
+            there = checkpoint.steps(self.root)
+            self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good)}
+            for folder in there if len(good) > 1 else ():
+                if folder.name in self._damaged and checkpoint.step_of(folder) < max(good):
+                    self._messages.put(f"removed damaged checkpoint {folder.name}: {self._damaged.pop(folder.name)}")
+                    checkpoint.remove(folder)
+        except OSError as error:
+            self._messages.put(f"cannot remove old checkpoints in {self.root}: {error}")
+        self._write_retention()
+
+    def _valid(self) -> dict[int, Path]:
+        """Checkpoints that nothing speaks against, by step; remembers the others as damaged."""
+        good = {}
+        for folder in checkpoint.steps(self.root):
+            if folder.name not in self._damaged:
+                reason = checkpoint.problem(folder, hashes=False)
+                if reason is None:
+                    good[checkpoint.step_of(folder)] = folder
+                else:
+                    self._damaged[folder.name] = reason
+        return good
+
+    def _write_retention(self) -> None:
+        try:
+            retention.write(self.root, self.policy, self._figures)
+        except OSError as error:
+            self._messages.put(f"cannot write {self.root / retention.NAME}: {error}")

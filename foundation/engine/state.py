@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foundation import counter
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
 
-FILES = ("student", "teachers", "objectives", "optimizer", "random")
-NUMBERS = ("step", "position", "skipped", "batch_size", "world_size", "version")
+MODULES = ("student", "teachers", "objectives")
+FILES = (*MODULES, "optimizer", "random")
+NUMBERS = {
+    "step": int, "position": int, "skipped": dict, "data": dict, "batch_size": int, "world_size": int, "recipe": str,
+    "code": dict,
+}  # fmt: skip
+"""Items of the JSON half and their types."""
 
 
 @dataclass
@@ -34,64 +42,135 @@ class Progress:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-def capture(learner: Learner, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
-    """Copies on the CPU of all tensors of the state, by checkpoint file."""
-    groups = {
-        "student": learner.student.state_dict(),
-        "teachers": learner.teachers.state_dict(),
-        "objectives": learner.objectives.state_dict(),
-        "optimizer": optimizer.tensors(),
-        "random": _random_state(),
-    }
+def capture(
+    learner: Learner, optimizer: Optimizer, random_states: Sequence[Mapping[str, Tensor]] | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """All tensors of the state by checkpoint file: the live ones, nothing is copied.
+
+    Args:
+        learner: student, teachers (with their buffers) and objectives (centres, queues).
+        optimizer: AdamW's moments and step of every parameter.
+        random_states: :func:`random_state` of every process, in the order of their ranks; None: a single process's.
+    """
+    states = [random_state()] if random_states is None else random_states
     return {
-        name: {key: t.detach().to("cpu", copy=True).contiguous() for key, t in group.items()}
-        for name, group in groups.items()
+        **{name: dict(getattr(learner, name).state_dict()) for name in MODULES},
+        "optimizer": optimizer.tensors(),
+        "random": {f"rank{rank}.{key}": t for rank, state in enumerate(states) for key, t in state.items()},
     }
 
 
-def restore(learner: Learner, optimizer: Optimizer, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Put a captured state back.
+def validate(
+    contents: Mapping[str, Mapping[str, Sequence[Any]]], learner: Learner, optimizer: Optimizer, ranks: int = 1
+) -> None:
+    """Compare what a checkpoint says it holds with what this recipe needs, before anything is read into place.
+
+    Args:
+        contents: dtype and shape by file and key, as in the manifest's ``tensors``.
+        learner: of this run.
+        optimizer: of this run.
+        ranks: processes whose random states must be there; 0 when the number of processes has changed.
 
     Raises:
-        UserError: naming the first item that is missing, unknown or of another shape.
+        UserError: naming the first item that is missing, unknown or of another shape or dtype.
     """
     for name in FILES:
-        if name not in tensors:
+        if name not in contents:
             raise UserError(f"the checkpoint lacks {name}: it cannot be resumed from")
-    for name in ("student", "teachers", "objectives"):
-        module: torch.nn.Module = getattr(learner, name)
-        _compare(name, module.state_dict(), tensors[name])
-        module.load_state_dict(dict(tensors[name]))
+    own = capture(learner, optimizer, [])
+    for name in (*MODULES, "optimizer"):
+        _compare(name, own[name], contents[name])
+    for rank in range(ranks):
+        _check_random(contents["random"], rank)
+
+
+def layout_of(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, list[Any]]]:
+    """Dtypes and shapes in the form of the manifest's ``tensors``."""
+    return {name: {key: _described(t) for key, t in group.items()} for name, group in tensors.items()}
+
+
+def restore(
+    learner: Learner,
+    optimizer: Optimizer,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    saved: Mapping[str, Any] | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 0,
+) -> None:
+    """Put a captured state back, this process's random state included.
+
+    With another number of processes than saved, a process takes the random state of its own rank where there is one;
+    the others are seeded by (seed, step, rank).
+
+    Args:
+        learner: of this run.
+        optimizer: of this run.
+        tensors: as from :func:`capture`.
+        saved: the JSON half, for ``step`` and ``world_size``; None: of a single process at step 0.
+        rank: of this process.
+        world_size: processes now.
+        seed: of the recipe.
+
+    Raises:
+        UserError: naming the first item that is missing, unknown or of another shape or dtype; nothing is changed then.
+    """
+    step, before = (int(saved["step"]), int(saved["world_size"])) if saved is not None else (0, 1)
+    validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0)
+    for name in MODULES:
+        getattr(learner, name).load_state_dict(dict(tensors[name]))
     optimizer.load_tensors(tensors["optimizer"])
-    _restore_random(tensors["random"])
+    own = {k.removeprefix(f"rank{rank}."): t for k, t in tensors["random"].items() if k.startswith(f"rank{rank}.")}
+    seed_random(seed, step, rank)
+    if own:
+        _check_random(layout_of(tensors)["random"], rank)
+        _restore_random(own)
 
 
-def _compare(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+def _described(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+
+
+def _compare(name: str, own: Mapping[str, Tensor], saved: Mapping[str, Sequence[Any]]) -> None:
     if missing := sorted(own.keys() - saved.keys()):
-        raise UserError(f"the checkpoint's {name} lacks {missing[0]!r} (and {len(missing) - 1} more)")
+        raise UserError(f"the checkpoint's {name} lacks {missing[0]!r}{_more(missing)}: it cannot be resumed from")
     if unknown := sorted(saved.keys() - own.keys()):
-        raise UserError(f"the checkpoint's {name} has {unknown[0]!r}, which this recipe does not (of {len(unknown)})")
+        raise UserError(f"the checkpoint's {name} has {unknown[0]!r}{_more(unknown)}, which this recipe does not")
     for key, tensor in own.items():
-        if tensor.shape != saved[key].shape or tensor.dtype != saved[key].dtype:
+        if _described(tensor) != list(saved[key]):
+            dtype, shape = saved[key]
             raise UserError(
-                f"the checkpoint's {name} {key!r} is {saved[key].dtype} {list(saved[key].shape)}, "
-                f"this recipe makes it {tensor.dtype} {list(tensor.shape)}"
+                f"the checkpoint's {name} {key!r} is {dtype} {list(shape)}, "
+                f"this recipe makes it {' '.join(map(str, _described(tensor)))}"
             )
 
 
-def _random_state() -> dict[str, Tensor]:
+def _more(keys: Sequence[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of this process's generators: torch, NumPy, Python and the current CUDA device (empty without one)."""
     _, keys, place, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     version, internal, gauss = random.getstate()
-    state = {
+    return {
         "torch": torch.get_rng_state(),
         "numpy.keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
         "numpy.rest": torch.tensor([float(place), float(has_gauss), float(cached)], dtype=torch.float64),
         "python.internal": torch.tensor(internal, dtype=torch.int64),
         "python.rest": torch.tensor([version, gauss is not None, gauss or 0.0], dtype=torch.float64),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+
+
+def _check_random(saved: Mapping[str, Sequence[Any]], rank: int) -> None:
+    for key, tensor in random_state().items():
+        name = f"rank{rank}.{key}"
+        if name not in saved:
+            raise UserError(f"the checkpoint's random lacks {name!r}: it cannot be resumed from")
+        if key != "cuda" and _described(tensor) != list(saved[name]):  # a run may move between CPU and GPU
+            raise UserError(f"the checkpoint's random {name!r} is {saved[name]}, not {_described(tensor)}")
 
 
 def _restore_random(state: Mapping[str, Tensor]) -> None:
@@ -101,19 +180,64 @@ def _restore_random(state: Mapping[str, Tensor]) -> None:
     np.random.set_state(("MT19937", keys, int(place), int(has_gauss), cached))
     version, has, gauss = state["python.rest"].tolist()
     random.setstate((int(version), tuple(state["python.internal"].tolist()), gauss if has else None))
-    if "cuda" in state and torch.cuda.is_available():
+    if state["cuda"].numel() and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def numbers(progress: Progress, batch_size: int, world_size: int, version: str) -> dict[str, Any]:
-    """The JSON half of the state."""
+def seed_random(seed: int, step: int, rank: int) -> None:
+    """Seed this process's generators by counter randomness of (seed, step, rank)."""
+    drawn = counter.bits(seed, step, rank, "engine.generators", 3)[0]
+    torch.manual_seed(int(drawn[0]))  # the CUDA devices' too
+    np.random.seed(int(drawn[1]) & 0xFFFFFFFF)
+    random.seed(int(drawn[2]))
+
+
+@cache
+def code_version() -> dict[str, Any]:
+    """Version of this package; in a git checkout also ``commit``, and ``dirty`` when files differ from it."""
+    import subprocess
+
+    from foundation import __version__
+
+    found: dict[str, Any] = {"version": __version__}
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / ".git").exists():
+        git = ("git", "--no-optional-locks", "-C", str(checkout))
+        try:
+            for key, words in (("commit", ("rev-parse", "HEAD")), ("dirty", ("status", "--porcelain", "-uno"))):
+                done = subprocess.run([*git, *words], capture_output=True, text=True, timeout=10, check=True)
+                found[key] = done.stdout.strip() if key == "commit" else bool(done.stdout.strip())
+        except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
+            pass
+    return found
+
+
+def numbers(
+    progress: Progress,
+    batch_size: int,
+    world_size: int,
+    *,
+    recipe: str,
+    data: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The JSON half of the state.
+
+    Args:
+        progress: where the run is.
+        batch_size: samples per optimiser step over all processes.
+        world_size: processes.
+        recipe: resolved, as YAML.
+        data: fingerprint of all that the meaning of ``position`` depends on.
+    """
     return {
         "step": progress.step,
         "position": progress.position,
         "skipped": dict(progress.skipped),
+        "data": dict(data or {}),
         "batch_size": batch_size,
         "world_size": world_size,
-        "version": version,
+        "recipe": recipe,
+        "code": code_version(),
     }
 
 
@@ -121,9 +245,11 @@ def progress_of(state: Mapping[str, Any]) -> Progress:
     """Progress from the JSON half of a checkpoint.
 
     Raises:
-        UserError: naming a missing item.
+        UserError: naming an item that is missing or of a wrong type.
     """
-    for name in NUMBERS:
+    for name, kind in NUMBERS.items():
         if name not in state:
             raise UserError(f"the checkpoint's state lacks {name!r}: it cannot be resumed from")
+        if not isinstance(state[name], kind) or isinstance(state[name], bool):
+            raise UserError(f"the checkpoint's state has {name!r} as {state[name]!r}: it cannot be resumed from")
     return Progress(int(state["step"]), int(state["position"]), dict(state["skipped"]))

@@ -211,10 +211,8 @@ class Trainer:
 
     def _save(self) -> None:
         if rank() == 0:
-            from foundation import __version__
-
-            numbers = state.numbers(self.progress, self.recipe.train.batch_size, world_size(), __version__)
-            numbers["recipe"] = config.dump(self.recipe)
+            dumped = config.dump(self.recipe)
+            numbers = state.numbers(self.progress, self.recipe.train.batch_size, world_size(), recipe=dumped)
             tensors = state.capture(self.learner, self.optimizer)
             self.last_checkpoint = checkpoint.write(self.folder.checkpoints, self.progress.step, tensors, numbers)
             checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints.keep_last)
