@@ -108,9 +108,9 @@ def on_first_rank(action: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     if message is not None:
-        error = FoundationError(message)
-        error.exit_code = exit_code
-        raise error
+        told = FoundationError(message)
+        told.exit_code = exit_code
+        raise told
     return value  # type: ignore[no-any-return]
 
 
