@@ -183,6 +183,11 @@ class Loader:
                 raise batch
             return batch
 
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process numbers of the workers that are running."""
+        workers = getattr(self._iterator, "_workers", ())
+        return tuple(worker.pid for worker in workers if worker.pid is not None)
+
     def close(self, at_once: bool = False) -> None:
         """End the workers.
 

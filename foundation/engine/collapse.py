@@ -77,7 +77,7 @@ class FeatureMonitor:
 
     def __init__(self, request: Request, every: int, samples: int) -> None:
         self.request, self.every, self.samples = request, every, samples
-        self.requests = (request,)
+        self.requests: tuple[Request, ...] = (request,)
         self._parts: list[Tensor] = []
         self._wanted = False
 

@@ -1,0 +1,39 @@
+"""Stacks on demand: a loader worker that hangs can still say where."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+
+PREFIX_VARIABLE = "FOUNDATION_STACKS"
+"""Environment variable by which a training process tells its workers, however they start, where stacks belong: a path,
+to which each adds ``-worker-PID.txt``."""
+SIGNAL = getattr(signal, "SIGUSR1", None)
+"""Asks a worker for its stacks; None where there is no such signal."""
+
+
+def worker_file(prefix: str, pid: int) -> str:
+    """Path of a worker's stacks."""
+    return f"{prefix}-worker-{pid}.txt"
+
+
+def answer_signal() -> bool:
+    """In a worker: from now on :data:`SIGNAL` writes the stacks of all threads, even while one of them hangs in C.
+
+    Returns:
+        False where nobody said where they belong; the signal is then left as it is.
+    """
+    prefix = os.environ.get(PREFIX_VARIABLE)
+    if not prefix or SIGNAL is None:
+        return False
+    try:
+        file = open(worker_file(prefix, os.getpid()), "w")  # noqa: SIM115 - open as long as the process lives
+    except OSError:
+        return False
+    faulthandler.register(SIGNAL, file=file, all_threads=True)
+    _open_files.append(file)
+    return True
+
+
+_open_files: list[object] = []  # a closed file would be written to by its number, whatever has that number by then
