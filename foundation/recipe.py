@@ -69,6 +69,11 @@ class Data:
         if self.shuffle_window < 1:
             raise UserError(f"data.shuffle_window must be at least 1 sample, got {self.shuffle_window}")
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Shards of all sources."""
+        return self.shards + tuple(text for name in sorted(self.sources) for text in self.sources[name].shards)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:

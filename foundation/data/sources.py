@@ -7,7 +7,7 @@ All state is the place, one integer. What it means follows from seed, shards, wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -167,14 +167,18 @@ def open_sources(data: Data) -> dict[str, ShardSet]:
         UserError: as :func:`foundation.data.shards.open_shards`, naming the source.
     """
     if not data.sources:
-        return {"": open_shards(data.shards)}
+        return {"": _open(data.shards, data)}
     opened = {}
     for name in sorted(data.sources):
         try:
-            opened[name] = open_shards(data.sources[name].shards)
+            opened[name] = _open(data.sources[name].shards, data)
         except UserError as error:
             raise UserError(f"data.sources.{name}: {error}") from error
     return opened
+
+
+def _open(patterns: Sequence[str], data: Data) -> ShardSet:
+    return open_shards(patterns)
 
 
 def build_stream(

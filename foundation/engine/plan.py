@@ -74,16 +74,22 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
 
 
 def _num_samples(recipe: Recipe) -> int | None:
-    if not recipe.data.shards:
+    if not recipe.data.patterns:
         return None
-    from foundation.data.shards import open_shards
+    from foundation.data.sources import open_sources
 
     try:
-        return open_shards(recipe.data.shards).num_samples
+        return sum(int(shards.num_samples) for shards in open_sources(recipe.data).values())
     except UserError:
         if recipe.data.samples_per_epoch or recipe.train.steps_per_epoch:
             return None
         raise
+
+
+def tokens_per_sample(recipe: Recipe) -> float:
+    """Tokens that the student sees of one sample: all its views, class token and registers included."""
+    roles = recipe.views.roles
+    return float(sum(count * (1 + _num_tokens(recipe, (count, *shape))) for count, shape in roles.values()))
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:

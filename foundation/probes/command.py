@@ -163,8 +163,8 @@ def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[s
         for probe in recipe.probes:
             if getattr(probe, "train", ()):
                 return tuple(probe.train), tuple(arguments.test or probe.test)
-        if recipe.data.shards:
-            return tuple(recipe.data.shards), tuple(arguments.test or ())
+        if recipe.data.patterns:
+            return tuple(recipe.data.patterns), tuple(arguments.test or ())
     raise UserError("no training shards: give --train SHARDS (this model does not say what it was trained on)")
 
 

@@ -80,4 +80,4 @@ def _own_shards(recipe: Any) -> tuple[str, ...]:
         for name in ("test", "train"):
             if getattr(probe, name, ()):
                 return tuple(getattr(probe, name))
-    return tuple(recipe.data.shards)
+    return tuple(recipe.data.patterns)
