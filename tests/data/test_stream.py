@@ -15,7 +15,7 @@ import torch
 
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards
-from foundation.data.stream import Loader, LoaderError, build_eval_loader, build_loader, iterate_samples
+from foundation.data.stream import LoaderError, build_eval_loader, build_loader, iterate_samples
 from foundation.errors import DataBudgetError, UserError
 from foundation.types import Batch
 
@@ -199,10 +199,6 @@ def test_an_endless_loader_can_be_left(make_shards: MakeShards, decode: Decode, 
     assert len(keys) == 40
 
 
-def workers_of(loader: Loader) -> list[int]:
-    return [worker.pid for worker in loader._iterator._workers]
-
-
 def test_workers_ignore_the_signals_that_end_a_run(
     make_shards: MakeShards, decode: Decode, pipeline: MakePipeline
 ) -> None:
@@ -214,7 +210,7 @@ def test_workers_ignore_the_signals_that_end_a_run(
         next(batches)
         next(batches)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            for process in workers_of(loader):
+            for process in loader.worker_pids():
                 os.kill(process, number)
         assert len(list(batches)) == 28
 
@@ -230,7 +226,7 @@ def test_a_killed_worker_names_the_shards(
     with pytest.raises(LoaderError, match=r"train-00000\d\.tar") as caught:
         for number, _ in enumerate(loader):
             if number == 2:
-                os.kill(workers_of(loader)[0], signal.SIGKILL)
+                os.kill(loader.worker_pids()[0], signal.SIGKILL)
     assert "data.workers" in str(caught.value)
     assert "goes on from the last checkpoint" in str(caught.value)
     happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
