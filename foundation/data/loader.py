@@ -149,11 +149,6 @@ class Loader:
     def __len__(self) -> int:
         return len(self._plans)
 
-    def worker_pids(self) -> list[int]:
-        """Process ids of the workers that live; none without workers or before the first batch."""
-        workers = getattr(self._iterator, "_workers", [])
-        return [worker.pid for worker in workers if worker.is_alive() and worker.pid is not None]
-
     def __iter__(self) -> Iterator[Any]:
         self._iterator = iterator = _quiet_iterator(self.dataloader)
         for plan in self._plans:
