@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow lint format types check docs clean
+.PHONY: help setup quickstart test slow faults lint format types check docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ test: $(STAMP) ## the unit tests
 
 slow: $(STAMP) ## the tests that take longer
 	@$(BIN)/pytest -m 'slow and not slurm and not gpu and not network' $(ARGS)
+
+faults: $(STAMP) ## inject every fault and rewrite the table in docs/reliability.md
+	@$(BIN)/pytest -m 'fault and not slurm and not gpu and not network' --fault-table docs/reliability.md $(ARGS)
 
 lint: $(STAMP) ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -37,6 +37,18 @@ checkpoints: {{every: 3 steps}}
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", type=Path, metavar="PAGE", help="rewrite the table of injected faults in PAGE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    page = config.getoption("--fault-table")
+    if page is not None:
+        from tests.fault_table import FaultTable
+
+        config.pluginmanager.register(FaultTable(page), "fault-table")
+
+
 def _shared(name: str) -> Path:
     base = Path(os.environ.get("FOUNDATION_TEST_DATA", ROOT.parent / "shared" / "data"))
     path = base.parent / "golden" if name == "golden" else base / name
