@@ -1,11 +1,13 @@
-"""The trainer: the loop around the learner. Read :meth:`Trainer.run` and :meth:`Trainer._step`; the rest serves."""
+"""The trainer: the loop around the learner. Read :meth:`Trainer._train` and :meth:`Trainer._step`; the rest serves."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,48 +15,77 @@ from torch import Tensor
 
 from foundation import config
 from foundation.data.pipeline import TrainingPipeline
-from foundation.data.shards import open_shards
-from foundation.data.stream import build_loader
+from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
-from foundation.engine.guard import DataGuard, check_finite
+from foundation.engine.collapse import CollapseWatch
+from foundation.engine.feed import Feed
+from foundation.engine.guard import DataGuard, NumericsGuard
 from foundation.engine.interrupt import StopFlag
-from foundation.engine.metrics import MetricsWriter
+from foundation.engine.journal import Journal
 from foundation.engine.run_folder import RunFolder
-from foundation.errors import RequeueRequest, UserError
-from foundation.parallel.collective import rank, world_size
+from foundation.engine.saver import Saver
+from foundation.engine.watchdog import Watchdog
+from foundation.errors import DataBudgetError, NumericsError, RequeueRequest, UserError
+from foundation.parallel.collective import (
+    gather_json,
+    gather_to_first,
+    on_first_rank,
+    rank,
+    sums_over_ranks,
+    world_size,
+)
+from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.plugins import resolve
 from foundation.recipe import Recipe
-from foundation.types import Batch
 
 
 class Trainer:
     """One run of a recipe in its folder; resumes by itself when the folder holds a checkpoint.
 
+    With several processes each holds a trainer; process 0 writes for all.
+
     Args:
         recipe: the whole run.
-        folder: entered (locked) by the caller.
+        folder: entered (locked) by the caller in process 0.
         say: gets each line meant for a person.
+        accept_changes: resume although data or batch size differ from those of the checkpoint.
 
     Raises:
         UserError: for anything about recipe, data or folder that cannot work, before the first step.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, say: Callable[[str], None] = print, accept_changes: bool = False
+    ) -> None:
         self.recipe, self.folder, self.say = recipe, folder, say
         self.place = build.placement(recipe)
-        self.shards = open_shards(recipe.data.shards)
-        self.clock = recipe.clock(self.shards.num_samples)
+        sources = open_sources(recipe.data)
+        self.clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
         self.views = recipe.views.build(device_is_accelerator=self.place.device.type != "cpu")
         self.learner = build.learner(recipe, self.clock).to(self.place.device).train()
+        self.stream = build_stream(
+            recipe.data, sources, seed=recipe.seed, global_batch=recipe.train.batch_size, clock=self.clock,
+            tokens=build.tokens_per_sample(recipe),
+        )  # fmt: skip
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), self.clock, recipe.train.batch_size)
         self.micro_batch = self._micro_batch()
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
         if self.place.device.type == "cpu":
             leave_one_processor()
+        self.saver = Saver(folder.checkpoints, recipe.checkpoints, self.clock, say)
+        self.numerics = NumericsGuard(recipe.guard, folder.path, say, rank())
+        objectives: Any = self.learner.objectives
+        plateaus = {name: part.plateau for name, part in objectives.items() if part.plateau is not None}
+        self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, self.clock, say)
         self.progress = state.Progress()
-        self.last_checkpoint = self._resume()
-        self.guard = DataGuard(recipe.data.max_bad_samples, self.progress.skipped)
+        self._save_failure: BaseException | None = None
+        self.last_checkpoint = self._resume(accept_changes)
+        skipped = self.progress.skipped
+        self.data_guard = DataGuard(
+            recipe.data.max_bad_samples, skipped if rank() == 0 else None, sum(skipped.values())
+        )
+        self.replica = replicate(self.learner, self.place.device)
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
 
@@ -64,124 +95,163 @@ class Trainer:
             raise UserError(f"train.batch_size {size} cannot be divided among {parts} (processes x accumulate)")
         return size // parts
 
-    def _resume(self) -> Any:
-        folder, skipped = checkpoint.newest(self.folder.checkpoints)
-        for path, reason in skipped:
-            self.say(f"checkpoint {path.name} is not used: {reason}")
-        if folder is None:
-            return None
-        tensors, numbers = checkpoint.read(folder)
-        self.progress = state.progress_of(numbers)
-        if numbers["batch_size"] != self.recipe.train.batch_size:
-            raise UserError(
-                f"{folder} was trained with batch size {numbers['batch_size']}, the recipe says "
-                f"{self.recipe.train.batch_size}: the order of the data would change. Use the old size or a new --run"
-            )
-        state.restore(self.learner, self.optimizer, tensors)
-        self.say(f"resuming from {folder.name} (step {self.progress.step:,} of {self.clock.total_steps:,})")
-        return folder
-
     def run(self) -> None:
         """Train to the end of the recipe.
 
         Raises:
             RequeueRequest: after a signal, when the state has been saved.
-            NumericsError: for a loss or gradient that is not finite.
+            NumericsError: for a loss or gradient that is not finite, as the recipe's guard says.
             DataBudgetError: for too many bad samples.
         """
-        from tqdm import tqdm
-
         from foundation.zoo.export import export_branches
 
-        metrics = MetricsWriter(self.folder.path, self.progress.step)
-        self.folder.write_status("running", step=self.progress.step)
-        bar = tqdm(
-            total=self.last_step, initial=self.progress.step, unit="step", disable=not sys.stderr.isatty(),
-            dynamic_ncols=True, desc=self.recipe.name,
-        )  # fmt: skip
-        meter = _Meter()
-        every = max(1, self.recipe.checkpoints.every.steps(self.clock))
         try:
-            with StopFlag() as stop:
-                loader = self._loader()
-                batches = iter(loader)
-                while self.progress.step < self.last_step:
-                    values = self._step(batches, meter)
-                    step = self.progress.step
-                    bar.update()
-                    if step % self.recipe.train.log_every == 0 or step == self.last_step:
-                        line = {key: float(value) for key, value in values.items()} | meter.summary()
-                        metrics.write(step, line)
-                        self._show(bar, step, line)
-                    self._probe(metrics, bar)
-                    if stop.agreed():
-                        self._save()
-                        raise RequeueRequest(
-                            f"stopped by {stop.name or 'another process'} after step {step:,}; saved. "
-                            "Start the same command again to go on"
-                        )
-                    if step % every == 0 or step == self.last_step:
-                        self._save()
-            export_branches(self.recipe, self.learner, self.folder.export, self.progress.step)
-            self.folder.write_status("done", step=self.progress.step)
+            with ExitStack() as stack:
+                self.journal = stack.enter_context(
+                    Journal(self.folder, self.recipe.name, self.progress.step, self.last_step, self.say)
+                )
+                stop = stack.enter_context(StopFlag())
+                self.feed = self._feed()
+                stack.callback(lambda: self.feed.close())
+                stack.callback(self.saver.close)
+                seconds = self.recipe.guard.stall_seconds
+                self.watchdog = stack.enter_context(
+                    Watchdog(self.folder.path, rank(), seconds, lambda: self.feed.loader.worker_pids())
+                )
+                self._prepare()
+                self._train(stop)
+                self._finish_saving()
+            if rank() == 0:
+                export_branches(self.recipe, self.learner, self.folder.export, self.progress.step)
+            self._status("done")
         except BaseException as error:
-            stopped = isinstance(error, RequeueRequest)
-            self.folder.write_status("stopped" if stopped else "failed", step=self.progress.step, reason=str(error))
+            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=str(error))
             raise
-        finally:
-            bar.close()
-            metrics.close()
 
-    def _step(self, batches: Iterator[Batch], meter: _Meter) -> dict[str, Any]:
-        """One optimiser step. Returns what there is to log, tensors still on the device."""
-        step, accumulate = self.progress.step, self.recipe.train.accumulate
+    def _prepare(self) -> None:
+        """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
+        self._status("running")
+        if self.last_checkpoint is None:
+            self._save(wait=True)
+        grace, seconds = self.recipe.train.grace_seconds, self.saver.seconds
+        if grace is not None and seconds is not None and seconds > grace:
+            self.say(
+                f"warning: a save takes {seconds:.1f} s and train.grace_seconds is {grace:g}: after a signal the run "
+                "may be killed before its state is written. Raise the scheduler's signal delay"
+            )
+
+    def _train(self, stop: StopFlag) -> None:
+        while self.progress.step < self.last_step:
+            values, agreed = self._step(stop)
+            step = self.progress.step
+            self.watchdog.beat(step, loss=agreed["loss"], total=self.last_step)
+            if values is not None:
+                self.journal.advance()
+                if step % self.recipe.train.log_every == 0 or step == self.last_step:
+                    self.journal.line(step, values | self._figures())
+                self._probe()
+            if agreed["stop"]:
+                self._save(wait=True)
+                raise RequeueRequest(
+                    f"stopped by {stop.name or 'another process'} after step {step:,}; saved. "
+                    "Start the same command again to go on"
+                )
+            if agreed["save_failed"]:
+                raise self._save_failure or RequeueRequest("process 0 could not write a checkpoint")
+            if agreed["collapsed"]:
+                raise self.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
+            if values is not None and (self.saver.due(step) or step == self.last_step):
+                self._save()
+
+    def _step(self, stop: StopFlag) -> tuple[dict[str, Any] | None, dict[str, float]]:
+        """One optimiser step.
+
+        Returns:
+            What there is to log, tensors still on the device (None when the run has gone back to a checkpoint), and
+            what all processes agreed on.
+        """
+        step = self.progress.step
         self.optimizer.apply_schedule(step)
-        loss: Tensor | float = 0.0
-        parts: dict[str, Tensor] = {}
-        figures: dict[str, Tensor] = {}
-        keys: list[str] = []
-        for _ in range(accumulate):
-            batch = self._receive(batches, meter)
-            if not batch.keys:
-                continue
-            keys += batch.keys
-            with torch.autocast(self.place.device.type, self.place.autocast, enabled=self.place.autocast is not None):
-                result = self.learner(batch, step)
-            (result.loss / accumulate).backward()
-            loss = loss + result.loss.detach() / accumulate
-            for name, value in result.parts.items():
-                parts[name] = parts.get(name, 0.0) + value / accumulate
-            figures.update(result.metrics)
+        result = self._accumulate(step)
         norm = self.optimizer.grad_norm()
-        check_finite(
-            step, float(loss), float(norm), {k: float(v) for k, v in parts.items()}, tuple(keys), self.last_checkpoint
+        self.feed.prefetch()
+        loss, length = float(result.loss), float(norm)
+        agreed = sums_over_ranks(
+            {
+                "loss": loss / world_size(),
+                "suspicious": self.numerics.suspicious(loss, length),
+                "skipped": result.skipped,
+                "stop": stop.name is not None,
+                "save_failed": self._save_has_failed(),
+                "collapsed": self.collapse.failure is not None,
+            }
         )
-        self.optimizer.clip(norm)
-        self.optimizer.step()
+        self._spend(int(agreed["skipped"]))
+        parts = {name: float(value) for name, value in result.parts.items()}
+        verdict = self.numerics.judge(
+            step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0, self.last_checkpoint
+        )
+        figures = result.figures
+        if verdict == "go":
+            self.optimizer.clip(norm)
+            self.optimizer.step()
+            teachers: Any = self.learner.teachers
+            for name, teacher in teachers.items():
+                figures |= {f"schedule/{name}_{key}": v for key, v in teacher.update(self.learner, step).items()}
         self.optimizer.zero_grad()
-        teachers: Any = self.learner.teachers
-        for name, teacher in teachers.items():
-            figures |= {f"schedule/{name}_{key}": value for key, value in teacher.update(self.learner, step).items()}
         self.progress.step += 1
         self.progress.position += self.recipe.train.batch_size
-        losses = {f"loss/{name}": value for name, value in parts.items()}
+        if verdict == "rewind":
+            self._rewind()
+            return None, agreed
+        self.collapse.look(step, figures)
+        losses = {f"loss/{name}": value for name, value in result.parts.items()}
         schedules = {f"schedule/{name}": value for name, value in self.optimizer.schedule_values().items()}
-        return {"loss": loss, **losses, **figures, "gradient/norm": norm, **schedules} | {
+        return {"loss": result.loss, **losses, **figures, "gradient/norm": norm, **schedules}, agreed
+
+    def _accumulate(self, step: int) -> _Accumulated:
+        """Forward and backward of all micro-batches of a step."""
+        total, rounds = _Accumulated(), self.recipe.train.accumulate
+        for number in range(rounds):
+            batch = next(self.feed)
+            for message in self.data_guard.see(batch):
+                self.say(f"skipped: {message}")
+            total.skipped += sum(batch.skipped.values())
+            total.keys += batch.keys
+            with ExitStack() as stack:
+                if number + 1 < rounds:
+                    stack.enter_context(without_sync(self.replica))
+                with torch.autocast(self.place.device.type, self.place.autocast, self.place.autocast is not None):
+                    result = self.replica(batch, step)
+                (result.loss / rounds).backward()
+            total.loss = total.loss + result.loss.detach() / rounds
+            for name, value in result.parts.items():
+                total.parts[name] = total.parts.get(name, 0.0) + value / rounds
+            total.figures.update(result.metrics)
+        return total
+
+    def _figures(self) -> dict[str, float]:
+        """What is logged beside the step's own figures."""
+        counts = self._skipped()
+        return {
+            **self.feed.summary(),
+            **self.numerics.metrics(),
+            **self.collapse.metrics(),
+            **self.stream.metrics(self.progress.position),
             "epoch": self.progress.step / self.clock.steps_per_epoch,
-            "data/skipped": self.guard.counts.total(),
+            "data/skipped": float(counts.total()),
+            **{f"data/skipped/{reason}": float(count) for reason, count in sorted(counts.items())},
         }
 
-    def _receive(self, batches: Iterator[Batch], meter: _Meter) -> Batch:
-        batch = meter.next(batches)
-        for message in self.guard.see(batch):
-            self.say(f"skipped: {message}")
-        self.progress.skipped = dict(self.guard.counts)
-        batch = batch.to(self.place.device)
-        if batch.pending is not None:
-            batch = replace(batch, views=self.views.finish(batch.pending), pending=None)
-        return batch
+    def _spend(self, skipped: int) -> None:
+        try:
+            self.data_guard.spend(skipped)
+        except DataBudgetError:
+            self.optimizer.zero_grad()  # the state is that of the last step, whole: nothing learnt so far is lost
+            self._save(wait=True)
+            raise
 
-    def _loader(self) -> Any:
+    def _feed(self) -> Feed:
         recipe, data = self.recipe, self.recipe.data
         decode = resolve("foundation.modalities.{name}.decode", self.views.modality)
         on_cpu = self.place.device.type == "cpu"
@@ -192,49 +262,137 @@ class Trainer:
             coordinates=recipe.encoder.coordinates,
             finish_in_worker=on_cpu,
         )
-        return build_loader(
-            self.shards,
+        loader = build_loader(
+            self.stream,
             pipeline,
             batch_size=self.micro_batch,
             global_batch=recipe.train.batch_size,
-            seed=recipe.seed,
-            window=data.shuffle_window,
             start=self.progress.position,
             samples=(self.last_step - self.progress.step) * recipe.train.batch_size,
-            workers=self.loader_workers,
             rank=rank(),
             world_size=world_size(),
             accumulate=recipe.train.accumulate,
+            workers=self.loader_workers,
             pin_memory=not on_cpu,
             timeout=data.timeout_seconds if self.loader_workers else 0.0,
         )
+        return Feed(loader, self.place.device, self.views.finish)
 
-    def _save(self) -> None:
+    def _resume(self, accept_changes: bool) -> Path | None:
+        """Take over the newest valid checkpoint, if there is one."""
+        name = on_first_rank(self._recover)
+        if name is None:
+            state.seed_random(self.recipe.seed, 0, rank())
+            return None
+        folder = self.folder.checkpoints / name
+        numbers = self._load(folder)
+        self.progress = state.progress_of(numbers)
+        self.numerics.restore(numbers.get("guard", {}))
+        self.collapse.restore(numbers.get("collapse", {}))
+        changes = self.stream.changes(numbers["data"])
+        if numbers["batch_size"] != self.recipe.train.batch_size:
+            changes.append(f"train.batch_size: {numbers['batch_size']} then, {self.recipe.train.batch_size} now")
+        if changes and not accept_changes:
+            listed = "\n".join(f"  {line}" for line in changes)
+            raise UserError(
+                f"{folder} was trained with other data:\n{listed}\nThe order of the samples would change. "
+                "Use what it was, choose another --run, or say --accept-changes"
+            )
+        self.say(f"resuming from {name} (step {self.progress.step:,} of {self.clock.total_steps:,})")
+        return folder
+
+    def _recover(self) -> str | None:
+        folder = self.saver.recover()
+        return folder.name if folder else None
+
+    def _load(self, folder: Path) -> dict[str, Any]:
+        """Restore all tensors from a checkpoint that process 0 has verified; return its numbers."""
+        tensors, numbers = checkpoint.read(folder, verify=False)
+        state.restore(
+            self.learner, self.optimizer, tensors, numbers, rank=rank(), world_size=world_size(), seed=self.recipe.seed
+        )
+        return numbers
+
+    def _rewind(self) -> None:
+        """Go back to the last checkpoint and go on behind the batch that was refused."""
+        position = self.progress.position
+        with self.watchdog.longer("going back"):
+            self._finish_saving()
+            self.progress = state.progress_of(self._load(self.folder.checkpoints / str(on_first_rank(self._recover))))
+        self.progress.position = position
+        self.feed.close()
+        self.feed = self._feed()
+        self.journal.go_back(self.progress.step)
+
+    def _save(self, wait: bool = False) -> None:
+        """Hand the state to the saver; all processes call this at the same step.
+
+        Args:
+            wait: return when it is on disk.
+
+        Raises:
+            RequeueRequest: with ``wait``, in all processes, when it could not be written.
+        """
+        random = gather_to_first(state.random_state())
+        self.progress.skipped = dict(self._skipped())
+
+        def save() -> None:
+            numbers = state.numbers(
+                self.progress, self.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe),
+                data=self.stream.fingerprint,
+            )  # fmt: skip
+            numbers |= {"guard": self.numerics.state(), "collapse": self.collapse.state()}
+            tensors = state.capture(self.learner, self.optimizer, random)
+            self.saver.save(self.progress.step, tensors, numbers, wait=wait)
+
+        with self.watchdog.longer("checkpoint"):
+            if wait:
+                on_first_rank(save)
+            elif rank() == 0:
+                save()
+        self.last_checkpoint = self.saver.newest or self.last_checkpoint or self.folder.checkpoints
+        self._status("running")
+
+    def _save_has_failed(self) -> bool:
+        """Whether a checkpoint could not be written and the recipe says to stop then."""
         if rank() == 0:
-            dumped = config.dump(self.recipe)
-            numbers = state.numbers(self.progress, self.recipe.train.batch_size, world_size(), recipe=dumped)
-            tensors = state.capture(self.learner, self.optimizer)
-            self.last_checkpoint = checkpoint.write(self.folder.checkpoints, self.progress.step, tensors, numbers)
-            checkpoint.prune(self.folder.checkpoints, self.recipe.checkpoints.keep_last)
-            self.folder.write_status("running", step=self.progress.step)
+            self._save_failure = self.saver.failure()
+        return self._save_failure is not None
 
-    def _probe(self, metrics: MetricsWriter, bar: Any) -> None:
+    def _finish_saving(self) -> None:
+        """Wait until process 0 has written what it was given."""
+        on_first_rank(self.saver.wait)
+
+    def _skipped(self) -> Counter[str]:
+        """Bad samples of all processes by reason."""
+        return sum((Counter(part) for part in gather_json(dict(self.data_guard.counts))), Counter())
+
+    def _probe(self) -> None:
         for probe in self.recipe.probes:
             every = max(1, probe.every.steps(self.clock))
-            if self.progress.step % every == 0 or self.progress.step == self.last_step:
-                values = run_probe(probe, self.recipe, self.learner, self.place, self.folder)
-                metrics.write(self.progress.step, values)
-                bar.write(f"step {self.progress.step:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            if rank() == 0 and (self.progress.step % every == 0 or self.progress.step == self.last_step):
+                with self.watchdog.longer("probe"):
+                    values = run_probe(probe, self.recipe, self.learner, self.place)
+                self.journal.note(self.progress.step, values)
+                self.saver.note(self.progress.step, values)
 
-    def _show(self, bar: Any, step: int, line: Mapping[str, Any]) -> None:
-        wait = f"{100 * line['data/wait_fraction']:.0f} %"
-        speed = f"{line['throughput/samples_per_second']:.0f}/s"
-        bar.set_postfix_str(f"loss {line['loss']:.3f}, {speed}, data wait {wait}")
-        if bar.disable:
-            self.say(f"step {step:,}/{self.last_step:,}: loss {line['loss']:.4f}, samples {speed}, data wait {wait}")
+    def _status(self, word: str, **values: Any) -> None:
+        if rank() == 0:
+            self.folder.write_status(word, step=self.progress.step, **values)
 
 
-def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement, folder: RunFolder) -> dict[str, float]:
+@dataclass
+class _Accumulated:
+    """Sums over the micro-batches of a step."""
+
+    loss: Tensor | float = 0.0
+    parts: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    skipped: int = 0
+
+
+def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement) -> dict[str, float]:
     """Measure the first teacher's encoder (the student's where no teacher has one) without disturbing the run."""
     encoder = next((t.encoder for t in learner.teachers.values() if hasattr(t, "encoder")), learner.student.encoder)
     kept = torch.get_rng_state()
@@ -246,31 +404,3 @@ def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement, 
     finally:
         encoder.train(was_training)
         torch.set_rng_state(kept)
-
-
-class _Meter:
-    """Samples, and time spent waiting for them, between two lines of metrics."""
-
-    def __init__(self) -> None:
-        self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
-        self._begin = self._since
-
-    def next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, its waiting time counted."""
-        begin = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - begin
-        self._samples += batch.size
-        return batch
-
-    def summary(self) -> dict[str, float]:
-        """Figures since the last call."""
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
-        figures = {
-            "throughput/samples_per_second": self._samples / seconds,
-            "data/wait_fraction": min(1.0, self._waited / seconds),
-            "time/seconds": now - self._begin,
-        }
-        self._samples, self._waited, self._since = 0, 0.0, now
-        return figures
