@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
+from foundation import stacks
 from foundation.data.order import Located
 from foundation.data.pipeline import Plan, RawOrError
 from foundation.data.sources import Stream
 from foundation.errors import FoundationError, SampleError, UserError
 
 _POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
-_IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+_IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # USR1 only where nobody wants stacks
 
 
 class LoaderError(FoundationError):
@@ -247,6 +248,7 @@ def _start_worker(_: int) -> None:
     for name in _IGNORED:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    stacks.answer_signal()
 
 
 def _unchanged(batch: Any) -> Any:

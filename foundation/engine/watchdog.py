@@ -17,11 +17,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from foundation import stacks
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import StallError
 from foundation.files import TEMPORARY
 
@@ -34,6 +36,20 @@ LONGER = 4
 _WRITE_EVERY = 1.0  # seconds between two writes of the heartbeat
 _LAST_WORDS = 15.0  # seconds for writing stacks: the storage may be what hangs
 _HELD = 30.0  # seconds after which the timer in C acts: this thread could not, because something holds the interpreter
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What the process is at; one object, so that the watching thread never sees half of a change."""
+
+    doing: str
+    allowed: float
+    since: float
+    time: float
+
+    @classmethod
+    def begin(cls, doing: str, allowed: float) -> _Now:
+        return cls(doing, allowed, time.monotonic(), time.time())
 
 
 class Watchdog:
@@ -57,12 +73,9 @@ class Watchdog:
     ) -> None:
         self.folder, self.rank, self.stall_seconds, self.workers = folder, rank, stall_seconds, workers
         self.heartbeat = folder / HEARTBEATS / f"rank{rank}.json"
-        self._prefix = folder / STALLS / f"rank{rank}"
-        self._allowed = stall_seconds * LONGER
-        self._doing = "first step"
+        self._prefix = folder.resolve() / STALLS / f"rank{rank}"
         self._beat: dict[str, Any] = {"step": None}
-        self._last = time.monotonic()
-        self._when = time.time()
+        self._now = _Now.begin("first step", stall_seconds * LONGER)
         self._armed_for: float | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -77,8 +90,7 @@ class Watchdog:
             figures: plain numbers worth seeing from outside, such as ``loss`` and ``total`` (steps of the run).
         """
         self._beat = {"step": step, **figures}
-        self._doing, self._allowed = "training", self.stall_seconds
-        self._when, self._last = time.time(), time.monotonic()
+        self._now = _Now.begin("training", self.stall_seconds)
 
     @contextlib.contextmanager
     def longer(self, doing: str) -> Iterator[None]:
@@ -87,23 +99,21 @@ class Watchdog:
         Args:
             doing: one or two words, shown by ``foundation runs``.
         """
-        before = self._doing, self._allowed
-        self._doing, self._allowed = doing, self.stall_seconds * LONGER
-        self._when, self._last = time.time(), time.monotonic()
+        before = self._now
+        self._now = _Now.begin(doing, self.stall_seconds * LONGER)
         try:
             yield
         finally:
-            self._doing, self._allowed = before
-            self._when, self._last = time.time(), time.monotonic()
+            self._now = _Now.begin(before.doing, before.allowed)
 
     def __enter__(self) -> Watchdog:
         self._sweep()
         self._prefix.parent.mkdir(parents=True, exist_ok=True)
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
-        os.environ[stacks.PREFIX_VARIABLE] = str(self._prefix.resolve())
+        os.environ[stacks.PREFIX_VARIABLE] = str(self._prefix)
         if self.stall_seconds:
-            self._backstop = open(f"{self._prefix}-held.txt", "w")  # noqa: SIM115 - the timer in C needs it open
-        self._when, self._last = time.time(), time.monotonic()
+            self._backstop = open(f"{self._prefix}-held.txt", "w")
+        self._now = _Now.begin(self._now.doing, self._now.allowed)
         self._thread.start()
         return self
 
@@ -120,6 +130,8 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
             self._backstop.close()
         self._sweep()
+        with contextlib.suppress(OSError):
+            self._prefix.parent.rmdir()  # only when nothing is left in it
 
     def _sweep(self) -> None:
         """Remove this process's empty files: each worker opens one, for a day that mostly never comes."""
@@ -127,28 +139,31 @@ class Watchdog:
             with contextlib.suppress(OSError):
                 if path.stat().st_size == 0:
                     path.unlink()
-        with contextlib.suppress(OSError):
-            self._prefix.parent.rmdir()  # only when nothing is left in it
 
     def _watch(self) -> None:
         written = -_WRITE_EVERY
         pause = min(_WRITE_EVERY, self.stall_seconds / 4 or _WRITE_EVERY)
         while True:
             ended = self._end.wait(pause)
-            now, last, allowed = time.monotonic(), self._last, self._allowed
+            state, now = self._now, time.monotonic()
             if ended or now - written >= _WRITE_EVERY:
                 written = now
                 self._write()
             if ended:
                 return
             if self.stall_seconds:
-                if now - last > allowed:
-                    self._leave(now - last)
-                self._arm(last + allowed)
+                if now > state.since + state.allowed:
+                    self._leave(state)
+                self._arm(state.since + state.allowed)
 
     def _write(self) -> None:
-        content = {"time": self._when, "pid": os.getpid(), "host": socket.gethostname(), "rank": self.rank}
-        content |= {"doing": self._doing, **self._beat}
+        content: dict[str, Any] = {
+            "time": self._now.time,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "rank": self.rank,
+        }
+        content |= {"doing": self._now.doing, **self._beat}
         # Nothing of a heartbeat must survive a power cut, and a sync every second would wear on shared storage.
         temporary = self.heartbeat.with_name(f".{self.heartbeat.name}{TEMPORARY}{os.getpid()}")
         try:
@@ -171,13 +186,13 @@ class Watchdog:
         seconds = max(1.0, deadline - time.monotonic()) + _HELD
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._backstop)
 
-    def _leave(self, silent: float) -> None:
+    def _leave(self, state: _Now) -> None:
         """Write down where everything stands, and end the process."""
         faulthandler.cancel_dump_traceback_later()
         place = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
         reason = (
-            f"no step for {silent:.0f} s (rank {self.rank} on {socket.gethostname()}, after step "
-            f"{self._beat['step'] or 0}, during: {self._doing})"
+            f"no step for {time.monotonic() - state.since:.0f} s (rank {self.rank} on {socket.gethostname()}, after "
+            f"step {self._beat['step'] or 0}, during: {state.doing})"
         )
         for last_words in (lambda: self._describe(place, reason), lambda: self._announce(place, reason)):
             thread = threading.Thread(target=last_words, name="last words", daemon=True)
@@ -196,8 +211,6 @@ class Watchdog:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)  # they are deaf to everything else, and nobody is left to end them
         if self.rank == 0:
-            from foundation.engine.run_folder import RunFolder
-
             RunFolder(self.folder).write_status("failed", step=self._beat["step"] or 0, reason=reason)
 
     def _describe(self, place: str, reason: str) -> None:
