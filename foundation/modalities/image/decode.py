@@ -37,6 +37,9 @@ class Config:
 
     max_pixels: int = 64_000_000
     """Images with more pixels (height x width, read from the header) are refused before they are decoded."""
+    member: str | None = None
+    """The image's member, such as ``jpg`` or ``rgb.jpg``; None: the first with an image's extension. Name it where a
+    sample has other pictures too, or a depth image may stand in for a photograph that is missing."""
     label: str = "label"
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
@@ -66,10 +69,10 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     """
     config = config or Config()
     shard, key = str(raw.get("__shard__", "")), str(raw.get("__key__", ""))
-    name = find_member(raw)
-    if name is None:
+    name = config.member or find_member(raw)
+    if name is None or name not in raw:
         members = ", ".join(k for k in raw if not k.startswith("__")) or "none"
-        raise SampleError(shard, key, "missing", f"no image member (members: {members})")
+        raise SampleError(shard, key, "missing", f"no {config.member or 'image'} member (members: {members})")
     try:
         image = decode_bytes(raw[name], config.max_pixels)
     except _TooLargeError as error:
