@@ -82,8 +82,8 @@ class Feed:
         return figures
 
     def close(self) -> None:
-        """End the loader's workers and forget what was brought over."""
-        self._ready = self._batches = None
+        """End the loader's workers and forget what was brought over; no batch comes after that."""
+        self._ready, self._batches = None, iter(())
         self.loader.close()
 
     def __enter__(self) -> Feed:
