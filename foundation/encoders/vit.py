@@ -345,6 +345,14 @@ class Encoder(nn.Module):
         in_front = ("tokenizer", "positions", "cls_token", "mask_token", "register_tokens")
         return 0 if name.partition(".")[0] in in_front else self.depth + 1
 
+    def uses_all_parameters(self, masked: bool) -> bool:
+        """Whether every parameter takes part in every step; data parallel training looks for those that rest.
+
+        Args:
+            masked: whether views come with masks.
+        """
+        return masked and not self.config.separate_class_norm
+
     @property
     def flops_per_token(self) -> int:
         """Floating point operations of the trunk's linear layers for one token, forward (attention not included)."""

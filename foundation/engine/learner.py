@@ -73,6 +73,16 @@ class Learner(nn.Module):
         asking = (*objectives.values(), *self.monitors.values())
         self.requests = tuple(dict.fromkeys(request for part in asking for request in part.requests))
 
+    def rests(self, masked: bool) -> bool:
+        """Whether some parameter may get no gradient in some step.
+
+        Args:
+            masked: whether batches come with masks.
+        """
+        heads = {request.head for request in self.requests if request.branch == STUDENT}
+        knows = getattr(self.student.encoder, "uses_all_parameters", None)
+        return knows is None or not knows(masked) or any(name not in heads for name in self.student.heads)
+
     def check(self, views: Sequence[str], masked_views: Sequence[str]) -> None:
         """Refuse requests that no batch can serve, before the first step.
 

@@ -14,6 +14,8 @@ from typing import Any
 from foundation.errors import UserError
 from foundation.files import replace_file
 
+_ATTEMPTS = 5
+
 
 class RunFolder:
     """Paths of a run, and the lock that keeps a second process out while one trains.
@@ -42,12 +44,19 @@ class RunFolder:
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            self._lock = None
-            raise UserError(f"another process is training in {self.path}: stop it or choose another --run") from error
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:  # `foundation runs` holds a lock for an instant when it looks at one
+                if attempt < _ATTEMPTS - 1:
+                    time.sleep(0.05)
+                    continue
+                os.close(self._lock)
+                self._lock = None
+                raise UserError(
+                    f"another process is training in {self.path}: stop it or choose another --run"
+                ) from error
         return self
 
     def __exit__(
@@ -63,9 +72,10 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run wrote here, and nothing else."""
-        for name in ("checkpoints", "export", "probes", "tensorboard"):
+        for name in ("checkpoints", "export", "probes", "tensorboard", "heartbeat", "stalls"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for path in (self.recipe, self.metrics, self.status, self.path / "report.html"):
+        files = (self.recipe, self.metrics, self.status, self.path / "report.html", self.path / "bad-steps.jsonl")
+        for path in files:
             path.unlink(missing_ok=True)
 
     def write_status(self, state: str, **values: Any) -> None:

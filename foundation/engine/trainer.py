@@ -85,7 +85,7 @@ class Trainer:
         self.data_guard = DataGuard(
             recipe.data.max_bad_samples, skipped if rank() == 0 else None, sum(skipped.values())
         )
-        self.replica = replicate(self.learner, self.place.device)
+        self.replica = replicate(self.learner, self.place.device, self.learner.rests(recipe.masking is not None))
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,21 +12,33 @@ from torch import nn
 from foundation.parallel.collective import world_size
 
 
-def replicate(module: nn.Module, device: torch.device) -> nn.Module:
+def replicate(module: nn.Module, device: torch.device, find_unused: bool = True) -> nn.Module:
     """Wrap a module in DistributedDataParallel; a single process gets the module itself.
 
     Process 0's parameters and buffers are copied to all. Later changes of buffers (centres, an EMA teacher) are each
     process's own: they follow from gradients and reduced statistics that are equal everywhere.
+
+    Args:
+        module: to train.
+        device: where it lies.
+        find_unused: some parameters may get no gradient in some step; looking for them costs a walk over the graph.
     """
     if world_size() == 1:
         return module
     return nn.parallel.DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
-        find_unused_parameters=True,  # a mask token without masks, a head whose objective rests: both are legal
+        find_unused_parameters=find_unused,
+        **{_BUFFERS: False},
     )
+
+
+_BUFFERS = (  # torch 2.15 renamed it
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
