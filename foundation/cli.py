@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "quickstart": ("tools/quickstart.py", "the whole road in four minutes: shards, pretraining, probes, report"),
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
+        "runs": ("tools/runs.py", "how runs stand: running, done, failed, silent; the best of many"),
     },
     "data": {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
@@ -49,7 +50,8 @@ examples:
                                                   score what was trained
 
 'foundation VERB --help' explains a verb. Exit codes: 0 done, 2 your mistake (the message says what to change),
-3 too many bad samples, 4 numerics, 75 saved, please start the same command again, 130 interrupted."""
+3 too many bad samples, 4 numerics or collapse, 5 stalled, 75 saved, please start the same command again,
+130 interrupted."""
 
 _PACKAGES = (
     "torch",

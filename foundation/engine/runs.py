@@ -1,0 +1,314 @@
+"""How runs stand, read from their folders: files are the truth, and no service knows better. Needs no torch.
+
+A run's own word in ``status.json`` is believed where the process can still write; a process that was killed cannot take
+its ``running`` back, so that this word counts only together with the lock and the heartbeat.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from foundation.engine import checkpoint
+from foundation.errors import UserError
+from foundation.schedules import Clock, Duration
+
+SILENT_AFTER = 600.0
+"""Seconds without a sign of life after which a run that says it is running is called silent."""
+_TAIL = 1 << 20  # bytes of the metrics that are read for a run's last figures
+_SPEED_LINES = 20
+_PARTS = ("status.json", "metrics.jsonl", "checkpoints")
+
+State = Literal["running", "done", "stopped", "failed", "silent", "new"]
+
+
+@dataclass
+class RunSummary:
+    """How one run stands.
+
+    Attributes:
+        path: of the folder.
+        name: of the run.
+        state: ``running``; ``done``; ``stopped`` (saved after a signal, may be started again); ``failed``; ``silent``
+            (says it is running, but nobody holds its lock or its heartbeat is old); ``new`` (no step yet).
+        step: optimiser steps done.
+        total: steps at which it ends, where known.
+        loss: last logged.
+        probes: last value of each probe figure.
+        checkpoint: newest that is whole by its manifest and sizes.
+        damaged: newer ones that are not, with the reason.
+        started: seconds since 1970.
+        updated: last sign of life, seconds since 1970.
+        seconds_per_step: over the last logged lines.
+        samples_per_second: last logged.
+        reason: why it stopped or failed.
+        doing: what it was at by its last heartbeat.
+        host: where.
+        pid: process number of rank 0.
+        alarms: symptoms of a collapse at the last look.
+        bad_steps: lines of ``bad-steps.jsonl``.
+        stalls: files with the stacks of processes that hung.
+    """
+
+    path: Path
+    name: str
+    state: State = "new"
+    step: int = 0
+    total: int | None = None
+    loss: float | None = None
+    probes: dict[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    damaged: dict[str, str] = field(default_factory=dict)
+    started: float | None = None
+    updated: float | None = None
+    seconds_per_step: float | None = None
+    samples_per_second: float | None = None
+    reason: str | None = None
+    doing: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    alarms: int = 0
+    bad_steps: int = 0
+    stalls: tuple[str, ...] = ()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate for a running run."""
+        if self.state != "running" or self.total is None or self.seconds_per_step is None:
+            return None
+        return max(0, self.total - self.step) * self.seconds_per_step
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values."""
+        content = {name: value for name, value in vars(self).items() if name != "path"}
+        return {"path": str(self.path), **content, "stalls": list(self.stalls), "seconds_left": self.seconds_left}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder looks like that of a run."""
+    return (folder / "recipe.yaml").is_file() and any((folder / part).exists() for part in (*_PARTS, ".lock"))
+
+
+def find(root: Path) -> Iterator[Path]:
+    """Run folders below a folder (itself included), in the order of their names.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"no folder {root}")
+    for place, folders, _ in os.walk(root):
+        if is_run(Path(place)):
+            folders.clear()
+            yield Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def summary(folder: Path, now: float | None = None, silent_after: float = SILENT_AFTER) -> RunSummary:
+    """Read one run folder; parts that are missing or damaged count as not there.
+
+    Args:
+        folder: of the run.
+        now: seconds since 1970.
+        silent_after: seconds without a sign of life after which a running run is called silent.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not is_run(folder):
+        raise UserError(f"{folder} is no run folder: it has no recipe.yaml beside {', '.join(_PARTS)}")
+    now = time.time() if now is None else now
+    status, recipe, lines = _json(folder / "status.json"), _recipe(folder), tail(folder)
+    beats = [_json(path) for path in sorted((folder / "heartbeat").glob("rank*.json"))]
+    beats = sorted(
+        (beat for beat in beats if isinstance(beat.get("time"), (int, float))), key=lambda beat: beat["time"]
+    )
+    beat = next((beat for beat in beats if beat.get("rank") == 0), {})
+    if beat.get("time", 0) < status.get("time", 0) and status.get("state") != "running":
+        beat = beat | {"step": status.get("step")}
+    run = RunSummary(folder, str(recipe.get("name") or folder.resolve().name))
+    run.started = _mtime(folder / ".lock") or _mtime(folder / "recipe.yaml")
+    signs = (status.get("time"), beats[-1]["time"] if beats else None, _mtime(folder / "metrics.jsonl"))
+    run.updated = max((float(sign) for sign in signs if sign), default=None)
+    run.host, run.pid, run.doing = beat.get("host"), status.get("pid") or beat.get("pid"), beat.get("doing")
+    run.reason = status.get("reason")
+    _figures(run, lines)
+    logged = lines[-1]["step"] if lines else 0
+    run.step = int(beat.get("step") or max(logged, status.get("step") or 0))
+    run.total = beat.get("total") or status.get("total") or _total(recipe, lines)
+    run.state = _state(folder, status, beat, run, now, silent_after)
+    for path in reversed(checkpoint.steps(folder / "checkpoints")):
+        problem = checkpoint.problem(path, hashes=False)
+        if problem is None:
+            run.checkpoint = path.name
+            break
+        run.damaged[path.name] = problem
+    if (folder / "bad-steps.jsonl").is_file():
+        run.bad_steps = (folder / "bad-steps.jsonl").read_bytes().count(b"\n")
+    found = sorted((folder / "stalls").glob("*.txt"))
+    run.stalls = tuple(f"stalls/{path.name}" for path in found if _size(path))
+    return run
+
+
+def _state(
+    folder: Path, status: Mapping[str, Any], beat: Mapping[str, Any], run: RunSummary, now: float, silent_after: float
+) -> State:
+    held, word = locked(folder), status.get("state")
+    if not held and word in ("done", "stopped", "failed"):
+        return word  # type: ignore[no-any-return]
+    if not held and word is None and run.step == 0:
+        return "new"
+    # A fresh start has a recipe of now while heartbeat and status are still those of the attempt before.
+    sign = max(run.updated or 0.0, _mtime(folder / "recipe.yaml") or 0.0) if held else float(beat.get("time") or 0.0)
+    # Locks of other machines cannot be seen everywhere; their heartbeats can.
+    elsewhere = beat.get("host") not in (None, socket.gethostname())
+    return "running" if (held or elsewhere) and now - sign <= silent_after else "silent"
+
+
+def locked(folder: Path) -> bool:
+    """Whether a process holds the run folder's lock. Takes it for an instant where nobody does."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def tail(folder: Path, size: int = _TAIL) -> list[dict[str, Any]]:
+    """The last lines of a run's metrics, as many as lie whole within ``size`` bytes."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - size))
+            texts = file.read().split(b"\n")
+    except OSError:
+        return []
+    lines = (_line(text) for text in (texts[1:] if length > size else texts))
+    return [line for line in lines if line is not None]
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:  # cut short by a kill
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+
+
+def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        run.probes |= {key: value for key, value in line.items() if key.startswith("probe/") and _number(value)}
+    training = [line for line in lines if "loss" in line]
+    if not training:
+        return
+    last = training[-1]
+    run.loss, run.samples_per_second = last["loss"], last.get("throughput/samples_per_second")
+    run.alarms = int(last.get("collapse/alarms") or 0)
+    first = last
+    for line in reversed(training[-_SPEED_LINES:]):
+        seconds = line.get("time/seconds")
+        if not _number(seconds) or not _number(last.get("time/seconds")) or seconds > first["time/seconds"]:
+            break  # the lines of an attempt before: its clock began anew
+        first = line
+    if first["step"] < last["step"]:
+        run.seconds_per_step = (last["time/seconds"] - first["time/seconds"]) / (last["step"] - first["step"])
+
+
+def _total(recipe: Mapping[str, Any], lines: list[dict[str, Any]]) -> int | None:
+    """Steps of the whole run, from the recipe and, for epochs, from what the metrics say about their length."""
+    train = recipe.get("train") if isinstance(recipe.get("train"), dict) else {}
+    steps_per_epoch = train.get("steps_per_epoch") if isinstance(train, dict) else None
+    logged = next((line for line in reversed(lines) if _number(line.get("epoch")) and line["epoch"] > 0), None)
+    if steps_per_epoch is None and logged is not None:
+        steps_per_epoch = logged["step"] / logged["epoch"]
+    total: int | None = None
+    for key in ("length", "stop_after"):
+        text = train.get(key) if isinstance(train, dict) else None
+        try:
+            duration = Duration.from_yaml(text) if text is not None else None
+        except UserError:
+            return None
+        if duration is None or (duration.unit == "epochs" and not steps_per_epoch):
+            continue
+        steps = duration.steps(Clock(total or 0, float(steps_per_epoch or 1)))
+        total = steps if total is None else min(total, steps)
+    return total
+
+
+def series(folder: Path) -> Iterator[tuple[int | None, dict[str, float]]]:
+    """All figures of a run: those of its metrics by step, then those of its probe results (``knn/top1``)."""
+    from foundation.probes.results import read_results
+
+    try:
+        texts = (folder / "metrics.jsonl").read_bytes().split(b"\n")
+    except OSError:
+        texts = []
+    for line in (line for line in map(_line, texts) if line is not None):
+        yield line["step"], {key: float(value) for key, value in line.items() if key != "step" and _number(value)}
+    for result in read_results(folder / "probes"):
+        rows = result.get("results")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and row.get("name") == "model":
+                yield None, {f"{result.get('probe')}/{k}": float(v) for k, v in row.items() if _number(v)}
+
+
+def best(folder: Path, metric: str, lowest: bool = False) -> tuple[float, int | None] | None:
+    """The best value that a figure ever had in a run, with its step (None for a probe result), or None."""
+    found = [(values[metric], step) for step, values in series(folder) if metric in values]
+    return (min if lowest else max)(found, key=lambda item: item[0], default=None)
+
+
+def names(folder: Path) -> set[str]:
+    """Names of all figures of a run."""
+    return {key for _, values in series(folder) for key in values}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
