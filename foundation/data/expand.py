@@ -9,10 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.data.index import read_index
+from foundation.data.index import Index, read_index
+from foundation.data.remote import is_remote, local_path, shown
 from foundation.errors import UserError
-
-_REMOTE = re.compile(r"^(pipe:|[a-zA-Z][a-zA-Z0-9+.-]*://)")
 
 
 def expand(patterns: str | Path | Sequence[str | Path], several_splits: bool = False) -> list[Path]:
@@ -32,8 +31,10 @@ def expand(patterns: str | Path | Sequence[str | Path], several_splits: bool = F
     found: set[Path] = set()
     for pattern in patterns:
         text = os.path.expanduser(str(pattern))
-        if _REMOTE.match(text):
-            raise UserError(f"{text}: remote shards are not supported by this version; give paths of local files")
+        if text.startswith("file://"):
+            text = local_path(text)
+        if is_remote(text):
+            raise UserError(f"{shown(text)}: this command reads local files only; copy the shards here first")
         found.update(_expand_one(text, several_splits))
     return sorted(found)
 
@@ -44,7 +45,7 @@ def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
         return _folder(path, several_splits)
     if path.is_file():
         return [path]
-    names = _braces(pattern)
+    names = braces(pattern)
     paths: list[Path] = []
     missing: list[str] = []
     for name in names:
@@ -65,7 +66,12 @@ def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
     return paths
 
 
-def _braces(pattern: str) -> list[str]:
+def braces(pattern: str) -> list[str]:
+    """All texts that a brace pattern stands for.
+
+    Raises:
+        UserError: the braces do not match.
+    """
     if "{" not in pattern:
         return [pattern]
     from braceexpand import braceexpand
@@ -84,17 +90,23 @@ def _folder(folder: Path, several_splits: bool) -> list[Path]:
         raise UserError(f"no shards in the folder {folder}\n" + _what_is_there(folder / "train-000000.tar"))
     if several_splits:
         return shards
-    index = read_index(folder)
-    if index and len(index.splits) > 1:
-        splits = {name: {entry.file for entry in entries} for name, entries in index.splits.items()}
-    else:
-        splits = {}
-        for shard in shards:
-            splits.setdefault(re.sub(r"[-_]?\d+$", "", shard.stem), set()).add(shard.name)
-    if len(splits) > 1:
-        listed = ", ".join(f"'{folder / name}-*.tar'" for name in sorted(splits))
-        raise UserError(f"{folder} holds several splits; say which one: {listed}")
+    refuse_several_splits(str(folder), [shard.name for shard in shards], read_index(folder))
     return shards
+
+
+def refuse_several_splits(folder: str, names: Sequence[str], index: Index | None) -> None:
+    """Training on a folder must not take in its test split.
+
+    Raises:
+        UserError: the shards of these names are of more than one split.
+    """
+    if index and len(index.splits) > 1:
+        splits = set(index.splits)
+    else:
+        splits = {re.sub(r"[-_]?\d+$", "", name.removesuffix(".tar")) for name in names}
+    if len(splits) > 1:
+        listed = ", ".join(f"'{folder}/{name}-*.tar'" for name in sorted(splits))
+        raise UserError(f"{folder} holds several splits; say which one: {listed}")
 
 
 def _what_is_there(wanted: Path) -> str:

@@ -99,6 +99,7 @@ class PlannedBatches(Dataset[Any]):
     def __getitem__(self, plan: Plan) -> Any:
         positions = plan.positions
         located = self.stream.locate(positions)
+        self.stream.prefetch(located, int(positions[-1]))
         raws = self._read(located)
 
         def substitute(row: int, attempt: int) -> tuple[RawOrError, int, int]:

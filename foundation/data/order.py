@@ -92,13 +92,33 @@ class Order:
             places[rows] = places_in_epoch - (ends[slots] - self.counts[order[slots]])
         return Located(np.zeros_like(positions), epochs, self._starts[shards] + places, shards, places)
 
+    def ahead(self, position: int, number: int) -> list[int]:
+        """Shards that come next: those after the ones of the window that a position lies in.
+
+        Args:
+            position: 0 or more.
+            number: of shards wanted; fewer where there are no more.
+        """
+        epoch, offset = divmod(position, self.num_samples)
+        order, ends = self._shard_order(epoch)
+        end = min((offset // self.window + 1) * self.window, self.num_samples)
+        # The window's last sample may lie in the middle of a shard, which is of this window too.
+        slot = int(np.searchsorted(ends, end - 1, side="right")) + 1
+        found = order[slot : slot + number].tolist()
+        if len(found) < number:
+            found += self._permuted(epoch + 1)[: number - len(found)].tolist()
+        return list(dict.fromkeys(found))
+
     def _shard_order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._shards is None or self._shards[0] != epoch:
-            order = np.arange(len(self.counts))
-            if self.shuffle:
-                order = counter.permutation(self.seed, epoch, 0, self._streams[0], len(self.counts))
+            order = self._permuted(epoch)
             self._shards = (epoch, order, np.cumsum(self.counts[order]))
         return self._shards[1], self._shards[2]
+
+    def _permuted(self, epoch: int) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(len(self.counts))
+        return counter.permutation(self.seed, epoch, 0, self._streams[0], len(self.counts))
 
     def _shuffled(self, epoch: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         if not self.shuffle:

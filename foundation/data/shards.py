@@ -6,7 +6,6 @@ member by extension. Bytes stay bytes: nothing is unpickled or decoded here.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -18,49 +17,65 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.data.expand import expand
-from foundation.data.index import Index, ShardEntry, read_index
-from foundation.data.tar import ShardError, Table, read_payload, scan
+from foundation.data.cache import Cache, default_folder
+from foundation.data.opened import Opened, count, open_one
+from foundation.data.origins import Finder, Origin
+from foundation.data.prefetch import Prefetcher
+from foundation.data.tar import ShardError, Table, read_payload
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 
 RawSample: TypeAlias = dict[str, Any]
-"""``__key__``, ``__shard__`` (path), ``__id__`` (number in the data set) and the bytes of each member by extension."""
+"""``__key__``, ``__shard__`` (path or address), ``__id__`` (number in the data set), and by extension the bytes of each
+member."""
 
-_RETRIES = (0.1, 0.5, 2.0)  # seconds to wait: shared file systems fail for a moment now and then
 _OPEN_SHARDS = 64  # per process: a window touches few shards, and 1,024 open files is a common limit
+_OPEN_EVICTED = 8  # of those, copies that the cache has given up: they still take room on the disk
+_FORGIVE_SECONDS = 300.0  # after so long a shard that storage did not give is asked for again
+GIB = 1 << 30
 
 
 class ShardSet:
     """Shards in a fixed order; a sample's number is its place in them all.
 
     Args:
-        shards: paths.
+        shards: paths, or where they come from.
         counts: samples of each.
         classes: names of the labels, if known.
         warnings: what a person should know about the shards.
+        cache: for copies of remote shards; None reads them in ranges.
+        prefetches: remote shards to fetch ahead of their use.
+
+    Attributes:
+        shards: paths and addresses, as they may be printed.
     """
 
     def __init__(
         self,
-        shards: Sequence[str],
+        shards: Sequence[str | Origin],
         counts: Sequence[int],
         classes: Sequence[str] = (),
         warnings: Sequence[str] = (),
+        cache: Cache | None = None,
+        prefetches: int = 0,
     ) -> None:
-        self.shards = tuple(shards)
+        self._origins = tuple(shard if isinstance(shard, Origin) else Origin(shard) for shard in shards)
+        self.shards = tuple(origin.name for origin in self._origins)
         self.counts: NDArray[np.int64] = np.asarray(counts, dtype=np.int64)
         self.classes, self.warnings = tuple(classes), tuple(warnings)
         self._starts: NDArray[np.int64] = np.cumsum(self.counts) - self.counts
+        self._cache = cache
+        self.prefetches = prefetches if cache is not None and any(origin.remote for origin in self._origins) else 0
         self._forget()
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._open: OrderedDict[int, tuple[int, Table]] = OrderedDict()
-        self._broken: dict[int, ShardError] = {}
+        self._open: OrderedDict[int, Opened] = OrderedDict()
+        self._broken: dict[int, tuple[ShardError, float]] = {}
+        self._prefetcher: Prefetcher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_broken", "_process")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_open", "_broken", "_process", "_prefetcher")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -95,19 +110,24 @@ class ShardSet:
         """
         path = self.shards[shard]
         try:
-            descriptor, table = self._table(shard)
+            opened = self._opened(shard)
+            opened.check()
         except ShardError as error:
+            self._give_up(shard, error)
             raise SampleError(path, f"#{place}", error.reason, error.detail) from error
+        table = opened.table
         if place >= len(table.keys):
             reason = "index" if table.complete else "truncated"
             detail = f"expected {int(self.counts[shard])} samples, found {len(table.keys)}"
             raise SampleError(path, f"#{place}", reason, detail)
         key = table.keys[place]
         sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
-        first = int(table.first[place])
+        first, end = int(table.first[place]), int(table.first[place + 1])
+        if not isinstance(opened.source, int):
+            self._hold(opened, path, key, first, end)
         for number, extension in enumerate(table.extensions[place], start=first):
             offset, size = int(table.offsets[number]), int(table.sizes[number])
-            sample[extension] = read_payload(descriptor, path, key, extension, offset, size, table.bytes)
+            sample[extension] = read_payload(opened.source, path, key, extension, offset, size, table.bytes)
         if not table.complete and place == len(table.keys) - 1 and self._lacks_members(shard, table):
             raise SampleError(path, key, "truncated", "the shard has been cut off here and members are missing")
         return sample
@@ -118,111 +138,134 @@ class ShardSet:
         Raises:
             ShardError: it cannot be read.
         """
-        return self._table(shard)[1]
+        return self._opened(shard).table
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Say which shards are read now and next, in order: remote ones are fetched in a thread of this process.
+
+        Does nothing where there is nothing to fetch; cheap enough to be called for every batch.
+        """
+        if not self.prefetches:
+            return
+        self._check_process()
+        if self._prefetcher is None:
+            assert self._cache is not None
+            self._prefetcher = Prefetcher(self._cache)
+        wanted = (self._origins[shard] for shard in shards if shard not in self._open and shard not in self._broken)
+        self._prefetcher.want([(origin.address, origin.expected) for origin in wanted if origin.remote])
 
     def close(self) -> None:
         """Close all files; they open again when needed."""
         if self._process == os.getpid():
-            for descriptor, _ in self._open.values():
-                os.close(descriptor)
+            for opened in self._open.values():
+                opened.close()
+            if self._prefetcher is not None:
+                self._prefetcher.end()
         self._forget()
 
     def __del__(self) -> None:
-        if getattr(self, "_open", None):
+        if getattr(self, "_open", None) or getattr(self, "_prefetcher", None):
             self.close()
 
     def _lacks_members(self, shard: int, table: Table) -> bool:
         """A cut between two members leaves a last sample that looks whole; only its neighbours tell."""
         return len(table.keys) < int(self.counts[shard]) or set(table.extensions[-1]) != set(table.extensions[0])
 
-    def _table(self, shard: int) -> tuple[int, Table]:
+    def _hold(self, opened: Opened, path: str, key: str, first: int, end: int) -> None:
+        try:
+            opened.hold(first, end)
+        except ShardError as error:
+            raise SampleError(path, key, error.reason, error.detail) from error
+
+    def _check_process(self) -> None:
         if self._process != os.getpid():
             self._forget()  # the parent's files are the parent's to close
+
+    def _opened(self, shard: int) -> Opened:
+        self._check_process()
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         if shard in self._broken:
-            raise self._broken[shard]
+            error, until = self._broken[shard]
+            if time.monotonic() < until:
+                raise error
+            del self._broken[shard]
         try:
-            entry = _open_and_scan(self.shards[shard])
+            opened = open_one(self._origins[shard], self._cache)
         except ShardError as error:
-            self._broken[shard] = error
+            self._give_up(shard, error)
             raise
-        self._open[shard] = entry
-        if len(self._open) > _OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1][0])
-        return entry
+        self._open[shard] = opened
+        self._close_some()
+        return opened
+
+    def _give_up(self, shard: int, error: ShardError) -> None:
+        """Do not ask again for each sample of a bad shard; storage may recover, damage does not."""
+        if shard in self._open:
+            self._open.pop(shard).close()
+        if shard not in self._broken:
+            passing = error.reason in ("missing", "unreadable")
+            self._broken[shard] = (error, time.monotonic() + _FORGIVE_SECONDS if passing else float("inf"))
+
+    def _close_some(self) -> None:
+        while len(self._open) > _OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        if self._cache is not None:
+            for shard in list(self._open)[:-_OPEN_EVICTED]:
+                if self._open[shard].evicted:
+                    self._open.pop(shard).close()
 
 
-def _open_and_scan(path: str) -> tuple[int, Table]:
-    for wait in (*_RETRIES, None):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            try:
-                return descriptor, scan(descriptor, path)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        except OSError as error:
-            if wait is None or error.errno in (errno.EACCES, errno.EISDIR):
-                reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-                raise ShardError(path, reason, f"cannot be opened: {error.strerror}") from error
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def open_shards(patterns: str | Path | Sequence[str | Path]) -> ShardSet:
+def open_shards(
+    patterns: str | Path | Sequence[str | Path],
+    *,
+    cache: str | Path | None = None,
+    cache_bytes: int = 50 * GIB,
+    prefetch: int = 2,
+    allow_pipes: bool = False,
+) -> ShardSet:
     """Open shards for reading.
 
     Args:
-        patterns: paths, globs (``train-*.tar``), brace patterns (``train-{000000..000012}.tar``) or folders (all of
-            their ``*.tar``, which must be of one split).
+        patterns: paths, globs (``train-*.tar``), brace patterns (``train-{000000..000012}.tar``), folders (all of
+            their ``*.tar``, which must be of one split), or the same as addresses (``https://``, ``s3://``, ...).
+        cache: folder for copies of remote shards; None for the user's (``FOUNDATION_CACHE``).
+        cache_bytes: that it may hold; 0 reads remote shards in ranges, without copies.
+        prefetch: remote shards to fetch ahead of their use.
+        allow_pipes: ``pipe:COMMAND`` may be a shard.
 
     Returns:
         The shards, sorted by path, each once. Counts come from the ``index.json`` beside the shards, or else from
         reading the headers of each.
 
     Raises:
-        UserError: nothing matches, a shard is missing, remote, unreadable, or not as its index says.
+        UserError: nothing matches, a shard is missing, unreadable, or not as its index says.
     """
-    paths = expand(patterns)
-    indices: dict[Path, Index | None] = {}
-    entries: dict[Path, dict[str, ShardEntry]] = {}
+    finder = Finder(allow_pipes)
+    found = finder.find([patterns] if isinstance(patterns, str | Path) else patterns)
+    copies = Cache(Path(cache).expanduser() if cache else default_folder(), cache_bytes) if cache_bytes else None
+    origins: list[Origin] = []
     counts: list[int] = []
     warnings: list[str] = []
-    classes: tuple[str, ...] = ()
-    for path in paths:
-        folder = path.parent
-        if folder not in indices:
-            indices[folder] = index = read_index(folder)
-            entries[folder] = index.entries() if index else {}
-            classes = classes or (index.classes if index else ())
-        entry = entries[folder].get(path.name)
-        if entry is None:
-            counts.append(_count(path, warnings))
-            continue
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise UserError(
-                f"{path} has {size} bytes, {folder / 'index.json'} says {entry.bytes}: the shard was cut off or "
-                f"written again. Copy it anew, or write the index again with 'foundation data index {folder}'"
-            )
-        counts.append(entry.samples)
-    shards = ShardSet([str(path) for path in paths], counts, classes, warnings)
+    unknown = sum(one.samples is None and one.origin.remote for one in found)
+    if unknown:
+        warnings.append(
+            f"{unknown} remote shards without index.json: their headers were read over the network, and their bytes "
+            "cannot be checked; 'foundation data index FOLDER' writes an index where they lie"
+        )
+    for one in found:
+        origin, samples = one.origin, one.samples
+        if samples is None:
+            origin, samples, whole = count(origin, copies)
+            if not whole:
+                warnings.append(f"{origin.name} has no end-of-archive mark after sample {samples}: it has been cut off")
+        origins.append(origin)
+        counts.append(samples)
+    shards = ShardSet(origins, counts, finder.classes, warnings, copies, prefetch)
     if shards.num_samples < 1:
-        raise UserError(f"no samples in {len(paths)} shards ({paths[0]}, ...): members need names like key.jpg")
+        raise UserError(f"no samples in {len(found)} shards ({origins[0].name}, ...): members need names like key.jpg")
     return shards
-
-
-def _count(path: Path, warnings: list[str]) -> int:
-    try:
-        descriptor, table = _open_and_scan(str(path))
-    except ShardError as error:
-        raise UserError(str(error)) from error
-    os.close(descriptor)
-    if not table.complete:
-        warnings.append(f"{path} has no end-of-archive mark after sample {len(table.keys)}: it has been cut off")
-    return len(table.keys)
 
 
 __all__ = ["RawSample", "ShardError", "ShardSet", "open_shards", "write_shards", "write_splits"]

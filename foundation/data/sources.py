@@ -18,7 +18,7 @@ from foundation import config, counter
 from foundation.counter import Draws
 from foundation.data.mixture import Mixture, shares
 from foundation.data.order import Located, Order
-from foundation.data.shards import RawSample, ShardSet, open_shards
+from foundation.data.shards import GIB, RawSample, ShardSet, open_shards
 from foundation.errors import UserError
 from foundation.schedules import Clock
 
@@ -109,6 +109,17 @@ class Stream:
         raw["__id__"] += int(self._first[source])
         return raw
 
+    def prefetch(self, located: Located, position: int) -> None:
+        """Let remote shards be fetched: those of some samples, and those that come after a position."""
+        for source, shards in enumerate(self.sets):
+            if not getattr(shards, "prefetches", 0):  # of remote shards only
+                continue
+            place = position
+            if self.mixture is not None:
+                place = int(self.mixture.counts([position // self.mixture.group])[0, source])
+            now = np.unique(located.shards[located.sources == source]).tolist()
+            shards.prefetch([*now, *self._orders[source].ahead(place, shards.prefetches)])
+
     def draws(self, located: Located) -> Draws:
         """Random numbers of some samples."""
         return Draws(self.seed, located.epochs, located.ids)
@@ -178,7 +189,13 @@ def open_sources(data: Data) -> dict[str, ShardSet]:
 
 
 def _open(patterns: Sequence[str], data: Data) -> ShardSet:
-    return open_shards(patterns)
+    return open_shards(
+        patterns,
+        cache=data.cache,
+        cache_bytes=int(data.cache_gib * GIB),
+        prefetch=data.prefetch_shards,
+        allow_pipes=data.allow_pipes,
+    )
 
 
 def build_stream(

@@ -188,7 +188,7 @@ def test_a_shard_that_disagrees_with_its_index(make_shards: Callable[..., Path])
 def test_a_shard_that_breaks_or_vanishes_later_is_a_bad_sample(
     make_shards: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foundation.data.shards._RETRIES", (0.001,))
+    monkeypatch.setattr("foundation.data.opened._RETRIES", (0.001,))
     folder = make_shards(14)
     shards = open_shards(folder)
     size = (folder / "train-000000.tar").stat().st_size
@@ -208,8 +208,6 @@ def test_missing_shards_show_pattern_folder_and_neighbours(make_shards: Callable
         assert words in str(caught.value)
     with pytest.raises(UserError, match=r"names 4 shards, 2 of them missing: .*train-000002\.tar"):
         open_shards(str(folder / "train-{000000..000003}.tar"))
-    with pytest.raises(UserError, match="remote shards are not supported"):
-        open_shards("s3://bucket/train-000000.tar")
     with pytest.raises(UserError, match=r"data\.shards is empty"):
         open_shards([])
 

@@ -1,0 +1,337 @@
+"""Copies of remote shards on a disk of the node, shared by all its processes and bounded in size.
+
+::
+
+    CACHE/<key>.tar                       a whole shard, checked; the time of change is that of its last use
+    CACHE/<key>.<bytes>.<owner>.part      one that is being fetched, or was when its process died
+    CACHE/<key>.failed                    why the last attempt gave up, for those who waited for it
+    CACHE/locks/<xxx>                     a lock for each of 4,096 groups of keys, and ``room`` for who makes room
+
+A key is the digest of address, size and SHA-256 (or the server's version): another content is another file. Only a
+finished file has its final name, given by a rename; everyone writes to a file of their own. So the lock saves
+downloads, but the bytes do not depend on it: on file systems where ``flock`` does nothing they are good as well.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from foundation.data.download import Download, Expected
+from foundation.data.remote import RemoteError, is_full, is_pipe, shown
+
+FOLDER_VARIABLE = "FOUNDATION_CACHE"
+_DAY = 86400.0
+_HOUR = 3600.0
+_POLL = 0.05  # seconds between two looks at a lock that another process holds
+_PART = re.compile(r"([0-9a-f]{32})\.(\d+)\.([^.]+)\.part")
+_FREE = "free"  # the owner of a part that was given up and may be gone on with
+
+
+class CacheFullError(Exception):
+    """There is no room for a shard in the cache; it can still be read in ranges.
+
+    Args:
+        kind: a short word, to say each kind once.
+        detail: for a person.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+@dataclass
+class _File:
+    path: Path
+    size: int
+    used: float
+    live: bool
+
+
+def default_folder() -> Path:
+    """Where the copies go: ``FOUNDATION_CACHE``, else ``foundation/shards`` in the user's cache folder."""
+    if given := os.environ.get(FOLDER_VARIABLE):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "foundation" / "shards"
+
+
+class Cache:
+    """A folder of copies.
+
+    Args:
+        folder: made when needed.
+        limit: bytes that it may hold; never more, except for files that are open and no longer have a name.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def key(self, address: str, expected: Expected) -> str:
+        """Name of a shard's copy."""
+        if is_pipe(address):
+            return hashlib.sha256(address.encode()).hexdigest()[:32]
+        version = expected.sha256 or expected.tag
+        return hashlib.sha256(f"{address}\n{expected.size}\n{version}".encode()).hexdigest()[:32]
+
+    def find(self, address: str, expected: Expected) -> int | None:
+        """Descriptor of the copy, or None when there is none."""
+        path = self._path(self.key(address, expected))
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        size = os.fstat(descriptor).st_size
+        if expected.size is not None and size != expected.size:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)  # somebody else cut it: fetch it again
+            return None
+        touch(descriptor)
+        return descriptor
+
+    def open(self, address: str, expected: Expected, wait: bool = True) -> int | None:
+        """Descriptor of the copy, which is fetched when it is not there.
+
+        Args:
+            address: of the shard.
+            expected: what is known about it; the fetched bytes must agree.
+            wait: for another process that is fetching it; else None is returned then.
+
+        Raises:
+            CacheFullError: no room, or the folder cannot be written.
+            RemoteError: it cannot be had, after all attempts.
+        """
+        descriptor = self.find(address, expected)
+        if descriptor is not None:
+            return descriptor
+        if expected.size is not None and expected.size > self.limit:
+            raise CacheFullError(
+                "large",
+                f"{shown(address)} ({expected.size:,} bytes) is larger than the cache ({self.limit:,} bytes; "
+                "data.cache_gib): it is read in ranges, which is slower",
+            )
+        key = self.key(address, expected)
+        began = time.time()
+        with self._lock(key[:3], wait) as locked:
+            if not locked:
+                return None
+            descriptor = self.find(address, expected)
+            if descriptor is None:
+                self._raise_if_failed(key, began)
+                self._fetch(address, key, expected)
+                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            return descriptor
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.tar"
+
+    @contextmanager
+    def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a lock of the folder; gives False when it is taken and ``wait`` is off."""
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise CacheFullError("unusable", self._unusable(error)) from error
+        held = False
+        try:
+            while not held:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = True
+                except BlockingIOError:
+                    if not wait:
+                        break
+                    time.sleep(_POLL)
+                except OSError:
+                    held = True  # a file system without locks: everyone fetches for themselves
+            yield held
+        finally:
+            if held:
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may hold a copy of the descriptor
+            os.close(descriptor)
+
+    def _raise_if_failed(self, key: str, began: float) -> None:
+        """Who waited for an attempt that gave up does not go through all attempts again."""
+        note = self.folder / f"{key}.failed"
+        try:
+            if note.stat().st_mtime >= began:
+                facts = json.loads(note.read_text(encoding="utf-8"))
+                raise RemoteError(facts["address"], facts["reason"], facts["detail"], False)
+        except (OSError, ValueError, KeyError):
+            return
+
+    def _fetch(self, address: str, key: str, expected: Expected) -> None:
+        part: Path | None = None
+        keep = False
+        try:
+            self._make_room(expected.size or 0, address)
+            part = self._begin(key, expected)
+            self._make_room(0, address)  # now that others can see what this one needs
+            Download(address, part, expected, lambda: self._make_room(0, address)).run()
+            os.replace(part, self._path(key))
+            self._tidy(key)
+        except RemoteError as error:
+            keep = error.reason != "corrupt" and bool(expected.sha256 or expected.tag)
+            self._note(key, error)
+            raise
+        except OSError as error:
+            if is_full(error):
+                text = self._no_room(expected.size or 0, error.strerror or "full")
+                raise CacheFullError("full", text) from error
+            raise CacheFullError("unusable", self._unusable(error)) from error
+        finally:
+            if part is not None:
+                self._release(key, part, keep)
+
+    def _tidy(self, key: str) -> None:
+        """Remove what was left of a shard that is there now."""
+        (self.folder / f"{key}.failed").unlink(missing_ok=True)
+        for left in self.folder.glob(f"{key}.*.part"):
+            match = _PART.fullmatch(left.name)
+            if match and not _alive(match[3], left):
+                left.unlink(missing_ok=True)
+
+    def _release(self, key: str, part: Path, keep: bool) -> None:
+        """Leave a part for the next attempt, of whichever process, or remove it."""
+        try:
+            if keep and part.stat().st_size:
+                os.replace(part, self.folder / f"{key}.0.{_FREE}.part")
+            else:
+                part.unlink(missing_ok=True)
+        except OSError:
+            pass
+
+    def _begin(self, key: str, expected: Expected) -> Path:
+        """A file of this thread's own, with what a dead process left of the same shard."""
+        mine = self.folder / f"{key}.{expected.size or 0}.{_owner()}.part"
+        # Without a version nobody knows whether the rest would belong to the same content.
+        if expected.sha256 or expected.tag:
+            for left in self.folder.glob(f"{key}.*.part"):
+                match = _PART.fullmatch(left.name)
+                if match and not _alive(match[3], left):
+                    try:
+                        os.rename(left, mine)
+                        return mine
+                    except OSError:
+                        continue
+        mine.open("wb").close()
+        return mine
+
+    def _note(self, key: str, error: RemoteError) -> None:
+        facts = {"address": error.address, "reason": error.reason, "detail": error.detail}
+        note = self.folder / f"{key}.failed"
+        mine = self.folder / f"{key}.{_owner()}.note"
+        try:
+            mine.write_text(json.dumps(facts), encoding="utf-8")
+            os.replace(mine, note)
+        except OSError:
+            mine.unlink(missing_ok=True)
+
+    def _files(self) -> list[_File]:
+        files = []
+        for entry in os.scandir(self.folder):
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            match = _PART.fullmatch(entry.name)
+            path = self.folder / entry.name
+            if match:
+                live = _alive(match[3], path)
+                # The room of a live download is spoken for; what a dead process left goes first.
+                size = max(int(match[2]), facts.st_size) if live else facts.st_size
+                files.append(_File(path, size, facts.st_mtime if live else 0.0, live))
+            elif entry.name.endswith(".tar"):
+                files.append(_File(path, facts.st_size, facts.st_mtime, False))
+            elif entry.name.endswith((".failed", ".note")) and time.time() - facts.st_mtime > _DAY:
+                path.unlink(missing_ok=True)
+        return sorted(files, key=lambda file: file.used)
+
+    def _make_room(self, need: int, address: str) -> None:
+        """Remove the copies not used for longest until so many more bytes fit."""
+        with self._lock("room"):
+            files = self._files()
+            used = sum(file.size for file in files)
+            for file in files:
+                if used + need <= self.limit and self._free() >= need:
+                    break
+                if not file.live:
+                    file.path.unlink(missing_ok=True)
+                    used -= file.size
+            if used + need > self.limit:
+                raise CacheFullError(
+                    "small",
+                    f"the cache {self.folder} ({self.limit:,} bytes) is taken by shards that are being fetched: "
+                    f"{shown(address)} is read in ranges; raise data.cache_gib",
+                )
+            if self._free() < need:
+                raise CacheFullError("full", self._no_room(need, "the disk is full"))
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _unusable(self, error: OSError) -> str:
+        return (
+            f"the cache {self.folder} cannot be used ({error.strerror}): shards are read in ranges, which is slower. "
+            f"Set data.cache or {FOLDER_VARIABLE} to a folder that can be written"
+        )
+
+    def _no_room(self, need: int, why: str) -> str:
+        return (
+            f"no room in the cache {self.folder} ({why}): {need:,} bytes needed, {self._free():,} free. Shards are "
+            f"read in ranges, which is slower; free some space, or set data.cache or {FOLDER_VARIABLE} to another disk"
+        )
+
+
+def touch(descriptor: int) -> None:
+    """Note that a copy is in use."""
+    with suppress(OSError):  # a cache that can only be read is of use too
+        os.utime(descriptor)
+
+
+def _owner() -> str:
+    """Who writes: node, process (with its start, as numbers come again) and thread."""
+    node = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
+    return f"{node}~{os.getpid()}~{_start_of(os.getpid())}~{threading.get_ident()}"
+
+
+def _start_of(process: int) -> str:
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return "0"
+    return text.rpartition(")")[2].split()[19]
+
+
+def _alive(owner: str, part: Path) -> bool:
+    """Whether the writer of a part lives. Of another node only the age of its file is known."""
+    if owner == _FREE:
+        return False
+    node, _, rest = owner.partition("~")
+    process, _, rest = rest.partition("~")
+    if node != re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname()) or not process.isdigit():
+        try:
+            return time.time() - part.stat().st_mtime < _HOUR
+        except OSError:
+            return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return _start_of(int(process)) == rest.partition("~")[0]
