@@ -128,13 +128,15 @@ def test_fresh_refuses_a_folder_that_holds_a_run_until_told(recipe, tmp_path):
     assert result.returncode == 0 and "resuming" not in result.stdout
 
 
-def test_resume_with_another_recipe_is_refused_and_lists_the_differences(recipe, tmp_path):
+@pytest.mark.fault(15, "resume with another seed and architecture")
+def test_resume_with_another_recipe_is_refused_and_lists_the_differences(recipe, tmp_path, happened):
     run = str(tmp_path / "run")
     assert foundation("pretrain", str(recipe), "--run", run).returncode == 0
     result = foundation("pretrain", str(recipe), "seed=1", "encoder.depth=2", "--run", run)
     refused(result, "seed: 0 -> 1", "encoder.depth: 1 -> 2", "--accept-changes")
     free = foundation("pretrain", str(recipe), "train.log_every=1", "data.workers=1", "--run", run)
     assert free.returncode == 0, free.stderr
+    happened("refused, exit 2, each setting with its old and new value; the number of workers may change")
 
 
 def test_run_folder_that_cannot_be_written(recipe, tmp_path):
