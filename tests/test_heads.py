@@ -78,7 +78,24 @@ def test_zero_features_stay_finite_in_16_bits(dtype):
 def test_gradient_of_the_normalised_rows(with_length):
     direction = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     length = torch.rand(5, 1, dtype=torch.float64, requires_grad=True) if with_length else None
-    assert torch.autograd.gradcheck(heads._NormaliseRows.apply, (direction, length))
+    assert torch.autograd.gradcheck(heads._NormaliseRows.apply, (direction, length, torch.float64))
+
+
+@pytest.mark.parametrize("freeze_scale", [False, True])
+def test_prototypes_of_many_chunks_equal_the_formula(monkeypatch, freeze_scale):
+    monkeypatch.setitem(heads._CHUNK, "cpu", 24)  # three rows of eight
+    layer = heads.PrototypeLayer(8, 10, freeze_scale)
+    plain = layer.weight_v.detach().clone().requires_grad_()
+    if not freeze_scale:
+        torch.nn.init.uniform_(layer.weight_g, 0.5, 2.0)
+    length = 1.0 if freeze_scale else layer.weight_g.detach()
+    weight, expected = layer.weight(), length * plain / plain.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(weight, expected)
+    direction = torch.randn_like(weight)
+    (weight * direction).sum().backward()
+    (expected * direction).sum().backward()
+    torch.testing.assert_close(layer.weight_v.grad, plain.grad)
+    torch.testing.assert_close(layer.weight(torch.bfloat16), expected.to(torch.bfloat16))
 
 
 def test_impossible_settings_name_field_and_value():
