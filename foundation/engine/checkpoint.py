@@ -145,6 +145,7 @@ def write(
         temporary.replace(final)
         sync_folder(root)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        shutil.rmtree(temporary, ignore_errors=True)  # before the free room is looked at
         raise WriteError(final, error, needed, _free(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
