@@ -158,6 +158,7 @@ class Optimizer:
             fused=config.fused,
         )
         self._values: dict[str, float] = {}
+        self._measured: tuple[Tensor | None, dict[nn.Parameter, Tensor]] = (None, {})
         self.apply_schedule(0)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -185,46 +186,52 @@ class Optimizer:
 
     def grad_norm(self) -> Tensor:
         """Norm of all gradients, on the device; not finite when any gradient is not."""
-        norms = self._norms([p for parameters in self._modules.values() for p in parameters])
-        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        gradients = {p: p.grad for p in self.parameters() if p.grad is not None}
+        norms = torch._foreach_norm([*gradients.values()], dtype=torch.float32) if gradients else ()
+        norm = torch.linalg.vector_norm(torch.stack(list(norms))) if norms else torch.zeros(())
+        self._measured = (norm, dict(zip(gradients, norms, strict=True)))
+        return norm
 
     def clip(self, norm: Tensor | None = None) -> Tensor:
         """Scale gradients down to ``config.clip``, without waiting for the device.
 
         Args:
-            norm: of all gradients, when :meth:`grad_norm` has computed it already.
+            norm: what :meth:`grad_norm` has just returned, to spare a second look at the gradients.
 
         Returns:
             Norm of all gradients before clipping.
         """
-        norm = self.grad_norm() if norm is None else norm
+        if norm is None or norm is not self._measured[0]:
+            norm = self.grad_norm()
+        norms, self._measured = self._measured[1], (None, {})
         if self.config.clip is None:
             return norm
         if self.config.clip_mode == "global":
-            self._scale(list(self.parameters()), norm)
+            self._scale(dict.fromkeys(norms, self._factor(norm)))
         elif self.config.clip_mode == "module":
             for parameters in self._modules.values():
-                norms = self._norms(parameters)
-                if norms:
-                    self._scale(parameters, torch.linalg.vector_norm(torch.stack(norms)))
+                its = {p: norms[p] for p in parameters if p in norms}
+                if its:
+                    together = torch.linalg.vector_norm(torch.stack([*its.values()]))
+                    self._scale(dict.fromkeys(its, self._factor(together)))
         else:
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            factors = [self._factor(n) for n in torch._foreach_norm(gradients)]
-            torch._foreach_mul_(gradients, factors)
+            self._scale({p: self._factor(its) for p, its in norms.items()})
         return norm
-
-    def _norms(self, parameters: list[nn.Parameter]) -> list[Tensor]:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        return list(torch._foreach_norm(gradients, dtype=torch.float32)) if gradients else []
 
     def _factor(self, norm: Tensor) -> Tensor:
         assert self.config.clip is not None
         return (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
 
-    def _scale(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, self._factor(norm))
+    @staticmethod
+    def _scale(factors: dict[nn.Parameter, Tensor]) -> None:
+        """Multiply gradients. Where a factor can be read without waiting, those of 1 are left out."""
+        chosen = {p: f for p, f in factors.items() if f.device.type != "cpu" or float(f) != 1.0}
+        if not chosen:
+            return
+        gradients = [p.grad for p in chosen if p.grad is not None]
+        values = [*chosen.values()]
+        alike = all(value is values[0] for value in values)
+        torch._foreach_mul_(gradients, values[0] if alike else values)
 
     def step(self) -> None:
         """One AdamW update."""

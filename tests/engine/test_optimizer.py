@@ -171,6 +171,19 @@ def test_small_gradients_are_not_scaled_and_null_switches_clipping_off():
         assert torch.equal(modules["encoder"].weight.grad, before)
 
 
+@pytest.mark.parametrize("mode", ["global", "module", "parameter"])
+def test_clipping_with_a_known_norm_is_clipping_without(mode):
+    results = []
+    for known in (True, False):
+        modules, built = small(clip=0.5, clip_mode=mode)
+        backward(modules, 3.0)
+        built.grad_norm()
+        backward(modules, 0.01)  # more gradient: the norm measured before counts no longer
+        built.clip(built.grad_norm() if known else None)
+        results.append([p.grad.clone() for p in modules.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_a_gradient_that_is_not_finite_shows_in_the_norm():
     modules, built = small()
     backward(modules)
