@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundation.data.inspect import index_shards
-from foundation.data.shards import open_shards
+from foundation.data.shards import ShardSet, open_shards
 from foundation.data.tar import scan
 from foundation.errors import SampleError, UserError
 from tests.faults.conftest import found_by, good, picture, read_all, write_tar
@@ -74,16 +74,21 @@ def test_a_shard_cut_after_the_start_is_counted(shard, happened):
     path = shard(indexed=True)
     shards = open_shards(path)
     os.truncate(path, path.stat().st_size // 2)
-    bad = []
-    for place in range(6):
+    bad = errors_of(shards)
+    assert len(bad) == 6 and {error.reason for error in bad} == {"truncated"}
+    assert all(path.name in str(error) and "bytes then" in str(error) for error in bad)
+    happened("each of its samples is counted as truncated, with the bytes then and now")
+
+
+def errors_of(shards: ShardSet) -> list[SampleError]:
+    """What reading every sample gives."""
+    errors = []
+    for identity in range(shards.num_samples):
         try:
-            shards.read(0, place)
+            shards.read(*shards.locate(identity))
         except SampleError as error:
-            bad.append(error)
-    assert 2 <= len(bad) <= 4 and {error.reason for error in bad} == {"truncated"}
-    assert all(path.name in str(error) for error in bad)
-    assert "expected 6 samples, found" in bad[-1].detail
-    happened("samples before the cut are read, each one behind it is counted as truncated with expected and found")
+            errors.append(error)
+    return errors
 
 
 @pytest.mark.parametrize(
@@ -98,20 +103,19 @@ def test_a_shard_cut_after_the_start_is_counted(shard, happened):
 )
 def test_a_shard_that_is_none(shard, verified, happened, content, reason, words):
     bad = shard()
-    other = shard(good(6, begin=6), name="train-000001")
-    index_shards([str(bad.parent)])
-    shards = open_shards([bad, other])  # the size is looked at when a shard is opened, damage comes later
+    other = shard(good(6, begin=6), name="train-000001", indexed=True)
+    size = bad.stat().st_size
     bad.write_bytes(content)
-    (_, _, _, detail), *_ = found_by(verified(bad, other), reason)
-    assert words in detail
-    read = []
-    for identity in range(shards.num_samples):
-        try:
-            shards.read(*shards.locate(identity))
-        except SampleError as error:
-            read.append((error.shard, error.reason))
-    assert len(read) == 6 and {shard for shard, _ in read} == {str(bad)}
-    happened(f"its samples are counted as {read[0][1]}, those of other shards are read; verify: {words}")
+    (name, _, _, detail), *_ = found_by(verified(bad, other), reason)
+    assert name == bad.name and words in detail
+    with pytest.raises(UserError, match=rf"{bad.name} has {len(content)} bytes.*says {size}"):
+        open_shards([bad, other])
+    with bad.open("ab") as file:  # damage that the size does not tell
+        file.write(content[:1] * (size - len(content)) or bytes(size))
+    errors = errors_of(open_shards([bad, other]))
+    assert len(errors) == 6 and {error.shard for error in errors} == {str(bad)}
+    assert {error.reason for error in errors} <= {"corrupt", "index"}
+    happened(f"refused at the start by its size; of the right size: its samples are counted as {errors[0].reason}")
 
 
 @pytest.mark.fault(18, "one bit flipped in a member's header")
@@ -232,7 +236,7 @@ def test_an_empty_data_set(tmp_path, foundation, happened):
 
 @pytest.mark.fault(29, "a shard removed while the run reads others")
 def test_a_shard_that_vanishes(shard, happened, monkeypatch):
-    monkeypatch.setattr("foundation.data.shards._RETRIES", (0.01, 0.01))
+    monkeypatch.setattr("foundation.data.opened._RETRIES", (0.01, 0.01))
     path, other = shard(), shard(good(6, 6), name="train-000001")
     index_shards([str(path.parent)])
     shards = open_shards([path, other])
