@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundation.data.remote import PAUSES, RemoteError, counted, pause, shown, storage_of
+from foundation.data.remote import RemoteError, rest, shown, storage_of
 
 _STEP = 64 << 20  # bytes between two looks at the room, when nobody said how large a shard is
 _PROGRESS = 1 << 20  # so many new bytes make up for a failed attempt
@@ -85,9 +84,7 @@ class Download:
             except RemoteError as error:
                 if done - mark >= _PROGRESS:
                     attempt, mark = 0, done
-                if not error.again or attempt == len(PAUSES):
-                    raise counted(error, attempt + 1) from error
-                time.sleep(max(pause(self.address, attempt), error.wait))
+                rest(error, attempt)
                 attempt += 1
                 if self.expected.size is None:  # nobody can tell whether the rest belongs to the same bytes
                     done, digest = 0, hashlib.sha256()

@@ -23,7 +23,7 @@ from foundation.errors import FoundationError, UserError
 T = TypeVar("T")
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each further attempt; jittered, see :func:`pause`."""
+"""Seconds before each further attempt; jittered, see :func:`rest`."""
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 SLOWEST = 1024
@@ -33,7 +33,7 @@ CHUNK = 1 << 20  # bytes asked of a socket at once
 _PART = 8 << 20  # bytes of one request where a file system gives ranges only
 _MOST_ANSWER = 256 << 20  # bytes of an index at most
 
-_ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.:-]*://")
 _PIPE = "pipe:"
 
 
@@ -139,13 +139,26 @@ def storage_of(address: str) -> Storage:
     return storages.find(address)
 
 
-def pause(address: str, attempt: int) -> float:
-    """Seconds before an attempt: the table's, times 0.75 to 1.25 by address, process and attempt.
+def rest(error: RemoteError, attempt: int) -> None:
+    """Wait before the next attempt: the table's pause, times 0.75 to 1.25 by address, process and attempt.
 
     No random generator is touched, and a thousand workers do not come back at the same moment.
+
+    Args:
+        error: of the attempt.
+        attempt: its number, from 0.
+
+    Raises:
+        RemoteError: the same with the number of attempts, where another one makes no sense.
     """
-    text = f"{address} {os.getpid()} {attempt}".encode()
-    return PAUSES[attempt] * (0.75 + hashlib.blake2b(text, digest_size=1).digest()[0] / 510)
+    if not error.again or attempt >= len(PAUSES):
+        if not attempt:
+            raise error
+        detail = f"{error.detail} (attempt {attempt + 1} of {len(PAUSES) + 1})"
+        raise RemoteError(error.address, error.reason, detail, False) from error
+    text = f"{error.address} {os.getpid()} {attempt}".encode()
+    jitter = 0.75 + hashlib.blake2b(text, digest_size=1).digest()[0] / 510
+    time.sleep(max(PAUSES[attempt] * jitter, min(error.wait, READ_SECONDS)))
 
 
 def persist(address: str, question: Callable[[], T]) -> T:
@@ -158,18 +171,8 @@ def persist(address: str, question: Callable[[], T]) -> T:
         try:
             return question()
         except RemoteError as error:
-            if not error.again or attempt == len(PAUSES):
-                raise counted(error, attempt + 1) from error
-            time.sleep(max(pause(address, attempt), min(error.wait, READ_SECONDS)))
+            rest(error, attempt)
     raise AssertionError("unreachable")
-
-
-def counted(error: RemoteError, attempts: int) -> RemoteError:
-    """The error with the number of attempts in its text."""
-    if attempts == 1:
-        return error
-    detail = f"{error.detail} (attempt {attempts} of {len(PAUSES) + 1})"
-    return RemoteError(error.address, error.reason, detail, False)
 
 
 def fetch_text(address: str) -> str | None:
