@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "quickstart": ("tools/quickstart.py", "the whole road in four minutes: shards, pretraining, probes, report"),
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
+        "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
         "runs": ("tools/runs.py", "how runs stand: running, done, failed, silent; the best of many"),
     },
     "data": {

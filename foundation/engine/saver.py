@@ -32,7 +32,7 @@ class Config:
     keep_every: Duration | None = None
     """A checkpoint at each multiple of this stays for good; null: none does."""
     keep_best: str | None = None
-    """The checkpoint at which this figure of a probe was highest stays, such as ``knn/accuracy``; null: none does."""
+    """The checkpoint at which this figure of a probe was highest stays, such as ``probe/knn_top1``; null: none does."""
     asynchronous: bool = True
     """Training goes on while a checkpoint is written. Costs the memory of one copy of the training state."""
     when_disk_full: Literal["continue", "stop"] = "continue"
@@ -81,6 +81,7 @@ class Saver:
         self._lock = threading.Lock()  # of _figures and the file that they are kept in
         self._messages: SimpleQueue[str] = SimpleQueue()
         self._staging = Staging()
+        self._warned = False  # that keep_best has nothing to go by
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None  # for failure(): what must be acted on while training
         self._unsaved: BaseException | None = None  # for wait(): why the last save is not on disk
@@ -165,16 +166,25 @@ class Saver:
     def note(self, step: int, figures: Mapping[str, float]) -> None:
         """Remember a probe's figures at a step, for ``keep_best``; they survive restarts."""
         found = retention.finite(figures)
-        best = self.policy.keep_best
-        if best in found and not self.due(step):
-            self.say(
-                f"checkpoints.keep_best: {best} was measured at step {step:,}, where no checkpoint is written; "
-                f"let the probe's `every` be a multiple of checkpoints.every ({self.every:,} steps)"
-            )
         with self._lock:
             self._figures.setdefault(step, {}).update(found)
             self._write_retention()
+            known = {name for at in self._figures.values() for name in at}
+            earlier = any(at < step for at in self._figures)
         self._tell()
+        best = self.policy.keep_best
+        if best in found and not self.due(step):
+            self._warn_of_best(
+                f"{best} was measured at step {step:,}, where no checkpoint is written; let the probe's `every` be "
+                f"a multiple of checkpoints.every ({self.every:,} steps)"
+            )
+        elif best is not None and earlier and best not in known:
+            self._warn_of_best(f"no probe measures {best!r}; there are: {', '.join(sorted(known)) or 'none'}")
+
+    def _warn_of_best(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self.say(f"checkpoints.keep_best: {text}")
 
     def close(self) -> None:
         """Let a save under way finish, say what there is to say, and give the memory back."""

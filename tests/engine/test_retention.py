@@ -23,16 +23,16 @@ def test_every_nth_stays_for_good():
 
 
 def test_the_best_stays_and_the_later_of_equals():
-    figures = {10: {"knn/accuracy": 0.5}, 20: {"knn/accuracy": 0.7}, 30: {"knn/accuracy": 0.7}, 40: {"loss": 9.0}}
-    policy = Policy(2, keep_best="knn/accuracy")
+    figures = {10: {"probe/knn_top1": 0.5}, 20: {"probe/knn_top1": 0.7}, 30: {"probe/knn_top1": 0.7}, 40: {"loss": 9.0}}
+    policy = Policy(2, keep_best="probe/knn_top1")
     assert kept(policy, [10, 20, 30, 40, 50, 60], figures) == [30, 50, 60]
     reasons = policy.reasons([10, 20, 30, 40, 50, 60], figures)
-    assert reasons[30] == ["best knn/accuracy (0.7)"] and reasons[60] == ["newest"] and reasons[50] == ["last 2"]
+    assert reasons[30] == ["best probe/knn_top1 (0.7)"] and reasons[60] == ["newest"] and reasons[50] == ["last 2"]
     assert kept(policy, [20, 50, 60], {}) == [50, 60]
 
 
 def test_policy_and_figures_survive_and_nan_is_no_best(tmp_path):
-    policy = Policy(3, 100, "knn/accuracy")
+    policy = Policy(3, 100, "probe/knn_top1")
     retention.write(tmp_path, policy, {5: retention.finite({"a": 0.25, "b": math.nan, "c": "no"})})
     assert retention.read(tmp_path) == (policy, {5: {"a": 0.25}})
 

@@ -181,29 +181,40 @@ def test_the_only_valid_checkpoint_outlives_newer_damaged_ones(saver, tmp_path):
 
 
 def test_retention_in_a_run_and_after_a_restart(saver, tmp_path):
-    settings = {"keep_every": Duration(30), "keep_best": "knn/accuracy"}
+    settings = {"keep_every": Duration(30), "keep_best": "probe/knn_top1"}
     own = saver(**settings)
     for step, accuracy in ((10, 0.3), (20, 0.6), (30, 0.5), (40, float("nan")), (50, 0.4)):
-        own.note(step, {"knn/accuracy": accuracy})
+        own.note(step, {"probe/knn_top1": accuracy})
         own.save(step, state(step), {})
     own.wait()
     assert names(tmp_path) == [20, 30, 40, 50]
     again = saver(**settings)
     again.recover()
     for step, accuracy in ((60, 0.55), (70, 0.61), (80, 0.1), (90, 0.2)):
-        again.note(step, {"knn/accuracy": accuracy})
+        again.note(step, {"probe/knn_top1": accuracy})
         again.save(step, state(step), {})
     again.wait()
     assert names(tmp_path) == [30, 60, 70, 80, 90]
     policy, figures = retention.read(tmp_path)
-    assert policy == retention.Policy(2, 30, "knn/accuracy") and figures[70] == {"knn/accuracy": 0.61}
+    assert policy == retention.Policy(2, 30, "probe/knn_top1") and figures[70] == {"probe/knn_top1": 0.61}
 
 
 def test_a_best_that_no_checkpoint_can_keep_is_said(saver):
     said: list[str] = []
-    own = saver(said, keep_best="knn/accuracy")
-    own.note(15, {"knn/accuracy": 0.5})
-    assert "knn/accuracy was measured at step 15, where no checkpoint is written" in said[0]
+    own = saver(said, keep_best="probe/knn_top1")
+    own.note(15, {"probe/knn_top1": 0.5})
+    own.note(25, {"probe/knn_top1": 0.6})
+    assert "probe/knn_top1 was measured at step 15, where no checkpoint is written" in said[0] and len(said) == 1
+
+
+def test_a_best_that_no_probe_measures_is_said(saver):
+    said: list[str] = []
+    own = saver(said, keep_best="knn/top1")
+    own.note(10, {"probe/knn_top1": 0.5})
+    assert not said, "another probe may bring it at the same step"
+    own.note(20, {"probe/knn_top1": 0.5})
+    own.note(30, {"probe/knn_top1": 0.5})
+    assert said == ["checkpoints.keep_best: no probe measures 'knn/top1'; there are: probe/knn_top1"]
 
 
 @pytest.fixture
