@@ -209,7 +209,9 @@ def test_a_run_goes_on_without_a_shard_that_cannot_be_had(
     assert sum((Counter(batch.skipped) for batch in batches), Counter()).keys() == {"unreadable"}
     assert all(len(batch.keys) == 7 for batch in batches)
     messages = [message for batch in batches for message in batch.messages]
-    assert messages and all("train-000002.tar" in message and "HTTP 503 (attempt 6 of 6)" in message for message in messages)
+    assert messages and all(
+        "train-000002.tar" in message and "HTTP 503 (attempt 6 of 6)" in message for message in messages
+    )
 
 
 def test_secrets_of_an_address_stay_secret(make_shards: MakeShards, serve: Any, cache: Path) -> None:
@@ -286,7 +288,7 @@ def test_allowed_pipes_are_shards_and_start_no_shell(make_shards: MakeShards, tm
         copy.unlink()
     again = pickle.loads(pickle.dumps(shards))  # as a worker would: the program runs again
     assert everything(again) == everything(open_shards(folder))
-    with pytest.raises(UserError, match="status 1: .*cat"):
+    with pytest.raises(UserError, match=r"status 1: .*cat"):
         open_shards(f"pipe:cat {folder}/none.tar; touch {tmp_path}/marker", cache=cache, allow_pipes=True)
     assert not (tmp_path / "marker").exists()
     with pytest.raises(UserError, match=r"data\.cache_gib"):
@@ -294,7 +296,7 @@ def test_allowed_pipes_are_shards_and_start_no_shell(make_shards: MakeShards, tm
     (folder / "train-000000.tar").write_bytes((folder / "train-000001.tar").read_bytes())
     for copy in copies(cache):
         copy.unlink()
-    with pytest.raises(SampleError, match="other bytes|SHA-256"):
+    with pytest.raises(SampleError, match=r"other bytes|SHA-256"):
         pickle.loads(pickle.dumps(shards)).read(0, 0)
 
 
