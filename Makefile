@@ -34,7 +34,7 @@ slow: $(STAMP) ## the tests that take longer
 	@$(BIN)/pytest -m 'slow and not slurm and not gpu and not network' $(ARGS)
 
 faults: $(STAMP) ## inject every fault and rewrite the table in docs/reliability.md
-	@$(BIN)/pytest -m 'fault and not slurm and not gpu and not network' --fault-table docs/reliability.md $(ARGS)
+	@$(BIN)/pytest -m 'fault and not slurm and not gpu and not network' --fault-table=docs/reliability.md $(ARGS)
 
 lint: $(STAMP) ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

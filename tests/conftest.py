@@ -38,7 +38,7 @@ checkpoints: {{every: 3 steps}}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-table", type=Path, metavar="PAGE", help="rewrite the table of injected faults in PAGE")
+    parser.addoption("--fault-table", type=Path, metavar="PAGE", help="rewrite the faults in PAGE (with '=' before it)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """The table of injected faults in docs/reliability.md, written from the tests that inject them.
 
-``pytest -m fault --fault-table docs/reliability.md`` (``make faults``) runs the tests and rewrites the table between
+``pytest -m fault --fault-table=docs/reliability.md`` (``make faults``) runs the tests and rewrites the table between
 two marks of the page; the rest of the page is prose and stays. Which tests there are is read from their source, so that
 the table can be compared with them without running anything.
 """
