@@ -86,12 +86,6 @@ def _num_samples(recipe: Recipe) -> int | None:
         raise
 
 
-def tokens_per_sample(recipe: Recipe) -> float:
-    """Tokens that the student sees of one sample: all its views, class token and registers included."""
-    roles = recipe.views.roles
-    return float(sum(count * (1 + _num_tokens(recipe, (count, *shape))) for count, shape in roles.values()))
-
-
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
     return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
 
