@@ -42,11 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    page = config.getoption("--fault-table")
-    if page is not None:
-        from tests.fault_table import FaultTable
+    from tests.fault_table import FaultTable
 
-        config.pluginmanager.register(FaultTable(page), "fault-table")
+    config.pluginmanager.register(FaultTable(config.getoption("--fault-table")), "fault-table")
 
 
 def _shared(name: str) -> Path:

@@ -1,14 +1,14 @@
 """The table of injected faults in docs/reliability.md, written from the tests that inject them.
 
 ``pytest -m fault --fault-table=docs/reliability.md`` (``make faults``) runs the tests and rewrites the table between
-two marks of the page; the rest of the page is prose and stays. Which tests there are is read from their source, so that
-the table can be compared with them without running anything.
+two marks of the page; the rest of the page is prose and stays. Every run of pytest gathers the marks of all tests that
+it collects, also of those that it then leaves out, so that the page can be compared with them.
 """
 
 from __future__ import annotations
 
-import ast
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ FAMILIES = (
     (45, "Over and over"),
 )
 NO_WORDS = "(the test does not say)"
+FAILS = "**the test fails**"
 
 
 @dataclass(frozen=True, order=True)
@@ -49,37 +50,6 @@ class Result:
     skipped: str = ""
 
 
-def declared(folder: Path = ROOT / "tests") -> set[Fault]:
-    """All faults that tests are marked with, read from their source.
-
-    Raises:
-        ValueError: a mark whose arguments are not written out.
-    """
-    found = set()
-    for path in sorted(folder.rglob("test_*.py")):
-        text = path.read_text(encoding="utf-8")
-        if "mark.fault(" not in text:
-            continue
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                for row, injected in _marks(node, path):
-                    found.add(Fault(row, injected, f"{path.relative_to(folder.parent).as_posix()}::{node.name}"))
-    return found
-
-
-def _marks(function: ast.FunctionDef, path: Path) -> list[tuple[int, str]]:
-    marks = []
-    for decorator in function.decorator_list:
-        for node in ast.walk(decorator):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                try:
-                    row, injected = (ast.literal_eval(argument) for argument in node.args)
-                except ValueError as error:
-                    raise ValueError(f"{path}:{node.lineno}: write row and text of the fault out in full") from error
-                marks.append((int(row), str(injected)))
-    return marks
-
-
 def listed(page: str) -> dict[Fault, str]:
     """The rows of a page's table, with what happened."""
     rows = {}
@@ -91,7 +61,7 @@ def listed(page: str) -> dict[Fault, str]:
     return rows
 
 
-def table(faults: set[Fault], results: dict[Fault, Result], before: dict[Fault, str]) -> str:
+def table(faults: Collection[Fault], results: dict[Fault, Result], before: dict[Fault, str]) -> str:
     """The table. A fault that was not tried this time keeps its text."""
     lines = [BEGIN, "", f"{len(faults)} faults are injected by the tests; the numbers are those of the catalogue."]
     heading = ""
@@ -107,7 +77,7 @@ def table(faults: set[Fault], results: dict[Fault, Result], before: dict[Fault, 
 
 def _text(fault: Fault, result: Result | None, before: dict[Fault, str]) -> str:
     if result is not None and result.failed:
-        return "**the test fails**"
+        return FAILS
     if result is not None and result.texts:
         return "; ".join(dict.fromkeys(result.texts))
     if fault in before and (result is None or result.skipped):
@@ -120,17 +90,32 @@ def _cell(text: str) -> str:
 
 
 class FaultTable:
-    """pytest plugin: gathers what happened and writes the page."""
+    """pytest plugin: gathers which faults there are and what happened, and writes the page when there is one to write.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Attributes:
+        faults: all that collected tests are marked with.
+        files: that were collected as a whole.
+    """
+
+    def __init__(self, page: Path | None) -> None:
+        self.page = page
         self.results: dict[Fault, Result] = {}
+        self.files: set[str] = set()
         self._faults: dict[str, list[Fault]] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @property
+    def faults(self) -> set[Fault]:
+        return {fault for faults in self._faults.values() for fault in faults}
+
+    @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what was not asked for
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        parts = {argument.partition("::")[0] for argument in config.args if "::" in argument}
         for item in items:
             test = item.nodeid.partition("[")[0]
             self._faults[item.nodeid] = [Fault(int(m.args[0]), m.args[1], test) for m in item.iter_markers("fault")]
+            file = test.partition("::")[0]
+            if not any(file.endswith(part) or str(item.path) == part for part in parts):
+                self.files.add(file)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for fault in self._faults.get(report.nodeid, ()):
@@ -142,10 +127,23 @@ class FaultTable:
             elif report.when == "call":
                 result.texts += [str(text) for name, text in report.user_properties if name == "happened"]
 
+    def stale(self, on_page: Collection[Fault]) -> set[Fault]:
+        """Rows of a page whose test is gone, as far as this run can tell."""
+        known = self.faults
+        return {
+            fault
+            for fault in on_page
+            if fault not in known
+            and ((file := fault.test.partition("::")[0]) in self.files or not (ROOT / file).exists())
+        }
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        page = self.path.read_text(encoding="utf-8") if self.path.exists() else f"{BEGIN}\n{END}\n"
+        if self.page is None:
+            return
+        page = self.page.read_text(encoding="utf-8") if self.page.exists() else f"{BEGIN}\n{END}\n"
         head, _, rest = page.partition(BEGIN)
         _, _, tail = rest.partition(END)
-        faults = declared()
-        self.path.write_text(head + table(faults, self.results, listed(page)) + tail, encoding="utf-8")
-        terminalreporter.write_line(f"{len(faults)} faults, {len(self.results)} tried this time: {self.path}")
+        before = listed(page)
+        faults = self.faults | (before.keys() - self.stale(before.keys()))
+        self.page.write_text(head + table(faults, self.results, before) + tail, encoding="utf-8")
+        terminalreporter.write_line(f"{len(faults)} faults, {len(self.results)} tried this time: {self.page}")

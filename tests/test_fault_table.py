@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from tests.fault_table import NO_WORDS, Fault, Result, declared, listed, table
+from foundation.errors import REASONS
+from tests.fault_table import FAILS, NO_WORDS, Fault, FaultTable, Result, listed, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_page_names_every_injected_fault_and_no_other():
+def test_the_page_names_every_injected_fault_and_no_other(pytestconfig):
+    """Of the tests that this run has collected: all of them when the whole suite runs."""
     on_page = listed((ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
-    in_tests = declared()
-    assert not in_tests - on_page.keys(), "not in docs/reliability.md yet: run 'make faults'"
-    assert not on_page.keys() - in_tests, "no such test any more: run 'make faults'"
-    speechless = [fault for fault, text in on_page.items() if text in ("", NO_WORDS, "**the test fails**")]
+    collected = pytestconfig.pluginmanager.get_plugin("fault-table")
+    assert not collected.faults - on_page.keys(), "not in docs/reliability.md yet: run 'make faults'"
+    assert not collected.stale(on_page), "no such test any more: run 'make faults'"
+    speechless = [fault for fault, text in on_page.items() if text in ("", NO_WORDS, FAILS)]
     assert not speechless, "call happened(...) in these tests, make them pass, and run 'make faults'"
 
 
-def test_marks_are_found_in_the_source(tmp_path):
-    (tmp_path / "tests" / "deep").mkdir(parents=True)
-    (tmp_path / "tests" / "deep" / "test_x.py").write_text(
-        "import pytest\n"
-        "@pytest.mark.fault(7, 'a byte | flipped')\n@pytest.mark.slow\ndef test_one(): ...\n"
-        "@pytest.mark.parametrize('cut', [pytest.param(1, marks=pytest.mark.fault(16, 'cut')), 2])\n"
-        "def test_two(cut): ...\n"
-        "def test_three(): ...\n"
-    )
-    one = Fault(7, "a byte | flipped", "tests/deep/test_x.py::test_one")
-    two = Fault(16, "cut", "tests/deep/test_x.py::test_two")
-    assert declared(tmp_path / "tests") == {one, two}
+def test_the_page_explains_every_reason_in_the_words_of_the_program():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
+    assert rows == REASONS
+
+
+def test_the_table_keeps_what_was_not_tried():
+    one, two = Fault(7, "a byte | flipped", "tests/test_x.py::test_one"), Fault(16, "cut", "tests/test_x.py::test_two")
     results = {one: Result(["refused", "named", "refused"])}
-    page = table({one, two}, results, {two: "as before"})
-    assert listed(page) == {one: "refused; named", two: "as before"}
-    assert listed(table({one, two}, {one: Result(["x"], failed=True)}, {})) == {
-        one: "**the test fails**",
-        two: NO_WORDS,
-    }
+    assert listed(table({one, two}, results, {two: "as before"})) == {one: "refused; named", two: "as before"}
+    assert listed(table({one, two}, {one: Result(["x"], failed=True)}, {})) == {one: FAILS, two: NO_WORDS}
+    assert listed(table({two}, {two: Result(skipped="no root")}, {}))[two] == "not tried: no root"
+
+
+def test_rows_without_a_test_are_stale():
+    here, gone = Fault(7, "a", "tests/test_fault_table.py::test_gone"), Fault(7, "b", "tests/no_such_file.py::test")
+    elsewhere = Fault(7, "c", "tests/conftest.py::not_collected")
+    plugin = FaultTable(None)
+    plugin.files.add("tests/test_fault_table.py")
+    assert plugin.stale({here, gone, elsewhere}) == {here, gone}
 
 
 def test_a_page_without_a_table_lists_nothing():
