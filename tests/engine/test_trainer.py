@@ -125,7 +125,7 @@ def test_more_bad_samples_than_the_budget_end_the_run(train, tiny_recipe, damage
 
 def test_resume_with_another_batch_size_is_refused(train, tiny_recipe, tmp_path):
     train(tiny_recipe("train.length=2 steps"), tmp_path / "run")
-    with pytest.raises(UserError, match="train.batch_size: 8 then, 4 now"):
+    with pytest.raises(UserError, match=r"train\.batch_size: 8 then, 4 now"):
         train(tiny_recipe("train.length=4 steps", "train.batch_size=4"), tmp_path / "run")
 
 
