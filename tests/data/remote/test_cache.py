@@ -21,6 +21,7 @@ import pytest
 
 from foundation.data.cache import Cache, CacheFullError
 from foundation.data.download import Expected
+from foundation.data.remote import RemoteError
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import single
 from foundation.errors import SampleError
@@ -112,17 +113,47 @@ def test_eight_processes_want_the_same_shard(
     happened(f"good bytes for all, {downloads} download(s), one copy, nothing left over")
 
 
-def test_waiting_processes_share_a_failure(tmp_path: Path, serve: Any, cache: Path) -> None:
+def test_waiting_processes_share_a_failure(
+    tmp_path: Path, serve: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundation.data.storages.READ_SECONDS", 60.0)
     expected = blob(tmp_path / "web", 300_000)
     web = serve(tmp_path / "web")
-    web.faults["x.tar"] = ["503..."]
-    processes = [reader(cache, f"{web.url}/x.tar", expected, tmp_path / "gate") for _ in range(3)]
-    (tmp_path / "gate").touch()
-    time.sleep(1.0)  # all wait for the first, which pauses between attempts as long as in life
-    web.faults["x.tar"] = ["404..."]
-    errors = [process.communicate(timeout=60)[1].decode() for process in processes]
-    assert all("HTTP 404" in error for error in errors)
-    assert sum(fault == "404" for _, fault in web.asked("x.tar")) == 1
+    web.faults["x.tar"] = ["stalls", "404..."]
+    context = multiprocessing.get_context("fork")
+    blocked = context.Semaphore(0)
+    take = fcntl.flock
+
+    def want() -> None:
+        told = False
+
+        def flock(descriptor: int, kind: int) -> None:
+            nonlocal told
+            try:
+                take(descriptor, kind)
+            except BlockingIOError:
+                if not told:
+                    told = True
+                    blocked.release()
+                raise
+
+        fcntl.flock = flock
+        try:
+            Cache(cache, 1 << 30).open(f"{web.url}/x.tar", expected)
+        except RemoteError as error:
+            os._exit(0 if "HTTP 404" in str(error) else 1)
+        os._exit(2)
+
+    processes = [context.Process(target=want) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for _ in range(2):
+        assert blocked.acquire(timeout=60)
+    web.released.set()  # the first breaks off and finds nothing; the others have waited for it
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert [fault for _, fault in web.asked("x.tar")] == ["stalls", "404"]
 
 
 def test_the_cache_is_bounded_and_open_copies_stay(tmp_path: Path, serve: Any, cache: Path) -> None:
@@ -155,7 +186,7 @@ def test_the_cache_is_bounded_and_open_copies_stay(tmp_path: Path, serve: Any, c
 
 
 def test_copies_that_were_evicted_are_closed(make_shards: MakeShards, serve: Any, cache: Path) -> None:
-    folder = make_shards(60, per_shard=2)
+    folder = make_shards(32, per_shard=2)
     size = (folder / "train-000000.tar").stat().st_size
     shards = open_shards(serve(folder).url + "/", cache=cache, cache_bytes=3 * size + 1)
     here = open_shards(folder)
