@@ -39,6 +39,10 @@ class PositionConfig:
     max_period: float | None = None
     """Rotary: longest period."""
 
+    factorised: bool = False
+    """Learned, grids of three axes (time, row, column): a table for the places of a frame and a table for the times,
+    added to each other (starts at 0), in place of one for all places of all times."""
+
     normalise: Literal["separate", "max", "min"] = "separate"
     """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side."""
 
@@ -92,57 +96,80 @@ class PositionConfig:
 class LearnedPositions(nn.Module):
     """One trained vector for the class token and each place of a grid, resized bicubically to any other grid.
 
-    A bicubic resize is linear and acts on each axis alone, so it is done by two small matrices (cached for each grid):
+    A bicubic resize is linear and acts on each axis alone, so it is done by small matrices (cached for each grid):
     quick, and with a gradient that is the same in every run, which the built-in resize does not promise on a GPU.
 
     Args:
         width: width D of a token.
-        grid: (rows, columns) the vectors are trained at.
-        config: how to resize.
+        grid: the vectors are trained at: (rows, columns), (times, rows, columns), or any other number of axes.
+        config: how to resize; whether the first of three or more axes has a table of its own (``factorised``).
     """
 
-    def __init__(self, width: int, grid: tuple[int, int], config: PositionConfig) -> None:
+    def __init__(self, width: int, grid: tuple[int, ...], config: PositionConfig) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid = tuple(grid)
         self.config = config
-        self.table = nn.Parameter(torch.empty(1, 1 + grid[0] * grid[1], width))
-        self._matrices: dict[tuple[tuple[int, int], torch.device], tuple[Tensor, Tensor]] = {}
+        self.split = config.factorised and len(grid) > 2
+        self.table = nn.Parameter(torch.empty(1, 1 + math.prod(grid[self.split :]), width))
+        if self.split:
+            self.first_axis = nn.Parameter(torch.empty(1, grid[0], width))
+        else:
+            self.register_parameter("first_axis", None)
+        self._matrices: dict[tuple[int, int, torch.device], Tensor] = {}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise again, in place."""
         nn.init.trunc_normal_(self.table, std=0.02)
+        if self.first_axis is not None:
+            nn.init.zeros_(self.first_axis)
 
-    def forward(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Positions for a grid.
 
         Args:
-            grid: (rows, columns).
+            grid: as many axes as the trained one.
 
         Returns:
-            position of the class token [1, 1, D], and of the patches [1, rows * columns, D].
-        """
-        table = self.table
-        cls, patches = table[:, :1], table[:, 1:]
-        if grid == self.grid:
-            return cls, patches
-        rows, columns = self._resize_matrices(grid, table.device)
-        with torch.autocast(table.device.type, enabled=False):
-            source = patches.float().view(*self.grid, -1)
-            resized = torch.einsum("hH,HWd,wW->hwd", rows, source, columns)
-        return cls, resized.reshape(1, grid[0] * grid[1], -1).to(table.dtype)
+            position of the class token [1, 1, D], and of the patches [1, N, D], last axis fastest.
 
-    def _resize_matrices(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        key = (grid, device)
+        Raises:
+            UserError: another number of axes than trained.
+        """
+        grid = tuple(grid)
+        if len(grid) != len(self.grid):
+            raise UserError(
+                f"learned positions were made for {len(self.grid)} axes {self.grid}, but the view has {len(grid)}: "
+                "give encoder.size with one number for each axis of the input"
+            )
+        cls, patches = self.table[:, :1], self.table[:, 1:]
+        places = self._resized(patches, self.grid[self.split :], grid[self.split :])
+        if self.first_axis is None:
+            return cls, places
+        times = self._resized(self.first_axis, self.grid[:1], grid[:1])
+        return cls, (times[:, :, None] + places[:, None]).flatten(1, 2)
+
+    def _resized(self, table: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
+        """[1, N old, D] -> [1, N new, D]."""
+        if old == new:
+            return table
+        with torch.autocast(table.device.type, enabled=False):
+            resized = table.float().view(*old, -1)
+            matrices = [self._matrix(*pair, table.device) for pair in zip(old, new, strict=True)]
+            if len(matrices) == 2:
+                resized = torch.einsum("hH,HWd,wW->hwd", matrices[0], resized, matrices[1])
+            else:
+                for axis, matrix in enumerate(matrices):
+                    resized = torch.tensordot(matrix, resized, dims=([1], [axis])).movedim(0, axis)
+        return resized.reshape(1, math.prod(new), -1).to(table.dtype)
+
+    def _matrix(self, old: int, new: int, device: torch.device) -> Tensor:
+        key = (old, new, device)
         if key not in self._matrices:
             if len(self._matrices) >= _CACHE_ENTRIES:
                 self._matrices.clear()
-            offset, antialias = self.config.offset, self.config.antialias
-            rows, columns = (
-                resize_matrix(old, new, offset=offset, antialias=antialias)
-                for old, new in zip(self.grid, grid, strict=True)
-            )
-            self._matrices[key] = rows.to(device), columns.to(device)
+            matrix = resize_matrix(old, new, offset=self.config.offset, antialias=self.config.antialias)
+            self._matrices[key] = matrix.to(device)
         return self._matrices[key]
 
 
@@ -201,6 +228,9 @@ class Rotation:
 class RotaryPositions(nn.Module):
     """Axial rotary embedding of patch centres (DINOv3). Has no parameters and no buffers.
 
+    Each of the d axes of a grid gets an equal share of the pairs of a head; pairs that are left over (a head width that
+    is no multiple of 2 d) are not rotated.
+
     Args:
         head_width: width of one attention head, a multiple of 4.
         prefix: class and register tokens in front of the patches.
@@ -217,20 +247,20 @@ class RotaryPositions(nn.Module):
         self.prefix = prefix
         self.config = config
         self.dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-        self._cache: dict[tuple[tuple[int, int], torch.device], Rotation] = {}
+        self._cache: dict[tuple[tuple[int, ...], torch.device], Rotation] = {}
 
     def forward(
-        self, grid: tuple[int, int], device: torch.device, generator: torch.Generator | None = None
+        self, grid: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
     ) -> Rotation:
         """Tables for a grid; in training with augmentation, drawn anew at each call.
 
         Args:
-            grid: (rows, columns).
+            grid: (rows, columns), or any other number of axes.
             device: where the tables are needed.
             generator: source of the draws; torch's own generator of the device when None.
         """
         if self.training and self.config.augmented:
-            return self._with_prefix(*self.tables(grid, device, self.draw(device, generator)))
+            return self._with_prefix(*self.tables(grid, device, self.draw(device, generator, len(grid))))
         key = (grid, device)
         if key not in self._cache:
             if len(self._cache) >= _CACHE_ENTRIES:
@@ -239,11 +269,17 @@ class RotaryPositions(nn.Module):
                 self._cache[key] = self._with_prefix(*self.tables(grid, device))
         return self._cache[key]
 
-    def periods(self, device: torch.device | str = "cpu") -> Tensor:
-        """Periods of the angles, [head_width / 4], in half sides of the image."""
-        count, config = self.head_width // 4, self.config
+    def periods(self, device: torch.device | str = "cpu", axes: int = 2) -> Tensor:
+        """Periods of the angles of one axis, [head_width / (2 axes), rounded down], in half sides of the image.
+
+        Raises:
+            UserError: a head too narrow for that many axes.
+        """
+        count, config = self.head_width // (2 * axes), self.config
+        if count < 1:
+            raise UserError(f"rotary positions of {axes} axes need width / heads >= {2 * axes}, not {self.head_width}")
         if config.base is not None:
-            return config.base ** (2 * torch.arange(count, device=device, dtype=self.dtype) / (self.head_width // 2))
+            return config.base ** (torch.arange(count, device=device, dtype=self.dtype) / count)
         assert config.min_period is not None and config.max_period is not None
         ratio = config.max_period / config.min_period
         # From both ends, in the given precision: the last bit of torch.linspace in bfloat16 depends on torch's version.
@@ -253,11 +289,13 @@ class RotaryPositions(nn.Module):
         steps = torch.where(torch.arange(count, device=device) < count / 2, upward, 1 - upward.flip(0))
         return ratio**steps / ratio * config.max_period
 
-    def draw(self, device: torch.device, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, device: torch.device, generator: torch.Generator | None = None, axes: int = 2
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw an augmentation.
 
         Returns:
-            shift [2], jitter [2] (y, x) and rescale [1]; 0 and 1 where the config has none.
+            shift [axes], jitter [axes] (of images: y, x) and rescale [1]; 0 and 1 where the config has none.
         """
 
         def uniform(count: int, limit: float) -> Tensor:
@@ -266,40 +304,43 @@ class RotaryPositions(nn.Module):
             return ((2 * draws - 1) * limit).to(device, self.dtype)
 
         config = self.config
-        shift = uniform(2, config.shift) if config.shift else torch.zeros(2, device=device, dtype=self.dtype)
-        jitter = uniform(2, math.log(config.jitter or 1.0)).exp()
+        shift = uniform(axes, config.shift) if config.shift else torch.zeros(axes, device=device, dtype=self.dtype)
+        jitter = uniform(axes, math.log(config.jitter or 1.0)).exp()
         rescale = uniform(1, math.log(config.rescale or 1.0)).exp()
         return shift, jitter, rescale
 
     def tables(
         self,
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         device: torch.device | str,
         augmentation: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tables of the patches.
 
         Args:
-            grid: (rows, columns).
+            grid: (rows, columns), or any other number of axes.
             device: where to compute.
-            augmentation: shift [2], jitter [2] and rescale [1], as ``draw`` gives them.
+            augmentation: shift [axes], jitter [axes] and rescale [1], as ``draw`` gives them.
 
         Returns:
-            sin and cos, each [rows * columns, head_width].
+            sin and cos, each [N, head_width], last axis of the grid fastest.
         """
-        rows, columns = grid
-        divisors = {"separate": grid, "max": (max(grid),) * 2, "min": (min(grid),) * 2}[self.config.normalise]
-        y, x = (
+        # Sides of different kinds (seconds and pixels) have no longest: only the last two are compared.
+        plane = grid[-2:]
+        sides = {"separate": plane, "max": (max(plane),) * 2, "min": (min(plane),) * 2}[self.config.normalise]
+        divisors = [*grid[:-2], *sides]
+        centres = (
             torch.arange(0.5, side, device=device, dtype=self.dtype) / divisor
-            for side, divisor in zip((rows, columns), divisors, strict=True)
+            for side, divisor in zip(grid, divisors[-len(grid) :], strict=True)
         )
-        places = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, -2)
         places = 2 * places - 1
         if augmentation is not None:
             shift, jitter, rescale = augmentation
             places = (places + shift) * jitter * rescale
-        angles = 2 * math.pi * places[:, :, None] / self.periods(device)
-        angles = angles.flatten(1).tile(2)
+        angles = 2 * math.pi * places[:, :, None] / self.periods(device, len(grid))
+        angles = angles.flatten(1)
+        angles = F.pad(angles, (0, self.head_width // 2 - angles.shape[1])).tile(2)
         return angles.sin(), angles.cos()
 
     def _with_prefix(self, sin: Tensor, cos: Tensor) -> Rotation:

@@ -46,8 +46,9 @@ class Config:
     tokenizer: Annotated[Any, Plugin(TOKENIZER)] = field(default_factory=ImageTokenizerConfig)
     """How the input becomes tokens: the tokenizer of a modality."""
 
-    size: tuple[int, int] = (224, 224)
-    """Input size at which learned positions are trained; any other size is interpolated."""
+    size: tuple[int, ...] = (224, 224)
+    """Input size at which learned positions are trained, one number for each axis of the input (an image: height,
+    width; a clip: frames, height, width); any other size is interpolated."""
 
     position: PositionConfig = field(default_factory=PositionConfig)
     """Learned or rotary positions."""
@@ -189,7 +190,7 @@ class Encoder(nn.Module):
         self.positions: LearnedPositions | RotaryPositions | None = None
         if config.position.kind == "learned":
             places = config.coordinates(config.size)
-            grid = (int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1)
+            grid = tuple(int(last) + 1 for last in places.max(axis=0))
             self.positions = LearnedPositions(self.width, grid, config.position)
         elif config.position.kind == "rotary":
             self.positions = RotaryPositions(self.width // self.heads, self.prefix, config.position)
@@ -306,7 +307,7 @@ class Encoder(nn.Module):
         def make() -> list[Segment]:
             segments = []
             for view, grid in zip(rows, grids, strict=True):
-                rotation = positions((grid[0], grid[1]), view.device, generator)
+                rotation = positions(grid, view.device, generator)
                 segments.append(Segment(view.shape[0], view.shape[1], rotation))
             return segments
 
