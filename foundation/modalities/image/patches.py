@@ -15,6 +15,32 @@ if TYPE_CHECKING:
     from foundation.modalities.image.tokenizer import Config
 
 
+def conv_stem(channels: int, width: int, patch: int) -> tuple[nn.Sequential, int]:
+    """Stride-2 convolutions (kernel 3) with BatchNorm and ReLU down to one cell for each square patch.
+
+    Args:
+        channels: of the input.
+        width: width D of a token.
+        patch: side of a patch, a power of two.
+
+    Returns:
+        The stem, and the channels that it ends with.
+    """
+    stem, halvings = nn.Sequential(), int(math.log2(patch))
+    for step in range(halvings):
+        following = max(width >> (halvings - 1 - step), 16)
+        last = step == halvings - 1
+        if last:
+            # Padded at the far side only, the field of view lies around the middle of the patch (within half a pixel)
+            # and not around its first corner.
+            stem.append(nn.ZeroPad2d((0, 1, 0, 1)))
+        stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=0 if last else 1, bias=False))
+        stem.append(nn.BatchNorm2d(following))
+        stem.append(nn.ReLU())
+        channels = following
+    return stem, channels
+
+
 class ImageTokenizer(nn.Module):
     """Images of any resolution to patch tokens.
 
@@ -27,21 +53,10 @@ class ImageTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.width = width
-        self.stem = nn.Sequential()
-        channels, patch = config.channels, config.patch_size
+        self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
         if config.stem == "conv":
-            halvings = int(math.log2(patch))
-            for step in range(halvings):
-                following = max(width >> (halvings - 1 - step), 16)
-                last = step == halvings - 1
-                if last:
-                    # Padded at the far side only, the field of view lies around the middle of the patch (within half a
-                    # pixel) and not around its first corner.
-                    self.stem.append(nn.ZeroPad2d((0, 1, 0, 1)))
-                self.stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=0 if last else 1, bias=False))
-                self.stem.append(nn.BatchNorm2d(following))
-                self.stem.append(nn.ReLU())
-                channels, patch = following, 1
+            self.stem, channels = conv_stem(channels, width, patch)
+            patch = 1
         self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
     def forward(self, view: Tensor) -> tuple[Tensor, tuple[int, int], None]:

@@ -1,0 +1,1 @@
+"""Sound: recordings as log-mel spectrograms."""
