@@ -48,7 +48,7 @@ class Masking(Protocol):
     view: str
 
     def __call__(
-        self, coordinates: NDArray[np.int64], count: int, draws: Draws, places: NDArray[np.int64], group: int, step: int
+        self, coordinates: NDArray[Any], count: int, draws: Draws, places: NDArray[np.int64], group: int, step: int
     ) -> TokenMask: ...
 
 
@@ -80,15 +80,17 @@ class Decoder:
     """Decodes the samples of one batch and keeps count of the bad ones.
 
     Args:
-        decode: of the modality; raises :class:`SampleError` for a sample that it cannot use.
+        decode: of the modality; raises :class:`SampleError` for a sample that it cannot use. One whose ``takes_draws``
+            is true is called as ``decode(raw, draws)`` in training: it may read a random part of a long recording.
 
     Attributes:
         skipped: bad samples by reason.
         messages: what was wrong with the first few of them.
     """
 
-    def __init__(self, decode: Callable[[RawSample], Sample]) -> None:
+    def __init__(self, decode: Callable[..., Sample]) -> None:
         self._decode = decode
+        self._takes_draws = bool(getattr(decode, "takes_draws", False))
         self.skipped: Counter[str] = Counter()
         self._messages: list[str] = []
 
@@ -96,12 +98,12 @@ class Decoder:
     def messages(self) -> tuple[str, ...]:
         return tuple(self._messages)
 
-    def __call__(self, raw: RawOrError) -> Sample | SampleError:
-        """The sample, or what is wrong with it, counted."""
+    def __call__(self, raw: RawOrError, draws: Draws | None = None) -> Sample | SampleError:
+        """The sample, or what is wrong with it, counted; ``draws`` are random numbers of this sample alone."""
         try:
             if isinstance(raw, SampleError):
                 raise raw
-            return self._decode(raw)
+            return self._decode(raw, draws) if self._takes_draws else self._decode(raw)
         except SampleError as error:
             self.skipped[error.reason] += 1
             if len(self._messages) < _MESSAGES:
@@ -130,6 +132,8 @@ class TrainingPipeline:
         views: of the modality.
         masking: None for none; else its ``view`` names the role that is masked. Several: by role.
         coordinates: of the tokens of a view [N, d]: by role, or a function of the view's size.
+        places: for tokens that lie elsewhere in every sample: from the data of a role [R, ...] to [R, N, d]. The views
+            then have a method ``inputs(prepared, role)`` that gives that data.
         finish_in_worker: also do the half of the views that a device would do; the batch is then complete.
     """
 
@@ -138,6 +142,7 @@ class TrainingPipeline:
     masking: Masking | Mapping[str, Masking] | None = None
     coordinates: Coordinates | None = None
     finish_in_worker: bool = True
+    places: Callable[[Tensor], Tensor] | None = None
     _grids: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> Batch:
@@ -159,12 +164,12 @@ class TrainingPipeline:
         samples: list[Sample] = []
         epochs, ids = draws.epochs.copy(), draws.ids.copy()
         for row, raw in enumerate(raws):
-            first = sample = decoder(raw)
+            first = sample = decoder(raw, draws.take(np.array([row])))
             for attempt in range(ATTEMPTS):
                 if not isinstance(sample, SampleError):
                     break
                 other, epochs[row], ids[row] = substitute(row, attempt)
-                sample = decoder(other)
+                sample = decoder(other, replace(draws, epochs=epochs[row : row + 1], ids=ids[row : row + 1]))
             if isinstance(sample, SampleError):
                 raise _hopeless(first, sample)
             samples.append(sample)
@@ -174,7 +179,11 @@ class TrainingPipeline:
         masks: dict[str, TokenMask] = {}
         for role, masking in self._maskings().items():
             count, shape = self.views.describe()[role]
-            masks[role] = masking(self._grid(role, shape), count, draws, places, plan.group, plan.step)
+            if self.places is not None and getattr(masking, "by_place", True):
+                where = self.places(self.views.inputs(prepared, role)).numpy()  # type: ignore[attr-defined]
+            else:
+                where = self._grid(role, shape)
+            masks[role] = masking(where, count, draws, places, plan.group, plan.step)
         return Batch(
             views=self.views.finish(prepared) if self.finish_in_worker else {},
             masks=masks,

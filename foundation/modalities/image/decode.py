@@ -7,13 +7,13 @@ fast); everything that it does not take, and every other format, goes through Pi
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import SampleError, UserError
+from foundation.modalities import members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,11 +68,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         SampleError: reason ``missing`` (no image member), ``too_large``, ``truncated`` or ``decode``.
     """
     config = config or Config()
-    shard, key = str(raw.get("__shard__", "")), str(raw.get("__key__", ""))
-    name = config.member or find_member(raw)
-    if name is None or name not in raw:
-        members = ", ".join(k for k in raw if not k.startswith("__")) or "none"
-        raise SampleError(shard, key, "missing", f"no {config.member or 'image'} member (members: {members})")
+    shard, key = members.place_of(raw)
+    name = members.required(raw, config.member, EXTENSIONS, "image")
     try:
         image = decode_bytes(raw[name], config.max_pixels)
     except _TooLargeError as error:
@@ -82,7 +79,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         raise SampleError(shard, key, reason, f"{name} ({len(raw[name])} bytes): {error}") from error
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["image"] = image
-    label = _label(raw, config.label, shard, key)
+    label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
     return sample
@@ -90,13 +87,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
 
 def find_member(raw: Mapping[str, Any]) -> str | None:
     """Name of the image member of a raw sample, or None."""
-    for extension in EXTENSIONS:
-        if extension in raw:
-            return extension
-    for name in sorted(raw):
-        if not name.startswith("__") and name.lower().rpartition(".")[2] in EXTENSIONS:
-            return name
-    return None
+    return members.find(raw, EXTENSIONS)
 
 
 def decode_bytes(data: bytes, max_pixels: int = Config.max_pixels) -> Tensor:
@@ -211,15 +202,3 @@ def _to_rgb(image: Image) -> Image:
 def _looks_truncated(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, EOFError) or any(word in text for word in ("truncated", "premature", "not enough", "eof"))
-
-
-def _label(raw: Mapping[str, Any], field: str, shard: str, key: str) -> int | None:
-    try:
-        if "cls" in raw:
-            return int(raw["cls"])
-        if "json" in raw:
-            value = json.loads(raw["json"]).get(field)
-            return None if value is None else int(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SampleError(shard, key, "decode", f"label: {error}") from error
-    return None
