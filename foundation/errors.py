@@ -18,6 +18,7 @@ REASONS = {
     "decode": "the bytes are not what the extension says",
     "shape": "another number type, shape or rate than its fellows",
     "not_finite": "NaN or infinity among the numbers",
+    "too_short": "fewer samples, frames or points than are needed",
 }
 """The words by which bad data is counted in the metrics, in ``foundation data verify`` and in its report."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ class Config:
     """iBOT's rule instead: every row takes one of these (ratio, variation) at random and then a ratio uniform in
     [ratio - variation, ratio + variation]; ``[[0, 0], [0.3, 0.2]]`` in its ViT-S recipe. Overrides the two above."""
     kind: Literal["block", "random"] = "block"
-    """Union of random rectangles, or single tokens."""
+    """``block``: a union of random rectangles; where tokens lie on no grid (groups of points), the tokens nearest to a
+    random one. ``random``: single tokens."""
     min_patches: int = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
     max_share: float = 0.5
@@ -89,9 +90,14 @@ class Masking:
         self.config = config
         self.view = config.view
 
+    @property
+    def by_place(self) -> bool:
+        """Whether the masks depend on where the tokens lie."""
+        return self.config.kind == "block"
+
     def __call__(
         self,
-        coordinates: NDArray[np.int64],
+        coordinates: NDArray[Any],
         count: int,
         draws: counter.Draws,
         places: NDArray[np.int64],
@@ -101,7 +107,7 @@ class Masking:
         """Masks of a batch.
 
         Args:
-            coordinates: [N, d] place of each token in its grid.
+            coordinates: [N, d] place of each token in its grid; or [R, N, d] where it lies elsewhere in every row.
             count: views per sample.
             draws: random numbers of the B samples.
             places: [B] place of each sample in its global batch, 0 to group - 1.
@@ -112,16 +118,18 @@ class Masking:
             A mask with R = count x B rows, view-major, on the CPU.
         """
         places = np.asarray(places, dtype=np.int64)
-        wanted = self._wanted(len(coordinates), count, draws, places, group, step)  # [count, B]
-        masked = np.zeros((count, len(places), len(coordinates)), dtype=bool)
+        tokens = coordinates.shape[-2]
+        wanted = self._wanted(tokens, count, draws, places, group, step)  # [count, B]
+        masked = np.zeros((count, len(places), tokens), dtype=bool)
         for view in range(count):
             samples = np.flatnonzero(wanted[view])
             if len(samples) == 0:
                 continue
-            pattern = _random if self.config.kind == "random" else self._block
+            pattern = _random if self.config.kind == "random" else _nearest if coordinates.ndim == 3 else self._block
+            own = coordinates if coordinates.ndim == 2 else coordinates[view * len(places) + samples]
             stream = f"mask.{self.view}.{view}"
-            masked[view, samples] = pattern(coordinates, wanted[view, samples], draws.take(samples), stream)
-        return token_mask(masked.reshape(-1, len(coordinates)))
+            masked[view, samples] = pattern(own, wanted[view, samples], draws.take(samples), stream)
+        return token_mask(masked.reshape(-1, tokens))
 
     def _wanted(
         self, tokens: int, count: int, draws: counter.Draws, places: NDArray[np.int64], group: int, step: int
@@ -225,10 +233,23 @@ def rectangles(config: Config, shape: _Grid, wanted: int, numbers: Iterator[floa
 
 
 def _random(
-    coordinates: NDArray[np.int64], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
+    coordinates: NDArray[Any], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
 ) -> NDArray[np.bool_]:
     """[rows, N] masks with exactly the wanted number of tokens, all places alike."""
-    return _top_up(np.zeros((len(wanted), len(coordinates)), dtype=bool), wanted, draws, stream)
+    return _top_up(np.zeros((len(wanted), coordinates.shape[-2]), dtype=bool), wanted, draws, stream)
+
+
+def _nearest(
+    coordinates: NDArray[Any], wanted: NDArray[np.int64], draws: counter.Draws, stream: str
+) -> NDArray[np.bool_]:
+    """[rows, N] masks of the wanted number of tokens nearest to a random one (Point-BERT's blocks); [rows, N, d]."""
+    rows = np.arange(len(wanted))
+    middle = (draws.uniform(f"{stream}.middle", 1)[:, 0] * coordinates.shape[1]).astype(np.int64)
+    offsets = coordinates - coordinates[rows, middle][:, None]
+    order = np.argsort((offsets**2).sum(-1), axis=1, kind="stable")
+    masks = np.zeros(order.shape, dtype=bool)
+    np.put_along_axis(masks, order, np.arange(order.shape[1])[None] < wanted[:, None], axis=1)
+    return masks
 
 
 def _top_up(

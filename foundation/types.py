@@ -32,7 +32,8 @@ class View:
         count: views per sample.
         sample_ids: [R] int64, number of the source sample in its data set.
         geometry: [R, d, d + 1] affine map from view coordinates in [0, 1]^d (x before y) to the source frame
-            (pixels, seconds or metres); lets any token of one view be paired with tokens of another.
+            (pixels, seconds or metres); lets any token of one view be paired with tokens of another. Points carry their
+            coordinates in ``data``: there the map starts from those.
     """
 
     data: Tensor

@@ -1,4 +1,4 @@
-"""Where a token is: learned absolute positions and axial rotary embedding."""
+"""Where a token is: learned absolute positions, axial rotary embedding, and a network of free coordinates."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ _CACHE_ENTRIES = 64
 class PositionConfig:
     """Position embedding of an encoder. Fields below ``antialias`` concern ``rotary`` only."""
 
-    kind: Literal["learned", "rotary", "none"] = "learned"
+    kind: Literal["learned", "rotary", "mlp", "none"] = "learned"
     """``learned``: one trained vector for each place of the trained grid, added to the tokens (ViT, DINO, DINOv2).
-    ``rotary``: queries and keys of patch tokens are rotated by angles of their place (axial RoPE, DINOv3)."""
+    ``rotary``: queries and keys of patch tokens are rotated by angles of their place (axial RoPE, DINOv3).
+    ``mlp``: a small network of each token's coordinates, added to the tokens (Point-MAE); for tokenizers whose tokens
+    lie elsewhere in every sample, such as groups of points."""
+
+    hidden: int = 128
+    """Mlp: width of the hidden layer (Point-MAE: 128)."""
 
     offset: float = 0.0
     """Learned, other grids than the trained one: 0 resizes to the exact grid; DINOv2 was trained with 0.1, added to
@@ -62,8 +67,10 @@ class PositionConfig:
     """Rotary: number format of periods, angles and rotation (DINOv3 trains in bfloat16, releases use float32)."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("learned", "rotary", "none"):
-            raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary' or 'none'")
+        if self.kind not in ("learned", "rotary", "mlp", "none"):
+            raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary', 'mlp' or 'none'")
+        if self.hidden < 1:
+            raise UserError(f"position.hidden is {self.hidden}: it must be at least 1 (Point-MAE: 128)")
         if self.offset < 0:
             raise UserError(f"position.offset is {self.offset}: it must be 0 or a little above (DINOv2: 0.1)")
         by_range = self.min_period is not None and self.max_period is not None
@@ -200,6 +207,33 @@ def resize_matrix(old: int, new: int, *, offset: float, antialias: bool) -> Tens
             f"position.offset {offset} resizes {old} places to {matrix.shape[0]} instead of {new}: lower it"
         )
     return matrix
+
+
+class CoordinatePositions(nn.Module):
+    """Positions of tokens that lie elsewhere in every sample: linear, GELU, linear of the coordinates (Point-MAE).
+
+    Args:
+        width: width D of a token.
+        dimensions: coordinates d of a token.
+        config: hidden width.
+    """
+
+    def __init__(self, width: int, dimensions: int, config: PositionConfig) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(dimensions, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
+        self.reset_parameters()
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Positions [R, N, D] of tokens at places [R, N, d]."""
+        return self.network(places)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise again, in place."""
+        for layer in self.network:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foundation.encoders.attention import Backend, Segment
 from foundation.encoders.blocks import BlockShape, FeedForward, Norm
-from foundation.encoders.positions import LearnedPositions, PositionConfig, RotaryPositions
+from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
 from foundation.encoders.presets import PRESETS, Preset, PresetName
 from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates
 from foundation.errors import UserError
@@ -125,7 +125,12 @@ class Config:
             raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
         if self.mlp_ratio <= 0:
             raise UserError(f"encoder.mlp_ratio is {self.mlp_ratio}: it must be above 0 (usual: 4)")
-        if self.position.kind == "learned":
+        kind, free = self.position.kind, self.places is not None
+        if free and kind in ("learned", "rotary"):
+            raise UserError(f"encoder.position.kind is {kind!r}, but {self.modality} tokens lie on no grid: use 'mlp'")
+        if kind == "mlp" and not free:
+            raise UserError(f"encoder.position.kind is 'mlp', but {self.modality} tokens lie on a grid: use 'learned'")
+        if kind == "learned":
             self.tokenizer.coordinates(self.size)
 
     @property
@@ -151,6 +156,11 @@ class Config:
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
         """Place of each patch token of an input of that size, [N, d]; see the tokenizer."""
         return self.tokenizer.coordinates(size)
+
+    @property
+    def places(self) -> Callable[[Tensor], Tensor] | None:
+        """Where tokens lie that have other places in every sample: [R, ...] -> [R, N, d]; None for those on a grid."""
+        return getattr(self.tokenizer, "places", None)
 
     def build(self) -> Encoder:
         """Make the encoder, initialised."""
@@ -187,13 +197,15 @@ class Encoder(nn.Module):
             self.register_tokens = nn.Parameter(torch.empty(1, config.registers, self.width))
         else:
             self.register_parameter("register_tokens", None)
-        self.positions: LearnedPositions | RotaryPositions | None = None
+        self.positions: LearnedPositions | RotaryPositions | CoordinatePositions | None = None
         if config.position.kind == "learned":
             places = config.coordinates(config.size)
             grid = tuple(int(last) + 1 for last in places.max(axis=0))
             self.positions = LearnedPositions(self.width, grid, config.position)
         elif config.position.kind == "rotary":
             self.positions = RotaryPositions(self.width // self.heads, self.prefix, config.position)
+        elif config.position.kind == "mlp":
+            self.positions = CoordinatePositions(self.width, config.tokenizer.dimensions, config.position)
         block = BlockShape(
             width=self.width,
             heads=self.heads,
@@ -264,7 +276,7 @@ class Encoder(nn.Module):
             for prefix, patch, taps_of_view, valid in zip(prefixes, patches, tapped, valids, strict=True)
         ]
 
-    def embed(self, view: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+    def embed(self, view: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | Tensor, Tensor | None]:
         """Tokens of one view as they enter the first block.
 
         Args:
@@ -272,7 +284,8 @@ class Encoder(nn.Module):
             mask: as in ``forward``.
 
         Returns:
-            [R, 1 + registers + N, D]; the grid; validity as the tokenizer gives it.
+            [R, 1 + registers + N, D]; the grid, or the places of tokens that lie on none [R, N, d]; validity as the
+            tokenizer gives it.
         """
         tokens, grid, valid = self.tokenizer(view)
         if mask is not None:
@@ -285,6 +298,8 @@ class Encoder(nn.Module):
         if isinstance(self.positions, LearnedPositions):
             cls_position, patch_positions = self.positions(grid)
             cls, tokens = cls + cls_position, tokens + patch_positions
+        elif isinstance(self.positions, CoordinatePositions):
+            tokens = tokens + self.positions(grid)
         parts = [cls] if self.register_tokens is None else [cls, self.register_tokens]
         # The residual stream keeps the parameters' precision: under autocast only the patches come in half precision.
         together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(cls.dtype)]
@@ -298,7 +313,7 @@ class Encoder(nn.Module):
         return activations <= CPU_CACHE
 
     def _segments(
-        self, rows: Sequence[Tensor], grids: Sequence[tuple[int, ...]], generator: torch.Generator | None
+        self, rows: Sequence[Tensor], grids: Sequence[Any], generator: torch.Generator | None
     ) -> list[Segment] | Callable[[], list[Segment]]:
         positions = self.positions
         if not isinstance(positions, RotaryPositions):
@@ -379,7 +394,7 @@ class Encoder(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise everything again, in place (needed after building on the meta device)."""
         self.tokenizer.reset_parameters()
-        if isinstance(self.positions, LearnedPositions):
+        if isinstance(self.positions, LearnedPositions | CoordinatePositions):
             self.positions.reset_parameters()
         self._reset_own()
         self.trunk.reset_parameters()

@@ -261,6 +261,7 @@ class Trainer:
             masking=recipe.masking.build() if recipe.masking else None,
             coordinates=recipe.encoder.coordinates,
             finish_in_worker=on_cpu,
+            places=getattr(recipe.encoder, "places", None),
         )
         loader = build_loader(
             self.stream,

@@ -1,0 +1,76 @@
+"""How a probe sees a point cloud: one fixed selection of its points, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from foundation.modalities.points.views import Config
+    from foundation.types import Sample
+
+Normalise: TypeAlias = Literal["sphere", "centre", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a probe sees a point cloud: one fixed selection of its points, no randomness."""
+
+    size: int = 1024
+    """Points of the cloud, spread evenly over the order in which they are stored; smaller clouds repeat theirs."""
+    channels: int = 3
+    """Numbers of a point: x, y, z and whatever follows."""
+    normalise: Normalise = "sphere"
+    """As in the training views."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
+        if self.channels < 3:
+            raise UserError(f"evaluation: channels is {self.channels}; a point has at least 3 (x, y, z)")
+        if self.normalise not in ("sphere", "centre", "none"):
+            raise UserError(f"evaluation: normalise is {self.normalise!r}; choose sphere, centre or none")
+
+    def build(self) -> Evaluation:
+        """The function from samples to points."""
+        return Evaluation(self)
+
+    def augmented(self) -> Config:
+        """Training views of a linear probe: most of the cloud, turned about its upright axis, scaled and jittered."""
+        from foundation.modalities.points.views import Config, CropConfig
+
+        return Config(
+            global_views=CropConfig(count=1, size=self.size, keep=(0.8, 1.0)),
+            local_views=CropConfig(count=0),
+            channels=self.channels,
+            normalise=self.normalise,
+        )
+
+
+class Evaluation:
+    """Preprocessing of the probes: normalise, take a fixed number of points."""
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, channels, size] of B samples with ``points`` float32 [N, 3 + F]."""
+        import numpy as np
+        import torch
+
+        from foundation.modalities.points.geometry import normalised, select_channels
+
+        size = self.config.size
+        out = np.empty((len(samples), self.config.channels, size), np.float32)
+        for place, sample in zip(out, samples, strict=True):
+            cloud = select_channels(sample["points"].numpy(), self.config.channels, str(sample.get("__key__", "")))
+            cloud = normalised(cloud, self.config.normalise)[0]
+            count = len(cloud)
+            rows = np.arange(size) * count // size if count >= size else np.arange(size) % count
+            place[:] = cloud[rows].T
+        return torch.from_numpy(out)

@@ -1,0 +1,101 @@
+"""The torch half of the point tokenizer: groups of neighbouring points, each through a small PointNet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.modalities.points.neighbours import farthest_points, gather_points, nearest_points
+
+if TYPE_CHECKING:
+    from foundation.modalities.points.tokenizer import Config
+
+
+def centres(view: Tensor, count: int) -> Tensor:
+    """Centres of the groups, [R, count, 3] float32, of views [R, channels, P]."""
+    points = view[:, :3].transpose(1, 2).float()
+    return gather_points(points, farthest_points(points, count))
+
+
+class PointTokenizer(nn.Module):
+    """Clouds of any number of points to group tokens.
+
+    Args:
+        config: groups and widths.
+        width: width D of a token.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        first, second, third = config.widths
+
+        def norm(channels: int) -> nn.Module:
+            return nn.LayerNorm(channels) if config.norm == "layer" else _FlatBatchNorm(channels)
+
+        self.point = nn.Sequential(
+            nn.Linear(config.channels, first), norm(first), nn.ReLU(), nn.Linear(first, second)
+        )
+        # Published: one layer of [maximum of the group, the point's own]. The two halves of its matrix stand apart, so
+        # that the group's half is multiplied once per group and not once per point.
+        self.whole = nn.Linear(second, third)
+        self.own = nn.Linear(second, third, bias=False)
+        self.projection = nn.Sequential(norm(third), nn.ReLU(), nn.Linear(third, width))
+        self.reset_parameters()
+
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Tokens of the clouds of one view.
+
+        Args:
+            view: [R, channels, P].
+
+        Returns:
+            tokens [R, N, D]; their places [R, N, 3] float32, for tokens on a grid it would be the grid; validity of the
+            tokens: None, because every group is real.
+
+        Raises:
+            UserError: wrong number of channels, or too few points.
+        """
+        if view.ndim != 3 or view.shape[1] != self.config.channels:
+            raise UserError(
+                f"the point tokenizer expects views [rows, {self.config.channels}, points], but got {list(view.shape)}"
+            )
+        count = self.config.groups((view.shape[2],))
+        cloud = view.transpose(1, 2).float()  # [R, P, C]
+        places = gather_points(cloud[..., :3], farthest_points(cloud[..., :3], count))
+        near = nearest_points(cloud[..., :3], places, self.config.group_size)
+        members = gather_points(cloud, near)  # [R, N, k, C]
+        relative = (members[..., :3] - places[:, :, None]) * self.config.scale
+        members = torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative
+        return self.embed(members), places, None
+
+    def embed(self, members: Tensor) -> Tensor:
+        """Tokens [R, N, D] of groups [R, N, k, C] whose coordinates are relative to their centres (mini-PointNet)."""
+        points = self.point(members)
+        whole = self.whole(points.amax(dim=2, keepdim=True))
+        return self.projection(self.own(points) + whole).amax(dim=2)
+
+    def flops(self, tokens: int) -> int:
+        """Floating point operations of the matrix products for that many tokens, forward; the search for neighbours,
+        which multiplies nothing, is not counted."""
+        first, second, third = self.config.widths
+        each = self.config.channels * first + first * second + second * third + third * self.width
+        return 2 * tokens * (self.config.group_size * each + second * third)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise again, in place (needed after building on the meta device)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.LayerNorm | nn.BatchNorm1d):
+                layer.reset_parameters()
+
+
+class _FlatBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over every dimension but the last."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.reshape(-1, input.shape[-1])).view(input.shape)
