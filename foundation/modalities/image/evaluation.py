@@ -71,15 +71,22 @@ class Evaluation:
         size = self.config.size
         pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
         for place, sample in zip(pixels, samples, strict=True):
-            place.copy_(self._crop(sample["image"]))
-        mean = torch.tensor(self.config.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.config.std).view(1, 3, 1, 1)
+            place.copy_(self.crop(sample["image"]))
+        return self.normalise(pixels)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """float32 of the same shape, ``(value / 255 - mean) / std``, of uint8 [..., 3, H, W]."""
+        import torch
+
+        mean = torch.tensor(self.config.mean).view(3, 1, 1)
+        std = torch.tensor(self.config.std).view(3, 1, 1)
         return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
 
-    def _crop(self, image: Tensor) -> Tensor:
+    def crop(self, image: Tensor) -> Tensor:
+        """uint8 [..., 3, size, size]: resized and cut around the centre, of uint8 [3, H, W] or [T, 3, H, W]."""
         import torch.nn.functional as F
 
-        size, (height, width) = self.config.size, image.shape[1:]
+        size, (height, width) = self.config.size, image.shape[-2:]
         short = min(height, width)
         if short < self.config.resize_below:
             target = (size, size)
@@ -87,6 +94,8 @@ class Evaluation:
             edge = round(size / self.config.crop_fraction)
             target = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
         if target != (height, width):
-            image = F.interpolate(image[None], size=target, mode="bicubic", antialias=True)[0]
+            stack = image if image.ndim == 4 else image[None]
+            resized = F.interpolate(stack, size=target, mode="bicubic", antialias=True)
+            image = resized if image.ndim == 4 else resized[0]
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-        return image[:, top : top + size, left : left + size]
+        return image[..., top : top + size, left : left + size]

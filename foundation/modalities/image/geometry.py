@@ -93,21 +93,23 @@ def resize_crops(
     """Crops, resizes and flips each image by itself, in uint8.
 
     Args:
-        images: B images, uint8 [3, H, W] (fast when their memory is [H, W, 3]).
+        images: B images, uint8 [3, H, W] (fast when their memory is [H, W, 3]); or B clips, [T, 3, H, W] with the same
+            T, all frames of which are cut alike.
         boxes: [R, 4] with R a multiple of B; row r cuts image r % B.
         flips: [R].
         size: side of the result, pixels.
         interpolation: ``bicubic`` or ``bilinear``, antialiased.
 
     Returns:
-        uint8 [R, 3, size, size], contiguous.
+        uint8 [R, 3, size, size], or [R, T, 3, size, size], contiguous.
     """
-    out = torch.empty((len(boxes), 3, size, size), dtype=torch.uint8)
+    out = torch.empty((len(boxes), *images[0].shape[:-2], size, size), dtype=torch.uint8)
     for row, ((top, left, height, width), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
-        crop = images[row % len(images)][None, :, top : top + height, left : left + width]
+        crop = images[row % len(images)][..., top : top + height, left : left + width]
         if (height, width) != (size, size):
-            crop = F.interpolate(crop, size=(size, size), mode=interpolation, antialias=True)
-        out[row] = crop[0].flip(-1) if flip else crop[0]
+            stack = crop if crop.ndim == 4 else crop[None]
+            crop = F.interpolate(stack, size=(size, size), mode=interpolation, antialias=True).view_as(out[row])
+        out[row] = crop.flip(-1) if flip else crop
     return out
 
 

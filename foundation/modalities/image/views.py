@@ -350,9 +350,9 @@ class ImageViews:
 
         boxes, flips = [], []
         for view in range(crop.count):
-            uniforms = draws.uniform(f"image.{role}.{view}.crop", geometry.CROP_DRAWS)
+            uniforms = draws.uniform(f"{self.modality}.{role}.{view}.crop", geometry.CROP_DRAWS)
             boxes.append(geometry.crop_boxes(uniforms, heights, widths, crop.scale, self.config.aspect))
-            flips.append(draws.uniform(f"image.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
+            flips.append(draws.uniform(f"{self.modality}.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
         return np.concatenate(boxes), np.concatenate(flips)
 
     def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
@@ -363,7 +363,7 @@ class ImageViews:
         config = self.config
         parts: list[dict[str, NDArray]] = []
         for view in range(crop.count):
-            stream = f"image.{role}.{view}."
+            stream = f"{self.modality}.{role}.{view}."
             jitter, blur = draws.uniform(stream + "jitter", 9), draws.uniform(stream + "blur", 2)
             low = np.array([max(0.0, 1.0 - v) for v in (config.brightness, config.contrast, config.saturation)])
             high = 1.0 + np.array([config.brightness, config.contrast, config.saturation])
