@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +43,9 @@ class Config:
     kind: Literal["block", "random"] = "block"
     """``block``: a union of random rectangles; where tokens lie on no grid (groups of points), the tokens nearest to a
     random one. ``random``: single tokens."""
+    tube: bool = False
+    """Tokens with three coordinates (time, row, column): the mask is drawn over rows and columns and holds at all times
+    (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before."""
     min_patches: int = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
     max_share: float = 0.5
@@ -131,6 +134,25 @@ class Masking:
             masked[view, samples] = pattern(own, wanted[view, samples], draws.take(samples), stream)
         return token_mask(masked.reshape(-1, tokens))
 
+    def _tubes(
+        self,
+        coordinates: NDArray[np.int64],
+        count: int,
+        draws: counter.Draws,
+        places: NDArray[np.int64],
+        group: int,
+        step: int,
+    ) -> TokenMask:
+        """A mask of the last two coordinates, repeated along those before."""
+        if coordinates.shape[1] < 3:
+            raise UserError(
+                f"masking: tube needs tokens with a time, a row and a column, these have {coordinates.shape[1]} "
+                "coordinates: set masking.tube to false"
+            )
+        cells, tube = np.unique(coordinates[:, -2:], axis=0, return_inverse=True)
+        flat = Masking(replace(self.config, tube=False))(cells, count, draws, places, group, step)
+        return token_mask(flat.masked.numpy()[:, tube.reshape(-1)])
+
     def _wanted(
         self, tokens: int, count: int, draws: counter.Draws, places: NDArray[np.int64], group: int, step: int
     ) -> NDArray[np.int64]:
@@ -157,7 +179,7 @@ class Masking:
         if coordinates.shape[1] != 2:
             raise UserError(
                 f"masking: kind 'block' needs tokens on a grid of rows and columns, these have "
-                f"{coordinates.shape[1]} coordinates: use kind: random"
+                f"{coordinates.shape[1]} coordinates: use kind: random, or tube: true for a grid that has times too"
             )
         height, width = (int(c) + 1 for c in coordinates.max(axis=0))
         first = draws.uniform(f"{stream}.0", 4 * _FIRST_DRAW)

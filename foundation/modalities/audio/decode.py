@@ -7,7 +7,6 @@ here: the rate travels with the waveform, and the views resample what they cut o
 from __future__ import annotations
 
 import io
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import SampleError, UserError
+from foundation.modalities import members
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,20 +93,16 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
             ``shape`` (a rate or a number of channels that cannot be) or ``not_finite``.
     """
     config = config or Config()
-    shard, key = str(raw.get("__shard__", "")), str(raw.get("__key__", ""))
-    name = config.member or find_member(raw)
-    if name is None or name not in raw:
-        members = ", ".join(k for k in raw if not k.startswith("__")) or "none"
-        raise SampleError(shard, key, "missing", f"no {config.member or 'audio'} member (members: {members})")
+    name = members.required(raw, config.member, EXTENSIONS, "audio")
     try:
         waveform, rate = decode_bytes(raw[name], config.max_seconds, config.channels)
     except AudioError as error:
-        raise SampleError(shard, key, error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
+        raise SampleError(*members.place_of(raw), error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     import torch
 
     sample["audio"], sample["audio_rate"] = torch.from_numpy(waveform), rate
-    label = _label(raw, config.label, shard, key)
+    label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
     return sample
@@ -123,17 +119,6 @@ class AudioError(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-
-
-def find_member(raw: Mapping[str, Any]) -> str | None:
-    """Name of the audio member of a raw sample, or None."""
-    for extension in EXTENSIONS:
-        if extension in raw:
-            return extension
-    for name in sorted(raw):
-        if not name.startswith("__") and name.lower().rpartition(".")[2] in EXTENSIONS:
-            return name
-    return None
 
 
 def decode_bytes(
@@ -193,7 +178,9 @@ def decode_bytes(
     waveform = np.ascontiguousarray(np.concatenate(blocks))
     if not np.isfinite(waveform).all():
         places = np.flatnonzero(~np.isfinite(waveform))
-        raise AudioError("not_finite", f"{len(places)} samples are NaN or infinite, the first at {places[0] / rate:g} s")
+        raise AudioError(
+            "not_finite", f"{len(places)} samples are NaN or infinite, the first at {places[0] / rate:g} s"
+        )
     return waveform, rate
 
 
@@ -231,15 +218,3 @@ def _cut_short(data: bytes, kind: str) -> str:
         if len(table) < segments or last + 27 + segments + sum(table) > len(data):
             return "its last page is incomplete"
     return ""
-
-
-def _label(raw: Mapping[str, Any], field: str, shard: str, key: str) -> int | None:
-    try:
-        if "cls" in raw:
-            return int(raw["cls"])
-        if "json" in raw:
-            value = json.loads(raw["json"]).get(field)
-            return None if value is None else int(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SampleError(shard, key, "decode", f"label: {error}") from error
-    return None

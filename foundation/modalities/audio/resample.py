@@ -1,4 +1,4 @@
-"""Another sampling rate: a polyphase filter of a Kaiser-windowed sinc (scipy.signal.upfirdn).
+"""Another sampling rate: a polyphase filter of a Kaiser-windowed sinc, in NumPy.
 
 Cutting and resampling commute: any stretch of the resampled recording can be computed from the part of the recording
 around it, so a view of a long file costs what the view lasts, and two views that overlap agree in every sample.
@@ -21,13 +21,18 @@ KAISER_BETA = 9.0
 
 
 @lru_cache(maxsize=8)
-def _filter(up: int, down: int) -> NDArray[np.float32]:
-    """Low-pass at the rate ``up`` times the source's, of odd length, gain ``up``."""
+def _phases(up: int, down: int) -> NDArray[np.float32]:
+    """Low-pass at ``up`` times the source's rate with gain ``up``, cut into its phases.
+
+    Returns:
+        [up, taps]: row p holds the filter's places p, p + up, p + 2 up, ..., last first: in the order of the sources.
+    """
     slower = max(up, down)
     half = ZERO_CROSSINGS * slower
     time = np.arange(-half, half + 1) / slower
     taps = np.sinc(ROLL_OFF * time) * np.kaiser(2 * half + 1, KAISER_BETA)
-    return (taps * (up / taps.sum())).astype(np.float32)
+    taps = np.pad(taps * (up / taps.sum()), (0, -len(taps) % up))
+    return np.ascontiguousarray(taps.reshape(-1, up).T[:, ::-1], dtype=np.float32)
 
 
 def resampled_length(length: int, rate: int, new_rate: int) -> int:
@@ -50,23 +55,24 @@ def resample(waveform: NDArray[np.float32], rate: int, new_rate: int, start: int
     """
     if rate == new_rate:
         return _slice(waveform, start, length)
-    from scipy.signal import upfirdn
-
     common = math.gcd(rate, new_rate)
     up, down = new_rate // common, rate // common
-    taps = _filter(up, down)
-    half = (len(taps) - 1) // 2
-    # Output n is the sum over k of taps[n * down - k * up + half] * source[k]: the sources that it needs lie within
-    # half / up of n * down / up.
-    first = (start * down - half) // up
-    last = -((-(start + length - 1) * down - half) // up)
-    source = _slice(waveform, first, last - first + 1)
-    # upfirdn's output m lies at m * down in the grid of taps; shift the source's begin so that ours are among them.
-    offset = start * down - first * up + half
-    lead = -offset % down
-    full = upfirdn(np.concatenate([np.zeros(lead, np.float32), taps]), source, up, down)
-    begin = (offset + lead) // down
-    return np.ascontiguousarray(full[begin : begin + length], dtype=np.float32)
+    phases = _phases(up, down)
+    reach = phases.shape[1]
+    half = ZERO_CROSSINGS * max(up, down)
+    # Output n is the sum over k of filter[n * down - k * up + half] * source[k], so the last source it needs is
+    # (n * down + half) // up. Outputs up apart use the same taps, on sources down apart.
+    last = (np.arange(start, start + min(up, length), dtype=np.int64) * down + half) // up
+    count = -(-length // up)
+    begin = int(last[0]) - reach + 1
+    source = _slice(waveform, begin, int(last[-1]) - begin + 1 + (count - 1) * down)
+    windows = np.lib.stride_tricks.sliding_window_view(source, reach)
+    out = np.empty((count, len(last)), np.float32)
+    for column, end in enumerate(last.tolist()):
+        first = end - reach + 1 - begin
+        phase = ((start + column) * down + half) % up
+        out[:, column] = windows[first : first + (count - 1) * down + 1 : down] @ phases[phase]
+    return np.ascontiguousarray(out.reshape(-1)[:length])
 
 
 def _slice(waveform: NDArray[np.float32], start: int, length: int) -> NDArray[np.float32]:

@@ -50,7 +50,7 @@ class Config:
         if self.channels < 3:
             raise UserError(f"tokenizer.channels is {self.channels}: a point has at least 3 (x, y, z)")
         if len(self.widths) != 3 or any(width < 1 for width in self.widths):
-            raise UserError(f"tokenizer.widths is {self.widths}: give three positive numbers (Point-MAE: 128, 256, 512)")
+            raise UserError(f"tokenizer.widths is {self.widths}: give three positive numbers (such as 128, 256, 512)")
         if self.norm not in ("layer", "batch"):
             raise UserError(f"tokenizer.norm is {self.norm!r}: it must be 'layer' or 'batch'")
         if not self.scale > 0:

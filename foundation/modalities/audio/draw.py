@@ -1,0 +1,138 @@
+"""The random numbers of the views of one role, and the stretches of sound that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.counter import bits
+from foundation.modalities.audio.segments import Recording, starts
+
+if TYPE_CHECKING:
+    from foundation.counter import Draws
+    from foundation.modalities.audio.views import Config, CropConfig, PreparedRole
+    from foundation.types import Sample
+
+Rows = dict[str, NDArray]
+
+
+def draw_role(
+    config: Config, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws
+) -> PreparedRole:
+    """All that the device half needs of one role.
+
+    Args:
+        config: of the views.
+        role: its name.
+        crop: its views.
+        samples: B samples.
+        draws: random numbers of these samples.
+    """
+    from foundation.modalities.audio.views import PreparedRole
+
+    recordings = [Recording.of(sample, config.front_end.rate) for sample in samples]
+    parts = [_draw_view(config, role, crop, view, recordings, draws) for view in range(crop.count)]
+    rows = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return PreparedRole(**rows)
+
+
+def _draw_view(
+    config: Config, role: str, crop: CropConfig, view: int, recordings: list[Recording], draws: Draws
+) -> Rows:
+    """One view of each sample: the fields of a PreparedRole."""
+    front, stream, count = config.front_end, f"audio.{role}.{view}.", len(recordings)
+    length = front.samples(crop.frames)
+    place = f"audio.{role}.0." if config.same_segment and role == "global" else stream
+    chance = draws.uniform(place + "crop", 2)
+    lengths = np.array([recording.length for recording in recordings], np.int64)
+    first = starts(chance[:, 0], lengths, length)
+    rolled = chance[:, 1] < config.roll
+    repeated = (lengths < length) if config.short == "repeat" else np.zeros(count, bool)
+    anywhere = np.floor(chance[:, 0] * lengths).astype(np.int64)
+    first = np.where(rolled | repeated, anywhere, first)
+    waveforms = np.stack(
+        [r.cut(int(s), length, bool(w)) for r, s, w in zip(recordings, first, rolled | repeated, strict=True)]
+    ) if count else np.zeros((0, length), np.float32)
+
+    augmented = draws.uniform(stream + "augment", 1)[:, 0] < crop.augment[view % len(crop.augment)]
+    level = draws.uniform(stream + "level", 3)
+    gain = config.gain[0] + (config.gain[1] - config.gain[0]) * level[:, 0]
+    ratio = config.noise_ratio[0] + (config.noise_ratio[1] - config.noise_ratio[0]) * level[:, 2]
+    noisy = augmented & (level[:, 1] < config.noise)
+    mix = draws.uniform(stream + "mixup", 2)
+    others = 1 + np.floor(mix[:, 0] * max(count - 1, 1)).astype(np.int64)  # someone else, all alike
+    boxes, canvas = _boxes(config, crop, draws.uniform(stream + "resize", 4), augmented)
+    return {
+        "waveforms": waveforms,
+        "gains": np.where(augmented, 10.0 ** (gain / 20.0), 1.0).astype(np.float32),
+        "noise": np.where(noisy, 10.0 ** (-ratio / 20.0), 0.0).astype(np.float32),
+        "noise_keys": bits(draws.seed, draws.epochs, draws.ids, stream + "noise", 1)[:, 0].astype(np.int64),
+        "partners": view * count + (np.arange(count) + others) % max(count, 1),
+        "shares": np.where(augmented & (count > 1), config.mixup * mix[:, 1], 0.0).astype(np.float32),
+        "boxes": boxes,
+        "canvas": canvas,
+        "hidden": _hidden(config, crop, draws, stream, augmented),
+        "sample_ids": draws.ids.astype(np.int64),
+        "geometry": _geometry(config, crop, first, boxes, canvas),
+    }
+
+
+def _boxes(
+    config: Config, crop: CropConfig, chance: NDArray[np.float64], augmented: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Crops [B, 4] on the canvas, and the spectrogram's place on it [B, 2]; the whole spectrogram where there is none.
+
+    BYOL-A's rule: height and width uniform between the two factors, rounded down and cut at the canvas; any place.
+    """
+    size = np.array([config.front_end.mels, crop.frames])
+    if config.resize is None:
+        return np.tile(np.concatenate([np.zeros(2, np.int64), size]), (len(chance), 1)), np.zeros((len(chance), 2), np.int64)
+    rule = config.resize
+    canvas = np.floor(size * np.array(rule.canvas)).astype(np.int64)
+    inside = (canvas - size) // 2
+    low, high = np.array([rule.frequency, rule.time]).T
+    extent = np.clip(np.floor(size * (low + (high - low) * chance[:, :2])).astype(np.int64), 1, canvas)
+    begin = np.floor(chance[:, 2:] * (canvas - extent + 1)).astype(np.int64)
+    whole = np.concatenate([inside, size])
+    boxes = np.where(augmented[:, None], np.concatenate([begin, extent], 1), whole)
+    return boxes, np.tile(inside, (len(chance), 1))
+
+
+def _hidden(config: Config, crop: CropConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[B, 2, stretches, 2] starts and widths of the hidden bands and frames."""
+    rule = config.spec_augment
+    most = max(rule.bands, rule.times, 1)
+    chance = draws.uniform(stream + "hidden", 4 * most).reshape(-1, 2, most, 2)
+    size = np.array([config.front_end.mels, crop.frames])[None, :, None]
+    widest = np.floor(size * np.array([rule.band_width, rule.time_width])[None, :, None])
+    widths = np.floor(chance[..., 0] * (widest + 1)) * augmented[:, None, None]
+    begin = np.floor(chance[..., 1] * (size - widths + 1))
+    return np.stack([begin, widths], -1).astype(np.int64)
+
+
+def _geometry(
+    config: Config, crop: CropConfig, first: NDArray[np.int64], boxes: NDArray[np.int64], canvas: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """[B, 2, 3] from (x, y) = (time, frequency) in [0, 1]^2 of the view to seconds of the file and mel bands.
+
+    Band k covers [k, k + 1]; a frame lies at the middle of its window. The corners of a resized crop are the middles
+    of its outermost cells.
+    """
+    front = config.front_end
+    maps = np.zeros((len(first), 2, 3))
+    for row, (axis, size) in enumerate(((1, crop.frames), (0, front.mels))):
+        step = (boxes[:, 2 + axis] - 1) / max(size - 1, 1)  # source cells per cell of the view
+        # Middle of the view's cell c is u = (c + 0.5) / size, and lies on source cell begin + c * step.
+        scale = size * step
+        origin = boxes[:, axis] - canvas[:, axis] - 0.5 * step
+        if axis == 1:
+            hop = front.hop_samples / front.rate
+            scale, origin = scale * hop, first / front.rate + front.centre(0) + origin * hop
+        else:
+            origin = origin + 0.5
+        maps[:, row, row], maps[:, row, 2] = scale, origin
+    return maps.astype(np.float32)

@@ -1,0 +1,85 @@
+"""How a person looks at sound: the log-mel spectrogram, low notes at the bottom, what a mask hides dimmed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.modalities.image.picture import Picture, resize
+from foundation.modalities.image.picture import heat_rgb as _heat_rgb
+from foundation.modalities.image.picture import mask_overlay as _mask_overlay
+from foundation.modalities.image.picture import pca_rgb as _pca_rgb
+
+_SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enlarged to be seen
+
+
+def to_rgb(view: Tensor | NDArray[Any]) -> Picture:
+    """A spectrogram to look at; dark is silence. Low frequencies at the bottom, time to the right.
+
+    Args:
+        view: float [1, mels, frames] or [mels, frames].
+
+    Returns:
+        uint8 [mels * k, frames * k, 3], enlarged k times where it is small.
+
+    Raises:
+        ValueError: another shape.
+    """
+    tensor = torch.as_tensor(view).detach().cpu().float()
+    if tensor.ndim == 3 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 2:
+        raise ValueError(f"a spectrogram is [1, mels, frames] or [mels, frames], not {tuple(tensor.shape)}")
+    # A faint hiss is no picture of anything: the darkest hundredth is cut off.
+    low, high = tensor.quantile(0.01).item(), tensor.max().item()
+    picture = np.ascontiguousarray(_heat_rgb(tensor, low, max(high, low + 1e-3))[::-1])
+    factor = max(1, _SMALLEST // min(picture.shape[:2]))
+    return resize(picture, picture.shape[0] * factor, picture.shape[1] * factor, smooth=False)
+
+
+def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:
+    """Colours of a map of numbers over the token grid [rows, columns], low frequencies at the bottom."""
+    return np.ascontiguousarray(_heat_rgb(heat, low, high)[::-1])
+
+
+def overlay(view: Tensor | NDArray[Any], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
+    """A map of numbers over a spectrogram (attention of one head).
+
+    Args:
+        view: see :func:`to_rgb`.
+        heat: [rows, columns] of the token grid; enlarged smoothly.
+        strength: share of the map in the mixture.
+    """
+    picture = to_rgb(view)
+    colours = resize(heat_rgb(heat), picture.shape[0], picture.shape[1])
+    mixed = (1.0 - strength) * picture.astype(np.float64) + strength * colours
+    return mixed.round().clip(0, 255).astype(np.uint8)
+
+
+def mask_overlay(view: Tensor | NDArray[Any], masked: Tensor | NDArray[np.bool_], grid: tuple[int, int]) -> Picture:
+    """Which tokens a mask hides: those are dimmed and greyed.
+
+    Args:
+        view: see :func:`to_rgb`.
+        masked: [N] bool, row-major over the grid, low frequencies first.
+        grid: tokens along frequency and time.
+    """
+    hidden = torch.as_tensor(masked).cpu().reshape(grid).flip(0)
+    return _mask_overlay(to_rgb(view), hidden, grid)
+
+
+def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
+    """The three main directions of patch features as red, green and blue, low frequencies at the bottom.
+
+    Args:
+        patches: [n, N, D] with N = rows x columns of the grid.
+        grid: tokens along frequency and time.
+
+    Returns:
+        uint8 [n, rows, columns, 3].
+    """
+    return np.ascontiguousarray(_pca_rgb(patches, grid)[:, ::-1])

@@ -1,0 +1,160 @@
+"""The geometry of views of points: normalising, crops, fixed numbers of points, rotations. Plain numpy, one cloud each.
+
+All randomness comes in as arrays of uniform numbers, so that a view never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import UserError
+
+Cloud = NDArray[np.float32]
+"""[N, C]: x, y, z and what follows."""
+
+
+def select_channels(cloud: Cloud, channels: int, key: str = "") -> Cloud:
+    """The first channels of a cloud, [N, channels].
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if cloud.shape[1] < channels:
+        raise UserError(
+            f"sample {key!r}: its points have {cloud.shape[1]} numbers, but channels is {channels}: "
+            f"set channels of views and tokenizer to {cloud.shape[1]} or less"
+        )
+    return cloud[:, :channels]
+
+
+def normalised(cloud: Cloud, how: Literal["sphere", "centre", "none"]) -> tuple[Cloud, NDArray[np.float64]]:
+    """A cloud in the frame of the views.
+
+    Args:
+        cloud: [N, C].
+        how: ``sphere``: mean at the origin, largest radius 1 (Point-MAE, ModelNet40); ``centre``: mean at the origin,
+            metres kept; ``none``.
+
+    Returns:
+        the cloud, and the affine map [3, 4] back to the source.
+    """
+    back = np.eye(3, 4)
+    if how == "none":
+        return cloud, back
+    xyz = cloud[:, :3].astype(np.float64)
+    middle = xyz.mean(axis=0)
+    xyz = xyz - middle
+    radius = float(np.sqrt((xyz**2).sum(1).max())) if how == "sphere" else 1.0
+    radius = max(radius, 1e-12)
+    back[:, :3] *= radius
+    back[:, 3] = middle
+    return np.concatenate([(xyz / radius).astype(np.float32), cloud[:, 3:]], axis=1), back
+
+
+def crop(
+    cloud: Cloud, kind: Literal["sphere", "cuboid"], share: float, uniforms: NDArray[np.float64], aspect: float
+) -> NDArray[np.int64]:
+    """Places of the points of a crop: the given share of the cloud around a random point of it.
+
+    Args:
+        cloud: [N, C].
+        kind: ``sphere``: the nearest points (POS-BERT, Sonata). ``cuboid``: those inside a box along the axes whose
+            sides have random proportions, grown until it holds the share (after DepthContrast, Zhang et al. 2021).
+        share: of the points, in (0, 1].
+        uniforms: [4] the point, and the proportions of a box.
+        aspect: shortest side of a box over its longest, at least.
+
+    Returns:
+        [n] int64, n = share * N rounded, at least 1, in no particular order.
+    """
+    count = max(1, round(share * len(cloud)))
+    if count >= len(cloud):
+        return np.arange(len(cloud))
+    offsets = cloud[:, :3] - cloud[int(uniforms[0] * len(cloud)), :3]
+    if kind == "sphere":
+        distance = (offsets**2).sum(axis=1)
+    else:
+        sides = aspect + (1.0 - aspect) * uniforms[1:4]
+        distance = (np.abs(offsets) / sides.astype(np.float32)).max(axis=1)
+    return np.argpartition(distance, count - 1)[:count]
+
+
+def resize(cloud: Cloud, size: int, uniforms: NDArray[np.float64], fill: Literal["interpolate", "repeat"]) -> Cloud:
+    """A fixed number of points, in random order.
+
+    Args:
+        cloud: [N, C].
+        size: wanted points.
+        uniforms: [max(N, size), 5]: order, base point, weights.
+        fill: where points are missing, ``repeat`` some or ``interpolate``: new ones between a point and its
+            three nearest, with random weights (POS-BERT fills by interpolation of 4 neighbours).
+
+    Returns:
+        [size, C].
+    """
+    count = len(cloud)
+    order = np.argsort(uniforms[:count, 0], kind="stable")
+    if count >= size:
+        return cloud[order[:size]]
+    missing = size - count
+    base = (uniforms[:missing, 1] * count).astype(np.int64)
+    if fill == "repeat" or count < 4:
+        return cloud[np.concatenate([order, base])[np.argsort(uniforms[:size, 2], kind="stable")]]
+    xyz = cloud[:, :3]
+    chosen, again = np.unique(base, return_inverse=True)
+    distance = ((xyz[chosen][:, None] - xyz[None]) ** 2).sum(-1)  # [chosen, N]; crops are small where points miss
+    near = np.argpartition(distance, 3, axis=1)[:, :4][again]  # [missing, 4]
+    weights = uniforms[:missing, 1:5].astype(np.float32) + 1e-3
+    weights /= weights.sum(axis=1, keepdims=True)
+    made = np.einsum("nk,nkc->nc", weights, cloud[near])
+    together = np.concatenate([cloud, made])
+    return together[np.argsort(uniforms[:size, 2], kind="stable")]
+
+
+def rotation(
+    kind: Literal["none", "axis", "any"], axis: int, degrees: float, uniforms: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A random rotation matrix [3, 3].
+
+    Args:
+        kind: ``axis``: about one coordinate axis by an angle uniform in [-degrees, degrees]; ``any``: all rotations
+            alike (Shoemake 1992, uniform unit quaternions).
+        axis: 0, 1 or 2 for x, y or z.
+        degrees: largest angle about the axis.
+        uniforms: [3].
+    """
+    if kind == "none":
+        return np.eye(3)
+    if kind == "axis":
+        angle = np.deg2rad(degrees) * (2 * uniforms[0] - 1)
+        matrix = np.eye(3)
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        matrix[first, first] = matrix[second, second] = np.cos(angle)
+        matrix[second, first], matrix[first, second] = np.sin(angle), -np.sin(angle)
+        return matrix
+    a, b = np.sqrt(1 - uniforms[0]), np.sqrt(uniforms[0])
+    s, t = 2 * np.pi * uniforms[1], 2 * np.pi * uniforms[2]
+    x, y, z, w = a * np.sin(s), a * np.cos(s), b * np.sin(t), b * np.cos(t)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def inverse(matrix: NDArray[np.float64], offset: NDArray[np.float64], back: NDArray[np.float64]) -> NDArray[Any]:
+    """Map [3, 4] from the coordinates of a view, x' = matrix x + offset, through ``back`` [3, 4] to the source."""
+    undo = np.linalg.inv(matrix)
+    linear = back[:, :3] @ undo
+    return np.concatenate([linear, (back[:, 3] - linear @ offset)[:, None]], axis=1).astype(np.float32)
+
+
+def gaussian(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard normal numbers from pairs of uniform ones (Box and Muller 1958), [..., 2 n] -> [..., n]."""
+    first, second = np.split(uniforms, 2, axis=-1)
+    return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)

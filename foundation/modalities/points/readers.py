@@ -1,0 +1,273 @@
+"""From the bytes of one file to an array of points [N, C] float32. Sizes are checked before memory is asked for.
+
+Formats: NPY, NPZ, PLY (text, binary of either byte order), OFF (mesh), KITTI and nuScenes binaries, text columns, and LAS
+and LAZ through laspy. Nothing here runs or unpickles what a file holds.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import UserError
+
+Points: TypeAlias = NDArray[np.float32]
+COLUMNS = 64
+"""Numbers of a point at most; a file that claims more is no point cloud."""
+_HEADER = 64 * 1024
+_PLY_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+    "double": "f8", "float64": "f8",
+}  # fmt: skip
+_PLY_ORDER = ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "intensity")
+
+
+class PointError(ValueError):
+    """What is wrong with the bytes, as a reason of :data:`foundation.errors.REASONS` and a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a reader may take.
+
+    Attributes:
+        points: points (or vertices, faces) at most.
+        surface: points drawn from the surface of a mesh.
+    """
+
+    points: int
+    surface: int
+
+
+def _bounded(count: int, limits: Limits, what: str = "points") -> None:
+    if count > limits.points:
+        raise PointError("too_large", f"{count} {what} are more than max_points = {limits.points}")
+    if count < 0:
+        raise PointError("decode", f"the file says that it holds {count} {what}")
+
+
+def _table(array: NDArray[Any], limits: Limits) -> NDArray[Any]:
+    if array.dtype.kind not in "fiu":
+        raise PointError("shape", f"numbers of type {array.dtype} are no coordinates")
+    if array.ndim != 2 or not 3 <= array.shape[1] <= COLUMNS:
+        raise PointError("shape", f"an array of shape {list(array.shape)}; expected [points, 3 or more numbers]")
+    _bounded(array.shape[0], limits)
+    return array
+
+
+def read_npy(data: bytes, limits: Limits) -> Points:
+    """An array [N, C] of any number type. Its header is checked first; arrays of objects are refused."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = header(stream)
+    except Exception as error:  # a damaged header can raise from the tokenizer and the parser alike
+        raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
+    if kind.hasobject:
+        raise PointError("unsafe", "an array of Python objects, which only pickle could read")
+    if len(shape) == 2:
+        _bounded(int(shape[0]), limits)
+    wanted = stream.tell() + math.prod(shape) * kind.itemsize
+    if wanted > len(data):
+        raise PointError("truncated", f"{len(data)} bytes, but an array {list(shape)} of {kind} takes {wanted}")
+    stream.seek(0)
+    return _float32(_table(np.load(stream, allow_pickle=False), limits))
+
+
+def read_npz(data: bytes, limits: Limits) -> Points:
+    """The array ``points``, ``xyz`` or ``data`` of an NPZ file, or its only one; ``normals`` and ``colors`` are joined."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            found = next((name for name in ("points", "xyz", "data") if name in names), None)
+            found = found or (next(iter(names)) if len(names) == 1 else None)
+            if found is None:
+                raise PointError("missing", f"no array 'points' in the NPZ file (arrays: {', '.join(names) or 'none'})")
+
+            def member(name: str) -> Points:
+                if names[name].file_size > limits.points * COLUMNS * 8:
+                    raise PointError("too_large", f"array {name!r} takes {names[name].file_size} bytes when unpacked")
+                return read_npy(archive.read(names[name]), limits)
+
+            parts = [member(found), *(member(name) for name in ("normals", "colors") if name in names)]
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError) as error:
+        raise PointError("decode", f"no NPZ file: {error}") from None
+    except Exception as error:
+        if isinstance(error, PointError):
+            raise
+        raise PointError("corrupt", f"damaged NPZ file: {error}") from None
+    if len({len(part) for part in parts}) != 1:
+        raise PointError("shape", f"arrays of {', '.join(str(len(part)) for part in parts)} points in one NPZ file")
+    return np.concatenate(parts, axis=1)
+
+
+def read_ply(data: bytes, limits: Limits) -> Points:
+    """Vertices of a PLY file: x, y, z, then normals, colours (0 to 1 where stored as bytes) and intensity, where there
+    are any. Faces are not read."""
+    begin = data[:_HEADER].find(b"end_header")
+    end = data.find(b"\n", begin) + 1 if begin >= 0 else 0
+    if not data.startswith(b"ply") or not end:
+        raise PointError("decode", "no PLY header (it begins with 'ply' and ends with 'end_header')")
+    layout, count, fields, before = _ply_header(data[:begin].decode("ascii", "replace"))
+    if before:
+        raise PointError("decode", f"the PLY file has {before} before its vertices, which is not understood")
+    _bounded(count, limits, "vertices")
+    names = [name for name, _ in fields]
+    if not {"x", "y", "z"} <= set(names):
+        raise PointError("missing", f"PLY vertices without x, y or z (they have {', '.join(names) or 'nothing'})")
+    columns = [name for name in _PLY_ORDER if name in names]
+    if layout == "ascii":
+        rows = _text_rows(data[end:], count, len(fields))
+        table = {name: rows[:, names.index(name)] for name in columns}
+    else:
+        kind = np.dtype([(name, ("<" if layout == "binary_little_endian" else ">") + code) for name, code in fields])
+        if len(data) - end < count * kind.itemsize:
+            raise PointError("truncated", f"{len(data) - end} bytes of vertices, {count * kind.itemsize} are announced")
+        records = np.frombuffer(data, kind, count, end)
+        table = {name: records[name] for name in columns}
+    codes = dict(fields)
+    # Bytes of colour become shares, so that text and binary files, and both number types, mean the same.
+    factors = {name: 1 / 255 if name in ("red", "green", "blue") and codes[name] == "u1" else 1.0 for name in columns}
+    return np.stack([np.asarray(table[name], np.float64) * factors[name] for name in columns], 1).astype(np.float32)
+
+
+def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
+    """Layout, number of vertices, their fields, and the name of an element that stands before them."""
+    layout, count, fields, element, before = "", -1, [], "", ""
+    for line in text.splitlines():
+        match line.split():
+            case ["format", layout, *_]:
+                pass
+            case ["element", element, number] if number.isdigit():
+                if element == "vertex":
+                    count = int(number)
+                elif count < 0 and int(number) > 0:
+                    before = element
+            case ["property", code, name] if element == "vertex":
+                if code not in _PLY_TYPES or name in dict(fields):
+                    raise PointError("decode", f"PLY property {name!r} of type {code!r} is not understood")
+                fields.append((name, _PLY_TYPES[code]))
+            case ["property", "list", *_] if element == "vertex":
+                raise PointError("decode", "PLY vertices with lists are not understood")
+    if layout not in ("ascii", "binary_little_endian", "binary_big_endian"):
+        raise PointError("decode", f"PLY format {layout!r} is not understood")
+    if count < 0:
+        raise PointError("decode", "the PLY header announces no vertices")
+    return layout, count, fields, before
+
+
+def _text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
+    """The first ``count`` lines of numbers, [count, columns]."""
+    numbers = _numbers(b"\n".join(data.split(b"\n", count)[:count]))
+    if len(numbers) != count * columns:
+        raise PointError("truncated", f"{len(numbers)} numbers, but {count} lines of {columns} are announced")
+    return numbers.reshape(count, columns)
+
+
+def _numbers(text: bytes) -> NDArray[np.float64]:
+    try:
+        return np.array(text.split(), dtype=np.float64)
+    except ValueError as error:
+        raise PointError("decode", f"not a number among the coordinates: {str(error)[:80]}") from None
+
+
+def read_off(data: bytes, limits: Limits) -> Points:
+    """Points on the surface of an OFF mesh (ModelNet), spread by area; its vertices where it has no faces.
+
+    The points are a pure function of the bytes. ModelNet's files that lack the line break after ``OFF`` are read too.
+    """
+    from foundation.modalities.points.surface import read_off_mesh, sample_surface
+
+    vertices, faces = read_off_mesh(data, limits)
+    if len(faces) == 0:
+        return vertices.astype(np.float32)
+    return sample_surface(vertices, faces, limits.surface, data)
+
+
+def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Points]:
+    def read(data: bytes, limits: Limits) -> Points:
+        if len(data) % (4 * columns):
+            raise PointError("truncated", f"{len(data)} bytes are no whole number of {what} points ({4 * columns} bytes)")
+        _bounded(len(data) // (4 * columns), limits)
+        return np.frombuffer(data, "<f4").reshape(-1, columns).astype(np.float32)
+
+    return read
+
+
+def read_text(data: bytes, limits: Limits) -> Points:
+    """Lines of numbers, separated by commas or spaces (ModelNet40's resampled files: x, y, z and the normal)."""
+    lines = data.count(b"\n") + 1
+    _bounded(lines, limits, "lines")
+    first = data.lstrip().partition(b"\n")[0].replace(b",", b" ").split()
+    if not 3 <= len(first) <= COLUMNS:
+        raise PointError("decode", f"{len(first)} numbers in the first line; a point has 3 or more")
+    numbers = _numbers(data.replace(b",", b" "))
+    if len(numbers) % len(first):
+        raise PointError("truncated", f"{len(numbers)} numbers do not make lines of {len(first)}")
+    return numbers.reshape(-1, len(first)).astype(np.float32)
+
+
+def read_las(data: bytes, limits: Limits) -> Points:
+    """LAS or LAZ: x, y, z in the file's unit relative to the smallest, then the intensity (0 to 1)."""
+    if data[:4] != b"LASF":
+        raise PointError("decode", "no LAS file: it does not begin with 'LASF'")
+    try:
+        import laspy
+    except ImportError as error:
+        raise UserError("LAS and LAZ files need laspy: pip install 'foundation-pretrain[points]'") from error
+    try:
+        with laspy.open(io.BytesIO(data)) as file:
+            count = int(file.header.point_count)
+            _bounded(count, limits)
+            if not file.header.are_points_compressed:
+                least = file.header.offset_to_point_data + count * file.header.point_format.size
+                if least > len(data):
+                    raise PointError("truncated", f"{len(data)} bytes, but {count} points take {least}")
+            cloud = file.read()
+    except PointError:
+        raise
+    except Exception as error:  # laspy and its decompressors raise many types on damaged files
+        raise PointError("decode", f"damaged LAS file: {error}") from None
+    if len(cloud.points) != count:
+        raise PointError("truncated", f"{len(cloud.points)} points, but {count} are announced")
+    xyz = np.stack([np.asarray(cloud.x), np.asarray(cloud.y), np.asarray(cloud.z)], 1, dtype=np.float64)
+    if count:
+        xyz -= xyz.min(axis=0)  # projected coordinates are millions of metres: float32 would lose the centimetres
+    return np.concatenate([xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535], axis=1).astype(np.float32)
+
+
+def _float32(array: NDArray[Any]) -> Points:
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+READERS: Mapping[str, Callable[[bytes, Limits], Points]] = MappingProxyType(
+    {
+        "npy": read_npy,
+        "npz": read_npz,
+        "ply": read_ply,
+        "off": read_off,
+        "las": read_las,
+        "laz": read_las,
+        "pcd.bin": _binary(5, "nuScenes"),
+        "bin": _binary(4, "KITTI"),
+        "xyz": read_text,
+        "pts": read_text,
+        "txt": read_text,
+    }
+)
+"""Reader by file extension."""

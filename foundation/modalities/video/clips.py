@@ -1,0 +1,76 @@
+"""The temporal half of the views: where a clip begins, how long it is, and which frames it shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.modalities.image import geometry
+from foundation.modalities.video.decode import frames_at
+
+if TYPE_CHECKING:
+    from foundation.types import Sample
+
+SPAN_DRAWS = 2
+"""Uniform numbers that one clip needs."""
+
+
+def spans(
+    uniforms: NDArray[np.float64], begins: NDArray[np.float64], ends: NDArray[np.float64], wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where clips lie in time.
+
+    Args:
+        uniforms: [B] in [0, 1).
+        begins: [B] first moment of each video, seconds.
+        ends: [B] last moment.
+        wanted: [B] length of each clip; a video that is shorter gives all of itself, so its clip is faster in frames
+            but never leaves the video.
+
+    Returns:
+        [B, 2] begin and length, seconds.
+    """
+    length = np.minimum(wanted, ends - begins)
+    return np.stack([begins + uniforms * (ends - begins - length), length], axis=1)
+
+
+def span_times(begin: float, seconds: float, frames: int) -> NDArray[np.float64]:
+    """[frames] moments in the middle of equal parts of a span, seconds."""
+    return begin + seconds * (np.arange(frames) + 0.5) / frames
+
+
+def sample_frames(sample: Sample, times: NDArray[np.float64]) -> Tensor:
+    """The frames that a video shows at some moments.
+
+    Args:
+        sample: with ``video`` uint8 [T, 3, H, W] and ``video_times`` [T] seconds.
+        times: [n] seconds.
+
+    Returns:
+        uint8 [n, 3, H, W], memory [n, H, W, 3]; a frame is repeated where the video has too few.
+    """
+    places = torch.from_numpy(frames_at(sample["video_times"], times))
+    return sample["video"].permute(0, 2, 3, 1)[places].permute(0, 3, 1, 2)
+
+
+def affine(boxes: NDArray[np.int64], flips: NDArray[np.bool_], placed: NDArray[np.float64]) -> Tensor:
+    """Maps from view coordinates in [0, 1]^3 (x, y, time; after the flip) to the source: pixels, pixels, seconds.
+
+    Args:
+        boxes: [R, 4] top, left, height, width.
+        flips: [R].
+        placed: [R, 2] begin and length, seconds.
+
+    Returns:
+        [R, 3, 4] float32.
+    """
+    matrix = torch.zeros(len(boxes), 3, 4)
+    plane = geometry.affine(boxes, flips)
+    matrix[:, :2, :2], matrix[:, :2, 3] = plane[:, :, :2], plane[:, :, 2]
+    matrix[:, 2, 2] = torch.from_numpy(placed[:, 1].astype(np.float32))
+    matrix[:, 2, 3] = torch.from_numpy(placed[:, 0].astype(np.float32))
+    return matrix

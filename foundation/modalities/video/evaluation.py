@@ -1,0 +1,75 @@
+"""How a probe sees a video: one clip, its frames spread evenly over a span, one centre crop, no randomness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundation.errors import UserError
+from foundation.modalities.image.evaluation import Evaluation
+from foundation.modalities.image.evaluation import EvaluationConfig as ImageEvaluationConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from foundation.modalities.video.views import Config
+    from foundation.types import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(ImageEvaluationConfig):
+    """How a probe sees a video: one clip, one centre crop, no randomness."""
+
+    frames: int = 16
+    """Frames of the clip."""
+    seconds: float | None = None
+    """Span in the middle of the video that they are spread over; None: the whole video."""
+
+    def __post_init__(self) -> None:
+        ImageEvaluationConfig.__post_init__(self)
+        if self.frames < 1:
+            raise UserError(f"evaluation: frames is {self.frames}; it must be at least 1")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UserError(f"evaluation: seconds is {self.seconds}; it must be above 0, or null for the whole video")
+
+    def build(self) -> VideoEvaluation:
+        """The function from samples to pixels."""
+        return VideoEvaluation(self)
+
+    def augmented(self) -> Config:
+        """Training views of a linear probe at this size: a random span of half to all of the video, crop and flip."""
+        from foundation.modalities.video.views import ClipConfig, Config
+
+        return Config(
+            global_views=ClipConfig(
+                count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,), frames=self.frames, span=(0.5, 1.0)
+            ),
+            local_views=ClipConfig(count=0, blur=(0.0,)),
+            jitter=0.0,
+            greyscale=0.0,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+class VideoEvaluation(Evaluation):
+    """Preprocessing of the probes."""
+
+    config: EvaluationConfig
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, 3, T, size, size] of B samples as :func:`foundation.modalities.video.decode.decode` gives them."""
+        import torch
+
+        from foundation.modalities.video.clips import sample_frames, span_times
+
+        frames, size = self.config.frames, self.config.size
+        pixels = torch.empty((len(samples), frames, 3, size, size), dtype=torch.uint8)
+        for place, sample in zip(pixels, samples, strict=True):
+            begin, end = float(sample["video_times"][0]), float(sample["video_end"])
+            seconds = min(end - begin, self.config.seconds or math.inf)
+            times = span_times(begin + (end - begin - seconds) / 2, seconds, frames)
+            place.copy_(self.crop(sample_frames(sample, times)))
+        return self.normalise(pixels).transpose(1, 2)

@@ -1,0 +1,139 @@
+"""How a person looks at a video and at what an encoder makes of it: a film strip, its frames side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.modalities.image import picture as still
+from foundation.modalities.image.picture import Picture, heat_rgb
+from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["contact_sheet", "film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
+
+MOST_FRAMES = 8
+"""Frames of a strip; of longer clips evenly chosen ones are shown."""
+_GAP, _EDGE = 2, (32, 32, 36)
+
+
+def to_rgb(
+    clip: Tensor | NDArray[np.uint8],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    most: int = MOST_FRAMES,
+) -> Picture:
+    """A film strip to look at.
+
+    Args:
+        clip: a normalised view, float [3, T, H, W]; or decoded frames, uint8 [T, 3, H, W].
+        mean: of the normalisation, per channel.
+        std: of the normalisation, per channel.
+        most: frames to show.
+
+    Returns:
+        uint8 [H, W', 3].
+
+    Raises:
+        ValueError: another number of axes or channels.
+    """
+    return film_strip(_frames(clip, mean, std, most))
+
+
+def film_strip(frames: Sequence[Picture]) -> Picture:
+    """Frames side by side, in the order of time, dark lines between them.
+
+    Args:
+        frames: [H, W, 3] uint8, all of one height.
+    """
+    line = np.broadcast_to(np.array(_EDGE, np.uint8), (frames[0].shape[0], _GAP, 3))
+    parts = [part for frame in frames for part in (frame, line)][:-1]
+    return np.concatenate(parts, axis=1)
+
+
+def contact_sheet(
+    clips: Sequence[Any], labels: Sequence[str] | None = None, columns: int = 1, cell: int = 768, gap: int = 4
+) -> Image:
+    """Strips under each other; arguments as :func:`foundation.modalities.image.picture.contact_sheet`."""
+    return still.contact_sheet([to_rgb(clip) for clip in clips], labels, columns, cell, gap)
+
+
+def overlay(clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
+    """A strip with a map of numbers over it.
+
+    Args:
+        clip: see :func:`to_rgb`.
+        heat: [t, h, w], usually the token grid.
+        strength: share of the map in the mixture.
+    """
+    values = torch.as_tensor(heat).float().cpu()
+    low, high = float(values.min()), float(values.max())
+    frames = _frames(clip, IMAGENET_MEAN, IMAGENET_STD, MOST_FRAMES)
+    parts = []
+    for number, frame in zip(_chosen(len(frames), len(values)), frames, strict=True):
+        colours = still.resize(heat_rgb(values[number], low, high), frame.shape[0], frame.shape[1])
+        mixed = (1.0 - strength) * frame.astype(np.float64) + strength * colours
+        parts.append(mixed.round().clip(0, 255).astype(np.uint8))
+    return film_strip(parts)
+
+
+def mask_overlay(
+    clip: Tensor | NDArray[np.uint8], masked: Tensor | NDArray[np.bool_], grid: tuple[int, ...]
+) -> Picture:
+    """Which tubelets a mask hides.
+
+    Args:
+        clip: see :func:`to_rgb`.
+        masked: [N] bool, time slowest.
+        grid: tubelets in time, down and across.
+    """
+    hidden = torch.as_tensor(masked).cpu().reshape(grid)
+    frames = _frames(clip, IMAGENET_MEAN, IMAGENET_STD, MOST_FRAMES)
+    chosen = _chosen(len(frames), grid[0])
+    return film_strip(
+        [
+            still.mask_overlay(frame, hidden[number].reshape(-1), (grid[1], grid[2]))
+            for number, frame in zip(chosen, frames, strict=True)
+        ]
+    )
+
+
+def pca_rgb(patches: Tensor, grid: tuple[int, ...]) -> Picture:
+    """The three main directions of tubelet features as colours, one strip for each clip.
+
+    Args:
+        patches: [n, N, D] with N = product of the grid.
+        grid: tubelets in time, down and across.
+
+    Returns:
+        uint8 [n, rows, W', 3]: the maps of all times side by side, without lines, as one pixel is one token.
+    """
+    times, rows, columns = grid
+    maps = still.pca_rgb(patches, (times * rows, columns)).reshape(len(patches), times, rows, columns, 3)
+    return maps.transpose(0, 2, 1, 3, 4).reshape(len(patches), rows, times * columns, 3)
+
+
+def _frames(
+    clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], most: int
+) -> list[Picture]:
+    """Some frames of a clip, each [H, W, 3] uint8."""
+    tensor = torch.as_tensor(clip).detach().cpu()
+    axis = 1 if tensor.dtype == torch.uint8 else 0
+    if tensor.ndim != 4 or tensor.shape[axis] != 3:
+        raise ValueError(f"a clip is float [3, T, H, W] or uint8 [T, 3, H, W], not {tensor.dtype} {list(tensor.shape)}")
+    if axis == 0:
+        tensor = tensor.transpose(0, 1)
+    return [still.to_rgb(tensor[number], mean, std) for number in _chosen(most, len(tensor))]
+
+
+def _chosen(most: int, there: int) -> list[int]:
+    """Numbers of ``most`` evenly spaced entries; each once where there are fewer and repeated only if asked so."""
+    count = most if there >= most else there
+    return [int((place + 0.5) * there / count) for place in range(count)]

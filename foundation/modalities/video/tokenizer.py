@@ -1,0 +1,86 @@
+"""Clips to tokens: one token for each tubelet, a square patch over a few frames; time first, then row, then column."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import UserError
+from foundation.modalities.image.tokenizer import Config as ImageConfig
+
+if TYPE_CHECKING:
+    from foundation.modalities.video.tubelets import VideoTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a clip becomes tokens (Arnab et al. 2021, ViViT). Needs no torch."""
+
+    tubelet: int = 2
+    """Frames that one token covers."""
+
+    patch_size: int = 16
+    """Side of the square that one token covers, pixels."""
+
+    channels: int = 3
+    """Colour channels of the frames."""
+
+    stem: Literal["patch", "conv"] = "patch"
+    """``patch``: one strided 3-D convolution. ``conv``: each frame goes through the image tokenizer's convolutions
+    first, then a projection over the frames of a tubelet; learns faster on small data."""
+
+    def __post_init__(self) -> None:
+        if self.tubelet < 1:
+            raise UserError(f"tokenizer.tubelet is {self.tubelet}: it must be at least 1 frame")
+        self.image  # noqa: B018  its own checks
+
+    @property
+    def image(self) -> ImageConfig:
+        """The tokenizer of a single frame."""
+        return ImageConfig(patch_size=self.patch_size, channels=self.channels, stem=self.stem)
+
+    def grid(self, size: tuple[int, ...]) -> tuple[int, int, int]:
+        """Tubelets of a clip: in time, rows and columns.
+
+        Args:
+            size: (frames, height, width).
+
+        Raises:
+            UserError: frames or a side are no multiple of the tubelet's.
+        """
+        if len(size) != 3:
+            raise UserError(
+                f"a clip has frames, a height and a width, but the size given is {tuple(size)}: "
+                "set encoder.size to [frames, height, width]"
+            )
+        frames = int(size[0])
+        if frames < 1 or frames % self.tubelet:
+            raise UserError(f"{frames} frames of a clip are not a multiple of tokenizer.tubelet {self.tubelet}")
+        return (frames // self.tubelet, *self.image.grid(tuple(size[1:])))
+
+    def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
+        """Place of each token in its grid.
+
+        Args:
+            size: (frames, height, width).
+
+        Returns:
+            [N, 3] int64, (time, row, column), column fastest.
+
+        Raises:
+            UserError: as :meth:`grid`.
+        """
+        axes = [np.arange(side) for side in self.grid(size)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    def build(self, width: int) -> VideoTokenizer:
+        """Make the module.
+
+        Args:
+            width: width D of a token.
+        """
+        return importlib.import_module("foundation.modalities.video.tubelets").VideoTokenizer(self, width)

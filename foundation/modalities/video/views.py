@@ -1,0 +1,215 @@
+"""Multi-crop views of videos: temporal crops at several speeds, and the image modality's crops, the same in all frames.
+
+Each view is a clip: a span of the video, drawn for its place and its speed, of which evenly spaced frames are shown.
+Crop box, flip, colours, blur and the rest are drawn once for a clip. Every number is drawn from (seed, epoch, sample id,
+stream name): a view never depends on worker, rank or batch neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from foundation.errors import UserError
+from foundation.modalities.image.views import Config as ImageConfig
+from foundation.modalities.image.views import CropConfig, ImageViews, Prepared, PreparedRole
+from foundation.modalities.video.evaluation import EvaluationConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from foundation.counter import Draws
+    from foundation.modalities.image.photometric import Parameters
+    from foundation.types import Sample, View
+
+__all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(CropConfig):
+    """Views of one role."""
+
+    frames: int = 16
+    """Frames of a clip."""
+    rates: tuple[float, ...] = (8.0,)
+    """Speeds, in frames per second of the video's own time; each clip draws one. A clip covers frames / rate seconds,
+    or the whole video where that is shorter."""
+    span: tuple[float, float] | None = None
+    """In place of ``rates``: smallest and largest share of the video that a clip covers, uniform between."""
+
+    def __post_init__(self) -> None:
+        CropConfig.__post_init__(self)
+        if self.frames < 1:
+            raise UserError(f"views: frames is {self.frames}; it must be at least 1")
+        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+            raise UserError(f"views: rates is {tuple(self.rates)}; give one or more frame rates above 0 (usual: 8.0)")
+        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
+            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ImageConfig):
+    """Multi-crop recipe for videos. Colours, blur, flips and crops are the image modality's, drawn once for a clip."""
+
+    global_views: ClipConfig = field(default_factory=lambda: ClipConfig(blur=(0.5, 0.1), solarise=(0.0, 0.2)))
+    """Long, large views; the teacher sees only these."""
+    local_views: ClipConfig = field(
+        default_factory=lambda: ClipConfig(count=8, size=96, scale=(0.05, 0.4), frames=8, rates=(8.0, 16.0))
+    )
+    """Short, small views, for the student."""
+    placement: Literal["auto", "workers"] = "auto"
+    """Where crops are resampled: always in the workers (a batch of whole videos would be too much to send)."""
+    evaluation_seconds: float | None = None
+    """Probes see one clip in the middle of the video, of so many seconds; None: spread over the whole video."""
+
+    def __post_init__(self) -> None:
+        ImageConfig.__post_init__(self)
+        if self.placement not in ("auto", "workers"):
+            raise UserError(f"views.placement is {self.placement!r}; crops of videos are made in the workers")
+
+    @property
+    def modality(self) -> str:
+        """Folder name in ``foundation/modalities``."""
+        return VideoViews.modality
+
+    @property
+    def roles(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(3, frames, size, size)``."""
+        return self.build().describe()
+
+    def evaluation(self) -> EvaluationConfig:
+        """What a probe feeds an encoder trained with these views."""
+        view = self.global_views
+        return EvaluationConfig(
+            size=view.size, frames=view.frames, seconds=self.evaluation_seconds, mean=self.mean, std=self.std
+        )
+
+    def build(self, device_is_accelerator: bool = False) -> VideoViews:
+        """The view maker.
+
+        Args:
+            device_is_accelerator: whether training runs on a GPU, which then does the photometric half.
+        """
+        return VideoViews(self, device_is_accelerator)
+
+
+class VideoViews(ImageViews):
+    """Makes the views of a batch of videos; see the module's text."""
+
+    modality = "video"
+    config: Config
+    roles: Mapping[str, ClipConfig]
+
+    def __init__(self, config: Config, device_is_accelerator: bool = False) -> None:
+        super().__init__(config, device_is_accelerator)
+        self.on_device = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VideoViews, (self.config, self._accelerator)
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(3, frames, size, size)``."""
+        return {name: (clip.count, (3, clip.frames, clip.size, clip.size)) for name, clip in self.roles.items()}
+
+    def prepare(self, samples: Sequence[Sample], draws: Draws) -> Prepared:
+        """Draws all parameters, chooses the frames and cuts them.
+
+        Args:
+            samples: B samples with ``video`` uint8 [T, 3, H, W], ``video_times`` [T] and ``video_end`` in seconds.
+            draws: random numbers of these samples, in the same order.
+
+        Returns:
+            What :meth:`finish` needs; its pixels are uint8 [R * frames, 3, S, S], the frames of a clip together.
+
+        Raises:
+            ValueError: samples and draws do not have the same length.
+        """
+        import numpy as np
+        import torch
+
+        from foundation.modalities.image import geometry, photometric
+        from foundation.modalities.video import clips
+
+        if len(samples) != len(draws.ids):
+            raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
+        heights = np.array([sample["video"].shape[2] for sample in samples], np.int64)
+        widths = np.array([sample["video"].shape[3] for sample in samples], np.int64)
+        begins = np.array([sample["video_times"][0] for sample in samples], np.float64)
+        ends = np.array([sample["video_end"] for sample in samples], np.float64)
+        roles = {}
+        for name, clip in self.roles.items():
+            boxes, flips = self._draw_geometry(name, clip, draws, heights, widths)
+            placed = self._draw_spans(name, clip, draws, begins, ends)
+            pixels = torch.empty((len(boxes), clip.frames, 3, clip.size, clip.size), dtype=torch.uint8)
+            for row, (begin, seconds) in enumerate(placed.tolist()):
+                frames = clips.sample_frames(
+                    samples[row % len(samples)], clips.span_times(begin, seconds, clip.frames)
+                )
+                one = slice(row, row + 1)
+                pixels[one] = geometry.resize_crops(
+                    [frames], boxes[one], flips[one], clip.size, self.config.interpolation
+                )
+            plan = photometric.make_plan(
+                _of_frames(self._draw_photometric(name, clip, draws), clip.frames),
+                clip.size,
+                self.config.blur_radius,
+                not self._accelerator,
+            )
+            roles[name] = PreparedRole(
+                pixels=pixels.flatten(0, 1),
+                boxes=torch.from_numpy(boxes),
+                flips=torch.from_numpy(flips),
+                plan=plan,
+                sample_ids=torch.from_numpy(np.tile(draws.ids, clip.count)),
+                geometry=clips.affine(boxes, flips, placed),
+            )
+        return Prepared(roles, None)
+
+    def finish(self, prepared: Prepared) -> dict[str, View]:
+        """Does the photometric half, on the device where ``prepared`` lies; never waits for it.
+
+        Returns:
+            Per role a View with data [R, 3, T, S, S] float32 (memory [R, T, 3, S, S]), rows view-major, and geometry
+            [R, 3, 4] from (x, y, time) in [0, 1]^3 to pixels of the decoded frames and seconds of the file.
+        """
+        from dataclasses import replace
+
+        views = {}
+        for name, view in super().finish(prepared).items():
+            clips = view.data.unflatten(0, (-1, self.roles[name].frames))
+            views[name] = replace(view, data=clips.transpose(1, 2))
+        return views
+
+    def _draw_spans(
+        self,
+        role: str,
+        clip: ClipConfig,
+        draws: Draws,
+        begins: NDArray[np.float64],
+        ends: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """[R, 2] begin and length of each clip, seconds."""
+        import numpy as np
+
+        from foundation.modalities.video import clips
+
+        placed = []
+        for view in range(clip.count):
+            uniforms = draws.uniform(f"{self.modality}.{role}.{view}.span", clips.SPAN_DRAWS)
+            if clip.span is not None:
+                wanted = (ends - begins) * (clip.span[0] + (clip.span[1] - clip.span[0]) * uniforms[:, 0])
+            else:
+                rates = np.array(clip.rates)
+                wanted = clip.frames / rates[(uniforms[:, 0] * len(rates)).astype(np.int64)]
+            placed.append(clips.spans(uniforms[:, 1], begins, ends, wanted))
+        return np.concatenate(placed)
+
+
+def _of_frames(parameters: Parameters, frames: int) -> Parameters:
+    """Parameters of clips as those of their frames: every frame of a clip is treated alike."""
+    import numpy as np
+
+    return type(parameters)(**{name: np.repeat(values, frames, axis=0) for name, values in vars(parameters).items()})
