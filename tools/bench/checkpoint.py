@@ -56,11 +56,17 @@ def run(arguments: argparse.Namespace) -> int:
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
+    def train(kind: str) -> None:
+        begun = time.thread_time()
+        figures[f"{kind}_step"].append(timed(lambda: step(batch)))
+        figures[f"{kind}_step_processor"].append(time.thread_time() - begun)
+
     timed(lambda: step(batch))
     groups = state.capture(step.learner, step.optimizer).values()
     size = sum(t.numel() * t.element_size() for group in groups for t in group.values())
     figures: dict[str, list[float]] = {
-        "undisturbed_step": [], "synchronous": [], "asynchronous": [], "asynchronous_writing": [], "disturbed_step": [],
+        "undisturbed_step": [], "undisturbed_step_processor": [], "synchronous": [], "asynchronous": [],
+        "asynchronous_writing": [], "disturbed_step": [], "disturbed_step_processor": [],
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
         if shutil.disk_usage(folder).free < 3.2 * size:
@@ -78,13 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
             return timed(lambda: savers[kind].save(number, state.capture(step.learner, step.optimizer), numbers))
 
         for _ in range(arguments.rounds):
-            figures["undisturbed_step"] += [timed(lambda: step(batch)) for _ in range(arguments.steps)]
+            for _ in range(arguments.steps):
+                train("undisturbed")
             figures["synchronous"].append(save("synchronous"))
             timed(lambda: step(batch))  # takes its memory back from the disk's cache
             own = savers["asynchronous"]
             figures["asynchronous"].append(save("asynchronous"))
             while own._thread is not None and own._thread.is_alive():
-                figures["disturbed_step"].append(timed(lambda: step(batch)))
+                train("disturbed")
             own.wait()
             figures["asynchronous_writing"].append(own.seconds or 0.0)
         for each in savers.values():
@@ -98,8 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
         "preparing_seconds": preparing, "asynchronous_over_synchronous": statistics.median(ratios),
         "asynchronous_over_synchronous_min": min(ratios), "asynchronous_over_synchronous_max": max(ratios),
     }  # fmt: skip
-    if "disturbed_step_seconds" in result:
-        result["disturbed_over_undisturbed"] = result["disturbed_step_seconds"] / result["undisturbed_step_seconds"]
+    for kind in ("step", "step_processor"):  # the second is the training thread's own time: no waiting for a processor
+        if figures[f"disturbed_{kind}"]:
+            ratio = result[f"disturbed_{kind}_seconds"] / result[f"undisturbed_{kind}_seconds"]
+            result[f"disturbed_over_undisturbed_{kind}"] = ratio
     table = Table(title=f"checkpoint of {recipe.name}", show_header=False, title_justify="left")
     for key, value in result.items():
         shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
