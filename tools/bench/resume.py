@@ -50,13 +50,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
     table = Table(
         title=f"{arguments.shards:,} shards, {total:,} samples, {arguments.workers} workers; medians, seconds"
     )
-    names = (
-        "process and imports",
-        "open the shards",
-        "first batch",
-        "beyond the process's start",
-        "of it processor time",
-    )
+    beyond = "beyond the process's start"
+    names = ("process and imports", "open the shards", "first batch", beyond, "of it processor time")
     for column in ("index", "position", *names):
         table.add_column(column, justify="right")
     figures: dict[str, Any] = {"shards": arguments.shards, "samples": total, "workers": arguments.workers}
