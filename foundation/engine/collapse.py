@@ -207,8 +207,9 @@ class CollapseWatch:
             )
         elif entropy is not None and entropy < config.entropy_margin * uniform and (used or 0.0) < _HARD:
             found[f"{name}/one-hot"] = (
-                f"{name}: the teacher is certain of a few prototypes (entropy {max(entropy, 0.0):.2g} of {uniform:.4g}). "
-                f"Likely knobs: a higher {name}.teacher_temperature, {name}.target=sinkhorn, a lower {name}.centre_momentum"
+                f"{name}: the teacher is certain of a few prototypes (entropy {max(entropy, 0.0):.2g} of "
+                f"{uniform:.4g}). Likely knobs: a higher {name}.teacher_temperature, {name}.target=sinkhorn, a lower "
+                f"{name}.centre_momentum"
             )
         elif used is not None and used < config.min_prototypes:
             found[f"{name}/prototypes"] = (

@@ -194,11 +194,11 @@ def test_a_healthy_run_raises_none(train, metrics, tmp_path):
     from foundation.cli import main
     from foundation.recipe import Recipe
 
-    assert main(["data", "build", "photo_tiles", str(tmp_path / "shards"), "--train", "800", "--test", "20"]) == 0
+    assert main(["data", "build", "photo_tiles", str(tmp_path / "shards"), "--train", "400", "--test", "20"]) == 0
     recipe = config.load(
         Recipe, paths.recipe("quickstart"),
-        (f"data.shards=[{tmp_path}/shards/train-*.tar]", "train.length=60 steps", "data.workers=0", "train.log_every=5",
-         "guard.collapse={every: 5, samples: 256}", "train.device=cpu", "checkpoints.every=1000 steps"),
+        (f"data.shards=[{tmp_path}/shards/train-*.tar]", "train.length=36 steps", "data.workers=0", "train.log_every=5",
+         "guard.collapse={every: 4, samples: 256}", "train.device=cpu", "checkpoints.every=1000 steps"),
     )  # fmt: skip
     said: list[str] = []
     train(recipe, tmp_path / "run", said)
