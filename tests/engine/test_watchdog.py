@@ -16,6 +16,7 @@ import pytest
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.watchdog import HEARTBEATS, STALLS, Watchdog
 from foundation.errors import StallError
+from foundation.parallel.shared_memory import lives
 
 
 def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[str]:
@@ -39,14 +40,6 @@ with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, {seconds}) as dog:
 
 def stacks(run: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((run / STALLS).glob("*.txt")))
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -124,6 +117,26 @@ def test_a_heartbeat_tells_step_and_place_and_leaves_nothing_else(tmp_path):
     assert (beat["step"], beat["loss"], beat["rank"], beat["doing"]) == (11, 2.0, 3, "training")
     assert (beat["pid"], beat["host"]) == (os.getpid(), socket.gethostname())
     assert not (tmp_path / STALLS).exists() and [p.name for p in tmp_path.iterdir()] == [HEARTBEATS]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system shows no shared memory")
+@pytest.mark.parametrize("here", [True, False])
+def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = Path(f"/dev/shm/torch_{process.pid}_1_0")
+    left.write_bytes(b"0" * 8)
+    for folder in (HEARTBEATS, STALLS):
+        (tmp_path / folder).mkdir()
+    host = socket.gethostname() if here else "elsewhere"
+    (tmp_path / HEARTBEATS / "rank0.json").write_text(json.dumps({"host": host}))
+    (tmp_path / STALLS / f"rank0-worker-{process.pid}.txt").touch()
+    try:
+        with Watchdog(tmp_path, 0, 0):
+            assert left.exists() is not here
+        assert not (tmp_path / STALLS).exists()
+    finally:
+        left.unlink(missing_ok=True)
 
 
 def test_no_limit_ends_nothing(tmp_path):
