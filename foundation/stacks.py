@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import glob
 import os
 import signal
 
@@ -13,9 +14,15 @@ SIGNAL = getattr(signal, "SIGUSR1", None)
 """Asks a worker for its stacks; None where there is no such signal."""
 
 
-def worker_file(prefix: str, pid: int) -> str:
+def worker_file(prefix: str, pid: int | str) -> str:
     """Path of a worker's stacks."""
     return f"{prefix}-worker-{pid}.txt"
+
+
+def worker_pids(prefix: str) -> list[int]:
+    """Process numbers of the workers that have, or had, a file for their stacks."""
+    found = glob.glob(worker_file(glob.escape(prefix), "*"))
+    return [int(number) for path in found if (number := path.rpartition("-")[2].removesuffix(".txt")).isdigit()]
 
 
 def answer_signal() -> bool:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,9 @@ find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, wh
 
 # Keys that do not change what is learnt: a resumed run may differ in them.
 FREE = (
-    "train.stop_after", "train.device", "train.log_every", "train.grace_seconds",
-    "train.peer_timeout_seconds", "checkpoints", "guard",
-    "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.shards", "probes",
+    "train.stop_after", "train.device", "train.log_every", "train.grace_seconds", "train.peer_timeout_seconds",
+    "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.shards", "data.sources.*.shards",
+    "data.cache", "data.cache_gib", "data.prefetch_shards", "data.allow_pipes", "checkpoints", "guard", "probes",
 )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) 
 
 def differences(before: object, after: object, key: str = "") -> list[tuple[str, object, object]]:
     """Keys whose values differ, with both values; keys in FREE are left out."""
-    if key in FREE:
+    if any(fnmatchcase(key, free) for free in FREE):
         return []
     if isinstance(before, dict) and isinstance(after, dict):
         return [

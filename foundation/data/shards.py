@@ -32,6 +32,7 @@ member."""
 _OPEN_SHARDS = 64  # per process: a window touches few shards, and 1,024 open files is a common limit
 _OPEN_EVICTED = 8  # of those, copies that the cache has given up: they still take room on the disk
 _FORGIVE_SECONDS = 300.0  # after so long a shard that storage did not give is asked for again
+_MANY = 100  # shards whose headers may be read at the start without a word
 GIB = 1 << 30
 
 
@@ -248,6 +249,12 @@ def open_shards(
     origins: list[Origin] = []
     counts: list[int] = []
     warnings: list[str] = []
+    unknown = sum(one.samples is None and not one.origin.remote for one in found)
+    if unknown > _MANY:
+        warnings.append(
+            f"{unknown:,} shards without index.json: all their headers are read at every start; "
+            "'foundation data index FOLDER' makes the start quick"
+        )
     unknown = sum(one.samples is None and one.origin.remote for one in found)
     if unknown:
         warnings.append(

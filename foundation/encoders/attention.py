@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from foundation.encoders.positions import Rotation
 from foundation.errors import UserError
@@ -49,6 +50,13 @@ def merge(segments: Sequence[Segment]) -> list[Segment]:
         else:
             merged.append(segment)
     return merged
+
+
+def first_tokens(tokens: Tensor, segments: Sequence[Segment], count: int) -> Tensor:
+    """The first ``count`` tokens of each row, [T, D] -> [sum of rows * count, D]."""
+    parts = tokens.split([segment.length for segment in segments])
+    rows = [part.view(s.rows, s.tokens, -1)[:, :count].flatten(0, 1) for part, s in zip(parts, segments, strict=True)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def split_heads(qkv: Tensor, segment: Segment, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,16 +111,41 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
 
     The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
-    backward, the products written out were 2 to 10 times as fast (``docs/benchmarks.md``). The weights of a row are
-    normalised in float32 in both.
+    backward, the products written out were 2 to 10 times as fast (``docs/benchmarks.md``).
     """
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
     if query.shape[-2] > LONGEST_EXPLICIT_ROW:
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    return scores.softmax(-1).to(value.dtype) @ value
+    mixed: Tensor = _ExplicitAttention.apply(query.contiguous(), key.contiguous(), value.contiguous())
+    return mixed
+
+
+class _ExplicitAttention(torch.autograd.Function):
+    """``softmax(q k' / sqrt(d)) v`` as matrix products in half precision, every softmax in float32.
+
+    Keeps one half-precision copy of the weights for the backward pass; autograd would keep a float32 copy as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scale = query.shape[-1] ** -0.5
+        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(scale)
+        weights = scores.softmax(-1).to(value.dtype)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scale = scale
+        return torch.matmul(weights, value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, weights = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        to_value = torch.matmul(weights.transpose(-1, -2), gradient)
+        to_weights = torch.matmul(gradient, value.transpose(-1, -2))
+        to_scores = torch.ops.aten._softmax_backward_data(to_weights.float(), weights.float(), -1, torch.float32)
+        to_scores = to_scores.mul_(ctx.scale).to(query.dtype)
+        return torch.matmul(to_scores, key), torch.matmul(to_scores.transpose(-1, -2), query), to_value
 
 
 def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:
@@ -181,22 +214,41 @@ class Attention(nn.Module):
 
     def project(self, inputs: Tensor) -> Tensor:
         """Queries, keys and values, [T, D] -> [T, 3 * D]."""
-        if not self.zero_key_bias:
-            return self.qkv(inputs)
-        query, key, value = self.qkv.bias.chunk(3)
-        return F.linear(inputs, self.qkv.weight, torch.cat((query, torch.zeros_like(key), value)))
+        return F.linear(inputs, self.qkv.weight, self._bias())
 
-    def forward(self, inputs: Tensor, segments: Sequence[Segment]) -> Tensor:
+    def _bias(self) -> Tensor | None:
+        if not self.zero_key_bias:
+            return self.qkv.bias
+        query, key, value = self.qkv.bias.chunk(3)
+        return torch.cat((query, torch.zeros_like(key), value))
+
+    def forward(self, inputs: Tensor, segments: Sequence[Segment], first: int | None = None) -> Tensor:
         """Mix the tokens of each row.
 
         Args:
             inputs: [T, D] packed tokens.
             segments: how they are packed.
+            first: only the first so many tokens of each row are wanted; they must not be rotated.
 
         Returns:
-            [T, D].
+            [T, D]; with ``first`` [sum of rows * first, D].
         """
-        return self.out(attend(self.project(inputs), segments, self.heads, self.backend))
+        if first is None:
+            return self.out(attend(self.project(inputs), segments, self.heads, self.backend))
+        width, bias = inputs.shape[-1], self._bias()
+        parts = (None, None) if bias is None else bias.split((width, 2 * width))
+        query = F.linear(first_tokens(inputs, segments, first), self.qkv.weight[:width], parts[0])
+        memory = F.linear(inputs, self.qkv.weight[width:], parts[1])
+        mixed, begin, seen = [], 0, 0
+        for segment in segments:
+            asked = query[begin : begin + segment.rows * first].view(segment.rows, first, self.heads, -1)
+            joint = memory[seen : seen + segment.length].view(segment.rows, segment.tokens, 2, self.heads, -1)
+            key, value = joint.unbind(2)
+            key = key if segment.rotation is None else segment.rotation(key)
+            result = _softmax_attention(asked.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+            mixed.append(result.transpose(1, 2).reshape(segment.rows * first, width))
+            begin, seen = begin + segment.rows * first, seen + segment.length
+        return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
     def inspect(self, inputs: Tensor, segments: Sequence[Segment], kind: str) -> list[Tensor]:
         """What the attention sees, for taps; computed beside the forward pass.

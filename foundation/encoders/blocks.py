@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from foundation.encoders.attention import Attention, Backend, Segment
+from foundation.encoders.attention import Attention, Backend, Segment, first_tokens
 
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForward = Literal["mlp", "swiglu", "swiglu64"]
@@ -105,29 +106,40 @@ class Block(nn.Module):
             self.register_parameter("attention_scale", None)
             self.register_parameter("ffn_scale", None)
 
-    def forward(self, tokens: Tensor, segments: Sequence[Segment], generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Sequence[Segment],
+        generator: torch.Generator | None = None,
+        first: int | None = None,
+    ) -> Tensor:
         """Run the block.
 
         Args:
             tokens: [T, D] packed tokens.
             segments: how they are packed, one for each view.
             generator: source of the drop path; torch's own generator of the device when None.
+            first: only the first so many tokens of each row are wanted (class and register tokens after the last
+                block). The others are looked at and not computed.
 
         Returns:
-            [T, D].
+            [T, D]; with ``first`` [sum of rows * first, D].
         """
+        wanted = tokens if first is None else first_tokens(tokens, segments, first)
+        after = segments if first is None else [replace(s, tokens=first, rotation=None) for s in segments]
         if self.training and self.drop_path > 0:
             kept = keep_rows(segments, self.drop_path, tokens.device, generator)
             if kept is not None:
-                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments)
-                tokens = kept.add(tokens, part, self.attention_scale)
-            kept = keep_rows(segments, self.drop_path, tokens.device, generator)
+                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments, first)
+                wanted = (kept if first is None else kept.cut(first)).add(wanted, part, self.attention_scale)
+            kept = keep_rows(after, self.drop_path, tokens.device, generator)
             if kept is not None:
-                part = self.ffn(self.ffn_norm(kept.select(tokens)))
-                tokens = kept.add(tokens, part, self.ffn_scale)
-            return tokens
-        tokens = add_residual(tokens, self.attention(self.attention_norm(tokens), segments), self.attention_scale)
-        return add_residual(tokens, self.ffn(self.ffn_norm(tokens)), self.ffn_scale)
+                part = self.ffn(self.ffn_norm(kept.select(wanted)))
+                wanted = kept.add(wanted, part, self.ffn_scale)
+            return wanted
+        part = self.attention(self.attention_norm(tokens), segments, first)
+        wanted = add_residual(wanted, part, self.attention_scale)
+        return add_residual(wanted, self.ffn(self.ffn_norm(wanted)), self.ffn_scale)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -153,19 +165,63 @@ def add_residual(tokens: Tensor, part: Tensor, scale: Tensor | None) -> Tensor:
     return tokens + part * scale
 
 
+class _AddRows(torch.autograd.Function):
+    """``tokens.index_add(0, index, part, alpha=factor)``; torch's own keeps ``part`` for a backward without use."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, index: Tensor, part: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.factor, ctx.dtype = factor, part.dtype
+        return tokens.index_add(0, index, part.to(tokens.dtype), alpha=factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient, None, gradient.index_select(0, index).mul_(ctx.factor).to(ctx.dtype), None
+
+
 @dataclass(frozen=True, eq=False)
 class KeptRows:
     """A random subset of rows for one residual.
 
     Attributes:
+        whole: the segments that rows were drawn from, empty ones left out.
+        rows: for each, the numbers of the kept rows.
         index: [K] places of the kept rows' tokens in the packed matrix.
-        segments: how the kept tokens are packed.
-        factors: rows / kept, for each segment.
     """
 
+    whole: list[Segment]
+    rows: list[Tensor]
     index: Tensor
-    segments: list[Segment]
-    factors: list[float]
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], rows: Sequence[Tensor]) -> KeptRows:
+        """The subset that keeps these rows of each segment that has tokens."""
+        whole: list[Segment] = []
+        indices, start = [], 0
+        for segment in segments:
+            if segment.length:
+                kept = rows[len(whole)]
+                place = torch.arange(segment.tokens, device=kept.device)
+                indices.append((start + kept[:, None] * segment.tokens + place).flatten())
+                whole.append(segment)
+            start += segment.length
+        return cls(whole, list(rows), torch.cat(indices))
+
+    @property
+    def segments(self) -> list[Segment]:
+        """How the kept tokens are packed."""
+        return [replace(segment, rows=len(kept)) for segment, kept in zip(self.whole, self.rows, strict=True)]
+
+    @property
+    def factors(self) -> list[float]:
+        """Rows / kept, for each segment."""
+        return [segment.rows / len(kept) for segment, kept in zip(self.whole, self.rows, strict=True)]
+
+    def cut(self, first: int) -> KeptRows:
+        """The same rows where only the first tokens of each are there."""
+        return KeptRows.of([replace(segment, tokens=first, rotation=None) for segment in self.whole], self.rows)
 
     def select(self, tokens: Tensor) -> Tensor:
         """The kept tokens, [K, D]."""
@@ -173,27 +229,23 @@ class KeptRows:
 
     def add(self, tokens: Tensor, part: Tensor, scale: Tensor | None) -> Tensor:
         """Add a residual of the kept rows to all tokens, scaled so that its expectation is that of all rows."""
-        part = (part if scale is None else part * scale).to(tokens.dtype)
-        if all(factor == self.factors[0] for factor in self.factors):
-            return tokens.index_add(0, self.index, part, alpha=self.factors[0])
-        pieces = part.split([segment.length for segment in self.segments])
-        part = torch.cat([piece * factor for piece, factor in zip(pieces, self.factors, strict=True)])
-        return tokens.index_add(0, self.index, part)
+        part, factors = part if scale is None else part * scale, self.factors
+        if any(factor != factors[0] for factor in factors):
+            pieces = part.split([segment.length for segment in self.segments])
+            part = torch.cat([piece * factor for piece, factor in zip(pieces, factors, strict=True)])
+            factors = [1.0]
+        result: Tensor = _AddRows.apply(tokens, self.index, part, factors[0])
+        return result
 
 
 def keep_rows(
     segments: Sequence[Segment], drop_path: float, device: torch.device, generator: torch.Generator | None
 ) -> KeptRows | None:
     """Draw ``max(floor(R * (1 - drop_path)), 1)`` of the R rows of each segment; None where there are no tokens."""
-    indices, kept, factors, start = [], [], [], 0
-    for segment in segments:
-        if segment.length:
-            count = max(int(segment.rows * (1 - drop_path)), 1)
-            where = generator.device if generator is not None else device
-            rows = torch.randperm(segment.rows, generator=generator, device=where)[:count].to(device)
-            place = torch.arange(segment.tokens, device=device)
-            indices.append((start + rows[:, None] * segment.tokens + place).flatten())
-            kept.append(replace(segment, rows=count))
-            factors.append(segment.rows / count)
-        start += segment.length
-    return KeptRows(torch.cat(indices), kept, factors) if indices else None
+    where = generator.device if generator is not None else device
+    rows = [
+        torch.randperm(s.rows, generator=generator, device=where)[: max(int(s.rows * (1 - drop_path)), 1)].to(device)
+        for s in segments
+        if s.length
+    ]
+    return KeptRows.of(segments, rows) if rows else None

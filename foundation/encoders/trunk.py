@@ -47,6 +47,7 @@ class Trunk(nn.Module):
         segments: Sequence[Segment] | Callable[[], Sequence[Segment]],
         taps: Sequence[str] = (),
         generator: torch.Generator | None = None,
+        whole: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Run all views in one packed pass.
 
@@ -55,10 +56,12 @@ class Trunk(nn.Module):
             segments: for each view its shape and rotation; a function is called once for each block.
             taps: names as ``Encoder.tap_names`` lists them.
             generator: source of the drop path.
+            whole: for each view whether its patch tokens are wanted; None: all are. Where they are not, the last block
+                leaves them out, unless it is tapped.
 
         Returns:
-            for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens [R_i, N_i, D], and what
-            was tapped.
+            for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens [R_i, N_i, D] (N_i = 0
+            where they are not wanted), and what was tapped.
         """
         width = rows[0].shape[-1]
         tokens = torch.cat([view.reshape(-1, width) for view in rows]) if len(rows) > 1 else rows[0].reshape(-1, width)
@@ -67,6 +70,8 @@ class Trunk(nn.Module):
             kind, place = tap.split(".")
             wanted.setdefault(int(place), []).append(kind)
         tapped: list[dict[str, Tensor]] = [{} for _ in rows]
+        last = len(self.blocks) - 1
+        short = not all(whole or (True,)) and last not in wanted
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
@@ -75,26 +80,53 @@ class Trunk(nn.Module):
                     inner = block.attention.inspect(block.attention_norm(tokens), current, kind)
                     for view, value in zip(tapped, inner, strict=True):
                         view[f"{kind}.{number}"] = value
+            if short and number == last:
+                assert whole is not None
+                views = self._finish(block, tokens, current, generator, whole)
+                return *self._normed(views), tapped
             tokens = block(tokens, current, generator)
             if "block" in wanted.get(number, ()):
                 for view, value in zip(tapped, self.unpack(tokens, rows), strict=True):
                     view[f"block.{number}"] = value
-        prefixes, patches = self.normed(tokens, rows)
-        return prefixes, patches, tapped
+        if self.class_norm is not None:
+            return *self._normed(self.unpack(tokens, rows)), tapped
+        views = self.unpack(self.norm(tokens), rows)
+        return [view[:, : self.prefix] for view in views], [view[:, self.prefix :] for view in views], tapped
+
+    def _finish(
+        self,
+        block: Block,
+        tokens: Tensor,
+        segments: Sequence[Segment],
+        generator: torch.Generator | None,
+        whole: Sequence[bool],
+    ) -> list[Tensor]:
+        """The last block where some views need their prefix only: once for those, once for the others."""
+        parts = tokens.split([s.length for s in segments])
+        results: dict[int, Tensor] = {}
+        for first in (None, self.prefix):
+            chosen = [i for i, all_of_it in enumerate(whole) if all_of_it == (first is None)]
+            if chosen:
+                some = [segments[i] for i in chosen]
+                packed = parts[chosen[0]] if len(chosen) == 1 else torch.cat([parts[i] for i in chosen])
+                done = block(packed, some, generator, first)
+                sizes = [(s.rows, s.tokens if first is None else first) for s in some]
+                for i, part, size in zip(chosen, done.split([r * n for r, n in sizes]), sizes, strict=True):
+                    results[i] = part.view(*size, -1)
+        return [results[i] for i in range(len(segments))]
 
     def unpack(self, tokens: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
         """Cut packed tokens [T, D] back into views shaped as ``rows``."""
         parts = tokens.split([view.shape[0] * view.shape[1] for view in rows])
         return [part.view(view.shape) for part, view in zip(parts, rows, strict=True)]
 
-    def normed(self, tokens: Tensor, rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Final norm, and the cut into prefix and patch tokens of each view."""
+    def _normed(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Final norm of each view [R_i, prefix + N_i, D], cut into prefix and patch tokens."""
         cut = self.prefix
-        if self.class_norm is None:
-            views = self.unpack(self.norm(tokens), rows)
-            return [view[:, :cut] for view in views], [view[:, cut:] for view in views]
-        views = self.unpack(tokens, rows)
-        return [self.class_norm(view[:, :cut]) for view in views], [self.norm(view[:, cut:]) for view in views]
+        if self.class_norm is not None:
+            return [self.class_norm(view[:, :cut]) for view in views], [self.norm(view[:, cut:]) for view in views]
+        normed = [self.norm(view) for view in views]
+        return [view[:, :cut] for view in normed], [view[:, cut:] for view in normed]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -179,9 +179,11 @@ class Encoder(nn.Module):
         width: width D of a token.
         depth: number of blocks.
         supports_masks: hidden patches are possible.
+        supports_whole: ``forward`` takes ``whole``.
     """
 
     supports_masks = True
+    supports_whole = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -230,6 +232,7 @@ class Encoder(nn.Module):
         taps: Sequence[str] = (),
         *,
         generator: torch.Generator | None = None,
+        whole: Sequence[bool] | None = None,
     ) -> list[Features]:
         """Encode views of any sizes, packed into one pass where that is faster.
 
@@ -239,6 +242,8 @@ class Encoder(nn.Module):
             taps: what to return beside the features, see ``tap_names``.
             generator: source of drop path and position augmentation in training; torch's own generator of the device
                 when None.
+            whole: for each view whether its patches are wanted; None: all are. Where they are not, the last block
+                computes class and register tokens only, and ``patches`` is [R_i, 0, D].
 
         Returns:
             Features of each view. Taps: ``block.i`` tokens after block i [R, 1 + registers + N, D], not normed;
@@ -267,7 +272,8 @@ class Encoder(nn.Module):
         tapped: list[dict[str, Tensor]] = []
         for group in groups:
             some, places = [rows[i] for i in group], [grids[i] for i in group]
-            results = self.trunk(some, self._segments(some, places, generator), taps, generator)
+            wanted = None if whole is None else [whole[i] for i in group]
+            results = self.trunk(some, self._segments(some, places, generator), taps, generator, wanted)
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])

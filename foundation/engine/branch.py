@@ -21,7 +21,8 @@ class Branch(nn.Module):
     """
 
     encoder: Any
-    """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``."""
+    """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``. One
+    with ``supports_whole`` is also told of which views the patches are wanted, see ``foundation.encoders.vit``."""
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -43,7 +44,10 @@ class Branch(nn.Module):
         requests = tuple(dict.fromkeys(requests))
         names = tuple(dict.fromkeys(request.view for request in requests))
         masks = [batch.masks[name].masked if hide and name in batch.masks else None for name in names]
-        features: list[Features] = self.encoder([batch.views[name].data for name in names], masks)
+        options = {}
+        if getattr(self.encoder, "supports_whole", False):
+            options["whole"] = [any(r.view == name and r.token != "cls" for r in requests) for name in names]
+        features: list[Features] = self.encoder([batch.views[name].data for name in names], masks, **options)
         by_view = dict(zip(names, features, strict=True))
         tokens = {request: _select(by_view[request.view], request, batch) for request in requests}
         outputs = {request: tensor for request, tensor in tokens.items() if request.head is None}

@@ -40,9 +40,9 @@ class Config:
     """Looks in a row that must show the same before it is an alarm."""
     when_collapsed: Literal["warn", "stop"] = "warn"
     """An alarm is said, or ends the run with exit code 4."""
-    min_std: float = 0.05
+    min_std: float = 0.1
     """Standard deviation of the L2-normalised features times the square root of their width; 1 is ideal, 0 constant."""
-    min_rank: float = 0.02
+    min_rank: float = 0.05
     """RankMe of the centred features as a share of the largest possible, min(samples, width)."""
     entropy_margin: float = 0.01
     """A teacher's entropy within this share of ln K from ln K (uniform) or from 0 (one-hot, unless many prototypes are
@@ -207,8 +207,9 @@ class CollapseWatch:
             )
         elif entropy is not None and entropy < config.entropy_margin * uniform and (used or 0.0) < _HARD:
             found[f"{name}/one-hot"] = (
-                f"{name}: the teacher is certain of a few prototypes (entropy {entropy:.2g} of {uniform:.4g}). Likely "
-                f"knobs: a higher {name}.teacher_temperature, {name}.target=sinkhorn, a lower {name}.centre_momentum"
+                f"{name}: the teacher is certain of a few prototypes (entropy {max(entropy, 0.0):.2g} of "
+                f"{uniform:.4g}). Likely knobs: a higher {name}.teacher_temperature, {name}.target=sinkhorn, a lower "
+                f"{name}.centre_momentum"
             )
         elif used is not None and used < config.min_prototypes:
             found[f"{name}/prototypes"] = (

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +34,7 @@ class RunFolder:
         self.export = path / "export"
         self.probes = path / "probes"
         self._lock: int | None = None
+        _FOLDERS.add(self)
 
     def used(self) -> bool:
         """Whether a run has been here."""
@@ -62,6 +64,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -82,3 +87,15 @@ class RunFolder:
         """Say in ``status.json`` how the run stands (``running``, ``done``, ``stopped``, ``failed``)."""
         content = {"state": state, "time": time.time(), "pid": os.getpid(), **values}
         replace_file(self.status, json.dumps(content, indent=1).encode())
+
+
+_FOLDERS: weakref.WeakSet[RunFolder] = weakref.WeakSet()
+
+
+def _forget_locks() -> None:
+    """A forked loader worker shares the lock; one that outlives its killed run would keep the next one out."""
+    for folder in list(_FOLDERS):
+        folder._unlock()
+
+
+os.register_at_fork(after_in_child=_forget_locks)

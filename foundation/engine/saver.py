@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -209,9 +207,6 @@ class Saver:
                 self.say(self._messages.get_nowait())
 
     def _write_quietly(self, *arguments: Any) -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         try:
             self._write(*arguments)
         except BaseException as error:

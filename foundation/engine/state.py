@@ -116,7 +116,7 @@ def restore(
     Raises:
         UserError: naming the first item that is missing, unknown or of another shape or dtype; nothing is changed then.
     """
-    step, before = (int(saved["step"]), int(saved["world_size"])) if saved is not None else (0, 1)
+    step, before = (progress_of(saved).step, int(saved["world_size"])) if saved is not None else (0, 1)
     validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0)
     for name in MODULES:
         getattr(learner, name).load_state_dict(dict(tensors[name]))

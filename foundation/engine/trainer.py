@@ -61,6 +61,8 @@ class Trainer:
         self.recipe, self.folder, self.say = recipe, folder, say
         self.place = build.placement(recipe)
         sources = open_sources(recipe.data)
+        for warning in (line for shards in sources.values() for line in shards.warnings):
+            say(f"warning: {warning}")
         self.clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
         self.views = recipe.views.build(device_is_accelerator=self.place.device.type != "cpu")
         self.learner = build.learner(recipe, self.clock).to(self.place.device).train()

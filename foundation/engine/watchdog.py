@@ -26,6 +26,7 @@ from foundation import stacks
 from foundation.engine.run_folder import RunFolder
 from foundation.errors import StallError
 from foundation.files import TEMPORARY
+from foundation.parallel.shared_memory import free_shared_memory
 
 HEARTBEATS = "heartbeat"
 """Folder of the run folder with one file for each process."""
@@ -107,6 +108,7 @@ class Watchdog:
             self._now = _Now.begin(before.doing, before.allowed)
 
     def __enter__(self) -> Watchdog:
+        self._forget_the_dead()
         self._sweep()
         self._prefix.parent.mkdir(parents=True, exist_ok=True)
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
@@ -132,6 +134,16 @@ class Watchdog:
         self._sweep()
         with contextlib.suppress(OSError):
             self._prefix.parent.rmdir()  # only when nothing is left in it
+
+    def _forget_the_dead(self) -> None:
+        """Free the shared memory that workers of an earlier attempt held when they were killed."""
+        try:
+            host = json.loads(self.heartbeat.read_text())["host"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if host == socket.gethostname():
+            for pid in stacks.worker_pids(str(self._prefix)):
+                free_shared_memory(pid)
 
     def _sweep(self) -> None:
         """Remove this process's empty files: each worker opens one, for a day that mostly never comes."""

@@ -25,20 +25,16 @@ def replicate(module: nn.Module, device: torch.device, find_unused: bool = True)
     """
     if world_size() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(
+    kind = nn.parallel.DistributedDataParallel
+    renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # in torch 2.15
+    settings: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return kind(
         module,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused,
-        **{_BUFFERS: False},
+        **settings,
     )
-
-
-_BUFFERS = (  # torch 2.15 renamed it
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-    else "broadcast_buffers"
-)
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[Any]:

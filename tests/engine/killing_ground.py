@@ -21,6 +21,7 @@ import torch.utils.tensorboard
 
 from foundation.cli import main
 from foundation.engine import trainer  # noqa: F401
+from foundation.parallel.shared_memory import lives
 
 _GIVE_UP_SECONDS = 60
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -59,6 +60,12 @@ def open_files(pid: int) -> int:
         return 0
 
 
+def left_in_shared_memory() -> int:
+    """Tensors whose processes have ended."""
+    pids = (path.name.split("_")[1] for path in Path("/dev/shm").glob("torch_*"))
+    return sum(not lives(int(pid)) for pid in pids)
+
+
 def strike(child: int, mode: str, number: int, draw: random.Random) -> None:
     """End the run and its workers, or ask them to end."""
     if mode != "signals":
@@ -89,7 +96,7 @@ def run(recipe: str, folder: Path, ends: int, seed: int, mode: str, overrides: l
                 os.killpg(child, signal.SIGABRT)
             time.sleep(0.0005)
         facts = {"from": begin, "to": steps_done(folder), "exit": os.waitstatus_to_exitcode(done[1])}
-        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": len(os.listdir("/dev/shm"))}
+        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": left_in_shared_memory()}
         print(json.dumps(facts), flush=True)
 
 

@@ -145,7 +145,7 @@ def test_spikes_can_be_left_out(make):
 
 
 def test_state_goes_through_json_and_gives_the_same_decisions(make):
-    losses = noisy(90) + [NAN, 50.0, 5.0, 50.0, NAN]
+    losses = [*noisy(90), NAN, 50.0, 5.0, 50.0, NAN]
     whole, cut = make(when_not_finite="skip", when_spike="skip"), make(when_not_finite="skip", when_spike="skip")
     expected = [judge(whole, step, loss) for step, loss in enumerate(losses)]
     got = [judge(cut, step, loss) for step, loss in enumerate(losses[:92])]

@@ -159,11 +159,13 @@ def test_every_single_tensor_is_missed(recipe, trained):
 
 @pytest.mark.fault(6, "one number of the state removed")
 @pytest.mark.parametrize("name", state.NUMBERS)
-def test_a_missing_number_is_named(name, happened):
+def test_a_missing_number_is_named(recipe, name, happened):
     items = numbers()
     del items[name]
     with pytest.raises(UserError, match=f"lacks '{name}'"):
         state.progress_of(items)
+    with pytest.raises(UserError, match=f"lacks '{name}'"):
+        state.restore(*pair(recipe), {}, items)
     with pytest.raises(UserError, match=f"has '{name}' as None"):
         state.progress_of(items | {name: None})
     happened("the resume is refused: `the checkpoint's state lacks ITEM`")

@@ -123,10 +123,16 @@ def test_more_bad_samples_than_the_budget_end_the_run(train, tiny_recipe, damage
     assert caught.value.exit_code == 3
 
 
-def test_resume_with_another_batch_size_is_refused(train, tiny_recipe, tmp_path):
+@pytest.mark.fault(14, "the global batch changed before a resume, without and with --accept-changes")
+def test_resume_with_another_batch_size_is_refused(train, tiny_recipe, tmp_path, happened):
     train(tiny_recipe("train.length=2 steps"), tmp_path / "run")
+    changed = tiny_recipe("train.length=4 steps", "train.batch_size=4")
     with pytest.raises(UserError, match=r"train\.batch_size: 8 then, 4 now"):
-        train(tiny_recipe("train.length=4 steps", "train.batch_size=4"), tmp_path / "run")
+        train(changed, tmp_path / "run")
+    with RunFolder(tmp_path / "run") as folder:
+        accepted = Trainer(changed, folder, say=lambda text: None, accept_changes=True)
+        assert accepted.progress.step == 2 and accepted.progress.position == 16
+    happened("refused: `train.batch_size: 8 then, 4 now`; with --accept-changes it goes on behind the samples consumed")
 
 
 def test_two_runs_cannot_share_a_folder(train, tiny_recipe, tmp_path):

@@ -16,10 +16,11 @@ import pytest
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.watchdog import HEARTBEATS, STALLS, Watchdog
 from foundation.errors import StallError
+from foundation.parallel.shared_memory import lives
 
 
-def start(tmp_path: Path, *hang: str) -> subprocess.Popen[str]:
-    """A process that makes three steps under a watchdog of one second, and then hangs in a function ``culprit``."""
+def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[str]:
+    """A process that makes three steps under a watchdog and then hangs, or does what else it is told to."""
     body = "\n".join(f"    {line}" for line in hang)
     program = f"""
 import sys, time
@@ -28,7 +29,7 @@ from foundation.engine import watchdog
 watchdog._HELD = 1.0
 def culprit():
 {body}
-with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, 1.0) as dog:
+with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, {seconds}) as dog:
     for step in range(1, 4):
         time.sleep(0.2)
         dog.beat(step, loss=1.5, total=9)
@@ -39,14 +40,6 @@ with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, 1.0) as dog:
 
 def stacks(run: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((run / STALLS).glob("*.txt")))
-
-
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -105,18 +98,45 @@ with Watchdog(Path(sys.argv[2]) / "run", rank, 1.0) as dog:
             process.communicate()
 
 
-def test_a_beating_process_is_left_alone_and_leaves_nothing_behind(tmp_path):
-    with Watchdog(tmp_path, 3, 1.0) as dog:
-        for step in range(12):
-            dog.beat(step, loss=2.0)
-            time.sleep(0.15)
-        with dog.longer("probe"):
-            time.sleep(1.8)
+@pytest.mark.slow
+def test_a_beating_process_is_left_alone(tmp_path):
+    """Beats for longer than the limit, then work that is allowed to take longer."""
+    process = start(
+        tmp_path, "for step in range(12): time.sleep(0.3); dog.beat(step)",
+        "with dog.longer('probe'): time.sleep(4)", seconds=3.0,
+    )  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [HEARTBEATS]
+
+
+def test_a_heartbeat_tells_step_and_place_and_leaves_nothing_else(tmp_path):
+    with Watchdog(tmp_path, 3, 600.0) as dog:
+        dog.beat(11, loss=2.0)
     beat = json.loads((tmp_path / HEARTBEATS / "rank3.json").read_text())
-    assert beat["step"] == 11 and beat["loss"] == 2.0 and beat["rank"] == 3
-    assert beat["pid"] == os.getpid() and beat["host"] == socket.gethostname()
-    assert abs(beat["time"] - time.time()) < 60
+    assert (beat["step"], beat["loss"], beat["rank"], beat["doing"]) == (11, 2.0, 3, "training")
+    assert (beat["pid"], beat["host"]) == (os.getpid(), socket.gethostname())
     assert not (tmp_path / STALLS).exists() and [p.name for p in tmp_path.iterdir()] == [HEARTBEATS]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system shows no shared memory")
+@pytest.mark.parametrize("here", [True, False])
+def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = Path(f"/dev/shm/torch_{process.pid}_1_0")
+    left.write_bytes(b"0" * 8)
+    for folder in (HEARTBEATS, STALLS):
+        (tmp_path / folder).mkdir()
+    host = socket.gethostname() if here else "elsewhere"
+    (tmp_path / HEARTBEATS / "rank0.json").write_text(json.dumps({"host": host}))
+    (tmp_path / STALLS / f"rank0-worker-{process.pid}.txt").touch()
+    try:
+        with Watchdog(tmp_path, 0, 0):
+            assert left.exists() is not here
+        assert not (tmp_path / STALLS).exists()
+    finally:
+        left.unlink(missing_ok=True)
 
 
 def test_no_limit_ends_nothing(tmp_path):

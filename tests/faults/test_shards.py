@@ -66,7 +66,10 @@ def test_a_cut_shard(shard, verified, happened, cut, indexed):
             with pytest.raises(SampleError, match="s2") as caught:
                 shards.read(0, 2)
             assert caught.value.reason == "truncated"
-        happened("without an index: warned at the start, the cut sample is skipped as truncated; verify names it")
+        bad = (
+            "nothing tells how many are lost" if cut == "sample boundary" else "the cut sample is counted as truncated"
+        )
+        happened(f"without an index: warned at the start, {bad}; verify names the last sample")
 
 
 @pytest.mark.fault(16, "shard cut while the run reads it")
@@ -115,7 +118,9 @@ def test_a_shard_that_is_none(shard, verified, happened, content, reason, words)
     errors = errors_of(open_shards([bad, other]))
     assert len(errors) == 6 and {error.shard for error in errors} == {str(bad)}
     assert {error.reason for error in errors} <= {"corrupt", "index"}
-    happened(f"refused at the start by its size; of the right size: its samples are counted as {errors[0].reason}")
+    happened(
+        f"refused at the start by its size; filled up to the right size, its samples are counted as {errors[0].reason}"
+    )
 
 
 @pytest.mark.fault(18, "one bit flipped in a member's header")

@@ -32,20 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
-    from foundation.engine import build
+    from foundation.engine.rehearsal import Rehearsal, random_batch
     from foundation.recipe import Recipe
-    from foundation.schedules import Clock
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     overrides = [*arguments.overrides, f"train.batch_size={arguments.batch}", "train.accumulate=1"]
     recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides)
-    place = build.placement(recipe)
-    learner = build.learner(recipe, Clock(1000, 100)).to(place.device).train()
-    optimizer = recipe.optimizer.build(build.trainable(learner), Clock(1000, 100), arguments.batch)
+    ours = Rehearsal(recipe, arguments.batch)
+    place = ours.place
     batch = random_batch(recipe, arguments.batch).to(place.device)
-    ours = OurStep(learner, optimizer, place)
-    plain = PlainStep(learner, recipe, place)
+    plain = PlainStep(ours.learner, recipe, place)
 
     def timed(step) -> float:
         if place.device.type == "cuda":
@@ -80,53 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
     return 0
-
-
-def random_batch(recipe, size: int):
-    """A batch of random views with the recipe's shapes and masks."""
-    import numpy as np
-    import torch
-
-    from foundation.counter import Draws
-    from foundation.types import Batch, View
-
-    views = {}
-    for role, (count, shape) in recipe.views.roles.items():
-        rows = count * size
-        views[role] = View(
-            torch.randn(rows, *shape), recipe.views.modality, role, count, torch.arange(size).repeat(count),
-            torch.eye(2, 3).repeat(rows, 1, 1),
-        )  # fmt: skip
-    masks = {}
-    if recipe.masking:
-        view = recipe.masking.view
-        count, shape = recipe.views.roles[view]
-        draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-        coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
-        masks[view] = recipe.masking.build()(coordinates, count, draws, np.arange(size), size, 0)
-    keys = tuple(str(i) for i in range(size))
-    return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
-
-
-class OurStep:
-    """The trainer's step."""
-
-    def __init__(self, learner, optimizer, place) -> None:
-        self.learner, self.optimizer, self.place = learner, optimizer, place
-
-    def __call__(self, batch) -> None:
-        import torch
-
-        place, optimizer = self.place, self.optimizer
-        optimizer.apply_schedule(100)
-        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
-            result = self.learner(batch, 100)
-        result.loss.backward()
-        optimizer.clip(optimizer.grad_norm())
-        optimizer.step()
-        optimizer.zero_grad()
-        for teacher in self.learner.teachers.values():
-            teacher.update(self.learner, 100)
 
 
 class PlainStep:

@@ -1,0 +1,126 @@
+"""``foundation bench checkpoint``: how long training stands still for a checkpoint, synchronous and asynchronous."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+DESCRIPTION = """\
+Time that training stands still for a checkpoint of a recipe's whole state (student, EMA teacher, AdamW), written in the
+foreground and in the background, and how much slower the steps are while it is written. The steps are real ones on
+random views. Needs the memory of the state twice and room for three checkpoints."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe whose state to save (quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--batch", type=int, default=1, help="samples per step (default: 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="checkpoints of each kind, in turn (default: 3)")
+    parser.add_argument("--steps", type=int, default=3, help="steps that nothing disturbs, in each round (default: 3)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--out", type=Path, help="folder on the disk to measure (default: the temporary folder)")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import shutil
+    import statistics
+    import time
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation import config, paths
+    from foundation.engine import state
+    from foundation.engine.rehearsal import Rehearsal, random_batch
+    from foundation.engine.saver import Config, Saver
+    from foundation.errors import UserError
+    from foundation.recipe import Recipe
+    from foundation.schedules import Clock, Duration
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"])
+    step = Rehearsal(recipe, arguments.batch)
+    batch = random_batch(recipe, arguments.batch).to(step.place.device)
+    number = 0
+
+    def timed(action) -> float:
+        begun = time.perf_counter()
+        action()
+        if step.place.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    def train(kind: str) -> None:
+        begun = time.thread_time()
+        figures[f"{kind}_step"].append(timed(lambda: step(batch)))
+        figures[f"{kind}_step_processor"].append(time.thread_time() - begun)
+
+    timed(lambda: step(batch))
+    groups = state.capture(step.learner, step.optimizer).values()
+    size = sum(t.numel() * t.element_size() for group in groups for t in group.values())
+    figures: dict[str, list[float]] = {
+        "undisturbed_step": [], "undisturbed_step_processor": [], "synchronous": [], "asynchronous": [],
+        "asynchronous_writing": [], "disturbed_step": [], "disturbed_step_processor": [],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        if shutil.disk_usage(folder).free < 3.2 * size:
+            raise UserError(f"{folder} has no room for three checkpoints of {size:,} bytes: choose a disk by --out")
+        savers = {}
+        for kind in ("synchronous", "asynchronous"):
+            settings = Config(every=Duration(1), asynchronous=kind == "asynchronous")
+            savers[kind] = Saver(Path(folder), settings, Clock(1000, 100.0), print)
+        preparing = timed(lambda: savers["asynchronous"].prepare(state.capture(step.learner, step.optimizer)))
+
+        def save(kind: str) -> float:
+            nonlocal number
+            number += 1
+            numbers = {"step": number}
+            return timed(lambda: savers[kind].save(number, state.capture(step.learner, step.optimizer), numbers))
+
+        for _ in range(arguments.rounds):
+            for _ in range(arguments.steps):
+                train("undisturbed")
+            figures["synchronous"].append(save("synchronous"))
+            timed(lambda: step(batch))  # takes its memory back from the disk's cache
+            own = savers["asynchronous"]
+            figures["asynchronous"].append(save("asynchronous"))
+            while own._thread is not None and own._thread.is_alive():
+                train("disturbed")
+            own.wait()
+            figures["asynchronous_writing"].append(own.seconds or 0.0)
+        for each in savers.values():
+            each.close()
+    middle = {f"{name}_seconds": statistics.median(values) for name, values in figures.items() if values}
+    parameters = sum(p.numel() for p in step.optimizer.parameters())
+    ratios = [a / b for a, b in zip(figures["asynchronous"], figures["synchronous"], strict=True)]
+    result = {
+        "recipe": recipe.name, "parameters": parameters, "checkpoint_gigabytes": size / 1e9,
+        "device": str(step.place.device), "threads": torch.get_num_threads(), "rounds": arguments.rounds, **middle,
+        "preparing_seconds": preparing, "asynchronous_over_synchronous": statistics.median(ratios),
+        "asynchronous_over_synchronous_min": min(ratios), "asynchronous_over_synchronous_max": max(ratios),
+    }  # fmt: skip
+    for kind in ("step", "step_processor"):  # the second is the training thread's own time: no waiting for a processor
+        if figures[f"disturbed_{kind}"]:
+            ratio = result[f"disturbed_{kind}_seconds"] / result[f"undisturbed_{kind}_seconds"]
+            result[f"disturbed_over_undisturbed_{kind}"] = ratio
+    table = Table(title=f"checkpoint of {recipe.name}", show_header=False, title_justify="left")
+    for key, value in result.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        table.add_row(key.replace("_", " "), shown)
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result | {"all_seconds": figures}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))

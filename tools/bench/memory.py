@@ -1,0 +1,117 @@
+"""``foundation bench memory``: peak memory of real steps of a recipe beside the estimate of its dry run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+DESCRIPTION = """\
+Peak memory of some training steps of a recipe on random views, in this fresh process, beside what
+'foundation pretrain RECIPE --dry-run' estimates. On a CPU: growth of the largest resident set size since before the
+model was built. On a GPU: the largest amount that torch held."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe to weigh (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("--batch", type=int, default=4, help="samples per step (default: 4)")
+    parser.add_argument("--steps", type=int, default=3, help="steps to take (default: 3)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation import config, paths
+    from foundation.engine.plan import plan
+    from foundation.engine.rehearsal import Rehearsal, random_batch
+    from foundation.recipe import Recipe
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    fixed = [f"train.batch_size={arguments.batch}", "train.accumulate=1"]
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, *fixed])
+    if not recipe.data.samples_per_epoch:
+        recipe = config.load(
+            Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, *fixed, "data.samples_per_epoch=10000"]
+        )
+    estimate = plan(recipe).memory
+    batch = random_batch(recipe, arguments.batch)
+    warm_up(recipe)
+    before = held(recipe)
+    step = Rehearsal(recipe, arguments.batch)
+    batch = batch.to(step.place.device)
+    for _ in range(arguments.steps):
+        step(batch)
+    measured = peak(recipe) - before
+    figures = {
+        "recipe": recipe.name,
+        "batch": arguments.batch,
+        "device": str(step.place.device),
+        "precision": str(step.place.autocast or torch.float32),
+        "estimate": {name: size / 2**20 for name, size in estimate.items()},
+        "estimate_mebibytes": sum(estimate.values()) / 2**20,
+        "measured_mebibytes": measured / 2**20,
+        "measured_over_estimate": measured / sum(estimate.values()),
+    }
+    table = Table(title=f"memory of {recipe.name}, batch {arguments.batch}", show_header=False, title_justify="left")
+    flat = {k: v for k, v in figures.items() if k != "estimate"} | {
+        f"estimate, {name}": mebibytes for name, mebibytes in figures["estimate"].items()
+    }
+    for key, value in flat.items():
+        table.add_row(key.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def warm_up(recipe) -> None:
+    """Make the libraries allocate what they keep for themselves, so that it is not counted as the recipe's."""
+    import torch
+
+    from foundation.engine import build
+
+    place = build.placement(recipe)
+    with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+        layer = torch.nn.Linear(64, 64, device=place.device)
+        layer(torch.randn(64, 64, device=place.device)).sum().backward()
+    torch.optim.AdamW(layer.parameters(), fused=True).step()
+
+
+def held(recipe) -> int:
+    """Bytes in use now: of the process on a CPU, of torch on a GPU."""
+    import torch
+
+    from foundation.engine import build
+
+    if build.placement(recipe).device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    # The high-water mark, not the current size: what an import used for a moment must not count either.
+    return peak(recipe)
+
+
+def peak(recipe) -> int:
+    """The most bytes in use so far."""
+    import resource
+
+    import torch
+
+    from foundation.engine import build
+
+    if build.placement(recipe).device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
