@@ -121,6 +121,8 @@ class Masking:
             A mask with R = count x B rows, view-major, on the CPU.
         """
         places = np.asarray(places, dtype=np.int64)
+        if self.config.tube:
+            return self._tubes(coordinates, count, draws, places, group, step)
         tokens = coordinates.shape[-2]
         wanted = self._wanted(tokens, count, draws, places, group, step)  # [count, B]
         masked = np.zeros((count, len(places), tokens), dtype=bool)

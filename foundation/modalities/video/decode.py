@@ -104,7 +104,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
 
     Raises:
         SampleError: reason ``missing``, ``empty``, ``truncated``, ``decode``, ``corrupt`` (frames in the middle),
-            ``too_large``, ``too_short``, ``shape`` or ``rate``.
+            ``too_large``, ``too_short`` or ``shape``.
         UserError: PyAV is not installed.
     """
     import torch
@@ -245,6 +245,6 @@ def _stack_rate(raw: Mapping[str, Any], config: Config) -> float:
         if name in values:
             rate = values[name]
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-                raise SampleError(*members.place_of(raw), "rate", f"json: {name} is {rate!r}; frames per second above 0")
+                raise SampleError(*members.place_of(raw), "shape", f"json: {name} is {rate!r}; frames per second above 0")
             return float(rate)
     return config.stack_rate
