@@ -7,8 +7,9 @@ exact, whatever the number of processes, and each process computes only its own 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -40,9 +41,12 @@ class Config:
     choices: tuple[tuple[float, float], ...] | None = None
     """iBOT's rule instead: every row takes one of these (ratio, variation) at random and then a ratio uniform in
     [ratio - variation, ratio + variation]; ``[[0, 0], [0.3, 0.2]]`` in its ViT-S recipe. Overrides the two above."""
-    kind: Literal["block", "random"] = "block"
+    kind: Literal["block", "random", "span"] = "block"
     """``block``: a union of random rectangles; where tokens lie on no grid (groups of points), the tokens nearest to a
-    random one. ``random``: single tokens."""
+    random one. ``random``: single tokens. ``span``: stretches of time (the last coordinate), through all rows."""
+    span: int = 5
+    """Length of a stretch in tokens, for ``kind: span``. They do not overlap; the number masked is exact, up to a whole
+    column."""
     tube: bool = False
     """Tokens with three coordinates (time, row, column): the mask is drawn over rows and columns and holds at all times
     (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before."""
@@ -54,6 +58,16 @@ class Config:
     """Rectangles have height / width log-uniform in [aspect, 1 / aspect]."""
     exact: bool = False
     """Add single tokens until the wanted count is met (DINOv3); rectangles alone sometimes end a little below."""
+    mode: Literal["token", "drop", "input"] = "token"
+    """How hidden tokens are hidden: ``token`` puts a mask token in their place (iBOT, SimMIM); ``drop`` leaves them out
+    of the encoder (MAE; one ratio and probability 1, so that all rows have as many); ``input`` overwrites their part of
+    the view itself with zeros or another sample (group masked model learning, ASiT)."""
+    foreign: float = 0.0
+    """Mode ``input``: probability that a row's hidden parts show another sample of the micro-batch instead of zeros."""
+    foreign_ratio: float | None = None
+    """Mode ``input``: share of hidden tokens in those rows (ASiT: 0.3); None: as in the others."""
+    shared: bool = False
+    """All views of a sample have the same mask (ATST-Frame, whose views hear the same seconds)."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.probability <= 1.0:
@@ -65,14 +79,29 @@ class Config:
                 raise UserError(f"masking: choices must stay in [0, 1], got {ratio} +- {variation}")
         if self.choices is not None and not self.choices:
             raise UserError("masking: choices is empty; leave it out or name at least one [ratio, variation]")
-        if self.kind not in ("block", "random"):
-            raise UserError(f"masking: kind must be 'block' or 'random', got {self.kind!r}")
+        if self.kind not in ("block", "random", "span"):
+            raise UserError(f"masking: kind must be 'block', 'random' or 'span', got {self.kind!r}")
+        if self.span < 1:
+            raise UserError(f"masking: span must be at least 1 token, got {self.span}")
         if self.min_patches < 1:
             raise UserError(f"masking: min_patches must be at least 1, got {self.min_patches}")
         if not 0.0 < self.max_share <= 1.0:
             raise UserError(f"masking: max_share must lie in (0, 1], got {self.max_share}")
         if not 0.0 < self.aspect <= 1.0:
             raise UserError(f"masking: aspect must lie in (0, 1], got {self.aspect}")
+        if self.mode not in ("token", "drop", "input"):
+            raise UserError(f"masking: mode must be 'token', 'drop' or 'input', got {self.mode!r}")
+        if self.mode == "drop" and (self.probability != 1.0 or self.ratio[0] != self.ratio[1] or self.choices):
+            raise UserError(
+                "masking: mode 'drop' needs as many hidden tokens in every row: set probability: 1 and one ratio, such "
+                "as ratio: [0.75, 0.75], and leave choices out"
+            )
+        if not 0.0 <= self.foreign <= 1.0:
+            raise UserError(f"masking: foreign must lie in [0, 1], got {self.foreign}")
+        if self.foreign_ratio is not None and not 0.0 < self.foreign_ratio <= 1.0:
+            raise UserError(f"masking: foreign_ratio must lie in (0, 1], got {self.foreign_ratio}")
+        if self.mode != "input" and (self.foreign or self.foreign_ratio is not None):
+            raise UserError("masking: foreign and foreign_ratio need mode: input")
 
     @property
     def mean_share(self) -> float:
@@ -130,11 +159,18 @@ class Masking:
             samples = np.flatnonzero(wanted[view])
             if len(samples) == 0:
                 continue
-            pattern = _random if self.config.kind == "random" else _nearest if coordinates.ndim == 3 else self._block
+            pattern = self._pattern(coordinates)
             own = coordinates if coordinates.ndim == 2 else coordinates[view * len(places) + samples]
             stream = f"mask.{self.view}.{view}"
             masked[view, samples] = pattern(own, wanted[view, samples], draws.take(samples), stream)
         return token_mask(masked.reshape(-1, tokens))
+
+    def _pattern(self, coordinates: NDArray[Any]) -> Callable[..., NDArray[np.bool_]]:
+        if self.config.kind == "random":
+            return _random
+        if self.config.kind == "span":
+            return partial(_spans, length=self.config.span)
+        return _nearest if coordinates.ndim == 3 else self._block
 
     def _tubes(
         self,
@@ -261,6 +297,34 @@ def _random(
 ) -> NDArray[np.bool_]:
     """[rows, N] masks with exactly the wanted number of tokens, all places alike."""
     return _top_up(np.zeros((len(wanted), coordinates.shape[-2]), dtype=bool), wanted, draws, stream)
+
+
+def _spans(
+    coordinates: NDArray[Any], wanted: NDArray[np.int64], draws: counter.Draws, stream: str, length: int
+) -> NDArray[np.bool_]:
+    """[rows, N] masks of whole columns in stretches of some length (one is shorter where the number does not divide).
+
+    The columns left over are dealt out between the stretches, so that none overlap and the count is met. All of it is
+    then turned about as if time were a circle, so that every column is as likely as any other.
+    """
+    if coordinates.ndim != 2:
+        raise UserError("masking: kind 'span' needs tokens on a grid with a time; use kind: block for groups of points")
+    times = coordinates[:, -1]
+    columns = int(times.max()) + 1
+    uniforms = draws.uniform(f"{stream}.spans", columns + 2)
+    masks = np.zeros((len(wanted), columns), dtype=bool)
+    for row, share in enumerate(wanted / len(times)):
+        hidden = min(columns, round(float(share) * columns))
+        stretches = -(-hidden // length)
+        if not stretches:
+            continue
+        lengths = np.full(stretches, length)
+        lengths[int(uniforms[row, -1] * stretches)] -= stretches * length - hidden
+        turn = int(uniforms[row, -2] * columns)
+        gaps = np.sort((uniforms[row, :stretches] * (columns - hidden + 1)).astype(np.int64))
+        for begin, size in zip(gaps + np.cumsum(lengths) - lengths, lengths, strict=True):
+            masks[row, (turn + begin + np.arange(size)) % columns] = True
+    return masks[:, times]
 
 
 def _nearest(

@@ -158,3 +158,19 @@ def test_blocks_need_a_grid_and_settings_must_be_possible():
         masking.Config(probability=1.0).build()(np.zeros((9, 3), dtype=np.int64), 1, draws(2), np.arange(2), 2, 0)
     with pytest.raises(UserError, match=r"ratio must be two numbers .* got \[0.5, 0.1\]"):
         masking.Config(ratio=(0.5, 0.1))
+
+
+def test_spans_hide_whole_columns_in_stretches_of_the_length_given():
+    places, numbers = grid(3, 40), draws(50)
+    maker = masking.Config(kind="span", span=4, ratio=(0.5, 0.5), probability=1.0).build()
+    masks = maker(places, 2, numbers, np.arange(50), 50, 0).masked.reshape(100, 3, 40).numpy()
+    assert (masks == masks[:, :1]).all() and (masks[:, 0].sum(1) == 20).all()
+    begins = masks[:, 0] & ~np.roll(masks[:, 0], 1, axis=1)  # time as a circle
+    assert 2 < begins.sum(1).mean() <= 5 and begins.sum(1).max() == 5  # stretches may touch
+    for shift in range(4):
+        assert np.roll(masks[:, 0], -shift, axis=1)[begins].all()
+    assert masks[:, 0].mean(0).min() > 0.3 and masks[:, 0].mean(0).max() < 0.7  # all places alike
+    uneven = masking.Config(kind="span", span=6, ratio=(0.25, 0.25), probability=1.0).build()
+    assert (uneven(places, 1, numbers, np.arange(50), 50, 0).masked.sum(1) == 30).all()
+    with pytest.raises(UserError, match="span must be at least 1"):
+        masking.Config(span=0)
