@@ -87,7 +87,8 @@ class Trainer:
         self.data_guard = DataGuard(
             recipe.data.max_bad_samples, skipped if rank() == 0 else None, sum(skipped.values())
         )
-        self.replica = replicate(self.learner, self.place.device, self.learner.rests(recipe.masking is not None))
+        by_token = recipe.masking is not None and recipe.masking.mode == "token"
+        self.replica = replicate(self.learner, self.place.device, self.learner.rests(by_token))
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
 
@@ -255,10 +256,12 @@ class Trainer:
 
     def _feed(self) -> Feed:
         recipe, data = self.recipe, self.recipe.data
-        decode = resolve("foundation.modalities.{name}.decode", self.views.modality)
+        decode = getattr(recipe.views, "decode", None)
+        if decode is None:
+            decode = resolve("foundation.modalities.{name}.decode", self.views.modality).Config()
         on_cpu = self.place.device.type == "cpu"
         pipeline = TrainingPipeline(
-            decode=decode.Config().build(),
+            decode=decode.build(),
             views=self.views,
             masking=recipe.masking.build() if recipe.masking else None,
             coordinates=recipe.encoder.coordinates,

@@ -116,10 +116,10 @@ class AugmentedView:
         return view.data
 
 
-def decoder(modality: str) -> Callable[[Any], Any]:
-    """Raw sample -> sample, with the modality's defaults."""
+def decoder(modality: str, evaluation: Any = None) -> Callable[[Any], Any]:
+    """Raw sample -> sample: as the evaluation's ``decode`` says, where it has one, else with the modality's defaults."""
     module = room(modality, "decode")
-    config = module.Config()
+    config = getattr(evaluation, "decode", None) or module.Config()
     return config.build() if hasattr(config, "build") else functools.partial(module.decode, config=config)
 
 
@@ -133,16 +133,16 @@ def open_limited(patterns: Sequence[str], limit: int | None) -> Any:
 
 def loader(
     patterns: Sequence[str],
-    modality: str,
+    decode: Callable[[Any], Any],
     prepare: Callable[[Any], Tensor],
     batch_size: int,
     workers: int,
     limit: int | None = None,
 ) -> Any:
-    """Batches of views that ``prepare`` makes; other arguments as for :func:`features_of_shards`."""
+    """Batches of views that ``prepare`` makes of what ``decode`` gives; the rest as for :func:`features_of_shards`."""
     from foundation.data.stream import build_eval_loader
 
-    return build_eval_loader(open_limited(patterns, limit), prepare, decoder(modality), batch_size, workers=workers)
+    return build_eval_loader(open_limited(patterns, limit), prepare, decode, batch_size, workers=workers)
 
 
 def features_of_shards(
@@ -197,7 +197,7 @@ def features_of_shards(
         found = load_features(path)
         if found is not None:
             return found
-    with loader(patterns, modality, evaluation.build(), batch_size, workers, limit) as batches:
+    with loader(patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit) as batches:
         features = extract(
             encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
         )
@@ -230,7 +230,7 @@ def augmented_features(
     if not hasattr(config, "augmented"):
         raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
     view = AugmentedView(config.augmented().build(), seed, epoch)
-    with loader(patterns, modality, view, batch_size, workers, limit) as batches:
+    with loader(patterns, decoder(modality, config), view, batch_size, workers, limit) as batches:
         return extract(
             encoder,
             batches,

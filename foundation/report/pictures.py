@@ -165,13 +165,14 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     import torch
 
     from foundation.probes.features import depth_of
-    from foundation.probes.road import loader, room
+    from foundation.probes.road import decoder, loader, room
 
     tap = f"attention.{depth_of(loaded.encoder) - 1}"
     taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
     if not taps:
         notes.append("This encoder has no attention weights of a class token to draw.")
-    batches = list(loader(patterns, loaded.modality, loaded.evaluation.build(), 16, 0, count))
+    decode = decoder(loaded.modality, loaded.evaluation)
+    batches = list(loader(patterns, decode, loaded.evaluation.build(), 16, 0, count))
     views = [view for batch in batches for view in batch.data]
     keys = [key for batch in batches for key in batch.keys]
     with torch.inference_mode():
@@ -220,7 +221,7 @@ def _neighbours(
         return []
     chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).round().long().unique()
     cosine = knn.search(features.cls[-1], features.cls[-1][chosen], k + 1, device=device)
-    decode, view_of = decoder(loaded.modality), loaded.evaluation.build()
+    decode, view_of = decoder(loaded.modality, loaded.evaluation), loaded.evaluation.build()
 
     def picture(row: int) -> str | None:
         sample = decode(shards.read(*shards.locate(int(features.ids[row]))))

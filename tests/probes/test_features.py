@@ -56,7 +56,7 @@ def test_layers_are_normed_class_tokens_of_the_last_blocks(tmp_path):
     assert found.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 3
     assert found.keys[3] == "0003"
     assert found.ids.tolist() == list(range(10))
-    (batch,) = list(road.loader(shards, "image", EvaluationConfig(size=16).build(), 10, 0))
+    (batch,) = list(road.loader(shards, road.decoder("image"), EvaluationConfig(size=16).build(), 10, 0))
     with torch.no_grad():
         (direct,) = model([batch.data], taps=("block.1", "block.2", "block.3"))
         torch.testing.assert_close(found.cls[0], model.trunk.norm(direct.taps["block.1"][:, 0]))
