@@ -1,10 +1,11 @@
 """The geometry of views of points: normalising, crops, fixed numbers of points, rotations. Plain numpy, one cloud each.
 
-All randomness comes in as arrays of uniform numbers, so that a view never depends on its neighbours.
+All randomness comes in as uniform numbers of the one cloud, so that a view never depends on its neighbours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from foundation.errors import UserError
 
 Cloud = NDArray[np.float32]
 """[N, C]: x, y, z and what follows."""
+Numbers = Callable[[str, int], NDArray[np.float64]]
+"""Uniform random numbers of one view, by what they are for: (name, count) -> [count]."""
 
 
 def select_channels(cloud: Cloud, channels: int, key: str = "") -> Cloud:
@@ -82,36 +85,43 @@ def crop(
     return np.argpartition(distance, count - 1)[:count]
 
 
-def resize(cloud: Cloud, size: int, uniforms: NDArray[np.float64], fill: Literal["interpolate", "repeat"]) -> Cloud:
-    """A fixed number of points, in random order.
+def thinned(cloud: Cloud, limit: int, numbers: Numbers) -> Cloud:
+    """At most ``limit`` points of a cloud, all with the same chance, in no particular order."""
+    if len(cloud) <= limit:
+        return cloud
+    return cloud[np.argpartition(numbers("points", len(cloud)), limit)[:limit]]
+
+
+def resize(cloud: Cloud, size: int, kept: int, fill: Literal["interpolate", "repeat"], numbers: Numbers) -> Cloud:
+    """A fixed number of points, in no particular order.
 
     Args:
         cloud: [N, C].
         size: wanted points.
-        uniforms: [max(N, size), 5]: order, base point, weights.
+        kept: points of the cloud to choose from at random, 1 to N; the others are dropped.
         fill: where points are missing, ``repeat`` some or ``interpolate``: new ones between a point and its
             three nearest, with random weights (POS-BERT fills by interpolation of 4 neighbours).
+        numbers: draws for ``points``, ``base`` and ``weights``.
 
     Returns:
         [size, C].
     """
-    count = len(cloud)
-    order = np.argsort(uniforms[:count, 0], kind="stable")
-    if count >= size:
-        return cloud[order[:size]]
+    count = min(kept, size)
+    if count < len(cloud):
+        cloud = cloud[np.argpartition(numbers("points", len(cloud)), count)[:count]]
     missing = size - count
-    base = (uniforms[:missing, 1] * count).astype(np.int64)
+    if missing == 0:
+        return cloud
+    base = (numbers("base", missing) * count).astype(np.int64)
     if fill == "repeat" or count < 4:
-        return cloud[np.concatenate([order, base])[np.argsort(uniforms[:size, 2], kind="stable")]]
-    xyz = cloud[:, :3]
-    chosen, again = np.unique(base, return_inverse=True)
-    distance = ((xyz[chosen][:, None] - xyz[None]) ** 2).sum(-1)  # [chosen, N]; crops are small where points miss
-    near = np.argpartition(distance, 3, axis=1)[:, :4][again]  # [missing, 4]
-    weights = uniforms[:missing, 1:5].astype(np.float32) + 1e-3
+        return np.concatenate([cloud, cloud[base]])
+    from scipy.spatial import cKDTree
+
+    near = cKDTree(cloud[:, :3]).query(cloud[base, :3], k=4)[1]  # [missing, 4]
+    weights = numbers("weights", 4 * missing).reshape(missing, 4) + 1e-3
     weights /= weights.sum(axis=1, keepdims=True)
-    made = np.einsum("nk,nkc->nc", weights, cloud[near])
-    together = np.concatenate([cloud, made])
-    return together[np.argsort(uniforms[:size, 2], kind="stable")]
+    made = np.einsum("nk,nkc->nc", weights.astype(np.float32), cloud[near])
+    return np.concatenate([cloud, made])
 
 
 def rotation(
@@ -147,14 +157,26 @@ def rotation(
     )
 
 
-def inverse(matrix: NDArray[np.float64], offset: NDArray[np.float64], back: NDArray[np.float64]) -> NDArray[Any]:
-    """Map [3, 4] from the coordinates of a view, x' = matrix x + offset, through ``back`` [3, 4] to the source."""
-    undo = np.linalg.inv(matrix)
-    linear = back[:, :3] @ undo
-    return np.concatenate([linear, (back[:, 3] - linear @ offset)[:, None]], axis=1).astype(np.float32)
+def turned_normals(normals: NDArray[Any], matrix: NDArray[np.float64]) -> Cloud:
+    """Unit normals [N, 3] of a surface whose points were multiplied by a matrix: the inverse transpose turns them."""
+    turned = normals.astype(np.float64) @ np.linalg.inv(matrix)
+    length = np.linalg.norm(turned, axis=1, keepdims=True)
+    return (turned / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def through(affine: NDArray[np.float64], back: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Map [3, 4] from the coordinates of a view to the source.
+
+    Args:
+        affine: [3, 4], by which the view's coordinates came from those of the normalised cloud.
+        back: [3, 4], from the normalised cloud to the source.
+    """
+    linear = back[:, :3] @ np.linalg.inv(affine[:, :3])
+    return np.concatenate([linear, (back[:, 3] - linear @ affine[:, 3])[:, None]], axis=1).astype(np.float32)
 
 
 def gaussian(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard normal numbers from pairs of uniform ones (Box and Muller 1958), [..., 2 n] -> [..., n]."""
-    first, second = np.split(uniforms, 2, axis=-1)
-    return np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+    """Standard normal numbers from an even number of uniform ones (Box and Muller 1958), [2 n] -> [2 n]."""
+    first, second = uniforms.reshape(2, -1)
+    radius, angle = np.sqrt(-2 * np.log1p(-first)), 2 * np.pi * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

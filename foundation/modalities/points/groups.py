@@ -37,9 +37,7 @@ class PointTokenizer(nn.Module):
         def norm(channels: int) -> nn.Module:
             return nn.LayerNorm(channels) if config.norm == "layer" else _FlatBatchNorm(channels)
 
-        self.point = nn.Sequential(
-            nn.Linear(config.channels, first), norm(first), nn.ReLU(), nn.Linear(first, second)
-        )
+        self.point = nn.Sequential(nn.Linear(config.channels, first), norm(first), nn.ReLU(), nn.Linear(first, second))
         # Published: one layer of [maximum of the group, the point's own]. The two halves of its matrix stand apart, so
         # that the group's half is multiplied once per group and not once per point.
         self.whole = nn.Linear(second, third)

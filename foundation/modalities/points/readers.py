@@ -201,7 +201,9 @@ def read_off(data: bytes, limits: Limits) -> Points:
 def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Points]:
     def read(data: bytes, limits: Limits) -> Points:
         if len(data) % (4 * columns):
-            raise PointError("truncated", f"{len(data)} bytes are no whole number of {what} points ({4 * columns} bytes)")
+            raise PointError(
+                "truncated", f"{len(data)} bytes are no whole number of {what} points ({4 * columns} bytes)"
+            )
         _bounded(len(data) // (4 * columns), limits)
         return np.frombuffer(data, "<f4").reshape(-1, columns).astype(np.float32)
 
