@@ -117,7 +117,7 @@ class AugmentedView:
 
 
 def decoder(modality: str, evaluation: Any = None) -> Callable[[Any], Any]:
-    """Raw sample -> sample: as the evaluation's ``decode`` says, where it has one, else with the modality's defaults."""
+    """Raw sample -> sample: as the evaluation's ``decode`` says, if it has one, else with the modality's defaults."""
     module = room(modality, "decode")
     config = getattr(evaluation, "decode", None) or module.Config()
     return config.build() if hasattr(config, "build") else functools.partial(module.decode, config=config)
