@@ -167,15 +167,16 @@ def choose(times: NDArray[np.float64], end: float, config: Config, share: float)
         seconds = min(seconds, config.max_frames / config.rate)
     begin = start + share * (length - seconds)
     if config.rate is not None:
-        wanted = begin + (np.arange(max(1, math.floor(seconds * config.rate + 1e-6))) + 0.5) / config.rate
+        count = max(1, math.floor(seconds * config.rate + 1e-6))
+        wanted: NDArray[np.float64] = begin + (np.arange(count, dtype=np.float64) + 0.5) / config.rate
         chosen = np.unique(frames_at(times, wanted))
     else:
-        last = begin + seconds
-        chosen = np.arange(frames_at(times, np.array([begin]))[0], max(1, np.searchsorted(times, last - 1e-6)))
-        if len(chosen) > config.max_frames:
-            # A span in seconds lies where it was drawn; only where there is none, frames are counted.
-            first = chosen[0] + int(share * (len(chosen) - config.max_frames + 1))
-            chosen = np.arange(first, first + config.max_frames)
+        first = int(frames_at(times, np.array([begin]))[0])
+        last = max(1, int(np.searchsorted(times, begin + seconds - 1e-6)))
+        if last - first > config.max_frames:
+            first += int(share * (last - first - config.max_frames + 1))
+            last = first + config.max_frames
+        chosen = np.arange(first, last)
     if len(chosen) < config.min_frames:
         raise VideoError(
             "too_short",
@@ -245,6 +246,8 @@ def _stack_rate(raw: Mapping[str, Any], config: Config) -> float:
         if name in values:
             rate = values[name]
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-                raise SampleError(*members.place_of(raw), "shape", f"json: {name} is {rate!r}; frames per second above 0")
+                raise SampleError(
+                    *members.place_of(raw), "shape", f"json: {name} is {rate!r}; frames per second above 0"
+                )
             return float(rate)
     return config.stack_rate

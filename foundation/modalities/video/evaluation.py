@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
 from foundation.modalities.image.evaluation import Evaluation
 from foundation.modalities.image.evaluation import EvaluationConfig as ImageEvaluationConfig
+from foundation.modalities.video import decode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,8 @@ class EvaluationConfig(ImageEvaluationConfig):
     """Frames of the clip."""
     seconds: float | None = None
     """Span in the middle of the video that they are spread over; None: the whole video."""
+    decode: decode.Config = field(default_factory=decode.Config)
+    """How files become frames."""
 
     def __post_init__(self) -> None:
         ImageEvaluationConfig.__post_init__(self)
@@ -49,6 +52,7 @@ class EvaluationConfig(ImageEvaluationConfig):
             local_views=ClipConfig(count=0, blur=(0.0,)),
             jitter=0.0,
             greyscale=0.0,
+            decode=self.decode,
             mean=self.mean,
             std=self.std,
         )
@@ -60,7 +64,7 @@ class VideoEvaluation(Evaluation):
     config: EvaluationConfig
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """float32 [B, 3, T, size, size] of B samples as :func:`foundation.modalities.video.decode.decode` gives them."""
+        """float32 [B, 3, T, size, size] of B samples as the decoder gives them."""
         import torch
 
         from foundation.modalities.video.clips import sample_frames, span_times

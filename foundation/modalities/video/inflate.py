@@ -87,5 +87,7 @@ def _positions(table: Tensor, positions: Any) -> Tensor:
             )
         down = resize_matrix(side, rows, offset=0.0, antialias=False).to(places)
         across = resize_matrix(side, columns, offset=0.0, antialias=False).to(places)
-        places = torch.einsum("hH,HWd,wW->hwd", down, places.view(side, side, -1), across).reshape(1, rows * columns, -1)
+        places = torch.einsum("hH,HWd,wW->hwd", down, places.view(side, side, -1), across).reshape(
+            1, rows * columns, -1
+        )
     return torch.cat([cls, places if positions.split else places.repeat(1, times, 1)], dim=1)

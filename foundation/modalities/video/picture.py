@@ -120,9 +120,7 @@ def pca_rgb(patches: Tensor, grid: tuple[int, ...]) -> Picture:
     return maps.transpose(0, 2, 1, 3, 4).reshape(len(patches), rows, times * columns, 3)
 
 
-def _frames(
-    clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], most: int
-) -> list[Picture]:
+def _frames(clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], most: int) -> list[Picture]:
     """Some frames of a clip, each [H, W, 3] uint8."""
     tensor = torch.as_tensor(clip).detach().cpu()
     axis = 1 if tensor.dtype == torch.uint8 else 0

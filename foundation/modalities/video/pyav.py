@@ -117,6 +117,7 @@ def _decode(container: Any, stream: Any, wanted: NDArray[np.int64], config: Conf
     frames: NDArray[np.uint8] | None = None
     found = np.zeros(len(wanted), dtype=bool)
     errors: list[str] = []
+    convert = av.video.reformatter.VideoReformatter()  # keeps its tables from frame to frame
     packets = container.demux(stream)
     while not found.all():
         packet = next(packets, None)
@@ -132,7 +133,7 @@ def _decode(container: Any, stream: Any, wanted: NDArray[np.int64], config: Conf
             place = places.get(stamp) if stamp is not None else None
             if place is None or found[place]:
                 continue
-            pixels = _upright(frame, config)
+            pixels = _upright(frame, config, convert)
             if frames is None:
                 frames = np.zeros((len(wanted), *pixels.shape), dtype=np.uint8)
             if pixels.shape != frames.shape[1:]:
@@ -151,12 +152,13 @@ def _decode(container: Any, stream: Any, wanted: NDArray[np.int64], config: Conf
     return frames
 
 
-def _upright(frame: Any, config: Config) -> NDArray[np.uint8]:
+def _upright(frame: Any, config: Config, convert: Any) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3], reduced and turned as the file's display matrix says."""
     import numpy as np
 
     height, width = reduced(frame.height, frame.width, config)
-    size = {} if (height, width) == (frame.height, frame.width) else {"width": width, "height": height}
-    pixels = frame.to_ndarray(format="rgb24", interpolation="AREA", **size)
+    smaller = (height, width) != (frame.height, frame.width)
+    options = {"width": width, "height": height, "interpolation": "AREA"} if smaller else {}
+    pixels = convert.reformat(frame, format="rgb24", **options).to_ndarray()
     turns = round(frame.rotation / 90)  # counter-clockwise
     return np.rot90(pixels, turns) if turns % 4 else pixels

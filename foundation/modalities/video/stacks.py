@@ -71,8 +71,9 @@ def read_stack(
 
 
 def _reduce(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
-    size = reduced(*frames.shape[1:3], config)
-    if size == frames.shape[1:3]:
+    height, width = frames.shape[1:3]
+    size = reduced(height, width, config)
+    if size == (height, width):
         return frames
     import numpy as np
     import torch

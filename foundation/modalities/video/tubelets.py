@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.patches import conv_stem
 
 if TYPE_CHECKING:
     from foundation.modalities.video.tokenizer import Config
 
 
-class VideoTokenizer(nn.Module):
+class VideoTokenizer(GridTokenizer):
     """Clips of any length and resolution to tubelet tokens.
 
     Args:
@@ -27,6 +28,7 @@ class VideoTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.width = width
+        self.cell_shape = (config.channels, config.tubelet, config.patch_size, config.patch_size)
         self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
         if config.stem == "conv":
             self.stem, channels = conv_stem(channels, width, patch)

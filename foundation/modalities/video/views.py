@@ -1,8 +1,8 @@
 """Multi-crop views of videos: temporal crops at several speeds, and the image modality's crops, the same in all frames.
 
 Each view is a clip: a span of the video, drawn for its place and its speed, of which evenly spaced frames are shown.
-Crop box, flip, colours, blur and the rest are drawn once for a clip. Every number is drawn from (seed, epoch, sample id,
-stream name): a view never depends on worker, rank or batch neighbours.
+Crop box, flip, colours, blur and the rest are drawn once for a clip. Every number is drawn from (seed, epoch, sample
+id, stream name): a view never depends on worker, rank or batch neighbours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foundation.errors import UserError
 from foundation.modalities.image.views import Config as ImageConfig
 from foundation.modalities.image.views import CropConfig, ImageViews, Prepared, PreparedRole
+from foundation.modalities.video import decode
 from foundation.modalities.video.evaluation import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Config(ImageConfig):
     """Where crops are resampled: always in the workers (a batch of whole videos would be too much to send)."""
     evaluation_seconds: float | None = None
     """Probes see one clip in the middle of the video, of so many seconds; None: spread over the whole video."""
+    decode: decode.Config = field(default_factory=decode.Config)
+    """Which frames of a file are read, in training and in probes."""
 
     def __post_init__(self) -> None:
         ImageConfig.__post_init__(self)
@@ -84,7 +87,12 @@ class Config(ImageConfig):
         """What a probe feeds an encoder trained with these views."""
         view = self.global_views
         return EvaluationConfig(
-            size=view.size, frames=view.frames, seconds=self.evaluation_seconds, mean=self.mean, std=self.std
+            size=view.size,
+            frames=view.frames,
+            seconds=self.evaluation_seconds,
+            decode=self.decode,
+            mean=self.mean,
+            std=self.std,
         )
 
     def build(self, device_is_accelerator: bool = False) -> VideoViews:
@@ -145,9 +153,7 @@ class VideoViews(ImageViews):
             placed = self._draw_spans(name, clip, draws, begins, ends)
             pixels = torch.empty((len(boxes), clip.frames, 3, clip.size, clip.size), dtype=torch.uint8)
             for row, (begin, seconds) in enumerate(placed.tolist()):
-                frames = clips.sample_frames(
-                    samples[row % len(samples)], clips.span_times(begin, seconds, clip.frames)
-                )
+                frames = clips.sample_frames(samples[row % len(samples)], clips.span_times(begin, seconds, clip.frames))
                 one = slice(row, row + 1)
                 pixels[one] = geometry.resize_crops(
                     [frames], boxes[one], flips[one], clip.size, self.config.interpolation
