@@ -125,7 +125,7 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> A
 
 
 def _different(xyz: Any, enough: int) -> int:
-    """Number of different points, counted until there are enough: first on a few, on all only where that is in doubt."""
+    """Number of different points, counted until there are enough: on a few first, on all only in doubt."""
     import numpy as np
 
     step = max(1, len(xyz) // max(_LOOKED_AT, 4 * enough))

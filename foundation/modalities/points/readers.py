@@ -1,7 +1,7 @@
 """From the bytes of one file to an array of points [N, C] float32. Sizes are checked before memory is asked for.
 
-Formats: NPY, NPZ, PLY (text, binary of either byte order), OFF (mesh), KITTI and nuScenes binaries, text columns, and LAS
-and LAZ through laspy. Nothing here runs or unpickles what a file holds.
+Formats: NPY, NPZ, PLY (text, binary of either byte order), OFF (mesh), KITTI and nuScenes binaries, text columns, and
+LAS and LAZ through laspy. Nothing here runs or unpickles what a file holds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ Points: TypeAlias = NDArray[np.float32]
 COLUMNS = 64
 """Numbers of a point at most; a file that claims more is no point cloud."""
 _HEADER = 64 * 1024
+_POINT_BYTES = 64
+"""Bytes per point that a compressed array may take when unpacked: eight numbers of double precision."""
+_DIGITS = 16  # counts with more are nonsense, and Python refuses to read thousands of digits
 _PLY_TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
@@ -85,21 +88,25 @@ def read_npy(data: bytes, limits: Limits) -> Points:
     if wanted > len(data):
         raise PointError("truncated", f"{len(data)} bytes, but an array {list(shape)} of {kind} takes {wanted}")
     stream.seek(0)
-    return _float32(_table(np.load(stream, allow_pickle=False), limits))
+    try:
+        array = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
+    return _float32(_table(array, limits))
 
 
 def read_npz(data: bytes, limits: Limits) -> Points:
-    """The array ``points``, ``xyz`` or ``data`` of an NPZ file, or its only one; ``normals`` and ``colors`` are joined."""
+    """The array ``points``, ``xyz`` or ``data`` of an NPZ file, or its only one, then ``normals`` and ``colors``."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            found = next((name for name in ("points", "xyz", "data") if name in names), None)
-            found = found or (next(iter(names)) if len(names) == 1 else None)
+            candidates = [name for name in ("points", "xyz", "data") if name in names]
+            found = candidates[0] if candidates else next(iter(names)) if len(names) == 1 else None
             if found is None:
                 raise PointError("missing", f"no array 'points' in the NPZ file (arrays: {', '.join(names) or 'none'})")
 
             def member(name: str) -> Points:
-                if names[name].file_size > limits.points * COLUMNS * 8:
+                if names[name].file_size > limits.points * _POINT_BYTES + _HEADER:
                     raise PointError("too_large", f"array {name!r} takes {names[name].file_size} bytes when unpacked")
                 return read_npy(archive.read(names[name]), limits)
 
@@ -147,12 +154,13 @@ def read_ply(data: bytes, limits: Limits) -> Points:
 
 def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
     """Layout, number of vertices, their fields, and the name of an element that stands before them."""
-    layout, count, fields, element, before = "", -1, [], "", ""
+    fields: list[tuple[str, str]] = []
+    layout, count, element, before = "", -1, "", ""
     for line in text.splitlines():
         match line.split():
             case ["format", layout, *_]:
                 pass
-            case ["element", element, number] if number.isdigit():
+            case ["element", element, number] if number.isdigit() and len(number) < _DIGITS:
                 if element == "vertex":
                     count = int(number)
                 elif count < 0 and int(number) > 0:
@@ -211,16 +219,24 @@ def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Points]:
 
 
 def read_text(data: bytes, limits: Limits) -> Points:
-    """Lines of numbers, separated by commas or spaces (ModelNet40's resampled files: x, y, z and the normal)."""
-    lines = data.count(b"\n") + 1
-    _bounded(lines, limits, "lines")
-    first = data.lstrip().partition(b"\n")[0].replace(b",", b" ").split()
-    if not 3 <= len(first) <= COLUMNS:
-        raise PointError("decode", f"{len(first)} numbers in the first line; a point has 3 or more")
-    numbers = _numbers(data.replace(b",", b" "))
-    if len(numbers) % len(first):
-        raise PointError("truncated", f"{len(numbers)} numbers do not make lines of {len(first)}")
-    return numbers.reshape(-1, len(first)).astype(np.float32)
+    """Lines of numbers, separated by commas or spaces (ModelNet40's resampled files: x, y, z and the normal).
+
+    A first line with a single number is the count of points (Leica's PTS).
+    """
+    _bounded(data.count(b"\n"), limits, "lines")
+    rows = [row for line in data.replace(b",", b" ").splitlines() if (row := line.split())]
+    announced = None
+    if len(rows) > 1 and len(rows[0]) == 1 and rows[0][0].isdigit() and len(rows[0][0]) < _DIGITS:
+        announced = int(rows.pop(0)[0])
+    if not rows or not 3 <= len(rows[0]) <= COLUMNS:
+        raise PointError("decode", f"{len(rows[0]) if rows else 0} numbers in the first line; a point has 3 or more")
+    if announced is not None and announced != len(rows):
+        raise PointError("truncated", f"{len(rows)} lines of points, but {announced} are announced")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            kind = "truncated" if number == len(rows) - 1 else "decode"
+            raise PointError(kind, f"point {number} has {len(row)} numbers, the first has {len(rows[0])}")
+    return _numbers(b" ".join(word for row in rows for word in row)).reshape(len(rows), -1).astype(np.float32)
 
 
 def read_las(data: bytes, limits: Limits) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def _triangles(rows: list[bytes]) -> NDArray[np.int64]:
             corners = [int(word) for word in row.split()[: 1 + int(row.split(None, 1)[0])]]
             if len(corners) != corners[0] + 1:
                 raise ValueError
-            triangles += [(corners[1], b, c) for b, c in zip(corners[2:], corners[3:], strict=False)]
+            triangles += [(corners[1], b, c) for b, c in pairwise(corners[2:])]
     except ValueError:
         raise PointError("decode", f"a face of the OFF file is not understood: {row[:60]!r}") from None
     return np.array(triangles, np.int64).reshape(-1, 3)
