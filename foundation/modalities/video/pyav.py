@@ -55,10 +55,14 @@ def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], 
             if not container.streams.video:
                 raise VideoError("missing", "the file has no video track")
             stream = container.streams.video[0]
-            stream.thread_type = "NONE"  # loader workers are parallel already, and one thread gives the same bits
             context = stream.codec_context
+            if context is None:
+                raise VideoError("decode", "the file does not say with which codec it was made, or with an unknown one")
+            stream.thread_type = "NONE"  # loader workers are parallel already, and one thread gives the same bits
             reduced(context.height, context.width, config)
             stamps = _time_stamps(container, stream)
+            if len(stamps) < stream.frames and looks_cut_off(data):
+                raise VideoError("truncated", f"{len(stamps)} of the {stream.frames} frames that it promises are there")
             tick = float(stream.time_base)
             times = (stamps - stamps[0]) * tick
             end = float(times[-1]) + _last_duration(stream, times)

@@ -66,7 +66,8 @@ def read_stack(
     times = times - times[0]
     end = float(times[-1]) + (float(np.median(np.diff(times)[-9:])) if len(times) > 1 else 1 / rate)
     chosen = choose(times, end, config, share)
-    frames = np.ascontiguousarray(np.broadcast_to(stack[chosen], (len(chosen), height, width, 3)))
+    frames = stack[chosen]
+    frames = np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else np.ascontiguousarray(frames)
     return _reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1])
 
 
