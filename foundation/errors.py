@@ -18,6 +18,8 @@ REASONS = {
     "decode": "the bytes are not what the extension says",
     "shape": "another number type, shape or rate than its fellows",
     "not_finite": "NaN or infinity among the numbers",
+    "gap": "a stretch of a recording is missing",
+    "conflict": "the parts of one sample contradict each other",
     "too_short": "fewer samples, frames or points than are needed",
 }
 """The words by which bad data is counted in the metrics, in ``foundation data verify`` and in its report."""

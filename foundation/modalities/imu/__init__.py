@@ -1,0 +1,1 @@
+"""Inertial sensors: accelerometers and gyroscopes worn on a body or built into a camera."""

@@ -1,0 +1,115 @@
+"""How a probe sees a recording: its middle, or all of it; no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from foundation.errors import UserError
+from foundation.modalities.imu.decode import Config as DecodeConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from foundation.modalities.imu.views import Config
+    from foundation.types import Sample
+
+MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""Of three accelerations and three angular velocities: their directions have no preferred sign."""
+STD = (9.80665, 9.80665, 9.80665, 1.5, 1.5, 1.5)
+"""Scales of three accelerations (1 g) and three angular velocities (a walking body's, rad/s)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a probe sees a recording: its middle, or all of it; no randomness."""
+
+    size: int = 128
+    """Time steps of the window."""
+    rate: float = 50.0
+    """Steps per second, Hz."""
+    whole: bool = False
+    """The window covers the whole recording, whatever its length; else ``size / rate`` seconds in its middle."""
+    short: Literal["mirror", "stretch"] = "mirror"
+    """What fills a window that is longer than the recording: its mirror image at both ends, or slower time."""
+    mean: tuple[float, ...] = MEAN
+    """Taken off each channel (m/s^2, rad/s)."""
+    std: tuple[float, ...] = STD
+    """Each channel is divided by."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How recordings are read; see its own fields."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.decode, Mapping):  # from the card of an exported model
+            plain: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in self.decode.items()
+            }
+            object.__setattr__(self, "decode", DecodeConfig(**plain))
+        check(self, "evaluation")
+        if self.size < 1:
+            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 time step")
+
+    def build(self) -> Evaluation:
+        """The function from samples to windows."""
+        return Evaluation(self)
+
+    def augmented(self) -> Config:
+        """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
+        from foundation.modalities.imu.views import Config, CropConfig
+
+        return Config(
+            rate=self.rate,
+            global_views=CropConfig(count=1, size=self.size, span=(0.8, 1.0) if self.whole else None),
+            local_views=CropConfig(count=0),
+            short=self.short,
+            rotation="any",
+            degrees=15.0,
+            mean=self.mean,
+            std=self.std,
+            decode=self.decode,
+        )
+
+
+def check(config: EvaluationConfig | Config, where: str) -> None:
+    """What training and evaluation have in common.
+
+    Raises:
+        UserError: a value that cannot work.
+    """
+    if not 0.1 <= config.rate <= 100_000:
+        raise UserError(f"{where}: rate is {config.rate} Hz; it must lie in 0.1 to 100000")
+    if config.short not in ("mirror", "stretch"):
+        raise UserError(f"{where}: short is {config.short!r}; choose mirror or stretch")
+    channels = len(config.decode.channels)
+    for name in ("mean", "std"):
+        count = len(getattr(config, name))
+        if count != channels:
+            raise UserError(f"{where}: {name} has {count} numbers for the {channels} channels of decode.channels")
+    if not all(scale > 0 for scale in config.std):
+        raise UserError(f"{where}: std is {list(config.std)}; all must be above 0")
+
+
+class Evaluation:
+    """Preprocessing of the probes: cut, resample, normalise."""
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [B, C, size] of B samples with ``imu`` [T, C] and ``imu_rate``."""
+        import numpy as np
+        import torch
+
+        from foundation.modalities.imu.windows import extent, window
+
+        config = self.config
+        out = np.empty((len(samples), config.size, len(config.mean)), np.float32)
+        for place, sample in zip(out, samples, strict=True):
+            begin, end = extent(sample)
+            seconds = end - begin if config.whole else config.size / config.rate
+            first = begin + (end - begin - seconds) / 2
+            place[:] = window(sample, first, seconds, config.size, stretched=config.short == "stretch")
+        out -= np.array(config.mean, np.float32)
+        out /= np.array(config.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(out.transpose(0, 2, 1)))

@@ -1,0 +1,284 @@
+"""Views of inertial recordings: stretches of time, turned, warped, scaled, with noise and silent channels.
+
+Everything is made in the loader's workers (``prepare``): a view is a few hundred numbers. ``finish`` only names the
+views. Every number is drawn from (seed, epoch, sample id, stream name): a view never depends on worker, rank or batch
+neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from foundation.errors import UserError
+from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
+from foundation.modalities.points.views import Prepared, PreparedRole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from foundation.counter import Draws
+    from foundation.types import Sample, View
+
+__all__ = ["Config", "CropConfig", "EvaluationConfig", "ImuViews"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Views of one role."""
+
+    count: int = 2
+    """Views per recording; 0 leaves the role out."""
+    size: int = 128
+    """Time steps of the view."""
+    span: tuple[float, float] | None = None
+    """Smallest and largest share of the recording that a view covers, uniform between, whatever its seconds. None: a
+    view covers ``size / rate`` seconds, times ``stretch``."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise UserError(f"views: count is {self.count}; it must be 0 or more")
+        if self.size < 1:
+            raise UserError(f"views: size is {self.size}; it must be at least 1 time step")
+        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
+            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Stretches and augmentations of inertial recordings."""
+
+    rate: float = 50.0
+    """Time steps per second of the views, Hz; recordings of any other rate are resampled, free of aliases."""
+    global_views: CropConfig = field(default_factory=CropConfig)
+    """Long views; the teacher sees only these."""
+    local_views: CropConfig = field(default_factory=lambda: CropConfig(size=64))
+    """Short views, for the student."""
+    short: Literal["mirror", "stretch"] = "mirror"
+    """What fills a view that is longer than the recording: its mirror image at both ends, or slower time."""
+    stretch: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest length of a view over ``size / rate`` seconds, log-uniform: slower or faster motion."""
+    warp: float = 0.0
+    """Largest deviation of the speed within a view from its mean (0.2: between 0.8 and 1.2 times as fast), uniform from
+    0; the speed swings once to three times."""
+    rotation: Literal["none", "axis", "any"] = "none"
+    """Turns all sensors of a view together. ``axis``: about ``axis``; ``any``: about a random one."""
+    axis: Literal["x", "y", "z"] = "z"
+    """Axis of the sensor's own frame that ``rotation: axis`` turns about."""
+    degrees: float = 180.0
+    """Largest angle, degrees; ``any`` with 180 draws all rotations alike."""
+    scale: tuple[float, float] = (0.9, 1.1)
+    """Smallest and largest factor on the readings, uniform, one draw for each sensor."""
+    jitter: float = 0.02
+    """Largest standard deviation of white noise after normalisation, uniform from 0, one draw for each view."""
+    drop_channel: float = 0.0
+    """Probability that a channel is silent (its mean), each channel by itself."""
+    drop_sensor: float = 0.0
+    """Probability that one whole sensor, accelerometer or gyroscope, is silent; never all of them."""
+    mean: tuple[float, ...] = MEAN
+    """Taken off each channel (m/s^2, rad/s)."""
+    std: tuple[float, ...] = STD
+    """Each channel is divided by."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How recordings are read: columns, units, rate, gravity."""
+
+    def __post_init__(self) -> None:
+        from foundation.modalities.imu.windows import triads
+
+        check(self, "views")
+        if self.global_views.count < 1:
+            raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
+        for name in ("stretch", "scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"views.{name} is {(low, high)}; give 0 < smallest <= largest")
+        if not 0 <= self.warp < 1:
+            raise UserError(
+                f"views.warp is {self.warp}; it must be at least 0 and below 1, so that time never goes back"
+            )
+        if self.rotation not in ("none", "axis", "any") or self.axis not in ("x", "y", "z"):
+            raise UserError(
+                f"views.rotation is {self.rotation!r} about {self.axis!r}: choose none, axis or any; x, y or z"
+            )
+        if not 0 <= self.degrees <= 180:
+            raise UserError(f"views.degrees is {self.degrees}; it must lie in 0 to 180")
+        if not self.jitter >= 0:
+            raise UserError(f"views.jitter is {self.jitter}; it must be 0 or more")
+        for name in ("drop_channel", "drop_sensor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
+        if self.rotation != "none":
+            try:
+                triads(self.decode.channels)
+            except ValueError as error:
+                raise UserError(
+                    f"views.rotation needs all three axes of a sensor, decode.channels has {error}"
+                ) from None
+
+    @property
+    def modality(self) -> str:
+        """Folder name in ``foundation/modalities``."""
+        return ImuViews.modality
+
+    @property
+    def roles(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
+        return self.build().describe()
+
+    def evaluation(self) -> EvaluationConfig:
+        """What a probe feeds an encoder trained with these views."""
+        view = self.global_views
+        return EvaluationConfig(
+            size=view.size,
+            rate=self.rate,
+            whole=view.span is not None,
+            short=self.short,
+            mean=self.mean,
+            std=self.std,
+            decode=self.decode,
+        )
+
+    def build(self, device_is_accelerator: bool = False) -> ImuViews:
+        """The view maker.
+
+        Args:
+            device_is_accelerator: makes no difference here.
+        """
+        return ImuViews(self)
+
+
+class ImuViews:
+    """Makes the views of a batch of recordings; see the module's text.
+
+    Attributes:
+        roles: views by role.
+    """
+
+    modality = "imu"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        both = (("global", config.global_views), ("local", config.local_views))
+        self.roles: Mapping[str, CropConfig] = MappingProxyType({name: crop for name, crop in both if crop.count})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImuViews, (self.config,)
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
+        return {name: (crop.count, (len(self.config.mean), crop.size)) for name, crop in self.roles.items()}
+
+    def prepare(
+        self, samples: Sequence[Sample], draws: Draws, spans: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> Prepared:
+        """Makes the views.
+
+        Args:
+            samples: B samples with ``imu`` float32 [T, C] in m/s^2 and rad/s, ``imu_rate`` Hz and ``imu_start`` s.
+            draws: random numbers of these samples, in the same order.
+            spans: by role [R, 2] begin and seconds of each view on the sample's clock, where something else has chosen
+                them (other sensors of the same sample).
+
+        Returns:
+            Tensors only, ready to be sent to another process or device.
+
+        Raises:
+            ValueError: samples and draws do not have the same length.
+        """
+        import numpy as np
+        import torch
+
+        if len(samples) != len(draws.ids):
+            raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
+        roles = {}
+        for name, crop in self.roles.items():
+            placed = self._spans(name, crop, samples, draws) if spans is None else spans[name]
+            views = [
+                self._views(f"{self.modality}.{name}.{view}", crop, samples, draws, part)
+                for view, part in enumerate(placed.reshape(crop.count, len(samples), 2))
+            ]
+            roles[name] = PreparedRole(
+                data=torch.from_numpy(np.concatenate(views)),
+                sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
+                geometry=torch.from_numpy(placed[:, None, ::-1].astype(np.float32)),
+            )
+        return Prepared(roles)
+
+    def finish(self, prepared: Prepared) -> dict[str, View]:
+        """Names the views.
+
+        Returns:
+            Per role a View with data [R, C, size] float32, rows view-major, and geometry [R, 1, 2] from time in [0, 1]
+            to seconds on the sample's clock (up to the warp, which is right at both ends).
+        """
+        from foundation.types import View
+
+        return {
+            name: View(role.data, self.modality, name, self.roles[name].count, role.sample_ids, role.geometry)
+            for name, role in prepared.roles.items()
+        }
+
+    def _spans(self, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
+        """[R, 2] begin and length of each view, seconds."""
+        import numpy as np
+
+        from foundation.modalities.imu.windows import extent
+
+        begins, ends = np.array([extent(sample) for sample in samples]).T
+        placed = []
+        for view in range(crop.count):
+            uniforms = draws.uniform(f"{self.modality}.{role}.{view}.span", 2)
+            low, high = self.config.stretch if crop.span is None else crop.span
+            if crop.span is None:
+                seconds = crop.size / self.config.rate * low * (high / low) ** uniforms[:, 0]
+                if self.config.short == "stretch":
+                    seconds = np.minimum(seconds, ends - begins)
+            else:
+                seconds = (ends - begins) * (low + (high - low) * uniforms[:, 0])
+            placed.append(np.stack([begins + uniforms[:, 1] * (ends - begins - seconds), seconds], axis=1))
+        return np.concatenate(placed)
+
+    def _views(
+        self, stream: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """[B, C, size] of one view of each sample."""
+        import numpy as np
+
+        from foundation.modalities.imu import windows
+        from foundation.modalities.points.geometry import gaussian
+
+        config, channels = self.config, self.config.decode.channels
+        sensors = windows.sensors(channels)
+        shape = draws.uniform(f"{stream}.shape", 6 + len(sensors))
+        silent = draws.uniform(f"{stream}.silent", 2 + len(channels))
+        out = np.empty((len(samples), crop.size, len(channels)), np.float32)
+        for row, (sample, (begin, seconds)) in enumerate(zip(samples, placed.tolist(), strict=True)):
+            path = windows.warped(shape[row, :2], config.warp * shape[row, 2], crop.size) if config.warp else None
+            values = windows.window(sample, begin, seconds, crop.size, path, config.short == "stretch")
+            if config.rotation != "none":
+                matrix = windows.turn(config.rotation, "xyz".index(config.axis), config.degrees, shape[row, 3:6])
+                values = values.copy()
+                for triad in windows.triads(channels):
+                    values[:, triad] = values[:, triad] @ matrix.T.astype(np.float32)
+            out[row] = values
+        low, high = config.scale
+        for number, sensor in enumerate(sensors):
+            out[:, :, sensor] *= (low + (high - low) * shape[:, 6 + number])[:, None, None].astype(np.float32)
+        out -= np.array(config.mean, np.float32)
+        out /= np.array(config.std, np.float32)
+        if config.jitter:
+            count = crop.size * len(channels)
+            noise = draws.uniform(f"{stream}.noise", 1 + count + count % 2)
+            normal = np.stack([gaussian(row[1:]) for row in noise])[:, :count].reshape(out.shape)
+            out += (config.jitter * noise[:, :1, None] * normal).astype(np.float32)
+        quiet = silent[:, 2:] < config.drop_channel
+        if len(sensors) > 1 and config.drop_sensor:
+            chosen = (silent[:, 1] * len(sensors)).astype(np.int64)
+            for number, sensor in enumerate(sensors):
+                quiet[np.ix_((silent[:, 0] < config.drop_sensor) & (chosen == number), sensor)] = True
+        out *= ~quiet[:, None, :]
+        return np.ascontiguousarray(out.transpose(0, 2, 1))
