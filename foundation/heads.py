@@ -16,10 +16,12 @@ from foundation.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A prototype head (Caron et al. 2021, section 3.1): scores of a token against K learned directions."""
+    """A prototype head (Caron et al. 2021, section 3.1): scores of a token against K learned directions; or, without
+    prototypes, a projector as BYOL has it (Grill et al. 2020)."""
 
-    prototypes: int
-    """Number of prototypes K, the size of the output."""
+    prototypes: int | None
+    """Number of prototypes K, the size of the output; null: none, the output is the vector of ``bottleneck`` numbers
+    itself, not normalised."""
     hidden: int = 2048
     """Width of the hidden layers."""
     bottleneck: int = 256
@@ -30,19 +32,31 @@ class Config:
     """Normalisation between the hidden layers."""
     bias: bool = True
     """Whether the hidden layers have biases."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """Between the hidden layers."""
     freeze_scale: bool = True
     """Keep every prototype at length 1 (DINO's ``norm_last_layer``); False learns one length each, as DINOv2."""
 
     def __post_init__(self) -> None:
         for name in ("prototypes", "hidden", "bottleneck", "layers"):
+            if name == "prototypes" and self.prototypes is None:
+                continue
             if getattr(self, name) < 1:
                 raise UserError(f"heads: {name} must be at least 1, got {getattr(self, name)}")
         if self.norm not in ("none", "batch"):
             raise UserError(f"heads: norm must be 'none' or 'batch', got {self.norm!r}")
 
-    def build(self, width: int) -> PrototypeHead:
+        if self.activation not in ("gelu", "relu"):
+            raise UserError(f"heads: activation must be 'gelu' or 'relu', got {self.activation!r}")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers of the output."""
+        return self.prototypes or self.bottleneck
+
+    def build(self, width: int) -> PrototypeHead | Projector:
         """Head for features of ``width`` numbers."""
-        return PrototypeHead(self, width)
+        return PrototypeHead(self, width) if self.prototypes is not None else Projector(self, width)
 
 
 # Elements handled at a time: on a CPU a chunk should stay in cache, on a GPU its temporaries should stay small.
@@ -114,6 +128,39 @@ class PrototypeLayer(nn.Module):
         return F.linear(x, self.weight(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype))
 
 
+def perceptron(config: Config, width: int) -> nn.Sequential:
+    """The linear layers of a head, from ``width`` numbers to ``bottleneck``."""
+    modules: list[nn.Module] = []
+    for layer in range(config.layers):
+        last = layer == config.layers - 1
+        inputs = width if layer == 0 else config.hidden
+        modules.append(nn.Linear(inputs, config.bottleneck if last else config.hidden, bias=config.bias))
+        if not last:
+            if config.norm == "batch":
+                modules.append(nn.BatchNorm1d(config.hidden))
+            modules.append(nn.GELU() if config.activation == "gelu" else nn.ReLU())
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return nn.Sequential(*modules)
+
+
+class Projector(nn.Module):
+    """The linear layers alone. Call it once on the tokens of all requests together: BatchNorm compares them."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.mlp = perceptron(config, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., D] -> [..., bottleneck]."""
+        projected: Tensor = self.mlp(tokens.reshape(-1, tokens.shape[-1]))  # BatchNorm counts every token as one sample
+        return projected.reshape(*tokens.shape[:-1], -1)
+
+
 class PrototypeHead(nn.Module):
     """Linear-GELU stack, L2 normalisation, weight-normalised prototypes.
 
@@ -123,21 +170,8 @@ class PrototypeHead(nn.Module):
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.config = config
-        modules: list[nn.Module] = []
-        for layer in range(config.layers):
-            last = layer == config.layers - 1
-            inputs = width if layer == 0 else config.hidden
-            modules.append(nn.Linear(inputs, config.bottleneck if last else config.hidden, bias=config.bias))
-            if not last:
-                if config.norm == "batch":
-                    modules.append(nn.BatchNorm1d(config.hidden))
-                modules.append(nn.GELU())
-        self.mlp = nn.Sequential(*modules)
-        for module in self.mlp:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        assert config.prototypes is not None
+        self.mlp = perceptron(config, width)
         self.last_layer = PrototypeLayer(config.bottleneck, config.prototypes, config.freeze_scale)
 
     def forward(self, tokens: Tensor) -> Tensor:

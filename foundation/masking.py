@@ -152,10 +152,17 @@ class Masking:
         places = np.asarray(places, dtype=np.int64)
         if self.config.tube:
             return self._tubes(coordinates, count, draws, places, group, step)
+        drawn = 1 if self.config.shared else count
         tokens = coordinates.shape[-2]
-        wanted = self._wanted(tokens, count, draws, places, group, step)  # [count, B]
-        masked = np.zeros((count, len(places), tokens), dtype=bool)
-        for view in range(count):
+        wanted = self._wanted(tokens, drawn, draws, places, group, step)  # [drawn, B]
+        sources = None
+        if self.config.foreign:
+            sources = self._sources(count, draws)
+            if self.config.foreign_ratio is not None:
+                shared = sources.reshape(count, -1)[:drawn] >= 0
+                wanted = np.where(shared & (wanted > 0), int(tokens * self.config.foreign_ratio), wanted)
+        masked = np.zeros((drawn, len(places), tokens), dtype=bool)
+        for view in range(drawn):
             samples = np.flatnonzero(wanted[view])
             if len(samples) == 0:
                 continue
@@ -163,7 +170,20 @@ class Masking:
             own = coordinates if coordinates.ndim == 2 else coordinates[view * len(places) + samples]
             stream = f"mask.{self.view}.{view}"
             masked[view, samples] = pattern(own, wanted[view, samples], draws.take(samples), stream)
-        return token_mask(masked.reshape(-1, tokens))
+        whole = masked.repeat(count, axis=0) if drawn < count else masked
+        mask = token_mask(whole.reshape(-1, tokens))
+        return replace(mask, mode=self.config.mode, sources=None if sources is None else torch.from_numpy(sources))
+
+    def _sources(self, count: int, draws: counter.Draws) -> NDArray[np.int64]:
+        """[count x B] row of another sample whose content is shown in hidden parts, -1 for zeros."""
+        samples = len(draws.ids)
+        parts = []
+        for view in range(count):
+            chance = draws.uniform(f"mask.{self.view}.{0 if self.config.shared else view}.foreign", 2)
+            other = (np.arange(samples) + 1 + (chance[:, 1] * (samples - 1)).astype(np.int64)) % max(samples, 1)
+            foreign = (chance[:, 0] < self.config.foreign) & (samples > 1)
+            parts.append(np.where(foreign, view * samples + other, -1))
+        return np.concatenate(parts)
 
     def _pattern(self, coordinates: NDArray[Any]) -> Callable[..., NDArray[np.bool_]]:
         if self.config.kind == "random":
@@ -189,7 +209,8 @@ class Masking:
             )
         cells, tube = np.unique(coordinates[:, -2:], axis=0, return_inverse=True)
         flat = Masking(replace(self.config, tube=False))(cells, count, draws, places, group, step)
-        return token_mask(flat.masked.numpy()[:, tube.reshape(-1)])
+        mask = token_mask(flat.masked.numpy()[:, tube.reshape(-1)])
+        return replace(mask, mode=flat.mode, sources=flat.sources)
 
     def _wanted(
         self, tokens: int, count: int, draws: counter.Draws, places: NDArray[np.int64], group: int, step: int
@@ -229,7 +250,7 @@ class Masking:
         packed = np.frombuffer(b"".join(grid.to_bytes(size, "little") for grid in grids), dtype=np.uint8)
         cells = np.unpackbits(packed.reshape(len(grids), size), axis=1, bitorder="little")
         masks = cells[:, coordinates[:, 0] * width + coordinates[:, 1]].astype(bool)
-        return _top_up(masks, wanted, draws, stream) if self.config.exact else masks
+        return _top_up(masks, wanted, draws, stream) if self.config.exact or self.config.mode == "drop" else masks
 
 
 def token_mask(masked: NDArray[np.bool_]) -> TokenMask:

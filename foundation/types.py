@@ -6,9 +6,9 @@ K prototypes, C channels, H height, W width, T time, d coordinate dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -61,18 +61,49 @@ class TokenMask:
         indices: [M] int64, places of the masked tokens in the flattened [R * N], ascending. Made on the host, so that
             no step needs to ask the device how many there are.
         weights: [M] float32, 1 / (number of masked tokens of that row).
+        mode: how the student's encoder is kept from seeing them: ``token`` (a mask token in their place), ``drop``
+            (left out; each row then has the same number of them) or ``input`` (their part of the view is overwritten).
+        sources: [R] int64 with mode ``input``: row whose content is written there, -1 for zeros; None: zeros.
     """
 
     masked: Tensor
     indices: Tensor
     weights: Tensor
+    mode: Literal["token", "drop", "input"] = "token"
+    sources: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> TokenMask:
-        return TokenMask(
-            self.masked.to(device, non_blocking=non_blocking),
-            self.indices.to(device, non_blocking=non_blocking),
-            self.weights.to(device, non_blocking=non_blocking),
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TokenMask:
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> TokenMask:
+        return replace(
+            self,
+            masked=function(self.masked),
+            indices=function(self.indices),
+            weights=function(self.weights),
+            sources=None if self.sources is None else function(self.sources),
         )
+
+    @property
+    def hidden_per_row(self) -> int:
+        """Masked tokens of each row, for mode ``drop``; known on the host."""
+        return len(self.indices) // max(1, len(self.masked))
+
+    def overwrite(self, data: Tensor, hidden: Tensor) -> Tensor:
+        """A view as the student sees it with mode ``input``.
+
+        Args:
+            data: [R, ...].
+            hidden: bool, broadcasts over ``data``: what lies in masked tokens.
+        """
+        if self.sources is None:
+            return data.masked_fill(hidden, 0)
+        shape = (-1, *[1] * (data.ndim - 1))
+        other = data.index_select(0, self.sources.clamp(min=0)) * (self.sources >= 0).to(data.dtype).view(shape)
+        return other.where(hidden, data)
 
 
 @dataclass(frozen=True)
@@ -120,7 +151,7 @@ class Batch:
                 k: replace(v, data=pin(v.data), sample_ids=pin(v.sample_ids), geometry=pin(v.geometry))
                 for k, v in self.views.items()
             },
-            masks={k: TokenMask(pin(m.masked), pin(m.indices), pin(m.weights)) for k, m in self.masks.items()},
+            masks={k: m.pin_memory() for k, m in self.masks.items()},
             labels=pin(self.labels),
             pending=None if self.pending is None else self.pending.pin_memory(),
         )

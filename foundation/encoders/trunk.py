@@ -21,6 +21,22 @@ def drop_path_rates(rate: float, depth: int, schedule: Literal["uniform", "linea
     return [rate * i / (depth - 1) for i in range(depth)]
 
 
+def visible(mask: Tensor, hidden: int, prefix: int) -> Tensor:
+    """Places of the tokens that stay when hidden ones are left out; never waits for the device.
+
+    Args:
+        mask: [R, N] bool.
+        hidden: True entries in each of its rows.
+        prefix: class and register tokens in front.
+
+    Returns:
+        [R, prefix + N - hidden, 1] int64, ascending.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, : mask.shape[1] - hidden]
+    front = torch.arange(prefix, device=mask.device).expand(len(mask), -1)
+    return torch.cat((front, order + prefix), dim=1)[:, :, None]
+
+
 class Trunk(nn.Module):
     """Blocks and final norm. Knows tokens and rows, no modality.
 

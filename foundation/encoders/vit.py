@@ -15,7 +15,7 @@ from foundation.encoders.attention import Backend, Segment
 from foundation.encoders.blocks import BlockShape, FeedForward, Norm
 from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
 from foundation.encoders.presets import PRESETS, Preset, PresetName
-from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates
+from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates, visible
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
@@ -52,6 +52,9 @@ class Config:
 
     position: PositionConfig = field(default_factory=PositionConfig)
     """Learned or rotary positions."""
+
+    class_token: bool = True
+    """A class token in front of the patches; without one the mean of the patches stands in for it (ATST-Frame)."""
 
     registers: int = 0
     """Register tokens (Darcet et al. 2024): extra tokens without a position that hold what belongs to no place."""
@@ -180,6 +183,7 @@ class Encoder(nn.Module):
         depth: number of blocks.
         supports_masks: hidden patches are possible.
         supports_whole: ``forward`` takes ``whole``.
+        supports_drop: ``forward`` takes ``drop``.
     """
 
     supports_masks = True
@@ -191,9 +195,13 @@ class Encoder(nn.Module):
         self.config = config
         self.modality = config.modality
         self.width, self.depth, self.heads = shape.width, shape.depth, shape.heads
-        self.prefix = 1 + config.registers
+        self.prefix = config.class_token + config.registers
+        self.supports_drop = config.position.kind != "rotary"
         self.tokenizer = config.tokenizer.build(self.width)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, self.width))
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, self.width))
+        else:
+            self.register_parameter("cls_token", None)
         self.mask_token = nn.Parameter(torch.empty(1, self.width))
         if config.registers:
             self.register_tokens = nn.Parameter(torch.empty(1, config.registers, self.width))
@@ -233,6 +241,7 @@ class Encoder(nn.Module):
         *,
         generator: torch.Generator | None = None,
         whole: Sequence[bool] | None = None,
+        drop: Sequence[int | None] | None = None,
     ) -> list[Features]:
         """Encode views of any sizes, packed into one pass where that is faster.
 
@@ -244,6 +253,9 @@ class Encoder(nn.Module):
                 when None.
             whole: for each view whether its patches are wanted; None: all are. Where they are not, the last block
                 computes class and register tokens only, and ``patches`` is [R_i, 0, D].
+            drop: for each view the number of hidden patches in each of its rows, if those are left out of the trunk; or
+                None for mask tokens in their place. At the places left out, ``patches`` holds the mask token with its
+                position, as a decoder wants it (MAE); taps hold the visible ones only.
 
         Returns:
             Features of each view. Taps: ``block.i`` tokens after block i [R, 1 + registers + N, D], not normed;
@@ -254,6 +266,7 @@ class Encoder(nn.Module):
             UserError: unknown tap, size that does not fit the patches, mask of the wrong shape.
         """
         self.check_taps(taps)
+        whole = whole if self.config.class_token else None  # the mean needs all patches
         views = list(views)
         if not views:
             return []
@@ -261,8 +274,13 @@ class Encoder(nn.Module):
         if len(masks) != len(views):
             raise UserError(f"{len(views)} views but {len(masks)} masks: give one for each view (None for no mask)")
         rows, grids, valids = [], [], []
-        for view, mask in zip(views, masks, strict=True):
+        left_out: dict[int, tuple[Tensor, Tensor]] = {}  # by view: all tokens, places of the visible ones
+        for place, (view, mask) in enumerate(zip(views, masks, strict=True)):
             tokens, grid, valid = self.embed(view, mask)
+            hidden = None if drop is None else drop[place]
+            if hidden is not None and mask is not None:
+                left_out[place] = tokens, visible(mask, hidden, self.prefix)
+                tokens = tokens.gather(1, left_out[place][1].expand(-1, -1, self.width))
             rows.append(tokens)
             grids.append(grid)
             valids.append(valid)
@@ -277,9 +295,16 @@ class Encoder(nn.Module):
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])
+        first = int(self.config.class_token)
+        pooled = [prefix[:, 0] if first else patch.mean(1) for prefix, patch in zip(prefixes, patches, strict=True)]
+        for place, (tokens, kept) in left_out.items():
+            if patches[place].shape[1]:
+                where = (kept[:, self.prefix :] - self.prefix).expand(-1, -1, self.width)
+                whole_view = tokens[:, self.prefix :].to(patches[place].dtype)
+                patches[place] = whole_view.scatter(1, where, patches[place])
         return [
-            Features(cls=prefix[:, 0], registers=prefix[:, 1:], patches=patch, taps=taps_of_view, valid=valid)
-            for prefix, patch, taps_of_view, valid in zip(prefixes, patches, tapped, valids, strict=True)
+            Features(cls=cls, registers=prefix[:, first:], patches=patch, taps=taps_of_view, valid=valid)
+            for cls, prefix, patch, taps_of_view, valid in zip(pooled, prefixes, patches, tapped, valids, strict=True)
         ]
 
     def embed(self, view: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | Tensor, Tensor | None]:
@@ -303,12 +328,12 @@ class Encoder(nn.Module):
         cls = self.cls_token
         if isinstance(self.positions, LearnedPositions):
             cls_position, patch_positions = self.positions(grid)
-            cls, tokens = cls + cls_position, tokens + patch_positions
+            cls, tokens = None if cls is None else cls + cls_position, tokens + patch_positions
         elif isinstance(self.positions, CoordinatePositions):
             tokens = tokens + self.positions(grid)
-        parts = [cls] if self.register_tokens is None else [cls, self.register_tokens]
+        parts = [part for part in (cls, self.register_tokens) if part is not None]
         # The residual stream keeps the parameters' precision: under autocast only the patches come in half precision.
-        together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(cls.dtype)]
+        together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(self.mask_token.dtype)]
         return torch.cat(together, dim=1), grid, valid
 
     def _pack(self, rows: Sequence[Tensor]) -> bool:
@@ -373,7 +398,7 @@ class Encoder(nn.Module):
         Args:
             masked: whether views come with masks.
         """
-        return masked and not self.config.separate_class_norm
+        return masked and not self.config.separate_class_norm and self.config.class_token
 
     @property
     def flops_per_token(self) -> int:
@@ -406,7 +431,8 @@ class Encoder(nn.Module):
         self.trunk.reset_parameters()
 
     def _reset_own(self) -> None:
-        nn.init.normal_(self.cls_token, std=self.config.token_std)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=self.config.token_std)
         nn.init.zeros_(self.mask_token)
         if self.register_tokens is not None:
             nn.init.normal_(self.register_tokens, std=self.config.token_std)

@@ -39,18 +39,28 @@ class Branch(nn.Module):
 
         Returns:
             By request: ``cls`` [R, ...], ``patches`` [R, N, ...] or ``masked`` [M, ...], where ... is D for the
-            encoder's features and K behind a head.
+            encoder's features and K behind a head; ``cells`` [R, N, *cell].
         """
         requests = tuple(dict.fromkeys(requests))
+        cells = {r: self.encoder.tokenizer.cells(batch.views[r.view].data) for r in requests if r.token == "cells"}
+        requests = tuple(request for request in requests if request not in cells)
         names = tuple(dict.fromkeys(request.view for request in requests))
-        masks = [batch.masks[name].masked if hide and name in batch.masks else None for name in names]
-        options = {}
+        hidden = {name: batch.masks[name] for name in names if hide and name in batch.masks}
+        views = {name: batch.views[name].data for name in names}
+        for name, mask in hidden.items():
+            if mask.mode == "input":
+                views[name] = mask.overwrite(views[name], self.encoder.tokenizer.spread(mask.masked, views[name]))
+        masks = [hidden[name].masked if name in hidden and hidden[name].mode != "input" else None for name in names]
+        options: dict[str, Any] = {}
         if getattr(self.encoder, "supports_whole", False):
             options["whole"] = [any(r.view == name and r.token != "cls" for r in requests) for name in names]
-        features: list[Features] = self.encoder([batch.views[name].data for name in names], masks, **options)
+        if any(mask.mode == "drop" for mask in hidden.values()):
+            left_out = {name: mask.hidden_per_row for name, mask in hidden.items() if mask.mode == "drop"}
+            options["drop"] = [left_out.get(name) for name in names]
+        features: list[Features] = self.encoder(list(views.values()), masks, **options)
         by_view = dict(zip(names, features, strict=True))
         tokens = {request: _select(by_view[request.view], request, batch) for request in requests}
-        outputs = {request: tensor for request, tensor in tokens.items() if request.head is None}
+        outputs = cells | {request: tensor for request, tensor in tokens.items() if request.head is None}
         for head in dict.fromkeys(request.head for request in requests if request.head is not None):
             wanted = [request for request in requests if request.head == head]
             rows = [tokens[request].flatten(0, -2) for request in wanted]

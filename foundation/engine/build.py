@@ -46,6 +46,9 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
         name: config.build(clock=clock, heads=recipe.heads, width=branch.encoder.width)
         for name, config in zip(names, recipe.objectives, strict=True)
     }
+    for objective in objectives.values():
+        objective.attach(branch.encoder)
+    _check_masking(recipe, branch.encoder)
     weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
     asked = [request for objective in objectives.values() for request in objective.requests]
     watched = feature_request(asked, (*teachers, STUDENT))
@@ -56,6 +59,17 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     built = Learner(branch, teachers, objectives, weights, clock, monitors)
     built.check(tuple(recipe.views.roles), (recipe.masking.view,) if recipe.masking else ())
     return built
+
+
+def _check_masking(recipe: Recipe, encoder: nn.Module) -> None:
+    """Refuse ways of hiding tokens that the encoder does not know."""
+    mode = recipe.masking.mode if recipe.masking else "token"
+    if mode == "drop" and not getattr(encoder, "supports_drop", False):
+        raise UserError(
+            "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions"
+        )
+    if mode == "input" and not hasattr(getattr(encoder, "tokenizer", None), "spread"):
+        raise UserError("masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")
 
 
 def _schedule(weight: float | Schedule) -> Schedule:

@@ -77,8 +77,10 @@ class Learner(nn.Module):
         """Whether some parameter may get no gradient in some step.
 
         Args:
-            masked: whether batches come with masks.
+            masked: whether batches come with masks whose tokens become mask tokens.
         """
+        if any(request.token == "cells" for request in self.requests):
+            return True  # reconstruction: class token, mask token and last norm may all be out of use
         heads = {request.head for request in self.requests if request.branch == STUDENT}
         knows = getattr(self.student.encoder, "uses_all_parameters", None)
         return knows is None or not knows(masked) or any(name not in heads for name in self.student.heads)
@@ -106,6 +108,8 @@ class Learner(nn.Module):
                     if value not in known:
                         there = ", ".join(str(k) for k in known if k is not None) or "none"
                         raise UserError(f"objective {name!r} needs the {what} {value!r}; the recipe has: {there}")
+                if request.token == "cells" and not hasattr(getattr(self.student.encoder, "tokenizer", None), "cells"):
+                    raise UserError(f"objective {name!r} needs an encoder whose tokenizer can say what a token covers")
                 if request.token == "masked" and request.view not in masked_views:
                     raise UserError(f"objective {name!r} needs masked {request.view!r} views: add a masking section")
 

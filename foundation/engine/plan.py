@@ -64,6 +64,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {"encoder": _count(learner.student.encoder)}
     parameters |= {f"head {name}": _count(head) for name, head in learner.student.heads.items()}
+    own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
+    parameters |= {name: count for name, count in own.items() if count}
     tokens, flops = {}, 0.0
     for branch in (STUDENT, *learner.teachers):
         views = dict.fromkeys(r.view for r in learner.requests if r.branch == branch)
@@ -116,7 +118,7 @@ def _memory(
                 shape = (count, *recipe.views.roles[request.view][1])
                 share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
                 count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
-            logits += int(rows * count * recipe.heads[request.head].prototypes * (2 if half else 4))
+            logits += int(rows * count * recipe.heads[request.head].outputs * (2 if half else 4))
     return {
         "parameters and gradients": trained * 8,
         "AdamW": trained * 8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -20,12 +20,14 @@ class Request:
         view: name of a view of the batch, such as ``global``.
         token: ``cls`` [R, D], ``patches`` [R, N, D], or ``masked`` [M, D]: the patch tokens at
             ``batch.masks[view].indices``. The student sees its views with those tokens hidden, teachers see all.
+            ``cells`` [R, N, ...]: no features, but the numbers of the view that each token covers, as they were before
+            anything was hidden (``cells`` of the tokenizer): what a reconstruction is measured on. Without a head.
         head: name of a head of the recipe whose output [..., K] is wanted, or None for the encoder's features.
     """
 
     branch: str
     view: str
-    token: Literal["cls", "patches", "masked"]
+    token: Literal["cls", "patches", "masked", "cells"]
     head: str | None = None
 
 
@@ -57,6 +59,14 @@ class Objective(nn.Module):
 
     requests: tuple[Request, ...] = ()
     plateau: float | None = None
+
+    def attach(self, encoder: Any) -> None:
+        """Look at the student's encoder once, before training: sizes that no recipe key gives, such as ``cell_shape``
+        of its tokenizer. Modules that depend on them are made here. The encoder must not be kept.
+
+        Raises:
+            UserError: this encoder cannot give what the objective needs.
+        """
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss of this step.

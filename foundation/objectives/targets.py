@@ -37,12 +37,15 @@ def prototypes(objective: str, head: str, heads: Mapping[str, head_module.Config
     """Outputs of a head of the recipe.
 
     Raises:
-        UserError: when the recipe has no such head.
+        UserError: when the recipe has no such head, or it has no prototypes.
     """
     if head not in heads:
         there = ", ".join(heads) or "none"
         raise UserError(f"{objective}: no head called {head!r}; the recipe's heads are: {there}")
-    return heads[head].prototypes
+    count = heads[head].prototypes
+    if count is None:
+        raise UserError(f"{objective}: head {head!r} has no prototypes: give heads.{head}.prototypes a number")
+    return count
 
 
 def build(config: Any, count: int) -> nn.Module:

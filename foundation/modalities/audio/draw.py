@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 Rows = dict[str, NDArray]
 
 
-def draw_role(
-    config: Config, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws
-) -> PreparedRole:
+def draw_role(config: Config, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> PreparedRole:
     """All that the device half needs of one role.
 
     Args:
@@ -54,9 +52,11 @@ def _draw_view(
     repeated = (lengths < length) if config.short == "repeat" else np.zeros(count, bool)
     anywhere = np.floor(chance[:, 0] * lengths).astype(np.int64)
     first = np.where(rolled | repeated, anywhere, first)
-    waveforms = np.stack(
-        [r.cut(int(s), length, bool(w)) for r, s, w in zip(recordings, first, rolled | repeated, strict=True)]
-    ) if count else np.zeros((0, length), np.float32)
+    waveforms = (
+        np.stack([r.cut(int(s), length, bool(w)) for r, s, w in zip(recordings, first, rolled | repeated, strict=True)])
+        if count
+        else np.zeros((0, length), np.float32)
+    )
 
     augmented = draws.uniform(stream + "augment", 1)[:, 0] < crop.augment[view % len(crop.augment)]
     level = draws.uniform(stream + "level", 3)
@@ -90,7 +90,9 @@ def _boxes(
     """
     size = np.array([config.front_end.mels, crop.frames])
     if config.resize is None:
-        return np.tile(np.concatenate([np.zeros(2, np.int64), size]), (len(chance), 1)), np.zeros((len(chance), 2), np.int64)
+        return np.tile(np.concatenate([np.zeros(2, np.int64), size]), (len(chance), 1)), np.zeros(
+            (len(chance), 2), np.int64
+        )
     rule = config.resize
     canvas = np.floor(size * np.array(rule.canvas)).astype(np.int64)
     inside = (canvas - size) // 2
@@ -102,7 +104,9 @@ def _boxes(
     return boxes, np.tile(inside, (len(chance), 1))
 
 
-def _hidden(config: Config, crop: CropConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _hidden(
+    config: Config, crop: CropConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """[B, 2, stretches, 2] starts and widths of the hidden bands and frames."""
     rule = config.spec_augment
     most = max(rule.bands, rule.times, 1)

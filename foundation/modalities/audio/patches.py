@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.patches import conv_stem
 
 if TYPE_CHECKING:
     from foundation.modalities.audio.tokenizer import Config
 
 
-class AudioTokenizer(nn.Module):
+class AudioTokenizer(GridTokenizer):
     """Log-mel spectrograms of any length to tokens.
 
     The projection's weight is [D, 1, bands, frames], as a convolution has it; flattened it is ATST's linear embedding
@@ -30,6 +31,7 @@ class AudioTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.width = width
+        self.cell_shape = (1, *config.patch)
         self.stem, channels, patch = nn.Sequential(), 1, config.patch
         if config.stem == "conv":
             self.stem, channels = conv_stem(1, width, config.patch[0])
@@ -53,14 +55,8 @@ class AudioTokenizer(nn.Module):
             raise UserError(f"the audio tokenizer expects views [rows, 1, mels, frames], but got {list(view.shape)}")
         grid = self.config.grid((view.shape[2], view.shape[3]))
         whole = view[..., : grid[1] * self.config.patch[1]]
-        return self._project(self.stem(whole), grid), grid, None
-
-    def _project(self, maps: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The strided convolution as one matrix product, see the image tokenizer: [R, C, H, W] -> [R, N, D]."""
-        (rows, columns), (high, wide) = grid, self.projection.kernel_size
-        unfolded = maps.reshape(maps.shape[0], maps.shape[1], rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
-        cells = unfolded.reshape(maps.shape[0], rows * columns, -1)
-        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias)
+        cells = self.flat_cells(self.stem(whole), self.projection.kernel_size)
+        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How a log-mel spectrogram becomes tokens. Needs no torch, so that data workers can ask for coordinates cheaply."""
+    """How a log-mel spectrogram becomes tokens. Needs no torch, so that data workers get coordinates cheaply."""
 
     patch: tuple[int, int] = (16, 16)
     """Mel bands and frames of a token. ``[16, 16]``: patches, as in AST and ASiT. As many bands as the spectrogram has
@@ -31,14 +31,14 @@ class Config:
         object.__setattr__(self, "patch", tuple(int(side) for side in self.patch))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise UserError(
-                f"tokenizer.patch is {list(self.patch)}: give mel bands and frames of a token, such as [16, 16] or [64, 4]"
+                f"tokenizer.patch is {list(self.patch)}: give bands and frames of a token, such as [16, 16] or [64, 4]"
             )
         if self.stem not in ("patch", "conv"):
             raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
         side = self.patch[0]
         if self.stem == "conv" and (self.patch[1] != side or side < 2 or side & (side - 1)):
             raise UserError(
-                f"tokenizer.patch is {list(self.patch)} with stem 'conv': the stem halves the spectrogram step by step, "
+                f"tokenizer.patch is {list(self.patch)} with stem 'conv': the stem halves the view step by step, "
                 "so patches must be square with a side of 2, 4, 8, 16, ..."
             )
 

@@ -21,9 +21,7 @@ from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from foundation.counter import Draws
