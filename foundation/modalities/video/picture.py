@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.image import picture as still
-from foundation.modalities.image.picture import Picture, heat_rgb
+from foundation.modalities.image.picture import Picture
 from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["contact_sheet", "film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
+__all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
 
 MOST_FRAMES = 8
 """Frames of a strip; of longer clips evenly chosen ones are shown."""
@@ -58,11 +55,19 @@ def film_strip(frames: Sequence[Picture]) -> Picture:
     return np.concatenate(parts, axis=1)
 
 
-def contact_sheet(
-    clips: Sequence[Any], labels: Sequence[str] | None = None, columns: int = 1, cell: int = 768, gap: int = 4
-) -> Image:
-    """Strips under each other; arguments as :func:`foundation.modalities.image.picture.contact_sheet`."""
-    return still.contact_sheet([to_rgb(clip) for clip in clips], labels, columns, cell, gap)
+def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:
+    """Colours of a map of numbers: dark is low, bright is high.
+
+    Args:
+        heat: [t, h, w]; or [h, w], one moment.
+        low: value shown darkest; by default the smallest.
+        high: value shown brightest; by default the largest.
+
+    Returns:
+        uint8 [h, t w, 3]: the maps of all times side by side, without lines, as one pixel is one token.
+    """
+    values = torch.as_tensor(heat).detach().cpu()
+    return still.heat_rgb(values if values.ndim == 2 else values.transpose(0, 1).flatten(1), low, high)
 
 
 def overlay(clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
@@ -128,10 +133,9 @@ def _frames(clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequen
         raise ValueError(f"a clip is float [3, T, H, W] or uint8 [T, 3, H, W], not {tensor.dtype} {list(tensor.shape)}")
     if axis == 0:
         tensor = tensor.transpose(0, 1)
-    return [still.to_rgb(tensor[number], mean, std) for number in _chosen(most, len(tensor))]
+    return [still.to_rgb(tensor[number], mean, std) for number in _chosen(min(most, len(tensor)), len(tensor))]
 
 
-def _chosen(most: int, there: int) -> list[int]:
-    """Numbers of ``most`` evenly spaced entries; each once where there are fewer and repeated only if asked so."""
-    count = most if there >= most else there
+def _chosen(count: int, there: int) -> list[int]:
+    """Numbers of ``count`` evenly spaced entries out of those that there are; repeated where there are fewer."""
     return [int((place + 0.5) * there / count) for place in range(count)]
