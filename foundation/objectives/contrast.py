@@ -1,0 +1,150 @@
+"""Contrast: a view finds the teacher's view of the same sample among others (InfoNCE, van den Oord et al. 2018).
+
+With a queue of past teacher views this is momentum contrast (He et al. 2020), without one in-batch contrast with a
+momentum teacher (Chen et al. 2021). DCGLR (Fu et al. 2022) adds such a term to self-distillation of point clouds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives.base import Objective, Request, Result
+from foundation.parallel import collective
+from foundation.schedules import Clock, Schedule
+from foundation.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """InfoNCE between student and teacher.
+
+    The loss is the mean over pairs (student view, teacher view) of the batch mean of
+    ``-log(exp(p / t) / (exp(p / t) + sum_n exp(n / t)))``, with p the cosine to the teacher's view of the same sample
+    and n those to all teacher views of other samples in the batch and in the queue.
+    """
+
+    weight: float | Schedule = 1.0
+    """Factor of this loss in the total."""
+    head: str | None = None
+    """Head whose outputs are compared, usually a projector; None compares the encoder's class tokens."""
+    teacher: str = "teacher"
+    """Name of the teacher in the recipe."""
+    teacher_view: str = "global"
+    """View that the teacher sees; the student sees it too."""
+    other_views: tuple[str, ...] = ()
+    """Views that only the student sees and that look for the teacher's views as well, such as ``local``."""
+    same_view: bool = False
+    """Also pair a view with itself."""
+    temperature: float = 0.2
+    """Divides the cosines (MoCo v3: 0.2; MoCo: 0.07)."""
+    queue: int = 0
+    """Rows of past teacher views that serve as further negatives, first in, first out (MoCo: 65,536). A sample is never
+    its own negative."""
+    across_processes: bool = True
+    """Take the batches of all processes as negatives. The queue always holds those of all."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"contrast: temperature must be above 0, got {self.temperature}")
+        if self.queue < 0:
+            raise UserError(f"contrast: queue must be 0 (none) or more rows, got {self.queue}")
+
+    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Contrast:
+        """The objective of a run; ``width`` is the encoder's.
+
+        Raises:
+            UserError: the recipe has no such head.
+        """
+        if self.head is not None and self.head not in heads:
+            raise UserError(
+                f"contrast: no head called {self.head!r}; the recipe's heads are: {', '.join(heads) or 'none'}"
+            )
+        return Contrast(self, width if self.head is None else heads[self.head].outputs)
+
+
+class Contrast(Objective):
+    """InfoNCE loss and its queue. See :class:`Config`.
+
+    Attributes:
+        queue: [Q, D] float32, unit length, the oldest first.
+        queue_ids: [Q] int64 sample of each row; -1 where nothing has been put yet.
+    """
+
+    queue: Tensor
+    queue_ids: Tensor
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("queue", torch.zeros(config.queue, width))
+        self.register_buffer("queue_ids", torch.full((config.queue,), -1, dtype=torch.int64))
+        self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
+        views = (config.teacher_view, *config.other_views)
+        self.student_requests = tuple(Request("student", view, "cls", config.head) for view in views)
+        self.requests = (self.teacher_request, *self.student_requests)
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss, ``top1`` (share of pairs whose right view is nearer than every negative) and ``similarity`` (mean
+        cosine of the pairs). In training, the teacher's views then enter the queue.
+
+        Raises:
+            UserError: the batch has no pair of different views.
+        """
+        with torch.autocast(outputs[self.teacher_request].device.type, enabled=False):
+            return self._loss(outputs, batch)
+
+    def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch) -> Result:
+        config = self.config
+        view = batch.views[config.teacher_view]
+        count = view.count
+        targets = F.normalize(outputs[self.teacher_request].detach().float(), dim=-1)  # [V B, D]
+        keys, key_ids = collective.gather_rows(targets), collective.gather_rows(view.sample_ids)
+        others, other_ids = (keys, key_ids) if config.across_processes else (targets, view.sample_ids)
+        negatives = torch.cat([others, self.queue])  # [M, D]
+        negative_ids = torch.cat([other_ids, self.queue_ids])
+        losses, right, cosines, pairs = [], [], [], 0
+        for request in self.student_requests:
+            student = batch.views[request.view]
+            rows = F.normalize(outputs[request].float(), dim=-1)  # [S B, D]
+            usable = (negative_ids >= 0) & (student.sample_ids[:, None] != negative_ids)  # [S B, M]
+            logits = (rows @ negatives.T / config.temperature).masked_fill(~usable, -torch.inf)
+            # Where a batch has no other sample there is nothing to tell apart: such rows cost nothing.
+            against = torch.where(usable.any(dim=1), torch.logsumexp(logits, dim=1), -torch.inf)  # [S B]
+            own = torch.einsum(
+                "sbd,vbd->svb", rows.unflatten(0, (student.count, -1)), targets.unflatten(0, (count, -1))
+            )
+            for place in range(student.count):
+                for other in range(count):
+                    if request.view == config.teacher_view and place == other and not config.same_view:
+                        continue
+                    positive = own[place, other] / config.temperature  # [B]
+                    negative = against.unflatten(0, (student.count, -1))[place]
+                    losses.append(F.softplus(negative - positive).mean())
+                    best = logits.detach().unflatten(0, (student.count, -1))[place].amax(dim=1)
+                    right.append((positive.detach() > best).float().mean())
+                    cosines.append(own[place, other].detach().mean())
+                    pairs += 1
+        if not pairs:
+            raise UserError(
+                f"contrast needs pairs of different views: ask for two {config.teacher_view!r} views, name "
+                "other_views, or set same_view: true"
+            )
+        if self.training and config.queue:
+            self._enter(keys, key_ids)
+        metrics = {"top1": torch.stack(right).mean(), "similarity": torch.stack(cosines).mean()}
+        return Result(torch.stack(losses).mean(), metrics)
+
+    @torch.no_grad()
+    def _enter(self, keys: Tensor, ids: Tensor) -> None:
+        """Put rows at the end of the queue; a batch that is not finite stays out."""
+        size = self.config.queue
+        finite = torch.isfinite(keys).all()
+        self.queue.copy_(torch.where(finite, torch.cat([self.queue, keys])[-size:], self.queue))
+        self.queue_ids.copy_(torch.where(finite, torch.cat([self.queue_ids, ids])[-size:], self.queue_ids))
