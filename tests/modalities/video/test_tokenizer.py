@@ -107,3 +107,15 @@ def test_settings_need_no_torch():
         "sys.exit('torch' in sys.modules or 'av' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_cells_and_hidden_places_are_those_of_the_tokens():
+    tokenizer = Config(tubelet=2, patch_size=4).build(8)
+    clip = torch.arange(2 * 3 * 4 * 8 * 12.0).view(2, 3, 4, 8, 12)
+    cells = tokenizer.cells(clip)
+    assert tuple(cells.shape) == (2, 12, *tokenizer.cell_shape) and tokenizer.cell_shape == (3, 2, 4, 4)
+    assert torch.equal(cells[1, 6 + 3 + 2], clip[1, :, 2:4, 4:8, 8:12])  # time 1, row 1, column 2
+    hidden = torch.zeros(2, 12, dtype=torch.bool)
+    hidden[1, 11] = True
+    covered = tokenizer.spread(hidden, clip)
+    assert covered.sum() == 2 * 4 * 4 and covered[1, 0, 2:4, 4:8, 8:12].all()
