@@ -54,16 +54,12 @@ class VideoTokenizer(GridTokenizer):
                 f"but got {list(view.shape)}"
             )
         rows, _, frames, height, width = view.shape
-        times, down, across = self.config.grid((frames, height, width))
-        maps = view.transpose(1, 2).flatten(0, 1)  # [R T, C, H, W]; a view of memory as the views are made
+        grid = self.config.grid((frames, height, width))
         if len(self.stem):
-            maps = self.stem(maps)
-        tubelet, patch = self.projection.kernel_size[:2]
-        # As one matrix product over unfolded tubelets, like the image tokenizer: they do not overlap.
-        cells = maps.reshape(rows, times, tubelet, -1, down, patch, across, patch).permute(0, 1, 4, 6, 3, 2, 5, 7)
-        pixels = cells.reshape(rows, times * down * across, -1)
-        tokens = F.linear(pixels, self.projection.weight.flatten(1), self.projection.bias)
-        return tokens, (times, down, across), None
+            maps = self.stem(view.transpose(1, 2).flatten(0, 1))  # a frame at a time: [R T, C, h, w]
+            view = maps.unflatten(0, (rows, frames)).transpose(1, 2)
+        cells = self.flat_cells(view, self.projection.kernel_size)
+        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""
