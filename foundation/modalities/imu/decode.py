@@ -232,7 +232,7 @@ def even(
         max_gap: seconds.
 
     Returns:
-        [n, C] readings; their rate, Hz: one over the usual step; the time of the first one.
+        [n, C] readings; their rate, Hz: one over the mean step; the time of the first one.
 
     Raises:
         ImuError: reason ``decode`` (times that are no numbers or do not ascend), ``shape`` or ``gap``.
@@ -253,8 +253,9 @@ def even(
         raise ImuError(
             "gap", f"{steps[longest]:.3g} s without a reading from {times[longest]:.9g} s on (max_gap = {max_gap:g} s)"
         )
-    count = round((times[-1] - times[0]) / step) + 1
-    # The rate is spread over the whole length: the usual step is a rounded number and would drift away.
+    # The mean of the steps without those in which readings were lost: a single step is rounded and trembles. It is then
+    # spread over the whole length, so that the grid does not drift away.
+    count = round((times[-1] - times[0]) / float(steps[steps < 1.9 * step].mean())) + 1
     step = float(times[-1] - times[0]) / (count - 1)
     grid = times[0] + step * np.arange(count)
     columns = [np.interp(grid, times, values[:, column]) for column in range(values.shape[1])]

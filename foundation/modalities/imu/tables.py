@@ -120,7 +120,7 @@ def _array(
     if there is not None and len(there) != fact.shape[1]:
         raise ImuError("shape", f"{fact.shape[1]} columns, but the sample's json names {len(there)} (imu_channels)")
     needed = len(wanted.names) + (wanted.time is not None)
-    if there is None and fact.shape[1] < needed <= fact.shape[0] and fact.shape[1] > 4 * fact.shape[0]:
+    if there is None and fact.shape[0] == needed and fact.shape[1] > 4 * needed:
         raise ImuError("shape", f"{list(fact.shape)}: readings are [time steps, channels]; this looks transposed")
     places = _places(wanted, list(there or ()), fact.shape[1])
     array = np.load(io.BytesIO(data), allow_pickle=False)
