@@ -1,0 +1,107 @@
+"""The recipes for points, from the command line to a scored model, on real shapes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from foundation import config, paths
+from foundation.cli import main
+from foundation.engine import checkpoint
+from foundation.recipe import Recipe
+
+SMALL = ("train.stop_after=2 steps", "train.batch_size=8", "train.log_every=1", "data.workers=0")
+TINY = (
+    "views.global_views.size=128",
+    "views.local_views.size=64",
+    "views.local_views.count=2",
+    "encoder.size=[128]",
+    "encoder.preset=null",
+    "encoder.width=32",
+    "encoder.depth=2",
+    "encoder.heads=2",
+    "data.samples_per_epoch=null",
+)
+RECIPES = {
+    "shapes16-dino-ibot-nano": (),
+    "shapes16-dcglr-nano": (),
+    "point-dino-ibot": TINY,
+    "dcglr": (*TINY, "objectives.1.queue=64"),
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(shared_data) -> Path:
+    return shared_data("shapes16_points")
+
+
+def shards(shapes: Path) -> str:
+    return f"data.shards=['{shapes}/train-*.tar']"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_recipe_trains(name, shapes, tmp_path, metrics):
+    settings = (shards(shapes), *SMALL, *RECIPES[name])
+    assert main(["pretrain", name, *settings, "--run", str(tmp_path / "run")]) == 0
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]
+    values = [value for line in lines for key, value in line.items() if key.startswith("loss")]
+    assert len(values) >= 6 and all(0 < abs(value) < 100 for value in values)
+    card = json.loads((tmp_path / "run" / "export" / "teacher.json").read_text())
+    assert card["modality"] == "points" and card["evaluation"]["size"] == card["encoder"]["size"][0]
+
+
+@pytest.mark.parametrize("name", ["point-dino-ibot", "dcglr"])
+def test_reference_recipes_can_be_planned_without_data(name, capsys):
+    assert main(["pretrain", name, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "parameters, encoder" in shown and "not here" in shown
+
+
+def test_published_numbers_stand_in_the_recipes():
+    dcglr = config.load(Recipe, paths.recipe("dcglr"))
+    from foundation.modalities.points.views import published
+
+    wanted, found = published("pos-bert"), dcglr.views
+    assert (found.global_views, found.local_views) == (wanted.global_views, wanted.local_views)
+    assert (found.jitter, found.jitter_clip, found.shift, found.anisotropic) == (0.01, 0.05, 0.2, True)
+    assert found.scale == pytest.approx(wanted.scale, abs=1e-3)
+    assert dcglr.encoder.tokenizer.groups((1024,)) == 32 and dcglr.heads["cls"].prototypes == 512
+    tokens = config.load(Recipe, paths.recipe("point-dino-ibot")).encoder.tokenizer
+    assert (tokens.groups((1024,)), tokens.group_size, tokens.widths) == (64, 32, (128, 256, 512))
+
+
+def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
+    settings = (shards(shapes), "train.length=4 steps", "train.batch_size=8", "data.workers=0", "train.log_every=1")
+    settings += ("objectives.1.queue=40", "encoder.depth=1", "train.precision=float32", "checkpoints.every=2 steps")
+
+    def train(run: str, *more: str) -> dict[str, str]:
+        assert main(["pretrain", "shapes16-dcglr-nano", *settings, *more, "--run", str(tmp_path / run)]) == 0
+        newest, _ = checkpoint.newest(tmp_path / run / "checkpoints")
+        assert newest is not None
+        return {path.name: checkpoint.sha256(path) for path in newest.glob("*.safetensors")}
+
+    whole = train("whole")
+    train("cut", "train.stop_after=2 steps")
+    torch.manual_seed(99)
+    assert train("cut") == whole
+    assert [line["loss"] for line in metrics(tmp_path / "cut")] == [
+        line["loss"] for line in metrics(tmp_path / "whole")
+    ]
+    tensors, _ = checkpoint.read(checkpoint.newest(tmp_path / "whole" / "checkpoints")[0], ("objectives",))
+    ids = tensors["objectives"]["contrast.queue_ids"]
+    assert ids.shape == (40,) and (ids >= 0).all(), "64 teacher views went through 40 places"
+
+
+def test_knn_scores_the_export_of_a_run(shapes, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "knn.json"
+    settings = (shards(shapes), *SMALL, "encoder.depth=1")
+    assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 0
+    data = ["--train", f"{shapes}/train-*.tar", "--test", f"{shapes}/test-*.tar", "--limit", "160", "--workers", "0"]
+    exported = str(run / "export" / "teacher.safetensors")
+    assert main(["knn", exported, *data, "--k", "5", "--size", "256", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["results"]
+    assert row["top1"] > 0.15, "even two steps leave far more than chance (6 %)"
