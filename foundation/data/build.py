@@ -61,8 +61,8 @@ def load(name: str) -> DatasetScript:
         UserError: there is none of that name, or the file lacks a part.
     """
     known = available()
-    if name in known:
-        path = known[name]
+    if name.replace("-", "_") in known:  # a hyphen is as good
+        path = known[name.replace("-", "_")]
     elif name.endswith(".py"):
         path = Path(name).expanduser()
         if not path.is_file():
