@@ -108,6 +108,7 @@ def _memory(
     half = build.placement(recipe).autocast is not None
     encoder = learner.student.encoder
     per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
+    in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
     trained = sum(parameters.values())
     averaged = sum(_count(teacher) for teacher in learner.teachers.values())
     logits = 0
@@ -123,7 +124,7 @@ def _memory(
         "parameters and gradients": trained * 8,
         "AdamW": trained * 8,
         "teachers": averaged * 4,
-        "activations": rows * tokens[STUDENT] * per_token * encoder.depth,
+        "activations": rows * tokens[STUDENT] * (per_token * encoder.depth + in_front),
         "prototype scores": 3 * logits,
     }
 

@@ -77,6 +77,12 @@ class PointTokenizer(nn.Module):
         whole = self.whole(points.amax(dim=2, keepdim=True))
         return self.projection(self.own(points) + whole).amax(dim=2)
 
+    @property
+    def kept_per_token(self) -> int:
+        """Numbers that the backward pass needs of each token: every point of a group has its own hidden layers."""
+        first, second, third = self.config.widths
+        return self.config.group_size * (self.config.channels + 2 * first + second + 2 * third + self.width)
+
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward; the search for neighbours,
         which multiplies nothing, is not counted."""

@@ -200,3 +200,23 @@ def test_features_of_single_points():
     line = torch.tensor([[[0.0, 0, 0], [1.0, 0, 0]]])
     middle = per_point(torch.tensor([[[0.0], [4.0]]]), line, torch.tensor([[[0.25, 0, 0]]]))
     assert middle.item() == pytest.approx(1.0), "weights 3 to 1"
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_memory_that_a_plan_counts_is_what_the_backward_pass_keeps(half):
+    tokenizer = Config(stride=16, group_size=16).build(384)
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+    ):
+        tokenizer(torch.randn(4, 3, 512))
+    weights = {p.untyped_storage().data_ptr() for p in tokenizer.parameters()}
+    size = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
+    size -= half * 2 * sum(p.numel() for p in tokenizer.parameters() if p.ndim > 1)  # copies of the matrices
+    assert size == pytest.approx(4 * 32 * tokenizer.kept_per_token * (2 if half else 4), rel=0.1)
