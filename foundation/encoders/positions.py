@@ -32,6 +32,10 @@ class PositionConfig:
     """Learned, other grids than the trained one: 0 resizes to the exact grid; DINOv2 was trained with 0.1, added to
     the wanted grid before the scale factor is formed, which shifts the sampling places a little."""
 
+    fit: Literal["resize", "cut"] = "resize"
+    """Learned, other grids than the trained one: ``resize``, or ``cut``: a smaller grid takes the first places of each
+    axis, so that a token keeps its position in time however long the recording (ATST); a larger one is resized."""
+
     antialias: bool = False
     """Learned: anti-aliased resize (the released DINOv2 models with registers use it)."""
 
@@ -71,6 +75,8 @@ class PositionConfig:
             raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary', 'mlp' or 'none'")
         if self.hidden < 1:
             raise UserError(f"position.hidden is {self.hidden}: it must be at least 1 (Point-MAE: 128)")
+        if self.fit not in ("resize", "cut"):
+            raise UserError(f"position.fit is {self.fit!r}: it must be 'resize' or 'cut'")
         if self.offset < 0:
             raise UserError(f"position.offset is {self.offset}: it must be 0 or a little above (DINOv2: 0.1)")
         by_range = self.min_period is not None and self.max_period is not None
@@ -160,6 +166,9 @@ class LearnedPositions(nn.Module):
         """[1, N old, D] -> [1, N new, D]."""
         if old == new:
             return table
+        if self.config.fit == "cut" and all(wanted <= there for there, wanted in zip(old, new, strict=True)):
+            places = table.view(*old, -1)[tuple(slice(side) for side in new)]
+            return places.reshape(1, math.prod(new), -1)
         with torch.autocast(table.device.type, enabled=False):
             resized = table.float().view(*old, -1)
             matrices = [self._matrix(*pair, table.device) for pair in zip(old, new, strict=True)]

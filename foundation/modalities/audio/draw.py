@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 Rows = dict[str, NDArray]
 
 
-def draw_role(config: Config, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> PreparedRole:
+def draw_role(
+    config: Config,
+    role: str,
+    crop: CropConfig,
+    samples: Sequence[Sample],
+    draws: Draws,
+    spans: NDArray[np.float64] | None = None,
+) -> PreparedRole:
     """All that the device half needs of one role.
 
     Args:
@@ -29,19 +36,27 @@ def draw_role(config: Config, role: str, crop: CropConfig, samples: Sequence[Sam
         crop: its views.
         samples: B samples.
         draws: random numbers of these samples.
+        spans: [R, 2] begin and seconds of the views, seconds; None: drawn here.
     """
     from foundation.modalities.audio.views import PreparedRole
 
     recordings = [Recording.of(sample, config.front_end.rate) for sample in samples]
-    parts = [_draw_view(config, role, crop, view, recordings, draws) for view in range(crop.count)]
+    given = [None] * crop.count if spans is None else list(spans[:, 0].reshape(crop.count, len(samples)))
+    parts = [_draw_view(config, role, crop, view, recordings, draws, given[view]) for view in range(crop.count)]
     rows = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
     return PreparedRole(**rows)
 
 
 def _draw_view(
-    config: Config, role: str, crop: CropConfig, view: int, recordings: list[Recording], draws: Draws
+    config: Config,
+    role: str,
+    crop: CropConfig,
+    view: int,
+    recordings: list[Recording],
+    draws: Draws,
+    begins: NDArray[np.float64] | None,
 ) -> Rows:
-    """One view of each sample: the fields of a PreparedRole."""
+    """One view of each sample: the fields of a PreparedRole; ``begins`` [B] seconds says where, if it is given."""
     front, stream, count = config.front_end, f"audio.{role}.{view}.", len(recordings)
     length = front.samples(crop.frames)
     place = f"audio.{role}.0." if config.same_segment and role == "global" else stream
@@ -52,6 +67,8 @@ def _draw_view(
     repeated = (lengths < length) if config.short == "repeat" else np.zeros(count, bool)
     anywhere = np.floor(chance[:, 0] * lengths).astype(np.int64)
     first = np.where(rolled | repeated, anywhere, first)
+    if begins is not None:
+        first, rolled = np.rint(begins * front.rate).astype(np.int64), np.zeros(count, bool)
     waveforms = (
         np.stack([r.cut(int(s), length, bool(w)) for r, s, w in zip(recordings, first, rolled | repeated, strict=True)])
         if count

@@ -21,7 +21,9 @@ from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from foundation.counter import Draws
@@ -243,6 +245,7 @@ class AudioViews:
     """
 
     modality = "audio"
+    takes_spans = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -257,12 +260,16 @@ class AudioViews:
         mels = self.config.front_end.mels
         return {name: (crop.count, (1, mels, crop.frames)) for name, crop in self.roles.items()}
 
-    def prepare(self, samples: Sequence[Sample], draws: Draws) -> Prepared:
+    def prepare(
+        self, samples: Sequence[Sample], draws: Draws, spans: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> Prepared:
         """Draws all parameters and cuts the stretches.
 
         Args:
             samples: B samples with ``audio`` float32 [T] and ``audio_rate``, Hz.
             draws: random numbers of these samples, in the same order.
+            spans: by role [R, 2] begin and seconds of each view, where something else has chosen them (other sensors of
+                the same sample). A view begins there and lasts as long as its frames do.
 
         Returns:
             What :meth:`finish` needs; tensors only, ready to be sent to another process or device.
@@ -274,7 +281,13 @@ class AudioViews:
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
         from foundation.modalities.audio.draw import draw_role
 
-        return Prepared({name: draw_role(self.config, name, crop, samples, draws) for name, crop in self.roles.items()})
+        given = spans or {}
+        return Prepared(
+            {
+                name: draw_role(self.config, name, crop, samples, draws, given.get(name))
+                for name, crop in self.roles.items()
+            }
+        )
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.
