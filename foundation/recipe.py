@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from foundation import heads as prototype_heads
+from foundation import initial as initial_weights
 from foundation import masking as token_masking
 from foundation.data import mixture
 from foundation.engine import guard as run_guard
@@ -123,6 +124,8 @@ class Recipe:
     """Views of a sample; ``name`` is the modality."""
     encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
     """The student's encoder; the exported model."""
+    initial: initial_weights.Config | None = None
+    """Weights that the encoder starts from; None: random ones."""
     heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
     """Heads by name. Objectives that name the same head share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]

@@ -20,6 +20,8 @@ def student(recipe: Recipe) -> Branch:
     """Encoder and heads of the recipe, initialised from its seed."""
     torch.manual_seed(recipe.seed)
     encoder = recipe.encoder.build()
+    if recipe.initial is not None and not any(weight.is_meta for weight in encoder.parameters()):
+        recipe.initial.apply(encoder)
     return Branch(encoder, {name: config.build(encoder.width) for name, config in recipe.heads.items()})
 
 
@@ -84,9 +86,10 @@ def trainable(built: Learner) -> Mapping[str, nn.Module]:
     return modules | {name: module for name, module in own.items() if any(True for _ in module.parameters())}
 
 
-def tokens_per_sample(recipe: Recipe) -> int:
-    """Patch tokens of all views of one sample."""
-    views = recipe.views.roles.values()
+def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
+    """Patch tokens of one sample in all views that the student sees; those of other modalities do not count."""
+    seen = {request.view for request in built.requests if request.branch == STUDENT}
+    views = [view for name, view in recipe.views.roles.items() if name in seen]
     return sum(count * len(recipe.encoder.coordinates(tuple(shape[1:]))) for count, shape in views)
 
 

@@ -1,0 +1,66 @@
+"""Weights that a run starts from, in place of random ones: an encoder of the same kind, or of another modality."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from foundation.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Where the student's encoder gets its first weights; heads always start at random."""
+
+    weights: str
+    """A run folder, a checkpoint folder or an exported ``.safetensors``. They must fit, shape by shape; those of
+    another modality are adapted where the encoder's modality has a room ``inflate`` (clips take those of images)."""
+    branch: str = "teacher"
+    """Which encoder of a run folder or checkpoint: ``teacher`` or ``student``."""
+    how: str | None = None
+    """How weights of another modality are adapted, where there are several ways; None: the modality's default."""
+
+    def apply(self, encoder: nn.Module) -> None:
+        """Load the weights into an encoder, in place; into each tower of one that has ``towers``.
+
+        Raises:
+            UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
+        """
+        from foundation.zoo.load import load_encoder
+
+        loaded = load_encoder(self.weights, branch=self.branch)
+        towers: Any = getattr(encoder, "towers", None)
+        for part in [encoder] if towers is None else towers.values():
+            self._fill(part, loaded)
+
+    def _fill(self, encoder: Any, loaded: Any) -> None:
+        modality = getattr(encoder, "modality", loaded.modality)
+        if modality != loaded.modality:
+            self._adapt(encoder, modality, loaded)
+            return
+        there, wanted = loaded.encoder.state_dict(), encoder.state_dict()
+        problems = sorted(there.keys() ^ wanted.keys())
+        problems += [name for name in wanted if name in there and there[name].shape != wanted[name].shape]
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise UserError(
+                f"initial.weights {self.weights} do not fit the encoder; different are {', '.join(problems[:5])}{more}"
+            )
+        encoder.load_state_dict(there)
+
+    def _adapt(self, encoder: nn.Module, modality: str, loaded: Any) -> None:
+        name = f"foundation.modalities.{modality}.inflate"
+        try:
+            room = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise UserError(
+                f"initial.weights {self.weights} are of {loaded.modality}, the encoder is of {modality}, and there is "
+                "no way from one to the other"
+            ) from error
+        room.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))

@@ -1,0 +1,118 @@
+"""The recipes for video, from the command line to a scored model, on real clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from foundation.cli import main
+
+pytest.importorskip("av")
+
+SMALL = ("train.stop_after=2 steps", "train.batch_size=4", "train.log_every=1", "data.workers=0")
+TINY = (
+    "views.global_views.size=32",
+    "views.global_views.frames=4",
+    "views.local_views.size=16",
+    "views.local_views.frames=2",
+    "views.local_views.count=2",
+    "views.blur_sigma=[0.1, 1.0]",
+    "views.decode.short_side=40",
+    "encoder.size=[4, 32, 32]",
+    "encoder.preset=null",
+    "encoder.width=32",
+    "encoder.depth=2",
+    "encoder.heads=2",
+    "masking.min_patches=1",
+    "heads.cls.prototypes=64",
+    "heads.patch.prototypes=64",
+    "data.samples_per_epoch=null",
+)
+RECIPES = {"utd-depth-dino-ibot-nano": ("encoder.depth=1",), "video-dino-ibot": TINY}
+
+
+@pytest.fixture(scope="module")
+def depth(shared_data) -> Path:
+    return shared_data("utd_mhad_depth_imu")
+
+
+def train(name: str, depth: Path, run: Path, *settings: str) -> Path:
+    shards = f"data.shards=['{depth}/train-*.tar']"
+    assert main(["pretrain", name, shards, *SMALL, *settings, "--run", str(run)]) == 0
+    return run / "export" / "teacher.safetensors"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_recipe_trains(name, depth, tmp_path, metrics):
+    train(name, depth, tmp_path / "run", *RECIPES[name])
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]
+    values = [value for line in lines for key, value in line.items() if key.startswith("loss")]
+    assert len(values) >= 6 and all(0 < abs(value) < 100 for value in values)
+    card = json.loads((tmp_path / "run" / "export" / "teacher.json").read_text())
+    frames, size, _ = card["encoder"]["size"]
+    assert card["modality"] == "video" and (card["evaluation"]["frames"], card["evaluation"]["size"]) == (frames, size)
+    assert card["evaluation"]["decode"]["short_side"] == (40 if name == "video-dino-ibot" else 256)
+
+
+def test_a_mask_hides_a_place_at_all_times(depth, tmp_path):
+    import numpy as np
+
+    from foundation import config, paths
+    from foundation.counter import Draws
+    from foundation.recipe import Recipe
+
+    recipe = config.load(Recipe, paths.recipe("video-dino-ibot"))
+    draws = Draws(0, np.zeros(4, np.int64), np.arange(4))
+    mask = recipe.masking.build()(recipe.encoder.coordinates((16, 224, 224)), 2, draws, np.arange(4), 4, 0)
+    tubes = mask.masked.view(8, 8, 14, 14)
+    assert (tubes == tubes[:, :1]).all() and 0 < tubes.float().mean() < 1
+    assert (tubes.flatten(1).any(1).sum() == 4) and len(mask.weights) == tubes.sum()
+
+
+def test_the_reference_recipe_can_be_planned_without_data(capsys):
+    assert main(["pretrain", "video-dino-ibot", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "parameters, encoder" in shown and "not here" in shown
+
+
+def test_knn_scores_the_export_of_a_run(depth, tmp_path):
+    exported = train("utd-depth-dino-ibot-nano", depth, tmp_path / "run", "encoder.depth=1")
+    data = ["--train", f"{depth}/train-*.tar", "--test", f"{depth}/test-*.tar", "--limit", "40", "--workers", "0"]
+    out = tmp_path / "knn.json"
+    assert main(["knn", str(exported), *data, "--k", "5", "--size", "32", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["results"]
+    assert 0 <= row["top1"] <= 1
+
+
+def test_a_run_starts_from_an_image_model(depth, tmp_path, tiny_shards):
+    from tests.conftest import RECIPE
+
+    image = tmp_path / "image.yaml"
+    image.write_text(RECIPE.format(shards=tiny_shards))
+    wide = ("encoder.size=[32, 32]", "encoder.tokenizer.patch_size=16", "views.global_views.size=32", "masking=null")
+    wide += ("views.local_views.size=16", "objectives=[{name: dino}]", "train.stop_after=2 steps")
+    assert main(["pretrain", str(image), *wide, "--run", str(tmp_path / "image")]) == 0
+    settings = (*TINY, "encoder.layer_scale=null", f"initial.weights={tmp_path / 'image'}", "train.length=100 steps")
+    settings += ("optimizer.learning_rate={start: 1e-9, end: 1e-9}", "train.stop_after=1 steps")
+    exported = train("video-dino-ibot", depth, tmp_path / "video", *settings)
+    first, source = load_file(exported), load_file(tmp_path / "image" / "export" / "teacher.safetensors")
+    for name in (name for name in source if name.startswith("trunk.")):
+        torch.testing.assert_close(first[name], source[name])
+    projection = first["tokenizer.projection.weight"]
+    torch.testing.assert_close(projection.sum(2), source["tokenizer.projection.weight"])
+    torch.testing.assert_close(first["positions.table"], source["positions.table"])
+
+
+def test_weights_that_do_not_fit_are_refused(depth, tmp_path, capsys):
+    small = train("utd-depth-dino-ibot-nano", depth, tmp_path / "run", "encoder.depth=1")
+    shards = f"data.shards=['{depth}/train-*.tar']"
+    arguments = ["pretrain", "utd-depth-dino-ibot-nano", shards, *SMALL, f"initial.weights={small}"]
+    assert main([*arguments, "--run", str(tmp_path / "again")]) == 2
+    assert "do not fit the encoder; different are trunk.blocks.1." in capsys.readouterr().err
+    assert main([*arguments, "initial.weights=nowhere", "--run", str(tmp_path / "third")]) == 2
+    assert "'nowhere' does not exist" in capsys.readouterr().err
