@@ -68,7 +68,7 @@ class Trainer:
         self.learner = build.learner(recipe, self.clock).to(self.place.device).train()
         self.stream = build_stream(
             recipe.data, sources, seed=recipe.seed, global_batch=recipe.train.batch_size, clock=self.clock,
-            tokens=build.tokens_per_sample(recipe),
+            tokens=build.tokens_per_sample(recipe, self.learner),
         )  # fmt: skip
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), self.clock, recipe.train.batch_size)
         self.micro_batch = self._micro_batch()

@@ -123,8 +123,10 @@ def _draw(
     values = torch.as_tensor(view).detach().cpu().double().numpy()
     if values.ndim != 2:
         raise ValueError(f"readings are [channels, time steps], not {list(values.shape)}")
+    scales = np.ones(len(values))
     if len(mean) == len(std) == len(values):  # panels in their own units, so that axes of a sensor can be compared
-        values = values * np.array(std)[:, None] + np.array(mean)[:, None]
+        scales = np.array(std, np.float64)
+        values = values * scales[:, None] + np.array(mean)[:, None]
     panels = []
     for number in range(0, len(values), _PANEL):
         part = values[number : number + _PANEL]
@@ -133,7 +135,8 @@ def _draw(
             paper = resize(behind[number // _PANEL][None], height, width, smooth=False)
         image = Image.fromarray(paper).resize((width * _SHARP, height * _SHARP), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(image)
-        reach = max(float(np.abs(part).max(initial=0.0)), 1e-6) * 1.08
+        # A resting sensor shall look at rest: noise is not blown up to the height of the panel.
+        reach = max(float(np.abs(part).max(initial=0.0)), 0.2 * scales[number]) * 1.08
         across = (np.arange(part.shape[1]) + 0.5) / part.shape[1] * width * _SHARP
         middle = height * _SHARP / 2
         draw.line([(0, middle), (width * _SHARP, middle)], fill=_LINE, width=_SHARP)

@@ -156,9 +156,11 @@ class ImuViews:
 
     Attributes:
         roles: views by role.
+        takes_spans: ``prepare`` can be told which stretches to show.
     """
 
     modality = "imu"
+    takes_spans = True
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -108,6 +108,7 @@ class VideoViews(ImageViews):
     """Makes the views of a batch of videos; see the module's text."""
 
     modality = "video"
+    takes_spans = True
     config: Config
     roles: Mapping[str, ClipConfig]
 
@@ -122,12 +123,16 @@ class VideoViews(ImageViews):
         """Per role: views per sample, and the shape of one view's data, ``(3, frames, size, size)``."""
         return {name: (clip.count, (3, clip.frames, clip.size, clip.size)) for name, clip in self.roles.items()}
 
-    def prepare(self, samples: Sequence[Sample], draws: Draws) -> Prepared:
+    def prepare(
+        self, samples: Sequence[Sample], draws: Draws, spans: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> Prepared:
         """Draws all parameters, chooses the frames and cuts them.
 
         Args:
             samples: B samples with ``video`` uint8 [T, 3, H, W], ``video_times`` [T] and ``video_end`` in seconds.
             draws: random numbers of these samples, in the same order.
+            spans: by role [R, 2] begin and seconds of each clip, where something else has chosen them (other sensors of
+                the same sample).
 
         Returns:
             What :meth:`finish` needs; its pixels are uint8 [R * frames, 3, S, S], the frames of a clip together.
@@ -150,7 +155,7 @@ class VideoViews(ImageViews):
         roles = {}
         for name, clip in self.roles.items():
             boxes, flips = self._draw_geometry(name, clip, draws, heights, widths)
-            placed = self._draw_spans(name, clip, draws, begins, ends)
+            placed = self._draw_spans(name, clip, draws, begins, ends) if spans is None else spans[name]
             pixels = torch.empty((len(boxes), clip.frames, 3, clip.size, clip.size), dtype=torch.uint8)
             for row, (begin, seconds) in enumerate(placed.tolist()):
                 frames = clips.sample_frames(samples[row % len(samples)], clips.span_times(begin, seconds, clip.frames))
