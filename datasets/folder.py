@@ -31,7 +31,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
     return folders.samples(arguments, look)
 
 
-def look(data: bytes) -> dict[str, Any]:
+def look(data: bytes, extension: str) -> dict[str, Any]:
     """Nothing to write beside a picture; looks at its beginning only."""
     from PIL import Image
 

@@ -31,7 +31,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
     return folders.samples(arguments, look)
 
 
-def look(data: bytes) -> dict[str, Any]:
+def look(data: bytes, extension: str) -> dict[str, Any]:
     """Facts of the container: codec, width, height, fps, seconds. Decodes nothing."""
     from foundation.modalities.video.pyav import library
 

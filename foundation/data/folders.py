@@ -28,8 +28,9 @@ from typing import Any, TypeAlias
 from foundation import counter
 from foundation.errors import UserError
 
-Look: TypeAlias = Callable[[bytes], dict[str, Any]]
-"""Looks at a file: what is worth writing beside it (JSON); a ValueError says what is wrong with it."""
+Look: TypeAlias = Callable[[bytes, str], dict[str, Any]]
+"""Looks at a file, given as its bytes and its extension without a dot: what is worth writing beside it (JSON); a
+ValueError says what is wrong with it."""
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -54,12 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: str, kind: str) -
 
 @dataclass(frozen=True)
 class _Item:
-    """One file: where it lies, what it is called in the data set, its label and split."""
+    """One file: where it lies, what it is called in the data set, its label and split; its extension without a dot."""
 
     path: Path
     name: str
     label: str | None
     split: str
+    extension: str
 
 
 def samples(arguments: argparse.Namespace, look: Look) -> Mapping[str, Split]:
@@ -67,7 +69,7 @@ def samples(arguments: argparse.Namespace, look: Look) -> Mapping[str, Split]:
 
     Args:
         arguments: as :func:`add_arguments` declared them.
-        look: at the bytes of each file, unless ``--no-check`` is given.
+        look: at each file, unless ``--no-check`` is given.
 
     Raises:
         UserError: nothing found, a manifest that cannot be understood, or an impossible option.
@@ -121,7 +123,7 @@ def _set_apart(items: list[_Item], fraction: float, seed: int) -> dict[str, list
 def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_Item, ...]:
     wanted = {"." + extension.strip().lower().lstrip(".") for extension in extensions.split(",") if extension.strip()}
     if manifest is not None:
-        return _scan_manifest(manifest, root or manifest.parent)
+        return _scan_manifest(manifest, root or manifest.parent, wanted)
     if root is None:
         raise UserError("say where the files are: --root FOLDER or --csv MANIFEST")
     if not root.is_dir():
@@ -130,12 +132,13 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_I
     for folder, folders, names in os.walk(root, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            if Path(name).suffix.lower() in wanted and not name.startswith("."):
+            if name.lower().endswith(tuple(wanted)) and not name.startswith("."):
                 path = Path(folder, name)
                 parts = path.relative_to(root).parts
                 split, parts = (parts[0], parts[1:]) if len(parts) > 1 and parts[0] in _SPLITS else ("train", parts)
                 label = parts[0] if len(parts) > 1 else None
-                items.append(_Item(path, path.relative_to(root).as_posix(), label, split))
+                shown = path.relative_to(root).as_posix()
+                items.append(_Item(path, shown, label, split, _extension(name, wanted)))
     if not items:
         raise UserError(f"--root {root}: no files that end in {', '.join(sorted(wanted))}")
     loose = [item.name for item in items if item.label is None]
@@ -147,7 +150,13 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_I
     return tuple(items)
 
 
-def _scan_manifest(manifest: Path, root: Path) -> tuple[_Item, ...]:
+def _extension(name: str, wanted: set[str]) -> str:
+    """Extension of a file without a dot: the longest one wanted (``pcd.bin`` before ``bin``), else whatever it has."""
+    found = [extension for extension in wanted if name.lower().endswith(extension)]
+    return max(found, key=len).lstrip(".") if found else Path(name).suffix.lower().lstrip(".")
+
+
+def _scan_manifest(manifest: Path, root: Path, wanted: set[str]) -> tuple[_Item, ...]:
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -164,7 +173,8 @@ def _scan_manifest(manifest: Path, root: Path) -> tuple[_Item, ...]:
         if not row["path"]:
             raise UserError(f"{manifest}, line {line}: empty path")
         split = row.get("split") or "train"
-        items.append(_Item(root / row["path"], row["path"], row.get("label") or None, split))
+        extension = _extension(row["path"], wanted)
+        items.append(_Item(root / row["path"], row["path"], row.get("label") or None, split, extension))
     if not items:
         raise UserError(f"{manifest}: no rows")
     return tuple(items)
@@ -193,15 +203,15 @@ class Split:
             try:
                 if not data:
                     raise ValueError("empty file")
-                facts = {"path": item.name} | (self.look(data) if self.look is not None else {})
+                facts = {"path": item.name} | (self.look(data, item.extension) if self.look is not None else {})
             except ValueError as error:
                 self.problems.append(f"{item.path}: {error}")
                 continue
-            key = _key(item.name)
+            key = _key(item.name, item.extension)
             taken[key] += 1
             if taken[key] > 1:
                 key = f"{key}_{taken[key]}"
-            sample = {"__key__": key, item.path.suffix.lower().lstrip(".") or "bin": data}
+            sample = {"__key__": key, item.extension or "bin": data}
             if item.label is not None:
                 number = int(item.label) if item.label not in self.numbers else self.numbers[item.label]
                 sample["cls"] = str(number).encode()
@@ -210,9 +220,10 @@ class Split:
             yield sample
 
 
-def _key(name: str) -> str:
+def _key(name: str, extension: str) -> str:
     """A name without dots, spaces or anything that a tar or a shell could trip over."""
-    stem = name.rpartition(".")[0] or name
+    stem = name[: -len(extension) - 1] if extension else name
+    stem = stem or name
     safe = re.sub(r"[^A-Za-z0-9_/-]+", "_", stem).replace("/", "-").strip("-") or "file"
     if len(safe) > 120 or safe != stem.replace("/", "-"):
         # Different names may become equal or too long: a few letters of their digest keep them apart.
