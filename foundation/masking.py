@@ -34,6 +34,8 @@ class Config:
 
     view: str = "global"
     """View that gets masks."""
+    also: tuple[str, ...] = ()
+    """Further views that get masks by the same rule, each drawn by itself."""
     probability: float = 0.5
     """Share of the rows (views x samples of the global batch) with a mask; exact, rounded down."""
     ratio: tuple[float, float] = (0.1, 0.5)
@@ -49,7 +51,8 @@ class Config:
     column."""
     tube: bool = False
     """Tokens with three coordinates (time, row, column): the mask is drawn over rows and columns and holds at all times
-    (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before."""
+    (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before. Tokens of a single frame have
+    one moment."""
     min_patches: int = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
     max_share: float = 0.5
@@ -70,6 +73,8 @@ class Config:
     """All views of a sample have the same mask (ATST-Frame, whose views hear the same seconds)."""
 
     def __post_init__(self) -> None:
+        if len(set(self.views)) != len(self.views):
+            raise UserError(f"masking: a view is named twice: {', '.join(self.views)}")
         if not 0.0 <= self.probability <= 1.0:
             raise UserError(f"masking: probability must lie in [0, 1], got {self.probability}")
         if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0:
@@ -104,6 +109,11 @@ class Config:
             raise UserError("masking: foreign and foreign_ratio need mode: input")
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """All views that get masks."""
+        return (self.view, *self.also)
+
+    @property
     def mean_share(self) -> float:
         """Expected share of masked tokens over all rows."""
         if self.choices is not None:
@@ -121,6 +131,11 @@ class Masking:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.view = config.view
+
+    @property
+    def parts(self) -> dict[str, Masking]:
+        """The mask maker of each view."""
+        return {view: Masking(replace(self.config, view=view, also=())) for view in self.config.views}
 
     @property
     def by_place(self) -> bool:
@@ -202,13 +217,12 @@ class Masking:
         step: int,
     ) -> TokenMask:
         """A mask of the last two coordinates, repeated along those before."""
-        if coordinates.shape[1] < 3:
+        if coordinates.ndim != 2 or coordinates.shape[1] < 2:
             raise UserError(
-                f"masking: tube needs tokens with a time, a row and a column, these have {coordinates.shape[1]} "
-                "coordinates: set masking.tube to false"
+                "masking: tube needs tokens on a grid with a time, a row and a column: set masking.tube to false"
             )
         cells, tube = np.unique(coordinates[:, -2:], axis=0, return_inverse=True)
-        flat = Masking(replace(self.config, tube=False))(cells, count, draws, places, group, step)
+        flat = Masking(replace(self.config, tube=False, also=()))(cells, count, draws, places, group, step)
         mask = token_mask(flat.masked.numpy()[:, tube.reshape(-1)])
         return replace(mask, mode=flat.mode, sources=flat.sources)
 

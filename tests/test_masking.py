@@ -174,3 +174,35 @@ def test_spans_hide_whole_columns_in_stretches_of_the_length_given():
     assert (uneven(places, 1, numbers, np.arange(50), 50, 0).masked.sum(1) == 30).all()
     with pytest.raises(UserError, match="span must be at least 1"):
         masking.Config(span=0)
+
+
+def clip(times: int, height: int, width: int) -> np.ndarray:
+    axes = np.meshgrid(np.arange(times), np.arange(height), np.arange(width), indexing="ij")
+    return np.stack(axes, axis=-1).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("kind", ["block", "random"])
+def test_tubes_hold_at_all_times(kind):
+    config = masking.Config(kind=kind, tube=True, probability=1.0, ratio=(0.5, 0.5), min_patches=1)
+    mask = config.build()(clip(4, 6, 8), 2, draws(5), np.arange(5), 5, 0)
+    tubes = mask.masked.view(10, 4, 48)
+    assert (tubes == tubes[:, :1]).all()
+    flat = masking.Config(kind=kind, probability=1.0, ratio=(0.5, 0.5), min_patches=1).build()
+    expected = flat(grid(6, 8), 2, draws(5), np.arange(5), 5, 0)
+    assert (tubes[:, 0] == expected.masked).all()  # the mask of a frame, and one moment is one
+    assert (config.build()(grid(6, 8), 2, draws(5), np.arange(5), 5, 0).masked == expected.masked).all()
+    with pytest.raises(UserError, match=r"set masking\.tube to false"):
+        config.build()(np.arange(9)[:, None], 2, draws(5), np.arange(5), 5, 0)
+
+
+def test_further_views_have_masks_of_their_own():
+    config = masking.Config(also=("local", "frame"), probability=1.0, ratio=(0.5, 0.5), mode="drop")
+    assert config.views == ("global", "local", "frame")
+    parts = config.build().parts
+    masks = {name: part(grid(6, 6), 2, draws(4), np.arange(4), 4, 0) for name, part in parts.items()}
+    assert all(mask.mode == "drop" and mask.hidden_per_row == 18 for mask in masks.values())
+    assert not (masks["local"].masked == masks["frame"].masked).all()
+    alone = masking.Config(view="local", probability=1.0, ratio=(0.5, 0.5), mode="drop").build()
+    assert (alone(grid(6, 6), 2, draws(4), np.arange(4), 4, 0).masked == masks["local"].masked).all()
+    with pytest.raises(UserError, match="a view is named twice: global, local, global"):
+        masking.Config(also=("local", "global"))

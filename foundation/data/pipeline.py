@@ -199,7 +199,9 @@ class TrainingPipeline:
     def _maskings(self) -> Mapping[str, Masking]:
         if self.masking is None:
             return {}
-        return self.masking if isinstance(self.masking, Mapping) else {self.masking.view: self.masking}
+        if isinstance(self.masking, Mapping):
+            return self.masking
+        return getattr(self.masking, "parts", None) or {self.masking.view: self.masking}
 
     def _grid(self, role: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
         if role not in self._grids:

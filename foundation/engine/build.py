@@ -59,7 +59,7 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     built = Learner(branch, teachers, objectives, weights, clock, monitors)
-    built.check(tuple(recipe.views.roles), (recipe.masking.view,) if recipe.masking else ())
+    built.check(tuple(recipe.views.roles), recipe.masking.views if recipe.masking else ())
     return built
 
 

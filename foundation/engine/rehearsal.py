@@ -30,15 +30,15 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
         )
     masks = {}
     if recipe.masking:
-        name = recipe.masking.view
-        count, shape = recipe.views.roles[name]
         draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-        masking, places = recipe.masking.build(), getattr(recipe.encoder, "places", None)
-        if places is not None and masking.by_place:
-            coordinates = places(views[name].data).numpy()
-        else:
-            coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
-        masks[name] = masking(coordinates, count, draws, np.arange(size), size, 0)
+        places = getattr(recipe.encoder, "places", None)
+        for name, masking in recipe.masking.build().parts.items():
+            count, shape = recipe.views.roles[name]
+            if places is not None and masking.by_place:
+                coordinates = places(views[name].data).numpy()
+            else:
+                coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
+            masks[name] = masking(coordinates, count, draws, np.arange(size), size, 0)
     keys = tuple(str(i) for i in range(size))
     return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
 
