@@ -44,6 +44,8 @@ class Config:
     """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the masked patches."""
     centre_momentum: float = 0.9
     """Momentum of the running centre."""
+    over: Literal["masked", "all"] = "masked"
+    """Patches in the loss: the hidden ones, or all of them (ASiT, which also asks what was seen)."""
     centre_over: Literal["masked", "all"] = "masked"
     """Patches that the centre averages: the masked ones (DINOv2), or all (iBOT; the head then runs on all of them)."""
     sinkhorn_iterations: int = 3
@@ -57,6 +59,10 @@ class Config:
             raise UserError(f"ibot: centre_over must be 'masked' or 'all', got {self.centre_over!r}")
         if self.centre_over == "all" and self.target == "sinkhorn":
             raise UserError("ibot: centre_over is for target 'centering'; sinkhorn has no centre")
+        if self.over not in ("masked", "all"):
+            raise UserError(f"ibot: over must be 'masked' or 'all', got {self.over!r}")
+        if self.over == "all" and (self.centre_over == "all" or self.divide_by != "rows"):
+            raise UserError("ibot: over 'all' centres over all patches and divides by all rows: leave those keys out")
         if self.divide_by not in ("rows", "masked_rows"):
             raise UserError(f"ibot: divide_by must be 'rows' or 'masked_rows', got {self.divide_by!r}")
 
@@ -73,8 +79,9 @@ class Ibot(Objective):
         self.config, self.clock = config, clock
         self.plateau = math.log(prototypes)
         self.target = targets.build(config, prototypes)
-        token: Literal["patches", "masked"] = "patches" if config.centre_over == "all" else "masked"
-        self.student_request = Request("student", config.view, "masked", config.head)
+        every: Literal["patches", "masked"] = "patches" if config.over == "all" else "masked"
+        token: Literal["patches", "masked"] = "patches" if config.centre_over == "all" else every
+        self.student_request = Request("student", config.view, every, config.head)
         self.masked_request = Request(config.teacher, config.view, "masked", config.head)
         self.teacher_request = Request(config.teacher, config.view, token, config.head)
         self.requests = (self.student_request, self.teacher_request)
@@ -98,6 +105,8 @@ class Ibot(Objective):
         config, mask = self.config, batch.masks[self.config.view]
         temperature = config.teacher_temperature.at(step, self.clock)
         teacher = outputs[self.teacher_request]
+        if config.over == "all":
+            return self._all(outputs[self.student_request].flatten(0, 1), teacher.flatten(0, 1), batch, step)
         over = None
         if config.centre_over == "all":
             over, teacher = teacher, teacher.flatten(0, 1).index_select(0, mask.indices)
@@ -110,3 +119,12 @@ class Ibot(Objective):
         mean = losses.detach().sum() / max(1, len(losses))
         metrics = figures | {"kl": mean - figures["entropy"], "masked": mask.masked.float().mean()}
         return Result((losses * mask.weights).sum() / rows, metrics)
+
+    def _all(self, student: Tensor, teacher: Tensor, batch: Batch, step: int) -> Result:
+        """Mean over all patches [R x N, K] of all rows."""
+        temperature = self.config.teacher_temperature.at(step, self.clock)
+        assignments = self.targets(teacher, temperature, step)
+        loss = soft_cross_entropy(student, assignments, self.config.student_temperature).mean()
+        figures = targets.figures(assignments)
+        masked = batch.masks[self.config.view].masked.float().mean()
+        return Result(loss, figures | {"kl": loss.detach() - figures["entropy"], "masked": masked})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from foundation import heads
+from foundation.errors import UserError
 from foundation.objectives import dino, ibot
 from foundation.objectives.base import Request
 from foundation.schedules import Clock, Schedule
@@ -132,3 +134,22 @@ def test_dividing_by_masked_rows_does_not_depend_on_unmasked_ones(make_batch):
     outputs = {by_rows.student_request: torch.randn(3, 6), by_rows.teacher_request: torch.randn(3, 6)}
     batch = make_batch(2, {"global": 2}, masked)
     torch.testing.assert_close(by_masked(outputs, batch, 0).loss, 2 * by_rows(outputs, batch, 0).loss)
+
+
+def test_all_patches_count_alike(make_batch):
+    masked = np.zeros((4, 6), bool)
+    masked[:, :2] = True
+    objective = ibot.Config(over="all", teacher_temperature=constant(0.07)).build(CLOCK, HEADS, 8)
+    student, teacher = torch.randn(4, 6, 64, requires_grad=True), torch.randn(4, 6, 64)
+    assert {request.token for request in objective.requests} == {"patches"}
+    result = objective(
+        {objective.student_request: student, objective.teacher_request: teacher},
+        make_batch(2, {"global": 2}, masked),
+        0,
+    )
+    expected = -((teacher / 0.07).softmax(-1) * (student / 0.1).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(result.loss, expected)
+    result.loss.backward()
+    assert (student.grad.abs().sum(-1) > 0).all()
+    with pytest.raises(UserError, match="leave those keys out"):
+        ibot.Config(over="all", divide_by="masked_rows")

@@ -1,0 +1,66 @@
+"""Every recipe of sound runs dry, and each kind trains on real recordings in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundation import config, paths
+from foundation.engine.plan import plan
+from foundation.recipe import Recipe
+
+SMALL = ("train.device=cpu", "train.precision=float32", "data.workers=0", "train.log_every=1", "train.batch_size=8")
+NANO = [
+    "fsdd-dino-ibot-nano", "fsdd-asit-nano", "fsdd-atst-clip-nano", "fsdd-atst-frame-nano", "fsdd-mae-nano",
+    "esc10-dino-ibot-nano",
+]  # fmt: skip
+
+
+def load(name: str, *overrides: str) -> Recipe:
+    return config.load(Recipe, paths.recipes()[name], overrides)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("asit-base", 86), ("atst-clip", 85), ("atst-frame", 85)])
+def test_reference_recipes_run_dry(name, millions):
+    figures = plan(load(name))
+    assert figures.parameters["encoder"] / 1e6 == pytest.approx(millions, abs=1.5)
+    assert figures.num_samples is None and figures.clock.total_steps >= 300_000
+
+
+def test_reference_recipes_are_the_published_views():
+    from foundation.modalities.audio.views import published
+
+    for name, kind in (("asit-base", "asit"), ("atst-clip", "atst-clip"), ("atst-frame", "atst-frame")):
+        ours, theirs = load(name).views, published(kind)
+        assert ours.roles == theirs.roles and ours.resize == theirs.resize
+        assert (ours.mixup, ours.roll, ours.same_segment) == (theirs.mixup, theirs.roll, theirs.same_segment)
+        assert ours.front_end == theirs.front_end
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_small_variants_train(name, shared_data, train, metrics, tmp_path: Path):
+    data = shared_data("esc10" if name.startswith("esc10") else "fsdd")
+    shards = f'data.shards=["{data}/train-000000.tar"]'
+    trainer = train(load(name, shards, *SMALL, "train.stop_after=2 steps"), tmp_path / "run")
+    assert trainer.progress.step == 2
+    lines = [line for line in metrics(tmp_path / "run") if "loss" in line]
+    assert len(lines) == 2 and all(np.isfinite(line["loss"]) for line in lines)
+    branch = "student" if name == "fsdd-mae-nano" else "teacher"
+    card = json.loads((tmp_path / "run" / "export" / f"{branch}.json").read_text())
+    assert card["modality"] == "audio" and card["evaluation"]["front_end"]["rate"] == 8000
+
+
+def test_export_is_measured_by_neighbours(shared_data, train, tmp_path: Path):
+    from foundation.cli import main
+
+    data = shared_data("fsdd")
+    shards = f'data.shards=["{data}/train-000000.tar"]'
+    train(load("fsdd-dino-ibot-nano", shards, *SMALL, "train.stop_after=1 steps"), tmp_path / "run")
+    words = ["--train", f"{data}/train-000000.tar", "--test", f"{data}/test-000000.tar", "--limit", "200"]
+    out = tmp_path / "knn.json"
+    assert main(["knn", str(tmp_path / "run"), *words, "--workers", "0", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["modality"] == "audio" and result["data"]["test"]["samples"] == 200
