@@ -1,0 +1,208 @@
+"""Linear support vector machine on frozen features: how point cloud encoders are compared on ModelNet40.
+
+The protocol (Achlioptas et al. 2018; Huang et al. 2021): features of the whole training split, one linear machine for
+each class against the rest (squared hinge loss, liblinear), its accuracy on the test split. With several costs, the one
+to report is chosen on training samples kept back, never on the test split, and the machine is fitted again on all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.probes.features import FeatureSet, check_finite
+from foundation.probes.results import bootstrap_interval
+from foundation.schedules import Duration
+
+Tokens: TypeAlias = Literal["cls", "patches", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the machine is given and how."""
+
+    costs: tuple[float, ...] = (1.0,)
+    """Cost C of a sample on the wrong side; several: the best on samples kept back."""
+    tokens: Tokens = "cls"
+    """``cls``: class token; ``patches``: mean of the patch tokens; ``both``: side by side."""
+    standardise: bool = False
+    """Give every feature mean 0 and deviation 1 over the training split first."""
+    validation_share: float = 0.1
+    """Share of the training split kept back to choose the cost."""
+    seed: int = 0
+    """Of the split, the solver's order and the interval."""
+
+    def __post_init__(self) -> None:
+        if not self.costs or not all(cost > 0 for cost in self.costs):
+            raise UserError(f"svm: costs must be positive numbers (usual: 1), got {list(self.costs)}")
+        if self.tokens not in ("cls", "patches", "both"):
+            raise UserError(f"svm: tokens must be 'cls', 'patches' or 'both', got {self.tokens!r}")
+        if not 0 < self.validation_share < 1:
+            raise UserError(f"svm: validation_share must lie between 0 and 1, got {self.validation_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Accuracy of a linear support vector machine on the teacher's features while it trains."""
+
+    every: Duration = Duration(10, "epochs")
+    """Distance between two measurements; one more is made at the end of the run."""
+    train: tuple[str, ...]
+    """Labelled shards to learn from."""
+    test: tuple[str, ...]
+    """Labelled shards to classify."""
+    cost: float = 1.0
+    """Cost C of a sample on the wrong side."""
+    tokens: Tokens = "cls"
+    """``cls``: class token; ``patches``: mean of the patch tokens; ``both``: side by side."""
+    standardise: bool = False
+    """Give every feature mean 0 and deviation 1 over the training split first."""
+    limit: int | None = None
+    """At most so many samples of each split, spread evenly over its shards; None: all."""
+    batch_size: int = 256
+    """Samples per forward pass."""
+    workers: int = 0
+    """Loader processes; 0 reads in the training process, which leaves the training loader's processes alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            if not getattr(self, name):
+                raise UserError(f"probes: svm.{name} is empty: name labelled shards")
+        for name, least in (("batch_size", 1), ("workers", 0), ("limit", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"probes: svm.{name} must be at least {least}, got {value}")
+        self.settings()
+
+    def settings(self) -> Settings:
+        """What the machine is given."""
+        return Settings(costs=(self.cost,), tokens=self.tokens, standardise=self.standardise)
+
+    def build(self) -> Config:
+        """The probe is its settings: nothing has to be made."""
+        return self
+
+    def measure(
+        self,
+        encoder: nn.Module,
+        *,
+        modality: str,
+        evaluation: Any,
+        device: torch.device | str = "cpu",
+        autocast: bool = False,
+    ) -> dict[str, float]:
+        """Measure an encoder in the middle of training; arguments as for :meth:`foundation.probes.knn.Config.measure`.
+
+        Returns:
+            ``probe/svm_top1`` in [0, 1].
+
+        Raises:
+            UserError: when shards are missing or hold no labels.
+        """
+        from foundation.probes.road import features_of_shards
+
+        train, test = (
+            features_of_shards(
+                encoder,
+                shards,
+                modality=modality,
+                evaluation=evaluation,
+                device=device,
+                autocast=autocast,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                limit=self.limit,
+                what=f"svm: {split}",
+            ).labelled()
+            for split, shards in (("train", self.train), ("test", self.test))
+        )
+        return {"probe/svm_top1": fit(train, test, self.settings()).top1}
+
+
+@dataclass(frozen=True)
+class SvmResult:
+    """What the machine gets right.
+
+    Attributes:
+        cost: that was used.
+        top1: accuracy on the test split, in [0, 1].
+        interval: 95 % interval of ``top1``.
+        predictions: [Q] int64.
+        validation: accuracy of each cost on the samples kept back; None where there was nothing to choose.
+    """
+
+    cost: float
+    top1: float
+    interval: tuple[float, float]
+    predictions: Tensor
+    validation: tuple[float, ...] | None
+
+
+def inputs(features: FeatureSet, tokens: Tokens) -> Tensor:
+    """[S, D], or [S, 2 D] for both: what the machine sees of each sample."""
+    parts = {"cls": (features.cls[-1],), "patches": (features.patches,), "both": (features.cls[-1], features.patches)}
+    return torch.cat([part.float() for part in parts[tokens]], dim=1)
+
+
+def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -> SvmResult:
+    """Learn from one split, classify the other.
+
+    Args:
+        train: labelled.
+        test: labelled.
+        settings: the defaults when absent.
+
+    Raises:
+        UserError: fewer than two classes, classes with too few samples to keep one back, or features not finite.
+    """
+    settings = settings or Settings()
+    x, queries = inputs(train, settings.tokens), inputs(test, settings.tokens)
+    check_finite(x, "training")
+    check_finite(queries, "test")
+    if settings.standardise:
+        mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
+        x, queries = (x - mean) / deviation, (queries - mean) / deviation
+    known, targets = x.numpy(), train.labels.numpy()
+    if len(np.unique(targets)) < 2:
+        raise UserError("svm: the training split holds one class only: there is nothing to tell apart")
+    validation = None
+    cost = settings.costs[0]
+    if len(settings.costs) > 1:
+        from sklearn.model_selection import train_test_split
+
+        try:
+            rest, kept = train_test_split(
+                np.arange(len(targets)),
+                test_size=settings.validation_share,
+                stratify=targets,
+                random_state=settings.seed,
+            )
+        except ValueError as error:
+            raise UserError(
+                f"svm: too few training samples to choose among {len(settings.costs)} costs: {error}"
+            ) from None
+        validation = tuple(
+            float(np.mean(_machine(known[rest], targets[rest], c, settings.seed).predict(known[kept]) == targets[kept]))
+            for c in settings.costs
+        )
+        cost = settings.costs[int(np.argmax(validation))]
+    predictions = torch.from_numpy(_machine(known, targets, cost, settings.seed).predict(queries.numpy()))
+    correct = (predictions == test.labels).numpy()
+    return SvmResult(cost, float(correct.mean()), bootstrap_interval(correct, settings.seed), predictions, validation)
+
+
+def _machine(x: Any, labels: Any, cost: float, seed: int) -> Any:
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    with warnings.catch_warnings():
+        # Far from converged on raw features of large norm; the accuracy no longer changes by then.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LinearSVC(C=cost, dual="auto", random_state=seed, max_iter=5000).fit(x, labels)

@@ -1,0 +1,113 @@
+"""The linear support vector machine: against scikit-learn by hand, where it chooses, and during training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.cli import main
+from foundation.errors import UserError
+from foundation.probes.features import FeatureSet
+from foundation.probes.svm import Config, Settings, fit, inputs
+
+
+def blobs(count: int, seed: int, noise: float = 1.0, scale: float = 1.0, classes: int = 4) -> FeatureSet:
+    """Class tokens that separate the classes, patch tokens that do not."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 2 * torch.randn(classes, 8, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(count) % classes
+    good = centres[labels] + noise * torch.randn(count, 8, generator=generator)
+    return FeatureSet(
+        cls=(torch.zeros(count, 8), scale * good),
+        patches=torch.randn(count, 8, generator=generator),
+        labels=labels,
+        keys=tuple(map(str, range(count))),
+    )
+
+
+def test_it_is_the_protocol():
+    svm = pytest.importorskip("sklearn.svm")
+    train, test = blobs(200, 0, noise=2.0), blobs(120, 1, noise=2.0)
+    result = fit(train, test)
+    machine = svm.LinearSVC(C=1.0, dual="auto", random_state=0, max_iter=5000).fit(train.cls[-1], train.labels)
+    assert result.predictions.tolist() == machine.predict(test.cls[-1]).tolist()
+    assert result.top1 == pytest.approx(machine.score(test.cls[-1], test.labels))
+    assert result.interval[0] < result.top1 < result.interval[1] and result.validation is None
+    assert 0.6 < result.top1 < 0.99
+
+
+def test_tokens():
+    train, test = blobs(200, 0), blobs(120, 1)
+    assert (
+        fit(train, test, Settings(tokens="patches")).top1 < 0.45 < 0.9 < fit(train, test, Settings(tokens="both")).top1
+    )
+    assert inputs(train, "both").shape == (200, 16)
+    assert torch.equal(inputs(train, "cls"), train.cls[-1])
+
+
+def test_the_cost_is_chosen_on_samples_kept_back():
+    train, test = blobs(400, 0, noise=3.0, scale=1e-3), blobs(400, 1, noise=3.0, scale=1e-3)
+    costs = (1e-4, 1e6)
+    result = fit(train, test, Settings(costs=costs))
+    assert result.validation is not None and result.cost == costs[int(np.argmax(result.validation))] == 1e6
+    assert result.top1 == fit(train, test, Settings(costs=(1e6,))).top1, "fitted again on all training samples"
+    shuffled = fit(train, test.take(torch.randperm(400)), Settings(costs=costs))
+    assert shuffled.validation == result.validation, "the test split has no say"
+
+
+def test_standardising_undoes_scales():
+    settings = Settings(standardise=True)
+    small, large = (
+        fit(blobs(200, 0, noise=2.0, scale=s), blobs(120, 1, noise=2.0, scale=s), settings) for s in (1e-3, 1e3)
+    )
+    assert torch.equal(small.predictions, large.predictions) and small.top1 > 0.6
+    constant = FeatureSet(
+        cls=(torch.ones(20, 3),), patches=torch.ones(20, 3), labels=torch.arange(20) % 2, keys=("k",) * 20
+    )
+    assert fit(constant, constant, Settings(standardise=True)).top1 == pytest.approx(0.5)
+
+
+def test_mistakes_are_named():
+    train, test = blobs(40, 0), blobs(40, 1)
+    for settings, words in (
+        ({"costs": ()}, "positive"),
+        ({"costs": (0.0,)}, "positive"),
+        ({"tokens": "all"}, "'cls', 'patches' or 'both'"),
+        ({"validation_share": 1.0}, "validation_share"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Settings(**settings)
+    with pytest.raises(UserError, match="one class only"):
+        fit(train.take(torch.arange(0, 40, 4)), test)
+    with pytest.raises(UserError, match="too few training samples"):
+        fit(train.take(torch.arange(4)), test, Settings(costs=(1.0, 2.0)))
+    broken = blobs(40, 0)
+    broken.cls[-1][3, 1] = torch.nan
+    with pytest.raises(UserError, match="1 of 40 training features are not finite"):
+        fit(broken, test)
+    for settings, words in (
+        ({"train": (), "test": ("a",)}, "svm.train is empty"),
+        ({"train": ("a",), "test": ()}, "svm.test is empty"),
+        ({"train": ("a",), "test": ("a",), "limit": 1}, "limit must be at least 2"),
+        ({"train": ("a",), "test": ("a",), "cost": -1.0}, "positive"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Config(**settings)
+
+
+def test_the_command_and_the_probe_during_training_agree(tiny_recipe_file, tiny_shards, tmp_path, metrics, capsys):
+    run, out = tmp_path / "run", tmp_path / "svm.json"
+    probe = f"probes=[{{name: svm, every: 1 epochs, train: '{tiny_shards}', test: '{tiny_shards}'}}]"
+    assert main(["pretrain", str(tiny_recipe_file), "train.length=5 steps", probe, "--run", str(run)]) == 0
+    during = [line["probe/svm_top1"] for line in metrics(run) if "probe/svm_top1" in line][-1]
+    words = ["--train", tiny_shards, "--test", tiny_shards, "--workers", "0", "--baselines", "--json", str(out)]
+    assert main(["svm", str(run), *words]) == 0
+    assert "untrained" in capsys.readouterr().out
+    content = json.loads(out.read_text())
+    assert [row["name"] for row in content["results"]] == ["model", "untrained", "raw"]
+    assert content["results"][0]["top1"] == pytest.approx(during)
+    assert content["probe"] == "svm" and content["settings"]["costs"] == [1.0]
+    assert main(["svm", str(run), "--train", tiny_shards, "--workers", "0"]) == 2
