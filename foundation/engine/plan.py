@@ -57,9 +57,9 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         learner = build.learner(recipe, clock)
     recipe.optimizer.build(build.trainable(learner), clock, recipe.train.batch_size)
     roles = recipe.views.roles
-    for name, (_, shape) in roles.items():
+    for name in dict.fromkeys(request.view for request in learner.requests):
         try:
-            recipe.encoder.coordinates(tuple(shape[1:]))
+            recipe.encoder.coordinates(tuple(roles[name][1][1:]))
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {"encoder": _count(learner.student.encoder)}

@@ -1,0 +1,65 @@
+"""How a person looks at a sample of several modalities: each as its own room draws it, one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.errors import UserError
+from foundation.modalities.image.picture import Picture, heat_rgb, pca_rgb, resize
+
+if TYPE_CHECKING:
+    from foundation.types import View
+
+__all__ = ["heat_rgb", "pca_rgb", "to_rgb", "together"]
+
+_GAP = 6
+
+
+def to_rgb(view: Tensor | NDArray[Any], **options: Any) -> Picture:
+    """One view as its modality draws it, told by its axes.
+
+    Args:
+        view: [3, T, H, W] a clip; [C, T] readings; [1, mels, frames] sound; [3, H, W] an image.
+        options: of that modality's ``to_rgb``.
+
+    Raises:
+        ValueError: other axes.
+    """
+    shape = tuple(torch.as_tensor(view).shape)
+    kind = {4: "video", 2: "imu"}.get(len(shape)) or ("audio" if len(shape) == 3 and shape[0] == 1 else "image")
+    drawn: Picture = _room(kind).to_rgb(view, **options)
+    return drawn
+
+
+def together(views: Mapping[str, View], row: int, width: int = 512) -> Picture:
+    """What all modalities show of one row of a batch: the same span of time, from left to right.
+
+    Args:
+        views: by name, all with this row.
+        row: number of the row.
+        width: of the picture, pixels.
+
+    Returns:
+        uint8 [H, width, 3].
+    """
+    parts = []
+    for view in views.values():
+        picture = to_rgb(view.data[row])
+        parts.append(resize(picture, max(1, round(picture.shape[0] * width / picture.shape[1])), width))
+        parts.append(np.full((_GAP, width, 3), 255, np.uint8))
+    return np.ascontiguousarray(np.concatenate(parts[:-1]))
+
+
+def _room(modality: str) -> Any:
+    from foundation.probes.road import room
+
+    try:
+        return room(modality, "picture")
+    except UserError as error:
+        raise ValueError(str(error)) from error
