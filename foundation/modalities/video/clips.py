@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundation.modalities.image import geometry
 from foundation.modalities.video.decode import frames_at
+from foundation.types import View
 
 if TYPE_CHECKING:
     from foundation.types import Sample
@@ -74,3 +75,41 @@ def affine(boxes: NDArray[np.int64], flips: NDArray[np.bool_], placed: NDArray[n
     matrix[:, 2, 2] = torch.from_numpy(placed[:, 1].astype(np.float32))
     matrix[:, 2, 3] = torch.from_numpy(placed[:, 0].astype(np.float32))
     return matrix
+
+
+def copies(view: View, count: int, role: str) -> View:
+    """The same views several times, for masks that differ: row ``c * R + r`` is copy c of row r."""
+    return View(
+        data=torch.cat([view.data] * count),
+        modality=view.modality,
+        role=role,
+        count=view.count * count,
+        sample_ids=view.sample_ids.repeat(count),
+        geometry=view.geometry.repeat(count, 1, 1),
+    )
+
+
+def frames_of(view: View, every: int, role: str) -> View:
+    """Frames of clips as images.
+
+    Args:
+        view: clips [V B, 3, T, S, S].
+        every: distance between two frames.
+        role: of the result.
+
+    Returns:
+        [V F B, 3, S, S], F frames of each clip: row ``(v * F + f) * B + b`` is frame ``f * every`` of clip v of sample
+        b. The geometry keeps x and y.
+    """
+    clips = view.data[:, :, ::every].unflatten(0, (view.count, -1))  # [V, B, 3, F, S, S]
+    shown = clips.permute(0, 3, 1, 2, 4, 5)
+    frames = shown.shape[1]
+    plane = view.geometry[:, :2][:, :, [0, 1, 3]].unflatten(0, (view.count, -1))  # [V, B, 2, 3]
+    return View(
+        data=shown.flatten(0, 2),
+        modality="image",
+        role=role,
+        count=view.count * frames,
+        sample_ids=view.sample_ids.unflatten(0, (view.count, -1)).repeat_interleave(frames, 0).flatten(),
+        geometry=plane[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 2),
+    )

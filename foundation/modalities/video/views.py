@@ -63,6 +63,14 @@ class Config(ImageConfig):
     """Short, small views, for the student."""
     placement: Literal["auto", "workers"] = "auto"
     """Where crops are resampled: always in the workers (a batch of whole videos would be too much to send)."""
+    masked_copies: int = 0
+    """Also give each global clip so many times as the role ``masked``, for masks of their own: masked clips in the
+    place of local crops (DISCOVR: 4)."""
+    frames_every: int | None = None
+    """Also give every n-th frame of the global clips as images, the role ``frame``; n frames of a tubelet let the
+    patches of a frame lie on the tubelets."""
+    masked_frames: int = 0
+    """Also give each of those images so many times as the role ``masked_frame``, each for a mask of its own."""
     evaluation_seconds: float | None = None
     """Probes see one clip in the middle of the video, of so many seconds; None: spread over the whole video."""
     decode: decode.Config = field(default_factory=decode.Config)
@@ -72,6 +80,15 @@ class Config(ImageConfig):
         ImageConfig.__post_init__(self)
         if self.placement not in ("auto", "workers"):
             raise UserError(f"views.placement is {self.placement!r}; crops of videos are made in the workers")
+        if self.masked_copies < 0 or self.masked_frames < 0:
+            raise UserError("views.masked_copies and views.masked_frames must be 0 or more")
+        if self.frames_every is not None and not 1 <= self.frames_every <= self.global_views.frames:
+            raise UserError(
+                f"views.frames_every is {self.frames_every}; it must lie between 1 and the {self.global_views.frames} "
+                "frames of a global clip"
+            )
+        if self.masked_frames and self.frames_every is None:
+            raise UserError("views.masked_frames needs views.frames_every: set it to the frames of a tubelet")
 
     @property
     def modality(self) -> str:
@@ -120,8 +137,19 @@ class VideoViews(ImageViews):
         return VideoViews, (self.config, self._accelerator)
 
     def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Per role: views per sample, and the shape of one view's data, ``(3, frames, size, size)``."""
-        return {name: (clip.count, (3, clip.frames, clip.size, clip.size)) for name, clip in self.roles.items()}
+        """Per role: views per sample, and the shape of one view's data: clips (3, frames, size, size) or images."""
+        roles = {name: (clip.count, (3, clip.frames, clip.size, clip.size)) for name, clip in self.roles.items()}
+        count, clip = roles["global"]
+        described: dict[str, tuple[int, tuple[int, ...]]] = dict(roles)
+        config = self.config
+        if config.masked_copies:
+            described["masked"] = (count * config.masked_copies, clip)
+        if config.frames_every is not None:
+            frames = count * len(range(0, clip[1], config.frames_every))
+            described["frame"] = (frames, (3, *clip[2:]))
+            if config.masked_frames:
+                described["masked_frame"] = (frames * config.masked_frames, (3, *clip[2:]))
+        return described
 
     def prepare(
         self, samples: Sequence[Sample], draws: Draws, spans: Mapping[str, NDArray[np.float64]] | None = None
@@ -184,14 +212,24 @@ class VideoViews(ImageViews):
 
         Returns:
             Per role a View with data [R, 3, T, S, S] float32 (memory [R, T, 3, S, S]), rows view-major, and geometry
-            [R, 3, 4] from (x, y, time) in [0, 1]^3 to pixels of the decoded frames and seconds of the file.
+            [R, 3, 4] from (x, y, time) in [0, 1]^3 to pixels of the decoded frames and seconds of the file; for roles
+            of frames [R, 3, S, S] of modality ``image``, and [R, 2, 3].
         """
         from dataclasses import replace
+
+        from foundation.modalities.video.clips import copies, frames_of
 
         views = {}
         for name, view in super().finish(prepared).items():
             clips = view.data.unflatten(0, (-1, self.roles[name].frames))
             views[name] = replace(view, data=clips.transpose(1, 2))
+        config, whole = self.config, views["global"]
+        if config.masked_copies:
+            views["masked"] = copies(whole, config.masked_copies, "masked")
+        if config.frames_every is not None:
+            views["frame"] = frames_of(whole, config.frames_every, "frame")
+            if config.masked_frames:
+                views["masked_frame"] = copies(views["frame"], config.masked_frames, "masked_frame")
         return views
 
     def _draw_spans(

@@ -190,3 +190,42 @@ def test_settings_that_cannot_work(make, text):
 def test_draws_and_samples_must_agree():
     with pytest.raises(ValueError, match="2 samples, but random numbers for 1"):
         small().build().prepare(random_videos(1, 2), Draws(0, np.zeros(1, np.int64), np.array([1])))
+
+
+def test_masked_copies_and_frames_of_the_global_clips():
+    config = small(masked_copies=3, frames_every=2, masked_frames=2)
+    assert {name: config.roles[name] for name in ("masked", "frame", "masked_frame")} == {
+        "masked": (6, (3, 6, 24, 24)),
+        "frame": (6, (3, 24, 24)),
+        "masked_frame": (12, (3, 24, 24)),
+    }
+    maker = config.build()
+    views = maker.finish(maker.prepare([coordinates_video(n) for n in (1, 2)], draws(1, 2)))
+    whole, masked, frame, hidden = (views[name] for name in ("global", "masked", "frame", "masked_frame"))
+    for name, view in views.items():
+        assert (view.count, tuple(view.data.shape[1:])) == config.roles[name]
+        assert len(view.data) == len(view.geometry) == len(view.sample_ids) == 2 * view.count
+        assert view.sample_ids.view(view.count, 2).tolist() == [[1, 2]] * view.count  # view-major
+    assert frame.modality == "image" and masked.modality == "video"
+    for copy in range(3):
+        assert torch.equal(masked.data[4 * copy : 4 * copy + 4], whole.data)
+    for clip in range(2):
+        for moment in range(3):
+            for sample in range(2):
+                row = (clip * 3 + moment) * 2 + sample
+                assert torch.equal(frame.data[row], whole.data[clip * 2 + sample, :, 2 * moment])
+                assert torch.equal(frame.geometry[row], whole.geometry[clip * 2 + sample][:2][:, [0, 1, 3]])
+    assert torch.equal(hidden.data.view(2, 12, 3, 24, 24)[1], frame.data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"masked_frames": 2}, "needs views.frames_every"),
+        ({"frames_every": 7}, "between 1 and the 6 frames"),
+        ({"masked_copies": -1}, "0 or more"),
+    ],
+)
+def test_copies_that_cannot_be(changes, text):
+    with pytest.raises(UserError, match=text):
+        small(**changes)
