@@ -83,7 +83,7 @@ def _latest(run: Run, probe: str) -> dict[str, Any] | None:
 
 def _tiles(run: Run, parameters: int | None) -> str:
     tiles: list[tuple[str, str, str]] = []
-    for probe, title in (("knn", "kNN top-1"), ("linear", "Linear top-1")):
+    for probe, title in (("knn", "kNN top-1"), ("linear", "Linear top-1"), ("svm", "Linear SVM top-1")):
         result = _latest(run, probe)
         best = _best(result, "model") if result else None
         if result and best:
@@ -131,7 +131,8 @@ def _tiles(run: Run, parameters: int | None) -> str:
 def _probes(run: Run) -> str:
     lead = "Accuracy of the frozen encoder on labelled data, beside the same encoder before training and the raw input."
     blocks = []
-    for probe, title in (("knn", "k nearest neighbours"), ("linear", "Linear probe")):
+    titles = {"knn": "k nearest neighbours", "linear": "Linear probe", "svm": "Linear support vector machine"}
+    for probe, title in titles.items():
         result = _latest(run, probe)
         if result is None:
             continue
@@ -142,7 +143,8 @@ def _probes(run: Run) -> str:
                 continue
             interval = tuple(row["interval"]) if row.get("interval") else None
             bars.append((label, row["top1"], interval))
-            setting = f"k = {row['k']}" if "k" in row else str(row.get("head", ""))
+            setting = f"k = {row['k']}" if "k" in row else f"C = {row['cost']:g}" if "cost" in row else ""
+            setting = str(row.get("head", setting))
             low_high = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
             table.append((label, setting, f"{100 * row['top1']:.1f}", low_high, f"{row.get('n', 0):,}"))
         cells = "".join(

@@ -111,3 +111,6 @@ def test_the_command_and_the_probe_during_training_agree(tiny_recipe_file, tiny_
     assert content["results"][0]["top1"] == pytest.approx(during)
     assert content["probe"] == "svm" and content["settings"]["costs"] == [1.0]
     assert main(["svm", str(run), "--train", tiny_shards, "--workers", "0"]) == 2
+    assert main(["svm", str(run), *words[:-2]]) == 0 and main(["report", str(run), "--samples", "0"]) == 0
+    page = (run / "report.html").read_text()
+    assert "Linear support vector machine" in page and "C = 1" in page
