@@ -1,0 +1,168 @@
+"""Semantic cluster distillation: tokens of one view and of another swap their cluster codes (DISCOVR).
+
+The clusters are prototypes that both meet: what a teacher says of the patches of single frames becomes a code for each
+tubelet of the clip that the student has seen in part, and the other way round. Tokens are paired by place. Letters: R
+rows, N tokens, D width, K prototypes, M tokens that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.centering import SinkhornKnopp
+from foundation.objectives.reconstruction import Decoder
+from foundation.schedules import Clock, Schedule
+from foundation.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Swapped prediction of hard cluster codes (SwAV's, Caron et al. 2020) between a student's view and a teacher's."""
+
+    weight: float | Schedule = 1.0
+    """Factor of this loss in the total."""
+    view: str = "global"
+    """View whose patch tokens the student gives; usually masked, so that a decoder has to fill in what was hidden."""
+    teacher: str = "teacher"
+    """Name of the teacher in the recipe."""
+    teacher_view: str = "frame"
+    """View whose patch tokens the teacher gives: as many frames for each clip, and patches for each frame, as the
+    student's view has moments and places."""
+    prototypes: int = 3000
+    """Number of clusters K."""
+    temperature: float = 0.1
+    """Softmax temperature of the predictions."""
+    epsilon: float = 0.05
+    """Temperature inside Sinkhorn-Knopp."""
+    sinkhorn_iterations: int = 10
+    """Rounds of Sinkhorn-Knopp."""
+    over: Literal["masked", "all"] = "masked"
+    """Tokens in the loss: the hidden ones, or all."""
+    teacher_term: bool = True
+    """Let the prototypes also learn from the codes of the student, by the teacher's scores. False: as in the code that
+    was published, where that term has a value and no gradient."""
+    decoder_depth: int = 4
+    """Transformer blocks between the student's tokens and the prototypes; 0: none."""
+    decoder_width: int = 384
+    """Width of those blocks."""
+    decoder_heads: int = 6
+    """Attention heads of those blocks."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("prototypes", 2), ("sinkhorn_iterations", 1), ("decoder_depth", 0), ("decoder_width", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"cluster: {name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("temperature", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"cluster: {name} must be above 0, got {getattr(self, name)}")
+        if self.over not in ("masked", "all"):
+            raise UserError(f"cluster: over must be 'masked' or 'all', got {self.over!r}")
+        if self.decoder_heads < 1 or self.decoder_width % self.decoder_heads:
+            raise UserError(
+                f"cluster: decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
+            )
+
+    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Cluster:
+        """The objective of a run; ``width`` is the encoder's."""
+        return Cluster(self, width)
+
+
+class Cluster(Objective):
+    """See :class:`Config`.
+
+    Attributes:
+        prototypes: [K, D], brought back to length 1 at every step.
+        decoder: blocks on all tokens of a row; None without.
+        project: from the decoder's width to the encoder's.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.student_request = Request("student", config.view, "patches")
+        self.teacher_request = Request(config.teacher, config.teacher_view, "patches")
+        # A masked view is asked for by a token of it too, so that a recipe without masks is refused before it starts.
+        masked = Request("student", config.view, "masked")
+        self.requests = (self.student_request, self.teacher_request, *((masked,) if config.over == "masked" else ()))
+        self.decoder: Decoder | None = None
+        self.project: nn.Module = nn.Identity()
+        if config.decoder_depth:
+            self.decoder = Decoder(width, config.decoder_width, config.decoder_depth, config.decoder_heads)
+            self.project = nn.Linear(config.decoder_width, width)
+            nn.init.trunc_normal_(self.project.weight, std=0.02)
+            nn.init.zeros_(self.project.bias)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))
+        self.sinkhorn = SinkhornKnopp(config.sinkhorn_iterations)
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss, ``agreement`` (share of tokens whose two codes are equal) and ``prototypes`` (share in use).
+
+        Raises:
+            UserError: the tokens of the two views do not correspond.
+        """
+        student = outputs[self.student_request]  # [R, N, D]
+        teacher = self.aligned(outputs[self.teacher_request], student, batch)
+        with torch.autocast(student.device.type, enabled=False):
+            teacher = standardise(teacher.float())
+        if self.decoder is not None:
+            student = self.decoder(student)
+        student = self.project(student).flatten(0, 1)
+        teacher = teacher.flatten(0, 1)
+        if self.config.over == "masked":
+            indices = batch.masks[self.config.view].indices
+            student, teacher = student.index_select(0, indices), teacher.index_select(0, indices)
+        return self.swap(student, teacher)
+
+    def aligned(self, frames: Tensor, student: Tensor, batch: Batch) -> Tensor:
+        """The teacher's tokens in the order of the student's: [V F B, n, D] -> [V B, F n, D], time slowest.
+
+        Raises:
+            UserError: F n is not N.
+        """
+        rows, tokens = student.shape[:2]
+        count = len(frames) // max(rows, 1)
+        if count * rows != len(frames) or count * frames.shape[1] != tokens:
+            raise UserError(
+                f"cluster: {tokens} tokens of each {self.config.view!r} row do not correspond to {count} x "
+                f"{frames.shape[1]} of {self.config.teacher_view!r}: give as many frames as the clip has tubelets in "
+                "time, of the same size and patch size"
+            )
+        views = batch.views[self.config.view].count
+        ordered = frames.unflatten(0, (views, count, -1)).transpose(1, 2)  # [V, B, F, n, D]
+        return ordered.flatten(0, 1).flatten(1, 2)
+
+    def swap(self, student: Tensor, teacher: Tensor) -> Result:
+        """Codes and loss of paired tokens [M, D] of student and teacher."""
+        config = self.config
+        with torch.autocast(student.device.type, enabled=False):
+            with torch.no_grad():
+                self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+            by_student = F.normalize(student.float(), dim=-1) @ self.prototypes.T  # [M, K]
+            prototypes = self.prototypes if config.teacher_term else self.prototypes.detach()
+            by_teacher = F.normalize(teacher.float(), dim=-1) @ prototypes.T
+            if not len(by_student):
+                return Result(by_student.sum() * 0.0, {})
+            own = self.sinkhorn(by_student.detach(), config.epsilon).argmax(dim=1)
+            wanted = self.sinkhorn(by_teacher.detach(), config.epsilon).argmax(dim=1)
+            loss = F.cross_entropy(by_student / config.temperature, wanted)
+            loss = loss + F.cross_entropy(by_teacher / config.temperature, own)
+            used = by_student.new_zeros(config.prototypes).index_fill_(0, wanted, 1.0).sum()
+            metrics = {
+                "agreement": (own == wanted).float().mean(),
+                "prototypes": used / min(config.prototypes, len(wanted)),
+            }
+            return Result(loss, metrics)
+
+
+def standardise(tokens: Tensor) -> Tensor:
+    """[R, N, D] with mean 0 and deviation 1 over the tokens of a row, each channel by itself."""
+    return (tokens - tokens.mean(1, keepdim=True)) / (tokens.var(1, keepdim=True, correction=0) + 1e-6).sqrt()

@@ -1,0 +1,90 @@
+"""Masked copies: the class token of a hidden-in-part view predicts the teacher's assignment of the same view, whole.
+
+The masks stand in the place of local crops (DISCOVR, video and image branch). Where DINO pairs different views of a
+sample, here each view is paired with its own copies only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from foundation import heads as head_module
+from foundation.errors import UserError
+from foundation.objectives import targets
+from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.cross_entropy import soft_cross_entropy
+from foundation.objectives.dino import TEACHER_TEMPERATURE
+from foundation.schedules import Clock, Schedule
+from foundation.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Self-distillation between a view and masked copies of it: mean over copies and rows of the cross-entropy."""
+
+    weight: float | Schedule = 1.0
+    """Factor of this loss in the total. (DISCOVR's code multiplies that of frames by 256 / frames in the batch.)"""
+    head: str = "cls"
+    """Name of the head in the recipe."""
+    teacher: str = "teacher"
+    """Name of the teacher in the recipe."""
+    teacher_view: str = "global"
+    """View that the teacher sees whole."""
+    student_view: str = "masked"
+    """Its copies, which the student sees; a masking of the recipe hides parts of them."""
+    student_temperature: float = 0.1
+    """Softmax temperature of the student."""
+    teacher_temperature: Schedule = TEACHER_TEMPERATURE
+    """Softmax temperature of the teacher over the run."""
+    target: Literal["centering", "sinkhorn"] = "centering"
+    """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the global batch."""
+    centre_momentum: float = 0.9
+    """Momentum of the running centre."""
+    sinkhorn_iterations: int = 3
+    """Rounds of Sinkhorn-Knopp."""
+
+    def __post_init__(self) -> None:
+        targets.check("masked_dino", self)
+
+    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> MaskedDino:
+        """The objective of a run; ``width`` is the encoder's."""
+        return MaskedDino(self, clock, targets.prototypes("masked_dino", self.head, heads))
+
+
+class MaskedDino(Objective):
+    """See :class:`Config`."""
+
+    def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
+        super().__init__()
+        self.config, self.clock = config, clock
+        self.plateau = math.log(prototypes)
+        self.target = targets.build(config, prototypes)
+        self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
+        self.student_request = Request("student", config.student_view, "cls", config.head)
+        self.requests = (self.teacher_request, self.student_request)
+
+    def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
+        """Loss and ``entropy``, ``kl``, ``prototypes``.
+
+        Raises:
+            UserError: the student's view is no whole number of copies of the teacher's.
+        """
+        scores, seen = outputs[self.student_request], outputs[self.teacher_request]
+        if len(scores) % max(len(seen), 1):
+            raise UserError(
+                f"masked_dino: {len(scores)} rows of {self.config.student_view!r} are no copies of {len(seen)} rows of "
+                f"{self.config.teacher_view!r}"
+            )
+        with torch.autocast(scores.device.type, enabled=False):
+            temperature = self.config.teacher_temperature.at(step, self.clock)
+            assignments: Tensor = self.target(seen, temperature, step)  # [R, K]
+            copies = scores.unflatten(0, (-1, len(seen)))  # copy-major, as the views make them
+            loss = soft_cross_entropy(copies, assignments[None], self.config.student_temperature).mean()
+            figures = targets.figures(assignments)
+            return Result(loss, figures | {"kl": loss.detach() - figures["entropy"]})
