@@ -54,14 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: str, kind: str) -
 
 
 @dataclass(frozen=True)
-class _Item:
-    """One file: where it lies, what it is called in the data set, its label and split; its extension without a dot."""
+class Item:
+    """One file: where it lies, what it is called in the data set, its label and split; its extension without a dot, and
+    what else is to be written beside it."""
 
     path: Path
     name: str
     label: str | None
     split: str
     extension: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def samples(arguments: argparse.Namespace, look: Look) -> Mapping[str, Split]:
@@ -77,18 +79,30 @@ def samples(arguments: argparse.Namespace, look: Look) -> Mapping[str, Split]:
     items = _scan(arguments.root, arguments.csv, arguments.extensions)
     if not 0 <= arguments.test_fraction < 1:
         raise UserError(f"--test-fraction {arguments.test_fraction}: must be at least 0 and less than 1")
-    splits: dict[str, list[_Item]] = {}
+    splits: dict[str, list[Item]] = {}
     for item in items:
         splits.setdefault(item.split, []).append(item)
     if arguments.test_fraction:
         if set(splits) != {"train"}:
             raise UserError(f"--test-fraction: the files come with splits of their own ({', '.join(sorted(splits))})")
         splits = _set_apart(splits["train"], arguments.test_fraction, arguments.seed)
-    numbers = {name: number for number, name in enumerate(_class_names(items))}
+    return shuffled(splits, _class_names(items), arguments.seed, None if arguments.no_check else look)
+
+
+def shuffled(splits: Mapping[str, list[Item]], names: list[str], seed: int, look: Look | None) -> dict[str, Split]:
+    """Splits in random order, for data sets that know their own layout.
+
+    Args:
+        splits: files by split.
+        names: of the labels, in order.
+        seed: of the order.
+        look: at each file; None: do not look.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
     result = {}
     for split, members in splits.items():
-        order = counter.permutation(arguments.seed, 0, 0, f"folder.order.{split}", len(members))
-        result[split] = Split([members[row] for row in order.tolist()], numbers, None if arguments.no_check else look)
+        order = counter.permutation(seed, 0, 0, f"folder.order.{split}", len(members))
+        result[split] = Split([members[row] for row in order.tolist()], numbers, look)
     return result
 
 
@@ -97,7 +111,7 @@ def classes(arguments: argparse.Namespace) -> list[str]:
     return _class_names(_scan(arguments.root, arguments.csv, arguments.extensions))
 
 
-def _class_names(items: tuple[_Item, ...]) -> list[str]:
+def _class_names(items: tuple[Item, ...]) -> list[str]:
     names = {item.label for item in items if item.label is not None}
     if all(name.isascii() and name.isdigit() for name in names) and names:
         # Numbers are taken at their word, so that label 7 stays 7 even when 3 is absent.
@@ -105,7 +119,7 @@ def _class_names(items: tuple[_Item, ...]) -> list[str]:
     return sorted(names)
 
 
-def _set_apart(items: list[_Item], fraction: float, seed: int) -> dict[str, list[_Item]]:
+def _set_apart(items: list[Item], fraction: float, seed: int) -> dict[str, list[Item]]:
     """Split by a hash of each file's name, so that adding files later moves none from one split to the other."""
     names = [int.from_bytes(hashlib.blake2b(item.name.encode(), digest_size=7).digest(), "little") for item in items]
     test = counter.uniform(seed, 0, names, "folder.split", 1)[:, 0] < fraction
@@ -120,7 +134,7 @@ def _set_apart(items: list[_Item], fraction: float, seed: int) -> dict[str, list
 
 
 @lru_cache(maxsize=4)
-def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_Item, ...]:
+def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[Item, ...]:
     wanted = {"." + extension.strip().lower().lstrip(".") for extension in extensions.split(",") if extension.strip()}
     if manifest is not None:
         return _scan_manifest(manifest, root or manifest.parent, wanted)
@@ -138,7 +152,7 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[_I
                 split, parts = (parts[0], parts[1:]) if len(parts) > 1 and parts[0] in _SPLITS else ("train", parts)
                 label = parts[0] if len(parts) > 1 else None
                 shown = path.relative_to(root).as_posix()
-                items.append(_Item(path, shown, label, split, _extension(name, wanted)))
+                items.append(Item(path, shown, label, split, _extension(name, wanted)))
     if not items:
         raise UserError(f"--root {root}: no files that end in {', '.join(sorted(wanted))}")
     loose = [item.name for item in items if item.label is None]
@@ -156,7 +170,7 @@ def _extension(name: str, wanted: set[str]) -> str:
     return max(found, key=len).lstrip(".") if found else Path(name).suffix.lower().lstrip(".")
 
 
-def _scan_manifest(manifest: Path, root: Path, wanted: set[str]) -> tuple[_Item, ...]:
+def _scan_manifest(manifest: Path, root: Path, wanted: set[str]) -> tuple[Item, ...]:
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -174,7 +188,7 @@ def _scan_manifest(manifest: Path, root: Path, wanted: set[str]) -> tuple[_Item,
             raise UserError(f"{manifest}, line {line}: empty path")
         split = row.get("split") or "train"
         extension = _extension(row["path"], wanted)
-        items.append(_Item(root / row["path"], row["path"], row.get("label") or None, split, extension))
+        items.append(Item(root / row["path"], row["path"], row.get("label") or None, split, extension))
     if not items:
         raise UserError(f"{manifest}: no rows")
     return tuple(items)
@@ -184,7 +198,7 @@ def _scan_manifest(manifest: Path, root: Path, wanted: set[str]) -> tuple[_Item,
 class Split:
     """Files of one split; those that cannot be read are left out and named in ``problems``."""
 
-    items: list[_Item]
+    items: list[Item]
     numbers: Mapping[str, int]
     look: Look | None
     problems: list[str] = field(default_factory=list)
@@ -203,7 +217,9 @@ class Split:
             try:
                 if not data:
                     raise ValueError("empty file")
-                facts = {"path": item.name} | (self.look(data, item.extension) if self.look is not None else {})
+                facts = {"path": item.name, **item.facts} | (
+                    self.look(data, item.extension) if self.look is not None else {}
+                )
             except ValueError as error:
                 self.problems.append(f"{item.path}: {error}")
                 continue

@@ -184,6 +184,30 @@ def decode_bytes(
     return waveform, rate
 
 
+def facts(data: bytes) -> dict[str, Any]:
+    """What the header of an audio file says: ``kind``, ``rate`` (Hz), ``seconds``, ``channels``. Decodes nothing.
+
+    Raises:
+        AudioError: no audio file, cut short, or a header that cannot be.
+        UserError: soundfile is not installed.
+    """
+    kind = _kind(data)
+    if kind is None:
+        raise AudioError("decode", f"no audio file (begins with {data[:8]!r})")
+    cut = _cut_short(data, kind)
+    if cut:
+        raise AudioError("truncated", cut)
+    try:
+        with library().SoundFile(io.BytesIO(data)) as file:
+            rate, frames, channels = int(file.samplerate), int(file.frames), int(file.channels)
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        raise AudioError("decode", str(error)) from error
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudioError("shape", f"a rate of {rate} Hz")
+    found: dict[str, Any] = {"kind": kind, "rate": rate, "channels": channels}
+    return found | ({"seconds": round(frames / rate, 3)} if 0 < frames < 1 << 62 else {})
+
+
 def _kind(data: bytes) -> str | None:
     """Name of the container by its first bytes: an allow-list, so that libsndfile never guesses."""
     head = data[:12]
