@@ -69,9 +69,11 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     tokens, flops = {}, 0.0
     for branch in (STUDENT, *learner.teachers):
         views = dict.fromkeys(r.view for r in learner.requests if r.branch == branch)
-        shapes = [(roles[name][0], *roles[name][1]) for name in views]
-        tokens[branch] = sum(shape[0] * (1 + _num_tokens(recipe, shape)) for shape in shapes)
-        flops += learner.student.encoder.flops(shapes) * (3 if branch == STUDENT else 1)
+        tokens[branch] = 0
+        for name in views:
+            shape, share = (roles[name][0], *roles[name][1]), _share(recipe, name) if branch == STUDENT else 1.0
+            tokens[branch] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            flops += learner.student.encoder.flops([shape]) * share * (3 if branch == STUDENT else 1)
     return Plan(clock, num_samples, parameters, tokens, flops, _memory(recipe, learner, parameters, tokens, processes))
 
 
@@ -90,6 +92,12 @@ def _num_samples(recipe: Recipe) -> int | None:
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
     return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+
+
+def _share(recipe: Recipe, view: str) -> float:
+    """Tokens of a view that reach the student's trunk."""
+    masking = recipe.masking
+    return 1.0 - masking.ratio[0] if masking and masking.mode == "drop" and view in masking.views else 1.0
 
 
 def _count(module: nn.Module) -> int:
