@@ -1,0 +1,124 @@
+"""Your own inertial recordings (NPY, CSV, Parquet): class folders, a flat folder, or a manifest.
+
+Layouts as in foundation/data/folders.py. What the columns are, their units and their rate is declared here once; the
+shards then hold readings in m/s^2 and rad/s that say themselves what they are. Long recordings are cut with --window.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from foundation.data import folders
+from foundation.errors import SampleError, UserError
+from foundation.modalities.imu import write
+from foundation.modalities.imu.decode import Config as DecodeConfig
+
+if TYPE_CHECKING:
+    from foundation.modalities.imu.decode import ImuDecoder
+
+CARD = {
+    "title": "Your own inertial recordings",
+    "licence": "yours",
+    "source": "a folder or a manifest",
+    "citation": "",
+    "modality": "imu",
+    "splits": ["train", "test"],
+    "layout": "npy float32 [T, C] in m/s^2 and rad/s, cls (number), json (imu_rate, units, channels, class, path)",
+    "size": "any",
+}
+
+classes = folders.classes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the user can choose."""
+    folders.add_arguments(parser, "npy,csv,tsv,parquet", "a recording")
+    default = DecodeConfig()
+    parser.add_argument(
+        "--channels", default=",".join(default.channels), help="names of the channels to keep (default: %(default)s)"
+    )
+    parser.add_argument("--columns", help="where each is found, by name or number from 0 (default: by its own name)")
+    parser.add_argument("--time", help="name or number of the column with times (default: none)")
+    parser.add_argument("--time-unit", default="s", choices=("s", "ms", "us", "ns"), help="of it (default: s)")
+    parser.add_argument("--rate", type=float, help="readings per second, for files without times")
+    parser.add_argument("--acceleration", default="m/s^2", help="unit: m/s^2, g, mg, g/16384 (default: %(default)s)")
+    parser.add_argument("--angular-velocity", default="rad/s", help="unit: rad/s, deg/s (default: %(default)s)")
+    parser.add_argument("--no-gravity", action="store_true", help="the accelerations do not contain gravity")
+    parser.add_argument("--window", type=float, help="cut recordings into pieces of so many seconds (default: whole)")
+    parser.add_argument("--stride", type=float, help="seconds from one piece to the next (default: --window)")
+
+
+def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """The splits, read while they are written.
+
+    Raises:
+        UserError: nothing found, or an impossible option.
+    """
+    for name in ("window", "stride"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} {value}: must be above 0 seconds")
+    if arguments.stride and not arguments.window:
+        raise UserError("--stride is for pieces: give --window too")
+    config = DecodeConfig(
+        channels=_names(arguments.channels) or (),
+        columns=_names(arguments.columns),
+        time=arguments.time,
+        time_unit=arguments.time_unit,
+        rate=arguments.rate,
+        acceleration=arguments.acceleration,
+        angular_velocity=arguments.angular_velocity,
+        has_gravity=not arguments.no_gravity,
+    )
+    splits = folders.samples(arguments, lambda data, extension: {})
+    return {
+        name: _Pieces(split, config.build(), arguments.window, arguments.stride or arguments.window)
+        for name, split in splits.items()
+    }
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclass
+class _Pieces:
+    """Recordings of a split, read and cut; those that cannot be used are left out and named in ``problems``."""
+
+    split: folders.Split
+    decoder: ImuDecoder
+    window: float | None
+    stride: float | None
+    own: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        return [*self.split.problems, *self.own]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for sample in self.split:
+            facts = json.loads(sample["json"])
+            raw = {"__shard__": "", **{name: data for name, data in sample.items() if name != "json"}}
+            try:
+                decoded = self.decoder(raw)
+            except SampleError as error:
+                self.own.append(f"{facts['path']}: {error.reason}: {error.detail}")
+                continue
+            values, rate = decoded["imu"].numpy(), decoded["imu_rate"]
+            length = len(values) if self.window is None else round(self.window * rate)
+            step = length if self.stride is None else max(1, round(self.stride * rate))
+            if len(values) < length:
+                self.own.append(f"{facts['path']}: too_short: {len(values) / rate:.3g} s are less than --window")
+            config = self.decoder.config
+            for number, begin in enumerate(range(0, len(values) - length + 1, step)):
+                key = sample["__key__"] if self.window is None else f"{sample['__key__']}-w{number:04d}"
+                more = {} if self.window is None else {"seconds": round(begin / rate, 6)}
+                said = write.facts(rate, channels=config.channels, gravity=config.has_gravity)
+                piece = {"__key__": key, "npy": write.array(values[begin : begin + length])}
+                if "cls" in sample:
+                    piece["cls"] = sample["cls"]
+                yield piece | {"json": json.dumps({**facts, **said, **more}, ensure_ascii=False).encode()}
