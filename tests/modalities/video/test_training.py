@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from foundation.cli import main
+from foundation.schedules import Clock
+from foundation.types import Batch
+from tests.modalities.video.conftest import draws
 
 pytest.importorskip("av")
 
@@ -32,7 +35,26 @@ TINY = (
     "heads.patch.prototypes=64",
     "data.samples_per_epoch=null",
 )
-RECIPES = {"utd-depth-dino-ibot-nano": ("encoder.depth=1",), "video-dino-ibot": TINY}
+_TOWER = "preset: null, width: 32, depth: 2, heads: 2"
+TINY_DISCOVR = (
+    "views.global_views.size=32",
+    "views.global_views.frames=4",
+    "views.decode.short_side=40",
+    f"encoder.towers.video={{name: vit, {_TOWER}, size: [4, 32, 32], tokenizer: {{name: video, patch_size: 8}}}}",
+    f"encoder.towers.image={{name: vit, {_TOWER}, size: [32, 32], tokenizer: {{name: image, patch_size: 8}}}}",
+    "heads.video.prototypes=64",
+    "heads.image.prototypes=64",
+    "objectives.0.prototypes=20",
+    "objectives.0.decoder_depth=1",
+    "objectives.0.decoder_width=24",
+    "data.samples_per_epoch=null",
+)
+RECIPES = {
+    "utd-depth-dino-ibot-nano": ("encoder.depth=1",),
+    "video-dino-ibot": TINY,
+    "utd-depth-discovr-nano": (),
+    "discovr": TINY_DISCOVR,
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,39 +76,64 @@ def test_each_recipe_trains(name, depth, tmp_path, metrics):
     values = [value for line in lines for key, value in line.items() if key.startswith("loss")]
     assert len(values) >= 6 and all(0 < abs(value) < 100 for value in values)
     card = json.loads((tmp_path / "run" / "export" / "teacher.json").read_text())
-    frames, size, _ = card["encoder"]["size"]
+    encoder = card["encoder"]["towers"]["video"] if "discovr" in name else card["encoder"]
+    frames, size, _ = encoder["size"]
     assert card["modality"] == "video" and (card["evaluation"]["frames"], card["evaluation"]["size"]) == (frames, size)
-    assert card["evaluation"]["decode"]["short_side"] == (40 if name == "video-dino-ibot" else 256)
+    assert card["evaluation"]["decode"]["short_side"] == (256 if "nano" in name else 40)
 
 
 def test_a_mask_hides_a_place_at_all_times(depth, tmp_path):
     import numpy as np
 
     from foundation import config, paths
-    from foundation.counter import Draws
     from foundation.recipe import Recipe
 
     recipe = config.load(Recipe, paths.recipe("video-dino-ibot"))
-    draws = Draws(0, np.zeros(4, np.int64), np.arange(4))
-    mask = recipe.masking.build()(recipe.encoder.coordinates((16, 224, 224)), 2, draws, np.arange(4), 4, 0)
+    coordinates = recipe.encoder.coordinates((16, 224, 224))
+    mask = recipe.masking.build()(coordinates, 2, draws(*range(4)), np.arange(4), 4, 0)
     tubes = mask.masked.view(8, 8, 14, 14)
     assert (tubes == tubes[:, :1]).all() and 0 < tubes.float().mean() < 1
     assert (tubes.flatten(1).any(1).sum() == 4) and len(mask.weights) == tubes.sum()
 
 
-def test_the_reference_recipe_can_be_planned_without_data(capsys):
-    assert main(["pretrain", "video-dino-ibot", "--dry-run"]) == 0
+@pytest.mark.parametrize("name", ["video-dino-ibot", "discovr"])
+def test_reference_recipes_can_be_planned_without_data(name, capsys):
+    assert main(["pretrain", name, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "parameters, encoder" in shown and "not here" in shown
 
 
-def test_knn_scores_the_export_of_a_run(depth, tmp_path):
-    exported = train("utd-depth-dino-ibot-nano", depth, tmp_path / "run", "encoder.depth=1")
+@pytest.mark.parametrize("name", ["utd-depth-dino-ibot-nano", "utd-depth-discovr-nano"])
+def test_knn_scores_the_export_of_a_run(name, depth, tmp_path):
+    exported = train(name, depth, tmp_path / "run")
     data = ["--train", f"{depth}/train-*.tar", "--test", f"{depth}/test-*.tar", "--limit", "40", "--workers", "0"]
     out = tmp_path / "knn.json"
     assert main(["knn", str(exported), *data, "--k", "5", "--size", "32", "--json", str(out)]) == 0
     (row,) = json.loads(out.read_text())["results"]
     assert 0 <= row["top1"] <= 1
+
+
+def test_tubelets_meet_the_patches_of_their_own_frames(depth):
+    """With one encoder for both (a tubelet of one frame, image weights inflated), the paired tokens are equal."""
+    from foundation import config, paths
+    from foundation.data.shards import open_shards
+    from foundation.modalities.video.inflate import inflate
+    from foundation.recipe import Recipe
+
+    text = "size: [4, 32, 32], position: {factorised: true}, tokenizer: {name: video, tubelet: 1, patch_size: 8}"
+    settings = [*TINY_DISCOVR, f"encoder.towers.video={{name: vit, {_TOWER}, {text}}}", "views.frames_every=1"]
+    recipe = config.load(Recipe, paths.recipe("discovr"), [*settings, "objectives.0.over=all"])
+    towers = recipe.encoder.build().eval()
+    inflate(towers.towers["video"], towers.towers["image"])
+    shards = open_shards([f"{depth}/train-*.tar"])
+    samples = [recipe.views.decode.build()(shards.read(*shards.locate(number))) for number in range(3)]
+    maker = recipe.views.build()
+    views = maker.finish(maker.prepare(samples, draws(*(sample["__id__"] for sample in samples))))
+    clips, _, _ = towers.towers["video"].embed(views["global"].data)
+    frames, _, _ = towers.towers["image"].embed(views["frame"].data)
+    objective = recipe.objectives[0].build(clock=Clock(10, 1.0), heads={}, width=32)
+    batch = Batch(views, {}, (), torch.zeros(3), 0, 3)
+    torch.testing.assert_close(objective.aligned(frames[:, 1:], clips[:, 1:], batch), clips[:, 1:])
 
 
 def test_a_run_starts_from_an_image_model(depth, tmp_path, tiny_shards):
