@@ -107,8 +107,8 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
         module = room(modality, "picture")
     except UserError:
         return None
-    normalisation = {key: getattr(evaluation, key) for key in ("mean", "std") if hasattr(evaluation, key)}
-    return np.asarray(module.to_rgb(view, **normalisation), dtype=np.uint8)
+    known = {key: getattr(evaluation, key) for key in ("mean", "std", "up") if hasattr(evaluation, key)}
+    return np.asarray(module.to_rgb(view, **known), dtype=np.uint8)
 
 
 def gallery(
@@ -177,6 +177,8 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     keys = [key for batch in batches for key in batch.keys]
     with torch.inference_mode():
         features = [loaded.encoder([view[None].to(device)], taps=taps)[0] for view in views]
+    if getattr(loaded.config, "places", None) is not None:
+        return _looks_by_place(loaded, views, keys, features, tap if taps else None)
     places = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
     if places.shape[1] != 2:
         notes.append(f"Tokens of {loaded.modality} lie in {places.shape[1]} dimensions: feature maps are not drawn.")
@@ -204,6 +206,37 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
         drawn = png(colours[row]) if colours is not None else None
         assert picture is not None
         looks.append(Look(key, photo(picture), tuple(attention), drawn))
+    return looks
+
+
+def _looks_by_place(
+    loaded: LoadedEncoder, views: Sequence[Any], keys: Sequence[str], features: Sequence[Any], tap: str | None
+) -> list[Look]:
+    """Looks of samples whose tokens lie on no grid: every map is drawn onto the sample itself."""
+    import torch
+
+    from foundation.probes.road import room
+
+    drawing = room(loaded.modality, "picture")
+    upright = {"up": loaded.evaluation.up} if hasattr(loaded.evaluation, "up") else {}
+    colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
+    looks = []
+    for row, (key, view, feature) in enumerate(zip(keys, views, features, strict=True)):
+        places = loaded.config.places(view[None])[0]
+        attention: list[tuple[str, str]] = []
+        if tap is not None:
+            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
+            maps = [("mean of heads", weights.mean(axis=0))]
+            maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
+            attention = [
+                (title, photo(drawing.overlay(view, unit_range(values, 0, 99.5), places, **upright)))
+                for title, values in maps
+            ]
+        picture = show(view, loaded.modality, loaded.evaluation)
+        assert picture is not None
+        looks.append(
+            Look(key, photo(picture), tuple(attention), photo(drawing.overlay(view, colours[row], places, **upright)))
+        )
     return looks
 
 

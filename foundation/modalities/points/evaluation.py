@@ -27,12 +27,16 @@ class EvaluationConfig:
     """Numbers of a point: x, y, z and whatever follows."""
     normalise: Normalise = "sphere"
     """As in the training views."""
+    up: Literal["x", "y", "z"] = "z"
+    """The axis that points upwards: for pictures, and for the augmented views of a linear probe."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
         if self.channels < 3:
             raise UserError(f"evaluation: channels is {self.channels}; a point has at least 3 (x, y, z)")
+        if self.up not in ("x", "y", "z"):
+            raise UserError(f"evaluation: up is {self.up!r}; choose x, y or z")
         if self.normalise not in ("sphere", "centre", "none"):
             raise UserError(f"evaluation: normalise is {self.normalise!r}; choose sphere, centre or none")
 
@@ -49,6 +53,8 @@ class EvaluationConfig:
             local_views=CropConfig(count=0),
             channels=self.channels,
             normalise=self.normalise,
+            rotation="axis",
+            up=self.up,
         )
 
 

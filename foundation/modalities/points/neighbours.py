@@ -108,8 +108,8 @@ def gather_points(points: Tensor, places: Tensor) -> Tensor:
 
 
 def per_point(features: Tensor, centres: Tensor, points: Tensor, neighbours: int = 3) -> Tensor:
-    """Features of groups carried over to single points: a mean of the nearest groups, weighted by inverse distance
-    (feature propagation of PointNet++, Qi et al. 2017).
+    """Features of groups carried over to single points: a mean of the nearest groups, weighted by the inverse square
+    of the distance (feature propagation of PointNet++, Qi et al. 2017, equation 2).
 
     Args:
         features: [R, N, D] of the groups, such as ``Features.patches``.
@@ -121,7 +121,7 @@ def per_point(features: Tensor, centres: Tensor, points: Tensor, neighbours: int
         [R, Q, D].
     """
     near = nearest_points(centres, points, min(neighbours, centres.shape[1]))  # [R, Q, k]
-    distance = (gather_points(centres.float(), near) - points.float()[:, :, None]).norm(dim=-1)
-    weights = 1.0 / distance.clamp(min=1e-8)
+    square = (gather_points(centres.float(), near) - points.float()[:, :, None]).square().sum(dim=-1)
+    weights = 1.0 / square.clamp(min=1e-12)
     weights = (weights / weights.sum(-1, keepdim=True)).to(features.dtype)
     return torch.einsum("rqk,rqkd->rqd", weights, gather_points(features, near))

@@ -140,7 +140,9 @@ class Config:
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views."""
-        return EvaluationConfig(size=self.global_views.size, channels=self.channels, normalise=self.normalise)
+        return EvaluationConfig(
+            size=self.global_views.size, channels=self.channels, normalise=self.normalise, up=self.up
+        )
 
     def build(self, device_is_accelerator: bool = False) -> PointViews:
         """The view maker.

@@ -199,7 +199,7 @@ def test_features_of_single_points():
     torch.testing.assert_close(constant, torch.ones(2, 30, 5))
     line = torch.tensor([[[0.0, 0, 0], [1.0, 0, 0]]])
     middle = per_point(torch.tensor([[[0.0], [4.0]]]), line, torch.tensor([[[0.25, 0, 0]]]))
-    assert middle.item() == pytest.approx(1.0), "weights 3 to 1"
+    assert middle.item() == pytest.approx(0.4), "weights 9 to 1"
 
 
 @pytest.mark.parametrize("half", [False, True])
