@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,7 +181,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     if getattr(loaded.config, "places", None) is not None:
         return _looks_by_place(loaded, views, keys, features, tap if taps else None)
     places = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
-    if places.shape[1] != 2:
+    if places.shape[1] not in _drawn_axes(loaded.modality):
         notes.append(f"Tokens of {loaded.modality} lie in {places.shape[1]} dimensions: feature maps are not drawn.")
         return []
     grid = tuple(int(side) + 1 for side in places.max(axis=0))
@@ -190,7 +191,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
         notes.append(f"There is no way yet to draw {loaded.modality}: its folder has no picture.py.")
         return []
     drawing = room(loaded.modality, "picture")
-    with_patches = bool(features) and features[0].patches.shape[1] == grid[0] * grid[1]
+    with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
     looks = []
     for row, (key, picture, feature) in enumerate(zip(keys, pictures, features, strict=True)):
@@ -207,6 +208,17 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
         assert picture is not None
         looks.append(Look(key, photo(picture), tuple(attention), drawn))
     return looks
+
+
+def _drawn_axes(modality: str) -> tuple[int, ...]:
+    """Axes of the token grids that a modality's pictures of maps understand (``AXES`` in its room); usually two."""
+    from foundation.errors import UserError
+    from foundation.probes.road import room
+
+    try:
+        return tuple(getattr(room(modality, "picture"), "AXES", (2,)))
+    except UserError:
+        return (2,)
 
 
 def _looks_by_place(

@@ -16,6 +16,8 @@ from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
 
+AXES = (3,)
+"""Axes of the token grids that :func:`heat_rgb` and :func:`pca_rgb` draw: time, row, column."""
 MOST_FRAMES = 8
 """Frames of a strip; of longer clips evenly chosen ones are shown."""
 _GAP, _EDGE = 2, (32, 32, 36)
