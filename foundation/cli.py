@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a linear support vector machine"),
+        "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
     },

@@ -63,6 +63,8 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -
             raise UserError(f"preprocessing of {modality!r} has no {', '.join(unknown)} (known: {names})")
         evaluation = kind(**values)
     if size is not None:
+        if not hasattr(evaluation, "size"):
+            raise UserError(f"views of {modality!r} have no side in pixels: leave --size out")
         evaluation = dataclasses.replace(evaluation, size=size)
     return evaluation
 

@@ -10,8 +10,11 @@ from foundation.errors import UserError
 from foundation.modalities.audio.front_end import FrontEndConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from foundation.modalities.audio.segments import Recording
     from foundation.modalities.audio.views import Config
     from foundation.types import Sample
 
@@ -70,7 +73,38 @@ class Evaluation:
         waveforms = torch.empty((len(samples), length))
         for place, sample in zip(waveforms, samples, strict=True):
             recording = Recording.of(sample, front.rate)
-            wrap = self.config.short == "repeat" and recording.length < length
-            start = 0 if wrap else (recording.length - length) // 2
-            place.copy_(torch.from_numpy(recording.cut(start, length, wrap)))
+            place.copy_(torch.from_numpy(recording.cut(*self._stretch(recording))))
         return log_mel(waveforms, front)[:, None, :, :frames]
+
+    def _stretch(self, recording: Recording) -> tuple[int, int, bool]:
+        """First sample, samples, and whether the recording begins again behind its end."""
+        length = self.config.front_end.samples(self.config.frames)
+        wrap = self.config.short == "repeat" and recording.length < length
+        return 0 if wrap else (recording.length - length) // 2, length, wrap
+
+    def timeline(self, sample: Sample, columns: int) -> NDArray[np.float64]:
+        """When the parts of a view are heard, for probes that measure frame by frame.
+
+        Args:
+            sample: one of those that the view was made of.
+            columns: equal parts into which the view's frames are cut; frames that fill no last part are left out.
+
+        Returns:
+            [columns, 2] begin and end in seconds of the file; those before its begin or behind its end are silence.
+        """
+        import numpy as np
+
+        from foundation.modalities.audio.segments import Recording
+
+        front = self.config.front_end
+        start, _, _ = self._stretch(Recording.of(sample, front.rate))
+        edges = np.arange(columns + 1) * (self.config.frames // columns) - 0.5  # a frame reaches half a hop both ways
+        seconds = start / front.rate + front.centre(0) + edges * front.hop_samples / front.rate
+        return np.stack([seconds[:-1], seconds[1:]], axis=1)
+
+    def lasting(self, seconds: float) -> Evaluation:
+        """The same with views of another length."""
+        from dataclasses import replace
+
+        front = self.config.front_end
+        return replace(self.config, frames=max(1, round(seconds * front.rate / front.hop_samples))).build()

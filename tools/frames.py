@@ -1,0 +1,108 @@
+"""``foundation frames``: score a frozen encoder by what it knows of every moment."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+DESCRIPTION = (
+    "Score a frozen encoder by linear classifiers of its frames: which events are there in every moment. Samples need "
+    "'events' with label, onset and offset in their json, as 'foundation data build speech-digits --strings 4' writes."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.probes import command
+
+    command.add_arguments(parser)
+    parser.add_argument("--seconds", type=float, help="length of the view; default: the model's")
+    parser.add_argument(
+        "--blocks", type=int, default=1, help="last blocks whose tokens are read (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the training frames (default: %(default)s)")
+    parser.add_argument("--learning-rates", nargs="+", type=float, help="of the heads (default: 0.01 to 1)")
+    parser.add_argument("--median", type=int, default=7, help="frames of the smoothing median (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from foundation.errors import UserError
+    from foundation.probes import command, frames, road
+    from foundation.probes.features import depth_of, plain
+
+    begun = time.time()
+    job = command.prepare(arguments, needs_test=True)
+    if not 1 <= arguments.blocks <= depth_of(job.loaded.encoder):
+        raise UserError(f"--blocks must lie between 1 and the encoder's depth {depth_of(job.loaded.encoder)}")
+    settings = frames.Settings(
+        learning_rates=tuple(arguments.learning_rates or frames.LEARNING_RATES),
+        epochs=arguments.epochs,
+        median=arguments.median,
+        seed=arguments.seed,
+    )
+    evaluate = job.evaluation.build()
+    if arguments.seconds is not None:
+        if not hasattr(evaluate, "lasting") or arguments.seconds <= 0:
+            raise UserError(f"--seconds {arguments.seconds:g}: a positive length, for a modality with a time")
+        evaluate = evaluate.lasting(arguments.seconds)
+    decode = road.decoder(job.loaded.modality, job.evaluation)
+
+    def features(candidate: command.Candidate, patterns: tuple[str, ...], what: str) -> frames.FrameSet:
+        raw = candidate.name == "raw"
+        return frames.extract(
+            job.loaded.encoder if raw else candidate.encoder,
+            road.open_limited(patterns, arguments.limit),
+            decode,
+            evaluate,
+            raw=raw,
+            blocks=arguments.blocks,
+            device=job.device,
+            batch_size=arguments.batch_size,
+            what=f"{candidate.name}: {what}",
+        )
+
+    table = Table(title="Frame-level linear probe, F1 in %")
+    for name in ("features", "frames", "95 %", "events", "95 %"):
+        table.add_column(name, justify="left" if name == "features" else "right")
+    rows, data = [], {}
+    for candidate in job.candidates():
+        train, test = features(candidate, job.train, "train"), features(candidate, job.test, "test")
+        result = frames.fit(train, test, settings, job.device)
+        rows.append({"name": candidate.name, "features": candidate.label, "n": len(test), **plain(result)})
+        cells = (command.percent(result.frame_f1), command.span(result.frame_interval))
+        more = (command.percent(result.event_f1), command.span(result.event_interval))
+        table.add_row(candidate.label, *cells, *more)
+        if candidate.name == "model":
+            for name, part in (("train", train), ("test", test)):
+                command.report_skipped(part, name)  # type: ignore[arg-type]
+                if part.unseen:
+                    print(
+                        f"{name}: {part.unseen} events lie outside the views and count as missed: see --seconds",
+                        file=sys.stderr,
+                    )
+            data = {
+                "train": command.describe_data(job.train, train),  # type: ignore[arg-type]
+                "test": command.describe_data(job.test, test),  # type: ignore[arg-type]
+            }
+    content = {
+        "metric": "frame_f1",
+        "data": data,
+        "settings": {**plain(settings), "blocks": arguments.blocks, "seconds": arguments.seconds,
+                     "limit": arguments.limit, "baselines": arguments.baselines},
+        "results": rows,
+    }  # fmt: skip
+    path = command.save(job, "frames", content, begun)
+    Console().print(table)
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
