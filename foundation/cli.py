@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "dense": ("tools/dense.py", "write the features of every point of some samples"),
     },
     "measure": {
         "bench": ("tools/bench", "speed of a training step, of the loader, ..."),

@@ -124,7 +124,7 @@ def depth_of(encoder: nn.Module) -> int:
     return int(depth)
 
 
-def _final_norm(encoder: nn.Module) -> nn.Module | None:
+def final_norm(encoder: nn.Module) -> nn.Module | None:
     """What stands between the last block and the class token; None where an encoder does not say."""
     for owner in (getattr(encoder, "trunk", None), getattr(encoder, "model", None), encoder):
         for name in ("class_norm", "norm"):
@@ -139,7 +139,7 @@ def _layers(encoder: nn.Module, view: Tensor, blocks: int) -> tuple[list[Tensor]
     depth = depth_of(encoder)
     names = tuple(f"block.{index}" for index in range(depth - blocks, depth - 1))
     features = encoder([view], taps=names)[0] if names else encoder([view])[0]
-    norm, has_class_token = _final_norm(encoder), getattr(encoder, "prefix", 1) > 0
+    norm, has_class_token = final_norm(encoder), getattr(encoder, "prefix", 1) > 0
     earlier = []
     for name in names:
         tokens = features.taps[name]

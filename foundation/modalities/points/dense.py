@@ -1,0 +1,45 @@
+"""Features of single points: those of the groups around them, for parts, segmentation and matching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.modalities.points.geometry import normalised
+from foundation.modalities.points.neighbours import per_point
+
+if TYPE_CHECKING:
+    from foundation.modalities.points.evaluation import EvaluationConfig
+    from foundation.types import Sample
+
+CHUNK = 16_384
+"""Points that are worked out at a time: a scan of a million, with features of a thousand numbers, would fill memory."""
+
+
+def spread(
+    tokens: Tensor, places: Tensor, samples: Sequence[Sample], evaluation: EvaluationConfig
+) -> list[dict[str, NDArray[np.floating]]]:
+    """Features of every point of some clouds, also of those that the evaluation view leaves out.
+
+    Args:
+        tokens: [B, N, D] of the evaluation views.
+        places: [B, N, 3] of the tokens, in the coordinates of those views.
+        samples: B samples with ``points`` float32 [P, 3 + F].
+        evaluation: how the views were made.
+
+    Returns:
+        For each sample ``points``, float32 [P, 3] as in the file, and ``features``, float16 [P, D]: a mean of the three
+        nearest groups, weighted by the inverse square of the distance.
+    """
+    found = []
+    for feature, centre, sample in zip(tokens.cpu(), places.cpu(), samples, strict=True):
+        points = sample["points"].numpy()
+        inside = torch.from_numpy(normalised(points, evaluation.normalise)[0][:, :3].copy())
+        parts = [per_point(feature[None], centre[None], part[None])[0].half() for part in inside.split(CHUNK)]
+        found.append({"points": points[:, :3].copy(), "features": torch.cat(parts).numpy()})
+    return found

@@ -1,0 +1,106 @@
+"""Features of every point, pixel or moment of a sample, for use outside: segmentation, parts, matching."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import SampleError, UserError
+from foundation.probes.features import final_norm, depth_of
+
+if TYPE_CHECKING:
+    from foundation.zoo.load import LoadedEncoder
+
+
+def token_features(encoder: nn.Module, view: Tensor, blocks: int = 1) -> Tensor:
+    """Patch tokens of the last blocks side by side, each after the final norm.
+
+    Args:
+        encoder: in evaluation mode.
+        view: [B, ...].
+        blocks: how many of the last blocks.
+
+    Returns:
+        [B, N, blocks * D], the last block last.
+
+    Raises:
+        UserError: the encoder has fewer blocks, or no patch tokens.
+    """
+    depth = depth_of(encoder)
+    if not 1 <= blocks <= depth:
+        raise UserError(f"--blocks must lie between 1 and the encoder's depth {depth}, got {blocks}")
+    names = tuple(f"block.{index}" for index in range(depth - blocks, depth - 1))
+    features = encoder([view], taps=names)[0] if names else encoder([view])[0]
+    count = features.patches.shape[1]
+    if count == 0:
+        raise UserError("this encoder has no patch tokens, so that it says nothing of parts")
+    norm = final_norm(encoder)
+    earlier = [features.taps[name][:, -count:] for name in names]
+    return torch.cat([*(token if norm is None else norm(token) for token in earlier), features.patches], dim=-1)
+
+
+def dense_features(
+    loaded: LoadedEncoder,
+    patterns: Sequence[str],
+    *,
+    blocks: int = 1,
+    batch_size: int = 16,
+    limit: int | None = None,
+    device: Any = "cpu",
+    bad: list[SampleError] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Samples to write: the modality's ``dense.py`` says what a feature belongs to.
+
+    Args:
+        loaded: the encoder.
+        patterns: shards.
+        blocks: see :func:`token_features`.
+        batch_size: samples per forward pass.
+        limit: at most so many samples, spread evenly over the shards; None: all.
+        device: where the encoder runs.
+        bad: gets what was wrong with each sample that was left out.
+
+    Yields:
+        ``__key__``, arrays as ``NAME.npy`` (bytes), and ``cls`` where a sample has a label.
+
+    Raises:
+        UserError: the modality has no ``dense.py``, or shards are missing.
+    """
+    from foundation.data.stream import iterate_samples
+    from foundation.probes.road import decoder, open_limited, room
+
+    parts = room(loaded.modality, "dense")
+    prepare, places_of = loaded.evaluation.build(), getattr(loaded.config, "places", None)
+    batch: list[Any] = []
+
+    def finished() -> Iterator[dict[str, Any]]:
+        view = prepare(batch).to(device)
+        with torch.inference_mode():
+            tokens = token_features(loaded.encoder, view, blocks).float()
+            if places_of is not None:
+                places = places_of(view)
+            else:
+                places = torch.as_tensor(loaded.config.coordinates(tuple(view.shape[2:])))
+        for sample, arrays in zip(batch, parts.spread(tokens, places, batch, loaded.evaluation), strict=True):
+            label = {"cls": str(sample["label"]).encode()} if "label" in sample else {}
+            yield {"__key__": sample["__key__"], **{f"{name}.npy": _npy(a) for name, a in arrays.items()}, **label}
+
+    for sample in iterate_samples(open_limited(patterns, limit), decoder(loaded.modality), bad):
+        batch.append(sample)
+        if len(batch) == batch_size:
+            yield from finished()
+            batch.clear()
+    if batch:
+        yield from finished()
+
+
+def _npy(array: Any) -> bytes:
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

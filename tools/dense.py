@@ -1,0 +1,74 @@
+"""``foundation dense``: features of every point of some samples, as shards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = (
+    "Write the features of every point of some samples, for segmentation, parts or matching: shards whose samples hold "
+    "points.npy [P, 3], features.npy [P, D] (float16) and, where known, cls."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.probes.command import MODEL_HELP
+
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
+    parser.add_argument("--shards", nargs="+", required=True, metavar="SHARDS", help="samples to look at")
+    parser.add_argument("--split", default="dense", help="name of the shards written (default: %(default)s)")
+    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=1, help="last blocks, side by side (default: %(default)s)")
+    parser.add_argument("--size", type=int, help="size of the evaluation view; default: the model's")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N samples, spread evenly")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per forward pass (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards of this split that exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    import torch
+
+    from foundation.data.write import write_shards
+    from foundation.errors import SampleError, UserError
+    from foundation.probes.dense import dense_features
+    from foundation.probes.road import evaluation_config
+    from foundation.zoo.load import load_encoder
+
+    for name in ("batch_size", "limit", "blocks"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    wanted = arguments.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    loaded = load_encoder(arguments.model, device, arguments.branch)
+    evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
+    loaded = dataclasses.replace(loaded, evaluation=evaluation)
+    bad: list[SampleError] = []
+    samples = dense_features(
+        loaded,
+        arguments.shards,
+        blocks=arguments.blocks,
+        batch_size=arguments.batch_size,
+        limit=arguments.limit,
+        device=device,
+        bad=bad,
+    )
+    about = {"features_of": loaded.description, "blocks": arguments.blocks}
+    entries = write_shards(samples, arguments.out, arguments.split, overwrite=arguments.overwrite, about=about)
+    if bad:
+        print(f"{len(bad)} unreadable samples were left out, the first: {bad[0]}", file=sys.stderr)
+    count = sum(entry.samples for entry in entries)
+    print(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
