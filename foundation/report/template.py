@@ -47,7 +47,7 @@ svg .count.strong{fill:var(--card);font-weight:600}
 .scroll{overflow-x:auto}
 .maps{display:grid;gap:8px;align-items:end;min-width:760px}
 .maps figure,.near figure{margin:0;min-width:0}
-.maps img,.near img{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px;background:var(--grid)}
+.maps img,.near img{display:block;width:100%;height:auto;border-radius:6px;background:var(--grid)}
 figcaption{color:var(--soft);font-size:12px;line-height:1.35;padding-top:4px;overflow:hidden;text-overflow:ellipsis;
 white-space:nowrap}
 .maps .head{color:var(--soft);font-size:12.5px}

@@ -20,6 +20,8 @@ AXES = (3,)
 """Axes of the token grids that :func:`heat_rgb` and :func:`pca_rgb` draw: time, row, column."""
 MOST_FRAMES = 8
 """Frames of a strip; of longer clips evenly chosen ones are shown."""
+COLUMNS = 4
+"""Frames in a line of a strip, and times in a line of a map of tokens."""
 _GAP, _EDGE = 2, (32, 32, 36)
 
 
@@ -38,7 +40,7 @@ def to_rgb(
         most: frames to show.
 
     Returns:
-        uint8 [H, W', 3].
+        uint8 [H', W', 3], see :func:`film_strip`.
 
     Raises:
         ValueError: another number of axes or channels.
@@ -46,15 +48,22 @@ def to_rgb(
     return film_strip(_frames(clip, mean, std, most))
 
 
-def film_strip(frames: Sequence[Picture]) -> Picture:
-    """Frames side by side, in the order of time, dark lines between them.
+def film_strip(frames: Sequence[Picture], columns: int = COLUMNS) -> Picture:
+    """Frames in the order of time, from left to right and then down, dark lines between them.
 
     Args:
-        frames: [H, W, 3] uint8, all of one height.
+        frames: [H, W, 3] uint8, all of one size.
+        columns: frames in a line.
     """
-    line = np.broadcast_to(np.array(_EDGE, np.uint8), (frames[0].shape[0], _GAP, 3))
-    parts = [part for frame in frames for part in (frame, line)][:-1]
-    return np.concatenate(parts, axis=1)
+    height, width = frames[0].shape[:2]
+    columns = min(columns, len(frames))
+    lines = -(-len(frames) // columns)
+    strip = np.empty((lines * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), np.uint8)
+    strip[:] = _EDGE
+    for number, frame in enumerate(frames):
+        top, left = number // columns * (height + _GAP), number % columns * (width + _GAP)
+        strip[top : top + height, left : left + width] = frame
+    return strip
 
 
 def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:
@@ -66,10 +75,15 @@ def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float 
         high: value shown brightest; by default the largest.
 
     Returns:
-        uint8 [h, t w, 3]: the maps of all times side by side, without lines, as one pixel is one token.
+        uint8 [lines h, columns w, 3]: the maps of all times as in a film strip, but without lines between them, as one
+        pixel is one token.
     """
-    values = torch.as_tensor(heat).detach().cpu()
-    return still.heat_rgb(values if values.ndim == 2 else values.transpose(0, 1).flatten(1), low, high)
+    values = torch.as_tensor(heat).detach().cpu().float()
+    if values.ndim == 2:
+        return still.heat_rgb(values, low, high)
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    return _side_by_side(np.stack([still.heat_rgb(moment, low, high) for moment in values]))
 
 
 def overlay(clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
@@ -120,11 +134,22 @@ def pca_rgb(patches: Tensor, grid: tuple[int, ...]) -> Picture:
         grid: tubelets in time, down and across.
 
     Returns:
-        uint8 [n, rows, W', 3]: the maps of all times side by side, without lines, as one pixel is one token.
+        uint8 [n, lines h, columns w, 3], see :func:`heat_rgb`.
     """
     times, rows, columns = grid
     maps = still.pca_rgb(patches, (times * rows, columns)).reshape(len(patches), times, rows, columns, 3)
-    return maps.transpose(0, 2, 1, 3, 4).reshape(len(patches), rows, times * columns, 3)
+    return np.stack([_side_by_side(moments) for moments in maps])
+
+
+def _side_by_side(moments: NDArray[np.uint8]) -> Picture:
+    """[t, h, w, 3] -> [lines h, columns w, 3], grey where the last line is not full."""
+    times, height, width = moments.shape[:3]
+    columns = min(COLUMNS, times)
+    lines = -(-times // columns)
+    full = np.full((lines * columns, height, width, 3), _EDGE, np.uint8)
+    full[:times] = moments
+    grid = full.reshape(lines, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(lines * height, columns * width, 3)
 
 
 def _frames(clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], most: int) -> list[Picture]:

@@ -15,6 +15,8 @@ def test_a_strip_of_frames_in_order():
     strip = picture.to_rgb(frames)
     assert strip.shape == (10, 4 * 12 + 3 * 2, 3) and strip.dtype == np.uint8
     assert strip[5, 6::14, 0].tolist() == [10, 60, 110, 160]
+    folded = picture.to_rgb(frames.repeat(2, 1, 1, 1)[:6])
+    assert folded.shape == (2 * 10 + 2, 4 * 12 + 3 * 2, 3) and folded[17, 6::14, 0].tolist() == [10, 60, 32, 32]
     assert picture.to_rgb(frames, most=2)[5, 6::14, 0].tolist() == [60, 160]
     with pytest.raises(ValueError, match="a clip is float"):
         picture.to_rgb(frames[0])
@@ -52,3 +54,5 @@ def test_features_as_colours():
     heat[2, 0, 1] = 1.0
     strip = picture.heat_rgb(heat).astype(int).sum(-1)
     assert strip.shape == (2, 6) and np.unravel_index(strip.argmax(), strip.shape) == (0, 5)
+    assert picture.heat_rgb(np.arange(24.0).reshape(6, 2, 2)).shape == (4, 8, 3)  # four times in a line, then two
+    assert picture.pca_rgb(torch.randn(1, 32, 16), (8, 2, 2)).shape == (1, 4, 8, 3)
