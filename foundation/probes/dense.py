@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import SampleError, UserError
-from foundation.probes.features import final_norm, depth_of
+from foundation.probes.features import depth_of, final_norm
 
 if TYPE_CHECKING:
     from foundation.zoo.load import LoadedEncoder
