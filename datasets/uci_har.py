@@ -33,7 +33,7 @@ CARD = {
     "title": "UCI HAR / HAPT, smartphone inertial recordings",
     "licence": "free for research and non-commercial use, attribution",
     "source": "https://archive.ics.uci.edu/dataset/240 (UCI HAR), https://archive.ics.uci.edu/dataset/341 (HAPT)",
-    "citation": "D. Anguita et al., A Public Domain Dataset for Human Activity Recognition Using Smartphones, ESANN 2013",
+    "citation": "D. Anguita et al., A Public Domain Dataset for Human Activity Recognition Using Smartphones, 2013",
     "modality": "imu",
     "splits": ["train", "test"],
     "layout": "npy float32 [128, 6] in m/s^2 and rad/s, cls, json (imu_rate, units, channels, subject)",
@@ -146,8 +146,8 @@ class _Windows:
         signals = np.stack([_table(path) for path in self.files], axis=2)  # [windows, 128, 6]
         if not len(signals) == len(self.labels) == len(self.subjects):
             raise UserError(
-                f"{self.split}: {len(signals)} windows, {len(self.labels)} labels, {len(self.subjects)} subjects; unpack "
-                "the archive again"
+                f"{self.split}: {len(signals)} windows, {len(self.labels)} labels, {len(self.subjects)} subjects; "
+                "unpack the archive again"
             )
         for row in counter.permutation(0, 0, 0, f"uci_har.{self.split}", len(signals)).tolist():
             subject, label = int(self.subjects[row]), int(self.labels[row])

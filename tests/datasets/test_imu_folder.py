@@ -1,0 +1,88 @@
+"""Own recordings: read as declared, cut, and written so that they say themselves what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from foundation.data.shards import open_shards
+from foundation.errors import UserError
+from foundation.modalities.imu.decode import Config
+
+G = 9.80665
+
+
+def recording(path, seconds: float = 4.0, rate: float = 25.0) -> np.ndarray:
+    """A CSV as a logger writes it: milliseconds, degrees, g, other columns between."""
+    times = np.arange(round(seconds * rate)) / rate
+    motion = np.stack([np.sin(2 * np.pi * (0.5 + i) * times / 2) for i in range(6)], axis=1)
+    motion[:, 2] += G
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ["t;battery;" + ";".join(f"{s}{a}" for s in ("gyro", "acc") for a in "XYZ")]
+    rows += [
+        f"{1000 * t:.3f};97;" + ";".join(f"{v:.9g}" for v in [*np.rad2deg(m[3:]), *(m[:3] / G)])
+        for t, m in zip(times, motion, strict=True)
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    return motion
+
+
+DECLARED = ["--columns", "accX,accY,accZ,gyroX,gyroY,gyroZ", "--time", "t", "--time-unit", "ms"]
+DECLARED += ["--acceleration", "g", "--angular-velocity", "deg/s"]
+
+
+def test_loggers_files_become_shards_that_need_no_settings(tmp_path, command):
+    motion = {name: recording(tmp_path / "raw" / name) for name in ("walk/a.csv", "walk/b.csv", "rest/a.csv")}
+    (tmp_path / "raw" / "rest" / "bad.csv").write_text("t;battery\n1;2\n")
+    done = command("data", "build", "imu_folder", tmp_path / "out", "--root", tmp_path / "raw", *DECLARED)
+    assert done.returncode == 0, done.stderr
+    assert "bad.csv: missing: " in done.stdout + done.stderr
+    shards = open_shards([str(tmp_path / "out" / "train-*.tar")])
+    assert shards.num_samples == 3 and list(shards.classes) == ["rest", "walk"]
+    decode = Config().build()
+    for place in range(3):
+        raw = shards.read(*shards.locate(place))
+        sample, facts = decode(raw), json.loads(raw["json"])
+        assert sample["label"] == ["rest", "walk"].index(facts["class"]) and abs(sample["imu_rate"] - 25) < 1e-3
+        assert np.abs(sample["imu"].numpy() - motion[facts["path"]]).max() < 1e-4
+
+
+def test_long_recordings_are_cut(tmp_path, read):
+    motion = recording(tmp_path / "raw" / "a.csv", seconds=10.0)
+    recording(tmp_path / "raw" / "b.csv", seconds=1.0)
+    splits = read("imu_folder", "--root", str(tmp_path / "raw"), *DECLARED, "--window", "4", "--stride", "2")
+    pieces = {sample["__key__"]: sample for sample in splits["train"]}
+    assert sorted(pieces) == [f"a-w{n:04d}" for n in range(4)] and "cls" not in pieces["a-w0000"]
+    for number in range(4):
+        sample = pieces[f"a-w{number:04d}"]
+        assert np.abs(np.load(io.BytesIO(sample["npy"])) - motion[50 * number : 50 * number + 100]).max() < 1e-4
+        assert json.loads(sample["json"])["seconds"] == 2.0 * number
+
+
+def test_some_channels_of_arrays(tmp_path, read):
+    (tmp_path / "raw").mkdir()
+    values = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    np.save(tmp_path / "raw" / "x.npy", values)
+    words = ["--channels", "acc_x,acc_y,acc_z", "--columns", "5,6,7", "--rate", "20", "--no-gravity"]
+    (sample,) = read("imu_folder", "--root", str(tmp_path / "raw"), *words)["train"]
+    assert np.array_equal(np.load(io.BytesIO(sample["npy"])), values[:, 5:])
+    facts = json.loads(sample["json"])
+    assert facts["imu_channels"] == ["acc_x", "acc_y", "acc_z"] and facts["imu_gravity"] is False
+
+
+@pytest.mark.parametrize(
+    "words, match",
+    [
+        (["--window", "0"], "--window 0"),
+        (["--stride", "1"], "give --window"),
+        (["--acceleration", "ft"], "'ft'"),
+        (["--columns", "a,b"], "2 columns for 6"),
+    ],
+)
+def test_impossible_options_are_refused(tmp_path, read, words, match):
+    recording(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=match):
+        read("imu_folder", "--root", str(tmp_path), *words)
