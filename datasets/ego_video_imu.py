@@ -173,7 +173,7 @@ class _Clips:
             part = readings[first : first + round(options.seconds * rate)]
             # The clock of a clip begins with its first frame, which may come a moment after the clip does.
             said = write.facts(rate, begin + first / rate - origin)
-            more = {"sensor": source, "start_s": number * options.seconds, "seconds": options.seconds, "frames": shown}
+            more = {"sensor": source, "start_s": round(origin, 6), "seconds": options.seconds, "frames": shown}
             made = {"__key__": f"{sample['__key__']}-c{number:04d}", "mp4": file, "npy": write.array(part)}
             if "cls" in sample:
                 made["cls"] = sample["cls"]
@@ -189,7 +189,7 @@ class _Clips:
             while seconds >= (number + 1) * options.seconds - 1e-6:
                 if writer is not None and whole():
                     yield piece(writer.finish(), shown)
-                number, writer, shown = number + 1, None, 0
+                number, writer, shown, last = number + 1, None, 0, -np.inf
             if not whole() or (options.fps and seconds - last < 0.999 / options.fps):
                 continue
             if writer is None:

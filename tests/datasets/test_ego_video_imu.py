@@ -95,12 +95,13 @@ def test_telemetry_inside_a_real_file(tmp_path, shared_data, command):
     assert len(samples) == 3
     reference = np.load(io.BytesIO(files["karma.accl.npy"]))
     for number, sample in enumerate(samples):
+        assert 0 <= sample["facts"]["start_s"] - 4 * number < 1 / 29
         assert sample["facts"]["sensor"] == "gpmf" and sample["imu"].shape == (800, 6)
         assert sample["video"].shape == (20, 3, 32, 56) and clock.outside(clock.extents(sample)) < 0.06
         smooth = np.ones(11) / 11  # the propellers' hum lies at the limit of the rate
         agreement = {}
         for lag in (-0.01, 0.0, 0.01):
-            at = 4 * number + sample["imu_start"] + (np.arange(800) + 0.5) / 200 + lag
+            at = sample["facts"]["start_s"] + sample["imu_start"] + (np.arange(800) + 0.5) / 200 + lag
             inside = (at > 0) & (at < 11.8)
             pairs = [
                 (np.interp(at[inside], reference[:, 0], reference[:, 1 + axis]), sample["imu"][:, axis].numpy()[inside])
