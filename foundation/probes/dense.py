@@ -89,7 +89,7 @@ def dense_features(
             label = {"cls": str(sample["label"]).encode()} if "label" in sample else {}
             yield {"__key__": sample["__key__"], **{f"{name}.npy": _npy(a) for name, a in arrays.items()}, **label}
 
-    for sample in iterate_samples(open_limited(patterns, limit), decoder(loaded.modality), bad):
+    for sample in iterate_samples(open_limited(patterns, limit), decoder(loaded.modality, loaded.evaluation), bad):
         batch.append(sample)
         if len(batch) == batch_size:
             yield from finished()

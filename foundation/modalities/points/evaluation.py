@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from foundation.errors import UserError
+from foundation.modalities.points import decode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,12 @@ class EvaluationConfig:
     """As in the training views."""
     up: Literal["x", "y", "z"] = "z"
     """The axis that points upwards: for pictures, and for the augmented views of a linear probe."""
+    decode: decode.Config = field(default_factory=decode.Config)
+    """How files become clouds."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.decode, Mapping):  # from the card of an exported model
+            object.__setattr__(self, "decode", decode.Config(**self.decode))
         if self.size < 1:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
         if self.channels < 3:
@@ -55,6 +60,7 @@ class EvaluationConfig:
             normalise=self.normalise,
             rotation="axis",
             up=self.up,
+            decode=self.decode,
         )
 
 

@@ -32,6 +32,7 @@ class PointTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.width = width
+        self.cell_shape = (config.group_size, 3)
         first, second, third = config.widths
 
         def norm(channels: int) -> nn.Module:
@@ -62,14 +63,22 @@ class PointTokenizer(nn.Module):
             raise UserError(
                 f"the point tokenizer expects views [rows, {self.config.channels}, points], but got {list(view.shape)}"
             )
+        members, places = self.groups(view)
+        return self.embed(members), places, None
+
+    def groups(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of each group [R, N, k, C], their coordinates relative to its centre and scaled; centres [R, N, 3]."""
         count = self.config.groups((view.shape[2],))
         cloud = view.transpose(1, 2).float()  # [R, P, C]
         places = gather_points(cloud[..., :3], farthest_points(cloud[..., :3], count))
         near = nearest_points(cloud[..., :3], places, self.config.group_size)
-        members = gather_points(cloud, near)  # [R, N, k, C]
+        members = gather_points(cloud, near)
         relative = (members[..., :3] - places[:, :, None]) * self.config.scale
-        members = torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative
-        return self.embed(members), places, None
+        return torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative, places
+
+    def cells(self, view: Tensor) -> Tensor:
+        """[R, N, k, 3] coordinates of the points that each token covers, as the network sees them."""
+        return self.groups(view)[0][..., :3]
 
     def embed(self, members: Tensor) -> Tensor:
         """Tokens [R, N, D] of groups [R, N, k, C] whose coordinates are relative to their centres (mini-PointNet)."""

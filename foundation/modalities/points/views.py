@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
+from foundation.modalities.points import decode
 from foundation.modalities.points.evaluation import EvaluationConfig, Normalise
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Config:
     """Largest share of a crop's points that is left out, uniform from 0."""
     fill: Literal["interpolate", "repeat"] = "interpolate"
     """Where a crop has fewer points than a view: new points among nearest neighbours, or the same ones again."""
+    decode: decode.Config = field(default_factory=decode.Config)
+    """How files become clouds, in training and in probes."""
 
     def __post_init__(self) -> None:
         if self.channels < (6 if self.normals else 3):
@@ -141,7 +144,11 @@ class Config:
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views."""
         return EvaluationConfig(
-            size=self.global_views.size, channels=self.channels, normalise=self.normalise, up=self.up
+            size=self.global_views.size,
+            channels=self.channels,
+            normalise=self.normalise,
+            up=self.up,
+            decode=self.decode,
         )
 
     def build(self, device_is_accelerator: bool = False) -> PointViews:

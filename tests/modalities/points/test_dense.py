@@ -14,6 +14,7 @@ from foundation.errors import UserError
 from foundation.modalities.points import dense
 from foundation.modalities.points.evaluation import EvaluationConfig
 from foundation.probes.dense import token_features
+from foundation.probes.road import room
 from foundation.zoo.load import load_encoder
 
 
@@ -87,7 +88,7 @@ def test_large_clouds_are_worked_through_in_parts(monkeypatch):
     assert np.array_equal(dense.spread(tokens, places, samples, EvaluationConfig())[0]["features"], whole)
 
 
-def test_mistakes(run, tmp_path, shared_data, tiny_shards, capsys):
+def test_mistakes(run, tmp_path, shared_data, capsys):
     source = f"{shared_data('shapes16_points')}/test-*.tar"
     for words, message in (
         (["--blocks", "3"], "between 1 and the encoder's depth 2"),
@@ -97,5 +98,5 @@ def test_mistakes(run, tmp_path, shared_data, tiny_shards, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="depth 2"):
         token_features(load_encoder(run).encoder, torch.randn(1, 3, 64), 0)
-    assert main(["dense", "timm:resnet18", str(tmp_path / "o"), "--shards", tiny_shards]) == 2
-    assert "modality 'image' has no dense.py" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"modality 'image' has no dense\.py"):
+        room("image", "dense")

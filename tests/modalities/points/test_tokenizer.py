@@ -97,6 +97,17 @@ def test_tokens_equal_the_published_network():
             torch.testing.assert_close(tokens[row, group], tokenizer.projection(hidden).amax(0), rtol=1e-5, atol=1e-5)
 
 
+def test_cells_are_the_points_of_the_groups():
+    tokenizer = Config(stride=10, group_size=8, channels=4, scale=2.0).build(12)
+    view = torch.randn(2, 4, 60)
+    cells, (_, places, _) = tokenizer.cells(view), tokenizer(view)
+    assert cells.shape == (2, 6, 8, 3) and cells.shape[2:] == tokenizer.cell_shape
+    assert (cells[:, :, 0] == 0).all(), "the centre comes first"
+    points = cells / 2.0 + places[:, :, None]
+    gap = torch.cdist(points.flatten(1, 2), view[:, :3].transpose(1, 2), compute_mode="donot_use_mm_for_euclid_dist")
+    assert gap.min(dim=2).values.max() < 1e-5
+
+
 def test_tokens_do_not_see_where_the_cloud_lies_or_how_it_is_stored():
     torch.manual_seed(0)
     tokenizer = Config(stride=16, group_size=8).build(16).eval()

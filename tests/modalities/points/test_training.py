@@ -25,11 +25,13 @@ TINY = (
     "encoder.heads=2",
     "data.samples_per_epoch=null",
 )
+HEAD = "{prototypes: 64, hidden: 64, bottleneck: 32}"
 RECIPES = {
     "shapes16-dino-ibot-nano": (),
     "shapes16-dcglr-nano": (),
-    "point-dino-ibot": TINY,
-    "dcglr": (*TINY, "objectives.1.queue=64"),
+    "point-dino-ibot": (*TINY, f"heads={{cls: {HEAD}, patch: {HEAD}}}"),
+    "dcglr": (*TINY, "heads.cls.hidden=64", "heads.contrast.hidden=64", "objectives.1.queue=64"),
+    "point-mae": (*TINY, "views.local_views.count=0", "objectives.0.decoder_width=32", "objectives.0.decoder_heads=2"),
 }
 
 
@@ -49,12 +51,13 @@ def test_each_recipe_trains(name, shapes, tmp_path, metrics):
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
     values = [value for line in lines for key, value in line.items() if key.startswith("loss")]
-    assert len(values) >= 6 and all(0 < abs(value) < 100 for value in values)
-    card = json.loads((tmp_path / "run" / "export" / "teacher.json").read_text())
+    assert len(values) >= 4 and all(0 < abs(value) < 100 for value in values)
+    branch = "student" if name == "point-mae" else "teacher"
+    card = json.loads((tmp_path / "run" / "export" / f"{branch}.json").read_text())
     assert card["modality"] == "points" and card["evaluation"]["size"] == card["encoder"]["size"][0]
 
 
-@pytest.mark.parametrize("name", ["point-dino-ibot", "dcglr"])
+@pytest.mark.parametrize("name", ["point-dino-ibot", "dcglr", "point-mae"])
 def test_reference_recipes_can_be_planned_without_data(name, capsys):
     assert main(["pretrain", name, "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -72,6 +75,22 @@ def test_published_numbers_stand_in_the_recipes():
     assert dcglr.encoder.tokenizer.groups((1024,)) == 32 and dcglr.heads["cls"].prototypes == 512
     tokens = config.load(Recipe, paths.recipe("point-dino-ibot")).encoder.tokenizer
     assert (tokens.groups((1024,)), tokens.group_size, tokens.widths) == (64, 32, (128, 256, 512))
+
+
+def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(shapes, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = (shards(shapes), *SMALL, "encoder.depth=1", "views.decode.max_points=2047")
+    assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 3
+    assert "2048 points are more than max_points = 2047" in capsys.readouterr().err
+    settings = (*settings[:-1], "views.decode.max_points=3000")
+    assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run), "--fresh", "--overwrite"]) == 0
+    card = json.loads((run / "export" / "teacher.json").read_text())
+    assert card["evaluation"]["decode"]["max_points"] == 3000
+    card["evaluation"]["decode"]["max_points"] = 2000
+    (run / "export" / "teacher.json").write_text(json.dumps(card))
+    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{shapes}/test-*.tar", "--limit", "9"]
+    assert main([*words, "--workers", "0"]) == 2
+    assert "2048 points are more than max_points = 2000" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
