@@ -20,6 +20,10 @@ class Config:
 
     momentum: Schedule = Schedule(start=0.996, end=1.0)
     """Share of the teacher that stays at each optimiser step; a cosine from 0.996 to 1 in DINO."""
+    batch_statistics: bool = False
+    """BatchNorm in the teacher's heads compares the rows of the batch (BYOL, ATST), in place of the running statistics
+    that the student has gathered: those lag behind at the start, all targets are then nearly alike, and BYOL collapses.
+    """
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.momentum.start), ("end", self.momentum.end)):
@@ -28,7 +32,7 @@ class Config:
 
     def build(self, student: nn.Module) -> EmaTeacher:
         """Teacher that starts as a copy of the student branch."""
-        return EmaTeacher(student, self.momentum)
+        return EmaTeacher(student, self.momentum, self.batch_statistics)
 
 
 class EmaTeacher(nn.Module):
@@ -37,12 +41,16 @@ class EmaTeacher(nn.Module):
     Args:
         student: branch to copy.
         momentum: over the run.
+        batch_statistics: see :class:`Config`.
     """
 
-    def __init__(self, student: nn.Module, momentum: Schedule = Config.momentum) -> None:
+    def __init__(
+        self, student: nn.Module, momentum: Schedule = Config.momentum, batch_statistics: bool = False
+    ) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.branch = copy.deepcopy(student).requires_grad_(False).eval()
+        self.momentum, self.batch_statistics = momentum, batch_statistics
+        self.branch = copy.deepcopy(student).requires_grad_(False)
+        self.train(False)
 
     @property
     def encoder(self) -> nn.Module:
@@ -51,9 +59,12 @@ class EmaTeacher(nn.Module):
         return encoder
 
     def train(self, mode: bool = True) -> EmaTeacher:
-        """Stays in evaluation mode: no drop path, no batch statistics."""
+        """Stays in evaluation mode: no drop path, and no batch statistics unless asked for."""
         self.training = mode
         self.branch.eval()
+        for module in getattr(self.branch, "heads", self.branch).modules() if mode and self.batch_statistics else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
         return self
 
     @torch.no_grad()

@@ -68,3 +68,13 @@ def test_another_student_is_refused_by_name():
 def test_an_impossible_momentum_is_refused():
     with pytest.raises(UserError, match=r"momentum.start must lie in \[0, 1\], got 1.5"):
         ema.Config(momentum=Schedule(start=1.5, shape="constant"))
+
+
+def test_heads_may_use_the_statistics_of_the_batch():
+    branch = nn.Module()
+    branch.encoder, branch.heads = student(), nn.ModuleDict({"projector": student()})
+    teacher = ema.Config(batch_statistics=True).build(branch).train()
+    training = {name for name, module in teacher.branch.named_modules() if module.training}
+    assert training == {"heads.projector.1"}  # neither dropout nor the encoder
+    assert not any(module.training for module in teacher.eval().branch.modules())
+    assert not any(module.training for module in ema.Config().build(branch).train().branch.modules())
