@@ -18,7 +18,8 @@ def load(name: str, *overrides: str) -> Recipe:
 def test_every_shipped_recipe_can_be_planned(name):
     figures = plan(load(name, "data.shards=[]"))
     assert figures.clock.total_steps > 0
-    assert all(value > 0 for value in figures.memory.values())
+    optional = {"teachers", "prototype scores"}  # masked autoencoders have neither
+    assert all(value > 0 or name in optional for name, value in figures.memory.items())
 
 
 @pytest.mark.parametrize(
