@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
@@ -48,6 +48,9 @@ class Config:
     """Frames with more pixels (height x width, read from the header) are refused before they are decoded."""
     max_bytes: int = 1 << 30
     """Decoded frames of a sample take at most so many bytes."""
+    backend: Literal["pyav", "torchcodec"] = "pyav"
+    """Who decodes the chosen frames. PyAV brings its own FFmpeg, so that every machine makes the same pixels, and shows
+    the frame before where one is damaged; torchcodec uses the system's FFmpeg."""
     member: str | None = None
     """The video's member, such as ``mp4`` or ``left.mp4``; None: the first with a video's extension."""
     label: str = "label"
@@ -59,6 +62,8 @@ class Config:
         for name in ("max_frames", "min_frames", "max_pixels", "max_bytes"):
             if getattr(self, name) < 1:
                 raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.backend not in ("pyav", "torchcodec"):
+            raise UserError(f"decode.backend is {self.backend!r}; choose pyav or torchcodec")
         if self.min_frames > self.max_frames:
             raise UserError(f"decode.min_frames {self.min_frames} is more than max_frames {self.max_frames}")
         for name in ("seconds", "rate"):

@@ -68,7 +68,12 @@ def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], 
             end = float(times[-1]) + _last_duration(stream, times)
             chosen = choose(times, end, config, share)
             reduced(context.height, context.width, config, len(chosen))
-            frames = _decode(container, stream, stamps[chosen], config)
+            if config.backend == "torchcodec":
+                from foundation.modalities.video.torchcodec import read_frames
+
+                frames = read_frames(data, chosen, len(stamps), config)
+            else:
+                frames = _decode(container, stream, stamps[chosen], config)
     except av.error.FFmpegError as error:
         reason = "truncated" if looks_cut_off(data) else "decode"
         raise VideoError(reason, str(error)) from error

@@ -68,10 +68,11 @@ def read_stack(
     chosen = choose(times, end, config, share)
     frames = stack[chosen]
     frames = np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else np.ascontiguousarray(frames)
-    return _reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1])
+    return reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1])
 
 
-def _reduce(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
+def reduce(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
+    """Frames [T, H, W, 3] reduced as the config says; antialiased."""
     height, width = frames.shape[1:3]
     size = reduced(height, width, config)
     if size == (height, width):

@@ -373,8 +373,54 @@ def test_without_pyav(mp4, monkeypatch):
         ({"seconds": float("inf")}, "decode.seconds is inf"),
         ({"stack_rate": -1.0}, "stack_rate"),
         ({"short_side": 0}, "short_side is 0"),
+        ({"backend": "decord"}, "choose pyav or torchcodec"),
     ],
 )
 def test_settings_that_cannot_work(settings, text):
     with pytest.raises(UserError, match=text):
         Config(**settings)
+
+
+# The other backend
+
+
+@pytest.fixture
+def torchcodec() -> None:
+    """A skip where torchcodec or the system's FFmpeg is missing."""
+    from foundation.modalities.video.torchcodec import library
+
+    try:
+        library()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_torchcodec_gives_the_same_frames(torchcodec, mp4, shared_data):
+    from foundation.data.shards import open_shards
+
+    for settings in ({}, {"rate": 4.0}, {"max_frames": 5}):
+        one, other = read(mp4, **settings), read(mp4, backend="torchcodec", **settings)
+        assert (one["video"] == other["video"]).all() and (one["video_times"] == other["video_times"]).all()
+    shards = open_shards([str(shared_data("video_files") / "container-*.tar")])
+    for number in range(shards.num_samples):
+        sample = shards.read(*shards.locate(number))
+        if sample["__key__"] != "corrupted":
+            settings = {"max_frames": 4, "short_side": None}
+            ours = decode.decode(sample, Config(**settings))["video"]
+            theirs = decode.decode(sample, Config(backend="torchcodec", **settings))["video"]
+            assert ours.shape == theirs.shape and (ours.float() - theirs.float()).abs().mean() < 1.0
+
+
+def test_torchcodec_names_damage(torchcodec, mp4):
+    data = bytearray(encode(np.arange(20) / 10, options={"g": "1"}, draw=_noise, size=(64, 64)))
+    start, size = _packet(bytes(data), 8)
+    data[start : start + size] = b"\xff" * size
+    assert reason(bytes(data), backend="torchcodec").reason == "corrupt"
+    assert len(read(bytes(data))["video"]) == 20
+
+
+def test_without_torchcodec(mp4, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(UserError, match=r"or set decode\.backend to pyav"):
+        read(mp4, backend="torchcodec")
