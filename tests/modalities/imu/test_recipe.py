@@ -20,6 +20,26 @@ SMALL = [
 ]
 
 
+def test_a_masked_autoencoder_tells_hidden_readings(shared_data, tmp_path: Path) -> None:
+    data, run = shared_data("hapt_imu"), tmp_path / "run"
+    words = [f"data.shards=[{data}/train-*.tar]", "train.stop_after=80 steps", "train.batch_size=32", "data.workers=0"]
+    words += ["encoder.width=64", "encoder.depth=2", "train.log_every=20", "optimizer.learning_rate.warmup=0 steps"]
+    assert main(["pretrain", "hapt-mae-nano", *words, "--run", str(run)]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    explained = [row["reconstruction/explained"] for row in rows if "reconstruction/explained" in row]
+    assert explained[-1] > 0.2 and explained[-1] > explained[0] + 0.1
+    probe = ["--train", f"{data}/train-000000.tar", "--test", f"{data}/test-*.tar", "--limit", "200", "--workers", "0"]
+    result = tmp_path / "knn.json"
+    assert main(["knn", str(run / "export" / "student.safetensors"), *probe, "--k", "5", "--json", str(result)]) == 0
+    assert json.loads(result.read_text())["results"][0]["top1"] > 0.4
+
+
+@pytest.mark.parametrize("name", ["imu-dino-ibot", "imu-mae"])
+def test_reference_recipes_are_planned(name: str, capsys) -> None:
+    assert main(["pretrain", name, "data.shards=[]", "--dry-run"]) == 0
+    assert "parameters, encoder" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("layout", ["joint", "axis"])
 def test_a_run_on_phones_is_exported_and_probed(shared_data, tmp_path: Path, layout: str, capsys) -> None:
     data, run = shared_data("hapt_imu"), tmp_path / "run"
