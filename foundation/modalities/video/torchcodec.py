@@ -25,8 +25,8 @@ def library() -> Any:
     decoder, problem = _found()
     if decoder is None:
         raise UserError(
-            f"decode.backend is torchcodec, which cannot be used here ({problem}): 'pip install torchcodec' and install "
-            "FFmpeg on the system, or set decode.backend to pyav, which brings its own"
+            f"decode.backend is torchcodec, which cannot be used here ({problem}): 'pip install torchcodec' and "
+            "install FFmpeg on the system, or set decode.backend to pyav, which brings its own"
         )
     return decoder
 

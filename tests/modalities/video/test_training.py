@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from foundation.cli import main
 from foundation.schedules import Clock
 from foundation.types import Batch
-from tests.modalities.video.conftest import draws
+from tests.modalities.video.conftest import draws, encode
 
 pytest.importorskip("av")
 
@@ -83,8 +84,6 @@ def test_each_recipe_trains(name, depth, tmp_path, metrics):
 
 
 def test_a_mask_hides_a_place_at_all_times(depth, tmp_path):
-    import numpy as np
-
     from foundation import config, paths
     from foundation.recipe import Recipe
 
@@ -163,3 +162,19 @@ def test_weights_that_do_not_fit_are_refused(depth, tmp_path, capsys):
     assert "do not fit the encoder; different are trunk.blocks.1." in capsys.readouterr().err
     assert main([*arguments, "initial.weights=nowhere", "--run", str(tmp_path / "third")]) == 2
     assert "'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_bad_videos_are_counted_named_and_replaced(tmp_path, metrics):
+    from foundation.data.shards import write_shards
+
+    good = encode(np.arange(10) / 10, size=(32, 32))
+    bad = {"cut": good[: len(good) // 2], "text": b"no video" * 50, "empty": b"", "one": encode([0.0], size=(32, 32))}
+    samples = [{"__key__": f"good{number}", "mp4": good} for number in range(8)]
+    samples += [{"__key__": name, "mp4": data} for name, data in bad.items()]
+    write_shards(samples, tmp_path / "shards", "train")
+    run = tmp_path / "run"
+    arguments = ["pretrain", "video-dino-ibot", f"data.shards=['{tmp_path}/shards/train-*.tar']", *SMALL, *TINY]
+    assert main([*arguments, "train.stop_after=3 steps", "train.batch_size=12", "--run", str(run)]) == 0
+    counted = {key: value for key, value in metrics(run)[-1].items() if key.startswith("data/skipped")}
+    assert set(counted) >= {f"data/skipped/{reason}" for reason in ("truncated", "decode", "empty", "too_short")}
+    assert main([*arguments, "data.max_bad_samples=1", "--run", str(tmp_path / "strict")]) == 3
