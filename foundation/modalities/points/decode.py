@@ -25,6 +25,8 @@ class Config:
     """Clouds with more points (or meshes with more vertices or faces) are refused before memory is asked for."""
     min_points: int = 64
     """Clouds with fewer different points are refused: views of them would hold more groups than points."""
+    columns: int = 3
+    """Numbers that a point must have at least; files with fewer are refused. Views ask for as many as they use."""
     surface_points: int = 4096
     """Points that are drawn from the surface of a mesh (OFF), by area; the same ones each time."""
     drop_not_finite: bool = False
@@ -38,6 +40,8 @@ class Config:
         for name in ("max_points", "min_points", "surface_points"):
             if getattr(self, name) < 1:
                 raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.columns < 3:
+            raise UserError(f"decode.columns is {self.columns}; a point has at least 3 (x, y, z)")
         if self.min_points > self.max_points:
             raise UserError(f"decode.min_points {self.min_points} is more than decode.max_points {self.max_points}")
 
@@ -110,6 +114,8 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> A
     if reader is None:
         raise PointError("decode", f"no reader for the extension {extension!r} (there are: {', '.join(READERS)})")
     points = reader(data, Limits(config.max_points, config.surface_points))
+    if points.shape[1] < config.columns:
+        raise PointError("shape", f"points have {points.shape[1]} numbers; {config.columns} are needed")
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         if not config.drop_not_finite:

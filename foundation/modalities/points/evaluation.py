@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from foundation.errors import UserError
@@ -40,6 +40,8 @@ class EvaluationConfig:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
         if self.channels < 3:
             raise UserError(f"evaluation: channels is {self.channels}; a point has at least 3 (x, y, z)")
+        if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
+            object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.up not in ("x", "y", "z"):
             raise UserError(f"evaluation: up is {self.up!r}; choose x, y or z")
         if self.normalise not in ("sphere", "centre", "none"):

@@ -8,7 +8,7 @@ sample id, stream name): a view never depends on worker, rank or batch neighbour
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +106,8 @@ class Config:
         if self.channels < (6 if self.normals else 3):
             what = "x, y, z and a normal are 6" if self.normals else "a point has at least 3 (x, y, z)"
             raise UserError(f"views.channels is {self.channels}; {what}")
+        if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
+            object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
         largest = max(self.global_views.size, self.local_views.size)

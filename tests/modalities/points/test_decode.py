@@ -262,8 +262,10 @@ def test_missing_members_and_wrong_settings():
     assert read("npy", npy(cloud()), Config(member="npy"), bin=b"x")["points"].shape == (80, 3)
     with pytest.raises(SampleError, match="no scan member"):
         read("npy", npy(cloud()), Config(member="scan"))
+    assert "points have 4 numbers; 6 are needed" in refused("shape", "npy", npy(cloud(columns=4)), Config(columns=6))
     for settings, words in (
         ({"max_points": 0}, "max_points is 0"),
+        ({"columns": 2}, "columns is 2"),
         ({"min_points": 50, "max_points": 20}, "more than"),
         ({"surface_points": -1}, "surface_points"),
     ):

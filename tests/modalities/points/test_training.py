@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from foundation import config, paths
 from foundation.cli import main
+from foundation.data.shards import write_shards
 from foundation.engine import checkpoint
 from foundation.recipe import Recipe
 
@@ -91,6 +94,36 @@ def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(shapes, tmp_
     words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{shapes}/test-*.tar", "--limit", "9"]
     assert main([*words, "--workers", "0"]) == 2
     assert "2048 points are more than max_points = 2000" in capsys.readouterr().err
+
+
+def test_bad_clouds_are_counted_and_replaced(tmp_path, metrics, capsys):
+    """Each kind of damage among good clouds: training goes on until the budget is spent."""
+    random = np.random.default_rng(0)
+
+    def member(number: int) -> dict[str, bytes]:
+        cloud = random.normal(size=(200, 6)).astype(np.float32)
+        if number % 6:
+            return {"npy": _npy(cloud)}
+        broken = {0: _npy(cloud)[:-40], 6: _npy(cloud[:, :4]), 12: _npy(cloud[:30]), 18: _npy(cloud * np.nan)}
+        return {"npy": broken[number]} if number in broken else {"ply": b"no cloud"}
+
+    samples = ({"__key__": f"s{number:03d}", **member(number)} for number in range(30))
+    write_shards(samples, tmp_path / "shards", "train")
+    settings = [f"data.shards=['{tmp_path}/shards/train-*.tar']", "views.channels=6", "views.normals=true", *SMALL[1:]]
+    settings += ["train.length=2 epochs", "encoder.tokenizer.channels=6", "encoder.depth=1", "train.precision=float32"]
+    words = ["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(tmp_path / "run")]
+    assert main([*words, "data.max_bad_samples=30"]) == 0
+    last = metrics(tmp_path / "run")[-1]
+    reasons = {key.rpartition("/")[2] for key in last if key.startswith("data/skipped/")}
+    assert reasons == {"truncated", "shape", "too_short", "not_finite", "decode"} and last["data/skipped"] >= 8
+    assert main([*words, "data.max_bad_samples=2", "--fresh", "--overwrite"]) == 3
+    assert "train-000000.tar" in (said := capsys.readouterr().err) and "s0" in said
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
