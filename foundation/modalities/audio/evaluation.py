@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from foundation.errors import UserError
+from foundation.modalities.audio.decode import Config as DecodeConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 class EvaluationConfig:
     """How a probe hears a recording: its middle, no randomness."""
 
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become waveforms."""
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     """From the waveform to the spectrogram."""
     frames: int = 600
@@ -31,6 +34,8 @@ class EvaluationConfig:
     """What fills a recording up that is too short: silence on both sides, or itself again."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.decode, Mapping):
+            object.__setattr__(self, "decode", DecodeConfig(**self.decode))
         if isinstance(self.front_end, Mapping):  # from the card of an exported model
             object.__setattr__(self, "front_end", FrontEndConfig(**self.front_end))
         if self.frames < 1:
@@ -47,6 +52,7 @@ class EvaluationConfig:
         from foundation.modalities.audio.views import Config, CropConfig, ResizeConfig
 
         return Config(
+            decode=self.decode,
             front_end=self.front_end,
             global_views=CropConfig(count=1, frames=self.frames),
             local_views=CropConfig(count=0),

@@ -38,7 +38,7 @@ def to_rgb(view: Tensor | NDArray[Any]) -> Picture:
     low, high = tensor.quantile(0.01).item(), tensor.max().item()
     picture = np.ascontiguousarray(_heat_rgb(tensor, low, max(high, low + 1e-3))[::-1])
     factor = max(1, _SMALLEST // min(picture.shape[:2]))
-    return resize(picture, picture.shape[0] * factor, picture.shape[1] * factor, smooth=False)
+    return np.array(resize(picture, picture.shape[0] * factor, picture.shape[1] * factor, smooth=False))
 
 
 def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:

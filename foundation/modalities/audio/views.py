@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
+from foundation.modalities.audio.decode import Config as DecodeConfig
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
@@ -97,6 +98,8 @@ class SpecAugmentConfig:
 class Config:
     """Stretches and augmentations. :func:`published` has the recipes of ASiT and ATST."""
 
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become waveforms."""
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     """From the waveform to the spectrogram."""
     global_views: CropConfig = field(default_factory=CropConfig)
@@ -153,7 +156,9 @@ class Config:
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the same front end, the global views' length."""
-        return EvaluationConfig(front_end=self.front_end, frames=self.global_views.frames, short=self.short)
+        return EvaluationConfig(
+            decode=self.decode, front_end=self.front_end, frames=self.global_views.frames, short=self.short
+        )
 
     def build(self, device_is_accelerator: bool = False) -> AudioViews:
         """The view maker.

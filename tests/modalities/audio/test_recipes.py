@@ -64,3 +64,23 @@ def test_export_is_measured_by_neighbours(shared_data, train, tmp_path: Path):
     assert main(["knn", str(tmp_path / "run"), *words, "--workers", "0", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["modality"] == "audio" and result["data"]["test"]["samples"] == 200
+
+
+def test_damaged_recordings_are_counted_and_replaced(train, metrics, tmp_path: Path):
+    from foundation.data.shards import write_shards
+    from tests.modalities.audio.conftest import encode, tone
+
+    samples = []
+    for number in range(24):
+        data = encode(tone(0.5, 8000, 200.0 + 50 * number), 8000, "flac")
+        samples.append({"__key__": f"s{number:02d}", "flac": data[: 200 if number == 3 else None]})
+    samples.append({"__key__": "text", "wav": b"hello"})
+    write_shards(samples, tmp_path / "shards", "train")
+    shards = f'data.shards=["{tmp_path}/shards/train-*.tar"]'
+    said: list[str] = []
+    trainer = train(
+        load("fsdd-mae-nano", shards, *SMALL, "train.length=1 epochs", "train.batch_size=5"), tmp_path / "run", said
+    )
+    # a substitute may be a bad one too
+    assert set(trainer.progress.skipped) == {"truncated", "decode"} and trainer.progress.step == 5
+    assert any("s03" in line or "text" in line for line in said), said

@@ -235,7 +235,8 @@ def test_evaluation_hears_the_middle():
     wave[8000] = 1.0
     data = evaluate([{"audio": wave, "audio_rate": 8000}, {"audio": wave[:1000], "audio_rate": 8000}])
     assert data.shape == (2, 1, 32, 40) and abs(int(data[0, 0].amax(0).argmax()) - 20) <= 2
-    card = {"front_end": {"rate": 8000, "mels": 32, "window": 0.032, "hop": 0.010, "high": 4000.0}, "frames": 40}
+    front_end = {"rate": 8000, "mels": 32, "window": 0.032, "hop": 0.010, "high": 4000.0}
+    card = {"front_end": front_end, "frames": 40, "decode": {"channels": "mean", "max_seconds": 1800.0}}
     assert EvaluationConfig(**card) == config
     view = config.augmented().build()
     assert view.describe() == {"global": (1, (1, 32, 40))}
