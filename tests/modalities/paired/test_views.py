@@ -215,8 +215,8 @@ def test_a_run_on_paired_shards_is_exported_and_probed(shared_data, tmp_path: Pa
     data, run = shared_data("utd_mhad_depth_imu"), tmp_path / "run"
     small = "{prototypes: 32, hidden: 32, bottleneck: 16}"
     words = [f"data.shards=[{data}/train-*.tar]", "train.stop_after=2 steps", "data.workers=0", "train.batch_size=8"]
-    words += ["encoder.width=32", "encoder.depth=1", f"heads.cls={small}", f"heads.patch={small}"]
-    assert main(["pretrain", "utd-paired-imu-nano", *words, "--run", str(run)]) == 0
+    words += [f"heads.cls={small}", "encoder.towers.video.depth=1", "encoder.towers.imu.depth=1"]
+    assert main(["pretrain", "utd-paired-dino-nano", *words, "--run", str(run)]) == 0
     card = json.loads((run / "export" / "teacher.json").read_text())
     assert card["modality"] == "paired" and card["evaluation"]["modality"] == "imu"
     probe = ["--train", f"{data}/train-*.tar", "--test", f"{data}/test-*.tar", "--limit", "60", "--workers", "0"]
