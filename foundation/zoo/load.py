@@ -127,9 +127,11 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     group, prefix = ("student", "encoder.") if branch == "student" else ("teachers", f"{branch}.branch.encoder.")
     tensors, numbers = checkpoint.read(folder, (group,))
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    if branch == "teacher" and not recipe.teachers:  # the default; a run without any teacher has only its student
+        return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(tensors[group], prefix)
     if not weights:
-        raise UserError(f"{folder} has no branch {branch!r}; there are: student, {', '.join(recipe.teachers)}")
+        raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
     return LoadedEncoder(
         encoder=_fill(recipe.encoder, weights, str(folder)).to(device),
         modality=recipe.views.modality,

@@ -17,6 +17,7 @@ from foundation.modalities.image.tokenizer import Config as ImageTokenizer
 from foundation.objectives import reconstruction
 from foundation.schedules import Clock
 from foundation.types import Batch, View
+from foundation.zoo.load import load_encoder
 
 CLOCK = Clock(10, 1.0)
 
@@ -173,6 +174,10 @@ def test_a_run_without_any_teacher(tiny_recipe, train, metrics, tmp_path):
     explained = [line["reconstruction/explained"] for line in metrics(tmp_path / "run") if "step" in line]
     assert trainer.progress.step == 3 and all(value < 1 for value in explained)
     assert (tmp_path / "run" / "export" / "student.safetensors").exists()
+    loaded = load_encoder(tmp_path / "run")  # of a run without a teacher the student is what there is
+    assert "student" in loaded.description and not loaded.encoder.training
+    with pytest.raises(UserError, match=r"there are: student$"):
+        load_encoder(tmp_path / "run", branch="second")
 
 
 def test_mistakes_are_named():
