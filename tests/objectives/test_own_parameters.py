@@ -1,4 +1,4 @@
-"""Objectives with parameters of their own (decoders, predictors) are trained, saved and resumed like everything else."""
+"""Objectives with parameters of their own (decoders, predictors): trained, saved and resumed like everything else."""
 
 from __future__ import annotations
 
