@@ -27,7 +27,7 @@ def conv_stem(channels: int, width: int, patch: int) -> tuple[nn.Sequential, int
     Returns:
         The stem, and the channels that it ends with.
     """
-    stem, halvings = nn.Sequential(), int(math.log2(patch))
+    stem, halvings = _ChannelsLast(), int(math.log2(patch))
     for step in range(halvings):
         following = max(width >> (halvings - 1 - step), 16)
         last = step == halvings - 1
@@ -40,6 +40,16 @@ def conv_stem(channels: int, width: int, patch: int) -> tuple[nn.Sequential, int
         stem.append(nn.ReLU())
         channels = following
     return stem, channels
+
+
+class _ChannelsLast(nn.Sequential):
+    """Layers that run with channels last in memory: convolutions of several channels are a third faster so on a CPU."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[R, C, H, W] through all layers."""
+        several = maps.shape[1] > 1
+        result: Tensor = super().forward(maps.contiguous(memory_format=torch.channels_last) if several else maps)
+        return result
 
 
 class ImageTokenizer(GridTokenizer):
