@@ -38,9 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("features", "k", "top-1 %", "95 %", "top-5 %"):
         table.add_column(name, justify="left" if name == "features" else "right")
     rows, confusion, data, ks, best_k = [], None, {}, (), 0
-    for candidate in job.candidates():
-        bank = job.features(candidate, job.train, 1, "train")
-        queries = bank if alone else job.features(candidate, job.test, 1, "test")
+    for candidate in job.candidates(simple=True):
+        bank, queries = job.splits(candidate)
         if arguments.per_class is not None:
             if alone or arguments.per_class < 1:
                 raise UserError("--per-class needs --test shards and at least 1 sample of each class")

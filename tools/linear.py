@@ -59,11 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name, justify in (("features", "left"), ("head", "left"), ("top-1 %", "right"), ("95 %", "right")):
         table.add_column(name, justify=justify)
     rows, data, grid = [], {}, Table(title="All heads of the model, top-1 %")
-    for candidate in job.candidates():
-        own = settings if candidate.name != "raw" else dataclasses.replace(settings, blocks=(1,), pooling=(False,))
+    for candidate in job.candidates(simple=not arguments.end_to_end):
+        own = settings
+        if candidate.name in ("raw", "simple"):  # one vector for each sample: no blocks, no patch tokens
+            own = dataclasses.replace(settings, blocks=(1,), pooling=(False,))
         blocks = own.blocks
-        train = job.features(candidate, job.train, max(blocks), "train")
-        test = job.features(candidate, job.test, max(blocks), "test")
+        train, test = job.splits(candidate, max(blocks))
         augmented = _augmented(job, candidate, max(blocks), train) if arguments.end_to_end else None
         result = linear.fit(
             train, test, own, device=job.device, augmented=augmented, what=f"{candidate.name}: {len(train)} samples"

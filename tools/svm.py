@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, justify in (("features", "left"), ("cost", "right"), ("top-1 %", "right"), ("95 %", "right")):
         table.add_column(name, justify=justify)
     rows, data = [], {}
-    for candidate in job.candidates():
-        train, test = (job.features(candidate, job.train, 1, "train"), job.features(candidate, job.test, 1, "test"))
+    for candidate in job.candidates(simple=True):
+        train, test = job.splits(candidate)
         result = svm.fit(train, test, settings)
         if candidate.name == "model":
             command.report_skipped(train, "train")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="at most N samples of each split, spread evenly")
     parser.add_argument("--seed", type=int, default=0, help="of splits, draws and intervals (default: %(default)s)")
     parser.add_argument(
-        "--baselines", action="store_true", help="also score the same encoder untrained, and the raw input"
+        "--baselines",
+        action="store_true",
+        help="also score the same encoder untrained, the raw input, and simple features of the modality",
     )
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="result file (default: in the model's folder)")
@@ -53,7 +56,7 @@ class Candidate:
     """An encoder to score.
 
     Attributes:
-        name: ``model``, ``untrained`` or ``raw``.
+        name: ``model``, ``untrained``, ``raw`` or ``simple``.
         label: for a person.
         encoder: on the device.
         sha256: of its weights, where known.
@@ -85,9 +88,14 @@ class Job:
     test: tuple[str, ...]
     device: Any
 
-    def candidates(self) -> Iterator[Candidate]:
-        """The model, then the baselines when asked for."""
-        from foundation.probes.features import RawEncoder, weights_digest
+    def candidates(self, simple: bool = False) -> Iterator[Candidate]:
+        """The model, then the baselines when asked for.
+
+        Args:
+            simple: also those that the modality's room ``simple`` names: one feature for a whole sample.
+        """
+        from foundation.probes.features import RawEncoder, SimpleEncoder, weights_digest
+        from foundation.probes.road import simple_features
 
         loaded = self.loaded
         yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
@@ -95,6 +103,24 @@ class Job:
             fresh = loaded.untrained(self.arguments.seed).to(self.device)
             yield Candidate("untrained", "the same encoder, untrained", fresh, None)
             yield Candidate("raw", f"raw {loaded.modality}", RawEncoder(), "raw")
+            functions = simple_features(loaded.modality, self.evaluation) if simple else {}
+            for label, function in functions.items():
+                # Kept features must not outlive the code that made them.
+                code = Path(inspect.getfile(function)).read_bytes()
+                digest = hashlib.sha256(code + label.encode()).hexdigest()
+                yield Candidate("simple", label, SimpleEncoder(function), digest)
+
+    def splits(self, candidate: Candidate, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
+        """Labelled features of the training and of the test shards (without those, of the training shards twice).
+
+        Simple features are of many units; they are standardised by the training samples.
+        """
+        train = self.features(candidate, self.train, blocks, "train")
+        test = self.features(candidate, self.test, blocks, "test") if self.test else train
+        if candidate.name == "simple":
+            scaled = train.standardised(train)
+            return scaled, (test.standardised(train) if self.test else scaled)
+        return train, test
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +79,16 @@ class FeatureSet:
             ids=self.ids[rows] if len(self.ids) else self.ids,
         )
 
+    def standardised(self, like: FeatureSet) -> FeatureSet:
+        """Features with the mean taken off and divided by the deviation of another set's, number by number."""
+
+        def scaled(own: Tensor, other: Tensor) -> Tensor:
+            deviation = other.std(dim=0, unbiased=False)
+            return (own - other.mean(dim=0)) / deviation.where(deviation > 1e-12, torch.ones_like(deviation))
+
+        layers = tuple(scaled(own, other) for own, other in zip(self.cls, like.cls, strict=True))
+        return dataclasses.replace(self, cls=layers, patches=scaled(self.patches, like.patches))
+
 
 class RawEncoder(nn.Module):
     """The baseline that learns nothing: the numbers of the evaluation view themselves.
@@ -111,6 +121,25 @@ class RawEncoder(nn.Module):
             view = pools[dims](view, size)
         flat = view.flatten(1)
         return Features(cls=flat, registers=flat.new_zeros(len(flat), 0, 0), patches=flat.new_zeros(len(flat), 0, 0))
+
+
+class SimpleEncoder(nn.Module):
+    """A baseline that a person wrote: a function of the evaluation view.
+
+    Args:
+        function: from views [B, ...] to features [B, D].
+    """
+
+    depth = 1
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, views: list[Tensor], masks: object = None, taps: Sequence[str] = ()) -> list[Features]:
+        """Features as class tokens, no patch tokens; arguments as for any encoder."""
+        found = [self.function(view) for view in views]
+        return [Features(cls=x, registers=x.new_zeros(len(x), 0, 0), patches=x.new_zeros(len(x), 0, 0)) for x in found]
 
 
 def depth_of(encoder: nn.Module) -> int:

@@ -69,6 +69,19 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -
     return evaluation
 
 
+def simple_features(modality: str, evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """What the modality's own room calls simple features: by name, each from evaluation views [B, ...] to [B, D].
+
+    Empty where a modality has no ``simple.py``.
+    """
+    try:
+        module = room(modality, "simple")
+    except UserError:
+        return {}
+    found: Mapping[str, Callable[[Tensor], Tensor]] = module.features(evaluation)
+    return found
+
+
 def find_shards(patterns: Sequence[str]) -> list[str]:
     """Paths of the shards that patterns name.
 

@@ -17,7 +17,12 @@ from foundation.report.pictures import Gallery
 from foundation.report.run import Run
 from foundation.report.template import PAGE, STYLE
 
-NAMES = {"model": "this encoder", "untrained": "same encoder, untrained", "raw": "raw input"}
+NAMES = {
+    "model": "this encoder",
+    "untrained": "same encoder, untrained",
+    "raw": "raw input",
+    "simple": "best simple feature",
+}
 
 
 def render(run: Run, gallery: Gallery | None, problem: str | None = None, parameters: int | None = None) -> str:
@@ -88,7 +93,9 @@ def _tiles(run: Run, parameters: int | None) -> str:
         best = _best(result, "model") if result else None
         if result and best:
             others = [
-                f"{name} {100 * row['top1']:.1f} %" for name in ("untrained", "raw") if (row := _best(result, name))
+                f"{name} {100 * row['top1']:.1f} %"
+                for name in ("untrained", "raw", "simple")
+                if (row := _best(result, name))
             ]
             note = "\n".join(others) or (f"k = {best['k']}" if "k" in best else "")
             tiles.append((title, f"{100 * best['top1']:.1f} %", note))
@@ -129,7 +136,10 @@ def _tiles(run: Run, parameters: int | None) -> str:
 
 
 def _probes(run: Run) -> str:
-    lead = "Accuracy of the frozen encoder on labelled data, beside the same encoder before training and the raw input."
+    lead = (
+        "Accuracy of the frozen encoder on labelled data, beside the same encoder before training, the raw input and "
+        "the best simple feature of the modality."
+    )
     blocks = []
     titles = {"knn": "k nearest neighbours", "linear": "Linear probe", "svm": "Linear support vector machine"}
     for probe, title in titles.items():
@@ -142,6 +152,7 @@ def _probes(run: Run) -> str:
             if row is None:
                 continue
             interval = tuple(row["interval"]) if row.get("interval") else None
+            label = str(row.get("features", label)) if name == "simple" else label
             bars.append((label, row["top1"], interval))
             setting = f"k = {row['k']}" if "k" in row else f"C = {row['cost']:g}" if "cost" in row else ""
             setting = str(row.get("head", setting))

@@ -27,13 +27,15 @@ def test_it_scores_model_and_baselines_on_the_recipes_own_data(run, capsys):
     content = results(run)
     assert content["format"] == 1
     assert [(row["name"], row["k"]) for row in content["results"]] == [
-        (name, k) for name in ("model", "untrained", "raw") for k in (3, 5)
+        (name, k) for name in ("model", "untrained", "raw", "simple", "simple") for k in (3, 5)
     ]
     assert content["data"]["train"]["samples"] == 45
     assert content["data"]["test"]["samples"] == 24
     assert sum(map(sum, content["confusion"]["counts"])) == 24
-    row = content["results"][-1]
+    row = next(row for row in content["results"] if row["name"] == "raw")
     assert row["top1"] == 1.0  # the colour is the class
+    scores = {row["features"]: row["top1"] for row in content["results"] if row["name"] == "simple"}
+    assert scores["colours of cells"] == 1.0 and scores["directions of edges"] < 0.8  # noise has no direction
     assert row["interval"] == [1.0, 1.0]
     assert len(content["model_sha256"]) == 64
     assert content["versions"]["torch"]

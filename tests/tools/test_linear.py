@@ -20,7 +20,7 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
     assert "head chosen on validation" in " ".join(capsys.readouterr().out.split())
     content = json.loads(out.read_text())
     names = [row["name"] for row in content["results"]]
-    assert names == ["model", "untrained", "raw"]
+    assert names == ["model", "untrained", "raw", "simple", "simple"]
     model = content["results"][0]
     assert len(model["heads"]) == 52
     chosen = next(head for head in model["heads"] if head["name"] == model["head"])

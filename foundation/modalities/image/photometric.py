@@ -256,7 +256,8 @@ def scratch(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     count = math.prod(shape)
     kept: Tensor | None = getattr(_LOCAL, name, None)
     if kept is None or kept.numel() < count:
-        kept = torch.empty(count, dtype=torch.float32)
+        with torch.inference_mode(False):  # else a probe's views would make memory that training may not write to
+            kept = torch.empty(count, dtype=torch.float32)
         setattr(_LOCAL, name, kept)
     return kept[:count].view(shape)
 
