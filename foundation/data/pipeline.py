@@ -20,6 +20,9 @@ from foundation.types import Batch, Sample, TokenMask
 _MESSAGES = 8
 """Bad samples of one batch that are named; the rest is counted only."""
 
+_AT_ONCE = 16
+"""Samples of an evaluation batch that lie decoded in memory together: whole videos are large, their views are not."""
+
 ATTEMPTS = 16
 """Substitutes that are tried for one bad sample before the run is stopped."""
 
@@ -256,13 +259,21 @@ class EvalPipeline:
     def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> EvalBatch:
         """Make a batch of the good samples; arguments as for :class:`TrainingPipeline`, which alone draws others."""
         decoder = Decoder(self.decode)
-        decoded = [decoder(raw) for raw in raws]
-        samples = [sample for sample in decoded if not isinstance(sample, SampleError)]
+        data: list[Tensor] = []
+        labels: list[Tensor] = []
+        names: list[tuple[str, int]] = []
+        for start in range(0, len(raws), _AT_ONCE):
+            decoded = [decoder(raw) for raw in raws[start : start + _AT_ONCE]]
+            samples = [sample for sample in decoded if not isinstance(sample, SampleError)]
+            if samples:
+                data.append(self.prepare(samples))
+                labels.append(labels_of(samples))
+                names += [(sample["__key__"], int(sample["__id__"])) for sample in samples]
         return EvalBatch(
-            data=self.prepare(samples) if samples else torch.empty(0),
-            labels=labels_of(samples),
-            keys=tuple(sample["__key__"] for sample in samples),
-            ids=torch.tensor([int(sample["__id__"]) for sample in samples], dtype=torch.int64),
+            data=torch.cat(data) if data else torch.empty(0),
+            labels=torch.cat(labels) if labels else labels_of([]),
+            keys=tuple(key for key, _ in names),
+            ids=torch.tensor([number for _, number in names], dtype=torch.int64),
             skipped=dict(decoder.skipped),
             messages=decoder.messages,
         )
