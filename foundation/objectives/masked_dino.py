@@ -1,6 +1,6 @@
 """Masked copies: the class token of a hidden-in-part view predicts the teacher's assignment of the same view, whole.
 
-The masks stand in the place of local crops (DISCOVR, video and image branch). Where DINO pairs different views of a
+The masks stand in the place of local crops (DISCOVR, in both of its branches). Where DINO pairs different views of a
 sample, here each view is paired with its own copies only.
 """
 
