@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,11 +32,11 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
 
 def look(data: bytes, extension: str) -> dict[str, Any]:
     """Facts of the container: codec, width, height, fps, seconds. Decodes nothing."""
-    from foundation.modalities.video.pyav import library
+    from foundation.modalities.video.pyav import library, open_container
 
     av = library()
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with open_container(data) as container:
             if not container.streams.video:
                 raise ValueError("not a video (no video track)")
             stream = container.streams.video[0]

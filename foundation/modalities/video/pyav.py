@@ -16,6 +16,10 @@ _MAX_PACKETS = 4_000_000  # a day at 46 frames per second; a list of more is a f
 _LOST_SHARE = 0.1  # of the wanted frames; players show the frame before in the place of one that is lost
 
 
+# FFmpeg goes by content, not by name, and some of its formats are lists of other files and addresses (concat, HLS).
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,gif,asf,flv"
+
+
 def library() -> Any:
     """PyAV, quiet.
 
@@ -30,6 +34,18 @@ def library() -> Any:
         ) from error
     av.logging.set_level(av.logging.PANIC)
     return av
+
+
+def open_container(data: bytes) -> Any:
+    """The container of a video file, as PyAV gives it; only formats that hold their own pictures.
+
+    Raises:
+        UserError: PyAV is not installed.
+        av.error.FFmpegError: not such a file.
+    """
+    av = library()
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+    return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=options)
 
 
 def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
@@ -51,7 +67,7 @@ def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], 
 
     av = library()
     try:
-        with av.open(io.BytesIO(data), mode="r", metadata_errors="ignore") as container:
+        with open_container(data) as container:
             if not container.streams.video:
                 raise VideoError("missing", "the file has no video track")
             stream = container.streams.video[0]

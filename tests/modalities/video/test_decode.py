@@ -245,6 +245,16 @@ def test_bad_files_say_what_is_wrong(mp4):
         decode.decode(raw(txt=b"x"))
 
 
+def test_a_list_of_files_opens_none_of_them(mp4, tmp_path, monkeypatch):
+    """FFmpeg knows formats that name other files; a sample must not read the machine's."""
+    (tmp_path / "secret.mp4").write_bytes(mp4)
+    monkeypatch.chdir(tmp_path)
+    concat = b"ffconcat version 1.0\nfile 'secret.mp4'\n"
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1.0,\nsecret.mp4\n#EXT-X-ENDLIST\n"
+    for data in (concat, playlist, b"file 'secret.mp4'\n"):
+        assert reason(data).reason == "decode"
+
+
 def test_a_file_cut_in_its_pictures_is_truncated(tmp_path):
     data = encode(np.arange(20) / 10, options={"g": "5"}, draw=_noise, size=(64, 64))
     front = _with_table_in_front(data, tmp_path / "front.mp4")
