@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 PRE_EMPHASIS = 0.97
 _AMIN = 1e-10
-_CHUNK = 1 << 24  # numbers of a spectrogram that are worked on at once: bounds the memory, not the result
+# Numbers of a spectrum that are worked on at once; changes no result. A CPU is twice as fast while they fit its cache.
+_CHUNK, _CHUNK_CPU = 1 << 24, 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,8 @@ def log_mel(waveforms: Tensor, config: FrontEndConfig) -> Tensor:
             f"{length} samples ({length / config.rate:g} s at {config.rate} Hz) are too few for one frame of "
             f"{config.window:g} s: {config.samples(1)} are needed; ask for longer views"
         )
-    each = max(1, _CHUNK // max(1, config.frames(length) * (config.fft + 2)))
+    chunk = _CHUNK_CPU if waveforms.device.type == "cpu" else _CHUNK
+    each = max(1, chunk // max(1, config.frames(length) * (config.fft + 2)))
     with torch.autocast(waveforms.device.type, enabled=False):
         parts = [_log_mel(part.float(), config) for part in waveforms.split(each)]
     return torch.cat(parts) if parts else waveforms.new_zeros((rows, config.mels, config.frames(length)))
