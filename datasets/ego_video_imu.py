@@ -209,13 +209,11 @@ def frames(data: bytes, short_side: int) -> Iterator[tuple[float, float, NDArray
     Raises:
         ValueError: the video cannot be read.
     """
-    import io
-
-    from foundation.modalities.video.pyav import library
+    from foundation.modalities.video.pyav import library, open_container
 
     av = library()
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with open_container(data) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 30)
             first = None

@@ -8,7 +8,6 @@ published description of the format (https://github.com/gopro/gpmf-parser, MIT o
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,11 +113,11 @@ def track(data: bytes) -> list[tuple[float, bytes]]:
         ImuError: reason ``decode`` or ``truncated``: the file cannot be read.
         UserError: PyAV is not installed.
     """
-    from foundation.modalities.video.pyav import library
+    from foundation.modalities.video.pyav import library, open_container
 
     av = library()
     try:
-        with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+        with open_container(data) as container:
             for stream in container.streams:
                 if stream.type != "data":
                     continue
