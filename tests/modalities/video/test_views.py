@@ -229,3 +229,15 @@ def test_masked_copies_and_frames_of_the_global_clips():
 def test_copies_that_cannot_be(changes, text):
     with pytest.raises(UserError, match=text):
         small(**changes)
+
+
+def test_the_accelerators_half_gives_the_same_views():
+    config = small(masked_copies=1, frames_every=2)
+    samples, numbers = random_videos(7, 8, 9), draws(7, 8, 9)
+    here, there = config.build(), config.build(device_is_accelerator=True)
+    sent = there.prepare(samples, numbers)
+    assert not there.on_device and all(role.pixels is not None for role in sent.roles.values())
+    expected, found = here.finish(here.prepare(samples, numbers)), there.finish(sent.to("cpu"))
+    for name, view in expected.items():
+        torch.testing.assert_close(found[name].data, view.data, atol=2e-4, rtol=1e-4)
+        assert torch.equal(found[name].geometry, view.geometry)
