@@ -16,7 +16,7 @@ and raw input, and write a report. Each step is an ordinary command, shown befor
 done again."""
 
 # For each modality: its data set, the recipe, and the splits to probe.
-ROADS = {"image": ("photo_tiles", "quickstart")}
+ROADS = {"image": ("photo_tiles", "quickstart"), "points": ("solids", "quickstart-points")}
 NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
 
 

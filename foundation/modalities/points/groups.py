@@ -83,14 +83,15 @@ class PointTokenizer(nn.Module):
     def embed(self, members: Tensor) -> Tensor:
         """Tokens [R, N, D] of groups [R, N, k, C] whose coordinates are relative to their centres (mini-PointNet)."""
         points = self.point(members)
-        whole = self.whole(points.amax(dim=2, keepdim=True))
-        return self.projection(self.own(points) + whole).amax(dim=2)
+        # max, not amax: it keeps one place of each group for the gradient instead of the values of all its points.
+        whole = self.whole(points.max(dim=2, keepdim=True).values)
+        return self.projection(self.own(points) + whole).max(dim=2).values
 
     @property
     def kept_per_token(self) -> int:
         """Numbers that the backward pass needs of each token: every point of a group has its own hidden layers."""
         first, second, third = self.config.widths
-        return self.config.group_size * (self.config.channels + 2 * first + second + 2 * third + self.width)
+        return self.config.group_size * (self.config.channels + 2 * first + second + 2 * third) + 2 * self.width
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward; the search for neighbours,

@@ -1,4 +1,4 @@
-"""The recipes for points, from the command line to a scored model, on real shapes."""
+"""The recipes for points, from the command line to a scored model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ HEAD = "{prototypes: 64, hidden: 64, bottleneck: 32}"
 RECIPES = {
     "shapes16-dino-ibot-nano": (),
     "shapes16-dcglr-nano": (),
+    "quickstart-points": (),
     "point-dino-ibot": (*TINY, f"heads={{cls: {HEAD}, patch: {HEAD}}}"),
     "dcglr": (*TINY, "heads.cls.hidden=64", "heads.contrast.hidden=64", "objectives.1.queue=64"),
     "point-mae": (*TINY, "views.local_views.count=0", "objectives.0.decoder_width=32", "objectives.0.decoder_heads=2"),
@@ -39,8 +40,11 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def shapes(shared_data) -> Path:
-    return shared_data("shapes16_points")
+def shapes(tmp_path_factory) -> Path:
+    """Drawn clouds, so that these tests need no data beside the checkout."""
+    out = tmp_path_factory.mktemp("solids") / "shards"
+    assert main(["data", "build", "solids", str(out), "--train", "36", "--test", "24", "--points", "2048"]) == 0
+    return out
 
 
 def shards(shapes: Path) -> str:
@@ -91,7 +95,7 @@ def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(shapes, tmp_
     assert card["evaluation"]["decode"]["max_points"] == 3000
     card["evaluation"]["decode"]["max_points"] = 2000
     (run / "export" / "teacher.json").write_text(json.dumps(card))
-    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{shapes}/test-*.tar", "--limit", "9"]
+    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{shapes}/test-*.tar"]
     assert main([*words, "--workers", "0"]) == 2
     assert "2048 points are more than max_points = 2000" in capsys.readouterr().err
 
@@ -148,7 +152,8 @@ def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
     assert ids.shape == (40,) and (ids >= 0).all(), "64 teacher views went through 40 places"
 
 
-def test_knn_scores_the_export_of_a_run(shapes, tmp_path, capsys):
+def test_knn_scores_the_export_of_a_run(shared_data, tmp_path, capsys):
+    shapes = shared_data("shapes16_points")
     run, out = tmp_path / "run", tmp_path / "knn.json"
     settings = (shards(shapes), *SMALL, "encoder.depth=1")
     assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 0
