@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from foundation import masking
 from foundation.counter import Draws
@@ -206,3 +207,33 @@ def test_further_views_have_masks_of_their_own():
     assert (alone(grid(6, 6), 2, draws(4), np.arange(4), 4, 0).masked == masks["local"].masked).all()
     with pytest.raises(UserError, match="a view is named twice: global, local, global"):
         masking.Config(also=("local", "global"))
+
+
+def test_views_of_a_sample_may_share_a_mask():
+    config = masking.Config(probability=1.0, ratio=(0.65, 0.65), kind="span", span=5, shared=True)
+    shared = config.build()(grid(1, 100), 2, draws(6), np.arange(6), 6, 0)
+    assert torch.equal(shared.masked[:6], shared.masked[6:]) and shared.masked.shape == (12, 100)
+    assert not torch.equal(shared.masked[0], shared.masked[1]) and bool((shared.masked.sum(1) == 65).all())
+    half = make(masking.Config(probability=0.5, shared=True), samples=8)
+    assert int(half.masked.any(1).sum()) == 8  # of 16 rows: four samples in both views
+
+
+@pytest.mark.parametrize("kind", ["random", "block"])
+def test_masks_that_drop_have_one_count_in_every_row(kind):
+    mask = make(masking.Config(probability=1.0, ratio=(0.7, 0.7), kind=kind, mode="drop"))
+    assert bool((mask.masked.sum(1) == int(64 * 0.7)).all()) and mask.hidden_per_row == int(64 * 0.7)
+    assert mask.mode == "drop" and mask.to("cpu").mode == "drop"
+
+
+def test_foreign_rows_are_of_the_same_view_and_of_another_sample():
+    config = masking.Config(probability=1.0, ratio=(0.6, 0.6), mode="input", foreign=0.5, foreign_ratio=0.3)
+    masks = [make(config, step=step, samples=16) for step in range(4)]
+    sources = torch.stack([mask.sources for mask in masks])
+    rows = torch.arange(32).expand_as(sources)
+    foreign = sources >= 0
+    assert 0.3 < float(foreign.float().mean()) < 0.7
+    assert not bool((sources == rows).any()) and bool((sources // 16 == rows // 16)[foreign].all())
+    counts = torch.stack([mask.masked.sum(1) for mask in masks]).float()
+    assert counts[foreign].max() <= 64 * 0.3 < counts[~foreign].mean() <= 64 * 0.6
+    alone = config.build()(grid(8, 8), 2, draws(1), np.arange(1), 1, 0)
+    assert bool((alone.sources == -1).all())  # nobody else is there
