@@ -84,3 +84,11 @@ def test_damaged_recordings_are_counted_and_replaced(train, metrics, tmp_path: P
     # a substitute may be a bad one too
     assert set(trainer.progress.skipped) == {"truncated", "decode"} and trainer.progress.step == 5
     assert any("s03" in line or "text" in line for line in said), said
+
+
+def test_schedules_are_those_of_atst(golden):
+    from foundation.schedules import Clock, Duration, Schedule
+
+    data = golden("10_atst_losses")
+    schedule = Schedule(start=5e-4, end=1e-6, warmup=Duration(7, "steps"))
+    np.testing.assert_allclose(schedule.values(60, Clock(60, 60.0)), data["output/schedule"], rtol=1e-9)
