@@ -361,8 +361,9 @@ class Encoder(nn.Module):
         return make if again else make()
 
     def tap_names(self) -> list[str]:
-        """Everything that can be tapped."""
-        return [f"{kind}.{number}" for kind in TAP_KINDS for number in range(self.depth)]
+        """Everything that can be tapped; attention is that of the class token, where there is one."""
+        kinds = [kind for kind in TAP_KINDS if self.config.class_token or kind != "attention"]
+        return [f"{kind}.{number}" for kind in kinds for number in range(self.depth)]
 
     def check_taps(self, taps: Sequence[str]) -> None:
         """Refuse taps that there are not.
@@ -374,7 +375,8 @@ class Encoder(nn.Module):
             return
         unknown = [tap for tap in taps if tap not in self.tap_names()]
         if unknown:
-            there = ", ".join(f"{kind}.0 to {kind}.{self.depth - 1}" for kind in TAP_KINDS)
+            kinds = dict.fromkeys(name.partition(".")[0] for name in self.tap_names())
+            there = ", ".join(f"{kind}.0 to {kind}.{self.depth - 1}" for kind in kinds)
             raise UserError(f"unknown tap {', '.join(map(repr, unknown))}: this encoder has {there}")
 
     def layer_of(self, name: str) -> int:

@@ -113,6 +113,16 @@ def test_frame_encoder_of_atst(golden, branch, hide):
     torch.testing.assert_close(torch.cat(outputs), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_without_a_class_token_the_mean_stands_in_and_nobody_attends(golden):
+    encoder = reference(golden("10_atst_encoders"), "frame")
+    assert "attention.0" not in encoder.tap_names() and "keys.1" in encoder.tap_names()
+    with pytest.raises(UserError, match=r"unknown tap 'attention.0': this encoder has block\.0"):
+        encoder([torch.zeros(1, 1, 64, 40)], taps=["attention.0"])
+    features = encoder([torch.randn(2, 1, 64, 40)], taps=["block.0"])[0]
+    torch.testing.assert_close(features.cls, features.patches.mean(1))
+    assert features.taps["block.0"].shape == (2, 10, 32) and features.registers.shape == (2, 0, 32)
+
+
 def test_positions_are_cut_and_not_stretched():
     encoder = vit.Config(
         preset=None,
