@@ -16,20 +16,25 @@ and raw input, and write a report. Each step is an ordinary command, shown befor
 done again."""
 
 # For each modality: its data set, the recipe, and the splits to probe.
-ROADS = {"image": ("photo_tiles", "quickstart"), "points": ("solids", "quickstart-points")}
+ROADS = {
+    "image": ("photo_tiles", "quickstart"),
+    "points": ("solids", "quickstart-points"),
+    "imu": ("motions", "quickstart-imu"),
+}
 NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("modality", nargs="?", default="image", choices=sorted(ROADS), help="what to train on")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)")
+    parser.add_argument("--out", type=Path, help="folder (default: runs/quickstart, or runs/quickstart-MODALITY)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="train anew although a run is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     data, recipe = ROADS[arguments.modality]
-    out: Path = arguments.out
+    name = "quickstart" if arguments.modality == "image" else f"quickstart-{arguments.modality}"
+    out: Path = arguments.out or Path("runs") / name
     shards, folder, start = out / "shards", out / f"run-seed{arguments.seed}", time.perf_counter()
     if not (shards / "index.json").exists():
         command("data", "build", data, str(shards))
@@ -70,7 +75,7 @@ def show(folder: Path, seconds: float) -> None:
     for probe in ("knn", "linear"):
         results = json.loads((folder / "probes" / f"quickstart-{probe}.json").read_text())
         for row in results["results"]:
-            scores.setdefault(NAMES[row["name"]], {})[probe] = row["top1"]
+            scores.setdefault(NAMES.get(row["name"], row["features"]), {})[probe] = row["top1"]
     table = Table(title="accuracy on held-out samples", title_justify="left")
     for column in ("features", "kNN (k = 20)", "linear probe"):
         table.add_column(column, justify="left" if column == "features" else "right")

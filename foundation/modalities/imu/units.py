@@ -19,7 +19,10 @@ ACCELERATION = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000.0}
 ANGULAR_VELOCITY = {"rad/s": 1.0, "deg/s": 0.017453292519943295}
 """Units of angular velocity in rad/s."""
 
-_PLAUSIBLE = (0.6, 1.7)  # of standard gravity: the usual norm of an accelerometer at rest up to a running body
+_PLAUSIBLE = (
+    0.4,
+    2.5,
+)  # of standard gravity: the usual norm of an accelerometer at rest, of a runner, of one who jumps
 _FASTEST = 40.0  # rad/s; gyroscopes of consumer devices end at 2000 deg/s = 35 rad/s
 
 

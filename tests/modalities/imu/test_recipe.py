@@ -54,3 +54,15 @@ def test_a_run_on_phones_is_exported_and_probed(shared_data, tmp_path: Path, lay
     assert json.loads(result.read_text())["results"][0]["top1"] > 0.5  # 6 classes; three steps of training
     assert main(["report", str(run), "--shards", f"{data}/test-*.tar", "--samples", "2"]) == 0
     assert (run / "report.html").stat().st_size > 20_000
+
+
+def test_the_quickstart_needs_no_data(tmp_path: Path, capsys) -> None:
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    assert main(["data", "build", "motions", str(shards), "--train", "48", "--test", "24"]) == 0
+    small = [word for word in SMALL if not word.startswith("train.batch_size")] + ["train.batch_size=8"]
+    words = [f"data.shards=[{shards}/train-*.tar]", "train.stop_after=2 steps", *small]
+    assert main(["pretrain", "quickstart-imu", *words, "--run", str(run)]) == 0
+    words = [str(run), "--train", f"{shards}/train-*.tar", "--test", f"{shards}/test-*.tar", "--workers", "0"]
+    assert main(["knn", *words, "--k", "3", "--baselines"]) == 0
+    said = capsys.readouterr().out
+    assert "untrained" in said and "raw imu" in said
