@@ -101,3 +101,16 @@ def test_prototypes_of_many_chunks_equal_the_formula(monkeypatch, freeze_scale):
 def test_impossible_settings_name_field_and_value():
     with pytest.raises(UserError, match="layers must be at least 1, got 0"):
         heads.Config(prototypes=8, layers=0)
+
+
+def test_a_projector_has_no_prototypes_and_dino_says_so():
+    from foundation.objectives import dino
+    from foundation.schedules import Clock
+
+    config = heads.Config(prototypes=None, hidden=8, bottleneck=4, layers=2, norm="batch", activation="relu")
+    head = config.build(6)
+    assert config.outputs == 4 and isinstance(head, heads.Projector) and head(torch.randn(3, 5, 6)).shape == (3, 5, 4)
+    with pytest.raises(UserError, match=r"heads\.cls\.prototypes"):
+        dino.Config().build(Clock(10, 1.0), {"cls": config}, 6)
+    with pytest.raises(UserError, match="'gelu' or 'relu'"):
+        heads.Config(prototypes=4, activation="tanh")
