@@ -18,15 +18,6 @@ from foundation.probes.road import room
 from foundation.zoo.load import load_encoder
 
 
-@pytest.fixture(scope="module")
-def run(shared_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dense") / "run"
-    data = f"data.shards=['{shared_data('shapes16_points')}/train-000001.tar']"
-    settings = ("train.stop_after=1 steps", "train.batch_size=8", "data.workers=0", "encoder.depth=2")
-    assert main(["pretrain", "shapes16-dino-ibot-nano", data, *settings, "--run", str(folder)]) == 0
-    return folder
-
-
 def arrays(folder, split="dense") -> dict[str, dict[str, np.ndarray]]:
     shards = open_shards([str(folder / f"{split}-*.tar")])
     raws = [shards.read(*shards.locate(n)) for n in range(shards.num_samples)]
@@ -40,9 +31,9 @@ def arrays(folder, split="dense") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def test_every_point_of_the_file_gets_features(run, shared_data, tmp_path, capsys):
-    source = f"{shared_data('shapes16_points')}/test-*.tar"
-    words = ["dense", str(run), str(tmp_path / "out"), "--shards", source, "--limit", "5", "--blocks", "2"]
+def test_every_point_of_the_file_gets_features(small_run, solids, tmp_path, capsys):
+    source = f"{solids}/test-*.tar"
+    words = ["dense", str(small_run), str(tmp_path / "out"), "--shards", source, "--limit", "5", "--blocks", "2"]
     assert main([*words, "--batch-size", "2"]) == 0
     assert "written: 5 samples in 1 shards" in capsys.readouterr().out
     found = arrays(tmp_path / "out")
@@ -66,8 +57,8 @@ def test_every_point_of_the_file_gets_features(run, shared_data, tmp_path, capsy
         np.testing.assert_allclose(entry["features"], found[key]["features"], atol=5e-3)
 
 
-def test_features_at_a_centre_are_those_of_its_group(run):
-    loaded = load_encoder(run)
+def test_features_at_a_centre_are_those_of_its_group(small_run):
+    loaded = load_encoder(small_run)
     cloud = torch.randn(300, 3) * 5 + 2
     samples = [{"points": cloud}]
     evaluation = EvaluationConfig(size=300)
@@ -88,15 +79,15 @@ def test_large_clouds_are_worked_through_in_parts(monkeypatch):
     assert np.array_equal(dense.spread(tokens, places, samples, EvaluationConfig())[0]["features"], whole)
 
 
-def test_mistakes(run, tmp_path, shared_data, capsys):
-    source = f"{shared_data('shapes16_points')}/test-*.tar"
+def test_mistakes(small_run, solids, tmp_path, capsys):
+    source = f"{solids}/test-*.tar"
     for words, message in (
-        (["--blocks", "3"], "between 1 and the encoder's depth 2"),
+        (["--blocks", "4"], "between 1 and the encoder's depth 3"),
         (["--limit", "0"], "--limit must be at least 1"),
     ):
-        assert main(["dense", str(run), str(tmp_path / "o"), "--shards", source, *words]) == 2
+        assert main(["dense", str(small_run), str(tmp_path / "o"), "--shards", source, *words]) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(UserError, match="depth 2"):
-        token_features(load_encoder(run).encoder, torch.randn(1, 3, 64), 0)
+    with pytest.raises(UserError, match="depth 3"):
+        token_features(load_encoder(small_run).encoder, torch.randn(1, 3, 64), 0)
     with pytest.raises(UserError, match=r"modality 'image' has no dense\.py"):
         room("image", "dense")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -78,12 +80,9 @@ def test_equal_features_get_equal_colours():
     assert (colours[0, 0] != colours[0, 5]).any()
 
 
-def test_the_report_shows_shapes_with_attention_and_colours(shared_data, tmp_path):
-    shapes = shared_data("shapes16_points")
-    data = f"data.shards=['{shapes}/train-000001.tar']"
-    settings = ("train.stop_after=1 steps", "train.batch_size=8", "data.workers=0", "encoder.depth=1")
+def test_the_report_shows_shapes_with_attention_and_colours(small_run, tmp_path):
     run = tmp_path / "run"
-    assert main(["pretrain", "shapes16-dino-ibot-nano", data, *settings, "--run", str(run)]) == 0
+    shutil.copytree(small_run, run)
     assert main(["report", str(run), "--samples", "2"]) == 0
     page = (run / "report.html").read_text()
     assert page.count("data:image/") >= 2 * (1 + 3 + 1) + 6, "cloud, mean and two heads, colours; and neighbours"

@@ -15,8 +15,8 @@ from foundation.cli import main
 from foundation.data.shards import write_shards
 from foundation.engine import checkpoint
 from foundation.recipe import Recipe
+from tests.modalities.points.conftest import SMALL
 
-SMALL = ("train.stop_after=2 steps", "train.batch_size=8", "train.log_every=1", "data.workers=0")
 TINY = (
     "views.global_views.size=128",
     "views.local_views.size=64",
@@ -30,7 +30,6 @@ TINY = (
 )
 HEAD = "{prototypes: 64, hidden: 64, bottleneck: 32}"
 RECIPES = {
-    "shapes16-dino-ibot-nano": (),
     "shapes16-dcglr-nano": (),
     "quickstart-points": (),
     "point-dino-ibot": (*TINY, f"heads={{cls: {HEAD}, patch: {HEAD}}}"),
@@ -39,21 +38,13 @@ RECIPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    """Drawn clouds, so that these tests need no data beside the checkout."""
-    out = tmp_path_factory.mktemp("solids") / "shards"
-    assert main(["data", "build", "solids", str(out), "--train", "36", "--test", "24", "--points", "2048"]) == 0
-    return out
-
-
-def shards(shapes: Path) -> str:
-    return f"data.shards=['{shapes}/train-*.tar']"
+def shards(solids: Path) -> str:
+    return f"data.shards=['{solids}/train-*.tar']"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_recipe_trains(name, shapes, tmp_path, metrics):
-    settings = (shards(shapes), *SMALL, *RECIPES[name])
+def test_each_recipe_trains(name, solids, tmp_path, metrics):
+    settings = (shards(solids), *SMALL, *RECIPES[name])
     assert main(["pretrain", name, *settings, "--run", str(tmp_path / "run")]) == 0
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
@@ -62,6 +53,12 @@ def test_each_recipe_trains(name, shapes, tmp_path, metrics):
     branch = "student" if name == "point-mae" else "teacher"
     card = json.loads((tmp_path / "run" / "export" / f"{branch}.json").read_text())
     assert card["modality"] == "points" and card["evaluation"]["size"] == card["encoder"]["size"][0]
+
+
+def test_the_small_recipe_trains_and_hides_groups(small_run, metrics):
+    lines = metrics(small_run)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(0 < abs(line[f"loss/{name}"]) < 100 for line in lines for name in ("dino", "ibot", "koleo"))
 
 
 @pytest.mark.parametrize("name", ["point-dino-ibot", "dcglr", "point-mae"])
@@ -84,9 +81,9 @@ def test_published_numbers_stand_in_the_recipes():
     assert (tokens.groups((1024,)), tokens.group_size, tokens.widths) == (64, 32, (128, 256, 512))
 
 
-def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(shapes, tmp_path, capsys):
+def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(solids, tmp_path, capsys):
     run = tmp_path / "run"
-    settings = (shards(shapes), *SMALL, "encoder.depth=1", "views.decode.max_points=2047")
+    settings = (shards(solids), *SMALL, "encoder.depth=1", "views.decode.max_points=2047")
     assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 3
     assert "2048 points are more than max_points = 2047" in capsys.readouterr().err
     settings = (*settings[:-1], "views.decode.max_points=3000")
@@ -95,7 +92,7 @@ def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(shapes, tmp_
     assert card["evaluation"]["decode"]["max_points"] == 3000
     card["evaluation"]["decode"]["max_points"] = 2000
     (run / "export" / "teacher.json").write_text(json.dumps(card))
-    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{shapes}/test-*.tar"]
+    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{solids}/test-*.tar"]
     assert main([*words, "--workers", "0"]) == 2
     assert "2048 points are more than max_points = 2000" in capsys.readouterr().err
 
@@ -114,7 +111,7 @@ def test_bad_clouds_are_counted_and_replaced(tmp_path, metrics, capsys):
     samples = ({"__key__": f"s{number:03d}", **member(number)} for number in range(30))
     write_shards(samples, tmp_path / "shards", "train")
     settings = [f"data.shards=['{tmp_path}/shards/train-*.tar']", "views.channels=6", "views.normals=true", *SMALL[1:]]
-    settings += ["train.length=2 epochs", "encoder.tokenizer.channels=6", "encoder.depth=1", "train.precision=float32"]
+    settings += ["train.length=2 epochs", "encoder.tokenizer.channels=6", *TINY[:-1]]
     words = ["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(tmp_path / "run")]
     assert main([*words, "data.max_bad_samples=30"]) == 0
     last = metrics(tmp_path / "run")[-1]
@@ -130,9 +127,9 @@ def _npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
-    settings = (shards(shapes), "train.length=4 steps", "train.batch_size=8", "data.workers=0", "train.log_every=1")
-    settings += ("objectives.1.queue=40", "encoder.depth=1", "train.precision=float32", "checkpoints.every=2 steps")
+def test_a_resumed_run_keeps_its_queue_bit_for_bit(solids, tmp_path, metrics):
+    settings = (shards(solids), "train.length=4 steps", "train.batch_size=8", "data.workers=0", "train.log_every=1")
+    settings += ("objectives.1.queue=40", "train.precision=float32", "checkpoints.every=2 steps", *TINY)
 
     def train(run: str, *more: str) -> dict[str, str]:
         assert main(["pretrain", "shapes16-dcglr-nano", *settings, *more, "--run", str(tmp_path / run)]) == 0
@@ -152,13 +149,10 @@ def test_a_resumed_run_keeps_its_queue_bit_for_bit(shapes, tmp_path, metrics):
     assert ids.shape == (40,) and (ids >= 0).all(), "64 teacher views went through 40 places"
 
 
-def test_knn_scores_the_export_of_a_run(shared_data, tmp_path, capsys):
-    shapes = shared_data("shapes16_points")
-    run, out = tmp_path / "run", tmp_path / "knn.json"
-    settings = (shards(shapes), *SMALL, "encoder.depth=1")
-    assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 0
+def test_knn_scores_the_export_of_a_run(shared_data, small_run, tmp_path):
+    shapes, out = shared_data("shapes16_points"), tmp_path / "knn.json"
     data = ["--train", f"{shapes}/train-*.tar", "--test", f"{shapes}/test-*.tar", "--limit", "160", "--workers", "0"]
-    exported = str(run / "export" / "teacher.safetensors")
+    exported = str(small_run / "export" / "teacher.safetensors")
     assert main(["knn", exported, *data, "--k", "5", "--size", "256", "--json", str(out)]) == 0
     (row,) = json.loads(out.read_text())["results"]
     assert row["top1"] > 0.15, "even two steps leave far more than chance (6 %)"
