@@ -14,7 +14,8 @@ import torch
 
 from foundation.cli import main
 from foundation.counter import Draws
-from foundation.data.shards import open_shards
+from foundation.data.shards import open_shards, write_shards
+from foundation.data.stream import build_eval_loader
 from foundation.errors import SampleError, UserError
 from foundation.modalities.audio import views as audio
 from foundation.modalities.audio.front_end import FrontEndConfig
@@ -243,3 +244,28 @@ def test_a_run_on_paired_shards_is_exported_and_probed(shared_data, tmp_path: Pa
 def test_settings_that_cannot_work_are_refused(settings, match):
     with pytest.raises(UserError, match=match):
         Config(**settings)
+
+
+def test_real_pairs_out_of_step_are_counted_and_the_others_go_on(shared_data, tmp_path: Path) -> None:
+    shards = open_shards([str(shared_data("rgb_imu_clips") / "train-*.tar")])
+    raws = [dict(shards.read(*shards.locate(place))) for place in range(6)]
+    for number, raw in enumerate(raws):
+        late = {"imu_start": 0.7} if number % 3 == 1 else {}
+        raw["json"] = json.dumps(json.loads(raw["json"]) | late).encode()
+    members = [{name: raw[name] for name in ("__key__", "mp4", "npy", "json")} for raw in raws]
+    write_shards(members, tmp_path / "shards", "train")
+    config = Config(
+        members={
+            "imu": imu.Config(decode=ImuDecode(acceleration="g")),
+            "video": video.Config(local_views=video.ClipConfig(count=2, size=16)),
+        }
+    )
+    view = config.evaluation().build()
+    shards = open_shards([str(tmp_path / "shards" / "train-*.tar")])
+    (batch,) = build_eval_loader(shards, view, config.decode.build(), 6)
+    assert batch.skipped == {"conflict": 2} and batch.data.shape == (4, 6, 128)
+    for message, raw in zip(batch.messages, (raws[1], raws[4]), strict=True):
+        assert f"{raw['__key__']}: conflict: out of step: imu 0.70 to 2.70 s, video 0.00 to 2.0" in message
+    ends = replace(config, align="ends").decode.build()
+    (batch,) = build_eval_loader(shards, view, ends, 6)
+    assert not batch.skipped and len(batch.keys) == 6
