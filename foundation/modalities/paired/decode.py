@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Config:
     """Decoders whose results make one sample."""
 
-    decoders: tuple[Annotated[Any, Plugin("foundation.modalities.{name}.decode")], ...]
-    """One for each modality of a sample; each must give an entry of its own."""
+    decoders: tuple[Annotated[Any, Plugin("foundation.modalities.{name}.decode")], ...] = ()
+    """One for each modality of a sample; each must give an entry of its own. At least one."""
     align: Literal["clock", "ends"] = "clock"
     """``clock``: the time stamps of all modalities are of one clock. ``ends``: they are not, but all recordings begin
     and end together (then read them whole: a decoder must not cut a part out of a long one)."""
@@ -30,7 +30,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.decoders:
-            raise UserError("paired: no decoders given; name one for each modality of a sample")
+            raise UserError(
+                "paired: no decoders given; name one for each modality of a sample (to look at shards, name a single "
+                "modality: --modality video)"
+            )
         if self.align not in ("clock", "ends"):
             raise UserError(f"paired: align is {self.align!r}; choose clock or ends")
         if not 0 <= self.tolerance < 1:
