@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from foundation import masking
+from foundation.cli import main
 from foundation.counter import Draws
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
@@ -231,3 +234,13 @@ def test_the_memory_that_a_plan_counts_is_what_the_backward_pass_keeps(half):
     size = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
     size -= half * 2 * sum(p.numel() for p in tokenizer.parameters() if p.ndim > 1)  # copies of the matrices
     assert size == pytest.approx(4 * 32 * tokenizer.kept_per_token * (2 if half else 4), rel=0.1)
+
+
+def test_the_bench_compares_what_is_equal(tmp_path):
+    before = torch.get_num_threads()
+    words = ["--clouds", "2", "--points", "96", "--groups", "12", "--neighbours", "5", "--rounds", "1"]
+    assert main(["bench", "groups", *words, "--json", str(tmp_path / "out.json")]) == 0
+    torch.set_num_threads(before)
+    ways = json.loads((tmp_path / "out.json").read_text())["ways"]
+    assert len(ways) == 3 and all(way["same"] == 1.0 and way["clouds_per_second"] > 0 for way in ways.values())
+    assert main(["bench", "groups", "--points", "10"]) == 2
