@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation.errors import UserError
-    from foundation.probes import command, frames, road
+    from foundation.probes import command, frame_features, frames
     from foundation.probes.features import depth_of, plain
 
     begun = time.time()
@@ -44,20 +44,18 @@ def run(arguments: argparse.Namespace) -> int:
         median=arguments.median,
         seed=arguments.seed,
     )
-    evaluate = job.evaluation.build()
-    if arguments.seconds is not None:
-        if not hasattr(evaluate, "lasting") or arguments.seconds <= 0:
-            raise UserError(f"--seconds {arguments.seconds:g}: a positive length, for a modality with a time")
-        evaluate = evaluate.lasting(arguments.seconds)
-    decode = road.decoder(job.loaded.modality, job.evaluation)
+    if arguments.seconds is not None and arguments.seconds <= 0:
+        raise UserError(f"--seconds must be above 0, got {arguments.seconds:g}")
 
-    def features(candidate: command.Candidate, patterns: tuple[str, ...], what: str) -> frames.FrameSet:
+    def features(candidate: command.Candidate, patterns: tuple[str, ...], what: str) -> frame_features.FrameSet:
         raw = candidate.name == "raw"
-        return frames.extract(
+        return frame_features.of_shards(
             job.loaded.encoder if raw else candidate.encoder,
-            road.open_limited(patterns, arguments.limit),
-            decode,
-            evaluate,
+            patterns,
+            modality=job.loaded.modality,
+            evaluation=job.evaluation,
+            seconds=arguments.seconds,
+            limit=arguments.limit,
             raw=raw,
             blocks=arguments.blocks,
             device=job.device,

@@ -14,7 +14,7 @@ from foundation.data.shards import open_shards, write_shards
 from foundation.errors import SampleError, UserError
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
-from foundation.probes import frames
+from foundation.probes import frame_features, frames
 from foundation.recipe import Recipe
 from tests.modalities.audio.conftest import encode, tone
 
@@ -56,6 +56,7 @@ def test_the_command_finds_the_tones(shards, train, tmp_path, capsys):
     train(recipe(shards), tmp_path / "run")
     out = tmp_path / "frames.json"
     words = ["--train", f"{shards}/train-*.tar", "--test", f"{shards}/test-*.tar", "--workers", "0", "--baselines"]
+    words += ["--epochs", "8", "--learning-rates", "0.1", "0.5"]
     assert main(["frames", str(tmp_path / "run"), *words, "--median", "5", "--json", str(out)]) == 0
     said = capsys.readouterr()
     assert "1 unreadable samples were left out" in said.err and "no 'events' in its json" in said.err
@@ -79,7 +80,7 @@ def test_patches_of_one_moment_are_averaged(shards):
         front_end=FrontEndConfig(rate=RATE, mels=32, window=0.032, high=4000.0), frames=200
     ).build()
     opened, decoder = open_shards([f"{shards}/train-*.tar"]), decode.Config().build()
-    found = frames.extract(encoder, opened, decoder, evaluate, blocks=2, batch_size=16)
+    found = frame_features.extract(encoder, opened, decoder, evaluate, blocks=2, batch_size=16)
     assert found.features.shape == (40, 50, 32) and found.timelines.shape == (40, 50, 2) and found.classes == 2
     sample = decoder(opened.read(0, 0))
     tokens = encoder([evaluate([sample])])[0].patches[0].unflatten(0, (4, 50)).mean(0)
@@ -102,10 +103,17 @@ def test_timeline_is_that_of_the_file(seconds):
     assert timeline[loudest, 0] - 0.011 <= 1.1 <= timeline[loudest, 1] + 0.011
 
 
+def test_while_training(shards, train, metrics, tmp_path):
+    probe = f"{{name: frames, every: 2 steps, train: [{shards}/train-*.tar], test: [{shards}/test-*.tar], epochs: 2}}"
+    train(recipe(shards, f"probes=[{probe}]"), tmp_path / "run")
+    measured = [line for line in metrics(tmp_path / "run") if "probe/frame_f1" in line]
+    assert measured and all(0 <= line["probe/frame_f1"] <= 1 and "probe/event_f1" in line for line in measured)
+
+
 def test_mistakes_are_named():
     raw = {"__key__": "k", "__shard__": "s"}
     with pytest.raises(SampleError, match="frame-level labels are needed"):
-        frames.read_events(raw)
+        frame_features.read_events(raw)
     for events in (
         [{"label": 1}],
         [{"label": 1, "onset": 2.0, "offset": 1.0}],
@@ -113,11 +121,13 @@ def test_mistakes_are_named():
         [{"label": -1, "onset": 0, "offset": 1}],
     ):
         with pytest.raises(SampleError, match="expected"):
-            frames.read_events({**raw, "json": json.dumps({"events": events}).encode()})
+            frame_features.read_events({**raw, "json": json.dumps({"events": events}).encode()})
     with pytest.raises(UserError, match="odd"):
         frames.Settings(median=4)
+    with pytest.raises(UserError, match=r"frames\.test is empty"):
+        frames.Config(train=("a.tar",), test=())
     with pytest.raises(UserError, match="no timeline"):
-        frames.extract(None, None, None, lambda samples: samples)
+        frame_features.extract(None, None, None, lambda samples: samples)
 
 
 def test_size_in_pixels_is_refused(shards, train, tmp_path, capsys):
