@@ -151,13 +151,13 @@ def test_learns_to_fill_in(mode):
     branch = Branch(model, {})
     optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-2)
     explained = []
-    for step in range(60):
+    for step in range(80):
         result = objective(branch(batch, objective.requests, hide=True), batch, step)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
         explained.append(float(result.metrics["explained"]))
-    assert explained[0] < 0.1 and explained[-1] > 0.3, explained
+    assert explained[0] < 0.1 and explained[-1] > 0.4, explained
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
 
 
