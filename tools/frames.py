@@ -70,7 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     for candidate in job.candidates():
         train, test = features(candidate, job.train, "train"), features(candidate, job.test, "test")
         result = frames.fit(train, test, settings, job.device)
-        rows.append({"name": candidate.name, "features": candidate.label, "n": len(test), **plain(result)})
+        rows.append(
+            {"name": candidate.name, "features": candidate.label, "n": len(test), **plain(result),
+             "interval": list(result.frame_interval)}
+        )  # fmt: skip
         cells = (command.percent(result.frame_f1), command.span(result.frame_interval))
         more = (command.percent(result.event_f1), command.span(result.event_interval))
         table.add_row(candidate.label, *cells, *more)

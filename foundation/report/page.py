@@ -23,6 +23,18 @@ NAMES = {
     "raw": "raw input",
     "simple": "best simple feature",
 }
+TILES = {
+    "knn": "kNN top-1",
+    "linear": "Linear top-1",
+    "svm": "Linear SVM top-1",
+    "frames": "F1 of frames",
+}
+TITLES = {
+    "knn": "k nearest neighbours",
+    "linear": "Linear probe",
+    "svm": "Linear support vector machine",
+    "frames": "Moment by moment: linear probe of frames",
+}
 
 
 def render(run: Run, gallery: Gallery | None, problem: str | None = None, parameters: int | None = None) -> str:
@@ -75,8 +87,14 @@ def _header(run: Run) -> str:
 
 
 def _best(result: dict[str, Any], name: str) -> dict[str, Any] | None:
-    rows = [row for row in result.get("results", []) if row.get("name") == name and row.get("top1") is not None]
-    return max(rows, key=lambda row: row["top1"], default=None)
+    metric = _metric(result)
+    rows = [row for row in result.get("results", []) if row.get("name") == name and row.get(metric) is not None]
+    return max(rows, key=lambda row: row[metric], default=None)
+
+
+def _metric(result: dict[str, Any]) -> str:
+    """Key of a probe's score in its rows; all are shares of 1, the more the better."""
+    return str(result.get("metric", "top1"))
 
 
 def _latest(run: Run, probe: str) -> dict[str, Any] | None:
@@ -88,17 +106,17 @@ def _latest(run: Run, probe: str) -> dict[str, Any] | None:
 
 def _tiles(run: Run, parameters: int | None) -> str:
     tiles: list[tuple[str, str, str]] = []
-    for probe, title in (("knn", "kNN top-1"), ("linear", "Linear top-1"), ("svm", "Linear SVM top-1")):
+    for probe, title in TILES.items():
         result = _latest(run, probe)
         best = _best(result, "model") if result else None
         if result and best:
             others = [
-                f"{name} {100 * row['top1']:.1f} %"
+                f"{name} {100 * row[_metric(result)]:.1f} %"
                 for name in ("untrained", "raw", "simple")
                 if (row := _best(result, name))
             ]
             note = "\n".join(others) or (f"k = {best['k']}" if "k" in best else "")
-            tiles.append((title, f"{100 * best['top1']:.1f} %", note))
+            tiles.append((title, f"{100 * best[_metric(result)]:.1f} %", note))
     if not any(tile[0] == "kNN top-1" for tile in tiles):
         steps, values = run.series("probe/knn_top1")
         known = [(value, step) for step, value in zip(steps, values, strict=True) if value is not None]
@@ -141,8 +159,7 @@ def _probes(run: Run) -> str:
         "the best simple feature of the modality."
     )
     blocks = []
-    titles = {"knn": "k nearest neighbours", "linear": "Linear probe", "svm": "Linear support vector machine"}
-    for probe, title in titles.items():
+    for probe, title in TITLES.items():
         result = _latest(run, probe)
         if result is None:
             continue
@@ -153,23 +170,24 @@ def _probes(run: Run) -> str:
                 continue
             interval = tuple(row["interval"]) if row.get("interval") else None
             label = str(row.get("features", label)) if name == "simple" else label
-            bars.append((label, row["top1"], interval))
+            bars.append((label, row[_metric(result)], interval))
             setting = f"k = {row['k']}" if "k" in row else f"C = {row['cost']:g}" if "cost" in row else ""
             setting = str(row.get("head", setting))
             low_high = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
-            table.append((label, setting, f"{100 * row['top1']:.1f}", low_high, f"{row.get('n', 0):,}"))
+            table.append((label, setting, f"{100 * row[_metric(result)]:.1f}", low_high, f"{row.get('n', 0):,}"))
         cells = "".join(
             f'<tr><td>{escape(a)}</td><td{_whole(b)}>{escape(b)}</td><td class="n">{c}</td><td class="n">{d}</td>'
             f'<td class="n">{e}</td></tr>'
             for a, b, c, d, e in table
         )
+        short, long = ("top-1 %", "top-1 accuracy (%)") if _metric(result) == "top1" else ("F1 %", "F1 (%)")
         head = (
-            '<thead><tr><th>features</th><th>setting</th><th class="n">top-1 %</th><th class="n">95 % interval</th>'
+            f'<thead><tr><th>features</th><th>setting</th><th class="n">{short}</th><th class="n">95 % interval</th>'
             '<th class="n">samples</th></tr></thead>'
         )
         blocks.append(
             f'<div class="card"><h3>{title}</h3><p class="of">{escape(str(result.get("model", "")))}</p>'
-            f"{figures.bars(bars, x_label='top-1 accuracy (%)')}"
+            f"{figures.bars(bars, x_label=long)}"
             f'<div class="scroll"><table>{head}<tbody>{cells}</tbody></table></div></div>'
         )
     if not blocks:

@@ -16,6 +16,8 @@ from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.probes import frame_features, frames
 from foundation.recipe import Recipe
+from foundation.report.page import render
+from foundation.report.run import read_run
 from tests.modalities.audio.conftest import encode, tone
 
 RATE = 8000
@@ -67,6 +69,11 @@ def test_the_command_finds_the_tones(shards, train, tmp_path, capsys):
     low, high = scores["model"]["frame_interval"]
     assert low <= scores["model"]["frame_f1"] <= high and scores["model"]["n"] == 12
     assert content["data"]["test"]["skipped"] == {"missing": 1}
+    probes = tmp_path / "run" / "probes"
+    probes.mkdir(exist_ok=True)
+    out.rename(probes / "frames.json")
+    page = render(read_run(tmp_path / "run"), None)
+    assert "F1 of frames" in page and f"{100 * scores['model']['frame_f1']:.1f} %" in page and "F1 %" in page
 
 
 def test_patches_of_one_moment_are_averaged(shards):
