@@ -185,6 +185,16 @@ def test_in_the_trunk_tokens_know_their_place_and_hidden_groups_do_not_leak():
     assert not torch.allclose(model([other], [hidden])[0].cls, model([view], [hidden])[0].cls)
 
 
+def test_at_the_start_positions_weigh_about_as_much_as_tokens():
+    model = encoder()
+    view = torch.nn.functional.normalize(torch.randn(16, 3, 128), dim=1) * torch.rand(16, 1, 128)
+    with torch.no_grad():
+        tokens, places, _ = model.tokenizer(view)
+        positions = model.positions(places)
+    spread = [(x - x.mean(dim=1, keepdim=True)).square().mean().sqrt().item() for x in (positions, tokens)]
+    assert 0.2 < spread[0] / spread[1] < 5
+
+
 def test_block_masks_hide_neighbouring_groups():
     view = torch.randn(64, 3, 512)
     places = Config(stride=16, group_size=8).places(view).numpy()
