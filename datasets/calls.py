@@ -1,9 +1,10 @@
 """Calls of invented animals: the same twelve calls by many callers, each with its own voice, in noise.
 
-A call is a course of pitch and loudness: it rises, falls, trills, stutters. A caller has a pitch, a timbre (how fast
-harmonics fade, two resonances), a tempo and a breath of its own; a recording adds loudness, the colour of a microphone,
-a hum and noise. Callers of the test split are heard nowhere else. How loud each band is on average says who calls and
-through which microphone; which call it is lies in its course.
+A call is a short phrase, a course of pitch and loudness (it rises, falls, trembles, stutters), repeated without end; a
+recording begins anywhere in it. A caller has a pitch, a timbre (how fast harmonics fade, two resonances), a tempo and a
+breath of its own; a recording adds loudness, the colour of a microphone, a hum and noise. Callers of the test split are
+heard nowhere else. How loud each band is on average says who calls and through which microphone; which call it is lies
+in the course of a phrase.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ CARD = {
     "modality": "audio",
     "splits": ["train", "test"],
     "layout": "wav (8 kHz, 16 bits), cls (call)",
-    "size": "12 calls; 2,400 + 600 recordings of 0.9 s by 80 + 20 callers, 49 MB",
+    "size": "12 calls; 2,400 + 600 recordings of 1 s by 80 + 20 callers, 54 MB",
 }
 RATE = 8000
-SECONDS = 0.9
+SECONDS = 1.0
 CALLERS = {"train": 80, "test": 20}
 CALLS = (
-    "rise", "fall", "arch", "dip", "steady", "trill", "stutter", "step up", "step down", "warble", "chirps", "sobs",
+    "rising", "falling", "rise and rest", "fall and rest", "arch and rest", "dip and rest", "two notes", "vibrato",
+    "stutter", "long and short", "swelling", "fading",
 )  # fmt: skip
 
 Signal = NDArray[np.float64]
@@ -69,29 +71,36 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
 
 
 def course(call: str, t: Signal, draw: Numbers) -> tuple[Signal, Signal]:
-    """Pitch in octaves around the caller's own and loudness in [0, 1] of a call, over its time from 0 to 1."""
-    width = draw.between(0.5, 0.8)  # octaves from the lowest to the highest note
-    often = draw.between(4.0, 6.0)  # repetitions within a call
-    loud = np.ones_like(t)
-    if call in ("rise", "fall"):
-        pitch = width * (t - 0.5)
-    elif call in ("arch", "dip"):
-        pitch = width * (0.5 - 2.0 * np.abs(t - 0.5))
-    elif call in ("step up", "step down"):
-        pitch = width * ((t > draw.between(0.45, 0.55)) - 0.5)
-    elif call == "trill":
-        pitch = 0.5 * width * np.sin(2 * np.pi * 1.6 * often * t)
-    elif call == "warble":
-        pitch = 0.5 * width * np.sign(np.sin(2 * np.pi * 0.5 * often * t))
-    elif call in ("chirps", "sobs"):
-        pitch = width * (often * t % 1.0 - 0.5)
-        loud = (often * t % 1.0 < 0.8).astype(np.float64)
-    else:
-        pitch = np.zeros_like(t)
-        if call == "stutter":
-            loud = (1.3 * often * t % 1.0 < 0.55).astype(np.float64)
-    pitch = -pitch if call in ("fall", "dip", "step down", "sobs") else pitch
-    return pitch, loud * np.minimum(1.0, 12.0 * np.minimum(t, 1.0 - t))
+    """Pitch in octaves around the caller's own, and loudness in [0, 1], of a call that goes on and on.
+
+    Args:
+        call: one of :data:`CALLS`.
+        t: [samples] number of phrases since the first; fractions are places within one.
+        draw: numbers of this recording.
+    """
+    width = draw.between(0.5, 0.9)  # octaves from the lowest to the highest note
+    place = t % 1.0
+    pitch, loud = np.zeros_like(t), np.ones_like(t)
+    if call in ("rising", "falling"):
+        pitch = width * (place - 0.5)
+    elif call in ("rise and rest", "fall and rest"):
+        pitch, loud = width * (place / 0.6 - 0.5), place < 0.6
+    elif call in ("arch and rest", "dip and rest"):
+        pitch, loud = width * (np.sin(np.pi * place / 0.7) - 0.5), place < 0.7
+    elif call == "two notes":
+        pitch = width * ((place < 0.5) - 0.5)
+    elif call == "vibrato":
+        pitch = 0.5 * width * np.sin(2 * np.pi * t)
+    elif call == "stutter":
+        loud = place < 0.5
+    elif call == "long and short":
+        loud = (place < 0.4) | ((place > 0.6) & (place < 0.75))
+    elif call == "swelling":
+        loud = place**2
+    elif call == "fading":
+        loud = (1.0 - place) ** 2
+    sign = -1.0 if call.startswith(("fall", "dip")) else 1.0
+    return sign * pitch, np.asarray(loud, np.float64)
 
 
 def voice(pitch: Signal, loud: Signal, caller: Numbers, draw: Numbers) -> Signal:
@@ -110,18 +119,16 @@ def voice(pitch: Signal, loud: Signal, caller: Numbers, draw: Numbers) -> Signal
         gain = harmonic**-fade * sum(0.2 + np.exp(-0.5 * (np.log2(f / at) / width) ** 2) for at, width in resonances)
         sound += np.where(f < 0.47 * RATE, gain, 0.0) * np.sin(harmonic * phase + caller.between(0.0, 6.28))
     sound = sound / max(float(np.sqrt(np.mean(sound**2))), 1e-9)
-    return (sound + breath * draw.normal(len(pitch))) * np.convolve(loud, np.ones(80) / 80, "same")
+    return (sound + breath * draw.normal(len(pitch))) * np.convolve(loud, np.ones(60) / 60, "same")
 
 
 def recording(call: str, caller: Numbers, draw: Numbers, noise: float) -> Signal:
     """One call on its background, [samples] with its peak below 1."""
     length = round(SECONDS * RATE)
-    count = round(length * caller.between(0.6, 0.8) * draw.between(0.85, 1.15))
-    begin = int(draw.between(0.0, 1.0) * (length - count))
-    pitch, loud = course(call, np.arange(count) / count, draw)
-    sound = np.zeros(length)
-    sound[begin : begin + count] = voice(pitch, loud, caller, draw)
     t = np.arange(length) / RATE
+    phrases = caller.ratio(3.5, 5.5) * draw.ratio(0.9, 1.1)  # in a second
+    pitch, loud = course(call, phrases * t + draw.between(0.0, 1.0), draw)
+    sound = voice(pitch, loud, caller, draw)
     hum = np.sin(2 * np.pi * draw.ratio(80.0, 3000.0) * t) * draw.between(0.0, 0.25)
     sound += noise * (hum + draw.ratio(0.03, 0.3) * draw.normal(length))
     # The microphone: louder or softer towards high notes, up to 10 decibels at each end.

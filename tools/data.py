@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument(
         "--sheet", nargs="?", const="contact-sheet.png", metavar="PNG", help="also draw samples (contact-sheet.png)"
     )
+    inspect.add_argument("--modality", help="whose pictures the sheet shows (default: as index.json says, else image)")
     inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
@@ -160,7 +161,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     facts = inspect(arguments.shards, arguments.limit, arguments.verify)
     _show(facts)
     if arguments.sheet:
-        number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite)
+        number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite, modality=arguments.modality)
         print(f"{arguments.sheet}: {number} pictures")
     damaged = [shard for shard in facts.shards if shard.problem]
     if damaged:

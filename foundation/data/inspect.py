@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from foundation.errors import SampleError, UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-_CELL, _GAP = 96, 4  # pixels of a picture on the contact sheet and between two
+_CELL, _GAP = 96, 4  # pixels of a usual picture on the contact sheet and between two
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Facts:
         image_sizes: (width, height) of the pictures looked at.
         looked_at: samples whose labels were read.
         readable: the shards that can be read.
+        modality: what the index says the samples are; images where it says nothing.
     """
 
     shards: list[ShardFacts]
@@ -63,6 +65,7 @@ class Facts:
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     looked_at: int = 0
     readable: ShardSet | None = None
+    modality: str = "image"
 
 
 def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) -> Facts:
@@ -81,9 +84,11 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
     sizes: dict[str, list[np.ndarray[Any, Any]]] = {}
     good: list[tuple[str, int]] = []
     classes: tuple[str, ...] = ()
+    modality = ""
     for path in paths:
         index = read_index(path.parent)
         classes = classes or (index.classes if index else ())
+        modality = modality or (_modality_of(index) if index else "")
         entry = index.entries().get(path.name) if index else None
         row, table = _look(path, entry, verify)
         rows.append(row)
@@ -95,11 +100,16 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
     for extension, parts in sorted(sizes.items()):
         values = np.concatenate(parts)
         extensions[extension] = (len(values), float(np.median(values)))
-    facts = Facts(rows, extensions, Counter(), classes)
+    facts = Facts(rows, extensions, Counter(), classes, modality=modality or "image")
     if good:
         facts.readable = ShardSet([path for path, _ in good], [count for _, count in good], classes)
         _look_at_samples(facts, facts.readable, limit)
     return facts
+
+
+def _modality_of(index: Index) -> str:
+    card = index.about.get("card")
+    return str(card.get("modality") or "") if isinstance(card, Mapping) else ""
 
 
 def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFacts, Table | None]:
@@ -165,22 +175,27 @@ def _open_image(raw: RawSample) -> Image.Image | None:
         return None
 
 
-def contact_sheet(facts: Facts, out: Path, number: int = 96, overwrite: bool = False) -> int:
-    """Write a PNG with some samples, spread evenly over the shards.
+def contact_sheet(
+    facts: Facts, out: Path, number: int = 96, overwrite: bool = False, modality: str | None = None
+) -> int:
+    """Write a PNG with some samples, spread evenly over the shards, each as its modality draws it.
 
     Args:
         facts: of :func:`inspect`.
         out: file to write.
         number: of pictures, at most.
         overwrite: replace the file if it exists.
+        modality: whose picture room draws; None: as the index says, else images.
 
     Returns:
         Number of pictures on it.
 
     Raises:
-        UserError: no sample can be shown, or the file exists.
+        UserError: no sample can be shown, the file exists, or there is no such modality.
     """
     from PIL import Image, ImageDraw
+
+    from foundation.plugins import resolve
 
     if out.suffix.lower() != ".png":
         raise UserError(f"the contact sheet is a PNG; give a name that ends in .png, not {str(out)!r}")
@@ -188,16 +203,16 @@ def contact_sheet(facts: Facts, out: Path, number: int = 96, overwrite: bool = F
         raise UserError(f"{out} exists: add --overwrite to replace it, or give another name after --sheet")
     if not out.absolute().parent.is_dir():
         raise UserError(f"the folder of {out} does not exist")
+    name = resolve("foundation.modalities.{name}.views", modality or facts.modality).__name__.rpartition(".")[0]
+    drawing = importlib.import_module(f"{name}.picture")
+    width, height = drawing.CELL
     cells: list[tuple[Image.Image, str]] = []
     for raw in _read(facts.readable, number) if facts.readable else ():
-        image = _open_image(raw)
-        if image is None:
-            continue
         try:
-            image = image.convert("RGB")
-        except (OSError, ValueError):
+            image = Image.fromarray(drawing.of_raw(raw))
+        except SampleError:
             continue
-        scale = _CELL / max(image.size)
+        scale = min(width / image.width, height / image.height)
         smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         label = raw.get("cls", b"").decode("utf-8", "replace").strip()
@@ -206,16 +221,16 @@ def contact_sheet(facts: Facts, out: Path, number: int = 96, overwrite: bool = F
         cells.append((image.resize(size, smooth), label))
     if not cells:
         raise UserError("no sample of these shards has a picture that can be shown")
-    columns = max(1, min(12, int(np.ceil(np.sqrt(len(cells) * 1.5)))))
+    columns = max(1, min(12 * _CELL // width, int(np.ceil(np.sqrt(len(cells) * 1.5 * height / width)))))
     lines = -(-len(cells) // columns)
     text = 14
-    sheet = Image.new("RGB", (columns * (_CELL + _GAP) + _GAP, lines * (_CELL + _GAP + text) + _GAP), "white")
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, lines * (height + _GAP + text) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for place, (image, label) in enumerate(cells):
-        x = _GAP + place % columns * (_CELL + _GAP)
-        y = _GAP + place // columns * (_CELL + _GAP + text)
-        sheet.paste(image, (x + (_CELL - image.width) // 2, y + (_CELL - image.height) // 2))
-        draw.text((x, y + _CELL + 1), label[:15], fill="black")
+        x = _GAP + place % columns * (width + _GAP)
+        y = _GAP + place // columns * (height + _GAP + text)
+        sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
+        draw.text((x, y + height + 1), label[: 15 * width // _CELL], fill="black")
     temporary = out.with_name(f".{out.name}.part")
     sheet.save(temporary, "PNG")
     os.replace(temporary, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,36 @@ from foundation.modalities.image.picture import mask_overlay as _mask_overlay
 from foundation.modalities.image.picture import pca_rgb as _pca_rgb
 
 _SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enlarged to be seen
+
+
+CELL = (160, 96)
+"""Width and height of a sample on a contact sheet, pixels."""
+_LONGEST = 10.0  # seconds of a recording on a contact sheet
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it: up to ten seconds of its spectrogram, at its own rate.
+
+    Args:
+        raw: members by extension.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    from foundation.modalities.audio.decode import decode
+    from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
+
+    sample = decode(raw)
+    rate = int(sample["audio_rate"])
+    seconds = min(len(sample["audio"]) / rate, _LONGEST)
+    front = FrontEndConfig(rate=rate, window=0.032, hop=max(0.004, seconds / 300), high=None)
+    waveform = sample["audio"][: round(seconds * rate)]
+    least = front.samples(8)
+    waveform = torch.nn.functional.pad(waveform, (0, max(0, least - len(waveform))))
+    return to_rgb(log_mel(waveform[None], front)[0])
 
 
 def to_rgb(view: Tensor | NDArray[Any]) -> Picture:

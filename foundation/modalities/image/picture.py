@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +18,31 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] uint8."""
+CELL = (96, 96)
+"""Width and height of a sample on a contact sheet, pixels."""
 
 # Anchors of a perceptually even dark-to-bright scale (near matplotlib's "inferno"), so that no plot library is needed.
 _HEAT = np.array(
     [(0, 0, 4), (51, 10, 95), (120, 28, 109), (188, 55, 84), (237, 105, 37), (252, 176, 20), (252, 255, 164)],
     np.float64,
 )
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it, read with the decoder's defaults.
+
+    Args:
+        raw: members by extension.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    from foundation.modalities.image.decode import decode
+
+    return to_rgb(decode(raw)["image"])
 
 
 def to_rgb(

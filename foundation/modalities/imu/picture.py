@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,32 @@ from foundation.modalities.imu.evaluation import MEAN, STD
 _COLOURS = ((214, 69, 65), (39, 140, 70), (45, 95, 200))  # x, y, z
 _PAPER, _LINE, _HIDDEN = (255, 255, 255), (214, 214, 220), (176, 176, 186)
 _PANEL = 3  # channels of one panel
+CELL = (192, 144)
+"""Width and height of a sample on a contact sheet, pixels."""
 _SHARP = 3  # lines are drawn so many times as large and reduced: smooth edges
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it: its traces from begin to end.
+
+    Args:
+        raw: members by extension. Where nothing says the rate, time has no scale.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    import warnings
+
+    from foundation.modalities.imu.decode import Config, UnitWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnitWarning)  # a picture has no units; each panel has a scale of its own
+        readings = Config(rate=50.0).build()(raw)["imu"]
+    count = readings.shape[1]
+    return to_rgb(readings.T, (0.0,) * count, (1.0,) * count)
 
 
 def to_rgb(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.errors import UserError
+from foundation.errors import SampleError, UserError
 from foundation.modalities.image.picture import Picture, heat_rgb, pca_rgb, resize
 
 if TYPE_CHECKING:
@@ -18,7 +18,34 @@ if TYPE_CHECKING:
 
 __all__ = ["heat_rgb", "pca_rgb", "to_rgb", "together"]
 
+CELL = (192, 192)
+"""Width and height of a sample on a contact sheet, pixels."""
 _GAP = 6
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it: whatever modalities can be read from it, one below the other.
+
+    Args:
+        raw: members by extension.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: none of them can be read.
+    """
+    parts: list[Picture] = []
+    problem: SampleError | None = None
+    for modality in ("video", "image", "audio", "imu", "points"):
+        try:
+            parts.append(_room(modality).of_raw(raw))
+        except SampleError as error:
+            problem = problem or error
+    if not parts:
+        assert problem is not None
+        raise problem
+    return _stacked(parts, 256)
 
 
 def to_rgb(view: Tensor | NDArray[Any], **options: Any) -> Picture:
@@ -48,9 +75,12 @@ def together(views: Mapping[str, View], row: int, width: int = 512) -> Picture:
     Returns:
         uint8 [H, width, 3].
     """
+    return _stacked([to_rgb(view.data[row]) for view in views.values()], width)
+
+
+def _stacked(pictures: Sequence[Picture], width: int) -> Picture:
     parts = []
-    for view in views.values():
-        picture = to_rgb(view.data[row])
+    for picture in pictures:
         parts.append(resize(picture, max(1, round(picture.shape[0] * width / picture.shape[1])), width))
         parts.append(np.full((_GAP, width, 3), 255, np.uint8))
     return np.ascontiguousarray(np.concatenate(parts[:-1]))

@@ -6,6 +6,7 @@ maps of numbers come with the places of their tokens, and every point takes the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,29 @@ __all__ = ["heat_rgb", "mask_overlay", "overlay", "pca_colours", "render", "to_r
 
 SIDE = 160
 """Pixels of one of the three drawings."""
+CELL = (288, 96)
+"""Width and height of a sample on a contact sheet, pixels."""
 _PAPER, _HIDDEN = (250, 250, 250), (190, 190, 200)
 # Angles in degrees: about the upright axis, then towards the one who looks.
 _LOOKS = ((35.0, 25.0), (125.0, 25.0), (35.0, 90.0))
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it: up to 4096 of its points, z upwards.
+
+    Args:
+        raw: members by extension.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    from foundation.modalities.points.decode import decode
+
+    points = decode(raw)["points"]
+    return to_rgb(points[:: max(1, len(points) // 4096)].T)
 
 
 def to_rgb(view: Tensor | NDArray[Any], up: Literal["x", "y", "z"] = "z", side: int = SIDE) -> Picture:

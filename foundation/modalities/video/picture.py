@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,26 @@ MOST_FRAMES = 8
 """Frames of a strip; of longer clips evenly chosen ones are shown."""
 COLUMNS = 4
 """Frames in a line of a strip, and times in a line of a map of tokens."""
+CELL = (256, 128)
+"""Width and height of a sample on a contact sheet, pixels."""
 _GAP, _EDGE = 2, (32, 32, 36)
+
+
+def of_raw(raw: Mapping[str, Any]) -> Picture:
+    """A sample of a shard as a person looks at it: a film strip, read with the decoder's defaults.
+
+    Args:
+        raw: members by extension.
+
+    Returns:
+        uint8 [H, W, 3], of any size.
+
+    Raises:
+        SampleError: it cannot be read.
+    """
+    from foundation.modalities.video.decode import decode
+
+    return to_rgb(decode(raw)["video"])
 
 
 def to_rgb(

@@ -1,0 +1,94 @@
+"""The contact sheet of a data set shows samples as their modality's picture room draws them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundation.data.build import build, load
+from foundation.data.inspect import contact_sheet, inspect
+from foundation.errors import SampleError, UserError
+
+MODALITIES = sorted(
+    path.parent.name
+    for path in Path(importlib.import_module("foundation").__file__).parent.glob("modalities/*/picture.py")
+)
+SETS = {
+    "image": ("photo_tiles", []),
+    "audio": ("calls", []),
+    "points": ("solids", []),
+    "video": ("drifts", []),
+    "imu": ("motions", []),
+    "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),
+}
+
+
+def made(modality: str, folder: Path) -> Path:
+    import argparse
+
+    name, words = SETS[modality]
+    script = load(name)
+    parser = argparse.ArgumentParser()
+    script.module.add_arguments(parser)
+    arguments = parser.parse_args(["--train", "12", "--test", "4", *words])
+    build(script, folder, arguments, samples_per_shard=100, max_bytes=1 << 30)
+    return folder
+
+
+@pytest.mark.parametrize("modality", SETS)
+def test_every_sample_is_on_the_sheet_as_its_modality_looks(modality, tmp_path):
+    from PIL import Image
+
+    facts = inspect([str(made(modality, tmp_path / "shards") / "train-*.tar")])
+    assert facts.modality == modality  # as the index says
+    assert contact_sheet(facts, tmp_path / "sheet.png") == 12
+    width, height = importlib.import_module(f"foundation.modalities.{modality}.picture").CELL
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    columns, lines = (pixels.shape[1] - 4) // (width + 4), (pixels.shape[0] - 4) // (height + 18)
+    assert columns * lines >= 12 > columns * (lines - 1)
+    for place in range(12):
+        left, top = 4 + place % columns * (width + 4), 4 + place // columns * (height + 18)
+        cell = pixels[top : top + height, left : left + width]
+        assert (cell < 240).any(axis=2).mean() > 0.02, (modality, place)  # more than paper
+        assert (pixels[top + height : top + height + 14, left : left + width] < 100).any()  # and named
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_sample_that_cannot_be_read_is_no_picture(modality):
+    picture = importlib.import_module(f"foundation.modalities.{modality}.picture")
+    raw = {"__key__": "a", "__shard__": "b.tar", "__id__": 0}
+    with pytest.raises(SampleError):
+        picture.of_raw(raw)
+    with pytest.raises(SampleError):
+        picture.of_raw(raw | {name: b"nonsense" for name in ("jpg", "wav", "ply", "mp4", "npy")})
+
+
+def test_another_modality_may_be_asked_for(tmp_path):
+    facts = inspect([str(made("paired", tmp_path / "shards") / "test-*.tar")])
+    assert contact_sheet(facts, tmp_path / "imu.png", modality="imu") == 4
+    with pytest.raises(UserError, match="no sample of these shards has a picture"):
+        contact_sheet(facts, tmp_path / "image.png", modality="image")
+    with pytest.raises(UserError, match="no modality called 'imuu'"):
+        contact_sheet(facts, tmp_path / "other.png", modality="imuu")
+
+
+def test_short_sounds_and_clouds_without_colour_have_pictures():
+    import io
+    import wave
+
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(8000)
+        out.writeframes(b"\1\2" * 50)  # 6 milliseconds
+    audio = importlib.import_module("foundation.modalities.audio.picture")
+    assert audio.of_raw({"__key__": "a", "wav": file.getvalue()}).ndim == 3
+    file = io.BytesIO()
+    np.save(file, np.random.default_rng(0).normal(size=(20_000, 6)).astype(np.float32))
+    points = importlib.import_module("foundation.modalities.points.picture")
+    assert points.of_raw({"__key__": "a", "npy": file.getvalue()}).shape == (160, 480, 3)
