@@ -86,6 +86,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
         time_unit=arguments.time_unit,
         acceleration=arguments.acceleration,
         angular_velocity=arguments.angular_velocity,
+        bridge=True,
     )
     root = arguments.root or arguments.csv.parent if arguments.csv else arguments.root
     splits = folders.samples(arguments, lambda data, extension: {})

@@ -65,6 +65,9 @@ class Config:
     """Frequency in Hz below which acceleration counts as gravity (UCI-HAR: 0.3)."""
     max_gap: float = 0.5
     """Longest gap between two times in seconds; shorter ones are bridged by straight lines."""
+    bridge: bool = False
+    """Numbers of a table that are NaN count as missing and are bridged like gaps, each channel by itself (tables in which
+    sensors have rows of their own, such as Ego4D's); else, and in arrays, they are refused."""
     min_steps: int = 16
     """Recordings with fewer readings are refused."""
     max_steps: int = 10_000_000
@@ -156,7 +159,7 @@ class ImuDecoder:
             raise ImuError("decode", f"json: imu_channels is {names!r}; a list of names is expected")
         wanted = Wanted(config.columns or config.channels, config.columns is not None, config.time, config.max_steps)
         values, times = read(raw[name], name, wanted, None if names is None else tuple(names), members.place_of(raw))
-        if not np.isfinite(values).all():
+        if not np.isfinite(values).all() and not config.bridge:
             row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
             raise ImuError("not_finite", f"reading {row} of {config.channels[column]} is {values[row, column]}")
         if len(values) < config.min_steps:
@@ -173,8 +176,10 @@ class ImuDecoder:
                 raise ImuError("shape", "neither json (imu_rate), nor the recipe (decode.rate), nor times say the rate")
             if rate > HIGHEST_RATE:
                 raise ImuError("shape", f"{rate:g} Hz: expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} Hz")
+            values = bridged(values, np.arange(len(values)) / rate, config.max_gap)
         else:
-            values, rate, begin = even(values, times * _TIME_UNITS[config.time_unit], config.max_gap)
+            times = times * _TIME_UNITS[config.time_unit]
+            values, rate, begin = even(bridged(values, times, config.max_gap), times, config.max_gap)
             start += begin - 0.5 / rate
         gravity = facts.get("imu_gravity", config.has_gravity)
         if gravity:
@@ -219,6 +224,31 @@ class ImuDecoder:
             self._warned = True
             shard, key = members.place_of(raw)
             warnings.warn(f"{shard}: sample {key!r}: {text}", UnitWarning, stacklevel=3)
+
+
+def bridged(values: NDArray[np.float64], times: NDArray[np.float64], max_gap: float) -> NDArray[np.float64]:
+    """Readings whose missing numbers (NaN or infinite) lie on straight lines between those before and after.
+
+    Args:
+        values: [T, C].
+        times: [T] seconds.
+        max_gap: seconds for which a channel may say nothing.
+
+    Raises:
+        ImuError: reason ``gap``.
+    """
+    import numpy as np
+
+    if np.isfinite(values).all():
+        return values
+    columns = []
+    for number, column in enumerate(values.T):
+        there = np.isfinite(column)
+        known = np.concatenate([times[:1], times[there], times[-1:]])
+        if not there.any() or np.diff(known).max() > max_gap:
+            raise ImuError("gap", f"channel {number} has no number for longer than max_gap = {max_gap:g} s")
+        columns.append(np.interp(times, times[there], column[there]))
+    return np.stack(columns, axis=1)
 
 
 def even(

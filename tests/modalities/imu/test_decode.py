@@ -109,6 +109,23 @@ def test_times_make_the_rate_and_uneven_ones_are_made_even():
     assert np.abs(sample["imu"].numpy() - expected).max() < 0.01
 
 
+def test_missing_numbers_are_bridged_if_that_is_wanted():
+    wanted = motion(400, rate=100.0)
+    holes = wanted.copy()
+    holes[::2, :3] = np.nan  # accelerometer and gyroscope have rows of their own
+    holes[1::2, 3:] = np.nan
+    times = np.arange(400) / 100
+    for settings, members in (
+        (Config(rate=100.0, bridge=True), {"csv": table(holes, NAMES)}),
+        (Config(time="t", bridge=True), {"csv": table(np.c_[times, holes], ["t", *NAMES])}),
+    ):
+        found = decode(settings, **members)["imu"].numpy()
+        assert np.abs(found - wanted)[1:-1].max() < 0.02 and np.isfinite(found).all()
+    holes[100:180, 4] = np.nan
+    with pytest.raises(SampleError, match=r"gap: csv: channel 4 has no number for longer than max_gap = 0\.5 s"):
+        decode(Config(time="t", bridge=True), csv=table(np.c_[times, holes], ["t", *NAMES]))
+
+
 def test_gravity_is_taken_out_and_motion_stays():
     time = np.arange(500) / 50.0
     values = np.zeros((500, 6))
