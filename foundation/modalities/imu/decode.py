@@ -66,8 +66,8 @@ class Config:
     max_gap: float = 0.5
     """Longest gap between two times in seconds; shorter ones are bridged by straight lines."""
     bridge: bool = False
-    """Numbers of a table that are NaN count as missing and are bridged like gaps, each channel by itself (tables in which
-    sensors have rows of their own, such as Ego4D's); else, and in arrays, they are refused."""
+    """Numbers of a table that are NaN count as missing and are bridged like gaps, each channel by itself (tables in
+    which sensors have rows of their own, such as Ego4D's); else, and in arrays, they are refused."""
     min_steps: int = 16
     """Recordings with fewer readings are refused."""
     max_steps: int = 10_000_000
