@@ -10,15 +10,17 @@ import time
 from pathlib import Path
 
 DESCRIPTION = """\
-The main job on a small scale, without a download or an accelerator: build shards from real data that a dependency
-carries, pretrain a small encoder, score it by nearest neighbours and by linear classifiers beside an untrained encoder
-and raw input, and write a report. Each step is an ordinary command, shown before it runs; what is done already is not
-done again."""
+The main job on a small scale, without a download or an accelerator: build shards from data that a dependency carries
+or a generator makes, pretrain a small encoder, score it by nearest neighbours and by linear classifiers beside an
+untrained encoder, raw input and the simple features of the modality, and write a report. Each step is an ordinary
+command, shown before it runs; what is done already is not done again."""
 
-# For each modality: its data set, the recipe, and the splits to probe.
+# For each modality: its data set and its recipe.
 ROADS = {
     "image": ("photo_tiles", "quickstart"),
+    "audio": ("calls", "quickstart-audio"),
     "points": ("solids", "quickstart-points"),
+    "video": ("drifts", "quickstart-video"),
     "imu": ("motions", "quickstart-imu"),
 }
 NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
@@ -67,7 +69,7 @@ def command(*words: str) -> None:
 
 
 def show(folder: Path, seconds: float) -> None:
-    """The closing table: trained, untrained, raw."""
+    """The closing table: trained, untrained, raw, and each simple feature."""
     from rich.console import Console
     from rich.table import Table
 
