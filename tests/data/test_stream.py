@@ -232,6 +232,20 @@ def test_a_killed_worker_names_the_shards(
     happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
 
 
+def test_a_killed_worker_holds_no_lock_that_the_loader_needs(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline
+) -> None:
+    """torch's own event has a lock, and a worker that is killed while looking at it would never give it back."""
+    shards = open_shards(make_shards(30))
+    with build_loader(
+        shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=40, workers=1
+    ) as loader:
+        next(iter(loader))
+        assert not hasattr(loader._iterator._workers_done_event, "_cond")
+        workers = loader._iterator._workers
+    assert [worker.exitcode for worker in workers] == [0]  # they saw the event
+
+
 @pytest.mark.fault(28, "a worker that hangs while it reads a sample")
 def test_a_hanging_worker_ends_the_run(
     make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None]
