@@ -6,6 +6,7 @@ import atexit
 import copy
 import ctypes
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -171,6 +172,8 @@ class Loader:
                         continue
                     problem = f"no batch for {waited:.0f} seconds"
                     advice = "for slow storage, raise data.timeout_seconds"
+                    answers, _ = stacks.ask_workers(os.environ.get(stacks.PREFIX_VARIABLE, ""), self.worker_pids())
+                    advice += f"; where the workers stood: {', '.join(answers[:3])}" if answers else ""
                 elif "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError):
                     # A worker that dies while its batch is being fetched breaks the connection instead.
                     problem = str(error) or "a worker ended while its batch was being fetched"
