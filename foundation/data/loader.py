@@ -176,7 +176,8 @@ class Loader:
                     advice += f"; where the workers stood: {', '.join(answers[:3])}" if answers else ""
                 elif "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError):
                     # A worker that dies while its batch is being fetched breaks the connection instead.
-                    problem = str(error) or "a worker ended while its batch was being fetched"
+                    told = isinstance(error, RuntimeError)
+                    problem = str(error) if told else "a worker ended while its batch was being fetched"
                     advice = "a worker that is killed mostly means that memory ran out: lower data.workers"
                 else:
                     raise
