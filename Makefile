@@ -28,7 +28,7 @@ quickstart: $(STAMP) ## the whole road in a few minutes: shards, pretraining, pr
 	@$(BIN)/foundation quickstart $(ARGS)
 
 test: $(STAMP) ## the unit tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses=auto $(ARGS)
 
 slow: $(STAMP) ## the tests that take longer
 	@$(BIN)/pytest -m 'slow and not slurm and not gpu and not network' $(ARGS)

@@ -94,8 +94,9 @@ class Train:
     """Where to train; ``auto``: the GPU if there is one."""
     grace_seconds: float | None = None
     """Seconds that the scheduler leaves between its signal and the kill; a run warns when a save takes longer."""
-    peer_timeout_seconds: float = 1800.0
-    """A process that waits for another one for so long gives up (exit code 75)."""
+    peer_timeout_seconds: float = 7200.0
+    """A process that waits for another one for so long gives up (exit code 75). More than four times
+    ``guard.stall_seconds`` lets a process that hangs end first, with its stacks."""
     stop_after: Duration | None = None
     """End early, with all schedules as for the whole length (to try a long recipe)."""
     log_every: int = 10

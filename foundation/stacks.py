@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import glob
 import os
 import signal
+import time
+from collections.abc import Iterable
 
 PREFIX_VARIABLE = "FOUNDATION_STACKS"
 """Environment variable by which a training process tells its workers, however they start, where stacks belong: a path,
@@ -23,6 +26,31 @@ def worker_pids(prefix: str) -> list[int]:
     """Process numbers of the workers that have, or had, a file for their stacks."""
     found = glob.glob(worker_file(glob.escape(prefix), "*"))
     return [int(number) for path in found if (number := path.rpartition("-")[2].removesuffix(".txt")).isdigit()]
+
+
+def ask_workers(prefix: str, pids: Iterable[int], seconds: float = 3.0) -> tuple[list[str], list[str]]:
+    """Have workers write down where they are.
+
+    Args:
+        prefix: where their files lie.
+        pids: their process numbers; those that have no file are left alone.
+        seconds: to wait for them.
+
+    Returns:
+        Files of those that answered, and of those that did not.
+    """
+    asked = []
+    for pid in pids:
+        path = worker_file(prefix, pid)
+        with contextlib.suppress(OSError):
+            if SIGNAL is not None and os.path.exists(path):
+                os.kill(pid, SIGNAL)
+                asked.append(path)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(os.path.getsize(path) == 0 for path in asked):
+        time.sleep(0.05)
+    silent = [path for path in asked if os.path.getsize(path) == 0]
+    return [path for path in asked if path not in silent], silent
 
 
 def answer_signal() -> bool:

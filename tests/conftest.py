@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the processors: before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 RECIPE = """
 name: tiny
 data: {{shards: ["{shards}"], workers: 0, shuffle_window: 16}}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import copy
+import ctypes
 import multiprocessing
+import os
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.context import BaseContext
 from typing import Any, TypedDict
 
 import torch
@@ -168,9 +172,12 @@ class Loader:
                         continue
                     problem = f"no batch for {waited:.0f} seconds"
                     advice = "for slow storage, raise data.timeout_seconds"
+                    answers, _ = stacks.ask_workers(os.environ.get(stacks.PREFIX_VARIABLE, ""), self.worker_pids())
+                    advice += f"; where the workers stood: {', '.join(answers[:3])}" if answers else ""
                 elif "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError):
                     # A worker that dies while its batch is being fetched breaks the connection instead.
-                    problem = str(error) or "a worker ended while its batch was being fetched"
+                    told = isinstance(error, RuntimeError)
+                    problem = str(error) if told else "a worker ended while its batch was being fetched"
                     advice = "a worker that is killed mostly means that memory ran out: lower data.workers"
                 else:
                     raise
@@ -256,14 +263,29 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _context(workers: int, wanted: str | None) -> str | None:
+class _Flag:
+    """An event whose state is one byte: nobody waits for a worker that was killed while it held the event's lock."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self._value = context.RawValue(ctypes.c_bool, False)
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
+
+    def set(self) -> None:
+        self._value.value = True
+
+
+def _context(workers: int, wanted: str | None) -> BaseContext | None:
     if not workers:
         return None
-    if wanted:
-        return wanted
     # A forked child must not inherit an initialised accelerator; without one, fork starts at once and shares memory.
     can_fork = "fork" in multiprocessing.get_all_start_methods() and multiprocessing.get_start_method(True) != "spawn"
-    return "fork" if can_fork and not torch.cuda.is_initialized() else "spawn"
+    context = copy.copy(
+        multiprocessing.get_context(wanted or ("fork" if can_fork and not torch.cuda.is_initialized() else "spawn"))
+    )
+    context.Event = lambda: _Flag(context)  # type: ignore[method-assign, assignment, return-value]
+    return context
 
 
 class Settings(TypedDict, total=False):

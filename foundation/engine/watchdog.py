@@ -234,16 +234,7 @@ class Watchdog:
         except OSError as error:
             os.write(2, f"foundation: cannot write {place}: {error}\n".encode())
             faulthandler.dump_traceback(file=2, all_threads=True)
-        asked = []
-        for pid in self._pids():
-            with contextlib.suppress(OSError):
-                if stacks.SIGNAL is not None and os.path.exists(stacks.worker_file(str(self._prefix), pid)):
-                    os.kill(pid, stacks.SIGNAL)
-                    asked.append(stacks.worker_file(str(self._prefix), pid))
-        until = time.monotonic() + 3
-        while time.monotonic() < until and any(os.path.getsize(path) == 0 for path in asked):
-            time.sleep(0.05)
-        for path in (path for path in asked if os.path.getsize(path) == 0):
+        for path in stacks.ask_workers(str(self._prefix), self._pids())[1]:
             os.write(2, f"foundation: the worker of {path} does not answer\n".encode())
 
     def _pids(self) -> Sequence[int]:

@@ -47,7 +47,7 @@ def place_from_environment(environment: Mapping[str, str] | None = None) -> tupl
 
 
 @contextmanager
-def process_group(device: str, timeout_seconds: float = 1800.0) -> Iterator[None]:
+def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None]:
     """Joins the other processes of the run for the length of a ``with`` block; does nothing for a single process.
 
     Args:

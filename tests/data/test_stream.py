@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from foundation import stacks
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards
 from foundation.data.stream import LoaderError, build_eval_loader, build_loader, iterate_samples
@@ -232,10 +233,27 @@ def test_a_killed_worker_names_the_shards(
     happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
 
 
+def test_a_killed_worker_holds_no_lock_that_the_loader_needs(
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline
+) -> None:
+    """torch's own event has a lock, and a worker that is killed while looking at it would never give it back."""
+    shards = open_shards(make_shards(30))
+    with build_loader(
+        shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=40, workers=1
+    ) as loader:
+        next(iter(loader))
+        assert not hasattr(loader._iterator._workers_done_event, "_cond")
+        workers = loader._iterator._workers
+    assert [worker.exitcode for worker in workers] == [0]  # they saw the event
+
+
 @pytest.mark.fault(28, "a worker that hangs while it reads a sample")
 def test_a_hanging_worker_ends_the_run(
-    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None]
-) -> None:
+    make_shards: MakeShards, decode: Decode, pipeline: MakePipeline, happened: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(stacks.PREFIX_VARIABLE, str(tmp_path / "rank0"))
+
     def hangs(raw: dict[str, Any]) -> dict[str, Any]:
         time.sleep(600)
         return decode(raw)
@@ -248,7 +266,10 @@ def test_a_hanging_worker_ends_the_run(
     with pytest.raises(LoaderError, match=r"no batch for \d seconds.*train-00000\d\.tar.*timeout_seconds") as caught:
         next(iter(loader))
     assert time.monotonic() - begin < 15
-    happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))
+    (written,) = tmp_path.glob("rank0-worker-*.txt")
+    assert str(written) in str(caught.value) and "in hangs" in written.read_text()
+    said = str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", "")
+    happened(said.replace(str(written), "rank0-worker-PID.txt"))
 
 
 def test_errors_of_workers_keep_their_type(make_shards: MakeShards, pipeline: MakePipeline) -> None:

@@ -21,7 +21,7 @@ from foundation.data.sources import single
 from foundation.data.stream import build_loader
 from foundation.engine.feed import Feed
 from foundation.errors import UserError
-from foundation.modalities.image import decode, views
+from foundation.modalities.image import decode, tokenizer, views
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def loader(tmp_path: Path) -> Iterator[Callable[..., Any]]:
             decode=decoder or decode.Config().build(),
             views=maker,
             masking=masking.Config().build(),
-            coordinates=lambda size: np.stack(np.meshgrid(range(4), range(4), indexing="ij"), -1).reshape(-1, 2),
+            coordinates=tokenizer.Config(patch_size=8).coordinates,
             finish_in_worker=in_worker,
         )
         stream = single(open_shards(tmp_path), seed=0, window=10)
@@ -70,6 +70,16 @@ def test_on_a_cpu_batches_are_handed_through(loader: Callable[..., Any]) -> None
         for batch in feed:
             feed.prefetch()
             batches.append(batch)
+    assert [b.keys for b in batches] == [b.keys for b in expected] and len(batches) == 6
+    assert all(
+        torch.equal(a.views["global"].data, b.views["global"].data) for a, b in zip(batches, expected, strict=True)
+    )
+
+
+def test_workers_that_start_from_nothing_make_the_same_batches(loader: Callable[..., Any]) -> None:
+    """As on a GPU, where a forked worker would inherit the driver's state."""
+    expected = list(loader()[0])
+    batches = list(loader(workers=1, context="spawn")[0])
     assert [b.keys for b in batches] == [b.keys for b in expected] and len(batches) == 6
     assert all(
         torch.equal(a.views["global"].data, b.views["global"].data) for a, b in zip(batches, expected, strict=True)

@@ -26,9 +26,10 @@ def test_a_short_grace_time_is_said_at_the_start(train, tiny_recipe, tmp_path, h
 
 
 @pytest.mark.fault(35, "a job that is queued again by its old pickle")
-def test_no_state_is_pickled_into_a_job():
+def test_no_state_is_pickled_into_a_job(happened):
     job = Job(["pretrain", "my.yaml", "--run", "runs/my"])
     assert pickle.loads(pickle.dumps(job)).__dict__ == {"words": ("pretrain", "my.yaml", "--run", "runs/my")}
+    happened("the pickle holds the words of the command and nothing else: the state comes from the run folder")
 
 
 @pytest.mark.slow
