@@ -89,11 +89,12 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """
     if arguments.size < 8 or min(arguments.train, arguments.test) < 1 or not 0 <= arguments.light <= 1:
         raise UserError("photo_tiles: --size must be at least 8, --train and --test at least 1, --light in [0, 1]")
-    tiles = [tile for photo in photographs().values() for tile in _tiles(photo)]
-    return {split: _Split(arguments, tiles, split, getattr(arguments, split)) for split in ("train", "test")}
+    parts = [tile for photo in photographs().values() for tile in tiles(photo)]
+    return {split: _Split(arguments, parts, split, getattr(arguments, split)) for split in ("train", "test")}
 
 
-def _tiles(photo: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def tiles(photo: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The parts of a photograph, row by row."""
     rows, columns = _GRID
     return [part for band in np.array_split(photo, rows, axis=0) for part in np.array_split(band, columns, axis=1)]
 
@@ -115,27 +116,28 @@ class _Split:
         for place, random in enumerate(numbers):
             label = place % len(self.tiles)
             tile = self.tiles[label]
-            band = self._band(tile, random[11])
-            side = min(round(a.size * (0.8 + 0.8 * random[0])), band.shape[0])
-            top = int(random[1] * (band.shape[0] - side + 1))
-            left = int(random[2] * (band.shape[1] - side + 1))
-            patch = band[top : top + side, left : left + side]
+            own = band(tile, self.split, random[11])
+            side = min(round(a.size * (0.8 + 0.8 * random[0])), own.shape[0])
+            top = int(random[1] * (own.shape[0] - side + 1))
+            left = int(random[2] * (own.shape[1] - side + 1))
+            patch = own[top : top + side, left : left + side]
             patch = patch[:, ::-1] if random[3] < 0.5 else patch
             pixels = np.asarray(Image.fromarray(patch).resize((a.size, a.size), Image.Resampling.BICUBIC), np.float64)
             buffer = io.BytesIO()
-            Image.fromarray(_light(pixels, random[4:], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
+            Image.fromarray(light(pixels, random[4:], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
             key = f"{self.split}-{place:05d}"
             yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
 
-    def _band(self, tile: NDArray[np.uint8], random: float) -> NDArray[np.uint8]:
-        """What a split may use of a tile: the middle quarter for testing, what lies above or below to train."""
-        above, below = (int(tile.shape[0] * share) for share in (0.375, 0.625))
-        if self.split == "test":
-            return tile[above:below]
-        return tile[:above] if random < 0.5 else tile[below:]
+
+def band(tile: NDArray[np.uint8], split: str, random: float) -> NDArray[np.uint8]:
+    """What a split may use of a tile: the middle quarter for testing, what lies above or below to train."""
+    above, below = (int(tile.shape[0] * share) for share in (0.375, 0.625))
+    if split == "test":
+        return tile[above:below]
+    return tile[:above] if random < 0.5 else tile[below:]
 
 
-def _light(pixels: NDArray[np.float64], random: NDArray[np.float64], strength: float) -> NDArray[np.uint8]:
+def light(pixels: NDArray[np.float64], random: NDArray[np.float64], strength: float) -> NDArray[np.uint8]:
     """A colour cast (gain of each channel), an exposure (gamma) and a contrast, and one of the six channel orders."""
     gains = 1 + strength * (2 * random[:3] - 1)
     gamma = 2.0 ** (strength * 2 * (2 * random[3] - 1))

@@ -20,7 +20,7 @@ SETS = {
     "image": ("photo_tiles", []),
     "audio": ("calls", []),
     "points": ("solids", []),
-    "video": ("drifts", []),
+    "video": ("photo_pans", []),
     "imu": ("motions", []),
     "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),
 }
