@@ -287,17 +287,19 @@ def _looks(gallery: Gallery, title: str) -> str:
     if not gallery.looks:
         return ""
     heads = [name for name, _ in gallery.looks[0].attention]
-    columns = ["sample", *heads, *(["components"] if gallery.looks[0].components else [])]
+    first = gallery.looks[0]
+    columns = ["sample", *(["hidden"] if first.hidden else []), *heads, *(["components"] if first.components else [])]
     cells = [f'<div class="head">{escape(name)}</div>' for name in columns]
     for look in gallery.looks:
-        pictures = [("sample", look.image), *look.attention]
+        pictures = [("sample", look.image), *([("hidden", look.hidden)] if look.hidden else []), *look.attention]
         if look.components:
             pictures.append(("components", look.components))
         cells += [
             f'<figure><img src="{uri}" alt="{escape(f"{name} of {look.name}", quote=True)}" loading="lazy"></figure>'
             for name, uri in pictures
         ]
-    lead = (
+    masked = "What a mask of the kind used in training hides. " if first.hidden else ""
+    lead = masked + (
         "Attention of the class token in the last block, its mean and single heads (bright: much), and the first three "
         "principal components of the patch features as red, green and blue: like colours mean like features, in all "
         "samples."

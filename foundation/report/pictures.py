@@ -27,12 +27,14 @@ class Look:
     Attributes:
         name: key of the sample.
         image: the evaluation view.
+        hidden: the same with a mask of the kind that the student had in training; None without masks.
         attention: (title, picture) of the mean over heads and of single heads; empty without such taps.
         components: first three principal components of the patches as red, green and blue; None without patches.
     """
 
     name: str
     image: str
+    hidden: str | None
     attention: tuple[tuple[str, str], ...]
     components: str | None
 
@@ -108,8 +110,29 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
         module = room(modality, "picture")
     except UserError:
         return None
-    known = {key: getattr(evaluation, key) for key in ("mean", "std", "up") if hasattr(evaluation, key)}
-    return np.asarray(module.to_rgb(view, **known), dtype=np.uint8)
+    return np.asarray(module.to_rgb(view, **_options(evaluation)), dtype=np.uint8)
+
+
+def _options(evaluation: Any) -> dict[str, Any]:
+    """What a picture room needs to know of an evaluation view: its normalisation, the axis that points upwards."""
+    evaluation = getattr(evaluation, "own", evaluation)
+    return {key: getattr(evaluation, key) for key in ("mean", "std", "up") if hasattr(evaluation, key)}
+
+
+def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
+    """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
+    import dataclasses
+
+    from foundation.counter import Draws
+
+    rule = getattr(loaded.recipe, "masking", None)
+    if rule is None or not rows or not rule.mean_share:
+        return None
+    every = {} if rule.choices else {"probability": 1.0}
+    plain = dataclasses.replace(rule, **every, also=(), mode="token", foreign=0.0, foreign_ratio=None)
+    ids = np.arange(rows, dtype=np.int64)
+    mask = plain.build()(coordinates, 1, Draws(0, np.zeros_like(ids), ids), ids, rows, 0)
+    return np.asarray(mask.masked.numpy())
 
 
 def gallery(
@@ -193,20 +216,27 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     drawing = room(loaded.modality, "picture")
     with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
+    masks = _hidden(loaded, places, len(views)) if math.prod(grid) == len(places) else None
+    options = _options(loaded.evaluation)
+
+    def drawn_map(view: Any, values: NDArray[np.floating]) -> str:
+        heat = unit_range(values, 0, 99.5).reshape(grid)
+        if getattr(drawing, "MAPS_ON_SAMPLES", False):
+            return photo(drawing.overlay(view, heat, **options))
+        return png(drawing.heat_rgb(heat, 0.0, 1.0))
+
     looks = []
-    for row, (key, picture, feature) in enumerate(zip(keys, pictures, features, strict=True)):
+    for row, (key, view, picture, feature) in enumerate(zip(keys, views, pictures, features, strict=True)):
         attention: list[tuple[str, str]] = []
         if taps:
             weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
             maps = [("mean of heads", weights.mean(axis=0))]
             maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
-            attention = [
-                (title, png(drawing.heat_rgb(unit_range(values, 0, 99.5).reshape(grid), 0.0, 1.0)))
-                for title, values in maps
-            ]
+            attention = [(title, drawn_map(view, values)) for title, values in maps]
         drawn = png(colours[row]) if colours is not None else None
         assert picture is not None
-        looks.append(Look(key, photo(picture), tuple(attention), drawn))
+        hidden = None if masks is None else photo(drawing.mask_overlay(view, masks[row], grid, **options))
+        looks.append(Look(key, photo(picture), hidden, tuple(attention), drawn))
     return looks
 
 
@@ -230,11 +260,13 @@ def _looks_by_place(
     from foundation.probes.road import room
 
     drawing = room(loaded.modality, "picture")
-    upright = {"up": loaded.evaluation.up} if hasattr(loaded.evaluation, "up") else {}
+    upright = {key: value for key, value in _options(loaded.evaluation).items() if key == "up"}
     colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
     looks = []
+    located = [loaded.config.places(view[None])[0] for view in views]
+    masks = _hidden(loaded, torch.stack(located).numpy(), len(views)) if views else None
     for row, (key, view, feature) in enumerate(zip(keys, views, features, strict=True)):
-        places = loaded.config.places(view[None])[0]
+        places = located[row]
         attention: list[tuple[str, str]] = []
         if tap is not None:
             weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
@@ -246,9 +278,9 @@ def _looks_by_place(
             ]
         picture = show(view, loaded.modality, loaded.evaluation)
         assert picture is not None
-        looks.append(
-            Look(key, photo(picture), tuple(attention), photo(drawing.overlay(view, colours[row], places, **upright)))
-        )
+        hidden = None if masks is None else photo(drawing.mask_overlay(view, masks[row], places, **upright))
+        coloured = photo(drawing.overlay(view, colours[row], places, **upright))
+        looks.append(Look(key, photo(picture), hidden, tuple(attention), coloured))
     return looks
 
 

@@ -18,6 +18,8 @@ from foundation.modalities.image.picture import pca_rgb as _pca_rgb
 _SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enlarged to be seen
 
 
+MAPS_ON_SAMPLES = True
+"""Reports draw maps of numbers over the sample."""
 CELL = (160, 96)
 """Width and height of a sample on a contact sheet, pixels."""
 _LONGEST = 10.0  # seconds of a recording on a contact sheet

@@ -146,35 +146,39 @@ def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float 
     return np.stack([np.interp(share, anchors, _HEAT[:, c]) for c in range(3)], -1).round().astype(np.uint8)
 
 
-def overlay(image: Tensor | Picture, heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
+def overlay(image: Tensor | Picture, heat: Tensor | NDArray[Any], strength: float = 0.6, **options: Any) -> Picture:
     """A map of numbers over an image (attention of one head, similarity to one token).
 
     Args:
         image: see :func:`to_rgb`.
         heat: [h, w], usually the token grid; enlarged smoothly to the image.
         strength: share of the map in the mixture.
+        options: of :func:`to_rgb`.
 
     Returns:
         uint8 [H, W, 3].
     """
-    picture = to_rgb(image)
+    picture = to_rgb(image, **options)
     colours = resize(heat_rgb(heat), picture.shape[0], picture.shape[1])
     mixed = (1.0 - strength) * picture.astype(np.float64) + strength * colours
     return mixed.round().clip(0, 255).astype(np.uint8)
 
 
-def mask_overlay(image: Tensor | Picture, masked: Tensor | NDArray[np.bool_], grid: tuple[int, int]) -> Picture:
+def mask_overlay(
+    image: Tensor | Picture, masked: Tensor | NDArray[np.bool_], grid: tuple[int, int], **options: Any
+) -> Picture:
     """Which patches a mask hides: those are dimmed to a fifth and tinted.
 
     Args:
         image: see :func:`to_rgb`.
         masked: [N] bool, row-major over the grid.
         grid: patches down and across.
+        options: of :func:`to_rgb`.
 
     Returns:
         uint8 [H, W, 3].
     """
-    picture = to_rgb(image)
+    picture = to_rgb(image, **options)
     hidden = torch.as_tensor(masked).cpu().numpy().astype(bool).reshape(grid)
     height, width = picture.shape[:2]
     levels = np.repeat(np.where(hidden, 255, 0).astype(np.uint8)[..., None], 3, axis=2)

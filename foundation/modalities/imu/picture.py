@@ -18,6 +18,8 @@ from foundation.modalities.imu.evaluation import MEAN, STD
 _COLOURS = ((214, 69, 65), (39, 140, 70), (45, 95, 200))  # x, y, z
 _PAPER, _LINE, _HIDDEN = (255, 255, 255), (214, 214, 220), (176, 176, 186)
 _PANEL = 3  # channels of one panel
+MAPS_ON_SAMPLES = True
+"""Reports draw maps of numbers over the sample."""
 CELL = (192, 144)
 """Width and height of a sample on a contact sheet, pixels."""
 _SHARP = 3  # lines are drawn so many times as large and reduced: smooth edges

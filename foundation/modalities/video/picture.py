@@ -22,6 +22,8 @@ MOST_FRAMES = 8
 """Frames of a strip; of longer clips evenly chosen ones are shown."""
 COLUMNS = 4
 """Frames in a line of a strip, and times in a line of a map of tokens."""
+MAPS_ON_SAMPLES = True
+"""Reports draw maps of numbers over the sample."""
 CELL = (256, 128)
 """Width and height of a sample on a contact sheet, pixels."""
 _GAP, _EDGE = 2, (32, 32, 36)
@@ -105,17 +107,20 @@ def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float 
     return _side_by_side(np.stack([still.heat_rgb(moment, low, high) for moment in values]))
 
 
-def overlay(clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
+def overlay(
+    clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], strength: float = 0.6, **options: Any
+) -> Picture:
     """A strip with a map of numbers over it.
 
     Args:
         clip: see :func:`to_rgb`.
         heat: [t, h, w], usually the token grid.
         strength: share of the map in the mixture.
+        options: of :func:`to_rgb`.
     """
     values = torch.as_tensor(heat).float().cpu()
     low, high = float(values.min()), float(values.max())
-    frames = _frames(clip, IMAGENET_MEAN, IMAGENET_STD, MOST_FRAMES)
+    frames = _frames(clip, **_normalisation(options))
     parts = []
     for number, frame in zip(_chosen(len(frames), len(values)), frames, strict=True):
         colours = still.resize(heat_rgb(values[number], low, high), frame.shape[0], frame.shape[1])
@@ -125,7 +130,7 @@ def overlay(clip: Tensor | NDArray[np.uint8], heat: Tensor | NDArray[Any], stren
 
 
 def mask_overlay(
-    clip: Tensor | NDArray[np.uint8], masked: Tensor | NDArray[np.bool_], grid: tuple[int, ...]
+    clip: Tensor | NDArray[np.uint8], masked: Tensor | NDArray[np.bool_], grid: tuple[int, ...], **options: Any
 ) -> Picture:
     """Which tubelets a mask hides.
 
@@ -133,9 +138,10 @@ def mask_overlay(
         clip: see :func:`to_rgb`.
         masked: [N] bool, time slowest.
         grid: tubelets in time, down and across.
+        options: of :func:`to_rgb`.
     """
     hidden = torch.as_tensor(masked).cpu().reshape(grid)
-    frames = _frames(clip, IMAGENET_MEAN, IMAGENET_STD, MOST_FRAMES)
+    frames = _frames(clip, **_normalisation(options))
     chosen = _chosen(len(frames), grid[0])
     return film_strip(
         [
@@ -169,6 +175,10 @@ def _side_by_side(moments: NDArray[np.uint8]) -> Picture:
     full[:times] = moments
     grid = full.reshape(lines, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
     return grid.reshape(lines * height, columns * width, 3)
+
+
+def _normalisation(options: dict[str, Any]) -> dict[str, Any]:
+    return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "most": MOST_FRAMES} | options
 
 
 def _frames(clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequence[float], most: int) -> list[Picture]:

@@ -1,0 +1,98 @@
+"""The page shows each modality as a person looks at it: samples, what a mask hides, attention, feature colours."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foundation import config, paths
+from foundation.data.build import build, load
+from foundation.recipe import Recipe
+from foundation.report.build import write_report
+from foundation.report.pictures import gallery
+from foundation.zoo.export import write_export
+from foundation.zoo.load import load_encoder
+
+SETS = {"audio": "calls", "points": "solids", "video": "photo_pans", "imu": "motions"}
+
+
+@pytest.fixture(scope="module", params=SETS)
+def run(request, tmp_path_factory):
+    """A run of the modality's quickstart that has not learned anything, and its shards."""
+    modality = request.param
+    folder = tmp_path_factory.mktemp(modality)
+    script = load(SETS[modality])
+    parser = argparse.ArgumentParser()
+    script.module.add_arguments(parser)
+    build(
+        script,
+        folder / "shards",
+        parser.parse_args(["--train", "16", "--test", "4"]),
+        samples_per_shard=100,
+        max_bytes=1 << 30,
+    )
+    text = paths.recipe(f"quickstart-{modality}").read_text()
+    recipe = config.load(Recipe, text, name=modality, overrides=[f"data.shards=[{folder}/shards/train-*.tar]"])
+    (folder / "run" / "export").mkdir(parents=True)
+    (folder / "run" / "recipe.yaml").write_text(config.dump(recipe))
+    torch.manual_seed(0)
+    weights = recipe.encoder.build().state_dict()
+    write_export(folder / "run" / "export" / "teacher.safetensors", weights, recipe, "teacher", 0)
+    return modality, folder / "run", str(folder / "shards" / "train-*.tar")
+
+
+def pixels(uri: str) -> np.ndarray:
+    import base64
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def test_a_sample_its_mask_its_attention_and_its_features(run):
+    _, folder, shards = run
+    made = gallery(load_encoder(folder), (shards,), samples=3, bank=16, queries=2, near=3)
+    assert len(made.looks) == 3 and len(made.neighbours) == 2 and not made.notes
+    for look in made.looks:
+        sample, hidden = pixels(look.image), pixels(look.hidden)
+        assert hidden.shape == sample.shape and np.abs(hidden.astype(int) - sample).mean() > 2  # some of it is covered
+        names = [name for name, _ in look.attention]
+        assert names == ["mean of heads", "head 1", "head 2"]
+        for _, uri in look.attention:
+            drawn = pixels(uri)
+            assert drawn.shape == sample.shape  # over the sample itself
+            assert np.abs(drawn.astype(int) - sample).mean() > 1
+        assert pixels(look.components).std() > 5
+    assert pixels(made.neighbours[0].query[0]).shape == pixels(made.looks[0].image).shape
+
+
+@pytest.mark.slow
+def test_the_page_of_each_modality_in_a_browser(run, tmp_path):
+    modality, folder, _ = run
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    page = write_report(folder, tmp_path / f"{modality}.html", samples=3)
+    picture = tmp_path / "page.png"
+    options = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,3000",
+    ]  # fmt: skip
+    shot = subprocess.run(
+        [browser, *options, f"--screenshot={picture}", page.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert picture.exists(), shot.stderr[-2000:]
+    assert "CONSOLE" not in shot.stderr
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 500
+    assert Path(page).stat().st_size < 4_000_000
