@@ -221,7 +221,7 @@ def contact_sheet(
         cells.append((image.resize(size, smooth), label))
     if not cells:
         raise UserError("no sample of these shards has a picture that can be shown")
-    columns = max(1, min(12 * _CELL // width, int(np.ceil(np.sqrt(len(cells) * 1.5 * height / width)))))
+    columns = max(1, min(16 * _CELL // width, int(np.ceil(np.sqrt(len(cells) * 1.5 * height / width)))))
     lines = -(-len(cells) // columns)
     text = 14
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, lines * (height + _GAP + text) + _GAP), "white")

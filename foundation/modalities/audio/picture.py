@@ -20,7 +20,7 @@ _SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enla
 
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
-CELL = (160, 96)
+CELL = (160, 72)
 """Width and height of a sample on a contact sheet, pixels."""
 _LONGEST = 10.0  # seconds of a recording on a contact sheet
 
@@ -43,7 +43,7 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     sample = decode(raw)
     rate = int(sample["audio_rate"])
     seconds = min(len(sample["audio"]) / rate, _LONGEST)
-    front = FrontEndConfig(rate=rate, window=0.032, hop=max(0.004, seconds / 300), high=None)
+    front = FrontEndConfig(rate=rate, window=0.032, hop=max(0.004, seconds / 160), high=None)
     waveform = sample["audio"][: round(seconds * rate)]
     least = front.samples(8)
     waveform = torch.nn.functional.pad(waveform, (0, max(0, least - len(waveform))))

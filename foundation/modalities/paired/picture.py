@@ -35,13 +35,20 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: none of them can be read.
     """
+    from foundation.modalities import members
+    from foundation.modalities.imu.decode import EXTENSIONS
+
     parts: list[Picture] = []
     problem: SampleError | None = None
+    left = dict(raw)
     for modality in ("video", "image", "audio", "imu", "points"):
         try:
-            parts.append(_room(modality).of_raw(raw))
+            parts.append(_room(modality).of_raw(left))
         except SampleError as error:
             problem = problem or error
+        else:
+            if modality == "imu":  # an array of readings could be taken for a cloud as well
+                left.pop(str(members.find(left, EXTENSIONS)), None)
     if not parts:
         assert problem is not None
         raise problem
