@@ -1,8 +1,7 @@
 """Things built of boxes, tubes, balls and rings, as scanned point clouds: drawn by this file, so no download.
 
-Twelve kinds of things with random proportions, turned any way, stretched, partly hidden, seen from one side (the far
-side has fewer points or none), with noise and stray points. Distances say little about the kind of a thing then, its
-parts say all.
+Twelve kinds of things with random proportions, turned any way, stretched, seen from one side (the far side has fewer
+points or none), with noise and stray points. Coordinates say little about the kind of a thing then, its parts say all.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ CARD = {
 
 Points = NDArray[np.float64]
 _SHAPE_DRAWS = 40
-_LEAST = 0.35  # share of a thing that is there at least
 _AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
 
@@ -282,15 +280,11 @@ def scan(kind: str, count: int, seed: int, identity: int) -> NDArray[np.float32]
     for number, part in enumerate(parts):
         cloud[which == number] = part.place(u[which == number, 1:])
     how = numbers("pose", 12)
-    cloud = (cloud - cloud.mean(0)) * (0.6 + 0.9 * how[:3])
+    cloud = (cloud - cloud.mean(0)) * (0.8 + 0.45 * how[:3])
     cloud = cloud @ rotation("any", 2, 180.0, how[3:6]).T
     cloud /= np.sqrt((cloud**2).sum(1).max())
-    # Only a part of the thing stands in the open: what lies nearest to one of its points.
-    middle = cloud[int(how[9] * plenty)]
-    near = np.argsort(((cloud - middle) ** 2).sum(1), kind="stable")
-    cloud = cloud[near[: int((_LEAST + (1 - _LEAST) * how[10]) * plenty)]]
     # The scanner stands at +x: what faces away is seen less, down to a share that differs from scan to scan.
-    chance = numbers("seen", len(cloud)) ** (1 / (0.15 + how[6] + np.clip(cloud[:, 0] + 0.6, 0, 1)))
+    chance = numbers("seen", plenty) ** (1 / (0.15 + how[6] + np.clip(cloud[:, 0] + 0.6, 0, 1)))
     cloud = cloud[np.argsort(-chance, kind="stable")[:count]]
     cloud += (0.005 + 0.02 * how[7]) * gaussian(numbers("noise", 3 * count + count % 2))[: 3 * count].reshape(count, 3)
     stray = int(0.01 * how[8] * count)  # few: farthest-point sampling finds every one of them
