@@ -21,7 +21,7 @@ ROADS = {
     "audio": ("calls", "quickstart-audio"),
     "points": ("solids", "quickstart-points"),
     "video": ("photo_pans", "quickstart-video"),
-    "imu": ("gestures", "quickstart-imu"),
+    "imu": ("motions", "quickstart-imu"),
 }
 NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained", "raw": "raw input"}
 

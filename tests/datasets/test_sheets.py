@@ -21,7 +21,7 @@ SETS = {
     "audio": ("calls", []),
     "points": ("solids", []),
     "video": ("photo_pans", []),
-    "imu": ("gestures", []),
+    "imu": ("motions", []),
     "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),
 }
 
