@@ -31,7 +31,7 @@ test: $(STAMP) ## the unit tests
 	@$(BIN)/pytest --numprocesses=auto $(ARGS)
 
 slow: $(STAMP) ## the tests that take longer
-	@$(BIN)/pytest -m 'slow and not slurm and not gpu and not network' $(ARGS)
+	@$(BIN)/pytest --numprocesses=auto -m 'slow and not slurm and not gpu and not network' $(ARGS)
 
 faults: $(STAMP) ## inject every fault and rewrite the table in docs/reliability.md
 	@$(BIN)/pytest -m 'fault and not slurm and not gpu and not network' --fault-table=docs/reliability.md $(ARGS)

@@ -23,7 +23,7 @@ from foundation.cli import main
 from foundation.engine import trainer  # noqa: F401
 from foundation.parallel.shared_memory import lives
 
-_GIVE_UP_SECONDS = 60
+_GIVE_UP_SECONDS = 240
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 

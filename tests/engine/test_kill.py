@@ -33,7 +33,7 @@ def state(folder: Path) -> tuple[str, dict[str, str]]:
 def kill(tiny_recipe_file: Path) -> Callable[..., list[dict[str, Any]]]:
     """``kill(folder, 20, "steps", 60)``: a run of 60 steps, killed 20 times; what is known of each attempt."""
 
-    def run(folder: Path, kills: int, mode: str, length: int, seconds: float = 300) -> list[dict[str, Any]]:
+    def run(folder: Path, kills: int, mode: str, length: int, seconds: float = 900) -> list[dict[str, Any]]:
         overrides = [setting.format(length=length) for setting in SETTINGS]
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("killing_ground.py")), str(tiny_recipe_file), str(folder),
@@ -88,7 +88,7 @@ def test_signals(kill, tmp_path, happened):
 def test_soak(kill, tmp_path, happened):
     length = 440
     kill(tmp_path / "whole", 0, "steps", length)
-    attempts = kill(tmp_path / "killed", 200, "steps", length, seconds=900)
+    attempts = kill(tmp_path / "killed", 200, "steps", length, seconds=1800)
     assert_equal(tmp_path / "killed", tmp_path / "whole")
     early, late = attempts[5:45], attempts[-45:-5]
     for name, slack in (("memory", 1.03), ("files", 1.0), ("shared", 1.0)):

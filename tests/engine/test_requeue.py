@@ -44,7 +44,7 @@ def test_a_job_is_queued_again_and_goes_on(tiny_recipe_file, tmp_path, monkeypat
     executor.update_parameters(tasks_per_node=2, timeout_min=5, signal_delay_s=60)
     job = executor.submit(Job(words))
     metrics = run / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 4):
         assert time.monotonic() < deadline and job.state not in ("FINISHED", "FAILED"), job.stderr()
         time.sleep(0.05)

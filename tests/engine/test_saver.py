@@ -303,7 +303,7 @@ assert saver.failure() is None
 print("trained on, newest", saver.newest.name)
 saver.save(3, {{"student": {{"a": torch.zeros(10**6)}}}}, {{"step": 3}}, wait=True)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert "trained on, newest step-00000001" in done.stdout
     assert f"cannot write checkpoint {tmp_path}/step-00000002: " in done.stdout and "needs 4,000,0" in done.stdout
     assert "RequeueRequest" in done.stderr and "step-00000003" in done.stderr

@@ -167,13 +167,13 @@ def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(tiny_recipe_fi
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.05)
     os.killpg(process.pid, number)  # as a terminal or a scheduler does: every process of the group
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
     assert "saved" in err and number.name in err
     newest, skipped = checkpoint.newest(tmp_path / "run" / "checkpoints")
     assert newest is not None and not skipped
     stopped_at = int(newest.name.removeprefix("step-"))
     again = command(*words, f"train.stop_after={stopped_at + 1} steps")
-    out, err = again.communicate(timeout=60)
+    out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert f"resuming from {newest.name}" in out

@@ -51,7 +51,7 @@ def stacks(run: Path) -> str:
 )
 def test_a_hanging_process_leaves_its_stacks_and_exit_code_5(tmp_path, hang):
     process = start(tmp_path, *hang)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == StallError.exit_code == 5
     found = stacks(tmp_path / "run")
     assert "culprit" in found and "after step 3" in found and "watchdog" in found
@@ -63,7 +63,7 @@ def test_a_hanging_process_leaves_its_stacks_and_exit_code_5(tmp_path, hang):
 @pytest.mark.fault(28, "a step hangs in C holding the interpreter, so that no Python thread can run")
 def test_a_held_interpreter_is_ended_by_the_timer_in_c(tmp_path, happened):
     process = start(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(600)")
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 1  # faulthandler cannot give another code
     assert "culprit" in (tmp_path / "run" / STALLS / "rank0-held.txt").read_text()
     happened("the timer in C wrote the stacks and ended the process")
@@ -89,7 +89,7 @@ with Watchdog(Path(sys.argv[2]) / "run", rank, 1.0) as dog:
         for rank in range(2)
     ]
     try:
-        _, err = processes[0].communicate(timeout=120)
+        _, err = processes[0].communicate(timeout=300)
         assert processes[0].returncode == 5, err
         assert "all_reduce" in stacks(tmp_path / "run")
     finally:
@@ -105,7 +105,7 @@ def test_a_beating_process_is_left_alone(tmp_path):
         tmp_path, "for step in range(12): time.sleep(0.3); dog.beat(step)",
         "with dog.longer('probe'): time.sleep(4)", seconds=3.0,
     )  # fmt: skip
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert [path.name for path in (tmp_path / "run").iterdir()] == [HEARTBEATS]
 

@@ -105,6 +105,6 @@ def foundation() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*words: str | Path, prefix: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
         program = f"{prefix}\nimport sys; from foundation.cli import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", program, *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
     return run

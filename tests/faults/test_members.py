@@ -211,7 +211,7 @@ try:
 except SampleError as error:
     print(error.reason)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     problems, reason = result.stdout.splitlines()
     assert reason == ("truncated" if lie in ("octal", "binary") else "corrupt"), result.stdout

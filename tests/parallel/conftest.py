@@ -24,7 +24,7 @@ def free_port() -> int:
 def together(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
     """``together(code, 2)``: run Python code in two processes that find each other; what each printed."""
 
-    def run(code: str, count: int, *arguments: str, seconds: float = 60) -> list[subprocess.CompletedProcess[str]]:
+    def run(code: str, count: int, *arguments: str, seconds: float = 240) -> list[subprocess.CompletedProcess[str]]:
         script = tmp_path / "script.py"
         script.write_text(code)
         environment = os.environ | {

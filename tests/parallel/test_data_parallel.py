@@ -34,7 +34,7 @@ def start(tiny_recipe_file: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def finish(child: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
-    out, error = child.communicate(timeout=120)
+    out, error = child.communicate(timeout=300)
     assert child.returncode == expected, error
     return out, error
 
@@ -50,12 +50,13 @@ def hashes_of(checkpoint: Path) -> dict[str, str]:
 
 
 def wait_for_step(folder: Path, step: int, child: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and child.poll() is None:
         path = folder / "metrics.jsonl"
         if path.exists() and f'"step": {step},' in path.read_text():
             return
         time.sleep(0.02)
+    child.kill()
     raise AssertionError(f"no step {step}: {child.communicate()}")
 
 
