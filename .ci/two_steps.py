@@ -52,23 +52,20 @@ def build(modality: str) -> int:
 
 
 def train(name: str) -> int:
-    """A dry run and two steps of a recipe; returns how many of the two failed."""
+    """Two steps of a recipe, or its dry run; the plans of all recipes are made by tests."""
     text = recipes()[name].read_text(encoding="utf-8")
+    if name in TOO_LARGE:
+        return foundation("pretrain", name, "--dry-run")
     shards = f"data.shards=['{SHARDS / yaml.safe_load(text)['views']['name']}/train-*.tar']"
-    large = "samples_per_epoch" in text  # says all that a plan needs, without its data
-    failures = foundation("pretrain", name, "--dry-run", *(() if large else (shards,))) != 0
-    if name not in TOO_LARGE:
-        failures += foundation("pretrain", name, shards, *SETTINGS, "--run", f"smoke/{name}") != 0
-    return int(failures)
+    return foundation("pretrain", name, shards, *SETTINGS, "--run", f"smoke/{name}")
 
 
 def main() -> int:
     """Run all recipes and return 1 if one of them failed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # two at a time
     with ThreadPoolExecutor(2) as pool:
-        failures = sum(pool.map(build, DATA_SETS))
-        failures += sum(pool.map(train, recipes()))
-    return int(failures > 0)
+        codes = [*pool.map(build, DATA_SETS), *pool.map(train, recipes())]
+    return int(any(codes))
 
 
 if __name__ == "__main__":
