@@ -13,7 +13,7 @@ import yaml
 
 from foundation.paths import recipes
 
-TOO_LARGE = ("dinov2-vitl14",)
+TOO_LARGE = ("dinov2-vitl14", "discovr", "video-dino-ibot")
 SHARDS = Path("smoke/shards")
 DATA_SETS = {
     "image": ("digits", "--copies", "1"),
