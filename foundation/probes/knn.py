@@ -77,24 +77,11 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no labels.
         """
-        from foundation.probes.road import features_of_shards
+        from foundation.probes.road import labelled_features
 
-        def features(shards: tuple[str, ...], what: str) -> Any:
-            return features_of_shards(
-                encoder,
-                shards,
-                modality=modality,
-                evaluation=evaluation,
-                device=device,
-                autocast=autocast,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                limit=self.limit,
-                what=what,
-            ).labelled()
-
-        bank = features(self.train, "knn: bank")
-        queries = features(self.test, "knn: queries") if self.test else bank
+        where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
+        bank = labelled_features(self, encoder, self.train, "knn: bank", **where)
+        queries = labelled_features(self, encoder, self.test, "knn: queries", **where) if self.test else bank
         alone = not self.test
         k = min(self.k, len(bank) - alone)
         near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)

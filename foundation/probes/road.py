@@ -221,6 +221,22 @@ def features_of_shards(
     return features
 
 
+def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], what: str, **where: Any) -> FeatureSet:
+    """Features and labels for a probe of a run in training.
+
+    Args:
+        probe: its settings ``batch_size``, ``workers`` and ``limit`` are used.
+        encoder: as for :func:`features_of_shards`, like the rest.
+
+    Raises:
+        UserError: when shards are missing or hold no labels.
+    """
+    size, workers, limit = probe.batch_size, probe.workers, probe.limit
+    return features_of_shards(
+        encoder, patterns, batch_size=size, workers=workers, limit=limit, what=what, **where
+    ).labelled()
+
+
 def augmented_features(
     encoder: nn.Module,
     patterns: Sequence[str],

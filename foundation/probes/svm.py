@@ -104,23 +104,11 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no labels.
         """
-        from foundation.probes.road import features_of_shards
+        from foundation.probes.road import labelled_features
 
-        train, test = (
-            features_of_shards(
-                encoder,
-                shards,
-                modality=modality,
-                evaluation=evaluation,
-                device=device,
-                autocast=autocast,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                limit=self.limit,
-                what=f"svm: {split}",
-            ).labelled()
-            for split, shards in (("train", self.train), ("test", self.test))
-        )
+        where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
+        train = labelled_features(self, encoder, self.train, "svm: train", **where)
+        test = labelled_features(self, encoder, self.test, "svm: test", **where)
         return {"probe/svm_top1": fit(train, test, self.settings()).top1}
 
 

@@ -205,20 +205,26 @@ def test_best_sorts_by_any_figure(copy, tmp_path, capsys):
 
 
 def test_looking_at_a_run_never_keeps_it_from_starting(copy):
-    """Six processes look without pause while a folder is locked a hundred times."""
+    """Two processes look without pause while a folder is locked a hundred times."""
     folder = copy("one")
-    program = (
-        f"from pathlib import Path\nfrom foundation.engine import runs\nwhile True: runs.locked(Path({str(folder)!r}))"
-    )
-    lookers = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    program = f"""
+from pathlib import Path
+from foundation.engine import runs
+folder = Path({str(folder)!r})
+print(runs.locked(folder), flush=True)
+while True: runs.locked(folder)
+"""
+    lookers = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
+        assert all(looker.stdout is not None and looker.stdout.readline() == "False\n" for looker in lookers)
         for _ in range(100):
             with RunFolder(folder):
                 time.sleep(0.01)
+        assert [looker.poll() for looker in lookers] == [None, None]  # they looked until the end
     finally:
         for looker in lookers:
             looker.kill()
-            looker.wait()
+            looker.communicate()
 
 
 def test_the_command_needs_no_torch(copy, tmp_path):
