@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--json", type=Path, metavar="REPORT", help="also write all findings to a JSON file")
     verify.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
     verify.add_argument("--decode", action="store_true", help="also decode every sample, as training would")
-    verify.add_argument("--modality", default="image", help="with --decode: whose decoder (default: %(default)s)")
+    verify.add_argument("--modality", help="with --decode: whose decoder (default: as index.json says, else image)")
     verify.add_argument(
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
@@ -236,7 +236,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     found = verify(
         arguments.shards,
         members=[name for name in arguments.members.split(",") if name],
-        decode=arguments.modality if arguments.decode else None,
+        decode=arguments.decode,
+        modality=arguments.modality,
         workers=arguments.workers,
         progress=_progress_over_shards,
     )

@@ -56,6 +56,12 @@ class Index:
         """Every shard by file name."""
         return {entry.file: entry for entries in self.splits.values() for entry in entries}
 
+    @property
+    def modality(self) -> str:
+        """Folder name in ``foundation/modalities``, as the data set's card says; empty where it says nothing."""
+        card = self.about.get("card")
+        return str(card.get("modality") or "") if isinstance(card, Mapping) else ""
+
 
 def read_index(folder: Path) -> Index | None:
     """The index of a folder, or None when there is none.

@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
     for path in paths:
         index = read_index(path.parent)
         classes = classes or (index.classes if index else ())
-        modality = modality or (_modality_of(index) if index else "")
+        modality = modality or (index.modality if index else "")
         entry = index.entries().get(path.name) if index else None
         row, table = _look(path, entry, verify)
         rows.append(row)
@@ -105,11 +105,6 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
         facts.readable = ShardSet([path for path, _ in good], [count for _, count in good], classes)
         _look_at_samples(facts, facts.readable, limit)
     return facts
-
-
-def _modality_of(index: Index) -> str:
-    card = index.about.get("card")
-    return str(card.get("modality") or "") if isinstance(card, Mapping) else ""
 
 
 def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFacts, Table | None]:

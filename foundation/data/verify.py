@@ -96,7 +96,8 @@ def verify(
     patterns: Sequence[str],
     *,
     members: Sequence[str] = (),
-    decode: str | None = None,
+    decode: bool = False,
+    modality: str | None = None,
     workers: int | None = None,
     progress: Callable[[Iterator[ShardCheck], int], Iterable[ShardCheck]] = lambda checks, total: checks,
 ) -> Findings:
@@ -105,7 +106,8 @@ def verify(
     Args:
         patterns: paths, globs, brace patterns or folders.
         members: extensions that every sample must have; empty: those that at least half of the samples have.
-        decode: modality whose decoder is to try every sample; None: do not decode.
+        decode: decode every sample too.
+        modality: whose decoder; None: as the index beside a shard says, else images.
         workers: processes; None: as many as this process may use processors.
         progress: wraps the iterator over finished shards, to show how far it is.
 
@@ -115,10 +117,12 @@ def verify(
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, got {workers}")
     paths = [Path(path) for path in expand(patterns, several_splits=True)]
-    found = Findings([], decoded=decode is not None)
+    found = Findings([], decoded=decode)
     indices = _read_indices(paths, found)
     number = min(len(paths), workers or len(os.sched_getaffinity(0)))
-    for check in progress(_check_all([str(path) for path in paths], decode, number), len(paths)):
+    known = {folder: modality or index.modality or "image" for folder, index in indices.items()}
+    decoders = [known.get(path.parent, modality or "image") if decode else None for path in paths]
+    for check in progress(_check_all([str(path) for path in paths], decoders, number), len(paths)):
         found.shards.append(check)
         found.add(check.problems, check.more)
     found.add(_against_index(found.shards, indices))
@@ -139,13 +143,13 @@ def write_report(found: Findings, path: Path) -> None:
         raise UserError(f"the report cannot be written to {path}: {error.strerror}") from error
 
 
-def _check_all(paths: list[str], decode: str | None, workers: int) -> Iterator[ShardCheck]:
+def _check_all(paths: list[str], decoders: list[str | None], workers: int) -> Iterator[ShardCheck]:
     if workers == 1:
-        yield from (check_shard(path, decode) for path in paths)
+        yield from map(check_shard, paths, decoders)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            yield from pool.map(check_shard, paths, [decode] * len(paths))
+            yield from pool.map(check_shard, paths, decoders)
         except BrokenProcessPool as error:
             raise FoundationError(
                 "a process that checked a shard was killed, mostly because memory ran out: give fewer --workers"

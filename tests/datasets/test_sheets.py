@@ -10,6 +10,7 @@ import pytest
 
 from foundation.data.build import build, load
 from foundation.data.inspect import contact_sheet, inspect
+from foundation.data.verify import verify
 from foundation.errors import SampleError, UserError
 
 MODALITIES = sorted(
@@ -92,3 +93,12 @@ def test_short_sounds_and_clouds_without_colour_have_pictures():
     np.save(file, np.random.default_rng(0).normal(size=(20_000, 6)).astype(np.float32))
     points = importlib.import_module("foundation.modalities.points.picture")
     assert points.of_raw({"__key__": "a", "npy": file.getvalue()}).shape == (160, 480, 3)
+
+
+@pytest.mark.parametrize("modality", [name for name in SETS if name != "paired"])
+def test_what_is_built_is_verified_with_the_decoder_of_its_modality(modality, tmp_path):
+    shards = [str(made(modality, tmp_path / "shards") / "*.tar")]
+    found = verify(shards, decode=True, workers=1)
+    assert not found.errors and found.decoded and found.samples == 16
+    other = "audio" if modality != "audio" else "image"
+    assert verify(shards, decode=True, modality=other, workers=1).errors == {"missing": 16}
