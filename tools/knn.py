@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.add_argument("--k", nargs="+", type=int, help="numbers of neighbours (default: 10 20 100 200)")
+    command.add_tokens(parser)
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: %(default)s)")
     parser.add_argument(
         "--per-class", type=int, metavar="N", help="few-shot: keep N random training samples of each class"
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
             bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
         ks, note = knn.choose_k(arguments.k, len(bank) - alone)
         near = knn.search(
-            bank.cls[-1],
-            queries.cls[-1],
+            knn.vectors(bank, arguments.tokens),
+            knn.vectors(queries, arguments.tokens),
             max(ks),
             leave_one_out=alone,
             device=job.device,
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             "k": list(ks),
             "temperature": arguments.temperature,
             "per_class": arguments.per_class,
+            "tokens": arguments.tokens,
             "limit": arguments.limit,
             "baselines": arguments.baselines,
         },

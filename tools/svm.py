@@ -18,12 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     command.add_arguments(parser)
     parser.add_argument("--cost", nargs="+", type=float, default=[1.0], metavar="C", help="of errors (default: 1)")
-    parser.add_argument(
-        "--tokens",
-        choices=("cls", "patches", "both"),
-        default="cls",
-        help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
-    )
+    command.add_tokens(parser)
     parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
 
 

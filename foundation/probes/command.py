@@ -51,6 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="result file (default: in the model's folder)")
 
 
+def add_tokens(parser: argparse.ArgumentParser) -> None:
+    """The option of probes that see one vector for each sample."""
+    parser.add_argument(
+        "--tokens",
+        choices=("cls", "patches", "both"),
+        default="cls",
+        help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
+    )
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An encoder to score.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,11 @@ from foundation.types import Features
 
 CACHE_VERSION = 2
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
+
+Tokens: TypeAlias = Literal["cls", "patches", "both"]
+"""What stands for a sample: its class token, the mean of its patch tokens, or both."""
+
+TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
 RAW_NUMBERS = 3 * 64 * 64
 """Most numbers per sample that the raw baseline keeps; larger views are averaged down to fit."""
@@ -56,6 +61,11 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def tokens(self, which: Tokens) -> tuple[Tensor, ...]:
+        """The class token of the last block [S, D], the mean patch token [S, D], or one after the other."""
+        found = {"cls": (self.cls[-1],), "patches": (self.patches,), "both": (self.cls[-1], self.patches)}[which]
+        return tuple(part.float() for part in found)
 
     def labelled(self) -> FeatureSet:
         """Only the samples that have a label.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.probes.features import check_finite
+from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval, progress
 from foundation.schedules import Duration
 
@@ -34,6 +34,9 @@ class Config:
     """Labelled shards to classify; empty: each sample of ``train`` by all others (leave one out)."""
     k: int = 20
     """Neighbours that vote."""
+    tokens: Tokens = "cls"
+    """``cls``: class token; ``patches``: mean of the patch tokens, for encoders whose class token no loss trains;
+    ``both``: side by side, each of length 1."""
     limit: int | None = None
     """At most so many samples of each split, spread evenly over its shards; None: all."""
     batch_size: int = 256
@@ -44,6 +47,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.train:
             raise UserError("probes: knn.train is empty: name the labelled shards that vote")
+        if self.tokens not in TOKENS:
+            raise UserError(f"probes: knn.tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
         for name, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -84,7 +89,7 @@ class Config:
         queries = labelled_features(self, encoder, self.test, "knn: queries", **where) if self.test else bank
         alone = not self.test
         k = min(self.k, len(bank) - alone)
-        near = search(bank.cls[-1], queries.cls[-1], k, leave_one_out=alone, device=device)
+        near = search(vectors(bank, self.tokens), vectors(queries, self.tokens), k, leave_one_out=alone, device=device)
         result = classify(near, bank.labels, queries.labels, [k])[k]
         return {"probe/knn_top1": result.top1, "probe/knn_top5": result.top5}
 
@@ -121,6 +126,11 @@ class Accuracy:
     interval: tuple[float, float]
     predictions: Tensor
     correct: Tensor
+
+
+def vectors(features: FeatureSet, tokens: Tokens) -> Tensor:
+    """[S, D], or [S, 2 D] for both: what is compared, each part of length 1 so that both count alike."""
+    return torch.cat([nn.functional.normalize(part, dim=1) for part in features.tokens(tokens)], dim=1)
 
 
 def search(

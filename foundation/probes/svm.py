@@ -8,18 +8,16 @@ to report is chosen on training samples kept back, never on the test split, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.probes.features import FeatureSet, check_finite
+from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval
 from foundation.schedules import Duration
-
-Tokens: TypeAlias = Literal["cls", "patches", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +38,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.costs or not all(cost > 0 for cost in self.costs):
             raise UserError(f"svm: costs must be positive numbers (usual: 1), got {list(self.costs)}")
-        if self.tokens not in ("cls", "patches", "both"):
-            raise UserError(f"svm: tokens must be 'cls', 'patches' or 'both', got {self.tokens!r}")
+        if self.tokens not in TOKENS:
+            raise UserError(f"svm: tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
         if not 0 < self.validation_share < 1:
             raise UserError(f"svm: validation_share must lie between 0 and 1, got {self.validation_share}")
 
@@ -131,12 +129,6 @@ class SvmResult:
     validation: tuple[float, ...] | None
 
 
-def inputs(features: FeatureSet, tokens: Tokens) -> Tensor:
-    """[S, D], or [S, 2 D] for both: what the machine sees of each sample."""
-    parts = {"cls": (features.cls[-1],), "patches": (features.patches,), "both": (features.cls[-1], features.patches)}
-    return torch.cat([part.float() for part in parts[tokens]], dim=1)
-
-
 def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -> SvmResult:
     """Learn from one split, classify the other.
 
@@ -149,7 +141,7 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
         UserError: fewer than two classes, classes with too few samples to keep one back, or features not finite.
     """
     settings = settings or Settings()
-    x, queries = inputs(train, settings.tokens), inputs(test, settings.tokens)
+    x, queries = (torch.cat(part.tokens(settings.tokens), dim=1) for part in (train, test))
     check_finite(x, "training")
     check_finite(queries, "test")
     if settings.standardise:

@@ -8,6 +8,7 @@ import torch
 
 from foundation.errors import UserError
 from foundation.probes import knn
+from foundation.probes.features import FeatureSet
 
 
 def _golden(arrays, count):
@@ -97,3 +98,17 @@ def test_collapsed_features_score_chance_not_a_crash():
     assert found.top1 == pytest.approx(0.25)
     assert np.isfinite(found.interval).all()
     assert found.interval[0] < 0.25 < found.interval[1]
+
+
+def test_mean_patch_tokens_count_where_no_loss_trains_the_class_token():
+    labels = torch.arange(60) % 3
+    told = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    untold = 100 * torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    features = FeatureSet(cls=(untold,), patches=told, labels=labels, keys=tuple(map(str, range(60))))
+    found = {}
+    for tokens in ("cls", "patches", "both"):
+        vectors = knn.vectors(features, tokens)
+        near = knn.search(vectors, vectors, 5, leave_one_out=True)
+        found[tokens] = knn.classify(near, labels, labels, [5])[5].top1
+    assert found["cls"] < 0.6 and found["patches"] == 1.0
+    assert found["both"] > 0.8, "a part of large norm does not drown the other"

@@ -11,7 +11,7 @@ import torch
 from foundation.cli import main
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet
-from foundation.probes.svm import Config, Settings, fit, inputs
+from foundation.probes.svm import Config, Settings, fit
 
 
 def blobs(count: int, seed: int, noise: float = 1.0, scale: float = 1.0, classes: int = 4) -> FeatureSet:
@@ -44,8 +44,8 @@ def test_tokens():
     assert (
         fit(train, test, Settings(tokens="patches")).top1 < 0.45 < 0.9 < fit(train, test, Settings(tokens="both")).top1
     )
-    assert inputs(train, "both").shape == (200, 16)
-    assert torch.equal(inputs(train, "cls"), train.cls[-1])
+    assert [part.shape for part in train.tokens("both")] == [(200, 8), (200, 8)]
+    assert torch.equal(*train.tokens("cls"), train.cls[-1])
 
 
 def test_the_cost_is_chosen_on_samples_kept_back():
@@ -75,7 +75,7 @@ def test_mistakes_are_named():
     for settings, words in (
         ({"costs": ()}, "positive"),
         ({"costs": (0.0,)}, "positive"),
-        ({"tokens": "all"}, "'cls', 'patches' or 'both'"),
+        ({"tokens": "all"}, "cls, patches, both"),
         ({"validation_share": 1.0}, "validation_share"),
     ):
         with pytest.raises(UserError, match=words):
