@@ -18,9 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probes import command
 
     command.add_arguments(parser)
-    parser.add_argument("--epochs", type=int, help="passes over the training split (default: 50; end to end 10)")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help="passes over the training split (default: 50, on a small split as many as make 2,000 steps; end to end 10)",
+    )
     parser.add_argument("--head-batch-size", type=int, default=128, help="samples per step (default: %(default)s)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, help="for a batch of 256 (default: DINOv2's 13)")
+    parser.add_argument("--learning-rates", nargs="+", type=float, help="for a batch of 256 (default: 1e-5 to 1)")
     parser.add_argument("--blocks", nargs="+", type=int, help="numbers of last blocks (default: 1 4)")
     parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
     parser.add_argument(
@@ -49,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = linear.Settings(
         learning_rates=tuple(arguments.learning_rates or linear.LEARNING_RATES),
         blocks=tuple(arguments.blocks or _fitting(depth_of(job.loaded.encoder))),
-        epochs=(10 if arguments.end_to_end else 50) if arguments.epochs is None else arguments.epochs,
+        epochs=10 if arguments.end_to_end and arguments.epochs is None else arguments.epochs,
         batch_size=arguments.head_batch_size,
         standardise=arguments.standardise,
         select_on=arguments.select_on,

@@ -50,10 +50,22 @@ def test_a_step_is_torch_sgd_on_cross_entropy():
 
 def test_it_learns_a_separable_problem():
     result = fit(blobs(600, 0), blobs(200, 1), Settings(epochs=10))
-    assert len(result.heads) == len(result.test) == 52
+    assert len(result.heads) == len(result.test) == 64
     assert result.top1 > 0.95
     assert result.interval[0] <= result.top1 <= result.interval[1]
     assert result.predictions.shape == (200,)
+
+
+def test_a_small_split_is_passed_through_until_the_heads_are_fitted(monkeypatch):
+    counted = []
+    step = Grid.step
+    monkeypatch.setattr(Grid, "step", lambda self, *given: (counted.append(1), step(self, *given))[1])
+    small = {"learning_rates": (1e-3,), "blocks": (1,), "pooling": (False,)}
+    fit(blobs(60, 0), blobs(20, 1), Settings(**small))
+    assert len(counted) == 2000, "one step an epoch"
+    counted.clear()
+    fit(blobs(60, 0), blobs(20, 1), Settings(**small, epochs=3))
+    assert len(counted) == 3, "what is asked for is done"
 
 
 def test_the_head_is_chosen_without_the_test_split():

@@ -22,11 +22,11 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
     names = [row["name"] for row in content["results"]]
     assert names == ["model", "untrained", "raw", "simple", "simple"]
     model = content["results"][0]
-    assert len(model["heads"]) == 52
+    assert len(model["heads"]) == 64
     chosen = next(head for head in model["heads"] if head["name"] == model["head"])
     assert chosen["validation"] == max(head["validation"] for head in model["heads"])
     assert model["top1"] == chosen["top1"] > 0.6
-    assert len(content["results"][2]["heads"]) == 13
+    assert len(content["results"][2]["heads"]) == 16
     assert content["settings"]["select_on"] == "validation"
 
 
