@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs",
         type=int,
-        help="passes over the training split (default: 50, on a small split as many as make 2,000 steps; end to end 10)",
+        help="passes over the training split (default: 50, on a small split until 2,000 steps; end to end 10)",
     )
     parser.add_argument("--head-batch-size", type=int, default=128, help="samples per step (default: %(default)s)")
     parser.add_argument("--learning-rates", nargs="+", type=float, help="for a batch of 256 (default: 1e-5 to 1)")

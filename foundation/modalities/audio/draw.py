@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Rows = dict[str, NDArray]
 
+_KNOTS = 4
+"""Frequencies at which the equaliser's gain is drawn, evenly over the mel bands."""
+
 
 def draw_role(
     config: Config,
@@ -86,6 +89,7 @@ def _draw_view(
     return {
         "waveforms": waveforms,
         "gains": np.where(augmented, 10.0 ** (gain / 20.0), 1.0).astype(np.float32),
+        "response": _response(config, draws, stream, augmented),
         "noise": np.where(noisy, 10.0 ** (-ratio / 20.0), 0.0).astype(np.float32),
         "noise_keys": bits(draws.seed, draws.epochs, draws.ids, stream + "noise", 1)[:, 0].astype(np.int64),
         "partners": view * count + (np.arange(count) + others) % max(count, 1),
@@ -96,6 +100,18 @@ def _draw_view(
         "sample_ids": draws.ids.astype(np.int64),
         "geometry": _geometry(config, crop, first, boxes, canvas),
     }
+
+
+def _response(config: Config, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """[B, mels] gain of each band, decibels: straight lines between gains at a few frequencies."""
+    mels = config.front_end.mels
+    if not config.equalise:
+        return np.zeros((len(augmented), mels), np.float32)
+    gains = config.equalise * (2.0 * draws.uniform(stream + "equalise", _KNOTS) - 1.0) * augmented[:, None]
+    where = np.linspace(0, _KNOTS - 1, mels)
+    left = np.minimum(where.astype(np.int64), _KNOTS - 2)
+    share = where - left
+    return (gains[:, left] * (1.0 - share) + gains[:, left + 1] * share).astype(np.float32)
 
 
 def _boxes(

@@ -10,6 +10,7 @@ the background is another sample of the same micro-batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -40,8 +41,8 @@ class CropConfig:
     frames: int = 600
     """Width of the view in frames (one every ``front_end.hop`` seconds)."""
     augment: tuple[float, ...] = (1.0,)
-    """Probability that a view is augmented at all (gain, noise, mixup, resize, SpecAugment): one number for all views,
-    or one per view. ATST-Frame augments one of its two views: ``[1, 0]``."""
+    """Probability that a view is augmented at all (gain, equaliser, noise, mixup, resize, SpecAugment): one number for
+    all views, or one per view. ATST-Frame augments one of its two views: ``[1, 0]``."""
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -114,6 +115,9 @@ class Config:
     """Probability that a stretch begins anywhere and goes on at the recording's begin (ASiT: 0.5)."""
     gain: tuple[float, float] = (0.0, 0.0)
     """Smallest and largest gain in decibels, uniform between."""
+    equalise: float = 0.0
+    """Largest boost or cut, in decibels, of a random frequency response: drawn at four frequencies, straight between
+    (FilterAugment, Nam et al. 2022: 6). Rooms, microphones and speakers differ by it."""
     noise: float = 0.0
     """Probability of white noise."""
     noise_ratio: tuple[float, float] = (10.0, 40.0)
@@ -134,6 +138,8 @@ class Config:
                 raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
         if not 0.0 <= self.mixup < 1.0:
             raise UserError(f"views.mixup is {self.mixup}; it must be at least 0 and below 1 (ATST: 0.4)")
+        if not 0.0 <= self.equalise <= 60.0:
+            raise UserError(f"views.equalise is {self.equalise} dB; it must lie in 0 (off) to 60 (FilterAugment: 6)")
         for name in ("gain", "noise_ratio"):
             low, high = getattr(self, name)
             if not -120.0 <= low <= high <= 120.0:
@@ -199,6 +205,7 @@ class PreparedRole:
     Attributes:
         waveforms: float32 [R, T] at the front end's rate.
         gains: float32 [R] factors.
+        response: float32 [R, mels] gain of each band in decibels.
         noise: float32 [R] root mean square of the noise over the recording's; 0 for none.
         noise_keys: int64 [R].
         partners: int64 [R] rows that are mixed in.
@@ -212,6 +219,7 @@ class PreparedRole:
 
     waveforms: Tensor
     gains: Tensor
+    response: Tensor
     noise: Tensor
     noise_keys: Tensor
     partners: Tensor
@@ -326,6 +334,8 @@ class AudioViews:
         if config.noise:
             waveforms = augment.add_noise(waveforms, role.noise_keys, role.noise)
         spectrograms = log_mel(waveforms, config.front_end)[:, :, :frames]
+        if config.equalise:  # a decibel is ln(10) / 10 natural logarithm units of power
+            spectrograms = spectrograms + role.response[:, :, None] * (config.front_end.unit * math.log(10.0) / 10.0)
         if config.mixup:
             unit = config.front_end.unit if config.mixup_domain == "power" else 1.0
             spectrograms = augment.mix_logarithms(spectrograms, role.partners, role.shares, unit)

@@ -41,6 +41,7 @@ def everything(**changes) -> Config:
         local_views=CropConfig(count=2, frames=20, augment=(1.0, 0.5)),
         roll=0.3,
         gain=(-6.0, 6.0),
+        equalise=6.0,
         noise=0.5,
         resize=ResizeConfig(),
         spec_augment=SpecAugmentConfig(bands=2, times=1, time_width=0.3),
@@ -128,6 +129,21 @@ def test_views_change_with_epoch_and_view_and_repeat_otherwise():
     first, again, later = (made(config, samples, draws(3, epoch))["global"].data for epoch in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, later)
     assert not torch.allclose(first[:3], first[3:])
+
+
+@pytest.mark.parametrize("framing", ["centred", "kaldi"])
+def test_the_equaliser_lifts_bands_by_decibels_that_follow_straight_lines(framing):
+    high = replace(FRONT, framing=framing, low=20.0, dynamic_range=None, mean=-3.0, std=5.0)
+    plain = Config(front_end=high, global_views=CropConfig(frames=40), local_views=CropConfig(count=0))
+    samples = recordings(3, seconds=(1.5, 2.0), rates=(8000,))
+    heard = made(plain, samples, draws(3))["global"].data
+    lifted = made(replace(plain, equalise=9.0), samples, draws(3))["global"].data
+    change = (lifted - heard)[:, 0] * high.std * (10 / math.log(10) if framing == "kaldi" else 1)  # decibels
+    torch.testing.assert_close(change, change[:, :, :1].expand_as(change), atol=1e-3, rtol=0)  # the same at all times
+    curve = change[:, :, 0]
+    assert 2 < curve.abs().max() <= 9.0 and (curve.std(dim=0) > 0.1).all(), "every view has a response of its own"
+    bends = curve.diff(dim=1).diff(dim=1).abs() > 1e-3
+    assert bends.any(dim=1).all() and bends.sum(dim=1).max() <= 4, "straight but for two knots, each in two differences"
 
 
 def test_same_segment_hears_the_same_seconds_and_only_one_is_augmented():
@@ -267,6 +283,7 @@ def test_prepared_travels_and_config_pickles():
     [
         (lambda: Config(roll=1.5), "probability"),
         (lambda: Config(mixup=1.0), "below 1"),
+        (lambda: Config(equalise=-1.0), "equalise"),
         (lambda: Config(gain=(3.0, -3.0)), "dB"),
         (lambda: Config(short="loop"), "silence or repeat"),  # type: ignore[arg-type]
         (lambda: Config(global_views=CropConfig(count=0)), "at least 1 global view"),
