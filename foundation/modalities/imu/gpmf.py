@@ -2,7 +2,8 @@
 
 A payload is a tree of entries: four letters, one byte type, one byte structure size, two bytes number of structures
 (all big-endian), then the content, filled up to four bytes. Type 0 holds further entries. A stream (``STRM``) has its
-readings last; before them stand the divisor (``SCAL``) and the unit (``SIUN`` or ``UNIT``). Layout after GoPro's
+readings last; before them stand the divisor (``SCAL``), the unit (``SIUN`` or ``UNIT``) and, since the HERO6, which
+axis each channel is (``ORIN``: ``YxZ`` are Y, minus X, Z). Layout after GoPro's
 published description of the format (https://github.com/gopro/gpmf-parser, MIT or Apache-2.0).
 """
 
@@ -28,14 +29,17 @@ class Readings:
     """Readings of one sensor.
 
     Attributes:
-        values: [n, channels] in the unit stated, in the order of the file.
+        values: [n, channels] in the unit stated: X, Y, Z of the camera where the file says which is which (``axes``),
+            else in the order of the file.
         unit: as the file gives it, such as ``m/s²``; empty where it says none.
         name: what the file calls the sensor.
+        axes: how the file had them, such as ``YxZ``; empty where it does not say (HERO5 and before).
     """
 
     values: NDArray[np.float64]
     unit: str
     name: str
+    axes: str = ""
 
 
 def parse(payload: bytes) -> dict[str, Readings]:
@@ -80,7 +84,7 @@ def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:
 
     if depth > _DEEPEST:
         raise ImuError("decode", f"entries lie more than {_DEEPEST} deep")
-    scale, unit, name = np.ones(1), "", ""
+    scale, unit, name, axes = np.ones(1), "", "", ""
     for letters, kind, size, repeat, content in _entries(data):
         if not kind:
             _walk(content, depth + 1, found)
@@ -90,6 +94,8 @@ def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:
             unit = content[:size].split(b"\0")[0].decode("latin-1").strip()
         elif letters == "STNM":
             name = content.split(b"\0")[0].decode("latin-1").strip()
+        elif letters == "ORIN":
+            axes = content.split(b"\0")[0].decode("latin-1")
         elif letters in ("ACCL", "GYRO", "MAGN", "GRAV") and kind in _TYPES and repeat and letters not in found:
             numbers = np.frombuffer(content, _TYPES[kind])
             if len(numbers) % repeat:
@@ -97,7 +103,19 @@ def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:
             values = numbers.reshape(repeat, -1).astype(np.float64)
             if not scale.all() or len(scale) not in (1, values.shape[1]):
                 raise ImuError("decode", f"{letters}: {len(scale)} divisors for {values.shape[1]} channels")
-            found[letters] = Readings(values / scale, unit, name)
+            found[letters] = Readings(_in_order(values / scale, axes), unit, name, axes)
+
+
+def _in_order(values: NDArray[np.float64], axes: str) -> NDArray[np.float64]:
+    """X, Y, Z of channels that are named by letters, small ones of the opposite sign; as they are without names."""
+    import numpy as np
+
+    if not axes:
+        return values
+    if sorted(axes.upper()) != ["X", "Y", "Z"] or values.shape[1] != 3:
+        raise ImuError("decode", f"ORIN names the axes {axes!r} for {values.shape[1]} channels; it must be X, Y and Z")
+    signs = np.array([1.0 if axis.isupper() else -1.0 for axis in axes])
+    return (values * signs)[:, [axes.upper().index(axis) for axis in "XYZ"]]
 
 
 def track(data: bytes) -> list[tuple[float, bytes]]:
@@ -145,7 +163,7 @@ def readings(payloads: Sequence[tuple[float, bytes]], letters: str) -> tuple[NDA
         letters: ``ACCL`` (m/s^2) or ``GYRO`` (rad/s).
 
     Returns:
-        [n, 3] readings in the order of the file; [n] seconds.
+        [n, 3] readings, X, Y, Z as far as the file names its axes; [n] seconds.
 
     Raises:
         ImuError: a bad payload, or reason ``missing``: there is no such sensor.

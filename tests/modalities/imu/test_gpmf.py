@@ -23,9 +23,11 @@ def entry(letters: str, kind: str, size: int, repeat: int, content: bytes) -> by
     return head + content + b"\0" * (-len(content) % 4)
 
 
-def payload(values: np.ndarray, letters: str = "ACCL", scale: int = 100) -> bytes:
+def payload(values: np.ndarray, letters: str = "ACCL", scale: int = 100, axes: str = "") -> bytes:
     readings = np.round(values * scale).astype(">i2").tobytes()
     stream = entry("SCAL", "s", 2, 1, struct.pack(">h", scale))
+    if axes:
+        stream += entry("ORIN", "c", 1, len(axes), axes.encode())
     stream += entry("SIUN", "c", 4, 1, "m/s²".encode("latin-1")) + entry(letters, "s", 6, len(values), readings)
     whole = entry("STRM", "", 1, len(stream), stream)
     return entry("DEVC", "", 1, len(whole), whole)
@@ -72,10 +74,25 @@ def test_the_tree_is_read_as_described():
     assert times[-1] == pytest.approx(3.003 + 19 * 3.003 / 600)
 
 
+def test_axes_are_put_in_order(shared_data):
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    found = gpmf.parse(payload(values, axes="YxZ"))["ACCL"]
+    assert found.axes == "YxZ" and np.allclose(found.values, [[-2.0, 1.0, 3.0], [-5.0, 4.0, 6.0]])
+    assert gpmf.parse(payload(values))["ACCL"].axes == "", "a file that names no axes is left as it is"
+    # A HERO6 also gives the matrix from its channels to Z, X, Y.
+    data = members(shared_data("video_files") / "gpmf-payload-000000.tar")["payload-hero6_ble.raw"]
+    start = data.index(b"MTRX") + 8
+    matrix = np.frombuffer(data[start : start + 36], ">f4").reshape(3, 3)
+    real = gpmf.parse(data)["ACCL"]
+    plain = gpmf.parse(data.replace(b"ORIN", b"NONE"))["ACCL"]
+    assert real.axes == "YxZ" and np.allclose(real.values[:, [2, 0, 1]], plain.values @ matrix.T)
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [
         (b"", "empty"),
+        (payload(np.zeros((4, 3)), axes="XXZ"), "decode"),
         (b"\x01\x02\x03\x04" * 4, "decode"),
         (payload(np.zeros((4, 3)))[:-6], "truncated"),
         (entry("SCAL", "s", 2, 1, b"\0\0") + entry("ACCL", "s", 6, 1, b"\0" * 6), "decode"),
