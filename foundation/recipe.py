@@ -14,7 +14,7 @@ from foundation.engine import guard as run_guard
 from foundation.engine import optimizer as adamw
 from foundation.engine import saver
 from foundation.errors import UserError
-from foundation.plugins import Plugin
+from foundation.plugins import Plugin, resolve
 from foundation.schedules import Clock, Duration
 from foundation.teachers import ema
 
@@ -153,6 +153,12 @@ class Recipe:
             raise UserError(f"name must be a plain folder name, got {self.name!r}")
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+
+    @property
+    def decode(self) -> Any:
+        """How the files of a sample are read: what ``views.decode`` says, else as the modality does by default."""
+        own = getattr(self.views, "decode", None)
+        return own or resolve("foundation.modalities.{name}.decode", self.views.modality).Config()
 
     def clock(self, num_samples: int | None = None) -> Clock:
         """Steps of the run and of an epoch.

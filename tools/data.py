@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("--json", type=Path, metavar="REPORT", help="also write all findings to a JSON file")
     verify.add_argument("--overwrite", action="store_true", help="replace the JSON file if it exists")
     verify.add_argument("--decode", action="store_true", help="also decode every sample, as training would")
+    verify.add_argument(
+        "--recipe", metavar="RECIPE", help="decode as the views of this recipe say (rates, units, columns, limits, ...)"
+    )
     verify.add_argument("--modality", help="with --decode: whose decoder (default: as index.json says, else image)")
     verify.add_argument(
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
@@ -238,6 +241,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         members=[name for name in arguments.members.split(",") if name],
         decode=arguments.decode,
         modality=arguments.modality,
+        decoding=_decoding(arguments.recipe) if arguments.recipe else None,
         workers=arguments.workers,
         progress=_progress_over_shards,
     )
@@ -246,6 +250,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         write_report(found, arguments.json)
         print(f"report: {arguments.json}")
     return 3 if found.errors else 0
+
+
+def _decoding(recipe: str) -> Any:
+    """How a recipe, shipped or a file, reads the files of a sample."""
+    from foundation import config, paths
+    from foundation.recipe import Recipe
+
+    return config.load(Recipe, paths.recipe(recipe)).decode
 
 
 def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:

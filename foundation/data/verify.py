@@ -24,6 +24,7 @@ from foundation.data.index import Index, read_index
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard, kind_of
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
+from foundation.plugins import resolve
 
 SCHEMA = 1
 """Of the JSON report; raised when the meaning of a field changes."""
@@ -98,6 +99,7 @@ def verify(
     members: Sequence[str] = (),
     decode: bool = False,
     modality: str | None = None,
+    decoding: Any = None,
     workers: int | None = None,
     progress: Callable[[Iterator[ShardCheck], int], Iterable[ShardCheck]] = lambda checks, total: checks,
 ) -> Findings:
@@ -108,6 +110,7 @@ def verify(
         members: extensions that every sample must have; empty: those that at least half of the samples have.
         decode: decode every sample too.
         modality: whose decoder; None: as the index beside a shard says, else images.
+        decoding: a modality's decode ``Config`` in place of the default one; with it every sample is decoded.
         workers: processes; None: as many as this process may use processors.
         progress: wraps the iterator over finished shards, to show how far it is.
 
@@ -117,11 +120,15 @@ def verify(
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, got {workers}")
     paths = [Path(path) for path in expand(patterns, several_splits=True)]
+    decode = decode or decoding is not None
     found = Findings([], decoded=decode)
     indices = _read_indices(paths, found)
     number = min(len(paths), workers or len(os.sched_getaffinity(0)))
     known = {folder: modality or index.modality or "image" for folder, index in indices.items()}
-    decoders = [known.get(path.parent, modality or "image") if decode else None for path in paths]
+    decoders = [
+        (decoding or default_decoding(known.get(path.parent, modality or "image"))) if decode else None
+        for path in paths
+    ]
     for check in progress(_check_all([str(path) for path in paths], decoders, number), len(paths)):
         found.shards.append(check)
         found.add(check.problems, check.more)
@@ -135,6 +142,15 @@ def verify(
     return found
 
 
+def default_decoding(modality: str) -> Any:
+    """A modality's decode ``Config`` as it stands.
+
+    Raises:
+        UserError: there is no such modality.
+    """
+    return resolve("foundation.modalities.{name}.decode", modality).Config()
+
+
 def write_report(found: Findings, path: Path) -> None:
     """Write the report so that a reader sees all of it or none."""
     try:
@@ -143,7 +159,7 @@ def write_report(found: Findings, path: Path) -> None:
         raise UserError(f"the report cannot be written to {path}: {error.strerror}") from error
 
 
-def _check_all(paths: list[str], decoders: list[str | None], workers: int) -> Iterator[ShardCheck]:
+def _check_all(paths: list[str], decoders: list[Any], workers: int) -> Iterator[ShardCheck]:
     if workers == 1:
         yield from map(check_shard, paths, decoders)
         return

@@ -103,15 +103,15 @@ def kind_of(extension: str) -> str:
     return f"{prefix}{dot}{kind}" if kind else f".{extension}"
 
 
-def check_shard(shard: str, modality: str | None = None) -> ShardCheck:
+def check_shard(shard: str, decoding: Any = None) -> ShardCheck:
     """Check one shard; whatever is wrong with it is part of the result.
 
     Args:
         shard: path.
-        modality: whose decoder is to try every sample; None: do not decode.
+        decoding: a modality's decode ``Config``, by which every sample is tried; None: do not decode.
     """
     check = ShardCheck(shard)
-    decode = _decoder(modality)
+    decode = None if decoding is None else decoding.build()
     try:
         descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
@@ -126,14 +126,6 @@ def check_shard(shard: str, modality: str | None = None) -> ShardCheck:
     finally:
         os.close(descriptor)
     return check
-
-
-def _decoder(modality: str | None) -> Callable[[dict[str, Any]], Any] | None:
-    if modality is None:
-        return None
-    from foundation.plugins import resolve
-
-    return resolve("foundation.modalities.{name}.decode", modality).Config().build()
 
 
 def _check(check: ShardCheck, descriptor: int, decode: Callable[[dict[str, Any]], Any] | None) -> None:

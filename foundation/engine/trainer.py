@@ -36,7 +36,6 @@ from foundation.parallel.collective import (
 )
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
-from foundation.plugins import resolve
 from foundation.recipe import Recipe
 
 
@@ -256,12 +255,9 @@ class Trainer:
 
     def _feed(self) -> Feed:
         recipe, data = self.recipe, self.recipe.data
-        decode = getattr(recipe.views, "decode", None)
-        if decode is None:
-            decode = resolve("foundation.modalities.{name}.decode", self.views.modality).Config()
         on_cpu = self.place.device.type == "cpu"
         pipeline = TrainingPipeline(
-            decode=decode.build(),
+            decode=recipe.decode.build(),
             views=self.views,
             masking=recipe.masking.build() if recipe.masking else None,
             coordinates=recipe.encoder.coordinates,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundation.cli import main
 from foundation.data.build import build, load
 from foundation.data.inspect import contact_sheet, inspect
 from foundation.data.verify import verify
@@ -102,3 +103,14 @@ def test_what_is_built_is_verified_with_the_decoder_of_its_modality(modality, tm
     assert not found.errors and found.decoded and found.samples == 16
     other = "audio" if modality != "audio" else "image"
     assert verify(shards, decode=True, modality=other, workers=1).errors == {"missing": 16}
+
+
+def test_a_recipe_says_how_samples_are_read_where_they_do_not(shared_data, capsys):
+    shards = str(shared_data("hapt_imu") / "test-*.tar")
+    assert main(["data", "verify", shards, "--decode", "--modality", "imu", "--workers", "1"]) == 3
+    assert "rate" in capsys.readouterr().out, "the shards do not say at which rate they were recorded"
+    assert main(["data", "verify", shards, "--recipe", "hapt-dino-ibot-nano", "--workers", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "1,558 samples" in shown and "add --decode" not in shown
+    pairs = str(shared_data("utd_mhad_depth_imu") / "test-000000.tar")
+    assert main(["data", "verify", pairs, "--recipe", "utd-paired-dino-nano", "--workers", "1"]) == 0
