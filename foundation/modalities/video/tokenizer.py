@@ -33,9 +33,15 @@ class Config:
     """``patch``: one strided 3-D convolution. ``conv``: each frame goes through the image tokenizer's convolutions
     first, then a projection over the frames of a tubelet; learns faster on small data."""
 
+    shows: Literal["frames", "changes"] = "frames"
+    """``changes``: each frame less the one before it (the RGB difference of TSN, Wang et al. 2016; the first is 0). What
+    stands still drops out: who it is and where, which a small data set would be learnt by heart from. For fixed cameras."""
+
     def __post_init__(self) -> None:
         if self.tubelet < 1:
             raise UserError(f"tokenizer.tubelet is {self.tubelet}: it must be at least 1 frame")
+        if self.shows not in ("frames", "changes"):
+            raise UserError(f"tokenizer.shows is {self.shows!r}: it must be 'frames' or 'changes'")
         self.image  # noqa: B018  its own checks
 
     @property

@@ -55,6 +55,8 @@ class VideoTokenizer(GridTokenizer):
             )
         rows, _, frames, height, width = view.shape
         grid = self.config.grid((frames, height, width))
+        if self.config.shows == "changes":
+            view = view.diff(dim=2, prepend=view[:, :, :1])
         if len(self.stem):
             maps = self.stem(view.transpose(1, 2).flatten(0, 1))  # a frame at a time: [R T, C, h, w]
             view = maps.unflatten(0, (rows, frames)).transpose(1, 2)

@@ -28,6 +28,19 @@ def test_tokens_are_those_of_the_convolution(tubelet):
     assert tokenizer.projection.weight.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_of_changes_only_motion_is_left(stem):
+    torch.manual_seed(0)
+    tokenizer = Config(tubelet=2, patch_size=4, stem=stem, shows="changes").build(16).eval()
+    still = torch.randn(2, 3, 1, 8, 8).expand(-1, -1, 4, -1, -1)
+    nothing, _, _ = tokenizer(torch.zeros(2, 3, 4, 8, 8))
+    torch.testing.assert_close(tokenizer(still)[0], nothing)
+    moving = still.clone()
+    moving[0, :, 2:, :4, :4] += 1.0  # a step between frames 1 and 2 of one corner
+    changed = (tokenizer(moving)[0] - nothing).abs().sum(-1) > 1e-4
+    assert changed[0].reshape(2, 4)[1, 0] and not changed[0].reshape(2, 4)[0].any() and not changed[1].any()
+
+
 def test_memory_order_of_views_changes_nothing():
     tokenizer = Config(patch_size=4).build(8)
     clip = torch.randn(2, 4, 3, 8, 8)
@@ -68,6 +81,8 @@ def test_sizes_that_do_not_fit(size, text):
 
 
 def test_settings_and_inputs_that_cannot_work():
+    with pytest.raises(UserError, match="shows"):
+        Config(shows="flow")
     with pytest.raises(UserError, match="tubelet is 0"):
         Config(tubelet=0)
     with pytest.raises(UserError, match=r"expects views \[rows, 3, frames, height, width\], but got \[2, 3, 8, 8\]"):
