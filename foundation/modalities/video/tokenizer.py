@@ -34,8 +34,9 @@ class Config:
     first, then a projection over the frames of a tubelet; learns faster on small data."""
 
     shows: Literal["frames", "changes"] = "frames"
-    """``changes``: each frame less the one before it (the RGB difference of TSN, Wang et al. 2016; the first is 0). What
-    stands still drops out: who it is and where, which a small data set would be learnt by heart from. For fixed cameras."""
+    """``changes``: each frame less the one before it (the RGB difference of TSN, Wang et al. 2016; the first is 0).
+    What stands still drops out: who it is and where, which a small data set would be learnt by heart from. For fixed
+    cameras."""
 
     def __post_init__(self) -> None:
         if self.tubelet < 1:
