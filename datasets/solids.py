@@ -266,7 +266,8 @@ def scan(kind: str, count: int, seed: int, identity: int) -> NDArray[np.float32]
         seed: of the set.
         identity: number of the cloud; no two have the same.
     """
-    from foundation.modalities.points.geometry import gaussian, rotation
+    from foundation.counter import normal
+    from foundation.modalities.rotations import rotation
 
     def numbers(what: str, number: int) -> NDArray[np.float64]:
         return counter.uniform(seed, 0, identity, f"solids.{what}", number)[0]
@@ -286,7 +287,7 @@ def scan(kind: str, count: int, seed: int, identity: int) -> NDArray[np.float32]
     # The scanner stands at +x: what faces away is seen less, down to a share that differs from scan to scan.
     chance = numbers("seen", plenty) ** (1 / (0.15 + how[6] + np.clip(cloud[:, 0] + 0.6, 0, 1)))
     cloud = cloud[np.argsort(-chance, kind="stable")[:count]]
-    cloud += (0.005 + 0.02 * how[7]) * gaussian(numbers("noise", 3 * count + count % 2))[: 3 * count].reshape(count, 3)
+    cloud += (0.005 + 0.02 * how[7]) * normal(numbers("noise", 3 * count + count % 2))[: 3 * count].reshape(count, 3)
     stray = int(0.01 * how[8] * count)  # few: farthest-point sampling finds every one of them
     cloud[:stray] = 1.4 * numbers("stray", 3 * count).reshape(count, 3)[:stray] - 0.7
     cloud -= cloud.mean(0)

@@ -52,6 +52,13 @@ def uniform(seed: int, epochs: object, ids: object, stream: str, count: int) -> 
     return (bits(seed, epochs, ids, stream, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def normal(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard normal numbers from an even number of uniform ones (Box and Muller 1958), [2 n] -> [2 n]."""
+    first, second = uniforms.reshape(2, -1)
+    radius, angle = np.sqrt(-2 * np.log1p(-first)), 2 * np.pi * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+
+
 def permutation(seed: int, epoch: int, identity: int, stream: str, length: int) -> NDArray[np.int64]:
     """A permutation of ``range(length)`` that depends on nothing but its arguments."""
     return np.argsort(bits(seed, epoch, identity, stream, length)[0], kind="stable").astype(np.int64)

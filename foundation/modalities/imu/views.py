@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
-from foundation.modalities.points.views import Prepared, PreparedRole
+from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from foundation.counter import Draws
-    from foundation.types import Sample, View
+    from foundation.types import Sample
 
 __all__ = ["Config", "CropConfig", "EvaluationConfig", "ImuViews"]
 
@@ -151,11 +150,13 @@ class Config:
         return ImuViews(self)
 
 
-class ImuViews:
+class ImuViews(ReadyViews):
     """Makes the views of a batch of recordings; see the module's text.
 
+    Their geometry [R, 1, 2] leads from time in [0, 1] to seconds on the sample's clock (up to the warp, which is right
+    at both ends).
+
     Attributes:
-        roles: views by role.
         takes_spans: ``prepare`` can be told which stretches to show.
     """
 
@@ -163,16 +164,11 @@ class ImuViews:
     takes_spans = True
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config, len(config.mean))
         self.config = config
-        both = (("global", config.global_views), ("local", config.local_views))
-        self.roles: Mapping[str, CropConfig] = MappingProxyType({name: crop for name, crop in both if crop.count})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImuViews, (self.config,)
-
-    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
-        return {name: (crop.count, (len(self.config.mean), crop.size)) for name, crop in self.roles.items()}
 
     def prepare(
         self, samples: Sequence[Sample], draws: Draws, spans: Mapping[str, NDArray[np.float64]] | None = None
@@ -210,20 +206,6 @@ class ImuViews:
             )
         return Prepared(roles)
 
-    def finish(self, prepared: Prepared) -> dict[str, View]:
-        """Names the views.
-
-        Returns:
-            Per role a View with data [R, C, size] float32, rows view-major, and geometry [R, 1, 2] from time in [0, 1]
-            to seconds on the sample's clock (up to the warp, which is right at both ends).
-        """
-        from foundation.types import View
-
-        return {
-            name: View(role.data, self.modality, name, self.roles[name].count, role.sample_ids, role.geometry)
-            for name, role in prepared.roles.items()
-        }
-
     def _spans(self, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
         """[R, 2] begin and length of each view, seconds."""
         import numpy as np
@@ -250,8 +232,8 @@ class ImuViews:
         """[B, C, size] of one view of each sample."""
         import numpy as np
 
+        from foundation.counter import normal
         from foundation.modalities.imu import windows
-        from foundation.modalities.points.geometry import gaussian
 
         config, channels = self.config, self.config.decode.channels
         sensors = windows.sensors(channels)
@@ -275,8 +257,8 @@ class ImuViews:
         if config.jitter:
             count = crop.size * len(channels)
             noise = draws.uniform(f"{stream}.noise", 1 + count + count % 2)
-            normal = np.stack([gaussian(row[1:]) for row in noise])[:, :count].reshape(out.shape)
-            out += (config.jitter * noise[:, :1, None] * normal).astype(np.float32)
+            bell = np.stack([normal(row[1:]) for row in noise])[:, :count].reshape(out.shape)
+            out += (config.jitter * noise[:, :1, None] * bell).astype(np.float32)
         quiet = silent[:, 2:] < config.drop_channel
         if len(sensors) > 1 and config.drop_sensor:
             chosen = (silent[:, 1] * len(sensors)).astype(np.int64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foundation.modalities.imu.signals import readings_at
 from foundation.modalities.imu.units import kind_of
-from foundation.modalities.points.geometry import rotation
+from foundation.modalities.rotations import rotation
 
 if TYPE_CHECKING:
     from foundation.types import Sample

@@ -203,16 +203,14 @@ class Sensor:
 
     def record(self, path: Trajectory, times: Numbers) -> Numbers:
         """[T, 6] readings: m/s^2 with gravity, rad/s."""
-        from foundation.modalities.points.geometry import gaussian
-
         stream = f"scene.{self._split}.sensor"
         uniforms = counter.uniform(self._seed, 0, self._number, stream, 6 * len(times) + 6)[0]
-        normal = gaussian(uniforms)
+        bell = counter.normal(uniforms)
         bias = 2.0 * uniforms[:6] - 1.0
         scales = np.repeat([self.ACCELERATION_NOISE, self.ANGULAR_NOISE], 3) * math.sqrt(self.rate / 2.0)
         offsets = bias * np.repeat([self.ACCELERATION_BIAS, self.ANGULAR_BIAS], 3)
         ideal = np.concatenate([path.specific_force(times), path.angular_velocity(times)], axis=1)
-        return ideal + offsets + scales * normal[6:].reshape(len(times), 6)
+        return ideal + offsets + scales * bell[6:].reshape(len(times), 6)
 
 
 class Room:

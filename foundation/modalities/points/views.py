@@ -7,24 +7,23 @@ sample id, stream name): a view never depends on worker, rank or batch neighbour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
 from foundation.modalities.points.evaluation import EvaluationConfig, Normalise
+from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
     from foundation.counter import Draws
     from foundation.modalities.points.geometry import Cloud
-    from foundation.types import Sample, View
+    from foundation.types import Sample
 
 __all__ = ["Config", "CropConfig", "EvaluationConfig", "PointViews", "published"]
 
@@ -176,62 +175,20 @@ def published(name: str) -> Config:
     raise UserError(f"no published view recipe {name!r}; there are pos-bert and point-mae")
 
 
-@dataclass(frozen=True)
-class PreparedRole:
-    """One role of a batch: data [R, channels, P] float32, sample_ids [R] int64, geometry [R, 3, 4] float32."""
-
-    data: Tensor
-    sample_ids: Tensor
-    geometry: Tensor
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch as a worker hands it over.
-
-    Attributes:
-        roles: by name.
-    """
-
-    roles: Mapping[str, PreparedRole]
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
-        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Prepared:
-        return self._each(lambda value: value.pin_memory())
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
-        return Prepared(
-            {
-                name: PreparedRole(function(role.data), function(role.sample_ids), function(role.geometry))
-                for name, role in self.roles.items()
-            }
-        )
-
-
-class PointViews:
+class PointViews(ReadyViews):
     """Makes the views of a batch of clouds; see the module's text.
 
-    Attributes:
-        roles: views by role.
-        on_device: False: all work is done in ``prepare``.
+    Their geometry [R, 3, 4] leads from the coordinates of the view to those of the file (up to the jitter).
     """
 
     modality = "points"
-    on_device = False
 
     def __init__(self, config: Config) -> None:
+        super().__init__(config, config.channels)
         self.config = config
-        both = (("global", config.global_views), ("local", config.local_views))
-        self.roles: Mapping[str, CropConfig] = MappingProxyType({name: crop for name, crop in both if crop.count})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PointViews, (self.config,)
-
-    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
-        return {name: (crop.count, (self.config.channels, crop.size)) for name, crop in self.roles.items()}
 
     def inputs(self, prepared: Prepared, role: str) -> Tensor:
         """Data of a role, [R, channels, P], for masks that depend on where its tokens lie."""
@@ -287,27 +244,15 @@ class PointViews:
             }
         )
 
-    def finish(self, prepared: Prepared) -> dict[str, View]:
-        """Names the views.
-
-        Returns:
-            Per role a View with data [R, channels, P] float32, rows view-major, and geometry [R, 3, 4] from the
-            coordinates of the view to those of the file (up to the jitter).
-        """
-        from foundation.types import View
-
-        return {
-            name: View(role.data, self.modality, name, self.roles[name].count, role.sample_ids, role.geometry)
-            for name, role in prepared.roles.items()
-        }
-
     def _view(
         self, cloud: Cloud, crop: CropConfig, numbers: Callable[[str, int], NDArray[np.float64]]
     ) -> tuple[Cloud, NDArray[np.float64]]:
         """Points [P, channels] of one view, and the map [3, 4] by which their coordinates came about."""
         import numpy as np
 
+        from foundation.counter import normal
         from foundation.modalities.points import geometry
+        from foundation.modalities.rotations import rotation
 
         config = self.config
         uniforms = numbers("geometry", _PLACES)
@@ -316,10 +261,10 @@ class PointViews:
         kept = max(1, round(len(inside) * (1.0 - config.dropout * uniforms[5])))
         points = geometry.resize(cloud[inside], crop.size, kept, config.fill, numbers)
         axis = "xyz".index(config.up)
-        matrix = geometry.rotation(config.rotation, axis, config.degrees, uniforms[6:9])
+        matrix = rotation(config.rotation, axis, config.degrees, uniforms[6:9])
         for step, number in ((1, uniforms[9]), (2, uniforms[10])):
             other = np.array([number, 0.0, 0.0])
-            matrix = geometry.rotation("axis", (axis + step) % 3, config.tilt, other) @ matrix
+            matrix = rotation("axis", (axis + step) % 3, config.tilt, other) @ matrix
             if config.flip and uniforms[10 + step] < config.flip:
                 matrix[(axis + step) % 3] *= -1.0
         factors = config.scale[0] + (config.scale[1] - config.scale[0]) * uniforms[13:16]
@@ -330,7 +275,7 @@ class PointViews:
         if config.normals:
             points[:, 3:6] = geometry.turned_normals(points[:, 3:6], matrix)
         if config.jitter:
-            noise = config.jitter * geometry.gaussian(numbers("jitter", 3 * crop.size + crop.size % 2))
+            noise = config.jitter * normal(numbers("jitter", 3 * crop.size + crop.size % 2))
             points[:, :3] += noise[: 3 * crop.size].reshape(-1, 3).clip(-config.jitter_clip, config.jitter_clip)
         return points, np.concatenate([matrix, offset[:, None]], axis=1)
 

@@ -13,6 +13,7 @@ from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.points import geometry
 from foundation.modalities.points.views import Config, CropConfig, EvaluationConfig, published
+from foundation.modalities.rotations import rotation
 
 STILL = {"rotation": "none", "scale": (1.0, 1.0), "shift": 0.0, "jitter": 0.0, "dropout": 0.0}
 WHOLE = CropConfig(count=1, size=300, keep=(1.0, 1.0))
@@ -137,7 +138,7 @@ def test_crops_hold_their_share_of_neighbouring_points(kind):
 def test_rotations():
     uniforms = np.random.default_rng(0).random((4000, 3))
     for kind in ("axis", "any", "none"):
-        matrices = np.stack([geometry.rotation(kind, 2, 180.0, u) for u in uniforms])
+        matrices = np.stack([rotation(kind, 2, 180.0, u) for u in uniforms])
         assert np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max() < 1e-12
         assert np.allclose(np.linalg.det(matrices), 1)
         if kind == "axis":
@@ -150,7 +151,7 @@ def test_rotations():
                 assert np.abs((np.sort(entry) + 1) / 2 - np.linspace(0, 1, 4000)).max() < 0.03
             angles = np.sort(np.arccos(((matrices.trace(axis1=1, axis2=2) - 1) / 2).clip(-1, 1)))
             assert np.abs((angles - np.sin(angles)) / np.pi - np.linspace(0, 1, 4000)).max() < 0.03
-    limited = [geometry.rotation("axis", 0, 30.0, u) for u in uniforms]
+    limited = [rotation("axis", 0, 30.0, u) for u in uniforms]
     assert min(m[1, 1] for m in limited) >= np.cos(np.deg2rad(30)) - 1e-12
 
 

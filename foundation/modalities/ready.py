@@ -1,0 +1,114 @@
+"""Views that a loader's worker makes whole: so few numbers that there is nothing to gain from an accelerator.
+
+What such modalities share: the batch between worker and training, and the naming of its views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from foundation.types import View
+
+
+class Crop(Protocol):
+    """Views of one role."""
+
+    @property
+    def count(self) -> int:
+        """Views per sample."""
+
+    @property
+    def size(self) -> int:
+        """Length of a view: points, time steps."""
+
+
+class RoleConfig(Protocol):
+    """What :class:`ReadyViews` reads of a modality's views ``Config``."""
+
+    @property
+    def global_views(self) -> Crop:
+        """Large views."""
+
+    @property
+    def local_views(self) -> Crop:
+        """Small views."""
+
+
+@dataclass(frozen=True)
+class PreparedRole:
+    """One role of a batch: data [R, channels, size] float32, sample_ids [R] int64, geometry [R, ...] float32."""
+
+    data: Tensor
+    sample_ids: Tensor
+    geometry: Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch as a worker hands it over.
+
+    Attributes:
+        roles: by name.
+    """
+
+    roles: Mapping[str, PreparedRole]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Prepared:
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
+        return Prepared(
+            {
+                name: PreparedRole(function(role.data), function(role.sample_ids), function(role.geometry))
+                for name, role in self.roles.items()
+            }
+        )
+
+
+class ReadyViews:
+    """Views of the roles ``global`` and ``local``, made by ``prepare`` of a subclass.
+
+    Args:
+        config: the modality's views ``Config``.
+        channels: of a view.
+
+    Attributes:
+        modality: folder name in ``foundation/modalities``.
+        roles: views by role; roles without views are left out.
+        on_device: False: all work is done in ``prepare``.
+    """
+
+    modality: ClassVar[str]
+    on_device = False
+
+    def __init__(self, config: RoleConfig, channels: int) -> None:
+        self.channels = channels
+        both = (("global", config.global_views), ("local", config.local_views))
+        self.roles: Mapping[str, Any] = MappingProxyType({name: crop for name, crop in both if crop.count})
+
+    def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
+        return {name: (crop.count, (self.channels, crop.size)) for name, crop in self.roles.items()}
+
+    def finish(self, prepared: Prepared) -> dict[str, View]:
+        """Names the views.
+
+        Returns:
+            Per role a View with data [R, channels, size] float32, rows view-major, and its geometry.
+        """
+        from foundation.types import View
+
+        return {
+            name: View(role.data, self.modality, name, self.roles[name].count, role.sample_ids, role.geometry)
+            for name, role in prepared.roles.items()
+        }
