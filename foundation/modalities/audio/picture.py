@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.image.picture import Picture, resize
-from foundation.modalities.image.picture import heat_rgb as _heat_rgb
-from foundation.modalities.image.picture import mask_overlay as _mask_overlay
-from foundation.modalities.image.picture import pca_rgb as _pca_rgb
+from foundation.modalities import drawing
+from foundation.modalities.drawing import Picture, resize
 
 _SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enlarged to be seen
 
@@ -69,14 +67,14 @@ def to_rgb(view: Tensor | NDArray[Any]) -> Picture:
         raise ValueError(f"a spectrogram is [1, mels, frames] or [mels, frames], not {tuple(tensor.shape)}")
     # A faint hiss is no picture of anything: the darkest hundredth is cut off.
     low, high = tensor.quantile(0.01).item(), tensor.max().item()
-    picture = np.ascontiguousarray(_heat_rgb(tensor, low, max(high, low + 1e-3))[::-1])
+    picture = np.ascontiguousarray(drawing.heat_rgb(tensor, low, max(high, low + 1e-3))[::-1])
     factor = max(1, _SMALLEST // min(picture.shape[:2]))
     return np.array(resize(picture, picture.shape[0] * factor, picture.shape[1] * factor, smooth=False))
 
 
 def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:
     """Colours of a map of numbers over the token grid [rows, columns], low frequencies at the bottom."""
-    return np.ascontiguousarray(_heat_rgb(heat, low, high)[::-1])
+    return np.ascontiguousarray(drawing.heat_rgb(heat, low, high)[::-1])
 
 
 def overlay(view: Tensor | NDArray[Any], heat: Tensor | NDArray[Any], strength: float = 0.6) -> Picture:
@@ -87,10 +85,7 @@ def overlay(view: Tensor | NDArray[Any], heat: Tensor | NDArray[Any], strength: 
         heat: [rows, columns] of the token grid; enlarged smoothly.
         strength: share of the map in the mixture.
     """
-    picture = to_rgb(view)
-    colours = resize(heat_rgb(heat), picture.shape[0], picture.shape[1])
-    mixed = (1.0 - strength) * picture.astype(np.float64) + strength * colours
-    return mixed.round().clip(0, 255).astype(np.uint8)
+    return drawing.laid_over(to_rgb(view), heat_rgb(heat), strength)
 
 
 def mask_overlay(view: Tensor | NDArray[Any], masked: Tensor | NDArray[np.bool_], grid: tuple[int, int]) -> Picture:
@@ -102,7 +97,7 @@ def mask_overlay(view: Tensor | NDArray[Any], masked: Tensor | NDArray[np.bool_]
         grid: tokens along frequency and time.
     """
     hidden = torch.as_tensor(masked).cpu().reshape(grid).flip(0)
-    return _mask_overlay(to_rgb(view), hidden, grid)
+    return drawing.dimmed(to_rgb(view), hidden, grid)
 
 
 def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
@@ -115,4 +110,4 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
     Returns:
         uint8 [n, rows, columns, 3].
     """
-    return np.ascontiguousarray(_pca_rgb(patches, grid)[:, ::-1])
+    return np.ascontiguousarray(drawing.pca_rgb(patches, grid)[:, ::-1])

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.image.picture import Picture, resize
-from foundation.modalities.image.picture import heat_rgb as _heat_rgb
-from foundation.modalities.image.picture import pca_rgb as _pca_rgb
+from foundation.modalities import drawing
+from foundation.modalities.drawing import Picture, resize
 from foundation.modalities.imu.evaluation import MEAN, STD
 
 _COLOURS = ((214, 69, 65), (39, 140, 70), (45, 95, 200))  # x, y, z
@@ -75,7 +74,7 @@ def to_rgb(
 
 def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float | None = None) -> Picture:
     """Colours of a map of numbers over the token grid [rows, columns]; a single row is drawn as a band."""
-    return _band(_heat_rgb(heat, low, high))
+    return _band(drawing.heat_rgb(heat, low, high))
 
 
 def overlay(view: Tensor | NDArray[Any], heat: Tensor | NDArray[Any], strength: float = 0.6, **options: Any) -> Picture:
@@ -91,7 +90,7 @@ def overlay(view: Tensor | NDArray[Any], heat: Tensor | NDArray[Any], strength: 
     panels = -(-torch.as_tensor(view).shape[0] // _PANEL)
     parts = [rows] * panels if len(rows) == 1 else list(rows.split(_PANEL))
     stacked = torch.stack([part.mean(0) for part in parts])
-    colours = _heat_rgb(stacked, float(rows.min()), float(rows.max())).astype(np.float64)
+    colours = drawing.heat_rgb(stacked, float(rows.min()), float(rows.max())).astype(np.float64)
     return _draw(view, behind=((1.0 - strength) * 255.0 + strength * colours).astype(np.uint8), **_sizes(options))
 
 
@@ -125,7 +124,7 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
     Returns:
         uint8 [n, rows, columns, 3]; a single row is repeated to a band.
     """
-    return np.stack([_band(colours) for colours in _pca_rgb(patches, grid)])
+    return np.stack([_band(colours) for colours in drawing.pca_rgb(patches, grid)])
 
 
 def _band(colours: Picture) -> Picture:

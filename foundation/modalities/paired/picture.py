@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.errors import SampleError, UserError
-from foundation.modalities.image.picture import Picture, heat_rgb, pca_rgb, resize
+from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb, resize
 
 if TYPE_CHECKING:
     from foundation.types import View

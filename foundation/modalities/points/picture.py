@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.image import picture as still
-from foundation.modalities.image.picture import Picture, heat_rgb
+from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb
 from foundation.modalities.points.neighbours import per_point
 
 __all__ = ["heat_rgb", "mask_overlay", "overlay", "pca_colours", "render", "to_rgb"]
@@ -122,7 +121,7 @@ def pca_colours(patches: Tensor) -> Picture:
     Returns:
         uint8 [n, N, 3].
     """
-    return still.pca_rgb(patches, (1, patches.shape[1]))[:, 0]
+    return pca_rgb(patches, (1, patches.shape[1]))[:, 0]
 
 
 def render(points: NDArray[np.float32], colours: NDArray[np.uint8], up: str = "z", side: int = SIDE) -> Picture:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.modalities import drawing
+from foundation.modalities.drawing import Picture
 from foundation.modalities.image import picture as still
-from foundation.modalities.image.picture import Picture
 from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
@@ -101,10 +102,10 @@ def heat_rgb(heat: Tensor | NDArray[Any], low: float | None = None, high: float 
     """
     values = torch.as_tensor(heat).detach().cpu().float()
     if values.ndim == 2:
-        return still.heat_rgb(values, low, high)
+        return drawing.heat_rgb(values, low, high)
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
-    return _side_by_side(np.stack([still.heat_rgb(moment, low, high) for moment in values]))
+    return _side_by_side(np.stack([drawing.heat_rgb(moment, low, high) for moment in values]))
 
 
 def overlay(
@@ -123,7 +124,7 @@ def overlay(
     frames = _frames(clip, **_normalisation(options))
     parts = []
     for number, frame in zip(_chosen(len(frames), len(values)), frames, strict=True):
-        colours = still.resize(heat_rgb(values[number], low, high), frame.shape[0], frame.shape[1])
+        colours = drawing.resize(heat_rgb(values[number], low, high), frame.shape[0], frame.shape[1])
         mixed = (1.0 - strength) * frame.astype(np.float64) + strength * colours
         parts.append(mixed.round().clip(0, 255).astype(np.uint8))
     return film_strip(parts)
@@ -162,7 +163,7 @@ def pca_rgb(patches: Tensor, grid: tuple[int, ...]) -> Picture:
         uint8 [n, lines h, columns w, 3], see :func:`heat_rgb`.
     """
     times, rows, columns = grid
-    maps = still.pca_rgb(patches, (times * rows, columns)).reshape(len(patches), times, rows, columns, 3)
+    maps = drawing.pca_rgb(patches, (times * rows, columns)).reshape(len(patches), times, rows, columns, 3)
     return np.stack([_side_by_side(moments) for moments in maps])
 
 
