@@ -131,12 +131,12 @@ def test_reference_recipes_can_be_planned_without_data(name, capsys):
     assert "parameters, encoder" in shown and "not here" in shown
 
 
-@pytest.mark.parametrize("name", ["utd-depth-dino-ibot-nano", "utd-depth-discovr-nano"])
-def test_knn_scores_the_export_of_a_run(name, clips, tmp_path):
+@pytest.mark.parametrize("name, size", [("utd-depth-dino-ibot-nano", "36"), ("utd-depth-discovr-nano", "32")])
+def test_knn_scores_the_export_of_a_run(name, size, clips, tmp_path):
     exported = train(name, clips, tmp_path / "run")
     data = ["--train", f"{clips}/train-*.tar", "--test", f"{clips}/test-*.tar", "--workers", "0"]
     out = tmp_path / "knn.json"
-    assert main(["knn", str(exported), *data, "--k", "5", "--size", "32", "--json", str(out)]) == 0
+    assert main(["knn", str(exported), *data, "--k", "5", "--size", size, "--json", str(out)]) == 0
     (row,) = json.loads(out.read_text())["results"]
     assert 0 <= row["top1"] <= 1
 
