@@ -6,7 +6,7 @@ What such modalities share: the batch between worker and training, and the namin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -55,10 +55,10 @@ class Prepared:
     """A batch as a worker hands it over.
 
     Attributes:
-        roles: by name.
+        roles: by name; each a dataclass of tensors.
     """
 
-    roles: Mapping[str, PreparedRole]
+    roles: Mapping[str, Any]
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))
@@ -69,7 +69,7 @@ class Prepared:
     def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         return Prepared(
             {
-                name: PreparedRole(function(role.data), function(role.sample_ids), function(role.geometry))
+                name: replace(role, **{item.name: function(getattr(role, item.name)) for item in fields(role)})
                 for name, role in self.roles.items()
             }
         )

@@ -11,8 +11,8 @@ the background is another sample of the same micro-batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,10 +21,10 @@ from foundation.modalities.audio.decode import Config as DecodeConfig
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
+from foundation.modalities.ready import Prepared
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -229,25 +229,6 @@ class PreparedRole:
     hidden: Tensor
     sample_ids: Tensor
     geometry: Tensor
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch between the two halves: what a worker hands over, by role."""
-
-    roles: Mapping[str, PreparedRole]
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
-        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Prepared:
-        return self._each(lambda value: value.pin_memory())
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
-        names = [item.name for item in fields(PreparedRole)]
-        return Prepared(
-            {key: replace(role, **{n: function(getattr(role, n)) for n in names}) for key, role in self.roles.items()}
-        )
 
 
 class AudioViews:
