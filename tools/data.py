@@ -246,6 +246,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         progress=_progress_over_shards,
     )
     _show_findings(found)
+    if found.decoded and found.errors and not arguments.recipe:
+        print("samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say")
     if arguments.json:
         write_report(found, arguments.json)
         print(f"report: {arguments.json}")

@@ -108,7 +108,8 @@ def test_what_is_built_is_verified_with_the_decoder_of_its_modality(modality, tm
 def test_a_recipe_says_how_samples_are_read_where_they_do_not(shared_data, capsys):
     shards = str(shared_data("hapt_imu") / "test-*.tar")
     assert main(["data", "verify", shards, "--decode", "--modality", "imu", "--workers", "1"]) == 3
-    assert "rate" in capsys.readouterr().out, "the shards do not say at which rate they were recorded"
+    shown = capsys.readouterr().out
+    assert "rate" in shown and "--recipe RECIPE" in shown, "the shards do not say at which rate they were recorded"
     assert main(["data", "verify", shards, "--recipe", "hapt-dino-ibot-nano", "--workers", "1"]) == 0
     shown = capsys.readouterr().out
     assert "1,558 samples" in shown and "add --decode" not in shown
