@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 REASONS = {
     "missing": "a shard or a member that should be there is not",
     "unreadable": "the storage gave an error",
@@ -21,6 +23,8 @@ REASONS = {
     "gap": "a stretch of a recording is missing",
     "conflict": "the parts of one sample contradict each other",
     "too_short": "fewer samples, frames or points than are needed",
+    "range": "most of the range or precision of the numbers is lost",
+    "label": "a label that is no class number",
 }
 """The words by which bad data is counted in the metrics, in ``foundation data verify`` and in its report."""
 
@@ -60,6 +64,21 @@ class SampleError(FoundationError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
         return type(self), (self.shard, self.key, self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth knowing about a sample that can be used all the same; ``foundation data verify`` warns of it.
+
+    A decoder puts a tuple of these into ``sample["__notes__"]``.
+
+    Attributes:
+        reason: one of :data:`REASONS`, to count by.
+        detail: what exactly, for a person.
+    """
+
+    reason: str
+    detail: str
 
 
 class DataBudgetError(FoundationError):

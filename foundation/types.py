@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Sample: TypeAlias = dict[str, Any]
 """One decoded sample: ``__key__``, ``__shard__``, ``__id__`` (its number in the data set), one entry per modality
-(``image`` uint8 [3, H, W], ...) and optionally ``label`` (int)."""
+(``image`` uint8 [3, H, W], ...), optionally ``label`` (a class number, a name, or a list of these) and ``__notes__`` (a
+tuple of :class:`foundation.errors.Note`)."""
 
 
 @dataclass(frozen=True)
