@@ -172,7 +172,7 @@ class _Split:
             shape = self.shapes[row]
             try:
                 extension = shape.name.rpartition(".")[2].lower()
-                points = decode_bytes(self.read(shape.name), extension, config)[: self.points]
+                points = decode_bytes(self.read(shape.name), extension, config).points[: self.points]
             except (OSError, ValueError) as error:
                 self.problems.append(f"{shape.name}: {error}")
                 continue

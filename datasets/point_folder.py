@@ -33,9 +33,12 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:
-    """Facts of the cloud: points, columns and the lengths of its box along x, y and z. Reads the whole file."""
+    """Facts of the cloud: points, columns, the lengths of its box along x, y and z, and the origin that is taken from a
+    cloud far from zero. Reads the whole file."""
     from foundation.modalities.points.decode import decode_bytes
 
-    points = decode_bytes(data, extension)
+    cloud = decode_bytes(data, extension)
+    points = cloud.points
     extent = points[:, :3].max(axis=0) - points[:, :3].min(axis=0)
-    return {"points": len(points), "columns": points.shape[1], "extent": [float(f"{side:.6g}") for side in extent]}
+    facts = {"points": len(points), "columns": points.shape[1], "extent": [float(f"{side:.6g}") for side in extent]}
+    return facts | ({"origin": cloud.origin.tolist()} if cloud.origin.any() else {})

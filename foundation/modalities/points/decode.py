@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foundation.errors import SampleError, UserError
+from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 from foundation.types import Sample
 
-EXTENSIONS = ("npy", "npz", "ply", "off", "las", "laz", "pcd.bin", "bin", "xyz", "pts", "txt")
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXTENSIONS = ("npy", "npz", "ply", "off", "las", "laz", "pcd", "pcd.bin", "bin", "xyz", "pts", "asc", "txt", "csv")
 """Members that count as the cloud of a sample, in the order in which they are looked for."""
 
 _LOOKED_AT = 16384
@@ -58,8 +62,10 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         config: limits; the defaults when absent.
 
     Returns:
-        ``points``: float32 [N, 3 + F], coordinates in the file's unit (metres for scans), then F further numbers; and
-        ``label`` (int) where the sample has one, beside the ``__...__`` entries.
+        ``points``: float32 [N, 3 + F], coordinates in the file's unit (metres for scans) relative to ``points_origin``,
+        then F further numbers; ``points_origin``: float64 [3], what was subtracted from the coordinates before they
+        became float32 (0 for clouds near zero); and ``label`` (int) where the sample has one, beside the ``__...__``
+        entries.
 
     Raises:
         SampleError: reason ``missing``, ``empty``, ``decode``, ``truncated``, ``corrupt``, ``unsafe``, ``too_large``,
@@ -74,11 +80,13 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     from foundation.modalities.points.readers import PointError
 
     try:
-        points = decode_bytes(raw[name], _extension(name), config)
+        cloud = decode_bytes(raw[name], _extension(name), config)
     except PointError as error:
         raise SampleError(shard, key, error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
-    sample["points"] = torch.from_numpy(points)
+    sample["points"], sample["points_origin"] = torch.from_numpy(cloud.points), cloud.origin
+    if cloud.notes:
+        sample["__notes__"] = cloud.notes
     label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
@@ -89,7 +97,22 @@ def _extension(name: str) -> str:
     return next(e for e in (*sorted(EXTENSIONS, key=len, reverse=True), "") if ("." + name.lower()).endswith("." + e))
 
 
-def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> Any:
+@dataclass(frozen=True)
+class Cloud:
+    """One cloud.
+
+    Attributes:
+        points: float32 [N, 3 + F], finite, coordinates relative to the origin.
+        origin: float64 [3] in the file's unit; 0 for a cloud that lies near zero.
+        notes: what is worth knowing.
+    """
+
+    points: NDArray[np.float32]
+    origin: NDArray[np.float64]
+    notes: tuple[Note, ...]
+
+
+def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> Cloud:
     """Decodes one file.
 
     Args:
@@ -97,14 +120,12 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> A
         extension: what it is called, without a dot.
         config: limits; the defaults when absent.
 
-    Returns:
-        float32 [N, 3 + F], finite.
-
     Raises:
         PointError: (a ValueError) with its reason.
     """
     import numpy as np
 
+    from foundation.modalities.points.precision import settled
     from foundation.modalities.points.readers import READERS, Limits, PointError
 
     config = config or Config()
@@ -113,7 +134,8 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> A
     reader = READERS.get(extension)
     if reader is None:
         raise PointError("decode", f"no reader for the extension {extension!r} (there are: {', '.join(READERS)})")
-    points = reader(data, Limits(config.max_points, config.surface_points))
+    table = reader(data, Limits(config.max_points, config.surface_points))
+    points, origin, notes = settled(table)
     if points.shape[1] < config.columns:
         raise PointError("shape", f"points have {points.shape[1]} numbers; {config.columns} are needed")
     finite = np.isfinite(points).all(axis=1)
@@ -121,13 +143,15 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> A
         if not config.drop_not_finite:
             first = int(np.flatnonzero(~finite)[0])
             bad = f"{int((~finite).sum())} of {len(points)} points"
-            raise PointError("not_finite", f"{bad} are not finite (first: point {first}, {points[first].tolist()})")
+            raise PointError(
+                "not_finite", f"{bad} are not finite (first: point {first}, {table.values[first].tolist()})"
+            )
         points = np.ascontiguousarray(points[finite])
     different = _different(points[:, :3], config.min_points)
     if different < config.min_points:
         repeated = f", {different} of them different" if different < len(points) else ""
         raise PointError("too_short", f"{len(points)} points{repeated}; at least {config.min_points} are needed")
-    return points
+    return Cloud(points, origin, notes)
 
 
 def _different(xyz: Any, enough: int) -> int:

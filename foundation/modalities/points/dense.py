@@ -29,17 +29,21 @@ def spread(
     Args:
         tokens: [B, N, D] of the evaluation views.
         places: [B, N, 3] of the tokens, in the coordinates of those views.
-        samples: B samples with ``points`` float32 [P, 3 + F].
+        samples: B samples with ``points`` float32 [P, 3 + F] and, by the decoder,
+            ``points_origin``.
         evaluation: how the views were made.
 
     Returns:
-        For each sample ``points``, float32 [P, 3] as in the file, and ``features``, float16 [P, D]: a mean of the three
-        nearest groups, weighted by the inverse square of the distance.
+        For each sample ``points``, [P, 3] as in the file (float32; float64 where the cloud lies far from zero), and
+        ``features``, float16 [P, D]: a mean of the three nearest groups, weighted by the inverse square of the
+        distance.
     """
     found = []
     for feature, centre, sample in zip(tokens.cpu(), places.cpu(), samples, strict=True):
         points = sample["points"].numpy()
         inside = torch.from_numpy(normalised(points, evaluation.normalise)[0][:, :3].copy())
         parts = [per_point(feature[None], centre[None], part[None])[0].half() for part in inside.split(CHUNK)]
-        found.append({"points": points[:, :3].copy(), "features": torch.cat(parts).numpy()})
+        origin = sample.get("points_origin")
+        in_file = points[:, :3].copy() if origin is None or not origin.any() else points[:, :3] + origin
+        found.append({"points": in_file, "features": torch.cat(parts).numpy()})
     return found

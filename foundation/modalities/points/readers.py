@@ -1,7 +1,8 @@
-"""From the bytes of one file to an array of points [N, C] float32. Sizes are checked before memory is asked for.
+"""From the bytes of one file to a table of points [N, C]. Sizes are checked before memory is asked for.
 
-Formats: NPY, NPZ, PLY (text, binary of either byte order), OFF (mesh), KITTI and nuScenes binaries, text columns, and
-LAS and LAZ through laspy. Nothing here runs or unpickles what a file holds.
+Formats: NPY, NPZ, PLY (text, binary of either byte order), PCD, OFF (mesh), KITTI and nuScenes binaries, text columns,
+and LAS and LAZ through laspy. Nothing here runs or unpickles what a file holds, and nothing here casts to float32: that
+is left to :mod:`foundation.modalities.points.precision`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import UserError
+from foundation.errors import Note, UserError
+from foundation.modalities.points.precision import Table, shares
 
-Points: TypeAlias = NDArray[np.float32]
 COLUMNS = 64
 """Numbers of a point at most; a file that claims more is no point cloud."""
 _HEADER = 64 * 1024
@@ -31,7 +32,19 @@ _PLY_TYPES = {
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
-_PLY_ORDER = ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "intensity")
+COLOURS = ("red", "green", "blue")
+NAMES = ("x", "y", "z", "nx", "ny", "nz", *COLOURS, "intensity")
+"""Numbers of a point that files name, in the order in which they are given on."""
+_ALIASES = {
+    "r": "red",
+    "g": "green",
+    "b": "blue",
+    "normal_x": "nx",
+    "normal_y": "ny",
+    "normal_z": "nz",
+    "i": "intensity",
+}
+_ALIASES |= {"normalx": "nx", "normaly": "ny", "normalz": "nz"}
 
 
 class PointError(ValueError):
@@ -55,7 +68,7 @@ class Limits:
     surface: int
 
 
-def _bounded(count: int, limits: Limits, what: str = "points") -> None:
+def bounded(count: int, limits: Limits, what: str = "points") -> None:
     if count > limits.points:
         raise PointError("too_large", f"{count} {what} are more than max_points = {limits.points}")
     if count < 0:
@@ -67,11 +80,37 @@ def _table(array: NDArray[Any], limits: Limits) -> NDArray[Any]:
         raise PointError("shape", f"numbers of type {array.dtype} are no coordinates")
     if array.ndim != 2 or not 3 <= array.shape[1] <= COLUMNS:
         raise PointError("shape", f"an array of shape {list(array.shape)}; expected [points, 3 or more numbers]")
-    _bounded(array.shape[0], limits)
+    bounded(array.shape[0], limits)
     return array
 
 
-def read_npy(data: bytes, limits: Limits) -> Points:
+def named(columns: Mapping[str, NDArray[Any]], stored: Mapping[str, np.dtype[Any]], what: str) -> Table:
+    """A table of the numbers that are known, in the order of :data:`NAMES`; colours and intensities become shares.
+
+    Args:
+        columns: [N] by name.
+        stored: type of each in the file.
+        what: has them, for the message.
+
+    Raises:
+        PointError: reason ``missing``: no x, y or z.
+    """
+    if not {"x", "y", "z"} <= set(columns):
+        raise PointError("missing", f"{what} without x, y or z (they have {', '.join(columns) or 'nothing'})")
+    known = {name: np.asarray(columns[name], np.float64) for name in NAMES if name in columns}
+    notes: tuple[Note, ...] = ()
+    for group, word in ((COLOURS, "colours"), (("intensity",), "intensities")):
+        there = [name for name in group if name in known]
+        # Fractions of an intensity have no scale of their own: scanners give reflectance in many units.
+        if there and (group is COLOURS or stored[there[0]].kind in "iu"):
+            scaled, more = shares(np.stack([known[name] for name in there]), stored[there[0]], word)
+            known |= dict(zip(there, scaled, strict=True))
+            notes += more
+    kind = min((stored[axis] for axis in "xyz"), key=lambda kind: (kind.kind != "f", kind.itemsize))
+    return Table(np.stack(list(known.values()), axis=1), kind, notes)
+
+
+def read_npy(data: bytes, limits: Limits) -> Table:
     """An array [N, C] of any number type. Its header is checked first; arrays of objects are refused."""
     stream = io.BytesIO(data)
     try:
@@ -83,7 +122,7 @@ def read_npy(data: bytes, limits: Limits) -> Points:
     if kind.hasobject:
         raise PointError("unsafe", "an array of Python objects, which only pickle could read")
     if len(shape) == 2:
-        _bounded(int(shape[0]), limits)
+        bounded(int(shape[0]), limits)
     wanted = stream.tell() + math.prod(shape) * kind.itemsize
     if wanted > len(data):
         raise PointError("truncated", f"{len(data)} bytes, but an array {list(shape)} of {kind} takes {wanted}")
@@ -92,11 +131,12 @@ def read_npy(data: bytes, limits: Limits) -> Points:
         array = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
-    return _float32(_table(array, limits))
+    return Table(_table(array, limits), array.dtype)
 
 
-def read_npz(data: bytes, limits: Limits) -> Points:
-    """The array ``points``, ``xyz`` or ``data`` of an NPZ file, or its only one, then ``normals`` and ``colors``."""
+def read_npz(data: bytes, limits: Limits) -> Table:
+    """The array ``points``, ``xyz`` or ``data`` of an NPZ file, or its only one, then ``normals`` and ``colors``, which
+    become shares."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -105,7 +145,7 @@ def read_npz(data: bytes, limits: Limits) -> Points:
             if found is None:
                 raise PointError("missing", f"no array 'points' in the NPZ file (arrays: {', '.join(names) or 'none'})")
 
-            def member(name: str) -> Points:
+            def member(name: str) -> Table:
                 if names[name].file_size > limits.points * _POINT_BYTES + _HEADER:
                     raise PointError("too_large", f"array {name!r} takes {names[name].file_size} bytes when unpacked")
                 return read_npy(archive.read(names[name]), limits)
@@ -117,14 +157,20 @@ def read_npz(data: bytes, limits: Limits) -> Points:
         if isinstance(error, PointError):
             raise
         raise PointError("corrupt", f"damaged NPZ file: {error}") from None
-    if len({len(part) for part in parts}) != 1:
-        raise PointError("shape", f"arrays of {', '.join(str(len(part)) for part in parts)} points in one NPZ file")
-    return np.concatenate(parts, axis=1)
+    counts = [len(part.values) for part in parts]
+    if len(set(counts)) != 1:
+        raise PointError("shape", f"arrays of {', '.join(map(str, counts))} points in one NPZ file")
+    if len(parts) == 1:
+        return parts[0]
+    notes: tuple[Note, ...] = ()
+    values = [part.values.astype(np.float64) for part in parts]
+    if "colors" in names:
+        values[-1], notes = shares(values[-1], parts[-1].stored, "colours")
+    return Table(np.concatenate(values, axis=1), parts[0].stored, notes)
 
 
-def read_ply(data: bytes, limits: Limits) -> Points:
-    """Vertices of a PLY file: x, y, z, then normals, colours (0 to 1 where stored as bytes) and intensity, where there
-    are any. Faces are not read."""
+def read_ply(data: bytes, limits: Limits) -> Table:
+    """Vertices of a PLY file: x, y, z, then normals, colours and intensity, where there are any. Faces are not read."""
     begin = data[:_HEADER].find(b"end_header")
     end = data.find(b"\n", begin) + 1 if begin >= 0 else 0
     if not data.startswith(b"ply") or not end:
@@ -132,24 +178,18 @@ def read_ply(data: bytes, limits: Limits) -> Points:
     layout, count, fields, before = _ply_header(data[:begin].decode("ascii", "replace"))
     if before:
         raise PointError("decode", f"the PLY file has {before} before its vertices, which is not understood")
-    _bounded(count, limits, "vertices")
+    bounded(count, limits, "vertices")
     names = [name for name, _ in fields]
-    if not {"x", "y", "z"} <= set(names):
-        raise PointError("missing", f"PLY vertices without x, y or z (they have {', '.join(names) or 'nothing'})")
-    columns = [name for name in _PLY_ORDER if name in names]
     if layout == "ascii":
-        rows = _text_rows(data[end:], count, len(fields))
-        table = {name: rows[:, names.index(name)] for name in columns}
+        rows = text_rows(data[end:], count, len(fields))
+        table: dict[str, NDArray[Any]] = {name: rows[:, place] for place, name in enumerate(names)}
     else:
         kind = np.dtype([(name, ("<" if layout == "binary_little_endian" else ">") + code) for name, code in fields])
         if len(data) - end < count * kind.itemsize:
             raise PointError("truncated", f"{len(data) - end} bytes of vertices, {count * kind.itemsize} are announced")
         records = np.frombuffer(data, kind, count, end)
-        table = {name: records[name] for name in columns}
-    codes = dict(fields)
-    # Bytes of colour become shares, so that text and binary files, and both number types, mean the same.
-    factors = {name: 1 / 255 if name in ("red", "green", "blue") and codes[name] == "u1" else 1.0 for name in columns}
-    return np.stack([np.asarray(table[name], np.float64) * factors[name] for name in columns], 1).astype(np.float32)
+        table = {name: records[name] for name in names}
+    return named(table, {name: np.dtype(code) for name, code in fields}, "PLY vertices")
 
 
 def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
@@ -178,22 +218,22 @@ def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
     return layout, count, fields, before
 
 
-def _text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
+def text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
     """The first ``count`` lines of numbers, [count, columns]."""
-    numbers = _numbers(b"\n".join(data.split(b"\n", count)[:count]))
+    numbers = parse_numbers(b"\n".join(data.split(b"\n", count)[:count]))
     if len(numbers) != count * columns:
         raise PointError("truncated", f"{len(numbers)} numbers, but {count} lines of {columns} are announced")
     return numbers.reshape(count, columns)
 
 
-def _numbers(text: bytes) -> NDArray[np.float64]:
+def parse_numbers(text: bytes) -> NDArray[np.float64]:
     try:
         return np.array(text.split(), dtype=np.float64)
     except ValueError as error:
         raise PointError("decode", f"not a number among the coordinates: {str(error)[:80]}") from None
 
 
-def read_off(data: bytes, limits: Limits) -> Points:
+def read_off(data: bytes, limits: Limits) -> Table:
     """Points on the surface of an OFF mesh (ModelNet), spread by area; its vertices where it has no faces.
 
     The points are a pure function of the bytes. ModelNet's files that lack the line break after ``OFF`` are read too.
@@ -201,33 +241,48 @@ def read_off(data: bytes, limits: Limits) -> Points:
     from foundation.modalities.points.surface import read_off_mesh, sample_surface
 
     vertices, faces = read_off_mesh(data, limits)
-    if len(faces) == 0:
-        return vertices.astype(np.float32)
-    return sample_surface(vertices, faces, limits.surface, data)
+    points = sample_surface(vertices, faces, limits.surface, data) if len(faces) else vertices
+    return Table(points, points.dtype)
 
 
-def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Points]:
-    def read(data: bytes, limits: Limits) -> Points:
+def read_pcd(data: bytes, limits: Limits) -> Table:
+    """Points of a PCD file (Point Cloud Library), see :mod:`foundation.modalities.points.pcd`."""
+    from foundation.modalities.points.pcd import read
+
+    return read(data, limits)
+
+
+def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Table]:
+    def read(data: bytes, limits: Limits) -> Table:
         if len(data) % (4 * columns):
             raise PointError(
                 "truncated", f"{len(data)} bytes are no whole number of {what} points ({4 * columns} bytes)"
             )
-        _bounded(len(data) // (4 * columns), limits)
-        return np.frombuffer(data, "<f4").reshape(-1, columns).astype(np.float32)
+        bounded(len(data) // (4 * columns), limits)
+        points = np.frombuffer(data, "<f4").reshape(-1, columns).astype(np.float32)  # a copy that may be written to
+        return Table(points, points.dtype)
 
     return read
 
 
-def read_text(data: bytes, limits: Limits) -> Points:
-    """Lines of numbers, separated by commas or spaces (ModelNet40's resampled files: x, y, z and the normal).
+def read_text(data: bytes, limits: Limits) -> Table:
+    """Lines of numbers, separated by commas, semicolons (commas are then decimal) or blanks (ModelNet40's resampled
+    files: x, y, z and the normal).
 
-    A first line with a single number is the count of points (Leica's PTS).
+    A first line with a single number is the count of points (Leica's PTS); one with words names the columns, of which
+    those of :data:`NAMES` are given on. Lines that begin with ``#`` or ``//`` are comments.
     """
-    _bounded(data.count(b"\n"), limits, "lines")
-    rows = [row for line in data.replace(b",", b" ").splitlines() if (row := line.split())]
+    bounded(data.count(b"\n"), limits, "lines")
+    names: list[str] | None = None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.replace(b",", b".").replace(b";", b" ") if b";" in data else data.replace(b",", b" ")
+    rows = [row for line in data.splitlines() if (row := line.split()) and not row[0].startswith((b"#", b"//"))]
     announced = None
     if len(rows) > 1 and len(rows[0]) == 1 and rows[0][0].isdigit() and len(rows[0][0]) < _DIGITS:
         announced = int(rows.pop(0)[0])
+    elif len(rows) > 1 and rows[0][0].strip(b"\"'")[:1].isalpha() and rows[0][0].lower() not in (b"nan", b"inf"):
+        names = [word.decode("utf-8", "replace").strip("\"'").lower() for word in rows.pop(0)]
+        names = [_ALIASES.get(name, name) for name in names]
     if not rows or not 3 <= len(rows[0]) <= COLUMNS:
         raise PointError("decode", f"{len(rows[0]) if rows else 0} numbers in the first line; a point has 3 or more")
     if announced is not None and announced != len(rows):
@@ -236,11 +291,22 @@ def read_text(data: bytes, limits: Limits) -> Points:
         if len(row) != len(rows[0]):
             kind = "truncated" if number == len(rows) - 1 else "decode"
             raise PointError(kind, f"point {number} has {len(row)} numbers, the first has {len(rows[0])}")
-    return _numbers(b" ".join(word for row in rows for word in row)).reshape(len(rows), -1).astype(np.float32)
+    values = parse_numbers(b" ".join(word for row in rows for word in row)).reshape(len(rows), -1)
+    if names is None:
+        return Table(values, values.dtype)
+    if len(names) != values.shape[1] or len(set(names)) != len(names):
+        raise PointError("decode", f"{len(names)} names for {values.shape[1]} columns: {', '.join(names)[:80]}")
+    kinds = {name: values.dtype for name in names}
+    there = [place for place, name in enumerate(names) if name in COLOURS]
+    colours = values[:, there]
+    if there and colours.max() > 1 and not (colours % 1).any():  # text says no type, but these were bytes or 16 bits
+        kinds |= {names[place]: np.dtype(np.uint8 if colours.max() <= 255 else np.uint16) for place in there}
+    return named({name: values[:, place] for place, name in enumerate(names)}, kinds, "lines")
 
 
-def read_las(data: bytes, limits: Limits) -> Points:
-    """LAS or LAZ: x, y, z in the file's unit relative to the smallest, then the intensity (0 to 1)."""
+def read_las(data: bytes, limits: Limits) -> Table:
+    """LAS or LAZ: x, y, z in the file's unit, then the intensity and, where there are any, red, green and blue, 0 to
+    1."""
     if data[:4] != b"LASF":
         raise PointError("decode", "no LAS file: it does not begin with 'LASF'")
     try:
@@ -250,7 +316,7 @@ def read_las(data: bytes, limits: Limits) -> Points:
     try:
         with laspy.open(io.BytesIO(data)) as file:
             count = int(file.header.point_count)
-            _bounded(count, limits)
+            bounded(count, limits)
             if not file.header.are_points_compressed:
                 least = file.header.offset_to_point_data + count * file.header.point_format.size
                 if least > len(data):
@@ -263,17 +329,14 @@ def read_las(data: bytes, limits: Limits) -> Points:
     if len(cloud.points) != count:
         raise PointError("truncated", f"{len(cloud.points)} points, but {count} are announced")
     xyz = np.stack([np.asarray(cloud.x), np.asarray(cloud.y), np.asarray(cloud.z)], 1, dtype=np.float64)
-    if count:
-        xyz -= xyz.min(axis=0)  # projected coordinates are millions of metres: float32 would lose the centimetres
-    return np.concatenate([xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535], axis=1).astype(np.float32)
+    columns, notes = [xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535], ()
+    if set(COLOURS) <= set(cloud.point_format.dimension_names):
+        colours, notes = shares(np.stack([np.asarray(cloud[name]) for name in COLOURS], 1), np.dtype("u2"), "colours")
+        columns.append(colours)
+    return Table(np.concatenate(columns, axis=1), np.dtype(np.int32), notes)
 
 
-def _float32(array: NDArray[Any]) -> Points:
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-
-READERS: Mapping[str, Callable[[bytes, Limits], Points]] = MappingProxyType(
+READERS: Mapping[str, Callable[[bytes, Limits], Table]] = MappingProxyType(
     {
         "npy": read_npy,
         "npz": read_npz,
@@ -281,11 +344,14 @@ READERS: Mapping[str, Callable[[bytes, Limits], Points]] = MappingProxyType(
         "off": read_off,
         "las": read_las,
         "laz": read_las,
+        "pcd": read_pcd,
         "pcd.bin": _binary(5, "nuScenes"),
         "bin": _binary(4, "KITTI"),
         "xyz": read_text,
         "pts": read_text,
+        "asc": read_text,
         "txt": read_text,
+        "csv": read_text,
     }
 )
 """Reader by file extension."""

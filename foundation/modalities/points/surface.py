@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation import counter
-from foundation.modalities.points.readers import PointError, _bounded, _numbers
+from foundation.modalities.points.readers import PointError, bounded, parse_numbers
 
 if TYPE_CHECKING:
     from foundation.modalities.points.readers import Limits
@@ -39,15 +39,15 @@ def read_off_mesh(data: bytes, limits: Limits) -> tuple[NDArray[np.float64], NDA
     if len(counts) < 2 or not all(word.isdigit() and len(word) < 12 for word in counts[:2]):
         raise PointError("decode", "the OFF file does not say how many vertices and faces it has")
     vertex_count, face_count = int(counts[0]), int(counts[1])
-    _bounded(vertex_count, limits, "vertices")
-    _bounded(face_count, limits, "faces")
+    bounded(vertex_count, limits, "vertices")
+    bounded(face_count, limits, "faces")
     if len(lines) < 1 + vertex_count + face_count:
         raise PointError(
             "truncated", f"{len(lines) - 1} lines, but {vertex_count} vertices and {face_count} faces are announced"
         )
     rows = lines[1 : 1 + vertex_count]
     width = len(rows[0].split()) if rows else 3
-    numbers = _numbers(b"\n".join(rows))
+    numbers = parse_numbers(b"\n".join(rows))
     if width < 3 or len(numbers) != vertex_count * width:
         raise PointError("decode", "vertices of an OFF file must all have x, y and z")
     triangles = _triangles(lines[1 + vertex_count : 1 + vertex_count + face_count])
@@ -61,7 +61,7 @@ def _triangles(rows: list[bytes]) -> NDArray[np.int64]:
     if rows and all(row.split(None, 1)[0] == b"3" for row in rows):
         widths = {len(row.split()) for row in rows}
         if widths == {4}:
-            return _numbers(b"\n".join(rows)).reshape(-1, 4)[:, 1:].astype(np.int64)
+            return parse_numbers(b"\n".join(rows)).reshape(-1, 4)[:, 1:].astype(np.int64)
     triangles: list[tuple[int, int, int]] = []
     try:
         for row in rows:
@@ -76,7 +76,7 @@ def _triangles(rows: list[bytes]) -> NDArray[np.int64]:
 
 def sample_surface(
     vertices: NDArray[Any], triangles: NDArray[np.int64], count: int, source: bytes
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """Points spread over a mesh, each area alike (Osada et al. 2002, "Shape distributions").
 
     Args:
@@ -86,7 +86,7 @@ def sample_surface(
         source: bytes whose digest the draws depend on, so that a file always gives the same points.
 
     Returns:
-        [count, 3] float32.
+        [count, 3].
 
     Raises:
         PointError: ``not_finite``, or ``shape`` where the mesh has no area.
@@ -103,4 +103,4 @@ def sample_surface(
     faces = np.searchsorted(total, draws[:, 0] * total[-1], side="right").clip(max=len(total) - 1)
     root = np.sqrt(draws[:, 1])  # even over the triangle, not crowded at its first corner
     weights = np.stack([1 - root, root * (1 - draws[:, 2]), root * draws[:, 2]], 1)
-    return np.einsum("nk,nkd->nd", weights, corners[faces]).astype(np.float32)
+    return np.asarray(np.einsum("nk,nkd->nd", weights, corners[faces]))

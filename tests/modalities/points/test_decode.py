@@ -52,6 +52,23 @@ def off(vertices: np.ndarray, faces: list[list[int]], start: str = "OFF\n") -> b
     ).encode()
 
 
+def pcd(array: np.ndarray, layout: str = "binary", code: str = "f4") -> bytes:
+    """x, y, z; where packed, as literal runs alone, which any LZF reader must take."""
+    size, kind = int(code[1]), code[0].upper()
+    head = (
+        f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z\nSIZE {size} {size} {size}\nTYPE {kind} {kind} {kind}\nCOUNT 1 1 1\n"
+    )
+    head += f"WIDTH {len(array)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(array)}\nDATA {layout}\n"
+    if layout == "ascii":
+        return head.encode() + text(array)
+    if layout == "binary":
+        return head.encode() + array.astype("<" + code).tobytes()
+    plain = np.ascontiguousarray(array.T.astype("<" + code)).tobytes()
+    runs = [plain[i : i + 32] for i in range(0, len(plain), 32)]
+    packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
+    return head.encode() + struct.pack("<II", len(packed), len(plain)) + packed
+
+
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float64)
 SQUARES = [[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]]
 
@@ -82,6 +99,13 @@ def refused(reason: str, name: str, data: bytes, config: Config | None = None) -
         ("txt", text(cloud(), ",")),
         ("pts", b"80\n" + text(cloud())),
         ("scan.npy", npy(cloud())),
+        ("csv", b'\xef\xbb\xbf"X";"Y";"Z"\n' + text(cloud(), ";").replace(b".", b",")),
+        ("asc", b"//X Y Z\n# and a word\n" + text(cloud())),
+        ("txt", b"z,y,x\n" + text(cloud()[:, ::-1], ",")),
+        ("pcd", pcd(cloud(), "ascii")),
+        ("pcd", pcd(cloud())),
+        ("pcd", pcd(cloud(), "binary", "f8")),
+        ("pcd", pcd(cloud(), "binary_compressed")),
     ],
 )
 def test_each_format_gives_the_same_points(name, data):
@@ -137,13 +161,17 @@ def test_las_and_laz():
     places = np.random.default_rng(0).uniform(0, 50, (200, 3)).round(3)
     las.x, las.y, las.z = places[:, 0] + 600_000, places[:, 1] + 5_000_000, places[:, 2]
     las.intensity = np.arange(200, dtype=np.uint16) * 100
+    las.red, las.blue = np.full(200, 65535, np.uint16), np.full(200, 13107, np.uint16)
     for name, packed in (("las", False), ("laz", True)):
         stream = io.BytesIO()
         las.write(stream, do_compress=packed)
         data = stream.getvalue()
-        points = read(name, data)["points"].numpy()
-        assert np.abs(points[:, :3] - (places - places.min(0))).max() < 1e-5, "millimetres survive large offsets"
+        sample = read(name, data)
+        points, there = sample["points"].numpy(), places + [600_000, 5_000_000, 0]
+        found = points[:, :3] + sample["points_origin"]
+        assert np.abs(found - there).max() < 1e-5, "millimetres survive large offsets"
         assert points[:, 3] == pytest.approx(np.arange(200) * 100 / 65535)
+        assert points[:, 4:7] == pytest.approx(np.array([65535, 0, 13107]) / 65535 + np.zeros((200, 1)))
         with pytest.raises(SampleError) as caught:
             read(name, data[: len(data) // 2])
         assert caught.value.reason in ("truncated", "decode")
@@ -158,6 +186,126 @@ def test_las_without_laspy_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "laspy", None)
     with pytest.raises(UserError, match=r"foundation-pretrain\[points\]"):
         read("las", b"LASF" + bytes(400))
+
+
+# Range and precision
+
+
+FAR_AWAY = np.array([448262.123, 5411932.456, 120.0])
+
+
+def scan(count: int = 500) -> np.ndarray:
+    """Half a metre of a projected scan, to the tenth of a millimetre."""
+    return (FAR_AWAY + np.random.default_rng(1).uniform(0, 0.5, (count, 3))).round(4)
+
+
+def ply_doubles(array: np.ndarray, layout: str) -> bytes:
+    order = {"binary_little_endian": "<", "binary_big_endian": ">"}.get(layout)
+    body = text(array) + b"\n" if order is None else array.astype(order + "f8").tobytes()
+    names = "".join(f"property double {name}\n" for name in "xyz")
+    return f"ply\nformat {layout} 1.0\nelement vertex {len(array)}\n{names}end_header\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("npy", npy(scan())),
+        ("npy", npy(np.asfortranarray(scan()).astype(">f8"))),
+        ("npz", npz(points=scan(), normals=cloud(500))),
+        ("ply", ply_doubles(scan(), "ascii")),
+        ("ply", ply_doubles(scan(), "binary_little_endian")),
+        ("ply", ply_doubles(scan(), "binary_big_endian")),
+        ("off", off(scan(), [])),
+        ("xyz", text(scan())),
+        ("txt", text(scan(), ",")),
+        ("csv", b"x,y,z\n" + text(scan(), ",")),
+        ("pts", b"500\n" + text(scan())),
+        ("pcd", pcd(scan(), "ascii", "f8")),
+        ("pcd", pcd(scan(), "binary", "f8")),
+        ("pcd", pcd(scan(), "binary_compressed", "f8")),
+    ],
+)
+def test_clouds_far_from_zero_keep_their_detail_in_every_format(name, data):
+    sample = read(name, data)
+    points, origin = sample["points"].numpy(), sample["points_origin"]
+    assert origin.dtype == np.float64 and origin.shape == (3,) and np.abs(points[:, :3]).max() < 1.0
+    assert np.abs(points[:, :3] + origin - scan()).max() < 1e-7, "a tenth of a micrometre"
+    assert "__notes__" not in sample
+
+
+def test_whole_numbers_and_stray_returns_keep_the_detail_too():
+    millimetres = (scan() * 1000).round().astype(np.int64)
+    sample = read("npy", npy(millimetres))
+    assert np.array_equal(sample["points"].double().numpy() + sample["points_origin"], millimetres)
+    stray = scan()
+    stray[7] = 0.0  # a ray without a return
+    sample = read("npy", npy(stray))
+    there = np.arange(500) != 7
+    assert np.abs(sample["points"].numpy() + sample["points_origin"] - stray)[there].max() < 1e-7
+
+
+def test_a_mesh_far_from_zero_is_sampled_where_it_lies():
+    near, far = read("off", off(CUBE, SQUARES)), read("off", off(CUBE + [448262, 5411932, 0], SQUARES))
+    there = far["points"].numpy() + far["points_origin"]
+    assert np.ptp(there, axis=0) == pytest.approx(np.ptp(near["points"].numpy(), axis=0), abs=0.02)
+    assert len(np.unique(far["points"][:, 0])) > 2000
+
+
+def test_clouds_near_zero_keep_their_numbers_to_the_bit():
+    for array in (cloud(), cloud() * 50 + 400, np.abs(cloud()), cloud().astype(np.float16)):
+        sample = read("npy", npy(array))
+        assert np.array_equal(sample["points"].numpy(), array.astype(np.float32)) and not sample["points_origin"].any()
+        assert "__notes__" not in sample
+
+
+def test_detail_that_the_file_itself_has_lost_is_noted():
+    for name, data in (
+        ("npy", npy(scan().astype(np.float32))),
+        ("npy", npy((scan() - FAR_AWAY + [100, 0, 0]).astype(np.float16))),
+        ("npz", npz(xyz=scan().astype(np.float32))),
+        ("ply", ply(scan())),
+        ("pcd", pcd(scan())),
+        ("bin", np.c_[scan(), np.zeros(500)].astype("<f4").tobytes()),
+    ):
+        (note,) = read(name, data, Config(min_points=2))["__notes__"]
+        assert note.reason == "range" and "in steps of" in note.detail and "float64" in note.detail
+
+
+COLOURED = "ply\nformat ascii 1.0\nelement vertex 64\n" + "".join(f"property float {name}\n" for name in "xyz")
+
+
+@pytest.mark.parametrize(
+    ("code", "written", "share", "noted"),
+    [
+        ("uchar", 51, 0.2, False),
+        ("ushort", 13107, 0.2, False),
+        ("uint", 858993459, 0.2, False),
+        ("float", 0.2, 0.2, False),
+        ("double", -0.2, -0.2, False),
+        ("ushort", 51, 0.2, True),  # bytes in wider numbers
+        ("float", 51, 0.2, True),
+        ("double", 13107, 0.2, True),
+    ],
+)
+def test_colours_of_any_type_become_shares(code, written, share, noted):
+    head = COLOURED + "".join(f"property {code} {name}\n" for name in ("red", "green", "blue")) + "end_header\n"
+    sample = read("ply", head.encode() + b"".join(b"%d 0 %d %g 0 0\n" % (i, i, written) for i in range(64)))
+    assert sample["points"][:, 3].numpy() == pytest.approx(share) and not sample["points"][:, 4:].any()
+    assert [note.reason for note in sample.get("__notes__", ())] == ["range"] * noted
+
+
+def test_colours_beside_points_and_in_tables_become_shares():
+    for kind, full in ((np.uint8, 255), (np.uint16, 65535)):
+        colours = np.full((80, 3), full, kind)
+        assert (read("npz", npz(points=cloud(), colors=colours))["points"][:, 3:] == 1).all()
+    rows = np.c_[cloud(), np.full((80, 3), [255, 0, 51])]
+    sample = read("csv", b"x,y,z,R,G,B,class\n" + text(np.c_[rows, np.ones(80)], ","))
+    assert sample["points"].shape == (80, 6) and sample["points"][5, 3:].tolist() == pytest.approx([1, 0, 0.2])
+    packed = np.zeros(80, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
+    packed["x"], packed["y"], packed["z"] = cloud().T
+    packed["rgb"] = 255 << 16 | 51
+    head = "# .PCD v.7\nFIELDS x y z rgb\nSIZE 4 4 4 4\nTYPE F F F U\nWIDTH 80\nHEIGHT 1\nPOINTS 80\nDATA binary\n"
+    assert read("pcd", head.encode() + packed.tobytes())["points"][5, 3:].tolist() == pytest.approx([1, 0, 0.2])
 
 
 class _Harm:
@@ -203,7 +351,14 @@ class _Harm:
         ("corrupt", "off", off(CUBE, [[0, 1, -2]])),
         ("shape", "off", off(CUBE * 0, SQUARES)),
         ("not_finite", "off", off(np.where(CUBE == 1, np.inf, CUBE), SQUARES)),
-        ("decode", "txt", b"x,y,z\n" + text(cloud(), ",")),
+        ("missing", "txt", b"a,b,c\n" + text(cloud(), ",")),
+        ("decode", "csv", b"x,y,z\n" + text(cloud(), ",") + b"\none,two,three"),
+        ("decode", "pcd", b"# .PCD v0.7\nFIELDS x y z\n"),
+        ("decode", "pcd", pcd(cloud()).replace(b"SIZE 4", b"SIZE 9")),
+        ("decode", "pcd", pcd(cloud()).replace(b"DATA binary", b"DATA unheard_of")),
+        ("truncated", "pcd", pcd(cloud())[:-9]),
+        ("truncated", "pcd", pcd(cloud(), "binary_compressed")[:-9]),
+        ("too_large", "pcd", pcd(cloud()).replace(b"POINTS 80", b"POINTS 99999999")),
         ("decode", "txt", text(cloud(columns=2))),
         ("decode", "txt", b"\n".join([text(cloud()), text(cloud(columns=4))])),
         ("truncated", "txt", text(cloud()) + b"\n0.5 0.5"),
@@ -242,6 +397,7 @@ def test_damage_anywhere_raises_nothing_but_sample_errors():
         "ply": ply(cloud()),
         "off": off(CUBE, SQUARES),
         "txt": text(cloud()),
+        "pcd": pcd(cloud(), "binary_compressed"),
     }
     random = np.random.default_rng(0)
     for name, whole in files.items():
@@ -282,3 +438,12 @@ def test_real_shapes(shared_data):
     radius = sample["points"].norm(dim=1)
     assert sample["points"].shape == (2048, 3) and 0 <= sample["label"] < 16
     assert radius.max() == pytest.approx(1, abs=2e-3) and sample["points"].mean(0).abs().max() < 2e-3
+
+
+def test_packed_points_may_copy_what_came_before():
+    from foundation.modalities.points.pcd import unpack
+
+    assert unpack(bytes([1]) + b"ab" + bytes([5 << 5, 1]), 9) == b"ab" + b"abababa"
+    assert unpack(bytes([0]) + b"a" + bytes([7 << 5, 3, 0, 0]) + b"z", 14) == b"a" * 13 + b"z"
+    with pytest.raises(PointError, match="not there"):
+        unpack(bytes([0]) + b"a" + bytes([1 << 5, 5]), 9)
