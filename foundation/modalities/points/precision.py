@@ -1,8 +1,8 @@
-"""What keeps a cloud's detail on its way to float32: an origin of its own, and colours as shares of their type's range.
+"""What keeps a cloud's detail on its way to float32: an origin of its own, and colours as shares of a type's range.
 
-Views, tokens and models count in float32, which has 24 bits: a projected coordinate of five million metres moves in steps
-of half a metre there. So a cloud that lies far from zero is moved to an origin of its own while its numbers still have
-the precision of the file, in every format alike; one that lies near zero keeps its numbers to the bit.
+Views, tokens and models count in float32, which has 24 bits: a projected coordinate of five million metres moves in
+steps of half a metre there. So a cloud that lies far from zero is moved to an origin of its own while its numbers still
+have the precision of the file, in every format alike; one that lies near zero keeps its numbers to the bit.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def settled(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float64], tup
         table: as the file has it.
 
     Returns:
-        float32 [N, 3 + F], relative to the origin; the origin, float64 [3], in the file's unit, 0 for a cloud near zero;
-        and the table's notes, with one more where the file itself had lost the detail.
+        float32 [N, 3 + F], relative to the origin; the origin, float64 [3], in the file's unit, 0 for a cloud near
+        zero; and the table's notes, with one more where the file itself had lost the detail.
     """
     values = table.values
     middle, extent = _place(values)

@@ -35,16 +35,8 @@ _PLY_TYPES = {
 COLOURS = ("red", "green", "blue")
 NAMES = ("x", "y", "z", "nx", "ny", "nz", *COLOURS, "intensity")
 """Numbers of a point that files name, in the order in which they are given on."""
-_ALIASES = {
-    "r": "red",
-    "g": "green",
-    "b": "blue",
-    "normal_x": "nx",
-    "normal_y": "ny",
-    "normal_z": "nz",
-    "i": "intensity",
-}
-_ALIASES |= {"normalx": "nx", "normaly": "ny", "normalz": "nz"}
+_ALIASES = {"r": "red", "g": "green", "b": "blue", "i": "intensity"}
+_ALIASES |= {f"normal{line}{axis}": f"n{axis}" for axis in "xyz" for line in ("_", "")}
 
 
 class PointError(ValueError):
@@ -69,6 +61,7 @@ class Limits:
 
 
 def bounded(count: int, limits: Limits, what: str = "points") -> None:
+    """Refuse a number of points that is more than the limit, or below 0."""
     if count > limits.points:
         raise PointError("too_large", f"{count} {what} are more than max_points = {limits.points}")
     if count < 0:
@@ -227,6 +220,7 @@ def text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
 
 
 def parse_numbers(text: bytes) -> NDArray[np.float64]:
+    """Numbers with blanks between them."""
     try:
         return np.array(text.split(), dtype=np.float64)
     except ValueError as error:

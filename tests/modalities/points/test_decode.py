@@ -167,7 +167,7 @@ def test_las_and_laz():
         las.write(stream, do_compress=packed)
         data = stream.getvalue()
         sample = read(name, data)
-        points, there = sample["points"].numpy(), places + [600_000, 5_000_000, 0]
+        points, there = sample["points"].numpy(), places + np.array([600_000, 5_000_000, 0])
         found = points[:, :3] + sample["points_origin"]
         assert np.abs(found - there).max() < 1e-5, "millimetres survive large offsets"
         assert points[:, 3] == pytest.approx(np.arange(200) * 100 / 65535)
@@ -245,7 +245,7 @@ def test_whole_numbers_and_stray_returns_keep_the_detail_too():
 
 
 def test_a_mesh_far_from_zero_is_sampled_where_it_lies():
-    near, far = read("off", off(CUBE, SQUARES)), read("off", off(CUBE + [448262, 5411932, 0], SQUARES))
+    near, far = read("off", off(CUBE, SQUARES)), read("off", off(CUBE + np.array([448262, 5411932, 0]), SQUARES))
     there = far["points"].numpy() + far["points_origin"]
     assert np.ptp(there, axis=0) == pytest.approx(np.ptp(near["points"].numpy(), axis=0), abs=0.02)
     assert len(np.unique(far["points"][:, 0])) > 2000
