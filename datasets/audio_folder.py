@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundation.data import folders
+from foundation.errors import UserError
+from foundation.modalities.audio.decode import EXTENSIONS, facts
 
 CARD = {
     "title": "Your own recordings",
@@ -23,7 +25,7 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, "wav,flac,ogg,oga,opus,mp3,aiff,aif,au,caf", "a recording")
+    folders.add_arguments(parser, ",".join(EXTENSIONS), "a recording")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
@@ -31,7 +33,8 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:
-    """Facts of the header: kind, rate, channels, seconds. Decodes nothing."""
-    from foundation.modalities.audio.decode import facts
-
-    return facts(data)
+    """Facts of the recording: kind, rate, channels, seconds. Reads all of it, as training does."""
+    try:
+        return facts(data)
+    except UserError as error:  # one kind of file needs a package that is not there: the others are taken
+        raise ValueError(str(error)) from None

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from foundation.data.sound import SoundError, find_sound, kind_of_sound
 from foundation.data.tar import MAX_MEMBER_BYTES
 from foundation.errors import SampleError
 
@@ -105,10 +106,12 @@ def array_facts(file: IO[bytes], extension: str, size: int, shard: str = "", key
         if kind == "npz":
             return list(_npz(file))
         if kind == "wav":
-            return [_wav(file, size)]
+            return _wav(file, size)
         return []
     except _Bad as bad:
         raise SampleError(shard, key, bad.reason, f"member .{extension}: {bad.detail}") from None
+    except SoundError as error:
+        raise SampleError(shard, key, error.reason, f"member .{extension}: {error}") from None
     except (
         ValueError,
         EOFError,
@@ -151,30 +154,24 @@ def _npz(file: IO[bytes]) -> Iterator[ArrayFacts]:
                     yield _npy(array, entry.file_size, entry.filename.removesuffix(".npy"))
 
 
-def _wav(file: IO[bytes], size: int) -> ArrayFacts:
-    riff, _, wave = struct.unpack("<4sI4s", file.read(12))
-    if (riff, wave) != (b"RIFF", b"WAVE"):
+def _wav(file: IO[bytes], size: int) -> list[ArrayFacts]:
+    file.seek(0)
+    kind = kind_of_sound(file.read(32))
+    if kind is None:
         raise _Bad("decode", "not a WAV file")
-    channels = rate = bits = kind = 0
-    while file.tell() + 8 <= size:
-        name, length = struct.unpack("<4sI", file.read(8))
-        if name == b"fmt ":
-            content = file.read(min(length, 64))
-            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])
-            if kind == 0xFFFE and len(content) >= 26:  # the extensible form names the kind further on
-                (kind,) = struct.unpack("<H", content[24:26])
-            file.seek(length % 2, io.SEEK_CUR)
-        elif name == b"data":
-            if not (channels and rate and bits):
-                raise _Bad("decode", "the sound comes before its format")
-            dtype = _WAV_TYPES.get((kind, bits), f"format {kind} of {bits} bits")
-            frames = length // max(1, channels * bits // 8)
-            numbers = np.dtype(dtype) if dtype[:1] in "<u" else np.dtype("u1")
-            _look_through(file, numbers, length, size - file.tell(), f"{dtype} [{frames}, {channels}]")
-            return ArrayFacts("", dtype.strip("<"), (frames, channels), rate)
-        else:
-            file.seek(length + length % 2, io.SEEK_CUR)
-    raise _Bad("truncated", "a WAV file without sound")
+    if kind != "wav":  # training goes by what a file holds, not by its name
+        return []
+    sound = find_sound(file, size)
+    assert sound is not None
+    if not (sound.channels and sound.rate and sound.bits):
+        raise _Bad("decode", f"{sound.channels} channels of {sound.bits} bits at {sound.rate} Hz")
+    dtype = _WAV_TYPES.get((sound.code, sound.bits), f"format {sound.code} of {sound.bits} bits")
+    frames = sound.length // max(1, sound.channels * sound.bits // 8)
+    numbers = np.dtype(sound.order + dtype[1:]) if dtype[:1] == "<" else np.dtype("u1")
+    file.seek(sound.begin)
+    whole = sound.length // numbers.itemsize * numbers.itemsize
+    _look_through(file, numbers, whole, size - sound.begin, f"{dtype} [{frames}, {sound.channels}]")
+    return [ArrayFacts("", dtype.strip("<"), (frames, sound.channels), sound.rate)]
 
 
 def _look_through(file: IO[bytes], dtype: np.dtype[Any], wanted: int, there: int, what: str) -> None:

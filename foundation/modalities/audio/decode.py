@@ -1,19 +1,20 @@
 """From the bytes of one audio file to a waveform, at the rate it was recorded with.
 
-libsndfile (the package soundfile) reads WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, AU and CAF. Nothing is resampled
-here: the rate travels with the waveform, and the views resample what they cut out.
+libsndfile (the package soundfile) reads WAV, W64, FLAC, Ogg Vorbis and Opus, MP3, AIFF, AU and CAF; PyAV, where it is
+installed, AAC, ALAC, WMA and AMR in their containers. What a file is, its first bytes say, never its name. Nothing is
+resampled here: the rate travels with the waveform, and the views resample what they cut out.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from foundation.errors import SampleError, UserError
+from foundation.data.sound import SoundError, kind_of_sound, mended
+from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from foundation.types import Sample
 
-EXTENSIONS = ("flac", "wav", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf")
+EXTENSIONS = (
+    *("flac", "wav", "ogg", "oga", "opus", "mp3", "aiff", "aif", "aifc", "au", "snd", "caf", "w64", "rf64"),
+    *("m4a", "m4b", "aac", "mka", "weba", "wma", "amr", "ac3", "wv", "spx"),
+)
 """Members that count as the sound of a sample, in the order in which they are looked for."""
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
@@ -30,6 +34,10 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 
 MOST_CHANNELS = 64
 _BLOCK = 1 << 16  # frames read at once: a header that promises too much costs nothing
+_LOUDEST = 8.0  # times full scale; engineers leave headroom above 1, but not that much
+_FFMPEG = ("mp4", "aac", "matroska", "wma", "amr", "ac3", "wv")
+"""Kinds of files that only PyAV reads. Others are tried by it when libsndfile does not know their codec."""
+_UNKNOWN_CODEC = (1, 4)  # libsndfile's errors: format not recognised, encoding not supported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +103,15 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     config = config or Config()
     name = members.required(raw, config.member, EXTENSIONS, "audio")
     try:
-        waveform, rate = decode_bytes(raw[name], config.max_seconds, config.channels)
+        heard = read(raw[name], config.max_seconds, config.channels)
     except AudioError as error:
         raise SampleError(*members.place_of(raw), error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     import torch
 
-    sample["audio"], sample["audio_rate"] = torch.from_numpy(waveform), rate
+    sample["audio"], sample["audio_rate"] = torch.from_numpy(heard.samples), heard.rate
+    if heard.notes:
+        sample["__notes__"] = heard.notes
     label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
@@ -121,9 +131,34 @@ class AudioError(ValueError):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class Waveform:
+    """What a file sounds like.
+
+    Attributes:
+        samples: float32 [T], full scale is 1, finite.
+        rate: Hz.
+        kind: of the file, such as ``wav``.
+        channels: of the file.
+        notes: what is worth knowing.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+    kind: str
+    channels: int
+    notes: tuple[Note, ...]
+
+
 def decode_bytes(
     data: bytes, max_seconds: float = Config.max_seconds, channels: str = Config.channels
 ) -> tuple[NDArray[np.float32], int]:
+    """The samples, float32 [T], and the rate in Hz of one audio file; see :func:`read`."""
+    heard = read(data, max_seconds, channels)
+    return heard.samples, heard.rate
+
+
+def read(data: bytes, max_seconds: float = Config.max_seconds, channels: str = Config.channels) -> Waveform:
     """Decodes one audio file.
 
     Args:
@@ -131,110 +166,143 @@ def decode_bytes(
         max_seconds: more than this is refused.
         channels: ``mean`` or ``first``.
 
-    Returns:
-        float32 [T] and the rate in Hz.
-
     Raises:
         AudioError: with its reason.
-        UserError: soundfile is not installed.
+        UserError: soundfile is not installed; or PyAV, and only it can read this file.
     """
     import numpy as np
 
     if not data:
         raise AudioError("empty", "no bytes")
-    kind = _kind(data)
+    kind = kind_of_sound(data[:32])
     if kind is None:
-        raise AudioError("decode", f"begins with {data[:8]!r}, which no audio file does (WAV, FLAC, Ogg, MP3, AIFF...)")
-    cut = _cut_short(data, kind)
-    if cut:
-        raise AudioError("truncated", cut)
-    soundfile = library()
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, promised = int(file.samplerate), int(file.frames)
-            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-                raise AudioError("shape", f"a rate of {rate} Hz: expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
-            if not 1 <= file.channels <= MOST_CHANNELS:
-                raise AudioError("shape", f"{file.channels} channels: expected 1 to {MOST_CHANNELS}")
-            most = int(max_seconds * rate)
-            known = 0 <= promised < 1 << 62  # a FLAC written to a pipe does not say how long it is
-            if known and promised > most:
-                raise AudioError("too_large", f"{promised / rate:g} s are more than max_seconds = {max_seconds:g}")
-            blocks, frames = [], 0
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                frames += len(block)
-                if frames > most:
-                    raise AudioError("too_large", f"more than max_seconds = {max_seconds:g}")
-                blocks.append(block[:, 0] if channels == "first" else block.mean(1, dtype=np.float32))
-    except AudioError:
-        raise
-    except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
-        short = "end of file" in str(error).lower() or "lost sync" in str(error).lower()
-        raise AudioError("truncated" if short else "decode", str(error)) from error
+        raise AudioError("decode", f"no audio file (begins with {data[:8]!r}; WAV, FLAC, Ogg, MP3, AIFF, ... are)")
+    blocks: list[NDArray[np.float32]] = []
+    frames = 0
+    stream = _open(data, kind)
+    if not LOWEST_RATE <= stream.rate <= HIGHEST_RATE:
+        raise AudioError("shape", f"a rate of {stream.rate} Hz: expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+    if not 1 <= stream.channels <= MOST_CHANNELS:
+        raise AudioError("shape", f"{stream.channels} channels: expected 1 to {MOST_CHANNELS}")
+    most = int(max_seconds * stream.rate)
+    if stream.promised > most:
+        said = f"{stream.promised / stream.rate:g} s are more than max_seconds = {max_seconds:g}"
+        raise AudioError("too_large", f"{said}: cut it into pieces")
+    for block in stream:
+        frames += len(block)
+        if frames > most:
+            raise AudioError("too_large", f"more than max_seconds = {max_seconds:g}")
+        blocks.append(block[:, 0] if channels == "first" else block.mean(1, dtype=np.float32))
     if not frames:
         raise AudioError("empty", f"a {kind} file without a single sample")
-    if known and frames < promised and kind != "mp3":  # an MP3's length is an estimate
-        raise AudioError("truncated", f"{frames} of {promised} samples could be read")
+    if frames < stream.promised and kind != "mp3":  # an MP3's length is an estimate
+        raise AudioError("truncated", f"{frames} of {stream.promised} samples could be read")
     waveform = np.ascontiguousarray(np.concatenate(blocks))
     if not np.isfinite(waveform).all():
         places = np.flatnonzero(~np.isfinite(waveform))
-        raise AudioError(
-            "not_finite", f"{len(places)} samples are NaN or infinite, the first at {places[0] / rate:g} s"
-        )
-    return waveform, rate
+        first = f"the first at {places[0] / stream.rate:g} s"
+        raise AudioError("not_finite", f"{len(places)} samples are NaN or infinite, {first}")
+    return Waveform(waveform, stream.rate, kind, stream.channels, (*stream.notes, *_notes(waveform, stream.fractions)))
 
 
-def facts(data: bytes) -> dict[str, Any]:
-    """What the header of an audio file says: ``kind``, ``rate`` (Hz), ``seconds``, ``channels``. Decodes nothing.
+def _notes(waveform: NDArray[np.float32], fractions: bool) -> Iterator[Note]:
+    if not waveform.any():
+        yield Note("range", "digital silence: every sample is 0")
+    elif fractions and (loudest := float(abs(waveform).max())) > _LOUDEST:
+        said = f"samples of up to {loudest:.6g}, where full scale is 1: divide them before they are written"
+        yield Note("range", said)
 
-    Raises:
-        AudioError: no audio file, cut short, or a header that cannot be.
-        UserError: soundfile is not installed.
-    """
-    kind = _kind(data)
-    if kind is None:
-        raise AudioError("decode", f"no audio file (begins with {data[:8]!r})")
+
+def _open(data: bytes, kind: str) -> _Stream:
+    try:
+        data = mended(data)
+    except SoundError as error:
+        raise AudioError(error.reason, str(error)) from None
     cut = _cut_short(data, kind)
     if cut:
         raise AudioError("truncated", cut)
-    try:
-        with library().SoundFile(io.BytesIO(data)) as file:
-            rate, frames, channels = int(file.samplerate), int(file.frames), int(file.channels)
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
-        raise AudioError("decode", str(error)) from error
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError("shape", f"a rate of {rate} Hz")
-    found: dict[str, Any] = {"kind": kind, "rate": rate, "channels": channels}
-    return found | ({"seconds": round(frames / rate, 3)} if 0 < frames < 1 << 62 else {})
+    if kind not in _FFMPEG:
+        try:
+            return _Libsndfile(data)
+        except AudioError as error:
+            cause = error.__cause__
+            unknown = isinstance(cause, library().LibsndfileError) and cause.code in _UNKNOWN_CODEC
+            if not unknown or kind in ("flac", "mp3"):
+                raise
+    from foundation.modalities.audio.ffmpeg import FFmpeg
+
+    return FFmpeg(data, kind)
 
 
-def _kind(data: bytes) -> str | None:
-    """Name of the container by its first bytes: an allow-list, so that libsndfile never guesses."""
-    head = data[:12]
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
-        return "wav"
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return "aiff"
-    for magic, name in ((b"fLaC", "flac"), (b"OggS", "ogg"), (b".snd", "au"), (b"caff", "caf")):
-        if head.startswith(magic):
-            return name
-    if head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
-        return "mp3"
-    return None
+class _Stream(Protocol):
+    """Sound, block by block [n, channels], full scale 1.
+
+    Attributes:
+        rate: Hz.
+        channels: of the file.
+        promised: samples that the header says there are; 0 where it does not say.
+        fractions: whether the file holds fractions, which may exceed full scale.
+        notes: what is worth knowing.
+    """
+
+    rate: int
+    channels: int
+    promised: int
+    fractions: bool
+    notes: tuple[Note, ...]
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]: ...
+
+
+class _Libsndfile:
+    notes: tuple[Note, ...] = ()
+
+    def __init__(self, data: bytes) -> None:
+        soundfile = library()
+
+        class Forward(soundfile.SoundFile):  # type: ignore[misc, name-defined]
+            """Read from begin to end: soundfile seeks after each block, which a FLAC of unknown length refuses."""
+
+            def seekable(self) -> bool:
+                return False
+
+        try:
+            self._file = Forward(io.BytesIO(data))
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
+            raise _damaged(error) from error
+        self.rate, self.channels = int(self._file.samplerate), int(self._file.channels)
+        known = 0 <= self._file.frames < 1 << 62  # a FLAC written to a pipe does not say how long it is
+        self.promised = int(self._file.frames) if known else 0
+        self.fractions = self._file.subtype in ("FLOAT", "DOUBLE")
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        with self._file as file:
+            try:
+                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                    yield block
+            except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
+                raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> AudioError:
+    short = "end of file" in str(error).lower() or "lost sync" in str(error).lower()
+    return AudioError("truncated" if short else "decode", str(error))
+
+
+def facts(data: bytes) -> dict[str, Any]:
+    """What is worth knowing of an audio file: ``kind``, ``rate`` (Hz), ``seconds``, ``channels``. Decodes all of it.
+
+    Raises:
+        AudioError: it cannot be used.
+        UserError: see :func:`read`.
+    """
+    heard = read(data)
+    seconds = round(len(heard.samples) / heard.rate, 3)
+    return {"kind": heard.kind, "rate": heard.rate, "channels": heard.channels, "seconds": seconds}
 
 
 def _cut_short(data: bytes, kind: str) -> str:
-    """Why a file ends before its end, for the containers whose readers hide it; else empty."""
-    if kind == "wav" and data[:4] == b"RIFF":
-        place = 12
-        while place + 8 <= len(data):
-            name, size = data[place : place + 4], struct.unpack_from("<I", data, place + 4)[0]
-            if name == b"data":
-                left = len(data) - place - 8
-                # 0 and the largest numbers: written to a pipe, the length was never filled in.
-                return f"{left} of {size} bytes of sound" if left < size < 0x7FFFF000 else ""
-            place += 8 + size + size % 2
-        return "the file ends before its sound begins"
+    """Why an Ogg file ends before its end, which its reader hides; else empty."""
     if kind == "ogg":
         last = data.rfind(b"OggS")
         segments = data[last + 26] if last + 26 < len(data) else 255

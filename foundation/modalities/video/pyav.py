@@ -30,21 +30,25 @@ def library() -> Any:
         import av
     except ImportError as error:
         raise UserError(
-            f"reading video files needs PyAV ({error}): install it with 'pip install foundation-pretrain[video]'"
+            f"reading it needs PyAV ({error}): install it with 'pip install foundation-pretrain[video]'"
         ) from error
     av.logging.set_level(av.logging.PANIC)
     return av
 
 
-def open_container(data: bytes) -> Any:
-    """The container of a video file, as PyAV gives it; only formats that hold their own pictures.
+def open_container(data: bytes, formats: str = _FORMATS) -> Any:
+    """The container of a file, as PyAV gives it; only formats that hold their own pictures and sound.
+
+    Args:
+        data: the file.
+        formats: FFmpeg's names of those that may be tried, with commas between.
 
     Raises:
         UserError: PyAV is not installed.
         av.error.FFmpegError: not such a file.
     """
     av = library()
-    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+    options = {"format_whitelist": formats, "protocol_whitelist": "none"}
     return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=options)
 
 

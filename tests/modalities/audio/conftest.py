@@ -14,12 +14,13 @@ def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) ->
     return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def encode(waveform: np.ndarray, rate: int, kind: str = "wav", subtype: str | None = None) -> bytes:
+def encode(
+    waveform: np.ndarray, rate: int, kind: str = "wav", subtype: str | None = None, endian: str | None = None
+) -> bytes:
     """A file of [T] or [T, channels]."""
     soundfile = pytest.importorskip("soundfile")
-    names = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "au": "AU", "caf": "CAF"}
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, rate, format=names[kind], subtype=subtype)
+    soundfile.write(buffer, waveform, rate, format=kind.upper(), subtype=subtype, endian=endian)
     return buffer.getvalue()
 
 
