@@ -125,7 +125,7 @@ def _length(stated: int, left: int, unknown: bool) -> int:
     if unknown:
         return left
     if stated > left:
-        raise SoundError("truncated", f"{left:,} of {stated:,} bytes of sound are there")
+        raise SoundError("truncated", f"{left} of {stated} bytes of sound")
     return stated
 
 
