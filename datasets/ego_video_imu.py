@@ -26,9 +26,9 @@ from foundation.data import folders
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import gpmf, write
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.modalities.imu.decode import even
+from foundation.modalities.imu.errors import ImuError
 from foundation.modalities.imu.signals import readings_at
-from foundation.modalities.imu.tables import ImuError
+from foundation.modalities.imu.times import even, stretches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +139,11 @@ class _Clips:
             raise ImuError("missing", f"no {Path(path).stem}{{{','.join(_TABLES)}}} and no telemetry in the video")
         sensors = []
         for letters in ("ACCL", "GYRO"):
-            values, rate, begin = even(*gpmf.readings(payloads, letters), self.config.max_gap)
+            values, times = gpmf.readings(payloads, letters)
+            found, _ = stretches(values, times, self.config.max_gap, lambda row, times=times: f"{times[row]:.6f} s")
+            if len(found) > 1:
+                raise ImuError("gap", f"the telemetry of {letters} falls into {len(found)} stretches")
+            values, rate, begin = even(found[0].values, found[0].times)
             sensors.append((values[:, :3].astype(np.float32), rate, begin - 0.5 / rate))
         return *self._at_rate(sensors), "gpmf"
 

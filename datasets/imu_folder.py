@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from foundation.data import folders
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import write
+from foundation.modalities.imu.decode import EXTENSIONS
 from foundation.modalities.imu.decode import Config as DecodeConfig
 
 if TYPE_CHECKING:
-    from foundation.modalities.imu.decode import ImuDecoder
+    from foundation.modalities.imu.decode import ImuDecoder, Recording
 
 CARD = {
     "title": "Your own inertial recordings",
@@ -36,17 +37,23 @@ classes = folders.classes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    folders.add_arguments(parser, "npy,csv,tsv,parquet", "a recording")
+    folders.add_arguments(parser, ",".join(name for name in EXTENSIONS if "." not in name), "a recording")
     default = DecodeConfig()
     parser.add_argument(
         "--channels", default=",".join(default.channels), help="names of the channels to keep (default: %(default)s)"
     )
-    parser.add_argument("--columns", help="where each is found, by name or number from 0 (default: by its own name)")
-    parser.add_argument("--time", help="name or number of the column with times (default: none)")
-    parser.add_argument("--time-unit", default="s", choices=("s", "ms", "us", "ns"), help="of it (default: s)")
+    parser.add_argument("--columns", help="where each is found, by name or number from 0 (default: by its usual names)")
+    parser.add_argument("--time", help="name or number of the column with times (default: by its usual names)")
+    parser.add_argument(
+        "--time-unit", default=default.time_unit, choices=("auto", "s", "ms", "us", "ns"), help="of it (default: auto)"
+    )
     parser.add_argument("--rate", type=float, help="readings per second, for files without times")
     parser.add_argument("--acceleration", default="m/s^2", help="unit: m/s^2, g, mg, g/16384 (default: %(default)s)")
     parser.add_argument("--angular-velocity", default="rad/s", help="unit: rad/s, deg/s (default: %(default)s)")
+    parser.add_argument(
+        "--max-gap", type=float, default=default.max_gap, metavar="SECONDS",
+        help="without a reading for longer, a recording breaks: no window spans it (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--no-gravity", action="store_true", help="the accelerations do not contain gravity")
     parser.add_argument("--window", type=float, help="cut recordings into pieces of so many seconds (default: whole)")
     parser.add_argument("--stride", type=float, help="seconds from one piece to the next (default: --window)")
@@ -73,6 +80,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
         acceleration=arguments.acceleration,
         angular_velocity=arguments.angular_velocity,
         has_gravity=not arguments.no_gravity,
+        max_gap=arguments.max_gap,
     )
     splits = folders.samples(arguments, lambda data, extension: {})
     return {
@@ -87,7 +95,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 @dataclass
 class _Pieces:
-    """Recordings of a split, read and cut; those that cannot be used are left out and named in ``problems``."""
+    """Recordings of a split, read and cut; what cannot be used of them is left out and named in ``problems``."""
 
     split: folders.Split
     decoder: ImuDecoder
@@ -104,21 +112,34 @@ class _Pieces:
             facts = json.loads(sample["json"])
             raw = {"__shard__": "", **{name: data for name, data in sample.items() if name != "json"}}
             try:
-                decoded = self.decoder(raw)
+                recording = self.decoder.read(raw)
             except SampleError as error:
                 self.own.append(f"{facts['path']}: {error.reason}: {error.detail}")
                 continue
-            values, rate = decoded["imu"].numpy(), decoded["imu_rate"]
+            self.own += [f"{facts['path']}: {note.reason}: {note.detail}" for note in recording.notes]
+            yield from self._cut(sample, facts, recording)
+
+    def _cut(
+        self, sample: Mapping[str, Any], facts: Mapping[str, Any], recording: Recording
+    ) -> Iterator[dict[str, Any]]:
+        """Windows of each stretch, or the stretches themselves."""
+        config, number = self.decoder.config, 0
+        first = recording.stretches[0].start
+        for stretch in recording.stretches:
+            values, rate = stretch.values, stretch.rate
             length = len(values) if self.window is None else round(self.window * rate)
             step = length if self.stride is None else max(1, round(self.stride * rate))
             if len(values) < length:
-                self.own.append(f"{facts['path']}: too_short: {len(values) / rate:.3g} s are less than --window")
-            config = self.decoder.config
-            for number, begin in enumerate(range(0, len(values) - length + 1, step)):
-                key = sample["__key__"] if self.window is None else f"{sample['__key__']}-w{number:04d}"
-                more = {} if self.window is None else {"seconds": round(begin / rate, 6)}
+                short = f"{len(values) / rate:.3g} s are less than --window"
+                self.own.append(f"{facts['path']}: too_short: {short}, {stretch.start - first:.6g} s after the first")
+            for begin in range(0, len(values) - length + 1, step):
+                key, more = sample["__key__"], {}
+                if self.window is not None or len(recording.stretches) > 1:
+                    key = f"{key}-{'p' if self.window is None else 'w'}{number:04d}"
+                    more = {"seconds": round(stretch.start - first + begin / rate, 6)}
                 said = write.facts(rate, channels=config.channels, gravity=config.has_gravity)
                 piece = {"__key__": key, "npy": write.array(values[begin : begin + length])}
                 if "cls" in sample:
                     piece["cls"] = sample["cls"]
                 yield piece | {"json": json.dumps({**facts, **said, **more}, ensure_ascii=False).encode()}
+                number += 1

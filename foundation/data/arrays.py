@@ -82,7 +82,9 @@ class MemberFile(io.RawIOBase):
         return len(data)
 
 
-def array_facts(file: IO[bytes], extension: str, size: int, shard: str = "", key: str = "") -> list[ArrayFacts]:
+def array_facts(
+    file: IO[bytes], extension: str, size: int, shard: str = "", key: str = "", finite: bool = True
+) -> list[ArrayFacts]:
     """Look through a member that holds numbers.
 
     Args:
@@ -91,6 +93,7 @@ def array_facts(file: IO[bytes], extension: str, size: int, shard: str = "", key
         size: bytes of the member.
         shard: for messages.
         key: for messages.
+        finite: refuse NaN and infinity; else that is left to the decoder.
 
     Returns:
         One entry per array; none for a member that holds no numbers.
@@ -102,11 +105,11 @@ def array_facts(file: IO[bytes], extension: str, size: int, shard: str = "", key
     kind = extension.rpartition(".")[2]
     try:
         if kind == "npy":
-            return [_npy(file, size, "")]
+            return [_npy(file, size, "", finite)]
         if kind == "npz":
-            return list(_npz(file))
+            return list(_npz(file, finite))
         if kind == "wav":
-            return _wav(file, size)
+            return _wav(file, size, finite)
         return []
     except _Bad as bad:
         raise SampleError(shard, key, bad.reason, f"member .{extension}: {bad.detail}") from None
@@ -130,7 +133,7 @@ class _Bad(Exception):
         self.reason, self.detail = reason, detail
 
 
-def _npy(file: IO[bytes], size: int, name: str) -> ArrayFacts:
+def _npy(file: IO[bytes], size: int, name: str, finite: bool) -> ArrayFacts:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -140,21 +143,22 @@ def _npy(file: IO[bytes], size: int, name: str) -> ArrayFacts:
     if any(axis < 0 for axis in shape):
         raise _Bad("decode", f"{where}impossible shape {list(shape)}")
     begin = file.tell()
-    _look_through(file, dtype, math.prod(shape) * dtype.itemsize, size - begin, f"{where}{dtype} {list(shape)}")
+    what = f"{where}{dtype} {list(shape)}"
+    _look_through(file, dtype, math.prod(shape) * dtype.itemsize, size - begin, what, finite)
     return ArrayFacts(name, str(dtype), tuple(shape))
 
 
-def _npz(file: IO[bytes]) -> Iterator[ArrayFacts]:
+def _npz(file: IO[bytes], finite: bool) -> Iterator[ArrayFacts]:
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.file_size > MAX_MEMBER_BYTES:
                 raise _Bad("too_large", f"{entry.filename} unpacks to {entry.file_size:,} bytes")
             if entry.filename.endswith(".npy"):
                 with archive.open(entry) as array:
-                    yield _npy(array, entry.file_size, entry.filename.removesuffix(".npy"))
+                    yield _npy(array, entry.file_size, entry.filename.removesuffix(".npy"), finite)
 
 
-def _wav(file: IO[bytes], size: int) -> list[ArrayFacts]:
+def _wav(file: IO[bytes], size: int, finite: bool) -> list[ArrayFacts]:
     file.seek(0)
     kind = kind_of_sound(file.read(32))
     if kind is None:
@@ -170,22 +174,22 @@ def _wav(file: IO[bytes], size: int) -> list[ArrayFacts]:
     numbers = np.dtype(sound.order + dtype[1:]) if dtype[:1] == "<" else np.dtype("u1")
     file.seek(sound.begin)
     whole = sound.length // numbers.itemsize * numbers.itemsize
-    _look_through(file, numbers, whole, size - sound.begin, f"{dtype} [{frames}, {sound.channels}]")
+    _look_through(file, numbers, whole, size - sound.begin, f"{dtype} [{frames}, {sound.channels}]", finite)
     return [ArrayFacts("", dtype.strip("<"), (frames, sound.channels), sound.rate)]
 
 
-def _look_through(file: IO[bytes], dtype: np.dtype[Any], wanted: int, there: int, what: str) -> None:
+def _look_through(file: IO[bytes], dtype: np.dtype[Any], wanted: int, there: int, what: str, finite: bool) -> None:
     if wanted > there:
         raise _Bad("truncated", f"{what} takes {wanted:,} bytes, {max(0, there):,} are there")
-    if dtype.kind not in "fc":
+    if dtype.kind not in "fc" or not finite:
         return
     left, place = wanted, 0
     while left:
         piece = file.read(min(left, _PIECE // dtype.itemsize * dtype.itemsize))
         if not piece or len(piece) % dtype.itemsize:
             raise _Bad("truncated", f"{what} ends {left - len(piece):,} bytes early")
-        finite = np.isfinite(np.frombuffer(piece, dtype))
-        if not finite.all():
-            first = place + int(np.argmin(finite))
+        good = np.isfinite(np.frombuffer(piece, dtype))
+        if not good.all():
+            first = place + int(np.argmin(good))
             raise _Bad("not_finite", f"{what} has NaN or infinity, first at number {first}")
         left, place = left - len(piece), place + len(piece) // dtype.itemsize

@@ -163,7 +163,7 @@ def _check_sample(
         try:
             if offset + size > table.bytes or size > MAX_MEMBER_BYTES:
                 read_payload(descriptor, check.shard, key, extension, offset, size, table.bytes)  # says why not
-            _check_member(check, descriptor, key, extension, offset, size)
+            _check_member(check, descriptor, key, extension, offset, size, finite=decode is None)
             if decode:
                 raw[extension] = read_payload(descriptor, check.shard, key, extension, offset, size, table.bytes)
         except SampleError as error:
@@ -178,14 +178,16 @@ def _check_sample(
             check.add(Problem(check.shard, "decode", f"{type(error).__name__}: {error}", key))
 
 
-def _check_member(check: ShardCheck, descriptor: int, key: str, extension: str, offset: int, size: int) -> None:
+def _check_member(
+    check: ShardCheck, descriptor: int, key: str, extension: str, offset: int, size: int, finite: bool
+) -> None:
     last = extension.rpartition(".")[2]
     if last in PICKLES:
         text = f"member .{extension} runs code when it is opened; this program never opens it"
         check.add(Problem(check.shard, "unsafe", text, key, f"{key}.{extension}", "warning"))
     elif last in ARRAYS:
         with io.BufferedReader(MemberFile(descriptor, offset, size)) as file:
-            for facts in array_facts(file, extension, size, check.shard, key):
+            for facts in array_facts(file, extension, size, check.shard, key, finite):
                 check.arrays.setdefault((extension, facts), Group()).add(key)
 
 

@@ -1,7 +1,7 @@
 """From the bytes of one recording to readings in m/s^2 and rad/s at an even rate.
 
-What the columns are, their units and their rate is declared, never guessed: by the sample's ``json`` member, else by
-the recipe. Numbers that cannot be in the declared unit are told, once for each process.
+What the columns are, their units and their rate is declared: by the sample's ``json`` member, else by the names of the
+columns, else by the recipe. Numbers that cannot be in the declared unit are told, once for each process.
 """
 
 from __future__ import annotations
@@ -12,10 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundation.errors import SampleError, UserError
+from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 from foundation.modalities.imu import units
-from foundation.modalities.imu.tables import ARRAYS, TABLES, ImuError, Wanted, read
+from foundation.modalities.imu.errors import ImuError
+from foundation.modalities.imu.tables import ARRAYS, TABLES, Wanted, read
+from foundation.modalities.imu.times import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    UNITS,
+    bridged,
+    even,
+    in_seconds,
+    stretches,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +37,8 @@ if TYPE_CHECKING:
 EXTENSIONS = (*ARRAYS[:1], *TABLES[:2], *ARRAYS[1:], *TABLES[2:])
 """Members that count as the readings of a sample, in the order in which they are looked for."""
 
+_LEAST_SHARE = 1 / 3  # of a recording's time that its longest stretch must cover
 _RATES = ("imu_rate", "imu_rate_hz", "rate_hz")
-_TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-LOWEST_RATE, HIGHEST_RATE = 0.1, 100_000.0
-"""Rates in Hz between which a declaration is believed."""
 
 
 class UnitWarning(UserWarning):
@@ -44,17 +53,19 @@ class Config:
     """Channels of a sample in their order. Names that begin with ``acc`` are accelerations, with ``gyr`` angular
     velocities; others are kept as they are."""
     columns: tuple[str, ...] | None = None
-    """Where each channel is found: the name of a column, or its number from 0. None: columns called like the channels;
-    without names, the first ones."""
+    """Where each channel is found: the name of a column, or its number from 0. None: columns called like the channels,
+    or as loggers usually call them (``Acceleration x (m/s^2)``, ``accelX``, ``ax``); without names, the first ones."""
     time: str | None = None
-    """Name or number of the column with the time of each reading; None: readings come at an even rate."""
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    """Unit of that column."""
+    """Name or number of the column with the time of each reading; None: readings come at an even rate, or, where
+    nothing says that rate, the column called ``time``, ``timestamp`` or the like."""
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of that column. ``auto``: as its name says (``Time (ms)``, ``timestamp_ns``), dates by themselves, large
+    numbers by their size since 1970, else seconds."""
     rate: float | None = None
     """Readings per second, for samples whose ``json`` has no ``imu_rate`` and that have no times."""
     acceleration: str = "m/s^2"
     """Unit of the accelerations as they are written: ``m/s^2``, ``g`` or ``mg``; ``g/16384`` for raw counts. Used where
-    the sample's ``json`` has no ``imu_units``."""
+    neither the sample's ``json`` (``imu_units``) nor the name of a column says it."""
     angular_velocity: str = "rad/s"
     """Unit of the angular velocities as they are written: ``rad/s``, ``deg/s``, or ``deg/s/16.4`` for raw counts."""
     has_gravity: bool = True
@@ -64,10 +75,11 @@ class Config:
     gravity_hz: float = 0.3
     """Frequency in Hz below which acceleration counts as gravity (UCI-HAR: 0.3)."""
     max_gap: float = 0.5
-    """Longest gap between two times in seconds; shorter ones are bridged by straight lines."""
+    """Longest gap between two times in seconds; shorter ones are bridged by straight lines. Over a longer one nothing
+    reaches: the longest stretch without one is taken."""
     bridge: bool = False
-    """Numbers of a table that are NaN count as missing and are bridged like gaps, each channel by itself (tables in
-    which sensors have rows of their own, such as Ego4D's); else, and in arrays, they are refused."""
+    """Numbers that are missing are bridged like gaps, each channel by itself (tables in which sensors have rows of
+    their own, such as Ego4D's); else a row that lacks one is left out as a whole."""
     min_steps: int = 16
     """Recordings with fewer readings are refused."""
     max_steps: int = 10_000_000
@@ -85,8 +97,8 @@ class Config:
             raise UserError(f"decode.channels is {list(self.channels)}: give each channel a name of its own")
         if self.columns is not None and len(self.columns) != len(self.channels):
             raise UserError(f"decode.columns names {len(self.columns)} columns for {len(self.channels)} channels")
-        if self.time_unit not in _TIME_UNITS:
-            raise UserError(f"decode.time_unit is {self.time_unit!r}; choose {', '.join(_TIME_UNITS)}")
+        if self.time_unit not in ("auto", *UNITS):
+            raise UserError(f"decode.time_unit is {self.time_unit!r}; choose auto, {', '.join(UNITS)}")
         if self.rate is not None and not LOWEST_RATE <= self.rate <= HIGHEST_RATE:
             raise UserError(f"decode.rate is {self.rate} Hz; it must lie in {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
         for name in ("acceleration", "angular_velocity"):
@@ -102,6 +114,45 @@ class Config:
     def build(self) -> ImuDecoder:
         """The function from a raw sample to a sample."""
         return ImuDecoder(self)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Readings without a gap, at an even rate.
+
+    Attributes:
+        values: float32 [T, C] in m/s^2 and rad/s.
+        rate: Hz.
+        start: when it begins, seconds.
+    """
+
+    values: NDArray[np.float32]
+    rate: float
+    start: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.values) / self.rate
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What of a recording can be used.
+
+    Attributes:
+        stretches: in the order of the file; at least one.
+        notes: what was left out and where it is broken.
+    """
+
+    stretches: tuple[Piece, ...]
+    notes: tuple[Note, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The time it covers, gaps included, or the sum of its stretches where the clock was set back."""
+        last = self.stretches[-1]
+        return max(last.start + last.seconds - self.stretches[0].start, sum(part.seconds for part in self.stretches))
 
 
 class ImuDecoder:
@@ -125,71 +176,132 @@ class ImuDecoder:
                 clock that it shares with other sensors of the sample).
 
         Returns:
-            ``imu``: float32 [T, C] in m/s^2 and rad/s; ``imu_rate``: float, Hz; ``imu_start``: when the recording
-            begins, seconds (a reading stands for 1 / rate seconds around its time); and ``label`` (int) where there is
-            one.
+            ``imu``: float32 [T, C] in m/s^2 and rad/s, of a recording with gaps its longest stretch without one;
+            ``imu_rate``: float, Hz; ``imu_start``: when it begins, seconds (a reading stands for 1 / rate seconds
+            around its time); and ``label`` (int) where there is one.
 
         Raises:
             SampleError: reason ``missing``, ``empty``, ``truncated``, ``decode``, ``shape`` (numbers, columns or
-                a rate that cannot be), ``gap``, ``not_finite``, ``too_short`` or ``too_large``.
+                a rate that cannot be), ``gap`` (no stretch is as long as a third of the recording), ``conflict``,
+                ``not_finite``, ``too_short`` or ``too_large``.
             UserError: pyarrow is not installed and a Parquet file is read.
         """
         import torch
 
-        config = self.config
-        name = members.required(raw, config.member, EXTENSIONS, "imu")
-        try:
-            values, rate, start = self._read(raw, name)
-        except ImuError as error:
-            raise SampleError(*members.place_of(raw), error.reason, f"{name}: {error}") from error.__cause__
+        recording = self.read(raw)
+        longest = max(recording.stretches, key=lambda stretch: stretch.seconds)
+        if longest.seconds < _LEAST_SHARE * recording.seconds:
+            broken = next(note.detail for note in recording.notes if note.reason == "gap")
+            text = f"the longest stretch has {longest.seconds:.4g} of {recording.seconds:.4g} s: {broken}"
+            advice = "'foundation data build imu_folder --window' cuts the stretches apart"
+            raise SampleError(*members.place_of(raw), "gap", f"{text}; {advice}")
         sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
-        sample["imu"] = torch.from_numpy(values)
-        sample["imu_rate"], sample["imu_start"] = rate, start
-        label = members.label(raw, config.label)
+        sample["imu"] = torch.from_numpy(longest.values)
+        sample["imu_rate"], sample["imu_start"] = longest.rate, longest.start
+        if recording.notes:
+            sample["__notes__"] = recording.notes
+        label = members.label(raw, self.config.label)
         if label is not None:
             sample["label"] = label
         return sample
 
-    def _read(self, raw: Mapping[str, Any], name: str) -> tuple[NDArray[np.float32], float, float]:
+    def read(self, raw: Mapping[str, Any]) -> Recording:
+        """All stretches of one sample's recording; see :meth:`__call__`."""
+        name = members.required(raw, self.config.member, EXTENSIONS, "imu")
+        try:
+            return self._read(raw, name)
+        except ImuError as error:
+            raise SampleError(*members.place_of(raw), error.reason, f"{name}: {error}") from error.__cause__
+
+    def _read(self, raw: Mapping[str, Any], name: str) -> Recording:
         import numpy as np
 
         config, facts = self.config, members.facts(raw)
         names = facts.get("imu_channels")
         if names is not None and not (isinstance(names, list) and all(isinstance(part, str) for part in names)):
             raise ImuError("decode", f"json: imu_channels is {names!r}; a list of names is expected")
-        wanted = Wanted(config.columns or config.channels, config.columns is not None, config.time, config.max_steps)
-        values, times = read(raw[name], name, wanted, None if names is None else tuple(names), members.place_of(raw))
-        if not np.isfinite(values).all() and not config.bridge:
-            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
-            raise ImuError("not_finite", f"reading {row} of {config.channels[column]} is {values[row, column]}")
+        rate = self._number(facts, _RATES, LOWEST_RATE) or config.rate
+        given = config.columns is not None
+        wanted = Wanted(config.columns or config.channels, given, config.time, rate is None, config.max_steps)
+        table = read(raw[name], name, wanted, None if names is None else tuple(names), members.place_of(raw))
+        values = table.values
         if len(values) < config.min_steps:
             raise ImuError("too_short", f"{len(values)} readings; at least {config.min_steps} are needed (min_steps)")
+        if not config.bridge and not np.isfinite(values).all(axis=1).any():
+            column = int(np.argmin(np.isfinite(values[0])))
+            text = f"reading 0 of {config.channels[column]} is {values[0, column]}, and every other lacks a number too"
+            raise ImuError("not_finite", text)
         stated = self._units(facts)
         for column, channel in enumerate(config.channels):
             kind = units.kind_of(channel)
             if kind in stated:
-                values[:, column] *= units.factor(stated[kind], kind, "imu_units")
+                unit = self._unit(kind, stated[kind], table.units[column], "imu_units" in facts)
+                values[:, column] *= units.factor(unit, kind, "imu_units")
+                stated[kind] = unit
         start = self._number(facts, ("imu_start",), -math.inf) or 0.0
-        if times is None:
-            rate = self._number(facts, _RATES, LOWEST_RATE) or config.rate
+        if table.times is None:
             if rate is None:
                 raise ImuError("shape", "neither json (imu_rate), nor the recipe (decode.rate), nor times say the rate")
             if rate > HIGHEST_RATE:
                 raise ImuError("shape", f"{rate:g} Hz: expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} Hz")
-            values = bridged(values, np.arange(len(values)) / rate, config.max_gap)
+            times, origin, shown = np.arange(len(values)) / rate, 0.0, lambda row: f"{row / rate:.6f} s"
         else:
-            times = times * _TIME_UNITS[config.time_unit]
-            values, rate, begin = even(bridged(values, times, config.max_gap), times, config.max_gap)
-            start += begin - 0.5 / rate
-        gravity = facts.get("imu_gravity", config.has_gravity)
+            written = table.times
+            unit = config.time_unit if config.time_unit != "auto" else table.time_unit or unit_of(written)
+            (times, origin), shown = in_seconds(written, unit), lambda row: f"{written[row]!s} {unit}"
+        found, notes = stretches(values, times, config.max_gap, shown, config.bridge)
+        long_enough = [stretch for stretch in found if len(stretch.values) >= config.min_steps]
+        if len(long_enough) < len(found):
+            lost = len(found) - len(long_enough)
+            notes.append(Note("too_short", f"{lost} stretches of fewer than {config.min_steps} readings are left out"))
+        if not long_enough:
+            most = max(len(stretch.values) for stretch in found)
+            raise ImuError(
+                "gap" if len(found) > 1 else "too_short",
+                f"no more than {most} readings hang together: {notes[0].detail}",
+            )
+        gravity = bool(facts.get("imu_gravity", config.has_gravity))
+        pieces = []
+        for stretch in long_enough:
+            values = bridged(stretch.values, stretch.times, config.max_gap)
+            if table.times is None and len(found) == 1 and len(values) == len(table.values):
+                own, begin = float(rate or 0.0), start
+            else:
+                values, own, begin = even(values, stretch.times)
+                begin += start + origin - (0.5 / own if table.times is not None else 0.0)
+            pieces.append(Piece(self._finished(raw, values, own, gravity, stated), own, begin))
+        return Recording(tuple(pieces), tuple(notes))
+
+    def _unit(self, kind: str, stated: str, by_name: str, by_sample: bool) -> str:
+        """The unit of a channel: as the sample says, else as the column's name does, else as the recipe does."""
+        known = units.ACCELERATION if kind == "acceleration" else units.ANGULAR_VELOCITY
+        if by_sample or by_name not in known or by_name == stated:
+            return stated
+        if stated != next(iter(known)):  # not the default: somebody has declared it
+            raise ImuError("conflict", f"a column's name says {by_name}, decode.{kind} says {stated}")
+        return by_name
+
+    def _finished(
+        self, raw: Mapping[str, Any], values: NDArray[np.float64], rate: float, gravity: bool, stated: Mapping[str, str]
+    ) -> NDArray[np.float32]:
+        """Float32 readings, tested after the cast, without gravity where that is wanted."""
+        import numpy as np
+
+        config = self.config
         if gravity:
             self._suspect(raw, values, stated)
         if gravity and config.gravity == "remove":
             from foundation.modalities.imu.signals import slow
 
             columns = [i for i, channel in enumerate(config.channels) if units.kind_of(channel) == "acceleration"]
+            values = values.copy()
             values[:, columns] -= slow(values[:, columns], rate, config.gravity_hz)
-        return np.ascontiguousarray(values, dtype=np.float32), rate, start
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(values, dtype=np.float32)
+        if not np.isfinite(cast).all():
+            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(cast)))
+            raise ImuError("not_finite", f"reading {row} of {config.channels[column]} is {values[row, column]:g}")
+        return cast
 
     def _units(self, facts: Mapping[str, Any]) -> dict[str, str]:
         stated = {"acceleration": self.config.acceleration, "angular_velocity": self.config.angular_velocity}
@@ -224,69 +336,3 @@ class ImuDecoder:
             self._warned = True
             shard, key = members.place_of(raw)
             warnings.warn(f"{shard}: sample {key!r}: {text}", UnitWarning, stacklevel=3)
-
-
-def bridged(values: NDArray[np.float64], times: NDArray[np.float64], max_gap: float) -> NDArray[np.float64]:
-    """Readings whose missing numbers (NaN or infinite) lie on straight lines between those before and after.
-
-    Args:
-        values: [T, C].
-        times: [T] seconds.
-        max_gap: seconds for which a channel may say nothing.
-
-    Raises:
-        ImuError: reason ``gap``.
-    """
-    import numpy as np
-
-    if np.isfinite(values).all():
-        return values
-    columns = []
-    for number, column in enumerate(values.T):
-        there = np.isfinite(column)
-        known = np.concatenate([times[:1], times[there], times[-1:]])
-        if not there.any() or np.diff(known).max() > max_gap:
-            raise ImuError("gap", f"channel {number} has no number for longer than max_gap = {max_gap:g} s")
-        columns.append(np.interp(times, times[there], column[there]))
-    return np.stack(columns, axis=1)
-
-
-def even(
-    values: NDArray[np.float64], times: NDArray[np.float64], max_gap: float
-) -> tuple[NDArray[np.float64], float, float]:
-    """Readings at uneven times, put on an even grid by straight lines between them.
-
-    Args:
-        values: [T, C].
-        times: [T] seconds.
-        max_gap: seconds.
-
-    Returns:
-        [n, C] readings; their rate, Hz: one over the mean step; the time of the first one.
-
-    Raises:
-        ImuError: reason ``decode`` (times that are no numbers or do not ascend), ``shape`` or ``gap``.
-    """
-    import numpy as np
-
-    if not np.isfinite(times).all():
-        raise ImuError("not_finite", f"time {int(np.argmin(np.isfinite(times)))} is no number")
-    steps = np.diff(times)
-    if (steps <= 0).any():
-        row = int(np.argmax(steps <= 0))
-        raise ImuError("decode", f"times must ascend, but {times[row]:.9g} s is followed by {times[row + 1]:.9g} s")
-    step = float(np.median(steps))
-    if not LOWEST_RATE <= 1.0 / step <= HIGHEST_RATE:
-        raise ImuError("shape", f"readings every {step:g} s: is decode.time_unit right?")
-    longest = int(np.argmax(steps))
-    if steps[longest] > max(max_gap, 1.5 * step):
-        raise ImuError(
-            "gap", f"{steps[longest]:.3g} s without a reading from {times[longest]:.9g} s on (max_gap = {max_gap:g} s)"
-        )
-    # The mean of the steps without those in which readings were lost: a single step is rounded and trembles. It is then
-    # spread over the whole length, so that the grid does not drift away.
-    count = round((times[-1] - times[0]) / float(steps[steps < 1.9 * step].mean())) + 1
-    step = float(times[-1] - times[0]) / (count - 1)
-    grid = times[0] + step * np.arange(count)
-    columns = [np.interp(grid, times, values[:, column]) for column in range(values.shape[1])]
-    return np.stack(columns, axis=1), 1.0 / step, float(times[0])

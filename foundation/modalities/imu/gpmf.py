@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foundation.modalities.imu.tables import ImuError
+from foundation.modalities.imu.errors import ImuError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foundation.data.arrays import array_facts
 from foundation.errors import UserError
+from foundation.modalities.imu.columns import Found, find
+from foundation.modalities.imu.errors import ImuError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,15 +19,10 @@ if TYPE_CHECKING:
 
 ARRAYS = ("imu.npy", "npy")
 TABLES = ("imu.csv", "imu.parquet", "csv", "tsv", "parquet")
-_SIGNS = ",;\t "
-
-
-class ImuError(ValueError):
-    """A recording that cannot be used; ``reason`` is one of :data:`foundation.errors.REASONS`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+_SIGNS = "\t;, "
+"""What may stand between cells, in the order in which it is tried. Commas are decimal where something else does."""
+_EMPTY = ("", "na", "n/a", "null", "none", "-", "nan")
+_EXACT = 15  # digits that a float64 keeps
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,39 @@ class Wanted:
 
     Attributes:
         names: of the columns, in the order wanted; numbers as text count from 0.
-        given: whether the user named them; else a table without names and an array give their first columns.
-        time: name or number of the column of times; None: there is none.
+        given: whether the user named them; else they are found by :mod:`foundation.modalities.imu.columns`, and a table
+            without names and an array give their first columns.
+        time: name or number of the column of times; None: the one that is called so, where times are needed.
+        timed: whether times are needed, because nothing else says the rate.
         most: rows at most.
     """
 
     names: tuple[str, ...]
     given: bool
     time: str | None
+    timed: bool
     most: int
 
 
-def read(
-    data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+@dataclass(frozen=True)
+class Table:
+    """Readings as they are written.
+
+    Attributes:
+        values: float64 [T, C]; NaN where a cell is empty.
+        units: of each channel as its column's name says, in the words of :mod:`foundation.modalities.imu.units`; empty
+            where it says none.
+        times: [T], whole numbers as they are, else float64; None: there is no column of times.
+        time_unit: of them, as their type or the column's name says; empty where neither does.
+    """
+
+    values: NDArray[np.float64]
+    units: tuple[str, ...]
+    times: NDArray[Any] | None
+    time_unit: str
+
+
+def read(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
     """Reads a member.
 
     Args:
@@ -55,9 +72,6 @@ def read(
         wanted: columns.
         there: names of the columns of an array, where the sample's facts give them.
         place: shard and key, for messages.
-
-    Returns:
-        [T, C] readings as they are written, and [T] times, where there are any.
 
     Raises:
         SampleError: an array that cannot be trusted.
@@ -72,34 +86,9 @@ def read(
     return _parquet(data, wanted) if ending == "parquet" else _csv(data, wanted)
 
 
-def _places(wanted: Wanted, names: list[str], columns: int) -> list[int]:
-    """Numbers of the wanted columns, that of the times last.
-
-    Raises:
-        ImuError: reason ``missing``.
-    """
-    if not names and not wanted.given:
-        asked = [str(i) for i in range(len(wanted.names) + (wanted.time is not None)) if str(i) != wanted.time]
-        asked = asked[: len(wanted.names)]
-    else:
-        asked = list(wanted.names)
-    asked += [wanted.time] if wanted.time is not None else []
-    found, missing = [], []
-    for name in asked:
-        if name in names:
-            found.append(names.index(name))
-        elif name.isdigit() and int(name) < columns:
-            found.append(int(name))
-        else:
-            missing.append(name)
-    if missing:
-        there = ", ".join(names) if names else f"{columns} without names"
-        raise ImuError("missing", f"no column {', '.join(missing)} (columns: {there}): set decode.columns")
-    return found
-
-
-def _split(table: NDArray[np.float64], wanted: Wanted) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    return (table[:, :-1], table[:, -1]) if wanted.time is not None else (table, None)
+def _find(wanted: Wanted, names: Sequence[str], columns: int) -> Found:
+    found = find(wanted.names, wanted.given, wanted.time, names, columns)
+    return found if wanted.time is not None or wanted.timed else replace(found, time=None, time_unit="")
 
 
 def _check_length(rows: int, wanted: Wanted) -> None:
@@ -107,12 +96,11 @@ def _check_length(rows: int, wanted: Wanted) -> None:
         raise ImuError("too_large", f"{rows:,} readings are more than max_steps = {wanted.most:,}: cut it into pieces")
 
 
-def _array(
-    data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
     import numpy as np
 
-    (fact,) = array_facts(io.BytesIO(data), name, len(data), *place)
+    # Missing numbers are left out or bridged like a table's; only the array's promises are looked at here.
+    (fact,) = array_facts(io.BytesIO(data), name, len(data), *place, finite=False)
     kind = np.dtype(fact.dtype).kind
     if len(fact.shape) != 2 or kind not in "fiu":
         raise ImuError("shape", f"{fact.dtype} {list(fact.shape)}: readings are numbers [time steps, channels]")
@@ -122,38 +110,75 @@ def _array(
     needed = len(wanted.names) + (wanted.time is not None)
     if there is None and fact.shape[0] == needed and fact.shape[1] > 4 * needed:
         raise ImuError("shape", f"{list(fact.shape)}: readings are [time steps, channels]; this looks transposed")
-    places = _places(wanted, list(there or ()), fact.shape[1])
+    found = _find(wanted, there or (), fact.shape[1])
     array = np.load(io.BytesIO(data), allow_pickle=False)
-    return _split(array[:, places].astype(np.float64), wanted)
+    times = None if found.time is None else array[:, found.time]
+    return Table(array[:, list(found.places)].astype(np.float64), found.units, times, found.time_unit)
 
 
-def _csv(data: bytes, wanted: Wanted) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def _csv(data: bytes, wanted: Wanted) -> Table:
     import numpy as np
 
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ImuError("decode", f"no text: {error}") from error
-    lines = text.splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
+    text = _text(data)
+    lines = [line for line in text.splitlines() if line.strip() and line[0] != "#" and not line.startswith("sep=")]
     if not lines:
         raise ImuError("empty", "no rows")
     _check_length(len(lines), wanted)
-    sign = max(_SIGNS, key=lambda letter: (lines[0].count(letter), -_SIGNS.index(letter)))
-    first = [cell.strip() for cell in next(csv.reader([lines[0]], delimiter=sign))]
+    sign = _sign(lines)
+    first = _cells(lines[0], sign)
     names = [] if all(_is_number(cell) for cell in first) else first
-    places = _places(wanted, names, len(first))
+    found = _find(wanted, names, len(first))
     body = lines[1:] if names else lines
     if not body:
         raise ImuError("empty", "a header and no rows")
-    if not text.endswith("\n") and len(next(csv.reader([body[-1]], delimiter=sign))) < len(first):
+    if not text.endswith("\n") and len(_cells(body[-1], sign)) < len(first):
         raise ImuError("truncated", f"the last row has fewer than {len(first)} columns: {body[-1][:60]!r}")
+    decimal = body if sign == "," or not any("," in line for line in body[:50]) else [x.replace(",", ".") for x in body]
     try:
-        table = np.loadtxt(body, delimiter=sign, usecols=places, ndmin=2, comments=None, quotechar='"')
-    except (ValueError, IndexError) as error:
-        raise ImuError("decode", f"not a table of numbers: {error}") from error
-    return _split(table, wanted)
+        values = np.loadtxt(
+            decimal, delimiter=sign, usecols=found.places, ndmin=2, comments=None, quotechar='"', dtype=np.float64
+        )
+    except (ValueError, IndexError):  # an empty cell, or worse: slower, and able to say where
+        values = _numbers(body, found.places, names or [str(i) for i in range(len(first))], sign)
+    times = None if found.time is None else _times(body, decimal, found.time, sign)
+    if times is not None and times.dtype.kind == "M":
+        return Table(values, found.units, times.astype("datetime64[ns]").astype(np.int64), "ns")
+    return Table(values, found.units, times, found.time_unit)
+
+
+def _text(data: bytes) -> str:
+    """A table's text: UTF-8, or UTF-16 where a mark says so, or Latin-1 (``m/s²`` by older programs)."""
+    try:
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ImuError("decode", f"no text: {error}") from error
+        return data.decode("latin-1")
+
+
+def _sign(lines: Sequence[str]) -> str:
+    """What stands between cells: the first sign that gives the first two rows as many cells, most of them numbers."""
+    last = lines[min(1, len(lines) - 1)]
+    for sign in _SIGNS:
+        head, row = _cells(lines[0], sign), _cells(last, sign)
+        filled = [cell for cell in row if cell.lower() not in _EMPTY]
+        # A row may lack the last cells, and its time may be words.
+        if 1 < len(row) <= len(head) and 2 * sum(_is_number(cell) for cell in filled) >= len(filled):
+            return sign
+    return max(_SIGNS, key=lines[0].count)
+
+
+def _cells(line: str, sign: str) -> list[str]:
+    if sign == " ":
+        line = " ".join(line.split())
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])]
+    return (
+        cells
+        if sign == ","
+        else [cell.replace(",", ".") if _is_number(cell.replace(",", ".")) else cell for cell in cells]
+    )
 
 
 def _is_number(cell: str) -> bool:
@@ -162,6 +187,70 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _numbers(body: Sequence[str], places: Sequence[int], names: Sequence[str], sign: str) -> NDArray[np.float64]:
+    """[T, C] numbers of a table in which cells are empty: NaN there.
+
+    Raises:
+        ImuError: a cell that is neither empty nor a number; a row that lacks a column.
+    """
+    import numpy as np
+
+    values = np.full((len(body), len(places)), np.nan)
+    for row, line in enumerate(body):
+        cells = _cells(line, sign)
+        for column, place in enumerate(places):
+            cell = cells[place] if place < len(cells) else None
+            if cell is None:
+                raise ImuError("decode", f"not a table of numbers: row {row} has {len(cells)} columns: {line[:60]!r}")
+            if cell.lower() in _EMPTY:
+                continue
+            try:
+                values[row, column] = float(cell)
+            except ValueError:
+                where = f"row {row}, column {names[place]}"
+                raise ImuError("decode", f"not a table of numbers: {where}: {cell[:40]!r}") from None
+    return values
+
+
+def _times(body: Sequence[str], decimal: Sequence[str], place: int, sign: str) -> NDArray[Any]:
+    """[T] times: whole numbers of many digits as int64, other numbers as float64, dates as datetime64."""
+    import numpy as np
+
+    cells = _cells(body[0], sign)
+    first = cells[place] if place < len(cells) else ""
+    long = first.lstrip("+-").isdigit() and len(first.lstrip("+-")) > _EXACT
+    options = {"delimiter": sign, "usecols": place, "ndmin": 1, "comments": None, "quotechar": '"'}
+    if _is_number(first):
+        try:
+            return np.loadtxt(decimal, dtype=np.int64 if long else np.float64, **options)
+        except (ValueError, IndexError, OverflowError):
+            return _numbers(body, [place], [str(i) for i in range(place + 1)], sign)[:, 0]
+    rows = [_cells(line, sign) for line in body]
+    return _dates([cells[place] if place < len(cells) else "" for cells in rows])
+
+
+def _dates(cells: Sequence[str]) -> NDArray[Any]:
+    """[T] datetime64[ns] (UTC) of ISO 8601; no time where a cell is empty.
+
+    Raises:
+        ImuError: a cell that is no time.
+    """
+    from datetime import UTC, datetime
+
+    import numpy as np
+
+    found = np.full(len(cells), np.datetime64("NaT"), "datetime64[ns]")
+    for row, cell in enumerate(cells):
+        if cell.lower() in _EMPTY:
+            continue
+        try:
+            moment = datetime.fromisoformat(cell)
+        except ValueError:
+            raise ImuError("decode", f"row {row}: {cell[:40]!r} is no time: a number or ISO 8601") from None
+        found[row] = np.datetime64(moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment, "ns")
+    return found
 
 
 def library() -> Any:
@@ -179,7 +268,7 @@ def library() -> Any:
     return pyarrow
 
 
-def _parquet(data: bytes, wanted: Wanted) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def _parquet(data: bytes, wanted: Wanted) -> Table:
     import numpy as np
 
     if data[:4] != b"PAR1":
@@ -191,10 +280,21 @@ def _parquet(data: bytes, wanted: Wanted) -> tuple[NDArray[np.float64], NDArray[
         file = arrow.parquet.ParquetFile(arrow.BufferReader(data))
         _check_length(file.metadata.num_rows, wanted)
         names = list(file.schema_arrow.names)
-        chosen = [names[place] for place in _places(wanted, names, len(names))]
-        table = file.read(columns=chosen)
-        columns = [table.column(name).to_numpy() for name in chosen]
-        return _split(np.stack([np.asarray(column, np.float64) for column in columns], axis=1), wanted)
+        found = _find(wanted, names, len(names))
+        chosen = [names[place] for place in found.places]
+        table = file.read(columns=[*dict.fromkeys([*chosen, *([] if found.time is None else [names[found.time]])])])
+        if not table.num_rows:
+            raise ImuError("empty", "no rows")
+        values = np.stack([np.asarray(table.column(name).to_numpy(), np.float64) for name in chosen], axis=1)
+        if found.time is None:
+            return Table(values, found.units, None, "")
+        times = table.column(names[found.time]).to_numpy()
+        if times.dtype.kind == "M":
+            return Table(values, found.units, times.astype("datetime64[ns]").astype(np.int64), "ns")
+        if times.dtype.kind == "O":  # text
+            times = _dates([str(cell or "") for cell in times]).astype(np.int64)
+            return Table(values, found.units, times, "ns")
+        return Table(values, found.units, times, found.time_unit)
     except (arrow.ArrowException, ValueError, TypeError, OSError) as error:
         if isinstance(error, ImuError):
             raise

@@ -151,7 +151,7 @@ BAD = [
     ({"npy": b"nonsense"}, "decode", ""),
     ({"npy": npy(motion())[:-50]}, "truncated", ""),
     ({"npy": npy(np.array([{}], dtype=object))}, "unsafe", "pickle"),
-    ({"npy": npy(np.where(np.arange(6) == 2, np.nan, motion()))}, "not_finite", "NaN"),
+    ({"npy": npy(np.where(np.arange(6) == 2, np.nan, motion()))}, "not_finite", "acc_z is nan"),
     ({"npy": npy(motion()[:, 0])}, "shape", "time steps, channels"),
     ({"npy": npy(motion().T.copy())}, "shape", "transposed"),
     ({"npy": npy(motion()[:, :4])}, "missing", "no column 4, 5 (columns: 4 without names)"),
@@ -189,17 +189,165 @@ def test_bad_recordings_are_named(members, reason, text):
 @pytest.mark.parametrize(
     "change, reason, text",
     [
-        (lambda t: np.where(np.arange(200) == 9, t[3], t), "decode", "must ascend"),
-        (lambda t: t + (np.arange(200) > 50) * 2.0, "gap", "2.02 s without a reading from 1 s on"),
-        (lambda t: np.where(np.arange(200) == 9, np.nan, t), "not_finite", "time 9"),
+        (lambda t: t * 0 + 1.7e9, "decode", "all 200 readings have the same time (1700000000.0 s)"),
+        (lambda t: t + (np.arange(200) > 99) * 2.0 + (np.arange(200) > 149) * 2.0, "gap", "after reading 99 at 1.98 s"),
+        (lambda t: t * np.nan, "not_finite", "no reading has all its numbers and a time"),
         (lambda t: t * 1e-9, "shape", "time_unit"),
+        (lambda t: t * 1000, "shape", "time_unit"),
     ],
 )
 def test_bad_times_are_named(change, reason, text):
     times = change(np.arange(200) / 50)
     with pytest.raises(SampleError) as caught:
-        decode(Config(time="t"), csv=table(np.c_[times, motion()], ["t", *NAMES]))
+        decode(Config(time="t", max_gap=0.3), csv=table(np.c_[times, motion()], ["t", *NAMES]))
     assert caught.value.reason == reason and text in str(caught.value)
+
+
+START = 1_700_000_000_000_000_000
+"""Nanoseconds since 1970."""
+
+
+def _parquet(times: np.ndarray, values: np.ndarray) -> bytes:
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    columns = {"timestamp": times} | {name: values[:, i] for i, name in enumerate(NAMES)}
+    pyarrow.parquet.write_table(arrow.table(columns), file)
+    return file.getvalue()
+
+
+def _csv(times: np.ndarray, values: np.ndarray) -> bytes:
+    rows = (
+        f"{t}," + ",".join("" if np.isnan(v) else repr(float(v)) for v in row)
+        for t, row in zip(times, values, strict=True)
+    )
+    return ("timestamp," + ",".join(NAMES) + "\n" + "\n".join(rows) + "\n").encode()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    "spot, reason, text, kept",
+    [
+        ("repeated", "duplicate", "1 readings whose time was there before are left out (first: reading 100 at", 200),
+        ("swapped", "gap", "1 readings out of order are put in order (first: reading 100 at", 200),
+        (
+            "stray",
+            "gap",
+            "1 readings with a time far from that of their neighbours are left out (first: reading 100",
+            200,
+        ),
+        ("empty", "not_finite", "1 readings in which a number is missing are left out (first: reading 100 at", 200),
+        ("hole", "gap", "3.02 s without a reading after reading 119 at 1700000002380000000 ns (max_gap = 0.5 s)", 120),
+        ("set back", "gap", "the clock goes back by 99.98 s after reading 119 at 1700000002380000000 ns", 120),
+    ],
+)
+@pytest.mark.fault(23, "a recording with one bad spot: a time twice, rows swapped, a stray time, an empty cell, a gap")
+def test_a_bad_spot_costs_the_spot_and_is_said(form, spot, reason, text, kept, happened):
+    times, values = START + np.arange(200) * 20_000_000, motion()
+    if spot == "repeated":
+        times[100] = times[99]
+    elif spot == "swapped":
+        times[[99, 100]], values[[99, 100]] = times[[100, 99]], values[[100, 99]]
+    elif spot == "stray":
+        times[100] += 10**15
+    elif spot == "empty":
+        values[100, 3] = np.nan
+    elif spot == "hole":
+        times[120:] += 3_000_000_000
+    else:
+        times[120:] -= 100_000_000_000
+    sample = decode(**{form: _csv(times, values) if form == "csv" else _parquet(times, values)})
+    notes = {note.reason: note.detail for note in sample["__notes__"]}
+    assert text in notes[reason], notes
+    assert len(sample["imu"]) == kept and sample["imu_rate"] == pytest.approx(50.0)
+    assert np.abs(sample["imu"].numpy() - motion()[:kept]).max() < 0.06
+    happened("the spot is left out or the recording broken there, with row and time")
+
+
+def test_large_times_keep_their_digits():
+    times = START + 1 + np.arange(200) * 10_003  # 100 kHz, told apart only by the last digits
+    for data in ({"csv": _csv(times, motion())}, {"parquet": _parquet(times, motion())}):
+        sample = decode(**data)
+        assert len(sample["imu"]) == 200 and sample["imu_rate"] == pytest.approx(1e9 / 10_003, rel=1e-9)
+        assert np.abs(sample["imu"].numpy() - motion()).max() < 1e-5 and "__notes__" not in sample
+
+
+@pytest.mark.parametrize(
+    "name, times, settings",
+    [
+        ("timestamp", [str(START + 20_000_000 * i) for i in range(200)], {}),
+        ("t", [str(START // 1000 + 20_000 * i) for i in range(200)], {}),
+        ("Time", [str(START // 10**6 + 20 * i) for i in range(200)], {}),
+        ("epoch", [f"{START / 1e9 + i / 50:.2f}" for i in range(200)], {}),
+        ("time_ms", [str(20 * i) for i in range(200)], {}),
+        ("Time [us]", [str(20_000 * i) for i in range(200)], {}),
+        ("clock", [str(20 * i) for i in range(200)], {"time": "clock", "time_unit": "ms"}),
+        ("datetime", [f"2023-11-14T22:13:{20 + i // 50:02d}.{i % 50 * 2:02d}Z" for i in range(200)], {}),
+        ("timestamp", [f"2023-11-14 23:13:{20 + i // 50:02d}.{i % 50 * 2:02d}+01:00" for i in range(200)], {}),
+    ],
+)
+def test_times_in_any_unit_and_in_words(name, times, settings):
+    sample = decode(Config(**settings), csv=_csv(np.array(times), motion()).replace(b"timestamp", name.encode(), 1))
+    assert sample["imu_rate"] == pytest.approx(50.0) and len(sample["imu"]) == 200
+    if name not in ("time_ms", "Time [us]", "clock"):
+        assert sample["imu_start"] + 0.01 == pytest.approx(START / 1e9, abs=1e-5)
+
+
+PHYPHOX = [
+    f"{sensor} {axis} ({unit})"
+    for sensor, unit in (("Acceleration", "m/s^2"), ("Gyroscope", "rad/s"))
+    for axis in "xyz"
+]
+
+
+@pytest.mark.parametrize(
+    "names, factors, sign",
+    [
+        (["Time (s)", *PHYPHOX], (1, 1), ","),
+        (["time", "ax", "ay", "az", "gx", "gy", "gz"], (1, 1), "\t"),
+        (["t", *(f"{s}{a}" for s in ("accel", "gyro") for a in "XYZ")], (1, 1), ";"),
+        (
+            ["Time (s)", *(f"Acc {a} [g]" for a in "XYZ"), *(f"Gyro {a} [°/s]" for a in "XYZ")],
+            (1 / G, 180 / np.pi),
+            ",",
+        ),
+        (["t", *(f"acc_{a} (mg)" for a in "xyz"), *(f"gyr_{a} (dps)" for a in "xyz")], (1000 / G, 180 / np.pi), ";"),
+    ],
+)
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_columns_are_found_by_what_loggers_call_them(names, factors, sign, quoted, coding):
+    values = np.c_[np.arange(200) / 50, motion() * ([factors[0]] * 3 + [factors[1]] * 3)]
+    text = table(values, [f'"{name}"' if quoted else name for name in names], sign).decode()
+    if sign == ";":
+        text = text.replace(".", ",")
+    sample = decode(csv=text.encode(coding))
+    assert np.abs(sample["imu"].numpy() - motion()).max() < 2e-5 and sample["imu_rate"] == pytest.approx(50.0)
+
+
+def test_columns_that_cannot_be_told_are_named():
+    values = np.c_[np.arange(200) / 50, motion(), motion()[:, :1]]
+    with pytest.raises(SampleError, match=r"conflict: csv: ax and Acceleration x \(g\) could both be acc_x") as caught:
+        decode(csv=table(values, ["t", "ax", *NAMES[1:], "Acceleration x (g)"]))
+    assert "set decode.columns" in str(caught.value)
+    with pytest.raises(SampleError, match=r"missing: csv: no column acc_x \(columns: t, linear x, acc_y"):
+        decode(csv=table(values[:, :7], ["t", "linear x", *NAMES[1:]]))
+    with pytest.raises(SampleError, match=r"conflict: csv: a column's name says g, decode\.acceleration says mg"):
+        decode(Config(acceleration="mg"), csv=table(values[:, :7], ["t", *(f"a{a} (g)" for a in "xyz"), *NAMES[3:]]))
+
+
+def test_missing_rows_of_arrays_are_left_out_like_those_of_tables():
+    values = motion()
+    values[50:53, 1] = np.nan
+    sample = decode(npy=npy(values), json=HZ50)
+    (note,) = sample["__notes__"]
+    assert note.reason == "not_finite" and "3 readings in which a number is missing" in note.detail
+    assert np.abs(sample["imu"].numpy() - motion()).max() < 0.2 and len(sample["imu"]) == 200
+    huge = motion()
+    huge[50, 0] = 1e300  # finite until it is float32
+    with pytest.raises(SampleError, match="not_finite: npy: reading 50 of acc_x is 1e\\+300"):
+        decode(npy=npy(huge), json=HZ50)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foundation.modalities.imu import gpmf
-from foundation.modalities.imu.tables import ImuError
+from foundation.modalities.imu.errors import ImuError
 
 
 def members(path) -> dict[str, bytes]:
