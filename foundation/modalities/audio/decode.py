@@ -176,14 +176,10 @@ def read(data: bytes, max_seconds: float = Config.max_seconds, channels: str = C
         raise AudioError("empty", "no bytes")
     kind = kind_of_sound(data[:32])
     if kind is None:
-        raise AudioError("decode", f"no audio file (begins with {data[:8]!r}; WAV, FLAC, Ogg, MP3, AIFF, ... are)")
+        raise AudioError("decode", f"begins with {data[:8]!r}, which no audio file does (WAV, FLAC, Ogg, MP3, AIFF...)")
     blocks: list[NDArray[np.float32]] = []
     frames = 0
     stream = _open(data, kind)
-    if not LOWEST_RATE <= stream.rate <= HIGHEST_RATE:
-        raise AudioError("shape", f"a rate of {stream.rate} Hz: expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
-    if not 1 <= stream.channels <= MOST_CHANNELS:
-        raise AudioError("shape", f"{stream.channels} channels: expected 1 to {MOST_CHANNELS}")
     most = int(max_seconds * stream.rate)
     if stream.promised > most:
         said = f"{stream.promised / stream.rate:g} s are more than max_seconds = {max_seconds:g}"
@@ -221,6 +217,15 @@ def _open(data: bytes, kind: str) -> _Stream:
     cut = _cut_short(data, kind)
     if cut:
         raise AudioError("truncated", cut)
+    stream = _reader(data, kind)
+    if not LOWEST_RATE <= stream.rate <= HIGHEST_RATE:
+        raise AudioError("shape", f"a rate of {stream.rate} Hz: expected {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+    if not 1 <= stream.channels <= MOST_CHANNELS:
+        raise AudioError("shape", f"{stream.channels} channels: expected 1 to {MOST_CHANNELS}")
+    return stream
+
+
+def _reader(data: bytes, kind: str) -> _Stream:
     if kind not in _FFMPEG:
         try:
             return _Libsndfile(data)
@@ -290,15 +295,18 @@ def _damaged(error: Exception) -> AudioError:
 
 
 def facts(data: bytes) -> dict[str, Any]:
-    """What is worth knowing of an audio file: ``kind``, ``rate`` (Hz), ``seconds``, ``channels``. Decodes all of it.
+    """What the header of an audio file says: ``kind``, ``rate`` (Hz), ``channels`` and, where it is known, ``seconds``.
 
     Raises:
-        AudioError: it cannot be used.
+        AudioError: no audio file, cut short, or a header that cannot be.
         UserError: see :func:`read`.
     """
-    heard = read(data)
-    seconds = round(len(heard.samples) / heard.rate, 3)
-    return {"kind": heard.kind, "rate": heard.rate, "channels": heard.channels, "seconds": seconds}
+    kind = kind_of_sound(data[:32])
+    if kind is None:
+        raise AudioError("decode", f"no audio file (begins with {data[:8]!r})")
+    stream = _open(data, kind)
+    known = {"seconds": round(stream.promised / stream.rate, 3)} if stream.promised else {}
+    return {"kind": kind, "rate": stream.rate, "channels": stream.channels} | known
 
 
 def _cut_short(data: bytes, kind: str) -> str:
