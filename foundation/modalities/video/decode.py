@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundation.errors import SampleError, UserError
+from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from foundation.counter import Draws
     from foundation.types import Sample
 
-CONTAINERS = ("mp4", "mkv", "webm", "mov", "m4v", "avi", "mpg", "mpeg", "ts", "ogv", "gif")
+CONTAINERS = (
+    *("mp4", "mkv", "webm", "mov", "m4v", "avi", "mpg", "mpeg", "ts", "ogv", "gif"),
+    *("mts", "m2ts", "wmv", "asf", "flv", "3gp", "3g2", "vob", "m2v", "mxf", "ivf", "h264", "hevc"),
+)
 STACKS = ("video.npy", "video.npz", "frames.npy", "frames.npz", "npy", "npz")
 """Members that count as the video of a sample, in the order in which they are looked for; containers go first, since
 a bare ``npy`` beside a container is usually another sensor's."""
@@ -124,21 +127,40 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
         if name.lower().rpartition(".")[2] in ("npy", "npz"):
             from foundation.modalities.video.stacks import read_stack
 
-            frames, times, end = read_stack(data, name, _stack_rate(raw, config), config, share, place)
+            clip = read_stack(data, name, _stack_rate(raw, config), config, share, place)
         else:
             from foundation.modalities.video.pyav import read
 
-            frames, times, end = read(data, config, share)
+            clip = read(data, config, share)
     except VideoError as error:
         raise SampleError(*place, error.reason, f"{name} ({len(data)} bytes): {error}") from error.__cause__
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
-    sample["video"] = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    sample["video_times"], sample["video_end"] = times, end
-    sample["video_rate"] = len(times) / (end - float(times[0]))
+    sample["video"] = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
+    sample["video_times"], sample["video_end"] = clip.times, clip.end
+    sample["video_rate"] = len(clip.times) / (clip.end - float(clip.times[0]))
+    if clip.notes:
+        sample["__notes__"] = clip.notes
     label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
     return sample
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The chosen frames of a file or a stack.
+
+    Attributes:
+        frames: uint8 [n, H, W, 3] RGB, upright.
+        times: [n] when each begins to be shown, seconds from the first frame of the file.
+        end: when the last one stops, seconds.
+        notes: what is worth knowing.
+    """
+
+    frames: NDArray[np.uint8]
+    times: NDArray[np.float64]
+    end: float
+    notes: tuple[Note, ...] = ()
 
 
 class VideoError(ValueError):

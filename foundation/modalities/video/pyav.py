@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
-from foundation.modalities.video.decode import Config, VideoError, choose, looks_cut_off, reduced
+from foundation.modalities.video.decode import Clip, Config, VideoError, choose, looks_cut_off, reduced
+from foundation.modalities.video.film import Film, depth_notes, find_film, start_for
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MAX_PACKETS = 4_000_000  # a day at 46 frames per second; a list of more is a file made to hurt
 _LOST_SHARE = 0.1  # of the wanted frames; players show the frame before in the place of one that is lost
 
 
 # FFmpeg goes by content, not by name, and some of its formats are lists of other files and addresses (concat, HLS).
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,gif,asf,flv"
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,gif,asf,flv,mxf,ivf,h264,hevc"
 
 
 def library() -> Any:
@@ -52,17 +53,13 @@ def open_container(data: bytes, formats: str = _FORMATS) -> Any:
     return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=options)
 
 
-def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
+def read(data: bytes, config: Config, share: float) -> Clip:
     """Decodes the chosen frames of a file.
 
     Args:
         data: the file.
         config: limits, span and rate.
         share: where the span begins, see :func:`choose`.
-
-    Returns:
-        uint8 [n, H, W, 3], upright; [n] when each begins to be shown; when the last one stops, both in seconds from
-        the first frame of the file.
 
     Raises:
         VideoError: not a video, damaged, too large or too short.
@@ -72,28 +69,27 @@ def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], 
     av = library()
     try:
         with open_container(data) as container:
-            if not container.streams.video:
-                raise VideoError("missing", "the file has no video track")
-            stream = container.streams.video[0]
+            film = find_film(container)
+            stream = container.streams[film.track]
             context = stream.codec_context
-            if context is None:
-                raise VideoError("decode", "the file does not say with which codec it was made, or with an unknown one")
-            stream.thread_type = "NONE"  # loader workers are parallel already, and one thread gives the same bits
             reduced(context.height, context.width, config)
-            stamps = _time_stamps(container, stream)
-            if len(stamps) < stream.frames and looks_cut_off(data):
-                raise VideoError("truncated", f"{len(stamps)} of the {stream.frames} frames that it promises are there")
-            tick = float(stream.time_base)
-            times = (stamps - stamps[0]) * tick
-            end = float(times[-1]) + _last_duration(stream, times)
-            chosen = choose(times, end, config, share)
+            if len(film.stamps) < stream.frames and looks_cut_off(data):
+                there = f"{len(film.stamps)} of the {stream.frames} frames that it promises are there"
+                raise VideoError("truncated", there)
+            chosen = choose(film.times, film.end, config, share)
             reduced(context.height, context.width, config, len(chosen))
-            if config.backend == "torchcodec":
+            bits = [component.bits for component in context.format.components] if context.format else []
+            notes = (*film.notes, *depth_notes(context, bits))
+            if config.backend == "torchcodec" and film.stamped:
                 from foundation.modalities.video.torchcodec import read_frames
 
-                frames = read_frames(data, chosen, len(stamps), config)
+                frames = read_frames(data, film.track, chosen, len(film.stamps), config)
+            elif film.exact and film.stamped:
+                stream.thread_type = "NONE"  # loader workers are parallel already, and one thread gives the same bits
+                container.seek(int(film.stamps[chosen[0]]), stream=stream, backward=True)
+                frames = _decode(container.demux(stream), film, chosen, config)
             else:
-                frames = _decode(container, stream, stamps[chosen], config)
+                frames = _from_the_start(data, film, chosen, config)
     except av.error.FFmpegError as error:
         reason = "truncated" if looks_cut_off(data) else "decode"
         raise VideoError(reason, str(error)) from error
@@ -103,51 +99,84 @@ def read(data: bytes, config: Config, share: float) -> tuple[NDArray[np.uint8], 
                 error.reason = "truncated"
             raise
         raise VideoError("decode", f"{type(error).__name__}: {error}") from error
-    ends = np.append(times, end)
-    return frames, times[chosen], float(ends[chosen[-1] + 1])
+    ends = np.append(film.times, film.end)
+    return Clip(frames, film.times[chosen], float(ends[chosen[-1] + 1]), notes)
 
 
-def _time_stamps(container: Any, stream: Any) -> NDArray[np.int64]:
-    """[T] time stamps of all frames in the order in which they are shown, in ticks; read from packets alone."""
-    import numpy as np
+def facts(data: bytes) -> dict[str, Any]:
+    """What a file's film is like: ``codec``, ``width``, ``height``, ``fps``, ``seconds``. Decodes nothing.
 
-    stamps: list[int] = []
+    Raises:
+        VideoError: (a ValueError) not a video.
+        UserError: PyAV is not installed.
+    """
+    av = library()
+    try:
+        with open_container(data) as container:
+            film = find_film(container)
+            context = container.streams[film.track].codec_context
+            if not context.width or not context.height:
+                raise VideoError("decode", "the frames have no pixels")
+            known = {"codec": context.name, "width": context.width, "height": context.height}
+            return known | {"fps": round(len(film.stamps) / film.end, 3), "seconds": round(film.end, 3)}
+    except av.error.FFmpegError as error:
+        raise VideoError("decode", str(error)) from error
+
+
+class _OutOfOrder(Exception):
+    """Frames leave the decoder, which gives them as they are shown, in another order than their time stamps say."""
+
+
+def _from_the_start(data: bytes, film: Film, chosen: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
+    """As :func:`_decode`, for files in which seeking or time stamps cannot be relied on: packets are passed over."""
+    if film.stamped:
+        first = start_for(film, int(film.stamps[chosen[0]]))
+        try:
+            with open_container(data) as container:
+                return _decode(_packets(container, film, first), film, chosen, config)
+        except _OutOfOrder:  # H.264 with B-frames in AVI: stamps follow the order of the file
+            pass
+    with open_container(data) as container:
+        return _decode(_packets(container, film, 0), film, chosen, config, counted=True)
+
+
+def _packets(container: Any, film: Film, first: int) -> Iterator[Any]:
+    stream = container.streams[film.track]
+    stream.thread_type = "NONE"
+    number = 0
     for packet in container.demux(stream):
-        if not packet.size or packet.is_discard:
-            continue
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None:
-            raise VideoError("decode", f"packet {len(stamps)} has no time stamp: convert the file to MP4 or Matroska")
-        stamps.append(stamp)
-        if len(stamps) > _MAX_PACKETS:
-            raise VideoError("too_large", f"more than {_MAX_PACKETS} frames")
-    if not stamps:
-        raise VideoError("empty", "the video track has no frames")
-    return np.unique(np.array(stamps, dtype=np.int64))
+        if packet.size and not packet.is_discard:
+            number += 1
+            if number <= first:
+                continue
+        yield packet
 
 
-def _last_duration(stream: Any, times: NDArray[np.float64]) -> float:
-    """Seconds for which the last frame is shown: as the one before it; of a single frame, by the nominal rate."""
-    import numpy as np
+def _decode(
+    packets: Iterator[Any], film: Film, chosen: NDArray[np.int64], config: Config, counted: bool = False
+) -> NDArray[np.uint8]:
+    """The chosen frames, [n, H, W, 3]; those that cannot be decoded look like the one before.
 
-    if len(times) > 1:
-        return float(np.median(np.diff(times)[-9:]))
-    rate = stream.average_rate or stream.guessed_rate
-    return float(1 / rate) if rate else 1.0
+    Args:
+        packets: of the film, from a key frame before the first of them on.
+        film: theirs.
+        chosen: [n] ascending.
+        config: limits.
+        counted: frames are told by how many came before, not by their time stamps.
 
-
-def _decode(container: Any, stream: Any, wanted: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
-    """Frames with some time stamps, [n, H, W, 3]. Starts at the key frame before the first, ends with the last."""
+    Raises:
+        VideoError: reason ``corrupt`` or ``shape``.
+    """
     import numpy as np
 
     av = library()
-    places = {int(stamp): place for place, stamp in enumerate(wanted.tolist())}
-    container.seek(int(wanted[0]), stream=stream, backward=True)
+    names = chosen if counted else film.stamps[chosen]
+    places = {int(name): place for place, name in enumerate(names.tolist())}
     frames: NDArray[np.uint8] | None = None
-    found = np.zeros(len(wanted), dtype=bool)
+    found = np.zeros(len(chosen), dtype=bool)
     errors: list[str] = []
     convert = av.video.reformatter.VideoReformatter()  # keeps its tables from frame to frame
-    packets = container.demux(stream)
+    number, before = -1, None
     while not found.all():
         packet = next(packets, None)
         if packet is None:
@@ -158,26 +187,31 @@ def _decode(container: Any, stream: Any, wanted: NDArray[np.int64], config: Conf
             errors.append(str(error))
             continue
         for frame in decoded:
+            number += 1
             stamp = frame.pts if frame.pts is not None else frame.dts
-            place = places.get(stamp) if stamp is not None else None
+            if not counted and not film.exact and stamp is not None:
+                if before is not None and stamp <= before:
+                    raise _OutOfOrder
+                before = stamp
+            name = number if counted else stamp
+            place = places.get(name) if name is not None else None
             if place is None or found[place]:
                 continue
             pixels = _upright(frame, config, convert)
             if frames is None:
-                frames = np.zeros((len(wanted), *pixels.shape), dtype=np.uint8)
+                frames = np.zeros((len(chosen), *pixels.shape), dtype=np.uint8)
             if pixels.shape != frames.shape[1:]:
                 sizes = f"{frames.shape[2]} x {frames.shape[1]} to {pixels.shape[1]} x {pixels.shape[0]}"
                 raise VideoError("shape", f"the size of the frames changes from {sizes} in the middle")
             frames[place], found[place] = pixels, True
     lost = int((~found).sum())
-    if frames is None or lost > _LOST_SHARE * len(wanted):
+    if frames is None or lost > _LOST_SHARE * len(chosen):
         why = f" ({errors[0]})" if errors else ""
-        raise VideoError("corrupt", f"{lost} of {len(wanted)} frames cannot be decoded{why}")
+        raise VideoError("corrupt", f"{lost} of {len(chosen)} frames cannot be decoded{why}")
     if lost:
         there = np.flatnonzero(found)
         missing = np.flatnonzero(~found)
-        before = there[np.clip(np.searchsorted(there, missing) - 1, 0, len(there) - 1)]
-        frames[missing] = frames[before]
+        frames[missing] = frames[there[np.clip(np.searchsorted(there, missing) - 1, 0, len(there) - 1)]]
     return frames
 
 

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from foundation.data.arrays import array_facts
-from foundation.modalities.video.decode import Config, VideoError, choose, reduced
+from foundation.modalities.video.decode import Clip, Config, VideoError, choose, reduced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,9 +16,7 @@ _NAMES = ("video", "frames", "arr_0")
 """Arrays of an NPZ that count as the frames; ``times`` (seconds, [T]) may stand beside."""
 
 
-def read_stack(
-    data: bytes, name: str, rate: float, config: Config, share: float, place: tuple[str, str]
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
+def read_stack(data: bytes, name: str, rate: float, config: Config, share: float, place: tuple[str, str]) -> Clip:
     """Reads a stack.
 
     Args:
@@ -28,9 +26,6 @@ def read_stack(
         config: limits, span and rate.
         share: where the span begins.
         place: shard and key, for messages.
-
-    Returns:
-        As :func:`foundation.modalities.video.pyav.read`.
 
     Raises:
         SampleError: the array cannot be trusted or read.
@@ -68,7 +63,7 @@ def read_stack(
     chosen = choose(times, end, config, share)
     frames = stack[chosen]
     frames = np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else np.ascontiguousarray(frames)
-    return reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1])
+    return Clip(reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1]))
 
 
 def reduce(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:

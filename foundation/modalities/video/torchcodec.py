@@ -51,11 +51,12 @@ def _lacks_ffmpeg() -> bool:
     return False
 
 
-def read_frames(data: bytes, chosen: NDArray[np.int64], there: int, config: Config) -> NDArray[np.uint8]:
+def read_frames(data: bytes, track: int, chosen: NDArray[np.int64], there: int, config: Config) -> NDArray[np.uint8]:
     """Some frames of a file, by their number in the order in which they are shown.
 
     Args:
         data: the file.
+        track: number of the film's stream.
         chosen: [n] ascending.
         there: frames of the file, as its packets say.
         config: limits.
@@ -71,7 +72,7 @@ def read_frames(data: bytes, chosen: NDArray[np.int64], there: int, config: Conf
 
     open_video = library()
     try:
-        decoder = open_video(data, dimension_order="NHWC", num_ffmpeg_threads=1)
+        decoder = open_video(data, stream_index=track, dimension_order="NHWC", num_ffmpeg_threads=1)
         if len(decoder) != there:
             raise VideoError(
                 "decode", f"torchcodec finds {len(decoder)} frames, the packets are {there}: set decode.backend to pyav"
