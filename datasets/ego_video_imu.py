@@ -214,21 +214,14 @@ def frames(data: bytes, short_side: int) -> Iterator[tuple[float, float, NDArray
     Raises:
         ValueError: the video cannot be read.
     """
-    from foundation.modalities.video.pyav import library, open_container
+    from foundation.modalities.video.pyav import every_frame, facts
 
-    av = library()
     try:
-        with open_container(data) as container:
-            stream = container.streams.video[0]
-            rate = float(stream.average_rate or stream.guessed_rate or 30)
-            first = None
-            for frame in container.decode(stream):
-                if frame.time is None:
-                    continue
-                first = frame.time if first is None else first
-                factor = min(1.0, short_side / min(frame.height, frame.width))
-                size = {"width": max(2, round(frame.width * factor)), "height": max(2, round(frame.height * factor))}
-                pixels = frame.to_ndarray(format="rgb24", interpolation="AREA", **size)
-                yield frame.time - first, 1.0 / rate, np.rot90(pixels, round(frame.rotation / 90))
-    except (av.error.FFmpegError, IndexError) as error:
+        duration = 1.0 / facts(data)["fps"]
+        for seconds, frame in every_frame(data):
+            factor = min(1.0, short_side / min(frame.height, frame.width))
+            size = {"width": max(2, round(frame.width * factor)), "height": max(2, round(frame.height * factor))}
+            pixels = frame.to_ndarray(format="rgb24", interpolation="AREA", **size)
+            yield seconds, duration, np.rot90(pixels, round(frame.rotation / 90))
+    except ValueError as error:
         raise ValueError(f"the video cannot be read: {error}") from error

@@ -79,7 +79,8 @@ def find_film(container: Any) -> Film:
         raise VideoError("empty", "the video track has no frames")
     films = [_film(container, stream, tracks[stream.index]) for stream in streams if tracks[stream.index].shown]
     pixels = {stream.index: stream.codec_context.width * stream.codec_context.height for stream in streams}
-    best = max(films, key=lambda film: (round(film.end, 1), len(film.stamps) > 1, pixels[film.track], -film.track))
+    films = [film for film in films if len(film.stamps) > 1] or films  # covers that Matroska does not mark as such
+    best = max(films, key=lambda film: (round(film.end, 1), pixels[film.track], -film.track))
     if len(films) == 1:
         return best
     lengths = ", ".join(f"{film.end:.4g} s" for film in films)

@@ -123,6 +123,32 @@ def facts(data: bytes) -> dict[str, Any]:
         raise VideoError("decode", str(error)) from error
 
 
+def every_frame(data: bytes) -> Iterator[tuple[float, Any]]:
+    """All frames of a file's film as they are shown: seconds since the first, and the frame as PyAV gives it.
+
+    Raises:
+        VideoError: (a ValueError) not a video.
+        UserError: PyAV is not installed.
+    """
+    av = library()
+    try:
+        with open_container(data) as container:
+            film = find_film(container)
+        reliable = film.exact and film.stamped
+        seconds = dict(zip(film.stamps.tolist(), film.times.tolist(), strict=True))
+        with open_container(data) as container:
+            number = -1
+            for packet in _packets(container, film, 0):
+                for frame in packet.decode():
+                    number += 1
+                    if reliable and frame.pts in seconds:
+                        yield seconds[frame.pts], frame
+                    elif not reliable and number < len(film.times):
+                        yield float(film.times[number]), frame
+    except av.error.FFmpegError as error:
+        raise VideoError("truncated" if looks_cut_off(data) else "decode", str(error)) from error
+
+
 class _OutOfOrder(Exception):
     """Frames leave the decoder, which gives them as they are shown, in another order than their time stamps say."""
 
