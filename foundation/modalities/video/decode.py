@@ -26,6 +26,7 @@ CONTAINERS = (
     *("mts", "m2ts", "wmv", "asf", "flv", "3gp", "3g2", "vob", "m2v", "mxf", "ivf", "h264", "hevc"),
 )
 STACKS = ("video.npy", "video.npz", "frames.npy", "frames.npz", "npy", "npz")
+EXTENSIONS = (*CONTAINERS, *STACKS)
 """Members that count as the video of a sample, in the order in which they are looked for; containers go first, since
 a bare ``npy`` beside a container is usually another sensor's."""
 
@@ -118,7 +119,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
     import torch
 
     config = config or Config()
-    name = members.required(raw, config.member, (*CONTAINERS, *STACKS), "video")
+    name = members.required(raw, config.member, EXTENSIONS, "video")
     data, place = raw[name], members.place_of(raw)
     share = 0.5 if draws is None else float(draws.uniform("span", 1)[0, 0])
     if not data:
