@@ -56,8 +56,7 @@ def test_projected_clouds(field_inputs, tmp_path, happened):
         assert np.abs(there.min(axis=0) - [448262.123, 5411932.456, 120.0]).max() < 0.01
     colours = decode(raws["double_and_ushort_colours"])["points"][:, 3:6]
     assert (colours[:, 0] == 1).all() and not colours[:, 1:].any()
-    few = ["views.global_views.size=256", "views.local_views={count: 2, size: 128, keep: [0.2, 0.5]}"]
-    trained(tmp_path, shards, "quickstart-points", *HEADS, *few)
+    trained(tmp_path, shards, "quickstart-points", *HEADS)
     happened("read with all their detail, colours from 0 to 1")
 
 
