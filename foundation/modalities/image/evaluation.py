@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
+from foundation.modalities.image.decode import Config as DecodeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,13 @@ class EvaluationConfig:
     """Subtracted per channel, for values in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divided by, per channel."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become pixels."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.decode, Mapping):  # from the card of an exported model
+            plain = {key: tuple(value) if isinstance(value, list) else value for key, value in self.decode.items()}
+            object.__setattr__(self, "decode", DecodeConfig(**plain))
         if self.size < 1:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
         if not 0.0 < self.crop_fraction <= 1.0:
@@ -55,6 +61,7 @@ class EvaluationConfig:
             mean=self.mean,
             std=self.std,
             placement="workers",
+            decode=self.decode,
         )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONTAINERS = ("mp4", "mkv", "webm", "mov", "m4v", "avi", "mpg", "mpeg", "ts", "ogv", "gif")
 STACKS = ("video.npy", "video.npz", "frames.npy", "frames.npz", "npy", "npz")
+EXTENSIONS = (*CONTAINERS, *STACKS)
 """Members that count as the video of a sample, in the order in which they are looked for; containers go first, since
 a bare ``npy`` beside a container is usually another sensor's."""
 
@@ -115,7 +116,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
     import torch
 
     config = config or Config()
-    name = members.required(raw, config.member, (*CONTAINERS, *STACKS), "video")
+    name = members.required(raw, config.member, EXTENSIONS, "video")
     data, place = raw[name], members.place_of(raw)
     share = 0.5 if draws is None else float(draws.uniform("span", 1)[0, 0])
     if not data:
