@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundation.data import folders
+from foundation.modalities.audio.decode import EXTENSIONS, facts
 
 CARD = {
     "title": "Your own recordings",
@@ -23,15 +24,13 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, "wav,flac,ogg,oga,opus,mp3,aiff,aif,au,caf", "a recording")
+    folders.add_arguments(parser, EXTENSIONS, "a recording")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
-    return folders.samples(arguments, look)
+    return folders.samples(arguments, look, "audio")
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:
     """Facts of the header: kind, rate, channels, seconds. Decodes nothing."""
-    from foundation.modalities.audio.decode import facts
-
     return facts(data)

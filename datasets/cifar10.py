@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.data.walk import is_hidden
 from foundation.errors import UserError
 
 CARD = {
@@ -176,7 +177,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _images(source: Path, split: str) -> list[tuple[Path, int]]:
-    folders = sorted(path for path in (source / split).iterdir() if path.is_dir())
+    folders = sorted(path for path in (source / split).iterdir() if path.is_dir() and not is_hidden(path.name))
     unknown = [folder.name for folder in folders if folder.name not in _NAMES]
     if unknown or not folders:
         raise UserError(
@@ -188,7 +189,7 @@ def _images(source: Path, split: str) -> list[tuple[Path, int]]:
         (path, _NAMES.index(folder.name))
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in kinds
+        if path.suffix.lower() in kinds and not is_hidden(path.name)
     ]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from foundation import counter
+from foundation.data.walk import is_hidden
 from foundation.errors import UserError
 
 CARD = {
@@ -79,6 +80,10 @@ class _Recording:
         return name, raw[name]
 
 
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in (".wav", ".flac") and not is_hidden(path.name)
+
+
 @lru_cache(maxsize=4)
 def _scan(root: Path) -> tuple[_Recording, ...]:
     if not root.is_dir():
@@ -93,7 +98,7 @@ def _scan(root: Path) -> tuple[_Recording, ...]:
             found.append((key, (shards, number)))
     else:
         folder = root / "recordings" if (root / "recordings").is_dir() else root
-        found = [(path.stem, path) for path in sorted(folder.iterdir()) if path.suffix.lower() in (".wav", ".flac")]
+        found = [(path.stem, path) for path in sorted(folder.iterdir()) if _is_sound(path)]
     recordings = []
     for key, place in found:
         match = _NAME.fullmatch(key)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundation.data import folders
+from foundation.modalities.video.decode import CONTAINERS
 
 CARD = {
     "title": "Your own videos",
@@ -23,11 +24,11 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, "mp4,webm,mkv,mov,m4v,avi,mpg,mpeg,ts,ogv", "a video")
+    folders.add_arguments(parser, CONTAINERS, "a video")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
-    return folders.samples(arguments, look)
+    return folders.samples(arguments, look, "video")
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:

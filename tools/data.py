@@ -113,7 +113,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.name is None or arguments.out is None:
         raise UserError("give a data set and a folder: foundation data build NAME OUT (foundation data build --list)")
     own = {key: value for key, value in vars(arguments).items() if key not in _COMMON}
-    index, problems = build(
+    built = build(
         arguments.dataset,
         arguments.out,
         argparse.Namespace(**own),
@@ -122,11 +122,12 @@ def _build(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=_progress,
     )
-    for problem in problems[:20]:
-        print(f"left out: {problem}", file=sys.stderr)
-    if len(problems) > 20:
-        print(f"left out: {len(problems) - 20} more", file=sys.stderr)
-    for split, entries in index.splits.items():
+    for tally, words in ((built.left_out, "left out"), (built.notes, "worth knowing of files that were taken")):
+        if tally.total:
+            print(f"{words}: {tally.total:,} files", file=sys.stderr)
+        for line in tally.lines():
+            print(f"  {line}", file=sys.stderr)
+    for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
         print(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
     return 0

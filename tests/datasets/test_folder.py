@@ -72,7 +72,8 @@ def test_manifest(tmp_path: Path, read: Read) -> None:
         "val": [b"0"],
     }
     (tmp_path / "numbers.csv").write_text("path,label\nx/1.png,7\nx/2.png,3\n")
-    assert {s["cls"] for s in read("folder", "--csv", str(tmp_path / "numbers.csv"))["train"]} == {b"7", b"3"}
+    numbered = read("folder", "--csv", str(tmp_path / "numbers.csv"))["train"]
+    assert {(s["cls"], json.loads(s["json"])["class"]) for s in numbered} == {(b"0", "3"), (b"1", "7")}
     (tmp_path / "bad.csv").write_text("file,label\nx/1.png,7\n")
     with pytest.raises(UserError, match=r"no column 'path' \(columns: file, label\)"):
         read("folder", "--csv", str(tmp_path / "bad.csv"))
@@ -101,8 +102,8 @@ def test_unreadable_files_are_left_out_and_named(tmp_path: Path, command: Callab
     (tmp_path / "in" / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
     assert done.returncode == 0, done.stderr
-    for words in ("empty.png: empty file", "text.jpg: not a picture", "gone.png: No such file"):
-        assert words in done.stderr
+    for words in ("empty.png: no bytes", "text.jpg: jpg (5 bytes): not a picture", "gone.png: No such file"):
+        assert words in done.stderr, done.stderr
     shards = open_shards(tmp_path / "out")
     assert (shards.num_samples, shards.classes) == (3, ("a",))
     assert str(tmp_path) not in (tmp_path / "out" / "index.json").read_text()
