@@ -207,6 +207,13 @@ def _show(facts: Facts) -> None:
             f"{min(heights)} to {max(heights)} high (median {statistics.median(heights):g}), "
             f"from {len(widths)} of them"
         )
+    for kind in sorted({kind for kind, _, _ in facts.image_ranges}):
+        ranges = [(low, high) for name, low, high in facts.image_ranges if name == kind]
+        lows, highs = zip(*ranges, strict=True)
+        console.print(
+            f"of these {len(ranges)} have more than 8 bits ({kind}): numbers from {min(lows):g} to {max(highs):g} "
+            f"(median of the largest {statistics.median(highs):g}); decode.range says what becomes black and white"
+        )
     if facts.labels:
         labels = Table("label", "name", "samples", title=f"labels of {facts.looked_at:,} samples", title_justify="left")
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))

@@ -126,6 +126,7 @@ def samples(
             f"--extensions {unknown[0]}: no extension of this modality (those are {', '.join(decoding.EXTENSIONS)}); "
             f"say what such files are, for example +{unknown[0]}={decoding.EXTENSIONS[0]}"
         )
+    _scan.cache_clear()  # files may have come since; classes, asked for afterwards, are those of this scan
     items, left_out = _scan(arguments.root, arguments.csv, arguments.extensions)
     if not 0 <= arguments.test_fraction < 1:
         raise UserError(f"--test-fraction {arguments.test_fraction}: must be at least 0 and less than 1")

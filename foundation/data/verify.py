@@ -21,9 +21,10 @@ from foundation.data.arrays import ArrayFacts
 from foundation.data.expand import expand
 from foundation.data.index import NAME as INDEX
 from foundation.data.index import Index, read_index
-from foundation.data.verify_shard import Problem, ShardCheck, check_shard, kind_of
+from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
+from foundation.modalities.kinds import kind_of
 from foundation.plugins import resolve
 
 SCHEMA = 1
@@ -135,7 +136,8 @@ def verify(
     found.add(_against_index(found.shards, indices))
     found.add(_same_bytes(found.shards))
     found.members = dict(sorted(_members(found.shards).items()))
-    found.add(_lacking(found.shards, members))
+    whose = modality or next((index.modality for index in indices.values() if index.modality), "")
+    found.add(_lacking(found.shards, members, whose))
     found.add(_unlike_fellows(found.shards))
     if not found.samples and not found.errors:
         found.add([Problem(str(paths[0].parent), "empty", f"no samples in {len(paths)} shards")])
@@ -233,17 +235,21 @@ def _members(checks: Sequence[ShardCheck]) -> Counter[str]:
     return counts
 
 
-def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str]) -> Iterator[Problem]:
+def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str], modality: str) -> Iterator[Problem]:
     """Samples without a member that they ought to have."""
+
+    def kinds(extensions: Iterable[str]) -> set[str]:
+        return {kind_of(extension, modality) for extension in extensions}
+
     have: Counter[str] = Counter()
     for check in checks:
         for extensions, group in check.layouts.items():
-            have.update({kind: group.count for kind in {kind_of(extension) for extension in extensions}})
+            have.update({kind: group.count for kind in kinds(extensions)})
     total = sum(check.samples for check in checks)
-    expected = {kind_of(name.lstrip(".").lower()) for name in wanted} or {k for k, n in have.items() if n * 2 >= total}
+    expected = kinds(name.lstrip(".").lower() for name in wanted) or {k for k, n in have.items() if n * 2 >= total}
     for check in checks:
         for extensions, group in check.layouts.items():
-            for kind in sorted(expected - {kind_of(extension) for extension in extensions}):
+            for kind in sorted(expected - kinds(extensions)):
                 said = "every sample must have one" if wanted else f"{have[kind]:,} of {total:,} samples have one"
                 listed = ", ".join(f".{extension}" for extension in extensions)
                 more = f" (and {group.count - len(group.keys)} more like it)" if group.count > len(group.keys) else ""

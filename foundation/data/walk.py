@@ -104,7 +104,7 @@ class _Walker:
                 elif entry.is_symlink():
                     links.append(name)
                 else:
-                    self._take(name, entry.stat(follow_symlinks=False), waiting, linked=False)
+                    self._take_own(name, entry, waiting)
 
     def _entries(self, place: str) -> Iterator[os.DirEntry[str]]:
         try:
@@ -112,6 +112,12 @@ class _Walker:
                 yield from sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             self.left_out.add("unreadable", f"{place}/", error.strerror or str(error))
+
+    def _take_own(self, name: str, entry: os.DirEntry[str], waiting: list[str]) -> None:
+        try:
+            self._take(name, entry.stat(follow_symlinks=False), waiting, linked=False)
+        except OSError as error:
+            self.left_out.add("unreadable", name, error.strerror or str(error))
 
     def _take(self, name: str, facts: os.stat_result, waiting: list[str], *, linked: bool) -> None:
         """A file joins those found, a folder those waiting; a file with two names of its own (hard links) counts twice,

@@ -1,0 +1,96 @@
+"""A person's folders and pictures as they come: what goes into shards is what was meant, and nothing is left out in
+silence. Each input is built, verified and looked into by the program itself, and trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foundation.cli import main
+from foundation.data.index import read_index
+from foundation.data.shards import open_shards
+from foundation.data.stream import iterate_samples
+from foundation.modalities.image.decode import Config, decode
+
+Inputs = Callable[[str], Path]
+Say = Callable[[str], None]
+Build = Callable[[Path], str]
+
+
+@pytest.fixture
+def build(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds a folder into ``out`` beside the test, verifies it, looks into it; gives what was said."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(inputs: Path) -> str:
+        out = str(tmp_path / "out")
+        assert main(["data", "build", "folder", out, "--root", str(inputs)]) == 0
+        assert main(["data", "verify", out, "--decode", "--workers", "1"]) == 0
+        assert main(["data", "inspect", out, "--verify"]) == 0
+        captured = capsys.readouterr()
+        return captured.err + captured.out
+
+    return run
+
+
+@pytest.mark.fault(22, "a hidden folder among class folders")
+def test_hidden_folders_are_no_class(field_inputs: Inputs, tmp_path: Path, build: Build, happened: Say) -> None:
+    said = build(field_inputs("hidden_folder"))
+    index = read_index(tmp_path / "out")
+    assert index is not None and index.classes == ("cat", "dog") and open_shards(tmp_path / "out").num_samples == 8
+    assert "left out: 4 files\n  4 hidden\n    .ipynb_checkpoints/: 4 files" in said
+    assert index.about["left_out"] == {"hidden": {"files": 4, "first": [".ipynb_checkpoints/: 4 files"]}}
+    happened("left out, said with the number of its files; the classes keep their numbers")
+
+
+@pytest.mark.fault(22, "a link that leads back to its parent")
+def test_a_link_to_its_parent_adds_nothing(field_inputs: Inputs, tmp_path: Path, build: Build, happened: Say) -> None:
+    said = build(field_inputs("link_to_parent"))
+    assert open_shards(tmp_path / "out").num_samples == 3
+    assert "1 link seen already\n    a/again/" in said
+    happened("every folder is visited once; said")
+
+
+@pytest.mark.fault(22, "class folders named 20240115 and 20240116")
+def test_sparse_class_numbers_are_names(field_inputs: Inputs, tmp_path: Path, build: Build, happened: Say) -> None:
+    build(field_inputs("sparse_class_numbers"))
+    shards = open_shards(tmp_path / "out")
+    assert shards.classes == ("20240115", "20240116")
+    assert (tmp_path / "out" / "index.json").stat().st_size < 5_000
+    for number in range(shards.num_samples):
+        raw = shards.read(0, number)
+        assert shards.classes[int(raw["cls"])] == json.loads(raw["json"])["class"]
+    happened("classes 0 and 1, their names kept in the index")
+
+
+@pytest.mark.fault(19, "pictures of 12 bits in 16, of floats and of heights")
+def test_deep_pictures_keep_their_contrast(
+    field_inputs: Inputs,
+    tmp_path: Path,
+    build: Build,
+    happened: Say,
+    tiny_recipe: Callable[..., Any],
+    train: Callable[..., Any],
+) -> None:
+    said = build(field_inputs("deep_pictures"))
+    assert "(uint16): numbers from " in said and "(float32): numbers from -99" in said
+    shards = open_shards(tmp_path / "out")
+    for sample in iterate_samples(shards, decode):
+        grey = sample["image"][0].numpy()
+        assert len(np.unique(grey)) > 250 and 110 < grey.mean() < 145, sample["__key__"]
+        assert "__notes__" not in sample
+    lossy = [sample.get("__notes__", ()) for sample in iterate_samples(shards, Config(range="type").build())]
+    assert sorted(note.reason for notes in lossy for note in notes) == ["range", "range"]  # all but the floats to 1
+
+    # The same rule, named in a recipe, is the one that training follows.
+    recipe = tiny_recipe(
+        "views.decode.range=[-1000, 4095]", "train.length=2 steps", shards=str(tmp_path / "out" / "train-*.tar")
+    )
+    train(recipe, tmp_path / "run")
+    assert recipe.decode.range == (-1000.0, 4095.0)
+    happened("their contrast kept by decode.range; inspect shows the range, and what loses most of it is noted")
