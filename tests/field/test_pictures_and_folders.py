@@ -16,6 +16,7 @@ from foundation.data.index import read_index
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
 from foundation.modalities.image.decode import Config, decode
+from foundation.modalities.kinds import extensions_of
 
 Inputs = Callable[[str], Path]
 Say = Callable[[str], None]
@@ -94,3 +95,49 @@ def test_deep_pictures_keep_their_contrast(
     train(recipe, tmp_path / "run")
     assert recipe.decode.range == (-1000.0, 4095.0)
     happened("their contrast kept by decode.range; inspect shows the range, and what loses most of it is noted")
+
+
+BUILDERS = {
+    "folder": ("hidden_folder/cat/*", ()),
+    "audio_folder": ("recordings/good.wav", ()),
+    "point_folder": ("projected_clouds/*", ()),
+    "video_folder": ("films/*", ()),
+    "imu_folder": (
+        "sensors/gap_of_3_s.csv",
+        ("--columns", "ax,ay,az,gx,gy,gz", "--time", "timestamp", "--time-unit", "ns"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_what_a_builder_wrote_is_accepted_by_verify(
+    name: str, field_inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole files beside copies of them that were cut off, overwritten in the middle, or are empty."""
+    if name == "audio_folder":
+        pytest.importorskip("soundfile")
+    case, options = BUILDERS[name]
+    (tmp_path / "in").mkdir()
+    folder, pattern = case.rsplit("/", 1)
+    for path in sorted(field_inputs(folder).glob(pattern)):
+        data = path.read_bytes()
+        if name == "imu_folder":
+            data = b"".join(data.splitlines(keepends=True)[:400])  # what comes before the gap
+        middle = len(data) // 2
+        copies = {"whole": data, "cut": data[: len(data) * 6 // 10], "empty": b""}
+        copies["overwritten"] = data[:middle] + bytes(range(256)) * 2 + data[middle + 512 :]
+        for copy, content in copies.items():
+            (tmp_path / "in" / f"{copy}_{path.name}").write_bytes(content)
+    out = str(tmp_path / "out")
+    assert main(["data", "build", name, out, "--root", str(tmp_path / "in"), *options]) == 0
+    said = capsys.readouterr().err
+    assert "empty_" in said and "cut_" in said
+    assert main(["data", "verify", out, "--decode", "--workers", "1"]) == 0, capsys.readouterr().out
+
+
+def test_the_pages_name_every_extension_that_is_read() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs" / "modalities"
+    for modality in ("image", "audio", "points", "video", "imu"):
+        page = (docs / f"{modality}.md").read_text(encoding="utf-8")
+        missing = [e for e in extensions_of(modality) if f"`{e}`" not in page]
+        assert not missing, f"{modality}.md does not name {missing}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
-from foundation.modalities.image.deep import Range
+from foundation.modalities.image.deep import RangeRule
 from foundation.modalities.image.orientation import orientation_of, orientation_of_jpeg, turned
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
     upright: bool = True
     """Turn pictures as their EXIF says; false: leave them as they are stored."""
-    range: Range = "auto"
+    range: RangeRule = "auto"
     """What becomes black and white in pictures of more than 8 bits; those of 8 bits stay as they are. ``auto``: whole
     numbers from 0 to the largest that the file says, else to the largest of as few bits (8, 10, 12, 14, 16, ...) as
     hold the picture; floats within 0 and 1 from 0 to 1; all others, and negative numbers, from the picture's own

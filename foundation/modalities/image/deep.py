@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-Range: TypeAlias = Literal["auto", "type", "data"] | tuple[float, float]
+RangeRule: TypeAlias = Literal["auto", "type", "data"] | tuple[float, float]
 
 _LEVELS = 64
 """Fewer grey levels than this, where the file has more, are worth a note."""
@@ -91,7 +91,7 @@ def read(image: Image, data: bytes) -> RawPicture:
     return RawPicture(values, limits, _said(tags, bits), inverted, no_data)
 
 
-def to_bytes(picture: RawPicture, rule: Range) -> tuple[NDArray[np.uint8], tuple[Note, ...]]:
+def to_bytes(picture: RawPicture, rule: RangeRule) -> tuple[NDArray[np.uint8], tuple[Note, ...]]:
     """Numbers of any size as 0 to 255.
 
     Args:
@@ -129,7 +129,7 @@ def to_bytes(picture: RawPicture, rule: Range) -> tuple[NDArray[np.uint8], tuple
     return (np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels), tuple(notes)
 
 
-def _limits(picture: RawPicture, rule: Range, least: float, most: float) -> tuple[float, float]:
+def _limits(picture: RawPicture, rule: RangeRule, least: float, most: float) -> tuple[float, float]:
     """What becomes black and what becomes white."""
     if not isinstance(rule, str):
         return rule
