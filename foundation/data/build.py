@@ -26,7 +26,7 @@ from foundation import paths
 from foundation.data.index import Index
 from foundation.data.tally import Tally
 from foundation.data.write import write_splits
-from foundation.errors import UserError
+from foundation.errors import REASONS, UserError
 from foundation.plugins import near
 
 _CARD_KEYS = ("title", "licence", "source", "citation", "modality", "splits", "layout", "size")
@@ -165,7 +165,9 @@ def _tally(splits: Iterable[Any], name: str) -> Tally:
             seen.add(id(tally))
         elif name == "left_out":
             for problem in getattr(samples, "problems", ()):
-                result.add("unusable", problem)
+                file, _, rest = problem.partition(": ")
+                reason, _, detail = rest.partition(": ")
+                result.add(*((reason, file, detail) if reason in REASONS else ("unusable", problem)))
     return result
 
 

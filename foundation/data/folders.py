@@ -138,7 +138,7 @@ def samples(
             raise UserError(f"--test-fraction: the files come with splits of their own ({', '.join(sorted(splits))})")
         splits = _set_apart(splits["train"], arguments.test_fraction, arguments.seed)
     result = shuffled(splits, _class_names(items), arguments.seed, look)
-    decode = None if decoding is None or arguments.quick else decoding.Config().build()
+    decode = None if modality is None or arguments.quick else decoder_of(modality)
     tally = copy.deepcopy(left_out)
     for split in result.values():
         split.decode, split.describe, split.left_out = decode, describe, tally
@@ -159,9 +159,7 @@ def shuffled(
     """
     numbers = {name: number for number, name in enumerate(names)}
     keys = _keys([item for members in splits.values() for item in members])
-    decode = None
-    if modality is not None:
-        decode = resolve("foundation.modalities.{name}.decode", modality).Config().build()
+    decode = None if modality is None else decoder_of(modality)
     left_out, result = Tally(), {}
     for split, members in splits.items():
         order = counter.permutation(seed, 0, 0, f"folder.order.{split}", len(members))
@@ -337,8 +335,8 @@ class Split:
 
     @property
     def problems(self) -> list[str]:
-        """Files that are left out, for a person."""
-        return self.left_out.lines()
+        """Files that are left out, for a person: ``NAME: REASON: what is wrong``."""
+        return self.left_out.problems()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for item in self.items:
@@ -364,7 +362,7 @@ class Split:
             sample["cls"] = str(self.numbers[item.label]).encode()
             facts["class"] = item.label
         if self.decode is not None:
-            decoded = self._decoded({**sample, "json": _json(facts)}, item)
+            decoded = tried(self.decode, {**sample, "json": _json(facts)})
             for note in decoded.get("__notes__", ()):
                 self.notes.add(note.reason, item.name, note.detail)
             facts |= {} if self.describe is None else self.describe(decoded)
@@ -374,15 +372,27 @@ class Split:
             raise SampleError("", item.name, "decode", str(error)) from error
         return sample | {"json": _json(facts)}
 
-    def _decoded(self, sample: Mapping[str, Any], item: Item) -> Mapping[str, Any]:
-        assert self.decode is not None
-        try:
-            decoded: Mapping[str, Any] = self.decode({"__shard__": "", "__id__": 0, **sample})
-        except (SampleError, UserError):
-            raise
-        except Exception as error:  # a damaged file may raise anything, and it is left out like any other
-            raise SampleError("", item.name, "decode", f"{type(error).__name__}: {error}") from error
-        return decoded
+
+def tried(decode: Callable[[dict[str, Any]], Any], sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample that is about to be written, decoded as training will.
+
+    Raises:
+        SampleError: it cannot be used.
+        UserError: a package is missing.
+    """
+    try:
+        decoded: Mapping[str, Any] = decode({"__shard__": "", "__id__": 0, **sample})
+    except (SampleError, UserError):
+        raise
+    except Exception as error:  # a damaged file may raise anything, and it is left out like any other
+        raise SampleError("", sample["__key__"], "decode", f"{type(error).__name__}: {error}") from error
+    return decoded
+
+
+def decoder_of(modality: str) -> Callable[[dict[str, Any]], Any]:
+    """What training reads the files of a modality with, unless a recipe says otherwise."""
+    decode: Callable[[dict[str, Any]], Any] = resolve("foundation.modalities.{name}.decode", modality).Config().build()
+    return decode
 
 
 def _json(facts: Mapping[str, Any]) -> bytes:

@@ -73,6 +73,18 @@ class Tally:
                 result[-1] += f" (and {number - shown:,} more)" if shown == NAMED else ""
         return result
 
+    def problems(self) -> list[str]:
+        """A line for each file that is named, ``NAME: REASON: what is wrong``, and one for the rest of each reason."""
+        result = []
+        for reason, number in sorted(self.counts.items()):
+            named = self.first.get(reason, [])
+            for text in named:
+                name, colon, detail = text.partition(": ")
+                result.append(f"{name}: {reason}{colon}{detail}")
+            if len(named) == NAMED < number:
+                result.append(f"{number - NAMED:,} more: {reason}")
+        return result
+
     def brief(self) -> str:
         """In one line, for messages: ``12 .heic (a.heic, ...), 3 hidden (.x)``; empty when there are none."""
         parts = []

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from foundation.data.build import load
 from foundation.data.shards import open_shards
 from foundation.errors import UserError
+from foundation.modalities.kinds import extensions_of
 from tests.datasets.conftest import prepare
 
 Read = Callable[..., dict[str, list[dict[str, Any]]]]
@@ -245,3 +247,28 @@ def test_extensions_are_narrowed_widened_and_explained(tmp_path: Path, read: Rea
     assert taken("--extensions", "+.Dat=png") == ["1.jpg as jpg", "2.png as png", "3.DAT as png"]
     with pytest.raises(UserError, match=r"--extensions dat: no extension of this modality .* \+dat=jpg"):
         taken("--extensions", "+dat")
+
+
+def test_every_extension_of_the_table_is_taken_and_read(tmp_path: Path, command: Callable[..., Any]) -> None:
+    forms = {"jpe": "JPEG", "jfif": "JPEG", "pnm": "PPM", "dib": "DIB", "apng": "PNG", "mpo": "MPO"}
+    for extension in extensions_of("image"):
+        form = forms.get(extension) or Image.registered_extensions()[f".{extension}"]
+        mode = {"pgm": "L", "pbm": "1"}.get(extension, "RGB")
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new(mode, (16, 12)).save(tmp_path / "in" / f"{extension}.{extension.upper()}", form)
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert open_shards(tmp_path / "out").num_samples == len(extensions_of("image"))
+    done = command("data", "verify", tmp_path / "out", "--decode", "--workers", 1)
+    assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
+
+
+def test_a_picture_that_its_rule_would_flatten_is_said_while_building(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    (tmp_path / "in").mkdir()
+    heights = np.linspace(0, 10, 400, dtype=np.float32).reshape(20, 20)
+    heights[0, 0] = 1e6
+    Image.fromarray(heights).save(tmp_path / "in" / "one.tif")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert "worth knowing of files that were taken: 1 files\n  1 range\n    one.tif: 2 of " in done.stderr

@@ -174,7 +174,7 @@ def _both_bytes(image: Image, data: bytes, mode: str) -> NDArray[np.uint16]:
     with pillow.open(io.BytesIO(data), formats=(image.format,)) as again:  # type: ignore[arg-type]
         _set_raw_mode(again, mode[:-1] + ("B" if order == "L" else "L"))
         lower = np.asarray(again.convert("RGB") if again.mode != "RGB" else again, dtype=np.uint16)
-    return upper << 8 | lower
+    return (upper << 8 | lower).astype(np.uint16)
 
 
 def _raw_mode(image: Image) -> str | None:
