@@ -24,11 +24,11 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, ",".join(EXTENSIONS), "a recording")
+    folders.add_arguments(parser, EXTENSIONS, "a recording")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
-    return folders.samples(arguments, look)
+    return folders.samples(arguments, look, "audio")
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:

@@ -11,14 +11,16 @@ import io
 import pickle
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import UserError
+from foundation.data.tally import Tally
+from foundation.data.walk import is_hidden
+from foundation.errors import SampleError, UserError
 
 CARD = {
     "title": "CIFAR-10",
@@ -176,7 +178,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _images(source: Path, split: str) -> list[tuple[Path, int]]:
-    folders = sorted(path for path in (source / split).iterdir() if path.is_dir())
+    folders = sorted(path for path in (source / split).iterdir() if path.is_dir() and not is_hidden(path.name))
     unknown = [folder.name for folder in folders if folder.name not in _NAMES]
     if unknown or not folders:
         raise UserError(
@@ -188,7 +190,7 @@ def _images(source: Path, split: str) -> list[tuple[Path, int]]:
         (path, _NAMES.index(folder.name))
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in kinds
+        if path.suffix.lower() in kinds and not is_hidden(path.name)
     ]
 
 
@@ -196,19 +198,30 @@ def _images(source: Path, split: str) -> list[tuple[Path, int]]:
 class _FolderSplit:
     files: list[tuple[Path, int]]
     split: str
+    left_out: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from foundation import counter
+        from foundation.data.folders import decoder_of, tried
 
+        decode = decoder_of("image")
         # Shuffled once: in folder order, the first shards would hold airplanes only.
         for row in counter.permutation(0, 0, 0, f"cifar10.{self.split}", len(self.files)).tolist():
             path, label = self.files[row]
             stem = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in path.stem)
-            yield {
-                "__key__": f"{self.split}-{_NAMES[label]}-{stem}",
-                path.suffix.lower().lstrip("."): path.read_bytes(),
-                "cls": str(label).encode(),
-            }
+            try:
+                sample = {
+                    "__key__": f"{self.split}-{_NAMES[label]}-{stem}",
+                    path.suffix.lower().lstrip("."): path.read_bytes(),
+                    "cls": str(label).encode(),
+                }
+                tried(decode, sample)
+            except OSError as error:
+                self.left_out.add("unreadable", f"{_NAMES[label]}/{path.name}", error.strerror or str(error))
+            except SampleError as error:
+                self.left_out.add(error.reason, f"{_NAMES[label]}/{path.name}", error.detail)
+            else:
+                yield sample

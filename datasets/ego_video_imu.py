@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundation.data import folders
+from foundation.data.tally import Tally
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import gpmf, write
 from foundation.modalities.imu.decode import Config as DecodeConfig
@@ -90,22 +91,24 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
     )
     root = arguments.root or arguments.csv.parent if arguments.csv else arguments.root
     splits = folders.samples(arguments, lambda data, extension: {})
+    for split in splits.values():
+        for ending in _TABLES:  # they lie beside the videos on purpose
+            split.left_out.forget(ending)
     return {name: _Clips(split, root, config, arguments) for name, split in splits.items()}
 
 
 @dataclass
 class _Clips:
-    """Clips of a split; videos that cannot be used are left out and named in ``problems``."""
+    """Clips of a split; videos that cannot be used are counted in ``left_out``."""
 
     split: folders.Split
     root: Path
     config: DecodeConfig
     arguments: argparse.Namespace
-    own: list[str] = field(default_factory=list)
 
     @property
-    def problems(self) -> list[str]:
-        return [*self.split.problems, *self.own]
+    def left_out(self) -> Tally:
+        return self.split.left_out
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for sample in self.split:
@@ -116,9 +119,9 @@ class _Clips:
                 yield from self._clips(sample, name, facts, readings, begin, source)
             except (SampleError, ImuError) as error:
                 detail = error.detail if isinstance(error, SampleError) else str(error)
-                self.own.append(f"{facts['path']}: {error.reason}: {detail}")
+                self.left_out.add(error.reason, facts["path"], detail)
             except ValueError as error:
-                self.own.append(f"{facts['path']}: {error}")
+                self.left_out.add("decode", facts["path"], str(error))
 
     def _readings(self, path: str, data: bytes) -> tuple[NDArray[np.float32], float, str]:
         """[T, 6] readings at the rate wanted, when the first of them begins on the video's clock, and whence they are.
@@ -205,7 +208,7 @@ class _Clips:
             yield piece(writer.finish(), shown)
             number += 1
         if number == 0:
-            self.own.append(f"{facts['path']}: too_short: no {options.seconds:g} s of video with readings")
+            self.left_out.add("too_short", facts["path"], f"no {options.seconds:g} s of video with readings")
 
 
 def frames(data: bytes, short_side: int) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:

@@ -77,7 +77,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
         if not items:
             folds = ", ".join(sorted({row["fold"] for row in rows}))
             raise UserError(f"--test-fold {arguments.test_fold} leaves {split!r} empty (folds: {folds})")
-    return folders.shuffled(splits, classes(arguments), arguments.seed, look)
+    return folders.shuffled(splits, classes(arguments), arguments.seed, look, "audio")
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:

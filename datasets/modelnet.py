@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from foundation.data.walk import is_hidden
 from foundation.errors import UserError
 
 CARD = {
@@ -96,14 +97,14 @@ def _find(source: Path, subset: str) -> tuple[tuple[_Shape, ...], Callable[[str]
     meshes = [
         _Shape(match[0], match["key"], match["label"], match["split"].lower())
         for match in found
-        if match and not PurePosixPath(match[0]).name.startswith(".") and "__MACOSX" not in match[0]
+        if match and not any(map(is_hidden, PurePosixPath(match[0]).parts))
     ]
     if meshes:
         return tuple(sorted(meshes, key=lambda shape: shape.name)), read
     lists = {
         match["split"]: match[0]
         for match in map(_LIST.fullmatch, names)
-        if match and match["classes"] == subset and "__MACOSX" not in match[0]
+        if match and match["classes"] == subset and not any(map(is_hidden, PurePosixPath(match[0]).parts))
     }
     if set(lists) != {"train", "test"}:
         raise UserError(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.data import folders
+from foundation.data.walk import is_hidden
 from foundation.errors import UserError
 
 CARD = {
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _words(root: Path, wanted: str) -> tuple[str, ...]:
     if not root.is_dir():
         raise UserError(f"--root {root}: there is no such folder")
-    there = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "_.")
+    folders_there = [path.name for path in root.iterdir() if path.is_dir()]
+    there = sorted(name for name in folders_there if name[0] != "_" and not is_hidden(name))
     if not there:
         raise UserError(f"--root {root}: no folders of words")
     chosen = [word.strip() for word in wanted.split(",") if word.strip()]
@@ -70,6 +72,8 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
     splits: dict[str, list[folders.Item]] = {"train": [], "val": [], "test": []}
     for word in words:
         for path in sorted((arguments.root / word).glob("*.wav")):
+            if is_hidden(path.name):
+                continue
             name = f"{word}/{path.name}"
             split = listed.get(name, "train")
             facts = {"speaker": path.stem.partition("_nohash_")[0]}
@@ -77,7 +81,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
     if not splits["train"]:
         raise UserError(f"--root {arguments.root}: no recordings (.wav) to train on")
     found = {split: items for split, items in splits.items() if items}
-    return folders.shuffled(found, list(words), arguments.seed, look)
+    return folders.shuffled(found, list(words), arguments.seed, look, "audio")
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:

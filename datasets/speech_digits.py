@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 
 from foundation import counter
-from foundation.errors import UserError
+from foundation.data.folders import decoder_of, tried
+from foundation.data.tally import Tally
+from foundation.data.walk import is_hidden
+from foundation.errors import SampleError, UserError
 
 CARD = {
     "title": "Free Spoken Digit Dataset",
@@ -79,6 +82,10 @@ class _Recording:
         return name, raw[name]
 
 
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in (".wav", ".flac") and not is_hidden(path.name)
+
+
 @lru_cache(maxsize=4)
 def _scan(root: Path) -> tuple[_Recording, ...]:
     if not root.is_dir():
@@ -93,7 +100,7 @@ def _scan(root: Path) -> tuple[_Recording, ...]:
             found.append((key, (shards, number)))
     else:
         folder = root / "recordings" if (root / "recordings").is_dir() else root
-        found = [(path.stem, path) for path in sorted(folder.iterdir()) if path.suffix.lower() in (".wav", ".flac")]
+        found = [(path.stem, path) for path in sorted(folder.iterdir()) if _is_sound(path)]
     recordings = []
     for key, place in found:
         match = _NAME.fullmatch(key)
@@ -137,27 +144,32 @@ class _Singles:
     split: str
     items: list[_Recording]
     arguments: argparse.Namespace
-    problems: list[str] = field(default_factory=list)
+    left_out: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         order = counter.permutation(self.arguments.seed, 0, 0, f"digits.order.{self.split}", len(self.items))
+        decode = decoder_of("audio")
         for row in order.tolist():
             item = self.items[row]
+            facts = {"label": item.digit, "speaker": item.speaker, "index": item.index}
             try:
                 extension, data = item.read()
+                sample = {
+                    "__key__": item.key,
+                    extension: data,
+                    "cls": str(item.digit).encode(),
+                    "json": json.dumps(facts).encode(),
+                }
+                tried(decode, sample)
             except OSError as error:
-                self.problems.append(f"{item.place}: {error.strerror}")
-                continue
-            facts = {"label": item.digit, "speaker": item.speaker, "index": item.index}
-            yield {
-                "__key__": item.key,
-                extension: data,
-                "cls": str(item.digit).encode(),
-                "json": json.dumps(facts).encode(),
-            }
+                self.left_out.add("unreadable", item.key, error.strerror or str(error))
+            except SampleError as error:
+                self.left_out.add(error.reason, item.key, error.detail)
+            else:
+                yield sample
 
 
 @dataclass
@@ -167,7 +179,7 @@ class _Strings:
     split: str
     items: list[_Recording]
     arguments: argparse.Namespace
-    problems: list[str] = field(default_factory=list)
+    left_out: Tally = field(default_factory=Tally)
 
     def _groups(self) -> list[list[_Recording]]:
         seed, length = self.arguments.seed, self.arguments.strings
@@ -195,7 +207,7 @@ class _Strings:
             try:
                 waves = [decode_bytes(item.read()[1]) for item in group]
             except (AudioError, OSError) as error:
-                self.problems.append(f"a string of {', '.join(item.key for item in group)}: {error}")
+                self.left_out.add("unusable", f"a string of {', '.join(item.key for item in group)}", str(error))
                 continue
             rate, parts, events, now = waves[0][1], [], [], 0
             for item, (wave, own), pause in zip(group, waves, pauses, strict=False):

@@ -1,4 +1,4 @@
-"""``foundation data build|inspect|index|verify``: make shards, look into them, check them."""
+"""``foundation data build|inspect|statistics|index|verify``: make shards, look into them, check them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ examples:
   foundation data build folder data/mine --root pictures     class folders, a flat folder or a manifest
   foundation data build digits --help                        the options of one data set
   foundation data inspect 'data/digits/train-*.tar' --sheet  a table, and contact-sheet.png
+  foundation data statistics 'data/mine/train-*.tar'         mean, deviation, sizes: the words that a recipe takes
   foundation data verify 'data/digits/*.tar' --decode        everything that a run would stumble over, beforehand"""
 
 _COMMON = ("command", "dataset", "name", "out", "list", "samples_per_shard", "max_shard_bytes", "overwrite")
@@ -44,7 +45,7 @@ class _BuildParser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index,verify}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,statistics,index,verify}")
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
     inspect.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
+    _add_statistics(commands)
     index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
     index.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
 
@@ -75,6 +77,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
     verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
+
+
+def _add_statistics(commands: Any) -> None:
+    statistics = commands.add_parser(
+        "statistics",
+        help="mean and deviation per channel, rates, lengths, units: what a recipe wants to know",
+        description="Decode samples as training would and say what they are like, in the words that a recipe takes. "
+        "Each sample counts alike, as in training.",
+    )
+    statistics.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders (take training's only)")
+    statistics.add_argument("--limit", type=int, help="samples to read, spread evenly (default: all)")
+    statistics.add_argument("--recipe", metavar="RECIPE", help="read and measure as the views of this recipe say")
+    statistics.add_argument("--modality", help="default: as the recipe or index.json says, else image")
+    statistics.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def _add_build(commands: Any) -> None:
@@ -101,7 +117,8 @@ def _add_build(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
-    return {"build": _build, "inspect": _inspect, "index": _index, "verify": _verify}[arguments.command](arguments)
+    commands = {"build": _build, "inspect": _inspect, "statistics": _statistics, "index": _index, "verify": _verify}
+    return commands[arguments.command](arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -113,7 +130,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.name is None or arguments.out is None:
         raise UserError("give a data set and a folder: foundation data build NAME OUT (foundation data build --list)")
     own = {key: value for key, value in vars(arguments).items() if key not in _COMMON}
-    index, problems = build(
+    built = build(
         arguments.dataset,
         arguments.out,
         argparse.Namespace(**own),
@@ -122,11 +139,12 @@ def _build(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=_progress,
     )
-    for problem in problems[:20]:
-        print(f"left out: {problem}", file=sys.stderr)
-    if len(problems) > 20:
-        print(f"left out: {len(problems) - 20} more", file=sys.stderr)
-    for split, entries in index.splits.items():
+    for tally, words in ((built.left_out, "left out"), (built.notes, "worth knowing of files that were taken")):
+        if tally.total:
+            print(f"{words}: {tally.total:,} files", file=sys.stderr)
+        for line in tally.lines():
+            print(f"  {line}", file=sys.stderr)
+    for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
         print(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
     return 0
@@ -206,6 +224,13 @@ def _show(facts: Facts) -> None:
             f"{min(heights)} to {max(heights)} high (median {statistics.median(heights):g}), "
             f"from {len(widths)} of them"
         )
+    for kind in sorted({kind for kind, _, _ in facts.image_ranges}):
+        ranges = [(low, high) for name, low, high in facts.image_ranges if name == kind]
+        lows, highs = zip(*ranges, strict=True)
+        console.print(
+            f"of these {len(ranges)} have more than 8 bits ({kind}): numbers from {min(lows):g} to {max(highs):g} "
+            f"(median of the largest {statistics.median(highs):g}); decode.range says what becomes black and white"
+        )
     if facts.labels:
         labels = Table("label", "name", "samples", title=f"labels of {facts.looked_at:,} samples", title_justify="left")
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
@@ -215,6 +240,48 @@ def _show(facts: Facts) -> None:
         if len(shown) > 30:
             labels.add_row("...", f"{len(shown) - 30} more", f"{sum(count for _, count in shown[30:]):,}")
         console.print(labels)
+
+
+def _statistics(arguments: argparse.Namespace) -> int:
+    import json
+
+    from foundation.data.statistics import statistics
+
+    recipe = _recipe(arguments.recipe) if arguments.recipe else None
+    found = statistics(
+        arguments.shards,
+        limit=arguments.limit,
+        modality=arguments.modality,
+        views=recipe.views if recipe else None,
+        decoding=recipe.decode if recipe else None,
+        progress=_progress_over_samples,
+    )
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        return 0
+    print(f"# {found.modality}: {found.used:,} of {found.samples:,} samples")
+    print(_yaml({"views": found.found.views}) if found.found.views else "", end="")
+    for line in _yaml(found.found.facts).splitlines():
+        print(f"# {line}")
+    for tally, words in ((found.left_out, "left out"), (found.notes, "worth knowing")):
+        for line in tally.lines():
+            print(f"# {words}: {line}")
+    for warning in found.found.warnings:
+        print(f"# look at this: {warning}")
+    return 0
+
+
+def _yaml(values: Any) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return text
+
+
+def _progress_over_samples(places: Iterable[int], total: int) -> Iterable[int]:
+    from tqdm import tqdm
+
+    return tqdm(places, total=total, desc="statistics", unit=" samples", disable=not sys.stderr.isatty())
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -241,7 +308,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         members=[name for name in arguments.members.split(",") if name],
         decode=arguments.decode,
         modality=arguments.modality,
-        decoding=_decoding(arguments.recipe) if arguments.recipe else None,
+        decoding=_recipe(arguments.recipe).decode if arguments.recipe else None,
         workers=arguments.workers,
         progress=_progress_over_shards,
     )
@@ -254,12 +321,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 3 if found.errors else 0
 
 
-def _decoding(recipe: str) -> Any:
-    """How a recipe, shipped or a file, reads the files of a sample."""
+def _recipe(name: str) -> Any:
+    """A recipe, shipped or a file."""
     from foundation import config, paths
     from foundation.recipe import Recipe
 
-    return config.load(Recipe, paths.recipe(recipe)).decode
+    return config.load(Recipe, paths.recipe(name))
 
 
 def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:

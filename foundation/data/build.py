@@ -5,7 +5,9 @@ A data set is one Python file with
 - ``CARD``: dict with ``title, licence, source, citation, modality, splits, layout, size``;
 - ``add_arguments(parser)``: its options;
 - ``samples(arguments) -> Mapping[split, Iterable[sample]]``: a sample is ``{"__key__": ..., extension: bytes, ...}``.
-  An iterable with ``len`` gets a progress bar with an end, one with ``problems`` (list of text) has them reported;
+  An iterable with ``len`` gets a progress bar with an end. One with ``left_out`` (a :class:`Tally`) or ``problems``
+  (list of text) has reported what it could not use, one with ``notes`` (a Tally) what is worth knowing of the rest;
+  one with ``bytes`` (of its files) is refused before anything is written where the disk has less room;
 - optionally ``classes(arguments) -> list[str]``: names of the labels, asked for after ``samples``.
 """
 
@@ -22,8 +24,9 @@ from typing import Any
 
 from foundation import paths
 from foundation.data.index import Index
+from foundation.data.tally import Tally
 from foundation.data.write import write_splits
-from foundation.errors import UserError
+from foundation.errors import REASONS, UserError
 from foundation.plugins import near
 
 _CARD_KEYS = ("title", "licence", "source", "citation", "modality", "splits", "layout", "size")
@@ -84,6 +87,21 @@ def load(name: str) -> DatasetScript:
     return DatasetScript(path.stem, module)
 
 
+@dataclass(frozen=True)
+class Built:
+    """What came of a build.
+
+    Attributes:
+        index: as written.
+        left_out: files that could not be used, by reason.
+        notes: what the decoders had to say about files that can be used.
+    """
+
+    index: Index
+    left_out: Tally
+    notes: Tally
+
+
 def build(
     dataset: DatasetScript,
     out: Path,
@@ -93,7 +111,7 @@ def build(
     max_bytes: int,
     overwrite: bool = False,
     progress: Callable[[str, Iterable[Any]], Iterable[Any]] | None = None,
-) -> tuple[Index, list[str]]:
+) -> Built:
     """Write a data set as shards.
 
     Args:
@@ -105,11 +123,8 @@ def build(
         overwrite: replace splits that exist.
         progress: wraps the samples of a split for display.
 
-    Returns:
-        The index, and what went wrong with single files.
-
     Raises:
-        UserError: an option cannot work, or a split exists.
+        UserError: an option cannot work, a split exists or keeps no file, or the disk has no room.
     """
     splits = dataset.module.samples(arguments)
     classes = dataset.module.classes(arguments) if hasattr(dataset.module, "classes") else ()
@@ -120,6 +135,12 @@ def build(
         for key, value in vars(arguments).items()
         if isinstance(value, bool | int | float | str | list | tuple)
     }
+
+    def about() -> dict[str, Any]:
+        facts = {"dataset": dataset.name, "card": dict(dataset.card), "options": options}
+        left_out = _tally(splits.values(), "left_out")
+        return facts | ({"left_out": left_out.to_json()} if left_out.total else {})
+
     index = write_splits(
         shown,
         out,
@@ -127,10 +148,27 @@ def build(
         max_bytes=max_bytes,
         overwrite=overwrite,
         classes=classes,
-        about={"dataset": dataset.name, "card": dict(dataset.card), "options": options},
+        about=about,
+        expected_bytes=sum(getattr(samples, "bytes", 0) for samples in splits.values()),
     )
-    problems = [problem for samples in splits.values() for problem in getattr(samples, "problems", ())]
-    return index, problems
+    return Built(index, _tally(splits.values(), "left_out"), _tally(splits.values(), "notes"))
+
+
+def _tally(splits: Iterable[Any], name: str) -> Tally:
+    """Those of all splits; splits that come from one folder share one."""
+    result, seen = Tally(), set()
+    for samples in splits:
+        tally = getattr(samples, name, None)
+        if isinstance(tally, Tally):
+            if id(tally) not in seen:
+                result.merge(tally)
+            seen.add(id(tally))
+        elif name == "left_out":
+            for problem in getattr(samples, "problems", ()):
+                file, _, rest = problem.partition(": ")
+                reason, _, detail = rest.partition(": ")
+                result.add(*((reason, file, detail) if reason in REASONS else ("unusable", problem)))
+    return result
 
 
 @dataclass(frozen=True)
@@ -140,4 +178,10 @@ class _Shown:
     progress: Callable[[str, Iterable[Any]], Iterable[Any]] | None
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.samples if self.progress is None else self.progress(self.split, self.samples))
+        number = 0
+        for sample in self.samples if self.progress is None else self.progress(self.split, self.samples):
+            number += 1
+            yield sample
+        if not number and (left_out := _tally([self.samples], "left_out")).total:
+            lines = "\n  ".join(left_out.lines())
+            raise UserError(f"the split {self.split!r} has no samples, every file was left out:\n  {lines}")

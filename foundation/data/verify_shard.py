@@ -18,10 +18,6 @@ NAMED = 20
 """Problems of one reason that are named per shard; the rest is counted."""
 
 _PIECE = 1 << 22
-_KINDS = {
-    "picture": ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "gif", "jp2", "avif"),
-    "sound": ("wav", "flac", "mp3", "ogg", "opus", "m4a"),
-}
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,6 @@ class ShardCheck:
 
     def add_error(self, error: SampleError, member: str = "") -> None:
         self.add(Problem(self.shard, error.reason, error.detail, error.key, member))
-
-
-def kind_of(extension: str) -> str:
-    """``.jpg`` and ``.png`` are both a picture, so that a set may mix them; other extensions stand for themselves."""
-    prefix, dot, last = extension.rpartition(".")
-    kind = next((kind for kind, extensions in _KINDS.items() if last in extensions), None)
-    return f"{prefix}{dot}{kind}" if kind else f".{extension}"
 
 
 def check_shard(shard: str, decoding: Any = None) -> ShardCheck:

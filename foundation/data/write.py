@@ -5,11 +5,16 @@ The shards are written by webdataset's own writer with fixed times and owners, s
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +25,9 @@ from foundation.files import sync_folder
 
 SAMPLES_PER_SHARD = 10_000
 MAX_BYTES = 1 << 30
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_YOUNG = 60.0  # seconds for which an empty folder may belong to a writer that is about to lock it
 
 
 class _HashingFile:
@@ -88,8 +96,10 @@ class _SplitWriter:
     def abandon(self) -> None:
         """Close what is open after an error; the file itself goes with its folder."""
         if self._file is not None:
-            self._tar.close()
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk is full for the end of the archive too
+                self._tar.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
 
@@ -115,13 +125,14 @@ def write_splits(
     max_bytes: int = MAX_BYTES,
     overwrite: bool = False,
     classes: Sequence[str] = (),
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    expected_bytes: int = 0,
 ) -> Index:
     """Write several splits into one folder.
 
     Everything is written into a temporary folder beside ``out`` first. A new ``out`` then appears by one rename. Into
     a folder that exists, the shards are moved one by one and the index last: a reader between the two finds a size
-    that disagrees with the index and says so.
+    that disagrees with the index and says so. What a writer that was killed left beside ``out`` is removed.
 
     Args:
         splits: samples by split; a sample has ``__key__`` (unique, no dots) and bytes by extension.
@@ -130,13 +141,15 @@ def write_splits(
         max_bytes: size of a shard, at most (one sample may exceed it).
         overwrite: replace splits that exist.
         classes: names of the labels.
-        about: free facts for the index.
+        about: free facts for the index, or a function that is asked for them when all samples are written.
+        expected_bytes: of all samples, where that is known.
 
     Returns:
         The index as written.
 
     Raises:
-        UserError: a split exists, a sample is malformed, or a limit is impossible.
+        UserError: a split exists, a sample is malformed, a limit is impossible, the classes are not those of splits
+            that stay, another process is writing there, or the disk has no room.
     """
     out = Path(out)
     if samples_per_shard < 1 or max_bytes < 1:
@@ -153,18 +166,92 @@ def write_splits(
                 f"{out} already holds the split {split!r} ({len(present)} shards): add --overwrite to replace it, "
                 "or give another folder"
             )
+    _check_classes(out, old, splits, classes)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    try:
-        written = {
-            split: _write_split(samples, temporary, split, samples_per_shard, max_bytes)
-            for split, samples in splits.items()
-        }
-        index = merge(old, written, classes, about)
-        _put_in_place(temporary, out, index, written)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    remove_leftovers(out)
+    free = shutil.disk_usage(out.parent).free
+    if expected_bytes > free:
+        raise UserError(
+            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {out.parent}: make room, or give a "
+            "folder on another disk"
+        )
+    with _temporary_folder(out) as temporary:
+        try:
+            written = {
+                split: _write_split(samples, temporary, split, samples_per_shard, max_bytes)
+                for split, samples in splits.items()
+            }
+            index = merge(old, written, classes, about() if callable(about) else about)
+            _put_in_place(temporary, out, index, written)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            so_far = sum(path.stat().st_size for path in temporary.glob("*"))
+            needed = f"{_size(expected_bytes)} are needed" if expected_bytes else "that is not enough"
+            raise UserError(
+                f"{out}: {error.strerror} after {_size(so_far)} were written: {needed}, {_size(free)} were free in "
+                f"{out.parent}; make room and start the same command again, nothing half-written stays"
+            ) from error
     return index
+
+
+def _check_classes(out: Path, old: Index | None, splits: Iterable[str], classes: Sequence[str]) -> None:
+    """Splits of one folder number their classes alike, or a probe would take one class for another."""
+    kept = sorted(set(old.splits) - set(splits)) if old else []
+    if old and kept and old.classes and classes and tuple(classes) != old.classes:
+        raise UserError(
+            f"{out} holds {', '.join(kept)} with the classes {_few(old.classes)}; these have {_few(classes)}, and "
+            "would be numbered otherwise: build all splits at once (folders train/ and test/, or a column 'split'), or "
+            "give another folder"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.2f} GB" if number >= 1e8 else f"{number / 1e6:,.2f} MB"
+
+
+@contextlib.contextmanager
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out``, locked as long as its writer lives, gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leftovers(out: Path) -> list[Path]:
+    """Remove what writers that were killed left beside a folder of shards.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        UserError: a writer that is alive is writing there.
+    """
+    removed = []
+    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}.building-*")):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if any(path.iterdir()) or time.time() - path.stat().st_mtime > _YOUNG:
+                shutil.rmtree(path)
+                removed.append(path)
+        except BlockingIOError:
+            raise UserError(f"another process is writing {out} (into {path}): wait for it, or end it") from None
+        except OSError:
+            continue  # no locks on this file system: whether its writer is alive cannot be known
+        finally:
+            os.close(descriptor)
+    return removed
 
 
 def write_shards(

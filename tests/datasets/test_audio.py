@@ -39,7 +39,8 @@ def test_a_folder_becomes_shards(tmp_path: Path, command: Callable[..., Any]) ->
     (tmp_path / "sounds/train/dog/cut.wav").write_bytes(data[:300])
     done = command("data", "build", "audio-folder", tmp_path / "out", "--root", tmp_path / "sounds")
     assert done.returncode == 0, done.stderr
-    assert "text.wav: no audio file" in done.stderr and "cut.wav: 256 of 4000 bytes of sound" in done.stderr
+    assert "1 decode\n    train/dog/text.wav: wav (11 bytes): begins with b'hello th'" in done.stderr
+    assert "1 truncated\n    train/dog/cut.wav: wav (300 bytes): 256 of 4000 bytes of sound" in done.stderr
     shards = open_shards([str(tmp_path / "out" / "train-*.tar")])
     found = {raw["__key__"]: raw for raw in (shards.read(0, i) for i in range(shards.num_samples))}
     assert set(found) == {"train-dog-a", "train-cat-b"}

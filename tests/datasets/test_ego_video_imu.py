@@ -128,12 +128,13 @@ def test_videos_without_readings_are_named(tmp_path, command):
     said = done.stdout + done.stderr
     assert done.returncode == 0 and [s["__key__"] for s in decoded(tmp_path / "out")] == ["good-c0000"]
     for text in (
-        "alone.mp4: missing: no alone{.csv,.parquet,.npy}",
-        "late.mp4: conflict: the readings end",
-        "gap.mp4: gap: ",
+        "1 missing\n    alone.mp4: no alone{.csv,.parquet,.npy}",
+        "1 conflict\n    late.mp4: the readings end",
+        "1 gap\n    gap.mp4: ",
         "broken.mp4: the video cannot be read",
     ):
         assert text in said, said
+    assert "left out: 4 files" in said  # the tables beside the videos are used
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from foundation.data.build import load
 from foundation.data.shards import open_shards
 from foundation.errors import UserError
+from foundation.modalities.kinds import extensions_of
+from tests.datasets.conftest import prepare
 
 Read = Callable[..., dict[str, list[dict[str, Any]]]]
 
@@ -72,7 +76,8 @@ def test_manifest(tmp_path: Path, read: Read) -> None:
         "val": [b"0"],
     }
     (tmp_path / "numbers.csv").write_text("path,label\nx/1.png,7\nx/2.png,3\n")
-    assert {s["cls"] for s in read("folder", "--csv", str(tmp_path / "numbers.csv"))["train"]} == {b"7", b"3"}
+    numbered = read("folder", "--csv", str(tmp_path / "numbers.csv"))["train"]
+    assert {(s["cls"], json.loads(s["json"])["class"]) for s in numbered} == {(b"0", "3"), (b"1", "7")}
     (tmp_path / "bad.csv").write_text("file,label\nx/1.png,7\n")
     with pytest.raises(UserError, match=r"no column 'path' \(columns: file, label\)"):
         read("folder", "--csv", str(tmp_path / "bad.csv"))
@@ -101,8 +106,8 @@ def test_unreadable_files_are_left_out_and_named(tmp_path: Path, command: Callab
     (tmp_path / "in" / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
     assert done.returncode == 0, done.stderr
-    for words in ("empty.png: empty file", "text.jpg: not a picture", "gone.png: No such file"):
-        assert words in done.stderr
+    for words in ("empty.png: no bytes", "text.jpg: jpg (5 bytes): not a picture", "gone.png: No such file"):
+        assert words in done.stderr, done.stderr
     shards = open_shards(tmp_path / "out")
     assert (shards.num_samples, shards.classes) == (3, ("a",))
     assert str(tmp_path) not in (tmp_path / "out" / "index.json").read_text()
@@ -125,3 +130,145 @@ def test_names_that_collapse_stay_apart(tmp_path: Path, read: Read) -> None:
     keys = [sample["__key__"] for sample in read("folder", "--root", str(tmp_path))["train"]]
     assert len(keys) == 4 == len(set(keys))
     assert Image.open(io.BytesIO(picture(tmp_path / "z.png"))).size == (5, 4)
+
+
+def test_every_file_that_is_left_out_is_counted_by_reason(tmp_path: Path, command: Callable[..., Any]) -> None:
+    for number in range(2):
+        picture(tmp_path / "in" / "a" / f"{number}.png")
+    for name in ("a/1.heic", "a/2.HEIC", "a/notes.txt", "a/LICENCE", ".DS_Store", "a/._0.png"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    whole = picture(tmp_path / "in" / "a" / "cut.png", 3)
+    (tmp_path / "in" / "a" / "cut.png").write_bytes(whole[:-20])  # its header is good
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("left out: 7 files\n  2 .heic\n    a/1.heic\n    a/2.HEIC\n  2 hidden\n")
+    about = json.loads((tmp_path / "out" / "index.json").read_text())["about"]["left_out"]
+    assert {reason: row["files"] for reason, row in about.items()} == {
+        ".heic": 2,
+        ".txt": 1,
+        "hidden": 2,
+        "truncated": 1,
+        "without an extension": 1,
+    }
+    quick = command("data", "build", "folder", tmp_path / "quick", "--root", tmp_path / "in", "--quick")
+    assert quick.returncode == 0 and "3 samples" in quick.stdout and "truncated" not in quick.stderr
+
+
+def test_when_all_files_are_left_out_the_reasons_are_said(tmp_path: Path, command: Callable[..., Any]) -> None:
+    for name in ("in/a/1.heic", "in/a/2.heic", "in/.x.jpg", "bad/a/1.jpg", "bad/a/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 2 and "left out: 2 .heic (a/1.heic, ...), 1 hidden (.x.jpg)" in done.stderr
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "bad")
+    assert done.returncode == 2 and "every file was left out" in done.stderr
+    assert "2 decode" in done.stderr and "a/1.jpg: jpg (10 bytes): not a picture" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_is_looked_at_like_a_folder(tmp_path: Path, read: Read) -> None:
+    picture(tmp_path / "1.png")
+    picture(tmp_path / "2.JPG")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    rows = ["1.png,7", "2.JPG, 30 ", "1.png,7", "gone.png,7", "folder.png,7", "pipe.png,7", "3.heic,7"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    splits = prepare("folder", "--csv", str(tmp_path / "list.csv"))
+    samples = list(splits["train"])
+    assert {json.loads(s["json"])["class"]: s["cls"] for s in samples} == {"7": b"0", "30": b"1"}
+    assert splits["train"].left_out.first == {
+        "duplicate": ["1.png: line 4 repeats line 2"],
+        "missing": ["gone.png: No such file or directory"],
+        "not a regular file": ["folder.png: a folder", "pipe.png: a FIFO"],
+        ".heic": ["3.heic"],
+    }
+
+
+def test_classes_are_numbered_in_the_order_of_their_numbers_and_names(tmp_path: Path, read: Read) -> None:
+    for name in ("10", "9", "0", "cat", "Bird", "9" * 200):
+        picture(tmp_path / name / "1.png")
+    samples = read("folder", "--root", str(tmp_path))["train"]
+    numbers = {json.loads(s["json"])["class"]: int(s["cls"]) for s in samples}
+    assert sorted(numbers, key=lambda name: numbers[name]) == ["0", "9", "10", "9" * 200, "Bird", "cat"]
+    assert sorted(numbers.values()) == list(range(6))
+
+
+def test_splits_that_would_number_their_classes_otherwise_are_refused(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    for name in ("one/train/a/1.png", "one/train/b/1.png", "two/test/b/1.png", "three/test/a/1.png"):
+        picture(tmp_path / name)
+    picture(tmp_path / "three/test/b/1.png")
+    assert command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "one").returncode == 0
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "two")
+    assert done.returncode == 2 and "holds train with the classes a, b; these have b" in done.stderr
+    assert command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "three").returncode == 0
+    assert open_shards(str(tmp_path / "out" / "test-*.tar")).classes == ("a", "b")
+
+
+def test_files_that_would_share_a_key_get_two_that_never_change_hands(tmp_path: Path, read: Read) -> None:
+    def keys() -> dict[str, str]:
+        samples = read("folder", "--root", str(tmp_path))["train"]
+        found = {json.loads(sample["json"])["path"]: sample["__key__"] for sample in samples}
+        assert len({key.casefold() for key in found.values()}) == len(found)
+        return found
+
+    for name in (
+        "x/a.jpg",
+        "x/a.png",
+        "x/b.png",
+        "x/B.png",
+        "x/c_2.png",
+        "x/c.png",
+        "x/c.jpg",
+        "x/d/e.png",
+        "x/d-e.png",
+    ):
+        picture(tmp_path / name)
+    before = keys()
+    assert {name: before[name] for name in ("x/c_2.png",)} == {"x/c_2.png": "x-c_2"}
+    for name in ("x/aa.png", "x/0.png", "x/b.jpg"):
+        picture(tmp_path / name)
+    after = keys()
+    assert {name: after[name] for name in before} == before and after["x/aa.png"] == "x-aa"
+
+
+def test_extensions_are_narrowed_widened_and_explained(tmp_path: Path, read: Read) -> None:
+    for name in ("1.jpg", "2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "3.DAT").write_bytes((tmp_path / "2.png").read_bytes())
+
+    def taken(*words: str) -> list[str]:
+        samples = read("folder", "--root", str(tmp_path), *words)["train"]
+        return sorted(f"{json.loads(s['json'])['path']} as {list(s)[1]}" for s in samples)
+
+    assert taken() == ["1.jpg as jpg", "2.png as png"]
+    assert taken("--extensions", ".PNG") == ["2.png as png"]
+    assert taken("--extensions", "+.Dat=png") == ["1.jpg as jpg", "2.png as png", "3.DAT as png"]
+    with pytest.raises(UserError, match=r"--extensions dat: no extension of this modality .* \+dat=jpg"):
+        taken("--extensions", "+dat")
+
+
+def test_every_extension_of_the_table_is_taken_and_read(tmp_path: Path, command: Callable[..., Any]) -> None:
+    forms = {"jpe": "JPEG", "jfif": "JPEG", "pnm": "PPM", "dib": "DIB", "apng": "PNG", "mpo": "MPO"}
+    for extension in extensions_of("image"):
+        form = forms.get(extension) or Image.registered_extensions()[f".{extension}"]
+        mode = {"pgm": "L", "pbm": "1"}.get(extension, "RGB")
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new(mode, (16, 12)).save(tmp_path / "in" / f"{extension}.{extension.upper()}", form)
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert open_shards(tmp_path / "out").num_samples == len(extensions_of("image"))
+    done = command("data", "verify", tmp_path / "out", "--decode", "--workers", 1)
+    assert done.returncode == 0 and "warning" not in done.stdout, done.stdout
+
+
+def test_a_picture_that_its_rule_would_flatten_is_said_while_building(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    (tmp_path / "in").mkdir()
+    heights = np.linspace(0, 10, 400, dtype=np.float32).reshape(20, 20)
+    heights[0, 0] = 1e6
+    Image.fromarray(heights).save(tmp_path / "in" / "one.tif")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert "worth knowing of files that were taken: 1 files\n  1 range\n    one.tif: 2 of " in done.stderr

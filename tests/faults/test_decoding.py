@@ -100,7 +100,7 @@ ODD: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "one pixel": (lambda: encode(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"), (1, 1)),
     "cmyk": (lambda: encode(Image.new("CMYK", (12, 10), (0, 255, 255, 0)), "JPEG", quality=95), (10, 12)),
     "16 bit": (grey16, (16, 16)),
-    "exif": (turned, (10, 30)),
+    "exif": (turned, (30, 10)),
     "broken exif": (lambda: jpeg(exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(range(200))), (64, 80)),
 }
 
@@ -127,7 +127,7 @@ def test_odd_pictures_are_used(shard, verified, happened, case):
         red, green, blue = (int(image[c].float().mean()) for c in range(3))
         assert red > 150 and green < 60 and blue < 60
     assert not verified(path, decode="image").errors
-    happened("used as RGB" + {"16 bit": ", scaled to 8 bits", "exif": ", as stored (not turned)"}.get(case, ""))
+    happened("used as RGB" + {"16 bit": ", scaled to 8 bits", "exif": ", turned upright"}.get(case, ""))
 
 
 @pytest.mark.fault(20, "PNG of 60,000 x 60,000 pixels in 200 bytes")

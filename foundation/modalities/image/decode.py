@@ -1,12 +1,15 @@
 """From the bytes of one image file to pixels.
 
 JPEG goes through simplejpeg where that is installed (libjpeg-turbo, bit for bit what Pillow decodes, 1.4 times as
-fast); everything that it does not take, and every other format, goes through Pillow.
+fast); everything that it does not take, and every other format, goes through Pillow. Pictures come upright
+(:mod:`foundation.modalities.image.orientation`), and those of more than 8 bits keep their contrast by a rule
+(:mod:`foundation.modalities.image.deep`).
 """
 
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
+from foundation.modalities.image.deep import RangeRule
+from foundation.modalities.image.orientation import orientation_of, orientation_of_jpeg, turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,9 +27,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from foundation.errors import Note
     from foundation.types import Sample
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "gif", "jp2", "avif")
+EXTENSIONS = (
+    *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "gif", "jp2", "avif"),
+    *("jpe", "jfif", "mpo", "pnm", "dib", "apng", "j2k", "j2c", "jpx", "jpf"),
+)
 """Members that count as the image of a sample, in the order in which they are looked for."""
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF")
@@ -42,10 +51,23 @@ class Config:
     sample has other pictures too, or a depth image may stand in for a photograph that is missing."""
     label: str = "label"
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
+    upright: bool = True
+    """Turn pictures as their EXIF says; false: leave them as they are stored."""
+    range: RangeRule = "auto"
+    """What becomes black and white in pictures of more than 8 bits; those of 8 bits stay as they are. ``auto``: whole
+    numbers from 0 to the largest that the file says, else to the largest of as few bits (8, 10, 12, 14, 16, ...) as
+    hold the picture; floats within 0 and 1 from 0 to 1; all others, and negative numbers, from the picture's own
+    smallest to its largest. ``type``: what the file's type of number can be (floats: 0 to 1). ``data``: always the
+    picture's own smallest and largest. Two numbers: these, for all pictures alike (Hounsfield: ``[-1000, 1000]``)."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise UserError(f"decode.max_pixels is {self.max_pixels}; it must be at least 1 (default 64000000)")
+        if isinstance(self.range, str):
+            if self.range not in ("auto", "type", "data"):
+                raise UserError(f"decode.range is {self.range!r}; choose auto, type, data or two numbers")
+        elif not (all(map(math.isfinite, self.range)) and self.range[0] < self.range[1]):
+            raise UserError(f"decode.range is {list(self.range)}; two numbers are expected, the smaller first")
 
     def build(self) -> Callable[[Mapping[str, Any]], Sample]:
         """The function from a raw sample to a sample."""
@@ -58,11 +80,12 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     Args:
         raw: members of the sample by extension (bytes), with ``__key__``, ``__shard__`` and ``__id__``. An extension
             may have a prefix (``rgb.jpg``); the plain one is preferred.
-        config: limits; the defaults when absent.
+        config: limits and rules; the defaults when absent.
 
     Returns:
-        ``image``: uint8 [3, H, W] RGB whose memory is [H, W, 3] (channels last: what the resize is fast on), and
-        ``label`` (int) where the sample has one, beside the ``__...__`` entries.
+        ``image``: uint8 [3, H, W] RGB, upright, whose memory is [H, W, 3] (channels last: what the resize is fast on),
+        and ``label`` (int) where the sample has one, beside the ``__...__`` entries; ``__notes__`` where most of the
+        range of a deep picture is lost.
 
     Raises:
         SampleError: reason ``missing`` (no image member), ``too_large``, ``truncated`` or ``decode``.
@@ -70,15 +93,19 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     config = config or Config()
     shard, key = members.place_of(raw)
     name = members.required(raw, config.member, EXTENSIONS, "image")
+    import torch
+
     try:
-        image = decode_bytes(raw[name], config.max_pixels)
+        pixels, notes = read(raw[name], config)
     except _TooLargeError as error:
         raise SampleError(shard, key, "too_large", f"{name}: {error}") from None
     except Exception as error:  # Pillow's plug-ins raise almost any type on damaged files
         reason = "truncated" if _looks_truncated(error) else "decode"
         raise SampleError(shard, key, reason, f"{name} ({len(raw[name])} bytes): {error}") from error
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
-    sample["image"] = image
+    sample["image"] = torch.from_numpy(pixels).permute(2, 0, 1)
+    if notes:
+        sample["__notes__"] = notes
     label = members.label(raw, config.label)
     if label is not None:
         sample["label"] = label
@@ -90,12 +117,12 @@ def find_member(raw: Mapping[str, Any]) -> str | None:
     return members.find(raw, EXTENSIONS)
 
 
-def decode_bytes(data: bytes, max_pixels: int = Config.max_pixels) -> Tensor:
+def decode_bytes(data: bytes, config: Config | None = None) -> Tensor:
     """Decodes one image file.
 
     Args:
         data: the file.
-        max_pixels: more pixels than this are refused.
+        config: limits and rules; the defaults when absent.
 
     Returns:
         uint8 [3, H, W], memory [H, W, 3].
@@ -105,10 +132,26 @@ def decode_bytes(data: bytes, max_pixels: int = Config.max_pixels) -> Tensor:
     """
     import torch
 
-    pixels = _decode_jpeg(data, max_pixels) if data[:2] == b"\xff\xd8" else None
+    return torch.from_numpy(read(data, config or Config())[0]).permute(2, 0, 1)
+
+
+def read(data: bytes, config: Config) -> tuple[np.ndarray, tuple[Note, ...]]:
+    """Reads one image file.
+
+    Args:
+        data: the file.
+        config: limits and rules.
+
+    Returns:
+        uint8 [H, W, 3], and what is worth knowing about it.
+
+    Raises:
+        ValueError, OSError: not an image, too large or damaged.
+    """
+    pixels = _decode_jpeg(data, config.max_pixels) if data[:2] == b"\xff\xd8" else None
     if pixels is None:
-        pixels = _decode_pillow(data, max_pixels)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return _decode_pillow(data, config)
+    return (turned(pixels, orientation_of_jpeg(data)) if config.upright else pixels), ()
 
 
 class _TooLargeError(ValueError):
@@ -153,11 +196,50 @@ def open_image(data: bytes) -> Image:
     """Opens one image file with Pillow, its pixels not decoded yet, if it is of a format that can be trusted.
 
     Raises:
-        OSError: not such an image.
+        ValueError: not such an image.
     """
     from PIL import Image
 
-    return Image.open(io.BytesIO(data), formats=_formats())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit here is the recipe's
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=_formats())
+        except Image.UnidentifiedImageError:
+            kinds = ", ".join(name for name in _formats() if name not in ("MPO", "DIB"))
+            raise ValueError(f"not a picture, or of a kind that is not read (read are {kinds})") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an upright picture, from its header.
+
+    Raises:
+        ValueError, OSError: not a picture.
+    """
+    with open_image(data) as image:
+        width, height = image.size
+        return (height, width) if orientation_of(image, data) >= 5 else (width, height)
+
+
+def raw_range(data: bytes, max_pixels: int = Config.max_pixels) -> tuple[str, float, float] | None:
+    """Type, smallest and largest number of a picture of more than 8 bits; None of any other.
+
+    Raises:
+        ValueError, OSError: not a picture, or one that cannot be read.
+    """
+    import numpy as np
+
+    from foundation.modalities.image import deep
+
+    with open_image(data) as image:
+        if not deep.is_deep(image):
+            return None
+        _check_size(*image.size, max_pixels)
+        values = deep.read(image, data).values
+    finite = values[np.isfinite(values)]
+    return (str(values.dtype), float(finite.min()), float(finite.max())) if finite.size else None
 
 
 @lru_cache(maxsize=1)
@@ -168,32 +250,31 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _decode_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_pillow(data: bytes, config: Config) -> tuple[np.ndarray, tuple[Note, ...]]:
     import numpy as np
-    from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own bomb warning: the limit here is the recipe's
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with open_image(data) as image:
-                _check_size(*image.size, max_pixels)
-                image.load()
-                return np.array(_to_rgb(image), dtype=np.uint8)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    from foundation.modalities.image import deep
+
+    with open_image(data) as image:
+        _check_size(*image.size, config.max_pixels)
+        stored = image.getexif().get(0x0112, 1) if image.format == "TIFF" else 1
+        notes: tuple[Note, ...] = ()
+        if deep.is_deep(image):
+            pixels, notes = deep.to_bytes(deep.read(image, data), config.range)
+        else:
+            image.load()
+            pixels = np.array(_to_rgb(image), dtype=np.uint8)
+        if config.upright:
+            return turned(pixels, orientation_of(image, data)), notes
+        return turned(pixels, _BACK.get(stored, 1)), notes
+
+
+_BACK = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+"""Pillow turns TIFF while it loads; what turns it back."""
 
 
 def _to_rgb(image: Image) -> Image:
-    """Any mode as RGB; 16-bit greys are scaled (Pillow alone would clip them), alpha is dropped."""
-    import numpy as np
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.asarray(image, dtype=np.float64)
-        if image.mode != "F":  # integer greys of more than 8 bits hold 16 in practice (PNG, TIFF, PGM)
-            grey = grey / 257.0
-        image = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8), "L")
+    """Any mode of 8 bits as RGB, alpha is dropped."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # without this step Pillow warns and guesses
     return image if image.mode == "RGB" else image.convert("RGB")

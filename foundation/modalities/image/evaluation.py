@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
+from foundation.modalities.image.decode import Config as DecodeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How a probe sees an image: one centre crop, no randomness."""
+class CropConfig:
+    """One centre crop, no randomness."""
 
     size: int = 224
     """Side of the crop, pixels."""
@@ -32,7 +33,6 @@ class EvaluationConfig:
     """Subtracted per channel, for values in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divided by, per channel."""
-
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
@@ -43,25 +43,42 @@ class EvaluationConfig:
         """The function from samples to pixels."""
         return Evaluation(self)
 
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(CropConfig):
+    """How a probe sees an image: one centre crop, no randomness."""
+
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become pixels."""
+
+    def __post_init__(self) -> None:
+        CropConfig.__post_init__(self)
+        if isinstance(self.decode, Mapping):  # from the card of an exported model
+            plain: dict[str, Any] = dict(self.decode)
+            if isinstance(plain.get("range"), list):
+                plain["range"] = tuple(plain["range"])
+            object.__setattr__(self, "decode", DecodeConfig(**plain))
+
     def augmented(self) -> Config:
         """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
-        from foundation.modalities.image.views import Config, CropConfig
+        from foundation.modalities.image import views
 
-        return Config(
-            global_views=CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
-            local_views=CropConfig(count=0, blur=(0.0,)),
+        return views.Config(
+            global_views=views.CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
+            local_views=views.CropConfig(count=0, blur=(0.0,)),
             jitter=0.0,
             greyscale=0.0,
             mean=self.mean,
             std=self.std,
             placement="workers",
+            decode=self.decode,
         )
 
 
 class Evaluation:
     """Preprocessing of the probes: resize (bicubic, antialiased), centre crop, normalise."""
 
-    def __init__(self, config: EvaluationConfig) -> None:
+    def __init__(self, config: CropConfig) -> None:
         self.config = config
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
+from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD, EvaluationConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class CropConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class MultiCropConfig:
     """Multi-crop recipe. The defaults are DINO's (Caron et al. 2021); :func:`published` has the others."""
 
     global_views: CropConfig = field(default_factory=lambda: CropConfig(blur=(1.0, 0.1), solarise=(0.0, 0.2)))
@@ -147,10 +148,6 @@ class Config:
         """Per role: views per sample, and the shape of one view's data, ``(3, size, size)``."""
         return self.build().describe()
 
-    def evaluation(self) -> EvaluationConfig:
-        """What a probe feeds an encoder trained with these views: the global views' size and normalisation."""
-        return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std)
-
     def build(self, device_is_accelerator: bool = False) -> ImageViews:
         """The view maker.
 
@@ -158,6 +155,18 @@ class Config:
             device_is_accelerator: whether training runs on a GPU; decides what ``placement: auto`` means.
         """
         return ImageViews(self, device_is_accelerator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(MultiCropConfig):
+    """Multi-crop recipe of images."""
+
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become pixels, in training and in probes."""
+
+    def evaluation(self) -> EvaluationConfig:
+        """What a probe feeds an encoder trained with these views: the global views' size and normalisation."""
+        return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std, decode=self.decode)
 
 
 def published(name: str) -> Config:
@@ -252,7 +261,7 @@ class ImageViews:
 
     modality = "image"
 
-    def __init__(self, config: Config, device_is_accelerator: bool = False) -> None:
+    def __init__(self, config: MultiCropConfig, device_is_accelerator: bool = False) -> None:
         self.config = config
         self.roles: Mapping[str, CropConfig] = MappingProxyType(
             {

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
-from foundation.modalities.image.evaluation import Evaluation
-from foundation.modalities.image.evaluation import EvaluationConfig as ImageEvaluationConfig
+from foundation.modalities.image.evaluation import CropConfig, Evaluation
 from foundation.modalities.video import decode
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(ImageEvaluationConfig):
+class EvaluationConfig(CropConfig):
     """How a probe sees a video: one clip, one centre crop, no randomness."""
 
     frames: int = 16
@@ -31,7 +30,7 @@ class EvaluationConfig(ImageEvaluationConfig):
     """How files become frames."""
 
     def __post_init__(self) -> None:
-        ImageEvaluationConfig.__post_init__(self)
+        CropConfig.__post_init__(self)
         if self.frames < 1:
             raise UserError(f"evaluation: frames is {self.frames}; it must be at least 1")
         if self.seconds is not None and not 0 < self.seconds < math.inf:

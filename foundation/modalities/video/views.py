@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import UserError
-from foundation.modalities.image.views import Config as ImageConfig
-from foundation.modalities.image.views import CropConfig, ImageViews, Prepared, PreparedRole
+from foundation.modalities.image.views import CropConfig, ImageViews, MultiCropConfig, Prepared, PreparedRole
 from foundation.modalities.video import decode
 from foundation.modalities.video.evaluation import EvaluationConfig
 
@@ -52,7 +51,7 @@ class ClipConfig(CropConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig):
+class Config(MultiCropConfig):
     """Multi-crop recipe for videos. Colours, blur, flips and crops are the image modality's, drawn once for a clip."""
 
     global_views: ClipConfig = field(default_factory=lambda: ClipConfig(blur=(0.5, 0.1), solarise=(0.0, 0.2)))
@@ -77,7 +76,7 @@ class Config(ImageConfig):
     """Which frames of a file are read, in training and in probes."""
 
     def __post_init__(self) -> None:
-        ImageConfig.__post_init__(self)
+        MultiCropConfig.__post_init__(self)
         if self.placement not in ("auto", "workers"):
             raise UserError(f"views.placement is {self.placement!r}; crops of videos are made in the workers")
         if self.masked_copies < 0 or self.masked_frames < 0:

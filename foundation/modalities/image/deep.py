@@ -1,0 +1,222 @@
+"""Pictures whose numbers have more than 8 bits: what range of them becomes black to white.
+
+Microscopes and scanners write 12 bits into 16, tomographs write negative numbers, satellites and height maps floats.
+Pillow alone would clip all of them, or keep the upper 8 bits. Here the numbers are read as they are, and one rule that
+the recipe names (``decode.range``) takes them to 0 to 255.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from foundation.errors import Note
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+RangeRule: TypeAlias = Literal["auto", "type", "data"] | tuple[float, float]
+
+_LEVELS = 64
+"""Fewer grey levels than this, where the file has more, are worth a note."""
+
+_LOOKED_AT = 1 << 18  # numbers of a picture whose distinct values are counted
+
+_BITS, _PHOTOMETRIC, _FORMAT, _NO_DATA = 258, 262, 339, 42113  # tags of TIFF; the last one is GDAL's
+_SAID_LOW, _SAID_HIGH = (340, 280), (341, 281)  # SMinSampleValue or MinSampleValue; the same for the largest
+
+
+@dataclass(frozen=True)
+class RawPicture:
+    """The numbers of a picture as the file has them.
+
+    Attributes:
+        values: [H, W] or [H, W, 3].
+        type_range: what numbers of this type can be; of floats (0, 1).
+        said: what the file says that its numbers can be, where that is less than the type.
+        inverted: the lowest number is white.
+        no_data: a number that stands for "nothing was measured".
+    """
+
+    values: NDArray[Any]
+    type_range: tuple[float, float]
+    said: tuple[float, float] | None = None
+    inverted: bool = False
+    no_data: float | None = None
+
+
+def is_deep(image: Image) -> bool:
+    """Whether a picture that Pillow has opened, its pixels not loaded yet, has more than 8 bits."""
+    return image.mode.startswith("I") or image.mode == "F" or (_raw_mode(image) or "").endswith(_LOSSY)
+
+
+_LOSSY = ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N", "RGBX;16B", "RGBX;16L", "LA;16B")
+"""Raw modes of which Pillow keeps the upper 8 bits."""
+
+
+def read(image: Image, data: bytes) -> RawPicture:
+    """The numbers of a deep picture.
+
+    Args:
+        image: opened by Pillow, its pixels not loaded yet.
+        data: the file.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    import numpy as np
+
+    tags = _tags(image)
+    inverted = _whole(tags.get(_PHOTOMETRIC)) == 0
+    no_data = _no_data(tags.get(_NO_DATA))
+    mode = _raw_mode(image) or ""
+    if mode == "LA;16B":
+        image._mode = "I"  # type: ignore[attr-defined]  # grey and alpha of a pixel as one number of 32 bits
+        _set_raw_mode(image, "I;32B")
+        return RawPicture((np.asarray(image).view(np.uint32) >> 16).astype(np.uint16), (0, 65535))
+    if mode.endswith(_LOSSY):
+        return RawPicture(_both_bytes(image, data, mode), (0, 65535), _said(tags, 16), no_data=no_data)
+    values = np.asarray(image)
+    if image.mode == "F":
+        return RawPicture(values, (0.0, 1.0), None, inverted, no_data)
+    bits, kind = _whole(tags.get(_BITS)) or (32 if image.mode == "I" and tags else 16), _whole(tags.get(_FORMAT)) or 1
+    if image.mode == "I" and bits == 32 and kind == 1 and tags:
+        values = values.view(np.uint32)
+    limits = (-float(1 << bits - 1), float((1 << bits - 1) - 1)) if kind == 2 else (0.0, float((1 << bits) - 1))
+    return RawPicture(values, limits, _said(tags, bits), inverted, no_data)
+
+
+def to_bytes(picture: RawPicture, rule: RangeRule) -> tuple[NDArray[np.uint8], tuple[Note, ...]]:
+    """Numbers of any size as 0 to 255.
+
+    Args:
+        picture: its numbers.
+        rule: see ``decode.range``.
+
+    Returns:
+        uint8 [H, W, 3], and what is worth knowing: numbers that are not finite, or most of the range lost.
+
+    Raises:
+        ValueError: no number is finite.
+    """
+    import numpy as np
+
+    values = picture.values.astype(np.float64)
+    known = np.isfinite(values)
+    lost = int(known.size - known.sum())
+    if picture.no_data is not None:
+        known &= values != picture.no_data
+    if not known.any():
+        raise ValueError("not one of its numbers is finite and measured")
+    least, most = float(values.min(where=known, initial=math.inf)), float(values.max(where=known, initial=-math.inf))
+    low, high = _limits(picture, rule, least, most)
+    values[~known] = low
+    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
+    pixels = np.rint(scaled.clip(0, 255, out=scaled)).astype(np.uint8)
+    notes = []
+    if lost:
+        notes.append(Note("range", f"{lost:,} of {known.size:,} numbers are not finite; they are taken for the lowest"))
+    if said := _loss(picture.values[known], pixels[known], low, high):
+        text = f"{said}: numbers from {least:g} to {most:g} are taken in the range {low:g} to {high:g}"
+        notes.append(Note("range", f"{text}; give decode.range"))
+    if picture.inverted:
+        pixels = 255 - pixels
+    return (np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels), tuple(notes)
+
+
+def _limits(picture: RawPicture, rule: RangeRule, least: float, most: float) -> tuple[float, float]:
+    """What becomes black and what becomes white."""
+    if not isinstance(rule, str):
+        return rule
+    if rule == "type":
+        return picture.said or picture.type_range
+    if rule == "data":
+        return least, most
+    whole = picture.values.dtype.kind in "iu"
+    if not whole:
+        return (0.0, 1.0) if least >= 0 and most <= 1 else (least, most)
+    if picture.said and picture.said[0] <= least and most <= picture.said[1]:
+        return picture.said
+    if least < 0:
+        return least, most
+    bits = max(8, int(most).bit_length())
+    return 0.0, float((1 << bits + bits % 2) - 1)
+
+
+def _loss(values: NDArray[Any], pixels: NDArray[np.uint8], low: float, high: float) -> str:
+    """What of the range is lost; empty when it is not much."""
+    import numpy as np
+
+    clipped = np.count_nonzero((values < low) | (values > high)) / values.size
+    if clipped > 0.5:
+        return f"{clipped:.0%} of its numbers lie outside"
+    left = np.count_nonzero(np.bincount(pixels.ravel(), minlength=256))
+    if left >= _LEVELS:
+        return ""
+    flat = values.ravel()
+    distinct = len(np.unique(flat[:: max(1, flat.size // _LOOKED_AT)]))
+    return f"{left} of {distinct:,} levels are left" if left < min(_LEVELS, distinct) else ""
+
+
+def _both_bytes(image: Image, data: bytes, mode: str) -> NDArray[np.uint16]:
+    """[H, W, 3] of 16 bits: Pillow keeps one byte of two, so the file is read once for each."""
+    import numpy as np
+    from PIL import Image as pillow
+
+    upper = np.asarray(image.convert("RGB") if image.mode != "RGB" else image, dtype=np.uint16)
+    native = "L" if sys.byteorder == "little" else "B"
+    order = mode[-1].replace("N", native)
+    with pillow.open(io.BytesIO(data), formats=(image.format,)) as again:  # type: ignore[arg-type]
+        _set_raw_mode(again, mode[:-1] + ("B" if order == "L" else "L"))
+        lower = np.asarray(again.convert("RGB") if again.mode != "RGB" else again, dtype=np.uint16)
+    return (upper << 8 | lower).astype(np.uint16)
+
+
+def _raw_mode(image: Image) -> str | None:
+    """How Pillow would unpack the file's bytes."""
+    tiles = getattr(image, "tile", None)  # only pictures that come from files have them
+    if not tiles:
+        return None
+    arguments = tiles[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else None
+
+
+def _set_raw_mode(image: Image, mode: str) -> None:
+    tiles = []
+    for tile in image.tile:  # type: ignore[attr-defined]
+        arguments = tile[3]
+        tiles.append(tile._replace(args=(mode, *arguments[1:]) if isinstance(arguments, tuple) else mode))
+    image.tile = tiles  # type: ignore[attr-defined]
+
+
+def _tags(image: Image) -> dict[int, Any]:
+    tags = getattr(image, "tag_v2", None)  # only TIFF has them
+    return dict(tags) if tags is not None else {}
+
+
+def _whole(value: Any) -> int | None:
+    """The first number of a tag."""
+    first = value[0] if isinstance(value, tuple) and value else value
+    return int(first) if isinstance(first, (int, float)) and math.isfinite(first) else None
+
+
+def _said(tags: dict[int, Any], bits: int) -> tuple[float, float] | None:
+    """What the file says that its numbers can be: fewer bits than bytes hold, or the smallest and largest number."""
+    high = next((found for tag in _SAID_HIGH if (found := _whole(tags.get(tag))) is not None), None)
+    low = next((found for tag in _SAID_LOW if (found := _whole(tags.get(tag))) is not None), 0)
+    if high is not None and low < high < (1 << bits) - 1:
+        return float(low), float(high)
+    return (0.0, float((1 << bits) - 1)) if bits % 8 else None
+
+
+def _no_data(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None

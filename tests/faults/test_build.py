@@ -1,0 +1,98 @@
+"""Building shards while the machine fails: killed, disk full, somebody else at it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from foundation.data.build import Built, build, load
+from foundation.data.shards import open_shards
+from foundation.data.write import write_splits
+from foundation.errors import UserError
+from tests.faults.conftest import picture
+from tests.faults.test_run_folder import SmallDisk
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from foundation.data.write import write_splits
+
+def samples():
+    for number in range(100):
+        yield {"__key__": f"k{number}", "png": bytes(10_000)}
+        if number == 50:
+            print("half", flush=True)
+            time.sleep(60)
+
+write_splits({"train": samples()}, Path(sys.argv[1]), samples_per_shard=10)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has written half of ``out`` and waits."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    yield process
+    process.kill()
+    process.wait(timeout=30)
+
+
+def samples(number: int = 5) -> Iterator[dict[str, object]]:
+    return ({"__key__": f"k{place}", "png": bytes(100)} for place in range(number))
+
+
+@pytest.mark.fault(9, "a build killed with SIGKILL half-way")
+def test_what_a_killed_build_left_is_removed_by_the_next(
+    tmp_path: Path, writer: subprocess.Popen[str], happened: Callable[[str], None]
+) -> None:
+    (tmp_path / ".out.building-of-mine").write_text("a file of the user's")
+    with pytest.raises(UserError, match=r"another process is writing .*out .*: wait for it, or end it"):
+        write_splits({"train": samples()}, tmp_path / "out")
+    writer.send_signal(signal.SIGKILL)
+    writer.wait(timeout=30)
+    left = [path for path in tmp_path.glob(".out.building-*") if path.is_dir()]
+    assert len(left) == 1 and len(list(left[0].iterdir())) >= 5 and not (tmp_path / "out").exists()
+    write_splits({"train": samples()}, tmp_path / "out")
+    assert open_shards(tmp_path / "out").num_samples == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.building-of-mine", "out"]
+    happened("no shard appeared; the next build removes what was left, and refuses while the first one lives")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = SmallDisk(tmp_path / "disk", 256)
+    yield disk.folder
+    subprocess.run(["umount", "-l", str(disk.folder)], check=True)
+
+
+def built(out: Path, root: Path) -> Built:
+    import argparse
+
+    dataset, parser = load("folder"), argparse.ArgumentParser()
+    dataset.module.add_arguments(parser)
+    arguments = parser.parse_args(["--root", str(root)])
+    return build(dataset, out, arguments, samples_per_shard=1000, max_bytes=1 << 30)
+
+
+@pytest.mark.fault(10, "a disk too small for the shards that are built")
+def test_a_full_disk_is_named_with_what_is_needed_and_free(
+    tmp_path: Path, small_disk: Path, happened: Callable[[str], None]
+) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for place in range(40):
+        (root / f"{place}.png").write_bytes(picture(place, size=(60, 60)))
+    with pytest.raises(UserError, match=r"disk/out: 0\.\d\d MB are needed, 0\.26 MB are free in .*disk: make room"):
+        built(small_disk / "out", root)
+    assert not list(small_disk.iterdir())
+    # Where the sizes are not known beforehand, the disk fills while it is written to.
+    with pytest.raises(UserError, match=r"disk/out: No space left on device after 0\.2\d MB were written: that is not"):
+        write_splits({"train": ({"__key__": f"k{n}", "png": bytes(9_000)} for n in range(100))}, small_disk / "out")
+    assert not list(small_disk.iterdir())
+    happened("path, needed and free are named; nothing half-written stays")
