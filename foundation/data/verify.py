@@ -250,7 +250,9 @@ def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str]) -> Iterator[Pr
                 for place, key in enumerate(group.keys):
                     last = place == len(group.keys) - 1
                     text = f"no {kind} member (members: {listed}); {said}{more if last else ''}"
-                    yield Problem(check.shard, "missing", text, key)
+                    # A run can do without labels, unless whoever asks for this check cannot.
+                    severity = "warning" if kind == ".cls" and not wanted else "error"
+                    yield Problem(check.shard, "missing", text, key, severity=severity)
 
 
 def _unlike_fellows(checks: Sequence[ShardCheck]) -> Iterator[Problem]:

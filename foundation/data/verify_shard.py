@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
+from foundation.data.boundary import decoded
 from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, read_payload, scan
 from foundation.errors import SampleError
 
@@ -171,11 +172,12 @@ def _check_sample(
             decode = None
     if decode:
         try:
-            decode(raw)
+            sample = decoded(decode, raw)
         except SampleError as error:
             check.add_error(error)
-        except Exception as error:  # a damaged file may raise anything, and the other samples want to be checked
-            check.add(Problem(check.shard, "decode", f"{type(error).__name__}: {error}", key))
+            return
+        for note in sample.get("__notes__", ()):
+            check.add(Problem(check.shard, note.reason, note.detail, key, severity="warning"))
 
 
 def _check_member(check: ShardCheck, descriptor: int, key: str, extension: str, offset: int, size: int) -> None:

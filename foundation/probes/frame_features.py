@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.data.boundary import decoded, good_views
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.probes.events import Event
@@ -81,16 +82,20 @@ def _batches(
     for number in range(shards.num_samples):
         try:
             raw = shards.read(*_locate(shards, number))
-            batch.append((decode(raw), read_events(raw)))
+            batch.append((decoded(decode, raw), read_events(raw)))
         except SampleError as error:
-            note["skipped"][error.reason] = note["skipped"].get(error.reason, 0) + 1
-            if len(note["messages"]) < 8:
-                note["messages"].append(str(error))
+            _note(note, error)
         if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _note(note: dict[str, Any], error: SampleError) -> None:
+    note["skipped"][error.reason] = note["skipped"].get(error.reason, 0) + 1
+    if len(note["messages"]) < 8:
+        note["messages"].append(str(error))
 
 
 def _locate(shards: Any, number: int) -> tuple[int, int]:
@@ -150,8 +155,13 @@ def extract(
     total = -(-shards.num_samples // batch_size)
     with torch.inference_mode():
         for batch in progress(_batches(shards, decode, batch_size, note), total, what):
-            samples = [sample for sample, _ in batch]
-            view = evaluate(samples).to(device)
+            view, samples, bad = good_views(evaluate, [sample for sample, _ in batch])
+            for _, error in bad:
+                _note(note, error)
+            if view is None:
+                continue
+            view = view.to(device)
+            events = {id(sample): own for sample, own in batch}
             places, columns = _columns(encoder, view)
             if raw:
                 wide = view.shape[-1] // columns
@@ -162,7 +172,8 @@ def extract(
                 mean = tokens.new_zeros(len(samples), columns, tokens.shape[2])
                 mean.index_add_(1, torch.from_numpy(places).to(device), tokens)
                 parts.append((mean * (columns / len(places))).cpu())
-            for sample, own in batch:
+            for sample in samples:
+                own = events[id(sample)]
                 timelines.append(evaluate.timeline(sample, columns))
                 begin, end = timelines[-1][0, 0], timelines[-1][-1, 1]
                 unseen += sum(not begin <= (event.onset + event.offset) / 2 <= end for event in own)

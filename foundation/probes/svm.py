@@ -102,12 +102,13 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no labels.
         """
+        from foundation.probes.labels import number_classes
         from foundation.probes.road import labelled_features
 
         where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
         train = labelled_features(self, encoder, self.train, "svm: train", **where)
         test = labelled_features(self, encoder, self.test, "svm: test", **where)
-        return {"probe/svm_top1": fit(train, test, self.settings()).top1}
+        return {"probe/svm_top1": fit(*number_classes(train, test), self.settings()).top1}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
 
     Returns:
         ``image``: uint8 [3, H, W] RGB whose memory is [H, W, 3] (channels last: what the resize is fast on), and
-        ``label`` (int) where the sample has one, beside the ``__...__`` entries.
+        ``label`` (a number, a name or several) where the sample has one, beside the ``__...__`` entries.
 
     Raises:
         SampleError: reason ``missing`` (no image member), ``too_large``, ``truncated`` or ``decode``.
@@ -79,9 +79,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         raise SampleError(shard, key, reason, f"{name} ({len(raw[name])} bytes): {error}") from error
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["image"] = image
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.put_label(sample, raw, config.label)
     return sample
 
 

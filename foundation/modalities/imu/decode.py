@@ -126,8 +126,8 @@ class ImuDecoder:
 
         Returns:
             ``imu``: float32 [T, C] in m/s^2 and rad/s; ``imu_rate``: float, Hz; ``imu_start``: when the recording
-            begins, seconds (a reading stands for 1 / rate seconds around its time); and ``label`` (int) where there is
-            one.
+            begins, seconds (a reading stands for 1 / rate seconds around its time); and ``label`` (a
+            number, a name or several) where there is one.
 
         Raises:
             SampleError: reason ``missing``, ``empty``, ``truncated``, ``decode``, ``shape`` (numbers, columns or
@@ -145,9 +145,7 @@ class ImuDecoder:
         sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
         sample["imu"] = torch.from_numpy(values)
         sample["imu_rate"], sample["imu_start"] = rate, start
-        label = members.label(raw, config.label)
-        if label is not None:
-            sample["label"] = label
+        members.put_label(sample, raw, config.label)
         return sample
 
     def _read(self, raw: Mapping[str, Any], name: str) -> tuple[NDArray[np.float32], float, float]:

@@ -59,7 +59,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
 
     Returns:
         ``points``: float32 [N, 3 + F], coordinates in the file's unit (metres for scans), then F further numbers; and
-        ``label`` (int) where the sample has one, beside the ``__...__`` entries.
+        ``label`` (a number, a name or several) where the sample has one, beside the ``__...__`` entries.
 
     Raises:
         SampleError: reason ``missing``, ``empty``, ``decode``, ``truncated``, ``corrupt``, ``unsafe``, ``too_large``,
@@ -79,9 +79,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         raise SampleError(shard, key, error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["points"] = torch.from_numpy(points)
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.put_label(sample, raw, config.label)
     return sample
 
 
