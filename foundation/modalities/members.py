@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ Label: TypeAlias = int | str | list[int | str]
 _NUMBERS = 1 << 31  # class numbers fit into 32 bits
 _LONGEST = 1_000  # characters of a name
 _SEVERAL = 10_000  # labels of one sample
+_DIGITS = 300  # of a number that is read at all
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -142,7 +142,9 @@ def _one(value: Any) -> tuple[Label | None, str]:
             return None, f"a text of {len(text):,} characters is no label (1 to {_LONGEST:,} are)"
         if not _NUMBER.fullmatch(text):
             return text, ""
-        value = int(text) if len(text) < 30 else math.inf
+        if len(text) > _DIGITS:
+            return None, f"a number of {len(text):,} digits is no class number"
+        value = int(text)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and 0 <= value < _NUMBERS:
