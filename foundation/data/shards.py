@@ -21,7 +21,7 @@ from foundation.data.cache import Cache, default_folder
 from foundation.data.opened import Opened, count, open_one
 from foundation.data.origins import Finder, Origin
 from foundation.data.prefetch import Prefetcher
-from foundation.data.tar import BLOCK, ShardError, Table, read_payload
+from foundation.data.tar import BLOCK, ShardError, Table, check_members, read_payload
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 
@@ -132,6 +132,7 @@ class ShardSet:
             raise SampleError(path, f"#{place}", reason, detail + (_STALE if table.complete else ""))
         key = table.keys[place]
         sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
+        check_members(path, key, table.extensions[place])
         first, end = int(table.first[place]), int(table.first[place + 1])
         if not isinstance(opened.source, int):
             self._hold(opened, path, key, first, end)
