@@ -125,7 +125,7 @@ def _unfit(array: Any, largest: float = math.inf) -> str:
         return f"numbers from {low:g} to {high:g}; beyond {largest:g} nothing can be calculated with them"
     if isinstance(array, float):
         return f"is {array}"
-    flat = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array, np.float64).ravel()
+    flat = np.asarray(array.detach().double().cpu() if isinstance(array, Tensor) else array, np.float64).ravel()
     first = int(np.argmin(np.isfinite(flat)))
     return f"{flat[first]} among the numbers, first at number {first}"
 

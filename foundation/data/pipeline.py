@@ -239,10 +239,11 @@ class _Rows:
         return sample
 
 
-def _hopeless(first: Any, last: SampleError) -> DataBudgetError:
+def _hopeless(first: SampleError, last: SampleError) -> DataBudgetError:
     return DataBudgetError(
         f"{first}. {ATTEMPTS} samples drawn in its place are bad too, the last being {last}. Training on what is left "
         "would mean little: 'foundation data verify' lists what is wrong with the shards"
+        + (f"\nWhere the first was met:\n{first.trace}" if first.trace else "")
     )
 
 
