@@ -206,7 +206,7 @@ def prepared(
         raise
     except Exception as error:
         result, failure = None, error  # type: ignore[assignment]
-    guilty = {row: error for row in rows if (error := _alone(prepare, samples[row], row)) is not None}
+    guilty = {row: wrong for row in rows if (wrong := _alone(prepare, samples[row], row)) is not None}
     if guilty:
         return None, guilty
     if failure is not None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from foundation.errors import DataBudgetError
 from foundation.parallel.collective import gather_json, on_first_rank, rank
@@ -50,7 +51,8 @@ class DataGuard:
         self._new: dict[int, BadSample] = {}
         self._latest = ""
         self._cannot_write = False
-        self._known: dict[int, str] = dict(on_first_rank(lambda: [list(item) for item in read(self.path).items()]))
+        known: list[list[Any]] = on_first_rank(lambda: [[number, reason] for number, reason in read(self.path).items()])
+        self._known: dict[int, str] = {int(number): str(reason) for number, reason in known}
 
     @property
     def distinct(self) -> int:

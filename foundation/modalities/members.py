@@ -111,7 +111,7 @@ def label(raw: Mapping[str, Any], field: str = "label") -> tuple[Label | None, s
         where nothing does.
     """
     if "cls" in raw:
-        return _one(raw["cls"].decode("utf-8", "backslashreplace"))
+        return as_label(raw["cls"].decode("utf-8", "backslashreplace"))
     if "json" not in raw:
         return None, ""
     try:
@@ -120,20 +120,20 @@ def label(raw: Mapping[str, Any], field: str = "label") -> tuple[Label | None, s
         return None, f"json: {error}"
     value = values.get(field) if isinstance(values, dict) else None
     if not isinstance(value, list):
-        return _one(value)
+        return as_label(value)
     if len(value) > _SEVERAL:
         return None, f"{len(value):,} labels of one sample, more than {_SEVERAL:,}"
     several: list[int | str] = []
     for part in value:
-        one, problem = _one(part)
+        one, problem = as_label(part)
         if problem or not isinstance(one, (int, str)):
             return None, problem or f"{part!r} among several labels is none"
         several.append(one)
     return several or None, ""
 
 
-def _one(value: Any) -> tuple[Label | None, str]:
-    """A number or a name, or why it is none of them."""
+def as_label(value: Any) -> tuple[Label | None, str]:
+    """What stands in the place of one label: a number or a name, or why it is neither; None for nothing at all."""
     if value is None:
         return None, ""
     if isinstance(value, str):

@@ -7,8 +7,9 @@ Labels are events with onset and offset in each sample's ``json`` member::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ class FrameSet:
 
     @property
     def classes(self) -> int:
-        """Largest class number, plus 1."""
-        return 1 + max((event.label for part in self.events for event in part), default=-1)
+        """Classes that occur."""
+        return len({event.label for part in self.events for event in part})
 
 
 def read_events(raw: Any) -> tuple[Event, ...]:
@@ -64,14 +65,31 @@ def read_events(raw: Any) -> tuple[Event, ...]:
     place, values = members.place_of(raw), members.facts(raw).get("events")
     if values is None:
         raise SampleError(*place, "missing", "no 'events' in its json: frame-level labels are needed")
+    found = []
     try:
-        found = tuple(Event(int(e["label"]), float(e["onset"]), float(e["offset"])) for e in values)
-    except (TypeError, KeyError, ValueError) as error:
+        for one in values:
+            label, problem = members.as_label(one["label"])
+            if problem or not isinstance(label, (int, str)):
+                raise ValueError(problem or "an event without a label")
+            found.append(Event(label, float(one["onset"]), float(one["offset"])))
+    except Exception as error:  # whatever stands there in the place of a list of events
         raise SampleError(*place, "decode", f"events: {error!r}; label, onset and offset are expected") from error
     for event in found:
-        if event.label < 0 or not 0 <= event.onset < event.offset:
-            raise SampleError(*place, "decode", f"events: {event} (0 <= onset < offset, label >= 0 is expected)")
-    return found
+        if not 0 <= event.onset < event.offset < math.inf:
+            raise SampleError(*place, "decode", f"events: {event} (0 <= onset < offset is expected)")
+    return tuple(found)
+
+
+def number_events(*sets: FrameSet) -> tuple[int, tuple[FrameSet, ...]]:
+    """Classes that occur in any of the sets, and the same recordings with labels of events numbered among those."""
+    labels = {event.label for frames in sets for part in frames.events for event in part}
+    places = {label: place for place, label in enumerate(sorted(labels, key=lambda x: (isinstance(x, str), x)))}
+
+    def numbered(frames: FrameSet) -> FrameSet:
+        events = tuple(tuple(replace(event, label=places[event.label]) for event in part) for part in frames.events)
+        return replace(frames, events=events)
+
+    return len(places), tuple(map(numbered, sets))
 
 
 def _batches(

@@ -108,7 +108,8 @@ class Config:
         where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
         train = labelled_features(self, encoder, self.train, "svm: train", **where)
         test = labelled_features(self, encoder, self.test, "svm: test", **where)
-        return {"probe/svm_top1": fit(*number_classes(train, test), self.settings()).top1}
+        train, test = number_classes(train, test)
+        return {"probe/svm_top1": fit(train, test, self.settings()).top1}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
-from foundation.errors import UserError
+from foundation.errors import SampleError, UserError
 from foundation.probes import knn, linear, svm
 from foundation.probes.features import FeatureSet, load_features, save_features
+from foundation.probes.frame_features import FrameSet, number_events, read_events
 from foundation.probes.labels import class_names, number_classes
 
 
@@ -62,6 +66,19 @@ def test_a_cache_keeps_names(tmp_path):
     save_features(path, features(["cat", ["a", 3], None, 7]))
     kept = load_features(path)
     assert kept is not None and kept.names == ("cat", ["a", 3], None, None) and kept.labels.tolist() == [-1, -1, -1, 7]
+
+
+def test_events_may_have_names_or_any_class_numbers():
+    raw = {"__key__": "k", "__shard__": "s.tar"}
+    given = [{"label": label, "onset": 0.0, "offset": 1.0} for label in ("dog", 1_700_000_000, 4)]
+    events = read_events(raw | {"json": json.dumps({"events": given}).encode()})
+    frames = FrameSet(torch.zeros(1, 2, 3), np.zeros((1, 2, 2)), (events,), ("k",), 0, {}, ())
+    count, (numbered,) = number_events(frames)
+    assert count == frames.classes == 3 and [event.label for event in numbered.events[0]] == [2, 1, 0]
+    for wrong in (10**30, 1e400, None, [1, 2]):
+        text = json.dumps({"events": [{"label": wrong, "onset": 0.0, "offset": 1.0}]}).encode()
+        with pytest.raises(SampleError, match="events: "):
+            read_events(raw | {"json": text})
 
 
 def test_class_numbers_get_the_names_of_the_index_where_it_has_some():
