@@ -54,16 +54,17 @@ class SampleError(FoundationError):
         key: key of the sample inside the shard.
         reason: one of :data:`REASONS`, to count by.
         detail: what exactly is wrong, for a person.
+        trace: where an exception that nobody had foreseen was raised; empty for others.
     """
 
     exit_code = 3
 
-    def __init__(self, shard: str, key: str, reason: str, detail: str) -> None:
+    def __init__(self, shard: str, key: str, reason: str, detail: str, trace: str = "") -> None:
         super().__init__(f"{shard}: sample {key!r}: {reason}: {detail}")
-        self.shard, self.key, self.reason, self.detail = shard, key, reason, detail
+        self.shard, self.key, self.reason, self.detail, self.trace = shard, key, reason, detail, trace
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
-        return type(self), (self.shard, self.key, self.reason, self.detail)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str, str]]:
+        return type(self), (self.shard, self.key, self.reason, self.detail, self.trace)
 
 
 @dataclass(frozen=True)

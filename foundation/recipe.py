@@ -46,8 +46,12 @@ class Data:
     """Loader processes per training process; None: the processors that this process may use, less one, at most 16."""
     shuffle_window: int = 4096
     """Samples are shuffled within windows of this many, after the shards have been shuffled."""
-    max_bad_samples: int = 10
-    """Unreadable samples are replaced by others and counted; one more than this ends the run with exit code 3."""
+    max_bad_samples: int | float = 10
+    """Samples that cannot be used are replaced by others and counted, each once; one more than this ends the run with
+    exit code 3. Below 1: a share of all samples."""
+    max_decoded_gib: float = 2.0
+    """Memory in GiB that one sample may take when decoded; a larger one is refused. When the samples of a batch take as
+    much together, a worker makes their views before it decodes more."""
     samples_per_epoch: int | None = None
     """Samples in an epoch; None: what the shards (of all sources) hold. Must be given for a dry run without data."""
     timeout_seconds: float = 300.0
@@ -60,6 +64,14 @@ class Data:
             raise UserError(f"data.cache_gib must be 0 or more, got {self.cache_gib:g}")
         if self.prefetch_shards < 0:
             raise UserError(f"data.prefetch_shards must be 0 or more, got {self.prefetch_shards}")
+        whole = float(self.max_bad_samples).is_integer()
+        if not 0 <= self.max_bad_samples < 1 and not (whole and self.max_bad_samples >= 1):
+            raise UserError(
+                f"data.max_bad_samples must be a whole number of samples from 0 on, or a share of them below 1, got "
+                f"{self.max_bad_samples:g}"
+            )
+        if not 0 < self.max_decoded_gib < 1 << 20:
+            raise UserError(f"data.max_decoded_gib must be above 0, got {self.max_decoded_gib:g}")
         if self.shards and self.sources:
             raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
         for name in self.sources:

@@ -21,6 +21,30 @@ tuple of :class:`foundation.errors.Note`)."""
 
 
 @dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be used.
+
+    Attributes:
+        number: in the data set, unique among all sources.
+        shard: path or address.
+        key: in the shard; ``#PLACE`` where the shard as a whole could not be read.
+        reason: one of ``foundation.errors.REASONS``.
+        detail: what exactly is wrong, for a person.
+        trace: where an exception that nobody had foreseen was raised; empty for others.
+    """
+
+    number: int
+    shard: str
+    key: str
+    reason: str
+    detail: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.key}: {self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
 class View:
     """All views of one role in a batch, as one tensor.
 
@@ -119,7 +143,7 @@ class Batch:
         position: place of the first sample in the stream of the whole run (the stream's only state).
         size: samples of this batch (places taken in the stream).
         skipped: bad samples by reason; others have taken their places.
-        messages: what was wrong with the first few of them.
+        bad: each of them.
         pending: set while views still wait for their device half (see ``modalities/*/views.py``).
     """
 
@@ -130,8 +154,13 @@ class Batch:
     position: int
     size: int
     skipped: Mapping[str, int] = field(default_factory=dict)
-    messages: tuple[str, ...] = ()
+    bad: tuple[BadSample, ...] = ()
     pending: Any = None
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What was wrong with each bad sample, for a person."""
+        return tuple(map(str, self.bad))
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         return replace(

@@ -196,6 +196,7 @@ def _show(facts: Facts) -> None:
     import statistics
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -231,12 +232,19 @@ def _show(facts: Facts) -> None:
             f"of these {len(ranges)} have more than 8 bits ({kind}): numbers from {min(lows):g} to {max(highs):g} "
             f"(median of the largest {statistics.median(highs):g}); decode.range says what becomes black and white"
         )
+    if facts.label_kinds and set(facts.label_kinds) != {"none"}:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in facts.label_kinds.most_common())
+        console.print(f"labels: {kinds} of {facts.looked_at:,} samples")
+    for note in facts.notes[:20]:
+        console.print(f"[yellow]note[/]: {escape(note)}")
+    if len(facts.notes) > 20:
+        console.print(f"{len(facts.notes) - 20} more notes: 'foundation data verify' lists what they are about")
     if facts.labels:
         labels = Table("label", "name", "samples", title=f"labels of {facts.looked_at:,} samples", title_justify="left")
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
         for label, count in shown[:30]:
-            name = facts.classes[int(label)] if label.isdigit() and int(label) < len(facts.classes) else ""
-            labels.add_row(label, name, f"{count:,}")
+            known = label.isascii() and label.isdigit() and int(label) < len(facts.classes)
+            labels.add_row(escape(label), escape(facts.classes[int(label)] if known else ""), f"{count:,}")
         if len(shown) > 30:
             labels.add_row("...", f"{len(shown) - 30} more", f"{sum(count for _, count in shown[30:]):,}")
         console.print(labels)

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = Table(title=f"kNN, {'leave one out' if alone else 'train to test'}")
     for name in ("features", "k", "top-1 %", "95 %", "top-5 %"):
         table.add_column(name, justify="left" if name == "features" else "right")
-    rows, confusion, data, ks, best_k = [], None, {}, (), 0
+    rows, confusion, data, ks, best_k, names = [], None, {}, (), 0, ()
     for candidate in job.candidates(simple=True):
         bank, queries = job.splits(candidate)
         if arguments.per_class is not None:
@@ -65,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(note, file=sys.stderr)
             data = {"train": command.describe_data(job.train, bank)}
             data["test"] = "leave one out" if alone else command.describe_data(job.test, queries)
-            classes = int(max(bank.labels.max(), queries.labels.max())) + 1
-            best_k = best.k
+            names, classes, best_k = bank.classes, len(bank.classes), best.k
             if classes <= 200:
                 pairs = queries.labels * classes + best.predictions
                 confusion = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             "baselines": arguments.baselines,
         },
         "results": rows,
-        "confusion": {"k": best_k, "counts": confusion},
+        "confusion": {"k": best_k, "counts": confusion, "classes": list(names) if confusion else None},
     }
     path = command.save(job, "knn", content, begun)
     Console().print(table)

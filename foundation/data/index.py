@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,12 @@ class ShardEntry:
     samples: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < 1 << 62:
+                raise ValueError(f"{self.file}: {name} is {value!r}, a whole number from 0 on is expected")
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ def parse_index(text: str, where: str) -> Index:
             )
             for name, split in data["splits"].items()
         }
+        listed = Counter(entry.file for entries in splits.values() for entry in entries)
+        if listed and (twice := listed.most_common(1)[0])[1] > 1:
+            raise ValueError(f"{twice[0]} is listed {twice[1]} times")
         return Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

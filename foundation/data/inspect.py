@@ -18,11 +18,13 @@ from foundation.data.expand import expand
 from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
 from foundation.data.shards import RawSample, ShardError, ShardSet
 from foundation.data.tar import Table
+from foundation.data.verify_shard import Group, cut_keys
 from foundation.errors import SampleError, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+_NOTES = 20  # that are named
 _CELL, _GAP = 96, 4  # pixels of a usual picture on the contact sheet and between two
 
 
@@ -50,13 +52,15 @@ class Facts:
     Attributes:
         shards: each of them.
         extensions: by extension: samples that have it, and the median bytes of the member.
-        labels: samples by label, of those looked at.
+        labels: samples by label, of those looked at; one with several counts under each.
+        label_kinds: samples looked at by what their label is: ``numbers``, ``names``, ``several`` or ``none``.
         classes: names of the labels, if known.
         image_sizes: (width, height) of the pictures looked at, upright.
         image_ranges: of those with more than 8 bits: type of the numbers, the smallest and the largest.
         looked_at: samples whose labels were read.
         readable: the shards that can be read.
         modality: what the index says the samples are; images where it says nothing.
+        notes: what is worth knowing about shards and their samples.
     """
 
     shards: list[ShardFacts]
@@ -68,6 +72,8 @@ class Facts:
     looked_at: int = 0
     readable: ShardSet | None = None
     modality: str = "image"
+    notes: list[str] = field(default_factory=list)
+    label_kinds: Counter[str] = field(default_factory=Counter)
 
 
 def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) -> Facts:
@@ -87,6 +93,7 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
     good: list[tuple[str, int]] = []
     classes: tuple[str, ...] = ()
     modality = ""
+    notes: list[str] = []
     for path in paths:
         index = read_index(path.parent)
         classes = classes or (index.classes if index else ())
@@ -96,13 +103,14 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
         rows.append(row)
         if table is not None and table.keys:
             good.append((str(path), len(table.keys)))
+            notes += [f"{path.name}: {text}" for _, text in cut_keys(_layouts(table))]
             for extension, values in _member_sizes(table).items():
                 sizes.setdefault(extension, []).append(values)
     extensions = {}
     for extension, parts in sorted(sizes.items()):
         values = np.concatenate(parts)
         extensions[extension] = (len(values), float(np.median(values)))
-    facts = Facts(rows, extensions, Counter(), classes, modality=modality or "image")
+    facts = Facts(rows, extensions, Counter(), classes, modality=modality or "image", notes=notes)
     if good:
         facts.readable = ShardSet([path for path, _ in good], [count for _, count in good], classes)
         _look_at_samples(facts, facts.readable, limit)
@@ -133,6 +141,13 @@ def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFact
     return row, table
 
 
+def _layouts(table: Table) -> dict[tuple[str, ...], Group]:
+    layouts: dict[tuple[str, ...], Group] = {}
+    for key, extensions in zip(table.keys, table.extensions, strict=True):
+        layouts.setdefault(tuple(sorted(extensions)), Group()).add(key)
+    return layouts
+
+
 def _member_sizes(table: Table) -> dict[str, np.ndarray[Any, Any]]:
     names = np.array([extension for extensions in table.extensions for extension in extensions])
     return {str(name): table.sizes[names == name] for name in np.unique(names)}
@@ -151,11 +166,18 @@ def _read(shards: ShardSet, wanted: int) -> Iterator[RawSample]:
 
 
 def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
+    from foundation.modalities import members
+
     pictures = max(1, min(limit, shards.num_samples) // 256)
     for number, raw in enumerate(_read(shards, limit)):
         facts.looked_at += 1
-        if "cls" in raw:
-            facts.labels[raw["cls"].decode("utf-8", "replace").strip()] += 1
+        label, problem = members.label(raw)
+        kind = {int: "numbers", str: "names", list: "several"}.get(type(label), "none")
+        facts.label_kinds[kind] += 1
+        for one in label if isinstance(label, list) else [] if label is None else [label]:
+            facts.labels[str(one)] += 1
+        if problem and len(facts.notes) < _NOTES:
+            facts.notes.append(f"{Path(raw['__shard__']).name}: sample {raw['__key__']!r} has no label: {problem}")
         if number % pictures == 0:
             _look_at_picture(facts, raw)
 
@@ -195,6 +217,7 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw
 
+    from foundation.modalities import members
     from foundation.plugins import resolve
 
     if out.suffix.lower() != ".png":
@@ -210,14 +233,15 @@ def contact_sheet(
     for raw in _read(facts.readable, number) if facts.readable else ():
         try:
             image = Image.fromarray(drawing.of_raw(raw))
-        except SampleError:
+        except Exception:  # as above: the sheet shows what can be shown
             continue
         scale = min(width / image.width, height / image.height)
         smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        label = raw.get("cls", b"").decode("utf-8", "replace").strip()
-        if label.isdigit() and int(label) < len(facts.classes):
-            label = facts.classes[int(label)]
+        value, _ = members.label(raw)
+        label = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, int) and value < len(facts.classes):
+            label = facts.classes[value]
         cells.append((image.resize(size, smooth), label))
     if not cells:
         raise UserError("no sample of these shards has a picture that can be shown")

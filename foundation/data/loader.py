@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from foundation import stacks
+from foundation.data.boundary import RawOrError
 from foundation.data.order import Located
-from foundation.data.pipeline import Plan, RawOrError
+from foundation.data.pipeline import Plan
 from foundation.data.sources import Stream
 from foundation.errors import FoundationError, SampleError, UserError
 

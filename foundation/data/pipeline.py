@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.counter import Draws
+from foundation.data.boundary import MAX_DECODED_BYTES, Boundary, RawOrError, bytes_of, good_views, pieces, prepared
 from foundation.data.shards import RawSample
 from foundation.errors import DataBudgetError, SampleError
-from foundation.types import Batch, Sample, TokenMask
-
-_MESSAGES = 8
-"""Bad samples of one batch that are named; the rest is counted only."""
+from foundation.types import BadSample, Batch, Sample, TokenMask
 
 _AT_ONCE = 16
 """Samples of an evaluation batch that lie decoded in memory together: whole videos are large, their views are not."""
@@ -26,7 +23,6 @@ _AT_ONCE = 16
 ATTEMPTS = 16
 """Substitutes that are tried for one bad sample before the run is stopped."""
 
-RawOrError: TypeAlias = RawSample | SampleError
 Substitute: TypeAlias = Callable[[int, int], tuple[RawOrError, int, int]]
 """(row, number of the attempt) -> raw sample or what is wrong with it, its epoch and its id."""
 Coordinates: TypeAlias = Callable[[tuple[int, ...]], NDArray[np.int64]] | Mapping[str, NDArray[np.int64]]
@@ -43,6 +39,16 @@ class Views(Protocol):
     def prepare(self, samples: list[Sample], draws: Draws) -> Any: ...
 
     def finish(self, prepared: Any) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """Views that can be made of a part of a batch at a time, so that not all of it lies decoded in memory at once.
+
+    ``join(parts, draws)`` gives what ``prepare`` gives for all samples together, bit by bit; ``draws`` are of them all.
+    """
+
+    def join(self, parts: Sequence[Any], draws: Draws) -> Any: ...
 
 
 class Masking(Protocol):
@@ -79,48 +85,14 @@ class Plan:
         return np.arange(self.start + self.place, self.start + self.place + self.size, dtype=np.int64)
 
 
-class Decoder:
-    """Decodes the samples of one batch and keeps count of the bad ones.
-
-    Args:
-        decode: of the modality; raises :class:`SampleError` for a sample that it cannot use. One whose ``takes_draws``
-            is true is called as ``decode(raw, draws)`` in training: it may read a random part of a long recording.
-
-    Attributes:
-        skipped: bad samples by reason.
-        messages: what was wrong with the first few of them.
-    """
-
-    def __init__(self, decode: Callable[..., Sample]) -> None:
-        self._decode = decode
-        self._takes_draws = bool(getattr(decode, "takes_draws", False))
-        self.skipped: Counter[str] = Counter()
-        self._messages: list[str] = []
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        return tuple(self._messages)
-
-    def __call__(self, raw: RawOrError, draws: Draws | None = None) -> Sample | SampleError:
-        """The sample, or what is wrong with it, counted; ``draws`` are random numbers of this sample alone."""
-        try:
-            if isinstance(raw, SampleError):
-                raise raw
-            return self._decode(raw, draws) if self._takes_draws else self._decode(raw)
-        except SampleError as error:
-            self.skipped[error.reason] += 1
-            if len(self._messages) < _MESSAGES:
-                self._messages.append(f"{error.shard}: {error.key}: {error.reason}: {error.detail}")
-            return error
-        except Exception as error:
-            if not isinstance(raw, SampleError):
-                error.add_note(f"while decoding sample {raw['__key__']!r} of {raw['__shard__']}")
-            raise
-
-
 def labels_of(samples: Sequence[Sample]) -> Tensor:
-    """[B] int64, -1 where a sample has no label."""
-    return torch.tensor([int(sample.get("label", -1)) for sample in samples], dtype=torch.int64)
+    """[B] int64, -1 where a sample has no label that is a class number."""
+    labels = [sample.get("label") for sample in samples]
+    return torch.tensor([label if isinstance(label, int) else -1 for label in labels], dtype=torch.int64)
+
+
+def _without_data(sample: Sample) -> Sample:
+    return {name: value for name, value in sample.items() if name.startswith("__") or name == "label"}
 
 
 @dataclass
@@ -138,6 +110,8 @@ class TrainingPipeline:
         places: for tokens that lie elsewhere in every sample: from the data of a role [R, ...] to [R, N, d]. The views
             then have a method ``inputs(prepared, role)`` that gives that data.
         finish_in_worker: also do the half of the views that a device would do; the batch is then complete.
+        max_bytes: that one decoded sample may take. Views that are :class:`Joining` are made of the first samples of a
+            batch before more are decoded when those take as much.
     """
 
     decode: Callable[[RawSample], Sample]
@@ -146,6 +120,7 @@ class TrainingPipeline:
     coordinates: Coordinates | None = None
     finish_in_worker: bool = True
     places: Callable[[Tensor], Tensor] | None = None
+    max_bytes: int = MAX_DECODED_BYTES
     _grids: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> Batch:
@@ -163,40 +138,28 @@ class TrainingPipeline:
         Raises:
             DataBudgetError: a bad sample and all substitutes for it are bad.
         """
-        decoder = Decoder(self.decode)
-        samples: list[Sample] = []
-        epochs, ids = draws.epochs.copy(), draws.ids.copy()
-        for row, raw in enumerate(raws):
-            first = sample = decoder(raw, draws.take(np.array([row])))
-            for attempt in range(ATTEMPTS):
-                if not isinstance(sample, SampleError):
-                    break
-                other, epochs[row], ids[row] = substitute(row, attempt)
-                sample = decoder(other, replace(draws, epochs=epochs[row : row + 1], ids=ids[row : row + 1]))
-            if isinstance(sample, SampleError):
-                raise _hopeless(first, sample)
-            samples.append(sample)
-        draws = replace(draws, epochs=epochs, ids=ids)
+        rows = _Rows(self, raws, draws, substitute)
+        ready, samples = rows.views()
+        draws = rows.draws()
         places = plan.place + np.arange(len(samples), dtype=np.int64)
-        prepared = self.views.prepare(samples, draws)
         masks: dict[str, TokenMask] = {}
         for role, masking in self._maskings().items():
             count, shape = self.views.describe()[role]
             if self.places is not None and getattr(masking, "by_place", True):
-                where = self.places(self.views.inputs(prepared, role)).numpy()  # type: ignore[attr-defined]
+                where = self.places(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
             else:
                 where = self._grid(role, shape)
             masks[role] = masking(where, count, draws, places, plan.group, plan.step)
         return Batch(
-            views=self.views.finish(prepared) if self.finish_in_worker else {},
+            views=self.views.finish(ready) if self.finish_in_worker else {},
             masks=masks,
             keys=tuple(sample["__key__"] for sample in samples),
             labels=labels_of(samples),
             position=plan.start + plan.place,
             size=len(samples),
-            skipped=dict(decoder.skipped),
-            messages=decoder.messages,
-            pending=None if self.finish_in_worker else prepared,
+            skipped=dict(rows.boundary.skipped),
+            bad=tuple(rows.boundary.bad),
+            pending=None if self.finish_in_worker else ready,
         )
 
     def _maskings(self) -> Mapping[str, Masking]:
@@ -216,10 +179,71 @@ class TrainingPipeline:
         return self._grids[role]
 
 
-def _hopeless(first: Any, last: SampleError) -> DataBudgetError:
+class _Rows:
+    """The samples of one batch while it is made: bad ones are replaced, row by row, until every row has a good one."""
+
+    def __init__(
+        self, pipeline: TrainingPipeline, raws: Sequence[RawOrError], draws: Draws, substitute: Substitute
+    ) -> None:
+        self._pipeline, self._raws, self._draws, self._substitute = pipeline, raws, draws, substitute
+        self._epochs, self._ids = draws.epochs.copy(), draws.ids.copy()
+        self._attempts = [0] * len(raws)
+        self._first: dict[int, SampleError] = {}
+        self.boundary = Boundary(pipeline.decode, pipeline.max_bytes)
+
+    def draws(self, begin: int = 0, end: int | None = None) -> Draws:
+        """Random numbers of the rows from ``begin`` to ``end``, as they stand."""
+        return replace(self._draws, epochs=self._epochs[begin:end], ids=self._ids[begin:end])
+
+    def views(self) -> tuple[Any, list[Sample]]:
+        """What the views prepare of all rows, and a sample without its data for each row."""
+        views, parts = self._pipeline.views, []
+        most = self._pipeline.max_bytes if isinstance(views, Joining) else None
+        samples: list[Sample] = []
+        facts: list[Sample] = []
+        begin, held = 0, 0
+        for row, raw in enumerate(self._raws):
+            sample = self._good(row, self.boundary(raw, int(self._ids[row]), self.draws(row, row + 1)))
+            samples.append(sample)
+            held += 0 if most is None else bytes_of(sample)
+            if row + 1 == len(self._raws) or (most is not None and held >= most):
+                parts.append(self._prepared(samples, begin))
+                facts += map(_without_data, samples)
+                begin, held, samples = row + 1, 0, []
+        if len(parts) == 1:
+            return parts[0], facts
+        assert isinstance(views, Joining)
+        return views.join(parts, self.draws()), facts
+
+    def _prepared(self, samples: list[Sample], begin: int) -> Any:
+        def prepare(some: list[Sample], rows: list[int]) -> Any:
+            return self._pipeline.views.prepare(some, self.draws(begin + rows[0], begin + rows[-1] + 1))
+
+        while True:
+            ready, guilty = prepared(prepare, samples)
+            if not guilty:
+                return ready
+            for place, error in guilty.items():
+                self.boundary.refuse(error, int(self._ids[begin + place]))
+                samples[place] = self._good(begin + place, error)
+
+    def _good(self, row: int, sample: Sample | SampleError) -> Sample:
+        """The sample, or the first good one that is drawn in its place."""
+        while isinstance(sample, SampleError):
+            first = self._first.setdefault(row, sample)
+            if self._attempts[row] == ATTEMPTS:
+                raise _hopeless(first, sample)
+            raw, self._epochs[row], self._ids[row] = self._substitute(row, self._attempts[row])
+            self._attempts[row] += 1
+            sample = self.boundary(raw, int(self._ids[row]), self.draws(row, row + 1))
+        return sample
+
+
+def _hopeless(first: SampleError, last: SampleError) -> DataBudgetError:
     return DataBudgetError(
         f"{first}. {ATTEMPTS} samples drawn in its place are bad too, the last being {last}. Training on what is left "
         "would mean little: 'foundation data verify' lists what is wrong with the shards"
+        + (f"\nWhere the first was met:\n{first.trace}" if first.trace else "")
     )
 
 
@@ -233,7 +257,9 @@ class EvalBatch:
         keys: [B].
         ids: [B] int64, number in the data set.
         skipped: bad samples by reason.
-        messages: what was wrong with the first few of them.
+        bad: each of them.
+        names: [B] labels as the samples have them (a class number, a name, a list of these), None where there is none;
+            ``labels`` has those that are numbers.
     """
 
     data: Tensor
@@ -241,7 +267,13 @@ class EvalBatch:
     keys: tuple[str, ...]
     ids: Tensor
     skipped: Mapping[str, int]
-    messages: tuple[str, ...]
+    bad: tuple[BadSample, ...] = ()
+    names: tuple[Any, ...] = ()
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What was wrong with each bad sample, for a person."""
+        return tuple(map(str, self.bad))
 
 
 @dataclass
@@ -251,29 +283,34 @@ class EvalPipeline:
     Args:
         decode: raw sample -> sample.
         prepare: samples -> [B, ...].
+        max_bytes: as for :class:`TrainingPipeline`.
     """
 
     decode: Callable[[RawSample], Sample]
     prepare: Callable[[list[Sample]], Tensor]
+    max_bytes: int = MAX_DECODED_BYTES
 
     def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> EvalBatch:
         """Make a batch of the good samples; arguments as for :class:`TrainingPipeline`, which alone draws others."""
-        decoder = Decoder(self.decode)
+        boundary = Boundary(self.decode, self.max_bytes)
         data: list[Tensor] = []
-        labels: list[Tensor] = []
-        names: list[tuple[str, int]] = []
-        for start in range(0, len(raws), _AT_ONCE):
-            decoded = [decoder(raw) for raw in raws[start : start + _AT_ONCE]]
-            samples = [sample for sample in decoded if not isinstance(sample, SampleError)]
-            if samples:
-                data.append(self.prepare(samples))
-                labels.append(labels_of(samples))
-                names += [(sample["__key__"], int(sample["__id__"])) for sample in samples]
+        kept: list[Sample] = []
+
+        decoded = (boundary(raw, number) for raw, number in zip(raws, draws.ids.tolist(), strict=True))
+        good = (sample for sample in decoded if not isinstance(sample, SampleError))
+        for piece in pieces(good, self.max_bytes, _AT_ONCE):
+            views, samples, bad = good_views(self.prepare, piece)
+            for sample, error in bad:
+                boundary.refuse(error, int(sample["__id__"]))
+            if views is not None:
+                data.append(views)
+            kept += map(_without_data, samples)
         return EvalBatch(
             data=torch.cat(data) if data else torch.empty(0),
-            labels=torch.cat(labels) if labels else labels_of([]),
-            keys=tuple(key for key, _ in names),
-            ids=torch.tensor([number for _, number in names], dtype=torch.int64),
-            skipped=dict(decoder.skipped),
-            messages=decoder.messages,
+            labels=labels_of(kept),
+            keys=tuple(sample["__key__"] for sample in kept),
+            ids=torch.tensor([int(sample["__id__"]) for sample in kept], dtype=torch.int64),
+            skipped=dict(boundary.skipped),
+            bad=tuple(boundary.bad),
+            names=tuple(sample.get("label") for sample in kept),
         )

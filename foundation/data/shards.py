@@ -21,7 +21,7 @@ from foundation.data.cache import Cache, default_folder
 from foundation.data.opened import Opened, count, open_one
 from foundation.data.origins import Finder, Origin
 from foundation.data.prefetch import Prefetcher
-from foundation.data.tar import ShardError, Table, read_payload
+from foundation.data.tar import BLOCK, ShardError, Table, check_members, read_payload
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 
@@ -32,6 +32,12 @@ member."""
 _OPEN_SHARDS = 64  # per process: a window touches few shards, and 1,024 open files is a common limit
 _OPEN_EVICTED = 8  # of those, copies that the cache has given up: they still take room on the disk
 _FORGIVE_SECONDS = 300.0  # after so long a shard that storage did not give is asked for again
+_COUNTED = 64 << 20  # bytes of shards whose samples are counted at the start, although an index states their number
+_STALE = (
+    ": the shard is damaged ('foundation data verify' looks), or its index.json is of another one: write it again with "
+    "'foundation data index FOLDER'"
+)
+_EMPTY = 10_240  # bytes of a tar without members
 _MANY = 100  # shards whose headers may be read at the start without a word
 GIB = 1 << 30
 
@@ -116,13 +122,17 @@ class ShardSet:
         except ShardError as error:
             self._give_up(shard, error)
             raise SampleError(path, f"#{place}", error.reason, error.detail) from error
+        except OSError as error:  # a network file system may lose a file that is open
+            raise SampleError(path, f"#{place}", "unreadable", f"cannot be read: {error.strerror}") from error
         table = opened.table
-        if place >= len(table.keys):
+        promised = int(self.counts[shard])
+        if place >= len(table.keys) or len(table.keys) > promised:
             reason = "index" if table.complete else "truncated"
-            detail = f"expected {int(self.counts[shard])} samples, found {len(table.keys)}"
-            raise SampleError(path, f"#{place}", reason, detail)
+            detail = f"expected {promised} samples, found {len(table.keys)}"
+            raise SampleError(path, f"#{place}", reason, detail + (_STALE if table.complete else ""))
         key = table.keys[place]
         sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
+        check_members(path, key, table.extensions[place])
         first, end = int(table.first[place]), int(table.first[place + 1])
         if not isinstance(opened.source, int):
             self._hold(opened, path, key, first, end)
@@ -261,8 +271,11 @@ def open_shards(
             f"{unknown} remote shards without index.json: their headers were read over the network, and their bytes "
             "cannot be checked; 'foundation data index FOLDER' writes an index where they lie"
         )
+    small = sum(one.origin.expected.size or 0 for one in found if not one.origin.remote) <= _COUNTED
     for one in found:
         origin, samples = one.origin, one.samples
+        if samples is not None:
+            _check_count(origin, samples, small)
         if samples is None:
             origin, samples, whole = count(origin, copies)
             if not whole:
@@ -273,6 +286,30 @@ def open_shards(
     if shards.num_samples < 1:
         raise UserError(f"no samples in {len(found)} shards ({origins[0].name}, ...): members need names like key.jpg")
     return shards
+
+
+def _check_count(origin: Origin, samples: int, small: bool) -> None:
+    """Refuse an index that states another number of samples than its shard has.
+
+    A few local shards are counted. Of others it is only seen whether the number can be; they are counted when they are
+    first read, as their headers are read then: each sample that is missing is bad, and so is every sample of a shard
+    that has more than the index says, which nobody would ever read.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    size = origin.expected.size or 0
+    if (samples == 0 and size > _EMPTY) or samples * BLOCK > size:
+        raise UserError(f"{origin.name} has {size:,} bytes and cannot hold {samples:,} samples{_STALE}")
+    if small and not origin.remote:
+        try:
+            opened = open_one(origin, None)
+        except ShardError:
+            return  # the shard is damaged, not its index: each of its samples is bad, and counted when it is met
+        has, whole = len(opened.table.keys), opened.table.complete
+        opened.close()
+        if has != samples and has and whole:
+            raise UserError(f"{origin.name} has {has:,} samples, expected {samples:,}{_STALE}")
 
 
 __all__ = ["RawSample", "ShardError", "ShardSet", "open_shards", "write_shards", "write_splits"]

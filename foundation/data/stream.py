@@ -12,6 +12,7 @@ from typing import Unpack
 
 from torch import Tensor
 
+from foundation.data.boundary import decoded
 from foundation.data.loader import Loader, LoaderError, PlannedBatches, Plans, Settings, make_loader
 from foundation.data.pipeline import EvalPipeline, TrainingPipeline
 from foundation.data.shards import RawSample, ShardSet
@@ -138,7 +139,9 @@ def iterate_samples(
     for shard, count in enumerate(shards.counts.tolist()):
         for place in range(count):
             try:
-                yield decode(shards.read(shard, place))
+                sample = decoded(decode, shards.read(shard, place))
             except SampleError as error:
                 if bad is not None:
                     bad.append(error)
+                continue
+            yield sample

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, TypeAlias
 
@@ -21,6 +21,9 @@ from foundation.errors import FoundationError, SampleError
 BLOCK = 512
 MAX_MEMBER_BYTES = 1 << 31
 """A larger member is refused: files may have holes, so that a small disk can hold a member that no memory can."""
+
+MAX_MEMBERS = 10_000
+"""Members of one sample; what has more is a sample by mistake."""
 
 _CHUNK = 16384  # one read fetches the headers of several small members; large ones cost one read each
 _MAX_NAME = 4096
@@ -81,7 +84,8 @@ class Table:
 
     Attributes:
         keys: of the samples, in order.
-        extensions: of each sample's members, lower case, without the leading dot.
+        extensions: of each sample's members, lower case, without the leading dot; of a sample with more than
+            ``MAX_MEMBERS`` the first so many and one, for :func:`check_members`.
         first: [samples + 1] number of each sample's first member.
         offsets: [members] byte where each payload begins.
         sizes: [members] bytes of each payload.
@@ -150,6 +154,20 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
+def check_members(shard: str, key: str, extensions: Sequence[str]) -> None:
+    """Refuse a sample with too many members.
+
+    Raises:
+        SampleError: reason ``too_large``.
+    """
+    if len(extensions) > MAX_MEMBERS:
+        detail = (
+            f"has more than {MAX_MEMBERS:,} members (.{extensions[0]}, .{extensions[1]}, ...): a key ends at the first "
+            "dot of a file's name; are these samples of their own?"
+        )
+        raise SampleError(shard, key, "too_large", detail)
+
+
 def read_payload(source: Source, shard: str, key: str, extension: str, offset: int, size: int, total: int) -> bytes:
     """The bytes of one member. What the archive claims is checked before memory is asked for.
 
@@ -209,6 +227,7 @@ class _Samples:
         self.sizes: list[int] = []
         self.strays: list[str] = []
         self._seen: dict[str, int] = {}
+        self._own: set[str] = set()  # extensions of the last sample: a list of them would be searched again and again
         self._refused: str | None = None
 
     def add(self, member: _Member) -> None:
@@ -223,7 +242,9 @@ class _Samples:
                 "unsafe", f"member {member.name!r}: extensions may not begin with two underscores", key, member
             )
         elif self.keys and key == self.keys[-1]:
-            if extension in self.extensions[-1]:
+            if len(self._own) > MAX_MEMBERS:
+                return
+            if extension in self._own:
                 self._report("duplicate", f"sample {key!r} has two members .{extension}", key, member)
             else:
                 self._append(extension, member)
@@ -233,6 +254,7 @@ class _Samples:
             self._seen[key] = len(self.keys)
             self.keys.append(key)
             self.extensions.append([])
+            self._own = set()
             self.first.append(len(self.offsets))
             self._append(extension, member)
 
@@ -247,6 +269,7 @@ class _Samples:
     def _append(self, extension: str, member: _Member) -> None:
         self._refused = None
         self.extensions[-1].append(extension)
+        self._own.add(extension)
         self.offsets.append(member.offset)
         self.sizes.append(member.size)
 

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from foundation.data.arrays import ArrayFacts
 from foundation.data.expand import expand
@@ -256,7 +256,9 @@ def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str], modality: str)
                 for place, key in enumerate(group.keys):
                     last = place == len(group.keys) - 1
                     text = f"no {kind} member (members: {listed}); {said}{more if last else ''}"
-                    yield Problem(check.shard, "missing", text, key)
+                    # A run can do without labels, unless whoever asks for this check cannot.
+                    severity: Literal["error", "warning"] = "warning" if kind == ".cls" and not wanted else "error"
+                    yield Problem(check.shard, "missing", text, key, severity=severity)
 
 
 def _unlike_fellows(checks: Sequence[ShardCheck]) -> Iterator[Problem]:

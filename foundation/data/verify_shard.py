@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
-from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, read_payload, scan
+from foundation.data.boundary import decoded
+from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, check_members, read_payload, scan
 from foundation.errors import SampleError
+from foundation.modalities.kinds import kind_of
 
 NAMED = 20
 """Problems of one reason that are named per shard; the rest is counted."""
 
 _PIECE = 1 << 22
+_PART = re.compile(r"([a-z_][a-z0-9_-]*)?")  # what a member of a sample is called; numbers are rather parts of a key
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,35 @@ class ShardCheck:
         self.add(Problem(self.shard, error.reason, error.detail, error.key, member))
 
 
+def cut_keys(layouts: Mapping[tuple[str, ...], Group]) -> Iterator[tuple[str, str]]:
+    """What webdataset's rule has made of keys with dots: one sample of files that may have been meant as several.
+
+    Samples with several pictures under names (``left.jpg``, ``right.jpg``) that other samples have too are meant so.
+
+    Args:
+        layouts: samples by the set of their members.
+
+    Yields:
+        Key of a sample and what to know about it, once for each set of members.
+    """
+    for extensions, group in layouts.items():
+        kinds: dict[str, list[str]] = {}
+        for extension in extensions:
+            kinds.setdefault(kind_of(extension).rpartition(".")[2], []).append(extension)
+        for kind, same in kinds.items():
+            meant = group.count > 1 and all(_PART.fullmatch(name.rpartition(".")[0]) for name in same)
+            if len(same) > 1 and not meant:
+                listed = ", ".join(f".{name}" for name in same[:3]) + (", ..." if len(same) > 3 else "")
+                more = f"; {group.count - 1:,} more samples are like it" if group.count > 1 else ""
+                key = group.keys[0]
+                yield (
+                    key,
+                    f"{len(same)} members of kind {kind} under one key {key!r} ({listed}): webdataset cuts keys at the "
+                    f"first dot of a file's name, so they are one sample. If they are {len(same)}, write names without "
+                    f"that dot, such as {key}_{same[0]}{more}",
+                )
+
+
 def check_shard(shard: str, decoding: Any = None) -> ShardCheck:
     """Check one shard; whatever is wrong with it is part of the result.
 
@@ -138,6 +171,8 @@ def _check(check: ShardCheck, descriptor: int, decode: Callable[[dict[str, Any]]
             check.add(Problem(check.shard, "truncated", text, table.keys[-1]))
     for place in range(check.samples):
         _check_sample(check, descriptor, table, place, decode)
+    for key, text in cut_keys(check.layouts):
+        check.add(Problem(check.shard, "duplicate", text, key, severity="warning"))
     check.sha256 = _digest(descriptor)
 
 
@@ -145,6 +180,11 @@ def _check_sample(
     check: ShardCheck, descriptor: int, table: Table, place: int, decode: Callable[[dict[str, Any]], Any] | None
 ) -> None:
     key, extensions = table.keys[place], table.extensions[place]
+    try:
+        check_members(check.shard, key, extensions)
+    except SampleError as error:
+        check.add_error(error)
+        return
     check.layouts.setdefault(tuple(sorted(extensions)), Group()).add(key)
     raw: dict[str, Any] = {"__key__": key, "__shard__": check.shard, "__id__": place}
     for number, extension in enumerate(extensions, start=int(table.first[place])):
@@ -160,11 +200,12 @@ def _check_sample(
             decode = None
     if decode:
         try:
-            decode(raw)
+            sample = decoded(decode, raw)
         except SampleError as error:
             check.add_error(error)
-        except Exception as error:  # a damaged file may raise anything, and the other samples want to be checked
-            check.add(Problem(check.shard, "decode", f"{type(error).__name__}: {error}", key))
+            return
+        for note in sample.get("__notes__", ()):
+            check.add(Problem(check.shard, note.reason, note.detail, key, severity="warning"))
 
 
 def _check_member(

@@ -1,4 +1,4 @@
-"""The guard: stops a run before bad numbers or bad data can spoil it."""
+"""The guard of the numbers: stops a run before bad ones can spoil it. Bad data has a guard of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foundation.engine import collapse
-from foundation.errors import DataBudgetError, NumericsError, UserError
-from foundation.types import Batch
+from foundation.errors import NumericsError, UserError
 
 BAD_STEPS = "bad-steps.jsonl"
 """File of the run folder with the batches that the guard refused."""
@@ -237,43 +236,3 @@ class _Facts:
 
 def _json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-class DataGuard:
-    """Counts bad samples over the whole run.
-
-    Args:
-        budget: bad samples that are tolerated, in all processes together.
-        counts: those counted before a restart, by reason; of all processes, for process 0 only.
-        total: those counted before a restart in all processes.
-
-    Attributes:
-        counts: seen by this process, by reason.
-        total: seen by all processes.
-    """
-
-    def __init__(self, budget: int, counts: Mapping[str, int] | None = None, total: int = 0) -> None:
-        self.budget, self.total = budget, total
-        self.counts: Counter[str] = Counter(counts or {})
-        self._latest: tuple[str, ...] = ()
-
-    def see(self, batch: Batch) -> tuple[str, ...]:
-        """Count a batch's bad samples and return what is to be told about them."""
-        self.counts.update(batch.skipped)
-        self._latest = batch.messages or self._latest
-        return batch.messages
-
-    def spend(self, skipped: int) -> None:
-        """Charge the bad samples that all processes have found in a step.
-
-        Raises:
-            DataBudgetError: when the budget is spent.
-        """
-        self.total += skipped
-        if self.total > self.budget:
-            listed = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
-            latest = "; ".join(self._latest) or "on another process"
-            raise DataBudgetError(
-                f"{self.total} bad samples ({listed}), more than data.max_bad_samples = {self.budget}. "
-                f"Last: {latest}. Repair the shards, or raise data.max_bad_samples"
-            )

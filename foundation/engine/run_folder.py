@@ -79,7 +79,8 @@ class RunFolder:
         """Remove what a run wrote here, and nothing else."""
         for name in ("checkpoints", "export", "probes", "tensorboard", "heartbeat", "stalls"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        files = (self.recipe, self.metrics, self.status, self.path / "report.html", self.path / "bad-steps.jsonl")
+        lists = (self.path / "bad-steps.jsonl", self.path / "bad-samples.jsonl")
+        files = (self.recipe, self.metrics, self.status, self.path / "report.html", *lists)
         for path in files:
             path.unlink(missing_ok=True)
 

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from foundation import config
 from foundation.data.pipeline import TrainingPipeline
+from foundation.data.shards import GIB
 from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
 from foundation.engine.collapse import CollapseWatch
+from foundation.engine.data_guard import DataGuard
 from foundation.engine.feed import Feed
-from foundation.engine.guard import DataGuard, NumericsGuard
+from foundation.engine.guard import NumericsGuard
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.journal import Journal
 from foundation.engine.run_folder import RunFolder
@@ -82,10 +84,10 @@ class Trainer:
         self.progress = state.Progress()
         self._save_failure: BaseException | None = None
         self.last_checkpoint = self._resume(accept_changes)
-        skipped = self.progress.skipped
         self.data_guard = DataGuard(
-            recipe.data.max_bad_samples, skipped if rank() == 0 else None, sum(skipped.values())
-        )
+            recipe.data.max_bad_samples, self.stream.num_samples, folder.path, say,
+            self.progress.skipped if rank() == 0 else None,
+        )  # fmt: skip
         by_token = recipe.masking is not None and recipe.masking.mode == "token"
         self.replica = replicate(self.learner, self.place.device, self.learner.rests(by_token))
         stop_after = recipe.train.stop_after
@@ -188,7 +190,8 @@ class Trainer:
                 "collapsed": self.collapse.failure is not None,
             }
         )
-        self._spend(int(agreed["skipped"]))
+        if agreed["skipped"]:
+            self._spend()
         parts = {name: float(value) for name, value in result.parts.items()}
         verdict = self.numerics.judge(
             step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0, self.last_checkpoint
@@ -216,8 +219,7 @@ class Trainer:
         total, rounds = _Accumulated(), self.recipe.train.accumulate
         for number in range(rounds):
             batch = next(self.feed)
-            for message in self.data_guard.see(batch):
-                self.say(f"skipped: {message}")
+            self.data_guard.see(batch)
             total.skipped += sum(batch.skipped.values())
             total.keys += batch.keys
             with ExitStack() as stack:
@@ -241,13 +243,14 @@ class Trainer:
             **self.collapse.metrics(),
             **self.stream.metrics(self.progress.position),
             "epoch": self.progress.step / self.clock.steps_per_epoch,
+            "data/bad_samples": float(self.data_guard.distinct),
             "data/skipped": float(counts.total()),
             **{f"data/skipped/{reason}": float(count) for reason, count in sorted(counts.items())},
         }
 
-    def _spend(self, skipped: int) -> None:
+    def _spend(self) -> None:
         try:
-            self.data_guard.spend(skipped)
+            self.data_guard.spend()
         except DataBudgetError:
             self.optimizer.zero_grad()  # the state is that of the last step, whole: nothing learnt so far is lost
             self._save(wait=True)
@@ -263,6 +266,7 @@ class Trainer:
             coordinates=recipe.encoder.coordinates,
             finish_in_worker=on_cpu,
             places=getattr(recipe.encoder, "places", None),
+            max_bytes=int(data.max_decoded_gib * GIB),
         )
         loader = build_loader(
             self.stream,

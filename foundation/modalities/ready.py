@@ -5,7 +5,7 @@ What such modalities share: the batch between worker and training, and the namin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from foundation.counter import Draws
     from foundation.types import View
 
 
@@ -75,6 +76,18 @@ class Prepared:
         )
 
 
+def joined(parts: Sequence[Tensor], count: int) -> Tensor:
+    """Rows of the parts of a batch as rows of the whole: view-major, as each part is.
+
+    Args:
+        parts: [count x B_i, ...] each, or [count x B_i x n, ...] where n rows make a view.
+        count: views per sample.
+    """
+    import torch
+
+    return torch.cat([part.unflatten(0, (count, -1)) for part in parts], dim=1).flatten(0, 1)
+
+
 class ReadyViews:
     """Views of the roles ``global`` and ``local``, made by ``prepare`` of a subclass.
 
@@ -99,6 +112,17 @@ class ReadyViews:
     def describe(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Per role: views per sample, and the shape of one view's data, ``(channels, size)``."""
         return {name: (crop.count, (self.channels, crop.size)) for name, crop in self.roles.items()}
+
+    def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
+        """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
+        roles = {}
+        for name, crop in self.roles.items():
+            some = [part.roles[name] for part in parts]
+            values = {
+                item.name: joined([getattr(role, item.name) for role in some], crop.count) for item in fields(some[0])
+            }
+            roles[name] = replace(some[0], **values)
+        return Prepared(roles)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Names the views.

@@ -123,10 +123,14 @@ class Job:
     def splits(self, candidate: Candidate, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
         """Labelled features of the training and of the test shards (without those, of the training shards twice).
 
-        Simple features are of many units; they are standardised by the training samples.
+        Their classes have one numbering. Simple features are of many units; they are standardised by the training
+        samples.
         """
+        from foundation.probes.labels import number_classes
+
         train = self.features(candidate, self.train, blocks, "train")
         test = self.features(candidate, self.test, blocks, "test") if self.test else train
+        train, test = number_classes(train, test)
         if candidate.name == "simple":
             scaled = train.standardised(train)
             return scaled, (test.standardised(train) if self.test else scaled)

@@ -70,6 +70,7 @@ def dense_features(
     Raises:
         UserError: the modality has no ``dense.py``, or shards are missing.
     """
+    from foundation.data.boundary import good_views
     from foundation.data.stream import iterate_samples
     from foundation.probes.road import decoder, open_limited, room
 
@@ -78,14 +79,19 @@ def dense_features(
     batch: list[Any] = []
 
     def finished() -> Iterator[dict[str, Any]]:
-        view = prepare(batch).to(device)
+        view, samples, wrong = good_views(prepare, batch)
+        if bad is not None:
+            bad.extend(error for _, error in wrong)
+        if view is None:
+            return
+        view = view.to(device)
         with torch.inference_mode():
             tokens = token_features(loaded.encoder, view, blocks).float()
             if places_of is not None:
                 places = places_of(view)
             else:
                 places = torch.as_tensor(loaded.config.coordinates(tuple(view.shape[2:])))
-        for sample, arrays in zip(batch, parts.spread(tokens, places, batch, loaded.evaluation), strict=True):
+        for sample, arrays in zip(samples, parts.spread(tokens, places, samples, loaded.evaluation), strict=True):
             label = {"cls": str(sample["label"]).encode()} if "label" in sample else {}
             yield {"__key__": sample["__key__"], **{f"{name}.npy": _npy(a) for name, a in arrays.items()}, **label}
 

@@ -19,9 +19,10 @@ OFFSET_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Event:
-    """Something that is there from ``onset`` to ``offset``, seconds; ``label`` is a class number."""
+    """Something that is there from ``onset`` to ``offset``, seconds; ``label`` is a class number, or a name until
+    :func:`foundation.probes.frame_features.number_events` has numbered it."""
 
-    label: int
+    label: int | str
     onset: float
     offset: float
 

@@ -24,7 +24,7 @@ from foundation.errors import UserError
 from foundation.probes.results import progress
 from foundation.types import Features
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
 
 Tokens: TypeAlias = Literal["cls", "patches", "both"]
@@ -49,6 +49,9 @@ class FeatureSet:
         ids: [S] int64, numbers of the samples in their shards, counted through; empty where unknown.
         skipped: samples that could not be read, by reason.
         messages: what was wrong with the first of them.
+        names: [S] labels that are no class numbers (a name, a list where a sample has several), None elsewhere; empty
+            where all are numbers or absent.
+        classes: name of each class number, once :func:`foundation.probes.labels.number_classes` has numbered them.
     """
 
     cls: tuple[Tensor, ...]
@@ -58,6 +61,8 @@ class FeatureSet:
     ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     skipped: Mapping[str, int] = field(default_factory=dict)
     messages: tuple[str, ...] = ()
+    names: tuple[Any, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,15 +73,29 @@ class FeatureSet:
         return tuple(part.float() for part in found)
 
     def labelled(self) -> FeatureSet:
-        """Only the samples that have a label.
+        """Only the samples that have one label, a class number or a name; those with several are counted as skipped.
 
         Raises:
             UserError: when there are none.
         """
-        rows = (self.labels >= 0).nonzero().flatten()
+        named = torch.tensor([isinstance(name, str) for name in self.names], dtype=torch.bool)
+        rows = ((self.labels >= 0) | named if self.names else self.labels >= 0).nonzero().flatten()
+        several = sum(isinstance(name, list) for name in self.names)
         if not len(rows):
+            if several:
+                raise UserError(
+                    f"{several} of the {len(self)} samples have several labels each: this probe needs one label per "
+                    "sample, as a member .cls or a single value in .json"
+                )
             raise UserError(f"none of the {len(self)} samples has a label: this probe needs labelled shards")
-        return self if len(rows) == len(self) else self.take(rows)
+        if len(rows) == len(self):
+            return self
+        part = self.take(rows)
+        if not several:
+            return part
+        said = f"{several} samples with several labels each: this probe needs one"
+        skipped = {**self.skipped, "label": self.skipped.get("label", 0) + several}
+        return dataclasses.replace(part, skipped=skipped, messages=(*self.messages, said))
 
     def take(self, rows: Tensor) -> FeatureSet:
         """Some of the samples; ``rows`` [n] int64."""
@@ -87,6 +106,7 @@ class FeatureSet:
             labels=self.labels[rows],
             keys=tuple(self.keys[row] for row in rows.tolist()),
             ids=self.ids[rows] if len(self.ids) else self.ids,
+            names=tuple(self.names[row] for row in rows.tolist()) if self.names else (),
         )
 
     def standardised(self, like: FeatureSet) -> FeatureSet:
@@ -235,6 +255,7 @@ def extract(
     labels: list[Tensor] = []
     ids: list[Tensor] = []
     keys: list[str] = []
+    names: list[Any] = []
     skipped: dict[str, int] = {}
     messages: list[str] = []
     context = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
@@ -255,6 +276,7 @@ def extract(
                     labels.append(torch.as_tensor(batch.labels, dtype=torch.int64).cpu())
                     ids.append(torch.as_tensor(batch.ids, dtype=torch.int64).cpu())
                     keys.extend(batch.keys)
+                    names.extend(None if isinstance(name, int) else name for name in batch.names)
                 if limit is not None and len(keys) >= limit:
                     break
     finally:
@@ -271,6 +293,7 @@ def extract(
         ids=torch.cat(ids)[:limit].clone(),
         skipped=skipped,
         messages=tuple(messages),
+        names=tuple(names[:limit]) if any(name is not None for name in names) else (),
     )
 
 
@@ -335,6 +358,7 @@ def save_features(path: Path, features: FeatureSet) -> None:
     if features.patches.data_ptr() == features.cls[-1].data_ptr():
         tensors["patches"] = features.patches.clone()
     note = {"skipped": json.dumps(dict(features.skipped)), "messages": json.dumps(features.messages)}
+    note["names"] = json.dumps(features.names)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -366,6 +390,7 @@ def load_features(path: Path) -> FeatureSet | None:
         ids=tensors["ids"],
         skipped=json.loads(note.get("skipped", "{}")),
         messages=tuple(json.loads(note.get("messages", "[]"))),
+        names=tuple(json.loads(note.get("names", "[]"))),
     )
 
 

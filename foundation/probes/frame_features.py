@@ -7,8 +7,9 @@ Labels are events with onset and offset in each sample's ``json`` member::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.data.boundary import decoded, good_views
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.probes.events import Event
@@ -50,8 +52,8 @@ class FrameSet:
 
     @property
     def classes(self) -> int:
-        """Largest class number, plus 1."""
-        return 1 + max((event.label for part in self.events for event in part), default=-1)
+        """Classes that occur."""
+        return len({event.label for part in self.events for event in part})
 
 
 def read_events(raw: Any) -> tuple[Event, ...]:
@@ -63,14 +65,31 @@ def read_events(raw: Any) -> tuple[Event, ...]:
     place, values = members.place_of(raw), members.facts(raw).get("events")
     if values is None:
         raise SampleError(*place, "missing", "no 'events' in its json: frame-level labels are needed")
+    found = []
     try:
-        found = tuple(Event(int(e["label"]), float(e["onset"]), float(e["offset"])) for e in values)
-    except (TypeError, KeyError, ValueError) as error:
+        for one in values:
+            label, problem = members.as_label(one["label"])
+            if problem or not isinstance(label, (int, str)):
+                raise ValueError(problem or "an event without a label")
+            found.append(Event(label, float(one["onset"]), float(one["offset"])))
+    except Exception as error:  # whatever stands there in the place of a list of events
         raise SampleError(*place, "decode", f"events: {error!r}; label, onset and offset are expected") from error
     for event in found:
-        if event.label < 0 or not 0 <= event.onset < event.offset:
-            raise SampleError(*place, "decode", f"events: {event} (0 <= onset < offset, label >= 0 is expected)")
-    return found
+        if not 0 <= event.onset < event.offset < math.inf:
+            raise SampleError(*place, "decode", f"events: {event} (0 <= onset < offset is expected)")
+    return tuple(found)
+
+
+def number_events(*sets: FrameSet) -> tuple[int, tuple[FrameSet, ...]]:
+    """Classes that occur in any of the sets, and the same recordings with labels of events numbered among those."""
+    labels = {event.label for frames in sets for part in frames.events for event in part}
+    places = {label: place for place, label in enumerate(sorted(labels, key=lambda x: (isinstance(x, str), x)))}
+
+    def numbered(frames: FrameSet) -> FrameSet:
+        events = tuple(tuple(replace(event, label=places[event.label]) for event in part) for part in frames.events)
+        return replace(frames, events=events)
+
+    return len(places), tuple(map(numbered, sets))
 
 
 def _batches(
@@ -81,16 +100,20 @@ def _batches(
     for number in range(shards.num_samples):
         try:
             raw = shards.read(*_locate(shards, number))
-            batch.append((decode(raw), read_events(raw)))
+            batch.append((decoded(decode, raw), read_events(raw)))
         except SampleError as error:
-            note["skipped"][error.reason] = note["skipped"].get(error.reason, 0) + 1
-            if len(note["messages"]) < 8:
-                note["messages"].append(str(error))
+            _note(note, error)
         if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _note(note: dict[str, Any], error: SampleError) -> None:
+    note["skipped"][error.reason] = note["skipped"].get(error.reason, 0) + 1
+    if len(note["messages"]) < 8:
+        note["messages"].append(str(error))
 
 
 def _locate(shards: Any, number: int) -> tuple[int, int]:
@@ -150,8 +173,13 @@ def extract(
     total = -(-shards.num_samples // batch_size)
     with torch.inference_mode():
         for batch in progress(_batches(shards, decode, batch_size, note), total, what):
-            samples = [sample for sample, _ in batch]
-            view = evaluate(samples).to(device)
+            view, samples, bad = good_views(evaluate, [sample for sample, _ in batch])
+            for _, error in bad:
+                _note(note, error)
+            if view is None:
+                continue
+            view = view.to(device)
+            events = {id(sample): own for sample, own in batch}
             places, columns = _columns(encoder, view)
             if raw:
                 wide = view.shape[-1] // columns
@@ -162,7 +190,8 @@ def extract(
                 mean = tokens.new_zeros(len(samples), columns, tokens.shape[2])
                 mean.index_add_(1, torch.from_numpy(places).to(device), tokens)
                 parts.append((mean * (columns / len(places))).cpu())
-            for sample, own in batch:
+            for sample in samples:
+                own = events[id(sample)]
                 timelines.append(evaluate.timeline(sample, columns))
                 begin, end = timelines[-1][0, 0], timelines[-1][-1, 1]
                 unseen += sum(not begin <= (event.onset + event.offset) / 2 <= end for event in own)

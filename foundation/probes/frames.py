@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.probes import events as measures
-from foundation.probes.frame_features import FrameSet, of_shards
+from foundation.probes.frame_features import FrameSet, number_events, of_shards
 from foundation.probes.linear import split
 from foundation.schedules import Duration
 
@@ -146,7 +146,7 @@ def fit(train: FrameSet, test: FrameSet, settings: Settings, device: torch.devic
     Raises:
         UserError: too few recordings.
     """
-    classes = max(train.classes, test.classes)
+    classes, (train, test) = number_events(train, test)
     if classes < 1:
         raise UserError("none of the samples has an event: there is nothing to learn")
     rows, kept = split(len(train), settings.validation_share, settings.seed)

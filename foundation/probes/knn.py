@@ -82,11 +82,13 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no labels.
         """
+        from foundation.probes.labels import number_classes
         from foundation.probes.road import labelled_features
 
         where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
         bank = labelled_features(self, encoder, self.train, "knn: bank", **where)
         queries = labelled_features(self, encoder, self.test, "knn: queries", **where) if self.test else bank
+        bank, queries = number_classes(bank, queries)
         alone = not self.test
         k = min(self.k, len(bank) - alone)
         near = search(vectors(bank, self.tokens), vectors(queries, self.tokens), k, leave_one_out=alone, device=device)

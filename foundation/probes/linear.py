@@ -242,6 +242,7 @@ def fit(
         for layer in (*part.cls, part.patches):
             check_finite(layer, name)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    wanted = train.labels
     rows, held = torch.arange(len(train)), None
     if settings.select_on == "validation":
         rows, kept_back = split(len(train), settings.validation_share, settings.seed)
@@ -264,7 +265,7 @@ def fit(
                     raise UserError(f"epoch {epoch} of the augmented data has {len(source)} samples, not {len(train)}")
                 current = prepare(source.take(rows))
                 tensors = [inputs(current, *kind).to(device) for kind in kinds]
-                labels = current.labels.to(device)
+                labels = wanted[rows].to(device)  # of ``train``: freshly augmented features have the data's own labels
             for batch in torch.randperm(len(rows), generator=generator).to(device).split(settings.batch_size):
                 grid.step([tensor[batch] for tensor in tensors], labels[batch])
         on_test = grid.predict(test, device)

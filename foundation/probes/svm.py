@@ -102,11 +102,13 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no labels.
         """
+        from foundation.probes.labels import number_classes
         from foundation.probes.road import labelled_features
 
         where = {"modality": modality, "evaluation": evaluation, "device": device, "autocast": autocast}
         train = labelled_features(self, encoder, self.train, "svm: train", **where)
         test = labelled_features(self, encoder, self.test, "svm: test", **where)
+        train, test = number_classes(train, test)
         return {"probe/svm_top1": fit(train, test, self.settings()).top1}
 
 

@@ -265,10 +265,13 @@ def _gallery(run: Run, gallery: Gallery | None, problem: str | None) -> list[str
     title = "What it looks at"
     knn = _latest(run, "knn") or {}
     measured = knn.get("confusion") or {}
-    classes = gallery.classes if gallery else ()
+    from foundation.probes.labels import class_names
+
+    index = gallery.classes if gallery else ()
+    classes = class_names(measured["classes"], index) if measured.get("classes") else index
     counts, k, how = measured.get("counts"), measured.get("k"), "on the test split of the kNN probe"
     if not counts and gallery and gallery.counts:
-        counts, k = gallery.counts, gallery.k
+        counts, k, classes = gallery.counts, gallery.k, gallery.counted
         how = f"leaving one out of {gallery.searched:,} samples; top-1 {100 * gallery.top1:.1f} %"
     matrix = ""
     if counts:

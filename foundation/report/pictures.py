@@ -63,7 +63,8 @@ class Gallery:
         k: neighbours of ``counts``.
         top1: accuracy of ``counts``.
         searched: samples among which neighbours were searched.
-        classes: names of the labels.
+        classes: names of the class numbers, as the shards' index gives them.
+        counted: name of each class of ``counts``.
         notes: what could not be drawn and why.
     """
 
@@ -74,6 +75,7 @@ class Gallery:
     top1: float = 0.0
     searched: int = 0
     classes: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -163,6 +165,7 @@ def gallery(
     """
     from foundation.data.shards import open_shards
     from foundation.parallel.threads import default_workers
+    from foundation.probes.labels import class_names
     from foundation.probes.road import features_of_shards
 
     shards = open_shards(list(patterns))
@@ -181,8 +184,9 @@ def gallery(
         what="report: features",
     )
     rows = _neighbours(loaded, shards, features, queries, near, device, notes)
-    counts, k, top1 = _confusion(features, device, notes)
-    return Gallery(tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), notes)
+    counts, k, top1, counted = _confusion(features, device, notes)
+    named = class_names(counted, shards.classes)
+    return Gallery(tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), named, notes)
 
 
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
@@ -305,9 +309,15 @@ def _neighbours(
         drawn = show(view_of([sample])[0], loaded.modality, loaded.evaluation)
         return None if drawn is None else photo(drawn)
 
-    def name(row: int) -> str:
+    def called(row: int) -> Any:
         label = int(features.labels[row])
-        return "" if label < 0 else shards.classes[label] if label < len(shards.classes) else f"class {label}"
+        return label if label >= 0 else features.names[row] if features.names else None
+
+    def name(row: int) -> str:
+        label = called(row)
+        if isinstance(label, int):
+            return shards.classes[label] if label < len(shards.classes) else f"class {label}"
+        return "" if label is None else label if isinstance(label, str) else ", ".join(map(str, label))
 
     found = []
     for place, query in enumerate(chosen.tolist()):
@@ -317,29 +327,36 @@ def _neighbours(
         row: list[tuple[str, str, float, bool | None]] = []
         for other, value in zip(cosine.places[place].tolist(), cosine.similarities[place].tolist(), strict=True):
             if other != query and len(row) < k:
-                known = int(features.labels[query]) >= 0 and int(features.labels[other]) >= 0
-                same = bool(features.labels[query] == features.labels[other]) if known else None
+                known = called(query) is not None and called(other) is not None
+                same = called(query) == called(other) if known else None
                 row.append((picture(other) or "", name(other), value, same))
         found.append(Neighbourhood((image, name(query)), tuple(row)))
     return found
 
 
-def _confusion(features: FeatureSet, device: Any, notes: list[str]) -> tuple[list[list[int]] | None, int, float]:
+def _confusion(
+    features: FeatureSet, device: Any, notes: list[str]
+) -> tuple[list[list[int]] | None, int, float, tuple[str, ...]]:
     import torch
 
+    from foundation.errors import UserError
     from foundation.probes import knn
+    from foundation.probes.labels import number_classes
 
-    labelled = (features.labels >= 0).nonzero().flatten()
-    if len(labelled) < 2:
+    if not features.names and bool((features.labels < 0).all()):
         notes.append("The samples have no labels: there is no confusion matrix, and neighbours have no names.")
-        return None, 0, 0.0
-    part = features.take(labelled)
-    classes = int(part.labels.max()) + 1
-    if classes > 200:
-        notes.append(f"{classes} classes are too many for a confusion matrix.")
-        return None, 0, 0.0
+        return None, 0, 0.0, ()
+    try:
+        (part,) = number_classes(features.labelled())
+    except UserError as error:
+        notes.append(f"There is no confusion matrix: {error}.")
+        return None, 0, 0.0, ()
+    classes = len(part.classes)
+    if classes > 200 or len(part) < 2:
+        notes.append(f"{len(part)} labelled samples of {classes} classes do not make a confusion matrix (at most 200).")
+        return None, 0, 0.0, ()
     k = min(20, len(part) - 1)
     near = knn.search(part.cls[-1], part.cls[-1], k, leave_one_out=True, device=device)
     result = knn.classify(near, part.labels, part.labels, [k])[k]
     counts = torch.bincount(part.labels * classes + result.predictions, minlength=classes**2)
-    return counts.reshape(classes, classes).tolist(), k, result.top1
+    return counts.reshape(classes, classes).tolist(), k, result.top1, part.classes

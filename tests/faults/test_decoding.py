@@ -160,10 +160,32 @@ def test_a_bomb_in_the_pixel_data(shard, happened):
     happened("only as many rows as the header says are unpacked")
 
 
-@pytest.mark.fault(19, "label that is no number")
-def test_a_label_that_is_none(shard, verified, happened):
-    path = shard([*good(2), ("s002.png", picture()), ("s002.cls", b"a cat")])
-    read = read_all(path)
-    assert read.skipped == {"decode": 1} and "label" in read.messages[0] and "s002" in read.messages[0]
-    assert found_by(verified(path, decode="image"), "decode")[0][1] == "s002"
-    happened("skipped, counted as decode")
+LABELS = {
+    "10**30": ("cls", b"1" + b"0" * 30),
+    "1e400": ("json", b'{"label": 1e400}'),
+    "below 0": ("cls", b"-3"),
+    "mapping": ("json", b'{"label": {"cat": 1}}'),
+    "no JSON": ("json", b'{"label": '),
+    "nothing": ("cls", b""),
+}
+
+
+@pytest.mark.fault(19, "labels that are none: 10**30, 1e400, negative, a mapping, damaged JSON, nothing")
+def test_what_cannot_be_a_label_leaves_a_sample_without_one(shard, verified, happened):
+    members = [(f"t{n}.{part}", data) for n, (kind, label) in enumerate(LABELS.values()) for part, data in
+               (("png", picture(n)), (kind, label))]  # fmt: skip
+    path = shard([*good(2), *members])
+    assert read_all(path).keys == ["s000", "s001", *(f"t{n}" for n in range(len(LABELS)))]
+    samples = {sample["__key__"]: sample for sample in iterate_samples(open_shards(path), decode)}
+    assert [key for key, sample in samples.items() if "label" in sample] == ["s000", "s001"]
+    found = verified(path, decode="image")
+    assert not found.errors and found.warnings["label"] == len(LABELS)
+    assert "1e+30 is no class number" in found_by(found, "label")[0][3]
+    happened("the sample is used without a label; verify --decode warns, naming shard, key and what stands there")
+
+
+def test_names_and_several_labels_stay_what_they_are(shard):
+    given = [("cls", b"cat\n"), ("json", b'{"label": [0, "dog"]}'), ("json", b'{"label": "7"}'), ("cls", b"0012")]
+    path = shard([m for n, (kind, data) in enumerate(given) for m in ((f"{n}.png", picture()), (f"{n}.{kind}", data))])
+    labels = [sample["label"] for sample in iterate_samples(open_shards(path), decode)]
+    assert labels == ["cat", [0, "dog"], 7, 12]

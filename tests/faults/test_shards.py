@@ -14,7 +14,7 @@ from foundation.data.inspect import index_shards
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.tar import scan
 from foundation.errors import SampleError, UserError
-from tests.faults.conftest import found_by, good, picture, read_all, write_tar
+from tests.faults.conftest import found_by, good, picture, write_tar
 
 MEMBER = 512 + 512  # a header and one block of payload
 
@@ -212,8 +212,8 @@ def test_an_index_that_disagrees(shard, verified, happened, damage):
         (folder / "index.json").write_text(json.dumps(index))
         ((name, _, _, detail),) = found_by(verified(folder), "index")
         assert (name, detail) == ("train-000000.tar", "has 6 samples, index.json says 8")
-        read = read_all(folder)
-        assert read.skipped == {"index": 2} and "expected 8 samples, found 6" in read.messages[0]
+        with pytest.raises(UserError, match=r"train-000000\.tar has 6 samples, expected 8.*foundation data index"):
+            open_shards(folder)
     elif damage == "garbage":
         (folder / "index.json").write_text("{")
         ((name, _, _, detail),) = found_by(verified(folder), "index")
@@ -305,3 +305,34 @@ def test_a_tar_of_tarfile_reads_the_same_after_the_mark(tmp_path):
     with tarfile.open(path, "w") as archive:
         archive.add(Path(__file__), "a.py")
     assert open_shards(path).num_samples == 1
+
+
+@pytest.mark.parametrize("stated", [0, -1, 5, 8, 10**9, 6.0, "6"])
+@pytest.mark.fault(18, "an index that states no, fewer, more or impossible numbers of samples")
+def test_an_index_never_loses_samples_in_silence(shard, happened, monkeypatch, stated):
+    path = shard(indexed=True)
+    index = json.loads((path.parent / "index.json").read_text())
+    index["splits"]["train"]["shards"][0]["samples"] = stated
+    (path.parent / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="foundation data index") as caught:
+        open_shards(path)
+    assert path.name in str(caught.value) and (type(stated) is not int or f"{stated:,}" in str(caught.value))
+    if stated in (5, 8):  # of many or remote shards the headers are read when a shard is first needed
+        monkeypatch.setattr("foundation.data.shards._COUNTED", 0)
+        shards = open_shards(path)
+        bad = errors_of(shards)
+        assert {error.reason for error in bad} == {"index"} and len(bad) == {5: 5, 8: 2}[stated]
+        assert f"expected {stated} samples, found 6" in str(bad[0]) and "foundation data index" in str(bad[0])
+    happened("refused at the start, exit 2, naming shard and both numbers; of large sets when the shard is first read")
+
+
+@pytest.mark.fault(18, "an index that lists a shard twice")
+def test_an_index_that_lists_a_shard_twice(shard, verified, happened):
+    path = shard(indexed=True)
+    index = json.loads((path.parent / "index.json").read_text())
+    index["splits"]["test"] = index["splits"]["train"]
+    (path.parent / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"index\.json is damaged.*train-000000\.tar is listed 2 times"):
+        open_shards(path)
+    assert found_by(verified(path), "index")
+    happened("refused, exit 2; verify names it")

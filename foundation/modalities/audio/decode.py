@@ -93,7 +93,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         config: limits; the defaults when absent.
 
     Returns:
-        ``audio``: float32 [T] mono, full scale is 1; ``audio_rate``: int, Hz; and ``label`` (int) where the sample has
+        ``audio``: float32 [T] mono, full scale is 1; ``audio_rate``: int, Hz; and ``label`` where the sample has
         one, beside the ``__...__`` entries.
 
     Raises:
@@ -110,11 +110,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     import torch
 
     sample["audio"], sample["audio_rate"] = torch.from_numpy(heard.samples), heard.rate
-    if heard.notes:
-        sample["__notes__"] = heard.notes
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.note(sample, *heard.notes)
+    members.put_label(sample, raw, config.label)
     return sample
 
 

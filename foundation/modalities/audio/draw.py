@@ -83,8 +83,7 @@ def _draw_view(
     gain = config.gain[0] + (config.gain[1] - config.gain[0]) * level[:, 0]
     ratio = config.noise_ratio[0] + (config.noise_ratio[1] - config.noise_ratio[0]) * level[:, 2]
     noisy = augmented & (level[:, 1] < config.noise)
-    mix = draws.uniform(stream + "mixup", 2)
-    others = 1 + np.floor(mix[:, 0] * max(count - 1, 1)).astype(np.int64)  # someone else, all alike
+    partners, shares = mixed_with(config, role, crop, view, draws)
     boxes, canvas = _boxes(config, crop, draws.uniform(stream + "resize", 4), augmented)
     return {
         "waveforms": waveforms,
@@ -92,14 +91,26 @@ def _draw_view(
         "response": _response(config, draws, stream, augmented),
         "noise": np.where(noisy, 10.0 ** (-ratio / 20.0), 0.0).astype(np.float32),
         "noise_keys": bits(draws.seed, draws.epochs, draws.ids, stream + "noise", 1)[:, 0].astype(np.int64),
-        "partners": view * count + (np.arange(count) + others) % max(count, 1),
-        "shares": np.where(augmented & (count > 1), config.mixup * mix[:, 1], 0.0).astype(np.float32),
+        "partners": partners,
+        "shares": shares,
         "boxes": boxes,
         "canvas": canvas,
         "hidden": _hidden(config, crop, draws, stream, augmented),
         "sample_ids": draws.ids.astype(np.int64),
         "geometry": _geometry(config, crop, first, boxes, canvas),
     }
+
+
+def mixed_with(
+    config: Config, role: str, crop: CropConfig, view: int, draws: Draws
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Row that is mixed into each row of a view [B], and its share [B]; depends on the whole batch, not on its data."""
+    stream, count = f"audio.{role}.{view}.", len(draws.ids)
+    augmented = draws.uniform(stream + "augment", 1)[:, 0] < crop.augment[view % len(crop.augment)]
+    mix = draws.uniform(stream + "mixup", 2)
+    others = 1 + np.floor(mix[:, 0] * max(count - 1, 1)).astype(np.int64)  # someone else, all alike
+    partners = view * count + (np.arange(count) + others) % max(count, 1)
+    return partners, np.where(augmented & (count > 1), config.mixup * mix[:, 1], 0.0).astype(np.float32)
 
 
 def _response(config: Config, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -282,6 +282,24 @@ class AudioViews:
                 for name, crop in self.roles.items()
             }
         )
+
+    def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
+        """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
+        import numpy as np
+        import torch
+
+        from foundation.modalities.audio.draw import mixed_with
+        from foundation.modalities.ready import joined
+
+        roles = {}
+        for name, crop in self.roles.items():
+            some = [part.roles[name] for part in parts]
+            values = {f.name: joined([getattr(role, f.name) for role in some], crop.count) for f in fields(some[0])}
+            mixed = [mixed_with(self.config, name, crop, view, draws) for view in range(crop.count)]
+            for field_name, rows in zip(("partners", "shares"), zip(*mixed, strict=True), strict=True):
+                values[field_name] = torch.from_numpy(np.concatenate(rows))
+            roles[name] = PreparedRole(**values)
+        return Prepared(roles)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.

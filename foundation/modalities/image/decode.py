@@ -84,8 +84,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
 
     Returns:
         ``image``: uint8 [3, H, W] RGB, upright, whose memory is [H, W, 3] (channels last: what the resize is fast on),
-        and ``label`` (int) where the sample has one, beside the ``__...__`` entries; ``__notes__`` where most of the
-        range of a deep picture is lost.
+        and ``label`` (a number, a name or several) where the sample has one, beside the ``__...__`` entries;
+        ``__notes__`` where most of the range of a deep picture is lost.
 
     Raises:
         SampleError: reason ``missing`` (no image member), ``too_large``, ``truncated`` or ``decode``.
@@ -104,11 +104,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         raise SampleError(shard, key, reason, f"{name} ({len(raw[name])} bytes): {error}") from error
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["image"] = torch.from_numpy(pixels).permute(2, 0, 1)
-    if notes:
-        sample["__notes__"] = notes
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.note(sample, *notes)
+    members.put_label(sample, raw, config.label)
     return sample
 
 

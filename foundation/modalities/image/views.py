@@ -296,7 +296,7 @@ class ImageViews:
         import numpy as np
         import torch
 
-        from foundation.modalities.image import geometry, photometric
+        from foundation.modalities.image import geometry
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -310,9 +310,6 @@ class ImageViews:
             canvas = geometry.pack(images)
         for name, crop in self.roles.items():
             boxes, flips = self._draw_geometry(name, crop, draws, heights, widths)
-            plan = photometric.make_plan(
-                self._draw_photometric(name, crop, draws), crop.size, self.config.blur_radius, not self._accelerator
-            )
             pixels = None
             if not self.on_device:
                 pixels = geometry.resize_crops(images, boxes, flips, crop.size, self.config.interpolation)
@@ -320,11 +317,37 @@ class ImageViews:
                 pixels=pixels,
                 boxes=geometry.scale_boxes(boxes, factors, sizes) if self.on_device else torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
-                plan=plan,
+                plan=self._plan(name, crop, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
                 geometry=geometry.affine(boxes, flips),
             )
         return Prepared(roles, canvas)
+
+    def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
+        """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
+        from foundation.modalities.image import geometry
+        from foundation.modalities.ready import joined
+
+        roles = {}
+        for name, crop in self.roles.items():
+            some = [part.roles[name] for part in parts]
+            pixels = [role.pixels for role in some if role.pixels is not None]
+            roles[name] = PreparedRole(
+                pixels=joined(pixels, crop.count) if pixels else None,
+                boxes=joined([role.boxes for role in some], crop.count),
+                flips=joined([role.flips for role in some], crop.count),
+                plan=self._plan(name, crop, draws),
+                sample_ids=joined([role.sample_ids for role in some], crop.count),
+                geometry=joined([role.geometry for role in some], crop.count),
+            )
+        canvases = [image for part in parts if part.canvas is not None for image in part.canvas]
+        return Prepared(roles, geometry.pack(canvases) if canvases else None)
+
+    def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
+        from foundation.modalities.image import photometric
+
+        parameters = self._draw_photometric(role, crop, draws)
+        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.

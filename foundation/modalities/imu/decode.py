@@ -178,7 +178,7 @@ class ImuDecoder:
         Returns:
             ``imu``: float32 [T, C] in m/s^2 and rad/s, of a recording with gaps its longest stretch without one;
             ``imu_rate``: float, Hz; ``imu_start``: when it begins, seconds (a reading stands for 1 / rate seconds
-            around its time); and ``label`` (int) where there is one.
+            around its time); and ``label`` (a number, a name or several) where there is one.
 
         Raises:
             SampleError: reason ``missing``, ``empty``, ``truncated``, ``decode``, ``shape`` (numbers, columns or
@@ -198,11 +198,8 @@ class ImuDecoder:
         sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
         sample["imu"] = torch.from_numpy(longest.values)
         sample["imu_rate"], sample["imu_start"] = longest.rate, longest.start
-        if recording.notes:
-            sample["__notes__"] = recording.notes
-        label = members.label(raw, self.config.label)
-        if label is not None:
-            sample["label"] = label
+        members.note(sample, *recording.notes)
+        members.put_label(sample, raw, self.config.label)
         return sample
 
     def read(self, raw: Mapping[str, Any]) -> Recording:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import SampleError, UserError
-from foundation.modalities.members import place_of
+from foundation.modalities.members import note, place_of
 from foundation.plugins import Plugin
 from foundation.types import Sample
 
@@ -86,6 +86,7 @@ class PairedDecoder:
             takes = draws is not None and getattr(decoder, "takes_draws", False)
             decoded = decoder(raw, draws) if takes else decoder(raw)  # type: ignore[call-arg]
             part = {name: value for name, value in decoded.items() if not name.startswith("__")}
+            note(whole, *decoded.get("__notes__", ()))
             label = part.pop("label", None)
             if label is not None and whole.setdefault("label", label) != label:
                 labels = f"one modality says label {whole['label']}, another {label}"

@@ -187,6 +187,12 @@ class PairedViews:
             parts[name] = maker.prepare(samples, draws, own)
         return Prepared(parts)
 
+    def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
+        """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
+        return Prepared(
+            {name: maker.join([part.parts[name] for part in parts], draws) for name, maker in self.makers.items()}
+        )
+
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the device half of every member.
 

@@ -64,8 +64,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     Returns:
         ``points``: float32 [N, 3 + F], coordinates in the file's unit (metres for scans) relative to ``points_origin``,
         then F further numbers; ``points_origin``: float64 [3], what was subtracted from the coordinates before they
-        became float32 (0 for clouds near zero); and ``label`` (int) where the sample has one, beside the ``__...__``
-        entries.
+        became float32 (0 for clouds near zero); and ``label`` (a number, a name or several) where the sample has one,
+        beside the ``__...__`` entries.
 
     Raises:
         SampleError: reason ``missing``, ``empty``, ``decode``, ``truncated``, ``corrupt``, ``unsafe``, ``too_large``,
@@ -85,11 +85,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         raise SampleError(shard, key, error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["points"], sample["points_origin"] = torch.from_numpy(cloud.points), cloud.origin
-    if cloud.notes:
-        sample["__notes__"] = cloud.notes
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.note(sample, *cloud.notes)
+    members.put_label(sample, raw, config.label)
     return sample
 
 

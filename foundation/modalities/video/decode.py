@@ -109,7 +109,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
         ``video``: uint8 [T, 3, H, W] RGB, upright, whose memory is [T, H, W, 3]; ``video_times``: float64 [T], when
         each frame begins to be shown, seconds from the start of the file's video; ``video_rate``: frames per second of
         what is returned, on average; ``video_end``: when the last frame stops being shown, seconds; and ``label``
-        (int) where there is one.
+        (a number, a name or several) where there is one.
 
     Raises:
         SampleError: reason ``missing``, ``empty``, ``truncated``, ``decode``, ``corrupt`` (frames in the middle),
@@ -139,11 +139,8 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
     sample["video"] = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
     sample["video_times"], sample["video_end"] = clip.times, clip.end
     sample["video_rate"] = len(clip.times) / (clip.end - float(clip.times[0]))
-    if clip.notes:
-        sample["__notes__"] = clip.notes
-    label = members.label(raw, config.label)
-    if label is not None:
-        sample["label"] = label
+    members.note(sample, *clip.notes)
+    members.put_label(sample, raw, config.label)
     return sample
 
 

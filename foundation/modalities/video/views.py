@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foundation.counter import Draws
-    from foundation.modalities.image.photometric import Parameters
+    from foundation.modalities.image.photometric import Parameters, Plan
     from foundation.types import Sample, View
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
@@ -170,7 +170,7 @@ class VideoViews(ImageViews):
         import numpy as np
         import torch
 
-        from foundation.modalities.image import geometry, photometric
+        from foundation.modalities.image import geometry
         from foundation.modalities.video import clips
 
         if len(samples) != len(draws.ids):
@@ -190,17 +190,11 @@ class VideoViews(ImageViews):
                 pixels[one] = geometry.resize_crops(
                     [frames], boxes[one], flips[one], clip.size, self.config.interpolation
                 )
-            plan = photometric.make_plan(
-                _of_frames(self._draw_photometric(name, clip, draws), clip.frames),
-                clip.size,
-                self.config.blur_radius,
-                not self._accelerator,
-            )
             roles[name] = PreparedRole(
                 pixels=pixels.flatten(0, 1),
                 boxes=torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
-                plan=plan,
+                plan=self._plan(name, clip, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, clip.count)),
                 geometry=clips.affine(boxes, flips, placed),
             )
@@ -230,6 +224,12 @@ class VideoViews(ImageViews):
             if config.masked_frames:
                 views["masked_frame"] = copies(views["frame"], config.masked_frames, "masked_frame")
         return views
+
+    def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
+        from foundation.modalities.image import photometric
+
+        parameters = _of_frames(self._draw_photometric(role, crop, draws), crop.frames)
+        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
 
     def _draw_spans(
         self,
