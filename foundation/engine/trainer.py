@@ -17,6 +17,7 @@ from foundation import config
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
+from foundation.engine.agreement import check_agreement
 from foundation.engine.collapse import CollapseWatch
 from foundation.engine.feed import Feed
 from foundation.engine.guard import DataGuard, NumericsGuard
@@ -349,7 +350,10 @@ class Trainer:
 
         Raises:
             RequeueRequest: with ``wait``, in all processes, when it could not be written.
+            DisagreementError: in all processes, when they do not hold the same state; nothing is written then.
         """
+        with self.watchdog.longer("checkpoint"):
+            check_agreement(state.capture(self.learner, self.optimizer, []), self.progress.step)
         random = gather_to_first(state.random_state())
         self.progress.skipped = dict(self._skipped())
 
