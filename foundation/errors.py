@@ -94,6 +94,12 @@ class NumericsError(FoundationError):
     exit_code = 4
 
 
+class DisagreementError(FoundationError):
+    """The processes of a run no longer hold the same weights or statistics."""
+
+    exit_code = 4
+
+
 class StallError(FoundationError):
     """No step for too long. Never raised: a process that hangs is ended with this exit code by its watchdog."""
 

@@ -89,6 +89,8 @@ class TokenMask:
         mode: how the student's encoder is kept from seeing them: ``token`` (a mask token in their place), ``drop``
             (left out; each row then has the same number of them) or ``input`` (their part of the view is overwritten).
         sources: [R] int64 with mode ``input``: row whose content is written there, -1 for zeros; None: zeros.
+        mean_rows: rows with a masked token, averaged over the processes and micro-batches of the step; None: these.
+        mean_tokens: masked tokens, averaged likewise.
     """
 
     masked: Tensor
@@ -96,6 +98,22 @@ class TokenMask:
     weights: Tensor
     mode: Literal["token", "drop", "input"] = "token"
     sources: Tensor | None = None
+    mean_rows: float | None = None
+    mean_tokens: float | None = None
+
+    def over_rows(self, total: Tensor) -> Tensor:
+        """Mean over the rows with a masked token, of a sum over those here.
+
+        Processes and micro-batches have different numbers of them, and the trainer averages their losses: so that each
+        row counts alike, all divide by the same number.
+        """
+        if self.mean_rows is None:
+            return total / self.masked.any(dim=1).sum().clamp(min=1)
+        return total / (self.mean_rows or 1.0)
+
+    def weighted(self, mean: Tensor) -> Tensor:
+        """A mean over the masked tokens here, weighted by their number, for the reason that :meth:`over_rows` gives."""
+        return mean if self.mean_tokens is None else mean * (len(self.indices) / (self.mean_tokens or 1.0))
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> TokenMask:
         return self._each(lambda x: x.to(device, non_blocking=non_blocking))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +14,22 @@ from torch import Tensor
 
 from foundation.data.loader import Loader
 from foundation.types import Batch, View
+
+
+@dataclass(frozen=True)
+class Masked:
+    """How much of a view is masked.
+
+    Attributes:
+        rows: with a masked token.
+        tokens: masked.
+    """
+
+    rows: int
+    tokens: int
+
+    def __add__(self, other: Masked) -> Masked:
+        return Masked(self.rows + other.rows, self.tokens + other.tokens)
 
 
 class Feed:
@@ -35,6 +53,8 @@ class Feed:
         self._batches: Iterator[Batch] | None = None
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ready: Batch | Exception | None = None
+        self._ready_masked: Mapping[str, Masked] = {}
+        self._waiting: deque[Batch] = deque()  # looked at, not yet on the device
         self._samples, self._waited, self._begin = 0, 0.0, time.perf_counter()
         self._since = self._begin
 
@@ -69,6 +89,25 @@ class Feed:
         except Exception as error:  # belongs to the next batch: the step before it must not be lost
             self._ready = error
 
+    def masked(self, number: int) -> dict[str, Masked]:
+        """What is masked in the next batches together, by view. They are looked at on the host and not taken.
+
+        Raises:
+            StopIteration: the loader ends before.
+            FoundationError: what the loader raises.
+        """
+        if isinstance(self._ready, Exception):
+            raise self._ready
+        counts = [] if self._ready is None else [self._ready_masked]
+        while len(counts) + len(self._waiting) < number:
+            self._waiting.append(self._fetch())
+        counts += [_masked(batch) for batch in islice(self._waiting, number - len(counts))]
+        total: dict[str, Masked] = {}
+        for part in counts:
+            for view, masked in part.items():
+                total[view] = total.get(view, Masked(0, 0)) + masked
+        return total
+
     def summary(self) -> dict[str, float]:
         """Figures since the last call: samples per second, share of the time spent waiting; seconds since the start."""
         now = time.perf_counter()
@@ -84,6 +123,7 @@ class Feed:
     def close(self) -> None:
         """End the loader's workers and forget what was brought over; no batch comes after that."""
         self._ready, self._batches = None, iter(())
+        self._waiting.clear()
         self.loader.close()
 
     def __enter__(self) -> Feed:
@@ -92,14 +132,19 @@ class Feed:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _stage(self) -> Batch:
+    def _fetch(self) -> Batch:
         begin = time.perf_counter()
         if self._batches is None:
             self._batches = iter(self.loader)
         batch = next(self._batches)
         self._waited += time.perf_counter() - begin
+        return batch
+
+    def _stage(self) -> Batch:
+        batch = self._waiting.popleft() if self._waiting else self._fetch()
         if self._side is None:
             return self._complete(batch)
+        self._ready_masked = _masked(batch)
         with torch.cuda.stream(self._side):
             return self._complete(batch)
 
@@ -109,6 +154,11 @@ class Feed:
             return batch
         assert self.finish is not None, "the views of this batch wait for their device half"
         return replace(batch, views=self.finish(batch.pending), pending=None)
+
+
+def _masked(batch: Batch) -> dict[str, Masked]:
+    """Of a batch on the host."""
+    return {view: Masked(int(mask.masked.any(dim=1).sum()), len(mask.indices)) for view, mask in batch.masks.items()}
 
 
 def _each_tensor(batch: Batch, function: Callable[[Tensor], None]) -> None:

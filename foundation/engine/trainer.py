@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
 from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
+from foundation.engine.agreement import check_agreement
 from foundation.engine.collapse import CollapseWatch
 from foundation.engine.data_guard import DataGuard
 from foundation.engine.feed import Feed
@@ -217,8 +218,11 @@ class Trainer:
     def _accumulate(self, step: int) -> _Accumulated:
         """Forward and backward of all micro-batches of a step."""
         total, rounds = _Accumulated(), self.recipe.train.accumulate
+        means = self._masked_means(rounds)
         for number in range(rounds):
             batch = next(self.feed)
+            if means:
+                batch = replace(batch, masks={view: replace(mask, **means[view]) for view, mask in batch.masks.items()})
             self.data_guard.see(batch)
             total.skipped += sum(batch.skipped.values())
             total.keys += batch.keys
@@ -233,6 +237,18 @@ class Trainer:
                 total.parts[name] = total.parts.get(name, 0.0) + value / rounds
             total.figures.update(result.metrics)
         return total
+
+    def _masked_means(self, rounds: int) -> dict[str, dict[str, float]]:
+        """By view the fields of its masks that tell how much is masked in the whole step; see ``TokenMask.over_rows``.
+
+        Empty where one batch is the whole step, and counts for itself.
+        """
+        parts = rounds * world_size()
+        if self.recipe.masking is None or parts == 1:
+            return {}
+        own = self.feed.masked(rounds)
+        total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
+        return {view: {f"mean_{what}": total[f"{view}.{what}"] / parts for what in ("rows", "tokens")} for view in own}
 
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures."""
@@ -338,7 +354,10 @@ class Trainer:
 
         Raises:
             RequeueRequest: with ``wait``, in all processes, when it could not be written.
+            DisagreementError: in all processes, when they do not hold the same state; nothing is written then.
         """
+        with self.watchdog.longer("checkpoint"):
+            check_agreement(state.capture(self.learner, self.optimizer, []), self.progress.step)
         random = gather_to_first(state.random_state())
         self.progress.skipped = dict(self._skipped())
 

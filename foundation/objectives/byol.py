@@ -105,12 +105,17 @@ class Byol(Objective):
         with torch.autocast(predicted[0].device.type, enabled=False):
             teacher = F.normalize(outputs[self.teacher_request].float(), dim=-1)
             student = [F.normalize(part.float(), dim=-1) for part in predicted]
-            if not len(teacher):
-                return Result(student[0].sum(), {})
+            if not len(teacher):  # no token is masked here
+                nothing = teacher.new_zeros(())
+                return Result(student[0].sum(), {"std_student": nothing, "std_teacher": nothing})
             metrics = {"std_student": deviation(torch.cat(student)), "std_teacher": deviation(teacher)}
             if self.config.pairs == "same":
-                return Result(2.0 - 2.0 * (student[0] * teacher).sum(-1).mean(), metrics)
-            return Result(self._other(student, teacher, batch), metrics)
+                loss = 2.0 - 2.0 * (student[0] * teacher).sum(-1).mean()
+            else:
+                loss = self._other(student, teacher, batch)
+            if self.config.token == "masked":
+                loss = batch.masks[self.config.view].weighted(loss)
+            return Result(loss, metrics)
 
     def _other(self, student: list[Tensor], teacher: Tensor, batch: Batch) -> Tensor:
         """Mean over pairs of different views; ``student`` by view name and ``teacher`` are normalised, view-major."""

@@ -5,6 +5,8 @@ Letters: R rows, K prototypes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,12 @@ class Centering(nn.Module):
         self.register_buffer("pending_sum", torch.zeros(prototypes))
         self.register_buffer("pending_count", torch.zeros(()))
         self._step: int | None = None
+        # A run that goes back to a checkpoint may come to the same step again, with other scores pending.
+        self.register_load_state_dict_post_hook(Centering._begin_anew)
+
+    @staticmethod
+    def _begin_anew(module: Centering, incompatible: Any) -> None:
+        module._step = None
 
     def next_centre(self) -> Tensor:
         """[K] the centre once everything seen so far has entered it."""

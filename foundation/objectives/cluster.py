@@ -117,10 +117,11 @@ class Cluster(Objective):
             student = self.decoder(student)
         student = self.project(student).flatten(0, 1)
         teacher = teacher.flatten(0, 1)
-        if self.config.over == "masked":
-            indices = batch.masks[self.config.view].indices
-            student, teacher = student.index_select(0, indices), teacher.index_select(0, indices)
-        return self.swap(student, teacher)
+        if self.config.over == "all":
+            return self.swap(student, teacher)
+        mask = batch.masks[self.config.view]
+        result = self.swap(student.index_select(0, mask.indices), teacher.index_select(0, mask.indices))
+        return Result(mask.weighted(result.loss), result.metrics)
 
     def aligned(self, frames: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """The teacher's tokens in the order of the student's: [V F B, n, D] -> [V B, F n, D], time slowest.
@@ -149,10 +150,11 @@ class Cluster(Objective):
             by_student = F.normalize(student.float(), dim=-1) @ self.prototypes.T  # [M, K]
             prototypes = self.prototypes if config.teacher_term else self.prototypes.detach()
             by_teacher = F.normalize(teacher.float(), dim=-1) @ prototypes.T
-            if not len(by_student):
-                return Result(by_student.sum() * 0.0, {})
             own = self.sinkhorn(by_student.detach(), config.epsilon).argmax(dim=1)
             wanted = self.sinkhorn(by_teacher.detach(), config.epsilon).argmax(dim=1)
+            if not len(by_student):  # behind Sinkhorn-Knopp, which other processes may have tokens for
+                nothing = by_student.new_zeros(())
+                return Result(by_student.sum() + by_teacher.sum(), {"agreement": nothing, "prototypes": nothing})
             loss = F.cross_entropy(by_student / config.temperature, wanted)
             loss = loss + F.cross_entropy(by_teacher / config.temperature, own)
             used = by_student.new_zeros(config.prototypes).index_fill_(0, wanted, 1.0).sum()

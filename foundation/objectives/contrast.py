@@ -105,7 +105,7 @@ class Contrast(Objective):
         view = batch.views[config.teacher_view]
         count = view.count
         targets = F.normalize(outputs[self.teacher_request].detach().float(), dim=-1)  # [V B, D]
-        keys, key_ids = collective.gather_rows(targets), collective.gather_rows(view.sample_ids)
+        keys, key_ids = (collective.gather_views(part, count) for part in (targets, view.sample_ids))
         others, other_ids = (keys, key_ids) if config.across_processes else (targets, view.sample_ids)
         negatives = torch.cat([others, self.queue])  # [M, D]
         negative_ids = torch.cat([other_ids, self.queue_ids])

@@ -112,13 +112,12 @@ class Ibot(Objective):
             over, teacher = teacher, teacher.flatten(0, 1).index_select(0, mask.indices)
         assignments = self.targets(teacher, temperature, step, over)
         losses = soft_cross_entropy(outputs[self.student_request], assignments, config.student_temperature)
-        rows: int | Tensor = mask.masked.shape[0]
-        if config.divide_by == "masked_rows":
-            rows = mask.masked.any(dim=1).sum().clamp(min=1)
+        total = (losses * mask.weights).sum()
+        loss = mask.over_rows(total) if config.divide_by == "masked_rows" else total / mask.masked.shape[0]
         figures = targets.figures(assignments)
         mean = losses.detach().sum() / max(1, len(losses))
         metrics = figures | {"kl": mean - figures["entropy"], "masked": mask.masked.float().mean()}
-        return Result((losses * mask.weights).sum() / rows, metrics)
+        return Result(loss, metrics)
 
     def _all(self, student: Tensor, teacher: Tensor, batch: Batch, step: int) -> Result:
         """Mean over all patches [R x N, K] of all rows."""

@@ -27,8 +27,9 @@ class Config:
     """View whose class tokens are spread; its views count separately and are summed, as in DINOv2."""
     neighbours: int = 1
     """Nearest neighbours of each sample (DINOv3: more than one)."""
-    across_processes: bool = False
-    """Search neighbours in the batches of all processes (DINOv3) instead of in this process's (DINOv2)."""
+    across_processes: bool = True
+    """Search neighbours in the batches of all processes (DINOv3), so that any number of processes gives the same
+    numbers. False: in this process's alone (DINOv2); the loss then depends on how many processes share a batch."""
     group: int | None = None
     """With ``across_processes``: search only in groups of this many consecutive samples; None: among all."""
 

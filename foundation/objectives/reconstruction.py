@@ -133,29 +133,30 @@ class Reconstruction(Objective):
         self.predict = nn.Sequential(*layers)
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
-        """Loss (mean over the tokens and numbers that count; 0 without any) and ``explained``.
+        """Loss (mean over the tokens and numbers that count, those of all processes; 0 without any) and ``explained``.
 
         ``explained`` is 1 - squared error / variance of the targets: 0 for a prediction that knows their mean only.
         """
         tokens, cells = outputs[self.student_request], outputs[self.cells_request].flatten(0, 1)  # [R N, *cell]
         if self.decoder is not None:
             tokens = self.decoder(tokens)
-        every = self.config.over == "all"
+        mask = batch.masks[self.config.view] if self.config.over == "masked" else None
         if self.student_request.token == "patches":
             tokens = tokens.flatten(0, 1)
-        if not every:
-            indices = batch.masks[self.config.view].indices
-            cells = cells.index_select(0, indices)
-            tokens = tokens.index_select(0, indices) if self.student_request.token == "patches" else tokens
+        if mask is not None:
+            cells = cells.index_select(0, mask.indices)
+            tokens = tokens.index_select(0, mask.indices) if self.student_request.token == "patches" else tokens
         predicted = self.predict(tokens)
         with torch.autocast(predicted.device.type, enabled=False):
-            return self._loss(predicted.float(), cells.flatten(1).float())
+            result = self._loss(predicted.float(), cells.flatten(1).float())
+        return result if mask is None else Result(mask.weighted(result.loss), result.metrics)
 
     def _loss(self, predicted: Tensor, target: Tensor) -> Result:
         """``predicted`` and ``target`` [M, numbers of a token]."""
         config = self.config
-        if not len(target):
-            return Result(predicted.sum(), {"explained": predicted.new_zeros(())})
+        if not len(target):  # the same metrics as always: processes with tokens average theirs with these
+            nothing = {} if config.distance == "chamfer" else {"explained": predicted.new_zeros(())}
+            return Result(predicted.sum(), nothing)
         if config.normalise:
             target = (target - target.mean(1, keepdim=True)) / (target.var(1, keepdim=True) + 1e-6).sqrt()
         if config.distance == "chamfer":

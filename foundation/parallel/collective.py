@@ -148,3 +148,15 @@ def gather_rows(tensor: Tensor) -> Tensor:
         return tensor
     gathered: Tensor = _GatherRows.apply(tensor)
     return gathered
+
+
+def gather_views(tensor: Tensor, views: int) -> Tensor:
+    """Rows of all processes, view-major as in the batch of a single process: view, process, sample.
+
+    Args:
+        tensor: [V B, ...], view-major.
+        views: number of views V.
+    """
+    if world_size() == 1:
+        return tensor
+    return gather_rows(tensor).unflatten(0, (world_size(), views, -1)).transpose(0, 1).flatten(0, 2)

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from foundation.parallel.batch_norm import synchronise
 from foundation.parallel.collective import world_size
 
 
 def replicate(module: nn.Module, device: torch.device, find_unused: bool = True) -> nn.Module:
     """Wrap a module in DistributedDataParallel; a single process gets the module itself.
 
-    Process 0's parameters and buffers are copied to all. Later changes of buffers (centres, an EMA teacher) are each
-    process's own: they follow from gradients and reduced statistics that are equal everywhere.
+    Process 0's parameters and buffers are copied to all. Later changes of buffers (centres, queues, running statistics,
+    an EMA teacher) are each process's own: they follow from gradients and reduced statistics that are equal everywhere.
+    BatchNorm is made to count the rows of all processes. Every save compares the processes (``engine/agreement.py``).
 
     Args:
         module: to train.
@@ -25,6 +27,7 @@ def replicate(module: nn.Module, device: torch.device, find_unused: bool = True)
     """
     if world_size() == 1:
         return module
+    synchronise(module)
     kind = nn.parallel.DistributedDataParallel
     renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # in torch 2.15
     settings: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}

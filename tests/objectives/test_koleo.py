@@ -91,4 +91,4 @@ def test_views_count_separately_and_a_lone_sample_has_loss_zero(make_batch):
 
 def test_a_group_needs_all_processes():
     with pytest.raises(UserError, match="group needs across_processes"):
-        module.Config(group=4)
+        module.Config(group=4, across_processes=False)

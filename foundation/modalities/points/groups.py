@@ -36,7 +36,7 @@ class PointTokenizer(nn.Module):
         first, second, third = config.widths
 
         def norm(channels: int) -> nn.Module:
-            return nn.LayerNorm(channels) if config.norm == "layer" else _FlatBatchNorm(channels)
+            return nn.LayerNorm(channels) if config.norm == "layer" else nn.BatchNorm1d(channels)
 
         self.point = nn.Sequential(nn.Linear(config.channels, first), norm(first), nn.ReLU(), nn.Linear(first, second))
         # Published: one layer of [maximum of the group, the point's own]. The two halves of its matrix stand apart, so
@@ -82,10 +82,11 @@ class PointTokenizer(nn.Module):
 
     def embed(self, members: Tensor) -> Tensor:
         """Tokens [R, N, D] of groups [R, N, k, C] whose coordinates are relative to their centres (mini-PointNet)."""
-        points = self.point(members)
+        points = self.point(members.flatten(0, 2)).unflatten(0, members.shape[:3])  # BatchNorm wants channels second
         # max, not amax: it keeps one place of each group for the gradient instead of the values of all its points.
         whole = self.whole(points.max(dim=2, keepdim=True).values)
-        return self.projection(self.own(points) + whole).max(dim=2).values
+        tokens = self.projection((self.own(points) + whole).flatten(0, 2)).unflatten(0, members.shape[:3])
+        return tokens.max(dim=2).values
 
     @property
     def kept_per_token(self) -> int:
@@ -106,10 +107,3 @@ class PointTokenizer(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.LayerNorm | nn.BatchNorm1d):
                 layer.reset_parameters()
-
-
-class _FlatBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over every dimension but the last."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.reshape(-1, input.shape[-1])).view(input.shape)
