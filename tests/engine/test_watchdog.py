@@ -26,10 +26,11 @@ def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[
 import sys, time
 from pathlib import Path
 from foundation.engine import watchdog
+from foundation.engine.run_folder import RunFolder
 watchdog._HELD = 1.0
 def culprit():
 {body}
-with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, {seconds}) as dog:
+with watchdog.Watchdog(RunFolder(Path({str(tmp_path / "run")!r})), 0, {seconds}) as dog:
     for step in range(1, 4):
         time.sleep(0.2)
         dog.beat(step, loss=1.5, total=9)
@@ -75,12 +76,13 @@ def test_a_collective_whose_partner_is_gone(tmp_path):
     program = """
 import sys, time, torch, torch.distributed as dist
 from pathlib import Path
+from foundation.engine.run_folder import RunFolder
 from foundation.engine.watchdog import Watchdog
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=rank, world_size=2)
 if rank:
     time.sleep(600)
-with Watchdog(Path(sys.argv[2]) / "run", rank, 1.0) as dog:
+with Watchdog(RunFolder(Path(sys.argv[2]) / "run"), rank, 1.0) as dog:
     dog.beat(7)
     dist.all_reduce(torch.ones(1))
 """
@@ -111,7 +113,7 @@ def test_a_beating_process_is_left_alone(tmp_path):
 
 
 def test_a_heartbeat_tells_step_and_place_and_leaves_nothing_else(tmp_path):
-    with Watchdog(tmp_path, 3, 600.0) as dog:
+    with Watchdog(RunFolder(tmp_path), 3, 600.0) as dog:
         dog.beat(11, loss=2.0)
     beat = json.loads((tmp_path / HEARTBEATS / "rank3.json").read_text())
     assert (beat["step"], beat["loss"], beat["rank"], beat["doing"]) == (11, 2.0, 3, "training")
@@ -132,7 +134,7 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
     (tmp_path / HEARTBEATS / "rank0.json").write_text(json.dumps({"host": host}))
     (tmp_path / STALLS / f"rank0-worker-{process.pid}.txt").touch()
     try:
-        with Watchdog(tmp_path, 0, 0):
+        with Watchdog(RunFolder(tmp_path), 0, 0):
             assert left.exists() is not here
         assert not (tmp_path / STALLS).exists()
     finally:
@@ -140,14 +142,14 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
 
 
 def test_no_limit_ends_nothing(tmp_path):
-    with Watchdog(tmp_path, 0, 0.0):
+    with Watchdog(RunFolder(tmp_path), 0, 0.0):
         time.sleep(1.2)
     assert json.loads((tmp_path / HEARTBEATS / "rank0.json").read_text())["doing"] == "first step"
 
 
 @pytest.mark.fault(10, "the heartbeat's folder cannot be written")
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path, capfd, happened):
-    with Watchdog(tmp_path, 0, 30.0) as dog:
+    with Watchdog(RunFolder(tmp_path), 0, 30.0) as dog:
         (tmp_path / HEARTBEATS).write_text("a file in the folder's place")
         dog.beat(1)
         time.sleep(2.4)
@@ -248,7 +250,7 @@ def test_a_killed_run_leaves_its_last_heartbeat(tmp_path):
 
 
 def test_clearing_a_run_folder_takes_heartbeats_along(tmp_path):
-    with Watchdog(tmp_path, 0, 0.0):
+    with Watchdog(RunFolder(tmp_path), 0, 0.0):
         pass
     RunFolder(tmp_path).clear()
     assert not list(tmp_path.iterdir())
