@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import ctypes
+import errno
 import functools
 import multiprocessing
 import multiprocessing.queues
@@ -172,7 +173,12 @@ class Loader:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Any]:
-        self._iterator = iterator = _quiet_iterator(self.dataloader)
+        try:
+            self._iterator = iterator = _quiet_iterator(self.dataloader)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise LoaderError(f"no worker could be started ({error}); {_shared_memory_advice()}") from error
         for plan in self._plans:
             yield self._next(iterator, plan)
 

@@ -66,6 +66,7 @@ class ShardSet:
         self.classes, self.warnings = tuple(classes), tuple(warnings)
         self._starts: NDArray[np.int64] = np.cumsum(self.counts) - self.counts
         self._cache = cache
+        self._content: str | None = None
         self.prefetches = prefetches if cache is not None and any(origin.remote for origin in self._origins) else 0
         self._forget()
 
@@ -88,9 +89,39 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the shards' names or counts do, and with them the order of the stream."""
+        """Changes when the shards' names or counts do, and with them the order of the stream.
+
+        Not when other samples have taken the place of the old ones: :attr:`content` does.
+        """
         text = "\n".join(f"{Path(s).name} {n}" for s, n in zip(self.shards, self.counts.tolist(), strict=True))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """Changes when the shards hold other samples, whatever their names and counts.
+
+        From the SHA-256 that the index has for each shard; where there is no index, from size, keys and places of the
+        samples as the headers give them, which a sample of equal length under an equal key does not change.
+        """
+        if self._content is None:
+            parts = "\n".join(self._content_of(shard) for shard in range(len(self._origins)))
+            kind = "SHA-256 of the index" if all(o.expected.sha256 for o in self._origins) else "headers, no index"
+            self._content = f"{hashlib.sha256(parts.encode()).hexdigest()[:16]} ({kind})"
+        return self._content
+
+    def _content_of(self, shard: int) -> str:
+        origin = self._origins[shard]
+        if origin.expected.sha256:
+            return origin.expected.sha256
+        try:
+            table = self.table(shard)
+        except ShardError as error:
+            raise UserError(str(error)) from error
+        digest = hashlib.sha256(f"{table.bytes}\n".encode())
+        digest.update("\n".join(table.keys).encode())
+        digest.update(np.ascontiguousarray(table.offsets, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(table.sizes, dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     def locate(self, identity: int) -> tuple[int, int]:
         """Shard and place of a sample, by its number in the data set."""

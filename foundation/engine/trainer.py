@@ -343,6 +343,11 @@ class Trainer:
                 f"{folder} was trained with another recipe:\n{listed}\n"
                 "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
             )
+        if self.stream.uncompared(numbers["data"]):
+            self.say(
+                f"warning: {name} was written by an older version, which did not keep what the shards held: their "
+                "names and counts are as they were, their content could not be compared"
+            )
         if (then := numbers.get("computed", {})) and then != (now := self.place.plain()):
             self.say(f"the run goes on elsewhere: {build.words(then)} until now, {build.words(now)} from here on")
         self.say(f"resuming from {name} (step {self.progress.step:,} of {self.clock.total_steps:,})")

@@ -12,6 +12,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +24,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from foundation import lifeline, stacks
+from foundation.engine import sentry
 from foundation.engine.records import replace_or_overwrite
 from foundation.engine.run_folder import RunFolder
 from foundation.errors import RequeueRequest, StallError
@@ -40,7 +43,8 @@ STOP_SECONDS = 15.0
 _USUAL = 3  # what took long before may take so many times as long after a signal
 _WRITE_EVERY = 1.0  # seconds between two writes of the heartbeat
 _LAST_WORDS = 15.0  # seconds for writing stacks: the storage may be what hangs
-_HELD = 30.0  # seconds after which the timer in C acts: this thread could not, because something holds the interpreter
+_HELD = 30.0  # seconds after which the sentry acts: this thread could not, because something holds the interpreter
+_DUMP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else 0  # nobody else's; answered in C
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Watchdog:
     A thread of its own does all writing, so that a beat costs nothing and a slow disk delays no step. When the time is
     up it writes the stacks of all threads of this process and asks the loader's workers for theirs, both into
     ``RUN/stalls/``, says so on stderr, marks the run as failed, kills the workers and leaves with exit code 5. The main
-    thread takes no part, wherever it hangs. Where it hangs holding the interpreter (a faulty extension), a timer in C
-    writes the stacks 30 seconds later; that can only end the process with exit code 1.
+    thread takes no part, wherever it hangs. Where it hangs holding the interpreter (a faulty extension), a program
+    beside it (:mod:`foundation.engine.sentry`) has the stacks written 30 seconds later and kills the process.
 
     Args:
         folder: the run folder.
@@ -93,7 +97,7 @@ class Watchdog:
         self._stopped = 0.0  # seconds in which this process was stopped, all together
         self._took: dict[str, float] = {}  # longest time that each kind of work took
         self._now = _Now.begin("first step", LONGER)
-        self._armed_for: float | None = None
+        self._sentry: subprocess.Popen[bytes] | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._backstop: IO[str] | None = None
@@ -152,6 +156,24 @@ class Watchdog:
 
     def _open_backstop(self, path: str) -> None:
         self._backstop = open(path, "w")  # noqa: SIM115 - open as long as the watchdog watches
+        if _DUMP_SIGNAL:
+            faulthandler.register(_DUMP_SIGNAL, file=self._backstop, all_threads=True)
+        self._sentry = subprocess.Popen(
+            [sys.executable, "-I", "-S", sentry.__file__, str(os.getpid()), str(int(_DUMP_SIGNAL)), path],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self._sentry.stdin is not None
+        os.set_blocking(self._sentry.stdin.fileno(), False)
+
+    def _dismiss(self) -> None:
+        assert self._sentry is not None and self._sentry.stdin is not None
+        with contextlib.suppress(OSError):
+            self._sentry.stdin.close()
+        try:
+            self._sentry.wait(timeout=2)
+        except subprocess.TimeoutExpired:  # it was stopped: somebody else's doing
+            self._sentry.kill()
+            self._sentry.wait()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -163,8 +185,11 @@ class Watchdog:
         else:
             os.environ[stacks.PREFIX_VARIABLE] = self._before
         if self._backstop is not None:
-            faulthandler.cancel_dump_traceback_later()
+            if _DUMP_SIGNAL:
+                faulthandler.unregister(_DUMP_SIGNAL)
             self._backstop.close()
+        if self._sentry is not None:
+            self._dismiss()
         self._sweep()
         with contextlib.suppress(OSError):
             self._prefix.parent.rmdir()  # only when nothing is left in it
@@ -207,7 +232,7 @@ class Watchdog:
                 deadline = self._after(state.since, state) + self.stall_seconds * state.factor
                 if now > deadline:
                     self._leave_stalled(state, now)
-                self._arm(deadline)
+                self._tell_sentry(deadline - now)
 
     def _after(self, moment: float, state: _Now) -> float:
         """A moment, moved on by the time in which this process was stopped since ``state`` began."""
@@ -247,13 +272,11 @@ class Watchdog:
         text, path = json.dumps(content).encode(), self.heartbeat
         self.folder.records.keep("cannot write", path, lambda: replace_or_overwrite(path, text, _replace_unsynced))
 
-    def _arm(self, deadline: float) -> None:
-        """Set the timer in C, which needs no interpreter, for a while after this thread should have acted."""
-        if self._backstop is None or deadline == self._armed_for:
-            return
-        self._armed_for = deadline
-        seconds = max(1.0, deadline - time.monotonic()) + _HELD
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._backstop)
+    def _tell_sentry(self, seconds: float) -> None:
+        """How long this thread may be silent from now on."""
+        if self._sentry is not None and self._sentry.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # it was killed, or is behind
+                os.write(self._sentry.stdin.fileno(), f"{max(0.0, seconds) + _HELD:.1f}\n".encode())
 
     def _where(self, state: _Now) -> str:
         return (
@@ -266,7 +289,7 @@ class Watchdog:
 
     def _leave(self, reason: str, code: int, state: str, advice: str = "") -> None:
         """Write down where everything stands, and end the process."""
-        faulthandler.cancel_dump_traceback_later()
+        self._tell_sentry(3 * _LAST_WORDS)
         place = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
         text = (
             f"foundation: {reason}: the stacks of all threads and workers are in {place} and beside it; exit code "

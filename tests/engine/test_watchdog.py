@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[
 import sys, time
 from pathlib import Path
 from foundation.engine import watchdog
+from foundation.engine.interrupt import StopFlag
 from foundation.engine.run_folder import RunFolder
-watchdog._HELD = 1.0
+watchdog._HELD = watchdog.STOP_SECONDS = 1.0
 def culprit():
 {body}
-with watchdog.Watchdog(RunFolder(Path({str(tmp_path / "run")!r})), 0, {seconds}) as dog:
+run = RunFolder(Path({str(tmp_path / "run")!r}))
+with StopFlag() as stop, watchdog.Watchdog(run, 0, {seconds}, asked=stop.since) as dog:
     for step in range(1, 4):
         time.sleep(0.2)
         dog.beat(step, loss=1.5, total=9)
@@ -62,12 +65,49 @@ def test_a_hanging_process_leaves_its_stacks_and_exit_code_5(tmp_path, hang):
 
 
 @pytest.mark.fault(28, "a step hangs in C holding the interpreter, so that no Python thread can run")
-def test_a_held_interpreter_is_ended_by_the_timer_in_c(tmp_path, happened):
+def test_a_held_interpreter_is_ended_by_the_sentry(tmp_path, happened):
     process = start(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(600)")
     process.communicate(timeout=240)
-    assert process.returncode == 1  # faulthandler cannot give another code
+    assert process.returncode == -signal.SIGKILL  # nothing in the process can give an exit code
     assert "culprit" in (tmp_path / "run" / STALLS / "rank0-held.txt").read_text()
-    happened("the timer in C wrote the stacks and ended the process")
+    happened("the sentry beside it had the stacks written and killed the process")
+
+
+@pytest.mark.fault(28, "a process that is stopped (SIGSTOP) for longer than guard.stall_seconds, and goes on")
+def test_a_stopped_process_is_not_a_hung_one(tmp_path, happened):
+    process = start(tmp_path, "for step in range(4, 40): time.sleep(0.1); dog.beat(step)")
+    path = tmp_path / "run" / HEARTBEATS / "rank0.json"
+    wait_for(lambda: path.exists() and (json.loads(path.read_text())["step"] or 0) >= 4, process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)  # the limit is 2 s, and the sentry's another second
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == ""
+    assert json.loads(path.read_text())["step"] == 39 and not (tmp_path / "run" / STALLS).exists()
+    happened("the time in which it stood still does not count; it goes on and ends well")
+
+
+@pytest.mark.fault(30, "TERM while the process waits in C for something that never comes")
+def test_a_signal_ends_a_wait_in_vain(tmp_path, happened):
+    process = start(tmp_path, "import ctypes", "while True: ctypes.CDLL(None).sleep(600)", seconds=600.0)
+    path = tmp_path / "run" / HEARTBEATS / "rank0.json"
+    wait_for(lambda: path.exists() and json.loads(path.read_text())["step"] == 3, process)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and time.monotonic() - begun < 10
+    assert "asked to stop" in err and "after step 3" in err and "the last checkpoint stands" in err
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "stopped" and "still waiting" in status["reason"]
+    assert "culprit" in stacks(tmp_path / "run")
+    happened("exit code 75 after some seconds, with the place where it waited and all stacks")
+
+
+def wait_for(fact: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
