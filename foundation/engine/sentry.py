@@ -41,7 +41,7 @@ def watch(pid: int, number: int, stacks: str) -> None:
     allowed, waited = float("inf"), 0.0
     while True:
         begun = time.monotonic()
-        if os.getppid() != pid:  # killed; its workers may hold standard input open, and its number may be another's soon
+        if os.getppid() != pid:  # killed: its workers may hold standard input open, and its number may be another's
             return
         if select.select([0], [], [], _LOOK_SECONDS)[0]:
             told = os.read(0, 4096)
