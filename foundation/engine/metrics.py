@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.engine.curves import Curves
 from foundation.engine.records import Records
 from foundation.files import replace_file
 from foundation.voice import to_stderr
@@ -34,26 +35,25 @@ class MetricsWriter:
         self._descriptor: int | None = None
         self._waiting: deque[bytes] = deque(maxlen=_KEPT)
         self._write_waiting()
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge = resumed_step + 1 if resumed_step else None
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
-        except OSError as error:
-            self._give_up_board(error)
+        self._folder, self._purge_step = folder / "tensorboard", resumed_step + 1 if resumed_step else None
+        self._curves: Curves | None = None
+        self._draw(resumed_step, {})
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Log numbers of one step. NaN and infinities become null in JSON, which has no word for them."""
         line = {"step": step, **{key: _plain(value) for key, value in values.items()}}
         self._waiting.append(json.dumps(line).encode() + b"\n")
         self._write_waiting()
-        for key, value in values.items():
-            if isinstance(value, (int, float)) and self._board is not None:
-                try:
-                    self._board.add_scalar(key, value, step)
-                except OSError as error:
-                    self._give_up_board(error)
+        self._draw(step, {key: value for key, value in values.items() if isinstance(value, (int, float))})
+
+    def _draw(self, step: int, values: Mapping[str, float]) -> None:
+        def write() -> None:
+            if self._curves is None:
+                self._curves = Curves(self._folder, self._purge_step)
+            self._curves.write(step, values)
+
+        missing = f"{self.path.name} has every number"
+        self._records.keep("no more curves for TensorBoard in", self._folder, write, missing)
 
     def close(self) -> None:
         self._write_waiting()
@@ -61,11 +61,8 @@ class MetricsWriter:
             self._say(f"{len(self._waiting)} lines of metrics could not be written to {self.path} and are lost")
         if self._descriptor is not None:
             os.close(self._descriptor)
-        if self._board is not None:
-            try:
-                self._board.close()
-            except OSError as error:
-                self._give_up_board(error)
+        if self._curves is not None:
+            self._curves.close()
 
     def _write_waiting(self) -> None:
         self._records.keep(
@@ -86,12 +83,6 @@ class MetricsWriter:
                 self._waiting[0] = line[written:]
             else:
                 self._waiting.popleft()
-
-    def _give_up_board(self, error: OSError) -> None:
-        board, self._board = self._board, None
-        if board is not None:  # its thread ends by itself once it has failed; closing would raise again
-            board.file_writer = board.all_writers = None
-        self._say(f"no more curves for TensorBoard: {error.strerror or error}; {self.path.name} has every number")
 
 
 def _plain(value: Any) -> Any:

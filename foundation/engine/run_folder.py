@@ -38,12 +38,13 @@ class RunFolder:
 
     Attributes:
         path: where the folder lies now.
+        moves: how often that has become another folder or another path.
         records: keeps what must not end a run when it cannot be written.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] = to_stderr) -> None:
         self.path, self._say = path, say
-        self.records = Records(say)
+        self.records, self.moves = Records(say), 0
         self._lock: int | None = None
         self._anchor: int | None = None  # the folder itself, whatever its name
         self._following = threading.Lock()
@@ -136,7 +137,7 @@ class RunFolder:
                 self._tell(
                     f"the run folder {self.path} was moved to {place} while the run was going on: it goes on there"
                 )
-                self.path = place
+                self.path, self.moves = place, self.moves + 1
                 return "moved"
             if self._lock is not None:
                 self._begin_anew()
@@ -177,7 +178,7 @@ class RunFolder:
         except OSError as error:
             self.records.failed("cannot make a new run folder", place, error)
             return
-        self.path, self._lock, self._anchor = place, lock, anchor
+        self.path, self._lock, self._anchor, self.moves = place, lock, anchor, self.moves + 1
         for descriptor in (old_lock, old_anchor):
             if descriptor is not None:
                 os.close(descriptor)

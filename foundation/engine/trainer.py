@@ -113,6 +113,7 @@ class Trainer:
             DataBudgetError: for too many bad samples.
         """
         self.folder.hold()
+        self._moves = self.folder.moves
         try:
             with ExitStack() as stack:
                 self.journal = stack.enter_context(
@@ -418,15 +419,16 @@ class Trainer:
         """Whether there is room again for a state that could not be saved, or the run folder was lost with its own."""
         if rank() != 0:
             return False
-        if self.saver.root != self.folder.checkpoints:
+        if self._moves != self.folder.moves:
             self._follow()
         return self.saver.overdue()
 
     def _follow(self) -> None:
         """Let everything that holds a path of the run folder know where it lies now."""
         self.folder.follow()
-        if self.numerics.path.parent == self.folder.path:
+        if self._moves == self.folder.moves:
             return
+        self._moves = self.folder.moves
         self.numerics.path = self.folder.path / self.numerics.path.name
         if rank() == 0:
             self.saver.move(self.folder.checkpoints)

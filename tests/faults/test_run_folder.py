@@ -48,7 +48,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.fault(10, "disk full while metrics are written, with room again later")
 def test_metrics_wait_for_a_full_disk(small_disk, happened):
     said: list[str] = []
@@ -68,7 +67,6 @@ def test_metrics_wait_for_a_full_disk(small_disk, happened):
     happened("said once; lines wait in memory and are written, all of them, when there is room")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.fault(10, "disk full for TensorBoard's files")
 def test_curves_that_cannot_be_written_end_nothing(small_disk, tmp_path, happened):
     run = tmp_path / "run"
@@ -213,7 +211,6 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.fault(8, "the whole run folder's disk is full from step 4 to step 6 of a run")
 def test_a_disk_full_for_a_while_costs_a_run_nothing(tiny_recipe, train, metrics, disk, at_step, capfd, happened):
     run, said = disk.folder / "run", []
@@ -244,7 +241,6 @@ def limit_file_sizes(disk: SmallDisk) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("break_it", [fill, make_read_only, limit_file_sizes])
 @pytest.mark.fault(
     8, "the run folder is full, read-only or without room by a limit of file sizes, from step 7 to the end"
