@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +29,6 @@ examples:
 Ctrl-C, SIGTERM and SIGUSR2 save and end with exit code 75; the same command goes on from there. Several processes also
 find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, whoever starts them."""
 
-# Keys that do not change what is learnt: a resumed run may differ in them.
-FREE = (
-    "train.stop_after", "train.device", "train.log_every", "train.grace_seconds", "train.peer_timeout_seconds",
-    "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.max_decoded_gib", "data.shards",
-    "data.sources.*.shards",
-    "data.cache", "data.cache_gib", "data.prefetch_shards", "data.allow_pipes", "checkpoints", "guard", "probes",
-)  # fmt: skip
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
@@ -57,10 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from foundation import config, paths
+    from foundation import config, lifeline, paths
     from foundation.errors import UserError
     from foundation.recipe import Recipe
 
+    lifeline.end_with_launcher()
     given = Path(arguments.recipe)
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
@@ -94,13 +86,16 @@ def start_processes(arguments: argparse.Namespace) -> int:
 
 def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
     """Train in the folder, together with the other processes of the run; the first one keeps the folder."""
-    from foundation import config
     from foundation.engine.run_folder import RunFolder
     from foundation.engine.trainer import Trainer
-    from foundation.parallel.collective import on_first_rank, rank
-    from foundation.parallel.process_group import process_group
+    from foundation.parallel.collective import on_first_rank
+    from foundation.parallel.process_group import place_from_environment, process_group
+    from foundation.voice import Voice
 
+    voice = Voice()
+    say = voice if place_from_environment()[0] == 0 else _silent
     with process_group(recipe.train.device, recipe.train.peer_timeout_seconds), ExitStack() as stack:
+        stack.callback(voice.close)
         folder = RunFolder(path)
 
         def enter() -> None:
@@ -108,12 +103,20 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
             prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
 
         on_first_rank(enter)
-        trainer = Trainer(recipe, folder, print if rank() == 0 else _silent, arguments.accept_changes)
-        if rank() == 0:
-            folder.write_recipe(config.dump(recipe))
+        trainer = Trainer(recipe, folder, say, arguments.accept_changes)
+        on_first_rank(lambda: begin(folder, trainer))
         trainer.run()
-        if rank() == 0:
-            print(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+        say(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+
+
+def begin(folder, trainer) -> None:
+    """Keep the recipe; of a run that has no checkpoint yet, refuse a folder without room for one."""
+    from foundation import config
+
+    new = trainer.last_checkpoint is None
+    if new:
+        folder.require_room(trainer.checkpoint_bytes)
+    folder.write_recipe(config.dump(trainer.recipe), new)
 
 
 def _silent(_: str) -> None:
@@ -122,9 +125,8 @@ def _silent(_: str) -> None:
 
 def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:
     """Make sure that the folder is new, or holds this very run."""
-    from foundation import config
+    from foundation.engine.resume import changes_in_recipe
     from foundation.errors import UserError
-    from foundation.recipe import Recipe
 
     if not folder.used():
         return
@@ -135,31 +137,14 @@ def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) 
                 "or add --overwrite to remove it"
             )
         folder.clear()
-    elif folder.recipe.exists() and not accept_changes:
-        before = config.to_plain(config.load(Recipe, folder.recipe))
-        changes = differences(before, config.to_plain(recipe))
+    elif folder.recipe.is_file() and not accept_changes:
+        changes = changes_in_recipe(folder.recipe.read_text(), recipe)
         if changes:
-            listed = "\n".join(f"  {key}: {old!r} -> {new!r}" for key, old, new in changes)
+            listed = "\n".join(f"  {line}" for line in changes)
             raise UserError(
                 f"{folder.path} was started with another recipe:\n{listed}\n"
                 "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
             )
-
-
-def differences(before: object, after: object, key: str = "") -> list[tuple[str, object, object]]:
-    """Keys whose values differ, with both values; keys in FREE are left out."""
-    if any(fnmatchcase(key, free) for free in FREE):
-        return []
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            found
-            for name in dict.fromkeys((*before, *after))
-            for found in differences(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
-        ]
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        pairs = enumerate(zip(before, after, strict=True))
-        return [found for place, (a, b) in pairs for found in differences(a, b, f"{key}.{place}")]
-    return [] if before == after else [(key, before, after)]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ from __future__ import annotations
 import atexit
 import copy
 import ctypes
+import errno
+import functools
 import multiprocessing
+import multiprocessing.queues
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from foundation import stacks
+from foundation import lifeline, stacks
 from foundation.data.boundary import RawOrError
 from foundation.data.order import Located
 from foundation.data.pipeline import Plan
@@ -27,11 +31,17 @@ from foundation.data.sources import Stream
 from foundation.errors import FoundationError, SampleError, UserError
 
 _POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
+_ASKED_SECONDS = 5.0  # after a signal, a batch that does not come within so long is not waited for
+_SHARED_MEMORY = "/dev/shm"
 _IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # USR1 only where nobody wants stacks
 
 
 class LoaderError(FoundationError):
     """A loader worker died or gave nothing for too long."""
+
+
+class WaitEndedError(FoundationError):
+    """The run was asked to stop while it waited for a batch."""
 
 
 class Plans:
@@ -144,11 +154,18 @@ class Loader:
         plans: what to make.
         dataloader: hands the plans to workers.
         timeout: seconds to wait for a batch; 0 for no end.
+        interrupted: whether the run was asked to stop; a wait then ends within seconds by :class:`WaitEndedError`.
     """
 
     def __init__(
-        self, dataset: PlannedBatches, plans: Plans, dataloader: DataLoader[Any], timeout: float = 0.0
+        self,
+        dataset: PlannedBatches,
+        plans: Plans,
+        dataloader: DataLoader[Any],
+        timeout: float = 0.0,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._interrupted = interrupted
         self._dataset, self._plans, self.dataloader, self._timeout = dataset, plans, dataloader, timeout
         self._iterator: Any = None
         _LOADERS.add(self)
@@ -157,24 +174,38 @@ class Loader:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Any]:
-        self._iterator = iterator = _quiet_iterator(self.dataloader)
+        try:
+            self._iterator = iterator = _quiet_iterator(self.dataloader)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise LoaderError(f"no worker could be started ({error}); {_shared_memory_advice()}") from error
         for plan in self._plans:
             yield self._next(iterator, plan)
 
     def _next(self, iterator: Iterator[Any], plan: Plan) -> Any:
-        begin = time.monotonic()
+        waited = asked = 0.0
         while True:
+            begin = time.monotonic()
             try:
                 batch = next(iterator)
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                waited = time.monotonic() - begin
+                # A process that was stopped meanwhile (SIGSTOP) has not waited: no look takes much longer than asked.
+                looked = min(time.monotonic() - begin, 2.0 * _POLL_SECONDS)
+                waited += looked
                 if "timed out" in str(error):
+                    asked += looked if self._interrupted() else 0.0
+                    if asked >= _ASKED_SECONDS:
+                        self.close(at_once=True)
+                        raise WaitEndedError(self._words(f"no batch for {waited:.0f} seconds", plan)) from error
                     if not self._timeout or waited < self._timeout:
                         continue
                     problem = f"no batch for {waited:.0f} seconds"
                     advice = "for slow storage, raise data.timeout_seconds"
                     answers, _ = stacks.ask_workers(os.environ.get(stacks.PREFIX_VARIABLE, ""), self.worker_pids())
                     advice += f"; where the workers stood: {', '.join(answers[:3])}" if answers else ""
+                elif "Bus error" in str(error):
+                    problem, advice = "a worker found no room in shared memory", _shared_memory_advice()
                 elif "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError):
                     # A worker that dies while its batch is being fetched breaks the connection instead.
                     told = isinstance(error, RuntimeError)
@@ -183,15 +214,17 @@ class Loader:
                 else:
                     raise
                 self.close(at_once=True)
-                shards = ", ".join(self._dataset.shards_of(plan)[:3])
                 raise LoaderError(
-                    f"{problem}. The batch at sample {plan.start + plan.place:,} of the stream reads {shards}; "
-                    f"{advice}. The same command goes on from the last checkpoint"
+                    f"{self._words(problem, plan)}; {advice}. The same command goes on from the last checkpoint"
                 ) from error
             if isinstance(batch, FoundationError):
                 self.close(at_once=True)
                 raise batch
             return batch
+
+    def _words(self, problem: str, plan: Plan) -> str:
+        shards = ", ".join(self._dataset.shards_of(plan)[:3])
+        return f"{problem}. The batch at sample {plan.start + plan.place:,} of the stream reads {shards}"
 
     def worker_pids(self) -> tuple[int, ...]:
         """Process numbers of the workers that are running."""
@@ -245,14 +278,24 @@ def _quiet_iterator(dataloader: DataLoader[Any]) -> Iterator[Any]:
     """
     if not dataloader.num_workers or threading.current_thread() is not threading.main_thread():
         return iter(dataloader)
+    # Only here: the system ties the signal to the thread that starts a process, and this one lives to the end.
+    dataloader.worker_init_fn = functools.partial(_start_worker, os.getpid())
     previous = signal.getsignal(signal.SIGCHLD)
     iterator = iter(dataloader)
     signal.signal(signal.SIGCHLD, previous)
     return iterator
 
 
-def _start_worker(_: int) -> None:
-    """One thread each, and deaf to signals: the trainer saves and ends the run, workers must not die under it."""
+def _start_worker(parent: int, _: int) -> None:
+    """One thread each, and deaf to signals: the trainer saves and ends the run, workers must not die under it.
+
+    Args:
+        parent: process that the worker is to end with; 0: torch looks whether it lives, every few seconds.
+    """
+    if parent:
+        lifeline.signal_at_parents_death(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
     torch.set_num_threads(1)
     for name in _IGNORED:
         if hasattr(signal, name):
@@ -286,7 +329,33 @@ def _context(workers: int, wanted: str | None) -> BaseContext | None:
         multiprocessing.get_context(wanted or ("fork" if can_fork and not torch.cuda.is_initialized() else "spawn"))
     )
     context.Event = lambda: _Flag(context)  # type: ignore[method-assign, assignment, return-value]
+    context.Queue = lambda maxsize=0: _TellingQueue(maxsize, ctx=context)  # type: ignore[method-assign, assignment]
     return context
+
+
+class _TellingQueue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
+    """A queue that hands over what went wrong where a batch cannot be handed over: nobody waits for it in vain."""
+
+    def _on_queue_feeder_error(self, error: Exception, item: Any) -> None:
+        if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], FoundationError):
+            full = "shared memory" in str(error) or "</torch_" in str(error)
+            advice = f"; {_shared_memory_advice()}" if full else ""
+            text = f"a batch could not be handed over by its worker ({str(error).splitlines()[0]}){advice}"
+            self.put((item[0], LoaderError(f"{text}. The same command goes on from the last checkpoint")))
+        else:
+            super()._on_queue_feeder_error(error, item)  # type: ignore[misc]
+
+
+def _shared_memory_advice() -> str:
+    try:
+        room = shutil.disk_usage(_SHARED_MEMORY)
+        facts = f"{_SHARED_MEMORY} has {room.free:,} of {room.total:,} bytes free"
+    except OSError:
+        facts = "shared memory"
+    return (
+        f"{facts}: batches of workers pass through it. Give it more room (docker run --shm-size=8g, --ipc=host), free "
+        "what others hold there, or set data.workers=0 or fewer"
+    )
 
 
 class Settings(TypedDict, total=False):
@@ -297,6 +366,7 @@ class Settings(TypedDict, total=False):
         pin_memory: hand over page-locked memory, for a GPU.
         prefetch: batches that each worker keeps ready; default 2.
         timeout: seconds without a batch after which the run ends with an error; 0 (the default) for never.
+        interrupted: whether the run was asked to stop: a wait for a batch then ends within seconds.
         context: how workers start (``fork``, ``spawn``, ``forkserver``); None: fork unless a GPU is in use.
     """
 
@@ -304,6 +374,7 @@ class Settings(TypedDict, total=False):
     pin_memory: bool
     prefetch: int
     timeout: float
+    interrupted: Callable[[], bool]
     context: str | None
 
 
@@ -324,10 +395,11 @@ def make_loader(dataset: PlannedBatches, plans: Plans, settings: Settings) -> Lo
         collate_fn=_unchanged,
         pin_memory=settings.get("pin_memory", False),
         timeout=_POLL_SECONDS if workers else 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=functools.partial(_start_worker, 0),
         multiprocessing_context=_context(workers, settings.get("context")),
         generator=torch.Generator(),  # a loader without its own draws from the global generator, and so moves the run
         prefetch_factor=settings.get("prefetch", 2) if workers else None,
         persistent_workers=workers > 0,
     )
-    return Loader(dataset, plans, dataloader, settings.get("timeout", 0.0))
+    interrupted = settings.get("interrupted", lambda: False)
+    return Loader(dataset, plans, dataloader, settings.get("timeout", 0.0), interrupted)

@@ -38,6 +38,7 @@ _STALE = (
     "'foundation data index FOLDER'"
 )
 _EMPTY = 10_240  # bytes of a tar without members
+_SEEN_BYTES = 4096  # of a sample, to tell shards without an index apart
 _MANY = 100  # shards whose headers may be read at the start without a word
 GIB = 1 << 30
 
@@ -72,6 +73,7 @@ class ShardSet:
         self.classes, self.warnings = tuple(classes), tuple(warnings)
         self._starts: NDArray[np.int64] = np.cumsum(self.counts) - self.counts
         self._cache = cache
+        self._content: str | None = None
         self.prefetches = prefetches if cache is not None and any(origin.remote for origin in self._origins) else 0
         self._forget()
 
@@ -94,9 +96,48 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the shards' names or counts do, and with them the order of the stream."""
+        """Changes when the shards' names or counts do, and with them the order of the stream.
+
+        Not when other samples have taken the place of the old ones: :attr:`content` does.
+        """
         text = "\n".join(f"{Path(s).name} {n}" for s, n in zip(self.shards, self.counts.tolist(), strict=True))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """Changes when the shards hold other samples, whatever their names and counts.
+
+        From the SHA-256 that the index has for each shard; where there is no index, from size, keys and places of the
+        samples as the headers give them, and from the first bytes of three samples: another sample of equal length
+        under an equal key, none of these three, is not noticed.
+        """
+        if self._content is None:
+            parts = "\n".join(self._content_of(shard) for shard in range(len(self._origins)))
+            kind = (
+                "SHA-256 of the index"
+                if all(o.expected.sha256 for o in self._origins)
+                else "headers and some samples, no index"
+            )
+            self._content = f"{hashlib.sha256(parts.encode()).hexdigest()[:16]} ({kind})"
+        return self._content
+
+    def _content_of(self, shard: int) -> str:
+        origin = self._origins[shard]
+        if origin.expected.sha256:
+            return origin.expected.sha256
+        try:
+            opened = self._opened(shard)
+        except ShardError as error:
+            raise UserError(str(error)) from error
+        table, source = opened.table, opened.source
+        digest = hashlib.sha256(f"{table.bytes}\n".encode())
+        digest.update("\n".join(table.keys).encode())
+        digest.update(np.ascontiguousarray(table.offsets, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(table.sizes, dtype="<i8").tobytes())
+        for place in sorted({0, len(table.offsets) // 2, len(table.offsets) - 1} if len(table.offsets) else ()):
+            begin, size = int(table.offsets[place]), min(int(table.sizes[place]), _SEEN_BYTES)
+            digest.update(os.pread(source, size, begin) if isinstance(source, int) else source.pread(size, begin))
+        return digest.hexdigest()
 
     def locate(self, identity: int) -> tuple[int, int]:
         """Shard and place of a sample, by its number in the data set."""

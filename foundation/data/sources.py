@@ -25,6 +25,7 @@ from foundation.schedules import Clock
 if TYPE_CHECKING:
     from foundation.recipe import Data
 
+_CONTENT = "content of the shards"
 _NUMBERS = 40  # bits of a sample's number that count within its source; the bits above name the source
 
 
@@ -150,7 +151,9 @@ class Stream:
     def fingerprint(self) -> dict[str, str]:
         """All that the meaning of a position depends on, as plain text to keep in a checkpoint."""
         pairs = zip(self.names, self.sets, strict=True)
-        prints = {f"shards of {name}" if name else "shards": shards.fingerprint for name, shards in pairs}
+        prints: dict[str, str] = {}
+        for name, shards in pairs:
+            prints |= {_of("shards", name): shards.fingerprint, _of(_CONTENT, name): shards.content}
         return prints | {"seed": str(self.seed), "data.shuffle_window": str(self.window)} | self._settings
 
     def changes(self, kept: Mapping[str, str]) -> list[str]:
@@ -158,9 +161,19 @@ class Stream:
         now = self.fingerprint
         lines = []
         for key in sorted(kept.keys() | now.keys()):
+            if key.startswith(_CONTENT) and key not in kept and key.replace(_CONTENT, "shards", 1) in kept:
+                continue  # an older version did not keep it
             if kept.get(key) != now.get(key):
                 lines.append(f"{key}: {kept.get(key, 'not there')} then, {now.get(key, 'not there')} now")
         return lines
+
+    def uncompared(self, kept: Mapping[str, str]) -> bool:
+        """Whether a fingerprint is of an older version, which did not say what the shards held."""
+        return not any(key.startswith(_CONTENT) for key in kept)
+
+
+def _of(what: str, name: str) -> str:
+    return f"{what} of {name}" if name else what
 
 
 def single(shards: ShardSet, seed: int, window: int, shuffle: bool = True) -> Stream:

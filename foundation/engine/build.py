@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -104,6 +106,29 @@ class Placement:
 
     device: torch.device
     autocast: torch.dtype | None
+
+    def plain(self) -> dict[str, str]:
+        """``device``, ``processor`` (its model) and ``precision``, for checkpoints and cards."""
+        precision = "float32" if self.autocast is None else str(self.autocast).removeprefix("torch.")
+        return {"device": self.device.type, "processor": _processor(self.device), "precision": precision}
+
+
+def words(computed: Mapping[str, str]) -> str:
+    """A :meth:`Placement.plain` for a person."""
+    return f"{computed.get('precision')} on {computed.get('device')} ({computed.get('processor')})"
+
+
+@cache
+def _processor(device: torch.device) -> str:
+    """Model of a processor, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def placement(recipe: Recipe) -> Placement:

@@ -120,7 +120,7 @@ def write(
     needed = len(numbers) + sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if _free(root) < needed:  # do not fill the disk for those who log on it
+        if free_bytes(root) < needed:  # do not fill the disk for those who log on it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary.mkdir()
         write_file(temporary / STATE, numbers)
@@ -146,15 +146,19 @@ def write(
         sync_folder(root)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         shutil.rmtree(temporary, ignore_errors=True)  # before the free room is looked at
-        raise WriteError(final, error, needed, _free(root)) from error
+        raise WriteError(final, error, needed, free_bytes(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
-def _free(folder: Path) -> int:
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not exist yet."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        return shutil.disk_usage(there).free
+    except OSError:  # storage that does not answer has no room either
+        return 0
 
 
 def _savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -299,6 +303,9 @@ def read(
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint; killed in the middle, what is left counts as a leftover and not as a damaged checkpoint."""
+    if folder.is_symlink():  # what it leads to is another's
+        folder.unlink()
+        return
     doomed = folder.with_name(f"{folder.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
     folder.replace(doomed)
     shutil.rmtree(doomed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
+import time
 from types import FrameType, TracebackType
 
 from foundation.parallel.collective import any_rank
@@ -19,11 +22,27 @@ class StopFlag:
     def __init__(self) -> None:
         self.name: str | None = None
         self._before: dict[signal.Signals, object] = {}
+        self._since: float | None = None
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
 
+    def since(self) -> float | None:
+        """``time.monotonic()`` when the first signal was seen; None before.
+
+        For another thread: it learns of a signal while the main thread hangs in C, where :attr:`name` is not set.
+        """
+        if self._since is None:
+            with contextlib.suppress(BlockingIOError, OSError):
+                if set(self._ear.recv(64)) & set(SIGNALS):
+                    self._since = time.monotonic()
+        return self._since
+
     def __enter__(self) -> StopFlag:
+        self._ear, self._mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        self._mouth.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._set)
         return self
@@ -33,6 +52,9 @@ class StopFlag:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._wakeup)
+        self._ear.close()
+        self._mouth.close()
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; every process gets the same answer in the same step."""

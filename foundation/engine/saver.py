@@ -14,9 +14,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from foundation.engine import checkpoint, retention
+from foundation.engine.records import Records
 from foundation.engine.staging import Staging
 from foundation.errors import RequeueRequest, UserError
 from foundation.schedules import Clock, Duration
+
+_LOOK_SECONDS = 5.0  # after a save that failed: so long until the next try, twice as long after each further failure
+_LOOK_SECONDS_AT_MOST = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,11 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None  # for failure(): what must be acted on while training
         self._unsaved: BaseException | None = None  # for wait(): why the last save is not on disk
+        self._records = Records(self._messages.put)
+        self._lost = False  # that the checkpoints are gone and nothing has been saved since
+        self._needed = 0  # bytes that the last save lacked room for
+        self._failures = 0  # saves that failed since the last good one
+        self._next_try = 0.0
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after ``step`` optimiser steps; the same on every process."""
@@ -125,9 +134,10 @@ class Saver:
 
         Raises:
             RequeueRequest: with ``wait``, when it could not be written.
+            UserError: with ``wait``, when it could not be written and nothing has been learnt yet.
         """
         self._join()
-        self._unsaved = None
+        self._unsaved, self._lost = None, False
         if self.newest != self.root / checkpoint.name_of(step):
             begun, numbers = time.perf_counter(), dict(numbers)
             if self.config.asynchronous and not wait:
@@ -141,6 +151,31 @@ class Saver:
         self._tell()
         if wait:
             self.wait()
+
+    def overdue(self) -> bool:
+        """Whether the last save failed and another try is worth while: there is room again. Cheap; ask at each step."""
+        if self._lost:
+            return True
+        if not self._failures or (self._thread is not None and self._thread.is_alive()):
+            return False
+        if time.monotonic() < self._next_try:
+            return False
+        self._next_try = time.monotonic() + _LOOK_SECONDS
+        return checkpoint.free_bytes(self.root) > self._needed
+
+    def move(self, root: Path) -> None:
+        """The checkpoints lie in another folder from now on; where they are not there, the next step saves."""
+        self._join()
+        self.root = root
+        if self.newest is not None:
+            newest = root / self.newest.name
+            self.newest = newest if newest.is_dir() else None
+            self._lost = self.newest is None
+
+    def settle(self) -> None:
+        """Until nothing is being written, whether the last save failed or not."""
+        self._join()
+        self._tell()
 
     def failure(self) -> BaseException | None:
         """What went wrong in the background and must end the run, once; None otherwise. Poll it after each step."""
@@ -218,34 +253,46 @@ class Saver:
         try:
             folder = checkpoint.write(self.root, step, tensors, numbers, begun)
         except checkpoint.WriteError as error:
-            older = f"the newest one is {self.newest.name}" if self.newest else "there is no older one"
-            self._unsaved = RequeueRequest(f"{error}; {older}. Make room and start the same command again to go on")
-            if self.config.when_disk_full == "stop":
-                self._failure = self._unsaved
-            else:
-                self._messages.put(f"{error}; {older}. Training goes on; make room before the next checkpoint")
+            self._not_written(step, error)
             return
-        self.newest, self.seconds = folder, time.perf_counter() - begun
+        if self._failures:
+            self._messages.put(f"{folder.name} is saved: there is room again")
+        self.newest, self.seconds, self._failures = folder, time.perf_counter() - begun, 0
         self._damaged.pop(folder.name, None)
         with self._lock:
             self._prune()
 
+    def _not_written(self, step: int, error: checkpoint.WriteError) -> None:
+        self._needed = error.needed
+        pause = min(_LOOK_SECONDS * 2 ** min(self._failures, 10), _LOOK_SECONDS_AT_MOST)
+        self._failures, self._next_try = self._failures + 1, time.monotonic() + pause
+        older = f"the newest one is {self.newest.name}" if self.newest else "there is no older one"
+        self._unsaved = RequeueRequest(
+            f"{error}; {older}. Make room (or make it writable) and start the same command again to go on"
+        )
+        if step == 0 and self.newest is None:
+            self._unsaved = UserError(f"{error}. Nothing has been learnt yet: make room, or choose another --run")
+        elif self.config.when_disk_full == "stop":
+            self._failure = self._unsaved
+        elif self._failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ... in a row
+            self._messages.put(f"{error}; {older}. Training goes on, and the state is saved when there is room")
+
     def _prune(self) -> None:
-        try:
-            good = self._valid()
-            kept = self.policy.reasons(good, self._figures)
-            for step, folder in good.items():
-                if not kept[step] and folder != self.newest:
-                    checkpoint.remove(folder)
-            there = checkpoint.steps(self.root)
-            self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good)}
-            for folder in there if len(good) > 1 else ():
-                if folder.name in self._damaged and checkpoint.step_of(folder) < max(good):
-                    self._messages.put(f"removed damaged checkpoint {folder.name}: {self._damaged.pop(folder.name)}")
-                    checkpoint.remove(folder)
-        except OSError as error:
-            self._messages.put(f"cannot remove old checkpoints in {self.root}: {error}")
+        self._records.keep("cannot remove old checkpoints in", self.root, self._remove_old)
         self._write_retention()
+
+    def _remove_old(self) -> None:
+        good = self._valid()
+        kept = self.policy.reasons(good, self._figures)
+        for step, folder in good.items():
+            if not kept[step] and folder != self.newest:
+                checkpoint.remove(folder)
+        there = checkpoint.steps(self.root)
+        self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good)}
+        for folder in there if len(good) > 1 else ():
+            if folder.name in self._damaged and checkpoint.step_of(folder) < max(good):
+                self._messages.put(f"removed damaged checkpoint {folder.name}: {self._damaged.pop(folder.name)}")
+                checkpoint.remove(folder)
 
     def _valid(self) -> dict[int, Path]:
         """Checkpoints that nothing speaks against, by step; remembers the others as damaged."""
@@ -260,7 +307,5 @@ class Saver:
         return good
 
     def _write_retention(self) -> None:
-        try:
-            retention.write(self.root, self.policy, self._figures)
-        except OSError as error:
-            self._messages.put(f"cannot write {self.root / retention.NAME}: {error}")
+        path = self.root / retention.NAME
+        self._records.keep("cannot write", path, lambda: retention.write(self.root, self.policy, self._figures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foundation import config
+from foundation.data.loader import WaitEndedError
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
 from foundation.data.stream import build_loader, build_stream, open_sources
@@ -25,6 +27,7 @@ from foundation.engine.feed import Feed
 from foundation.engine.guard import NumericsGuard
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.journal import Journal
+from foundation.engine.resume import changes_in_recipe
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.saver import Saver
 from foundation.engine.watchdog import Watchdog
@@ -40,6 +43,10 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
+
+LAST_SECONDS = 60.0
+"""At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
+_LOOK_AGAIN_SECONDS = 2.0
 
 
 class Trainer:
@@ -108,26 +115,26 @@ class Trainer:
             NumericsError: for a loss or gradient that is not finite, as the recipe's guard says.
             DataBudgetError: for too many bad samples.
         """
-        from foundation.zoo.export import export_branches
-
+        self.folder.hold()
+        self._moves = self.folder.moves
         try:
             with ExitStack() as stack:
                 self.journal = stack.enter_context(
                     Journal(self.folder, self.recipe.name, self.progress.step, self.last_step, self.say)
                 )
-                stop = stack.enter_context(StopFlag())
+                self.stop = stack.enter_context(StopFlag())
                 self.feed = self._feed()
                 stack.callback(lambda: self.feed.close())
                 stack.callback(self.saver.close)
                 seconds = self.recipe.guard.stall_seconds
                 self.watchdog = stack.enter_context(
-                    Watchdog(self.folder.path, rank(), seconds, lambda: self.feed.loader.worker_pids())
+                    Watchdog(
+                        self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since
+                    )
                 )
                 self._prepare()
-                self._train(stop)
-                self._finish_saving()
-            if rank() == 0:
-                export_branches(self.recipe, self.learner, self.folder.export, self.progress.step)
+                self._train()
+                self._finish()
             self._status("done")
         except BaseException as error:
             self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=str(error))
@@ -138,6 +145,8 @@ class Trainer:
         self._status("running")
         if self.last_checkpoint is None:
             self._save(wait=True)
+        elif rank() == 0:
+            self._say_if_full()
         grace, seconds = self.recipe.train.grace_seconds, self.saver.seconds
         if grace is not None and seconds is not None and seconds > grace:
             self.say(
@@ -145,9 +154,31 @@ class Trainer:
                 "may be killed before its state is written. Raise the scheduler's signal delay"
             )
 
-    def _train(self, stop: StopFlag) -> None:
+    @property
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk, about."""
+        groups = state.capture(self.learner, self.optimizer, []).values()
+        return sum(t.numel() * t.element_size() for group in groups for t in group.values())
+
+    def _say_if_full(self) -> None:
+        needed, free = self.checkpoint_bytes, checkpoint.free_bytes(self.folder.path)
+        if free < needed:
+            self.say(
+                f"warning: a checkpoint needs {needed:,} bytes and {free:,} are free for {self.folder.path}: training "
+                "goes on, but nothing of it is saved before there is room. Make room now, or stop it and go on later"
+            )
+
+    def _train(self) -> None:
         while self.progress.step < self.last_step:
-            values, agreed = self._step(stop)
+            try:
+                values, agreed = self._step()
+            except WaitEndedError as error:
+                self.optimizer.zero_grad()  # the state is that of the last step, whole
+                self._save(wait=True)
+                raise RequeueRequest(
+                    f"stopped by {self.stop.name} after step {self.progress.step:,}; saved. {error}. "
+                    "Start the same command again to go on"
+                ) from error
             step = self.progress.step
             self.watchdog.beat(step, loss=agreed["loss"], total=self.last_step)
             if values is not None:
@@ -158,17 +189,18 @@ class Trainer:
             if agreed["stop"]:
                 self._save(wait=True)
                 raise RequeueRequest(
-                    f"stopped by {stop.name or 'another process'} after step {step:,}; saved. "
+                    f"stopped by {self.stop.name or 'another process'} after step {step:,}; saved. "
                     "Start the same command again to go on"
                 )
             if agreed["save_failed"]:
                 raise self._save_failure or RequeueRequest("process 0 could not write a checkpoint")
             if agreed["collapsed"]:
                 raise self.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
-            if values is not None and (self.saver.due(step) or step == self.last_step):
+            due = self.saver.due(step) or agreed["save_overdue"] or step == self.last_step
+            if values is not None and due:
                 self._save()
 
-    def _step(self, stop: StopFlag) -> tuple[dict[str, Any] | None, dict[str, float]]:
+    def _step(self) -> tuple[dict[str, Any] | None, dict[str, float]]:
         """One optimiser step.
 
         Returns:
@@ -186,8 +218,9 @@ class Trainer:
                 "loss": loss / world_size(),
                 "suspicious": self.numerics.suspicious(loss, length),
                 "skipped": result.skipped,
-                "stop": stop.name is not None,
+                "stop": self.stop.name is not None,
                 "save_failed": self._save_has_failed(),
+                "save_overdue": self._save_is_overdue(),
                 "collapsed": self.collapse.failure is not None,
             }
         )
@@ -297,8 +330,13 @@ class Trainer:
             workers=self.loader_workers,
             pin_memory=not on_cpu,
             timeout=data.timeout_seconds if self.loader_workers else 0.0,
+            interrupted=self._may_leave_wait,
         )
         return Feed(loader, self.place.device, self.views.finish)
+
+    def _may_leave_wait(self) -> bool:
+        """Whether a wait for a batch may end unfulfilled: only a process on its own can save without the others."""
+        return self.stop.name is not None and world_size() == 1
 
     def _resume(self, accept_changes: bool) -> Path | None:
         """Take over the newest valid checkpoint, if there is one."""
@@ -314,12 +352,25 @@ class Trainer:
         changes = self.stream.changes(numbers["data"])
         if numbers["batch_size"] != self.recipe.train.batch_size:
             changes.append(f"train.batch_size: {numbers['batch_size']} then, {self.recipe.train.batch_size} now")
+        listed = "\n".join(f"  {line}" for line in changes)
         if changes and not accept_changes:
-            listed = "\n".join(f"  {line}" for line in changes)
             raise UserError(
                 f"{folder} was trained with other data:\n{listed}\nThe order of the samples would change. "
                 "Use what it was, choose another --run, or say --accept-changes"
             )
+        listed = "\n".join(f"  {line}" for line in changes_in_recipe(numbers["recipe"], self.recipe))
+        if listed and not accept_changes:
+            raise UserError(
+                f"{folder} was trained with another recipe:\n{listed}\n"
+                "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
+            )
+        if self.stream.uncompared(numbers["data"]):
+            self.say(
+                f"warning: {name} was written by an older version, which did not keep what the shards held: their "
+                "names and counts are as they were, their content could not be compared"
+            )
+        if (then := numbers.get("computed", {})) and then != (now := self.place.plain()):
+            self.say(f"the run goes on elsewhere: {build.words(then)} until now, {build.words(now)} from here on")
         self.say(f"resuming from {name} (step {self.progress.step:,} of {self.clock.total_steps:,})")
         return folder
 
@@ -339,7 +390,8 @@ class Trainer:
         """Go back to the last checkpoint and go on behind the batch that was refused."""
         position = self.progress.position
         with self.watchdog.longer("going back"):
-            self._finish_saving()
+            on_first_rank(self.saver.settle)  # where the last save failed, an older checkpoint serves
+            self._follow()
             self.progress = state.progress_of(self._load(self.folder.checkpoints / str(on_first_rank(self._recover))))
         self.progress.position = position
         self.feed.close()
@@ -356,6 +408,7 @@ class Trainer:
             RequeueRequest: with ``wait``, in all processes, when it could not be written.
             DisagreementError: in all processes, when they do not hold the same state; nothing is written then.
         """
+        self._follow()
         with self.watchdog.longer("checkpoint"):
             check_agreement(state.capture(self.learner, self.optimizer, []), self.progress.step)
         random = gather_to_first(state.random_state())
@@ -367,6 +420,7 @@ class Trainer:
                 data=self.stream.fingerprint,
             )  # fmt: skip
             numbers |= {"guard": self.numerics.state(), "collapse": self.collapse.state()}
+            numbers |= {"computed": self.place.plain()}
             tensors = state.capture(self.learner, self.optimizer, random)
             self.saver.save(self.progress.step, tensors, numbers, wait=wait)
 
@@ -384,9 +438,69 @@ class Trainer:
             self._save_failure = self.saver.failure()
         return self._save_failure is not None
 
-    def _finish_saving(self) -> None:
-        """Wait until process 0 has written what it was given."""
-        on_first_rank(self.saver.wait)
+    def _save_is_overdue(self) -> bool:
+        """Whether there is room again for a state that could not be saved, or the run folder was lost with its own."""
+        if rank() != 0:
+            return False
+        if self._moves != self.folder.moves:
+            self._follow()
+        return self.saver.overdue()
+
+    def _follow(self) -> None:
+        """Let everything that holds a path of the run folder know where it lies now."""
+        self.folder.follow()
+        if self._moves == self.folder.moves:
+            return
+        self._moves = self.folder.moves
+        self.numerics.path = self.folder.path / self.numerics.path.name
+        if rank() == 0:
+            self.saver.move(self.folder.checkpoints)
+            self.journal.go_back(self.progress.step)
+            self.folder.write_recipe(config.dump(self.recipe))
+        self.last_checkpoint = self.folder.checkpoints / self.last_checkpoint.name if self.last_checkpoint else None
+
+    def _finish(self) -> None:
+        """Wait until the last state is on disk, and export it. Where there is no room, try again for a while.
+
+        Raises:
+            RequeueRequest: in all processes, when there is no room all the while.
+        """
+        until, again = time.monotonic() + LAST_SECONDS, False
+        with self.watchdog.longer("last checkpoint and export"):
+            while True:
+                problem = on_first_rank(self._last_writes)
+                if problem is None:
+                    return
+                go_on = on_first_rank(lambda: self.stop.name is None and time.monotonic() < until)
+                if not go_on:
+                    raise RequeueRequest(problem)
+                if not again and rank() == 0:
+                    self.say(f"{problem}. Trying again for {LAST_SECONDS:.0f} seconds")
+                again = True
+                time.sleep(_LOOK_AGAIN_SECONDS)
+                if on_first_rank(lambda: self.saver.newest is None or self._newest_is_old()):
+                    self._save()
+
+    def _last_writes(self) -> str | None:
+        """In process 0: what could not be written, and what to do; None when everything is there."""
+        from foundation.zoo.export import export_branches
+
+        step = self.progress.step
+        try:
+            self.saver.wait()
+        except RequeueRequest as error:
+            return str(error)
+        try:
+            export_branches(self.recipe, self.learner, self.folder.export, step, self.place.plain())
+        except OSError as error:
+            return (
+                f"step {step:,} is saved, but the export cannot be written to {self.folder.export}: {error}. Make room "
+                f"and start the same command again, or write it with 'foundation export {self.folder.path}'"
+            )
+        return None
+
+    def _newest_is_old(self) -> bool:
+        return self.saver.newest is not None and checkpoint.step_of(self.saver.newest) != self.progress.step
 
     def _skipped(self) -> Counter[str]:
         """Bad samples of all processes by reason."""

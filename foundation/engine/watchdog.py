@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,11 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from foundation import stacks
+from foundation import lifeline, stacks
+from foundation.engine import sentry
+from foundation.engine.records import replace_or_overwrite
 from foundation.engine.run_folder import RunFolder
-from foundation.errors import StallError
+from foundation.errors import RequeueRequest, StallError
 from foundation.files import TEMPORARY
 from foundation.parallel.shared_memory import free_shared_memory
+from foundation.voice import to_stderr
 
 HEARTBEATS = "heartbeat"
 """Folder of the run folder with one file for each process."""
@@ -34,9 +38,13 @@ STALLS = "stalls"
 """Folder of the run folder with the stacks of processes that hung."""
 LONGER = 4
 """The first step, and whatever :meth:`Watchdog.longer` surrounds, may take so many times ``stall_seconds``."""
+STOP_SECONDS = 15.0
+"""After a signal: so long without a step, and the process waits in vain; :data:`LONGER` times as long for a save."""
+_USUAL = 3  # what took long before may take so many times as long after a signal
 _WRITE_EVERY = 1.0  # seconds between two writes of the heartbeat
 _LAST_WORDS = 15.0  # seconds for writing stacks: the storage may be what hangs
-_HELD = 30.0  # seconds after which the timer in C acts: this thread could not, because something holds the interpreter
+_HELD = 30.0  # seconds after which the sentry acts: this thread could not, because something holds the interpreter
+_DUMP_SIGNAL = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else 0  # nobody else's; answered in C
 
 
 @dataclass(frozen=True)
@@ -44,44 +52,64 @@ class _Now:
     """What the process is at; one object, so that the watching thread never sees half of a change."""
 
     doing: str
-    allowed: float
+    factor: int
     since: float
     time: float
+    stopped: float
 
     @classmethod
-    def begin(cls, doing: str, allowed: float) -> _Now:
-        return cls(doing, allowed, time.monotonic(), time.time())
+    def begin(cls, doing: str, factor: int, stopped: float = 0.0) -> _Now:
+        return cls(doing, factor, time.monotonic(), time.time(), stopped)
 
 
 class Watchdog:
     """While entered, ends the process when no :meth:`beat` comes for too long. One for each process of a run.
 
+    Too long is ``stall_seconds``, or some seconds once the process was asked to stop: what it waits for then (a batch,
+    another process, a disk) keeps it from saving. Time in which the process itself was stopped (SIGSTOP) does not
+    count. A process whose launcher has ended is asked to stop.
+
     A thread of its own does all writing, so that a beat costs nothing and a slow disk delays no step. When the time is
     up it writes the stacks of all threads of this process and asks the loader's workers for theirs, both into
     ``RUN/stalls/``, says so on stderr, marks the run as failed, kills the workers and leaves with exit code 5. The main
-    thread takes no part, wherever it hangs. Where it hangs holding the interpreter (a faulty extension), a timer in C
-    writes the stacks 30 seconds later; that can only end the process with exit code 1.
+    thread takes no part, wherever it hangs. Where it hangs holding the interpreter (a faulty extension), a program
+    beside it (:mod:`foundation.engine.sentry`) has the stacks written 30 seconds later and kills the process.
 
     Args:
         folder: the run folder.
         rank: number of this process.
-        stall_seconds: longest time between two beats; 0 writes heartbeats and ends nothing.
+        stall_seconds: longest time between two beats; 0 writes heartbeats and ends nothing that was not asked to stop.
         workers: gives the process numbers of the loader's workers.
+        asked: gives the ``time.monotonic()`` at which the process was asked to stop, None before.
     """
 
     def __init__(
-        self, folder: Path, rank: int, stall_seconds: float, workers: Callable[[], Sequence[int]] = tuple
+        self,
+        folder: RunFolder,
+        rank: int,
+        stall_seconds: float,
+        workers: Callable[[], Sequence[int]] = tuple,
+        asked: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.folder, self.rank, self.stall_seconds, self.workers = folder, rank, stall_seconds, workers
-        self.heartbeat = folder / HEARTBEATS / f"rank{rank}.json"
-        self._prefix = folder.resolve() / STALLS / f"rank{rank}"
+        self._asked, self._launcher = asked, lifeline.launcher()
         self._beat: dict[str, Any] = {"step": None}
-        self._now = _Now.begin("first step", stall_seconds * LONGER)
-        self._armed_for: float | None = None
+        self._stopped = 0.0  # seconds in which this process was stopped, all together
+        self._took: dict[str, float] = {}  # longest time that each kind of work took
+        self._now = _Now.begin("first step", LONGER)
+        self._sentry: subprocess.Popen[bytes] | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._backstop: IO[str] | None = None
-        self._said_disk = False
+
+    @property
+    def heartbeat(self) -> Path:
+        """File of the heartbeat."""
+        return self.folder.path / HEARTBEATS / f"rank{self.rank}.json"
+
+    @property
+    def _prefix(self) -> Path:
+        return self.folder.path.absolute() / STALLS / f"rank{self.rank}"
 
     def beat(self, step: int, **figures: float) -> None:
         """A step was made.
@@ -91,7 +119,13 @@ class Watchdog:
             figures: plain numbers worth seeing from outside, such as ``loss`` and ``total`` (steps of the run).
         """
         self._beat = {"step": step, **figures}
-        self._now = _Now.begin("training", self.stall_seconds)
+        self._next("training", 1)
+
+    def _next(self, doing: str, factor: int) -> None:
+        before = self._now
+        took = time.monotonic() - before.since - (self._stopped - before.stopped)
+        self._took[before.doing] = max(took, self._took.get(before.doing, 0.0))
+        self._now = _Now.begin(doing, factor, self._stopped)
 
     @contextlib.contextmanager
     def longer(self, doing: str) -> Iterator[None]:
@@ -101,23 +135,45 @@ class Watchdog:
             doing: one or two words, shown by ``foundation runs``.
         """
         before = self._now
-        self._now = _Now.begin(doing, self.stall_seconds * LONGER)
+        self._next(doing, LONGER)
         try:
             yield
         finally:
-            self._now = _Now.begin(before.doing, before.allowed)
+            self._next(before.doing, before.factor)
 
     def __enter__(self) -> Watchdog:
         self._forget_the_dead()
         self._sweep()
-        self._prefix.parent.mkdir(parents=True, exist_ok=True)
+        prefix, records = self._prefix, self.folder.records
+        records.keep("cannot write stacks to", prefix.parent, lambda: prefix.parent.mkdir(parents=True, exist_ok=True))
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
-        os.environ[stacks.PREFIX_VARIABLE] = str(self._prefix)
+        os.environ[stacks.PREFIX_VARIABLE] = str(prefix)
         if self.stall_seconds:
-            self._backstop = open(f"{self._prefix}-held.txt", "w")
-        self._now = _Now.begin(self._now.doing, self._now.allowed)
+            records.keep("cannot write stacks to", prefix.parent, lambda: self._open_backstop(f"{prefix}-held.txt"))
+        self._now = _Now.begin(self._now.doing, self._now.factor)
         self._thread.start()
         return self
+
+    def _open_backstop(self, path: str) -> None:
+        self._backstop = open(path, "w")  # noqa: SIM115 - open as long as the watchdog watches
+        if _DUMP_SIGNAL:
+            faulthandler.register(_DUMP_SIGNAL, file=self._backstop, all_threads=True)
+        self._sentry = subprocess.Popen(
+            [sys.executable, "-I", "-S", sentry.__file__, str(os.getpid()), str(int(_DUMP_SIGNAL)), path],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self._sentry.stdin is not None
+        os.set_blocking(self._sentry.stdin.fileno(), False)
+
+    def _dismiss(self) -> None:
+        assert self._sentry is not None and self._sentry.stdin is not None
+        with contextlib.suppress(OSError):
+            self._sentry.stdin.close()
+        try:
+            self._sentry.wait(timeout=2)
+        except subprocess.TimeoutExpired:  # it was stopped: somebody else's doing
+            self._sentry.kill()
+            self._sentry.wait()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,8 +185,11 @@ class Watchdog:
         else:
             os.environ[stacks.PREFIX_VARIABLE] = self._before
         if self._backstop is not None:
-            faulthandler.cancel_dump_traceback_later()
+            if _DUMP_SIGNAL:
+                faulthandler.unregister(_DUMP_SIGNAL)
             self._backstop.close()
+        if self._sentry is not None:
+            self._dismiss()
         self._sweep()
         with contextlib.suppress(OSError):
             self._prefix.parent.rmdir()  # only when nothing is left in it
@@ -156,19 +215,53 @@ class Watchdog:
         written = -_WRITE_EVERY
         pause = min(_WRITE_EVERY, self.stall_seconds / 4 or _WRITE_EVERY)
         while True:
+            begun = time.monotonic()
             ended = self._end.wait(pause)
-            state, now = self._now, time.monotonic()
+            now = time.monotonic()
+            if now - begun > 2 * pause:  # the whole process stood still, this thread with it: nobody has hung
+                self._stopped += now - begun - pause
             if ended or now - written >= _WRITE_EVERY:
                 written = now
                 self._write()
             if ended:
                 return
+            self._end_with_launcher()
+            state = self._now
+            self._end_waiting(state, now)
             if self.stall_seconds:
-                if now > state.since + state.allowed:
-                    self._leave(state)
-                self._arm(state.since + state.allowed)
+                deadline = self._after(state.since, state) + self.stall_seconds * state.factor
+                if now > deadline:
+                    self._leave_stalled(state, now)
+                self._tell_sentry(deadline - now)
+
+    def _after(self, moment: float, state: _Now) -> float:
+        """A moment, moved on by the time in which this process was stopped since ``state`` began."""
+        return moment + self._stopped - state.stopped
+
+    def _end_with_launcher(self) -> None:
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self._launcher = None
+            to_stderr(f"foundation: rank {self.rank}: the program that started the run has ended: stopping")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end_waiting(self, state: _Now, now: float) -> None:
+        asked = self._asked()
+        if asked is None:
+            return
+        patience = max(STOP_SECONDS * state.factor, _USUAL * self._took.get(state.doing, 0.0))
+        if state.doing not in self._took and state.factor > 1 and self._beat["step"] is None:
+            patience = STOP_SECONDS  # the first step: nothing has been learnt that could be lost
+        if now > self._after(max(asked, state.since), state) + patience:
+            self._leave(
+                f"asked to stop {now - asked:.0f} s ago, and still waiting ({self._where(state)}): the last checkpoint "
+                "stands",
+                RequeueRequest.exit_code,
+                "stopped",
+            )
 
     def _write(self) -> None:
+        if self.folder.follow() == "lost":
+            return
         content: dict[str, Any] = {
             "time": self._now.time,
             "pid": os.getpid(),
@@ -176,54 +269,46 @@ class Watchdog:
             "rank": self.rank,
         }
         content |= {"doing": self._now.doing, **self._beat}
-        # Nothing of a heartbeat must survive a power cut, and a sync every second would wear on shared storage.
-        temporary = self.heartbeat.with_name(f".{self.heartbeat.name}{TEMPORARY}{os.getpid()}")
-        try:
-            self.heartbeat.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps(content))
-            temporary.replace(self.heartbeat)
-            self._said_disk = False
-        except (OSError, ValueError) as error:
-            if not self._said_disk:
-                print(f"foundation: cannot write {self.heartbeat}: {error}; training goes on", file=sys.stderr)
-            self._said_disk = True
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        text, path = json.dumps(content).encode(), self.heartbeat
+        self.folder.records.keep("cannot write", path, lambda: replace_or_overwrite(path, text, _replace_unsynced))
 
-    def _arm(self, deadline: float) -> None:
-        """Set the timer in C, which needs no interpreter, for a while after this thread should have acted."""
-        if self._backstop is None or deadline == self._armed_for:
-            return
-        self._armed_for = deadline
-        seconds = max(1.0, deadline - time.monotonic()) + _HELD
-        faulthandler.dump_traceback_later(seconds, exit=True, file=self._backstop)
+    def _tell_sentry(self, seconds: float) -> None:
+        """How long this thread may be silent from now on."""
+        if self._sentry is not None and self._sentry.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # it was killed, or is behind
+                os.write(self._sentry.stdin.fileno(), f"{max(0.0, seconds) + _HELD:.1f}\n".encode())
 
-    def _leave(self, state: _Now) -> None:
-        """Write down where everything stands, and end the process."""
-        faulthandler.cancel_dump_traceback_later()
-        place = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-        reason = (
-            f"no step for {time.monotonic() - state.since:.0f} s (rank {self.rank} on {socket.gethostname()}, after "
-            f"step {self._beat['step'] or 0}, during: {state.doing})"
+    def _where(self, state: _Now) -> str:
+        return (
+            f"rank {self.rank} on {socket.gethostname()}, after step {self._beat['step'] or 0}, during: {state.doing}"
         )
-        for last_words in (lambda: self._describe(place, reason), lambda: self._announce(place, reason)):
+
+    def _leave_stalled(self, state: _Now, now: float) -> None:
+        reason = f"no step for {now - self._after(state.since, state):.0f} s ({self._where(state)})"
+        self._leave(reason, StallError.exit_code, "failed", "; guard.stall_seconds is the time that a step may take")
+
+    def _leave(self, reason: str, code: int, state: str, advice: str = "") -> None:
+        """Write down where everything stands, and end the process."""
+        self._tell_sentry(3 * _LAST_WORDS)
+        place = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        text = (
+            f"foundation: {reason}: the stacks of all threads and workers are in {place} and beside it; exit code "
+            f"{code}. The same command goes on from the last checkpoint{advice}\n"
+        )
+        for last_words in (lambda: self._describe(place, reason), lambda: self._announce(text, reason, state)):
             thread = threading.Thread(target=last_words, name="last words", daemon=True)
             thread.start()
             thread.join(_LAST_WORDS)
-        os._exit(StallError.exit_code)
+        os._exit(code)
 
-    def _announce(self, place: str, reason: str) -> None:
-        text = (
-            f"foundation: {reason}: the stacks of all threads and workers are in {place} and beside it; exit code "
-            f"{StallError.exit_code}. The same command goes on from the last checkpoint; guard.stall_seconds is the "
-            "time that a step may take\n"
-        )
-        os.write(2, text.encode())  # not through sys.stderr, whose lock the main thread may hold
+    def _announce(self, text: str, reason: str, state: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # not through sys.stderr, whose lock the main thread may hold
         for pid in self._pids():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)  # they are deaf to everything else, and nobody is left to end them
         if self.rank == 0:
-            RunFolder(self.folder).write_status("failed", step=self._beat["step"] or 0, reason=reason)
+            self.folder.write_status(state, step=self._beat["step"] or 0, reason=reason)
 
     def _describe(self, place: str, reason: str) -> None:
         try:
@@ -243,3 +328,16 @@ class Watchdog:
         except Exception:
             traceback.print_exc()
             return ()
+
+
+def _replace_unsynced(path: Path, content: bytes) -> None:
+    """Nothing of a heartbeat must survive a power cut, and a sync every second would wear on shared storage."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from foundation.lifeline import LAUNCHER_VARIABLE
 from foundation.parallel.threads import processors
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -59,6 +60,7 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port(wanted, say if given else _nothing)),
+        LAUNCHER_VARIABLE: str(os.getpid()),  # should this process be killed, they end with it
     }
     common.setdefault("OMP_NUM_THREADS", str(max(1, processors() // count)))
     children: list[subprocess.Popen[bytes]] = []

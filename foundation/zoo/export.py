@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ def encoder_plain(recipe: Recipe) -> dict[str, Any]:
     return dict(config.to_plain(recipe)["encoder"])
 
 
-def write_export(path: Path, tensors: dict[str, Tensor], recipe: Recipe, branch: str, step: int) -> Path:
+def write_export(
+    path: Path,
+    tensors: dict[str, Tensor],
+    recipe: Recipe,
+    branch: str,
+    step: int,
+    computed: Mapping[str, str] | None = None,
+) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
     Args:
@@ -30,6 +38,7 @@ def write_export(path: Path, tensors: dict[str, Tensor], recipe: Recipe, branch:
         recipe: it was trained with.
         branch: ``student`` or a teacher's name.
         step: optimiser steps done.
+        computed: device, processor and precision of the training; None: not known (of an older checkpoint).
     """
     from safetensors.torch import save
 
@@ -47,6 +56,7 @@ def write_export(path: Path, tensors: dict[str, Tensor], recipe: Recipe, branch:
         "parameters": sum(t.numel() for t in tensors.values()),
         "file": path.name,
         "sha256": sha256(path),
+        "computed": dict(computed or {}),
         "recipe": config.dump(recipe),
         "foundation_version": __version__,
     }
@@ -54,12 +64,14 @@ def write_export(path: Path, tensors: dict[str, Tensor], recipe: Recipe, branch:
     return path
 
 
-def export_branches(recipe: Recipe, learner: Any, folder: Path, step: int) -> list[Path]:
+def export_branches(
+    recipe: Recipe, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
+) -> list[Path]:
     """Export the student's encoder and that of every teacher that has one of its own."""
     encoders: dict[str, nn.Module] = {"student": learner.student.encoder}
     encoders |= {name: teacher.encoder for name, teacher in learner.teachers.items() if hasattr(teacher, "encoder")}
     return [
-        write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step)
+        write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step, computed)
         for name, encoder in encoders.items()
     ]
 
@@ -83,7 +95,7 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
         found = encoder_tensors(tensors["teachers"], f"{name}.branch.encoder.")
         branches |= {name: found} if found else {}
     return [
-        write_export(out / f"{name}.safetensors", group, recipe, name, int(numbers["step"]))
+        write_export(out / f"{name}.safetensors", group, recipe, name, int(numbers["step"]), numbers.get("computed"))
         for name, group in branches.items()
     ]
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,13 @@ def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[
 import sys, time
 from pathlib import Path
 from foundation.engine import watchdog
-watchdog._HELD = 1.0
+from foundation.engine.interrupt import StopFlag
+from foundation.engine.run_folder import RunFolder
+watchdog._HELD = watchdog.STOP_SECONDS = 1.0
 def culprit():
 {body}
-with watchdog.Watchdog(Path({str(tmp_path / "run")!r}), 0, {seconds}) as dog:
+run = RunFolder(Path({str(tmp_path / "run")!r}))
+with StopFlag() as stop, watchdog.Watchdog(run, 0, {seconds}, asked=stop.since) as dog:
     for step in range(1, 4):
         time.sleep(0.2)
         dog.beat(step, loss=1.5, total=9)
@@ -61,12 +65,49 @@ def test_a_hanging_process_leaves_its_stacks_and_exit_code_5(tmp_path, hang):
 
 
 @pytest.mark.fault(28, "a step hangs in C holding the interpreter, so that no Python thread can run")
-def test_a_held_interpreter_is_ended_by_the_timer_in_c(tmp_path, happened):
+def test_a_held_interpreter_is_ended_by_the_sentry(tmp_path, happened):
     process = start(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(600)")
     process.communicate(timeout=240)
-    assert process.returncode == 1  # faulthandler cannot give another code
+    assert process.returncode == -signal.SIGKILL  # nothing in the process can give an exit code
     assert "culprit" in (tmp_path / "run" / STALLS / "rank0-held.txt").read_text()
-    happened("the timer in C wrote the stacks and ended the process")
+    happened("the sentry beside it had the stacks written and killed the process")
+
+
+@pytest.mark.fault(28, "a process that is stopped (SIGSTOP) for longer than guard.stall_seconds, and goes on")
+def test_a_stopped_process_is_not_a_hung_one(tmp_path, happened):
+    process = start(tmp_path, "for step in range(4, 40): time.sleep(0.1); dog.beat(step)")
+    path = tmp_path / "run" / HEARTBEATS / "rank0.json"
+    wait_for(lambda: path.exists() and (json.loads(path.read_text())["step"] or 0) >= 4, process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)  # the limit is 2 s, and the sentry's another second
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == ""
+    assert json.loads(path.read_text())["step"] == 39 and not (tmp_path / "run" / STALLS).exists()
+    happened("the time in which it stood still does not count; it goes on and ends well")
+
+
+@pytest.mark.fault(30, "TERM while the process waits in C for something that never comes")
+def test_a_signal_ends_a_wait_in_vain(tmp_path, happened):
+    process = start(tmp_path, "import ctypes", "while True: ctypes.CDLL(None).sleep(600)", seconds=600.0)
+    path = tmp_path / "run" / HEARTBEATS / "rank0.json"
+    wait_for(lambda: path.exists() and json.loads(path.read_text())["step"] == 3, process)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and time.monotonic() - begun < 10
+    assert "asked to stop" in err and "after step 3" in err and "the last checkpoint stands" in err
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "stopped" and "still waiting" in status["reason"]
+    assert "culprit" in stacks(tmp_path / "run")
+    happened("exit code 75 after some seconds, with the place where it waited and all stacks")
+
+
+def wait_for(fact: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -75,12 +116,13 @@ def test_a_collective_whose_partner_is_gone(tmp_path):
     program = """
 import sys, time, torch, torch.distributed as dist
 from pathlib import Path
+from foundation.engine.run_folder import RunFolder
 from foundation.engine.watchdog import Watchdog
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=rank, world_size=2)
 if rank:
     time.sleep(600)
-with Watchdog(Path(sys.argv[2]) / "run", rank, 1.0) as dog:
+with Watchdog(RunFolder(Path(sys.argv[2]) / "run"), rank, 1.0) as dog:
     dog.beat(7)
     dist.all_reduce(torch.ones(1))
 """
@@ -111,7 +153,7 @@ def test_a_beating_process_is_left_alone(tmp_path):
 
 
 def test_a_heartbeat_tells_step_and_place_and_leaves_nothing_else(tmp_path):
-    with Watchdog(tmp_path, 3, 600.0) as dog:
+    with Watchdog(RunFolder(tmp_path), 3, 600.0) as dog:
         dog.beat(11, loss=2.0)
     beat = json.loads((tmp_path / HEARTBEATS / "rank3.json").read_text())
     assert (beat["step"], beat["loss"], beat["rank"], beat["doing"]) == (11, 2.0, 3, "training")
@@ -132,7 +174,7 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
     (tmp_path / HEARTBEATS / "rank0.json").write_text(json.dumps({"host": host}))
     (tmp_path / STALLS / f"rank0-worker-{process.pid}.txt").touch()
     try:
-        with Watchdog(tmp_path, 0, 0):
+        with Watchdog(RunFolder(tmp_path), 0, 0):
             assert left.exists() is not here
         assert not (tmp_path / STALLS).exists()
     finally:
@@ -140,14 +182,14 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
 
 
 def test_no_limit_ends_nothing(tmp_path):
-    with Watchdog(tmp_path, 0, 0.0):
+    with Watchdog(RunFolder(tmp_path), 0, 0.0):
         time.sleep(1.2)
     assert json.loads((tmp_path / HEARTBEATS / "rank0.json").read_text())["doing"] == "first step"
 
 
 @pytest.mark.fault(10, "the heartbeat's folder cannot be written")
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path, capfd, happened):
-    with Watchdog(tmp_path, 0, 30.0) as dog:
+    with Watchdog(RunFolder(tmp_path), 0, 30.0) as dog:
         (tmp_path / HEARTBEATS).write_text("a file in the folder's place")
         dog.beat(1)
         time.sleep(2.4)
@@ -248,7 +290,7 @@ def test_a_killed_run_leaves_its_last_heartbeat(tmp_path):
 
 
 def test_clearing_a_run_folder_takes_heartbeats_along(tmp_path):
-    with Watchdog(tmp_path, 0, 0.0):
+    with Watchdog(RunFolder(tmp_path), 0, 0.0):
         pass
     RunFolder(tmp_path).clear()
     assert not list(tmp_path.iterdir())

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from foundation.engine import saver, trainer
 from foundation.engine.metrics import MetricsWriter, read
 from foundation.engine.run_folder import RunFolder
+from foundation.engine.watchdog import Watchdog
+from foundation.errors import RequeueRequest
 
 
 class SmallDisk:
@@ -43,7 +48,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.fault(10, "disk full while metrics are written, with room again later")
 def test_metrics_wait_for_a_full_disk(small_disk, happened):
     said: list[str] = []
@@ -63,7 +67,6 @@ def test_metrics_wait_for_a_full_disk(small_disk, happened):
     happened("said once; lines wait in memory and are written, all of them, when there is room")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.fault(10, "disk full for TensorBoard's files")
 def test_curves_that_cannot_be_written_end_nothing(small_disk, tmp_path, happened):
     run = tmp_path / "run"
@@ -173,3 +176,124 @@ def test_the_budget_ends_a_run_and_its_metrics_count_by_reason(tiny_recipe, trai
         train(tiny_recipe(*settings, "data.max_bad_samples=1", shards=path), tmp_path / "poor")
     assert caught.value.exit_code == 3 and path.name in str(caught.value) and "s90" in str(caught.value)
     happened("counted in the metrics by reason; exit 3 when the budget is spent, naming the last ones")
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """``at_step({4: disk.fill})``: done once, in a real run of this process, as soon as a step has been made."""
+
+    def plan(actions):
+        beat = Watchdog.beat
+
+        def beat_and_act(dog, step, **figures):
+            beat(dog, step, **figures)
+            actions.pop(step, lambda: None)()
+
+        monkeypatch.setattr(Watchdog, "beat", beat_and_act)
+
+    monkeypatch.setattr(saver, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(trainer, "_LOOK_AGAIN_SECONDS", 0.3)
+    return plan
+
+
+def state_of(run: Path) -> str:
+    return json.loads((run / "status.json").read_text())["state"]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 4 MB, with room for a few checkpoints of the tiny recipe."""
+    disk = SmallDisk(tmp_path / "disk", 4096)
+    yield disk
+    for _ in range(2):  # a test may have mounted the run folder over itself
+        subprocess.run(["umount", "-l", str(disk.folder / "run")], capture_output=True)
+    subprocess.run(["umount", "-l", str(disk.folder)], check=True)
+
+
+@pytest.mark.fault(8, "the whole run folder's disk is full from step 4 to step 6 of a run")
+def test_a_disk_full_for_a_while_costs_a_run_nothing(tiny_recipe, train, metrics, disk, at_step, capfd, happened):
+    run, said = disk.folder / "run", []
+    at_step({4: disk.fill, 6: lambda: (time.sleep(1.2), (disk.folder / "filler").unlink())})
+    train(tiny_recipe("checkpoints.every=5 steps"), run, said)
+    failed = [line for line in said if "cannot write checkpoint" in line]
+    assert len(failed) == 1 and "step-00000005" in failed[0] and "No space left" in failed[0] and "free" in failed[0]
+    assert "step-00000007 is saved: there is room again" in said, "not only when the next checkpoint is due"
+    assert [line["step"] for line in metrics(run)] == list(range(1, 9))
+    assert state_of(run) == "done" and (run / "export" / "teacher.safetensors").is_file()
+    err = capfd.readouterr().err
+    assert "Traceback" not in err and err.count("training goes on") <= 2, err
+    happened("training goes on; the state is saved at the first step with room, every metric is written")
+
+
+def fill(disk: SmallDisk) -> None:
+    disk.fill()
+
+
+def make_read_only(disk: SmallDisk) -> None:
+    run = str(disk.folder / "run")
+    subprocess.run(["mount", "--bind", run, run], check=True)
+    if subprocess.run(["mount", "-o", "remount,bind,ro", run], capture_output=True).returncode:
+        pytest.skip("mounting a read-only folder is not allowed here")
+
+
+def limit_file_sizes(disk: SmallDisk) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("break_it", [fill, make_read_only, limit_file_sizes])
+@pytest.mark.fault(
+    8, "the run folder is full, read-only or without room by a limit of file sizes, from step 7 to the end"
+)
+def test_a_disk_that_stays_full_leaves_a_run_to_go_on_with(
+    tiny_recipe, train, disk, at_step, capfd, happened, break_it
+):
+    run, said = disk.folder / "run", []
+    at_step({7: lambda: break_it(disk)})
+    try:
+        with pytest.raises(RequeueRequest) as caught:
+            train(tiny_recipe(), run, said)
+        if break_it is fill:
+            assert state_of(run) == "stopped", "the last word is written into the room that the old one had"
+            said.clear()
+            with pytest.raises(RequeueRequest):
+                train(tiny_recipe(), run, said)
+            assert any("a checkpoint needs" in line and "Make room now" in line for line in said)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        subprocess.run(["umount", "-l", str(run)], capture_output=True)
+        (disk.folder / "filler").unlink(missing_ok=True)
+    text = str(caught.value)
+    assert caught.value.exit_code == 75 and "step-00000008" in text and "the newest one is step-00000006" in text
+    assert "start the same command again" in text and "Traceback" not in capfd.readouterr().err
+    said.clear()
+    train(tiny_recipe(), run, said)
+    assert said[0].startswith("resuming from step-00000006") and state_of(run) == "done"
+    assert (run / "export" / "teacher.safetensors").is_file()
+    happened("trains to its end, tries to save for a minute, exit 75 with what to do; the same command then finishes")
+
+
+@pytest.mark.fault(11, "a full disk at the start")
+def test_a_full_disk_is_refused_before_the_first_step(tiny_recipe_file, foundation, disk, happened):
+    run = disk.folder / "run"
+    run.mkdir()
+    disk.fill()
+    result = foundation("pretrain", tiny_recipe_file, "--run", run)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert str(run) in result.stderr and "needs 4" in result.stderr and "0 free" in result.stderr
+    assert "Nothing has been learnt yet" in result.stderr
+    assert not [path for path in run.iterdir() if path.name != ".lock"]
+    happened("refused before step 0, exit 2, with the folder, bytes needed and free")
+
+
+@pytest.mark.fault(10, "standard output on a full disk (/dev/full)")
+def test_a_log_on_a_full_disk_ends_nothing(tiny_recipe_file, tmp_path, happened):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "foundation", "pretrain", str(tiny_recipe_file), "train.length=2 steps",
+             "--run", str(tmp_path / "run")], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("standard output cannot be written") == 1 and "Traceback" not in result.stderr
+    assert state_of(tmp_path / "run") == "done"
+    happened("said once on standard error; the run trains to its end, exit 0")

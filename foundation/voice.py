@@ -1,0 +1,47 @@
+"""Words for a person that must not end the program: the log may lie on the disk that is full."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def to_stderr(text: str) -> None:
+    """Print a line on standard error, where that is possible."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # on a full disk, or closed
+        return
+
+
+class Voice:
+    """Prints the lines of a run; where they cannot be written, says so once on standard error and goes on.
+
+    When nobody reads them any more (``| head``, a terminal that is gone) the process asks itself to stop by TERM, so
+    that a run saves its state first.
+    """
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def __call__(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+            self._failed = False
+        except BrokenPipeError:
+            if not self._failed:
+                self._failed = True
+                to_stderr("foundation: nobody reads standard output any more: stopping")
+                os.kill(os.getpid(), signal.SIGTERM)
+        except (OSError, ValueError) as error:
+            if not self._failed:
+                to_stderr(f"foundation: standard output cannot be written: {error}; the run goes on")
+            self._failed = True
+
+    def close(self) -> None:
+        """At the end: what could not be written must not fail once more when the interpreter flushes it."""
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
