@@ -22,7 +22,9 @@ from foundation.plugins import name_of
 T = TypeVar("T")
 
 
-def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: str = "recipe") -> T:
+def load(
+    cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: str = "recipe", *, own: bool = False
+) -> T:
     """Read a dataclass from YAML.
 
     Args:
@@ -30,6 +32,8 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
         source: a file (a ``Path``, or one line that ends in ``.yaml`` or ``.yml``), else the YAML text itself.
         overrides: ``key.sub=value`` or ``objectives.0.weight=2``; the value is read as YAML. The last one wins.
         name: what messages call a text that comes from no file.
+        own: the user has named this very file as a recipe, so that it may name dotted modules as parts. All else, such
+            as the recipe in a run folder or an export, is data: see ``foundation/plugins.py``.
 
     Returns:
         An instance of ``cls``.
@@ -45,7 +49,7 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
-    reader = Reader()
+    reader = Reader(own)
     root = compose(text, name) or mapping_at(start_of(name))
     for override in overrides:
         reader.override(root, override)

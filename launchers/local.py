@@ -39,6 +39,8 @@ FREE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
     parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64"
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes", action="store_true", help="resume although the recipe differs from the one in the folder"
     )
+    add_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.recipe)
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
-    recipe = config.load(Recipe, source, arguments.overrides)
+    recipe = config.load(Recipe, source, arguments.overrides, own=not resumes)
     if arguments.dry_run:
         from foundation.engine.plan import show_plan
 
@@ -87,7 +90,8 @@ def start_processes(arguments: argparse.Namespace) -> int:
         f"--{name.replace('_', '-')}" for name in ("fresh", "overwrite", "accept_changes") if arguments.__dict__[name]
     ]
     run = ["--run", str(arguments.run)] if arguments.run else []
-    command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags])
+    allowed = [word for name in arguments.allow_plugins for word in ("--allow-plugins", name)]
+    command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags, *allowed])
     return run_processes(command, arguments.processes, say=lambda line: print(f"foundation: {line}", file=sys.stderr))
 
 

@@ -58,7 +58,7 @@ def test_the_examples_train_together(package: Path):
 def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
     from foundation.recipe import Recipe
 
-    recipe = config.load(Recipe, package / "my.yaml")
+    recipe = config.load(Recipe, package / "my.yaml", own=True)
     assert config.load(Recipe, config.dump(recipe)) == recipe
     assert "my_package.random_teacher" in config.dump(recipe)
 
@@ -69,4 +69,4 @@ def test_the_example_refuses_what_cannot_work(package: Path):
     with pytest.raises(UserError, match=r"my\.yaml:11: objectives\.0: align: margin must lie in \[0, 2\), got 3"):
         text = (package / "my.yaml").read_text().replace("margin: 0.1", "margin: 3")
         (package / "my.yaml").write_text(text)
-        config.load(Recipe, package / "my.yaml")
+        config.load(Recipe, package / "my.yaml", own=True)

@@ -44,6 +44,8 @@ class _BuildParser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
+    from foundation.plugins import add_option
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index,verify}")
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
+    add_option(inspect)
     index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
     index.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
 
@@ -75,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
     verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
+    add_option(verify)
 
 
 def _add_build(commands: Any) -> None:
@@ -101,6 +105,11 @@ def _add_build(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
+    from foundation.plugins import allow
+
+    modality = vars(arguments).get("modality") or ""
+    if "." in modality:  # the user's own word; what an index says is data
+        allow(modality)
     return {"build": _build, "inspect": _inspect, "index": _index, "verify": _verify}[arguments.command](arguments)
 
 
@@ -259,7 +268,7 @@ def _decoding(recipe: str) -> Any:
     from foundation import config, paths
     from foundation.recipe import Recipe
 
-    return config.load(Recipe, paths.recipe(recipe)).decode
+    return config.load(Recipe, paths.recipe(recipe), own=True).decode
 
 
 def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:

@@ -13,6 +13,9 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
+    add_option(parser)
     from foundation.probes.command import MODEL_HELP
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)

@@ -32,6 +32,7 @@ from foundation.data.remote import (
     shown,
 )
 from foundation.errors import UserError
+from foundation.search_path import environment_of_others
 
 _GONE = (404, 410)
 _REFUSED = (401, 403)
@@ -300,7 +301,10 @@ class PipeStorage:
         words = shlex.split(address.removeprefix("pipe:"))
         with tempfile.TemporaryFile() as messages:
             try:
-                program = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
+                program = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages,
+                    env=environment_of_others(),
+                )  # fmt: skip
             except (OSError, IndexError) as error:
                 raise RemoteError(address, "unreadable", f"cannot be started: {error}", False) from error
             try:

@@ -29,6 +29,9 @@ MODEL_HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every probe command."""
+    from foundation.plugins import add_option
+
+    add_option(parser)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
