@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import FoundationError, UserError
+from foundation.printable import printable
 from foundation.search_path import leave_working_directory
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -108,7 +109,7 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
         sys.stdout.flush()
         return code
     except FoundationError as error:
-        print(f"foundation: {error}", file=sys.stderr)
+        print(f"foundation: {printable(error, lines=True)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("foundation: interrupted", file=sys.stderr)

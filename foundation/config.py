@@ -15,11 +15,16 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
+from foundation import schema
 from foundation.config_reader import Reader, compose, fields_of, hints_of, mapping_at, members_of, plugin_of, start_of
 from foundation.errors import UserError
 from foundation.plugins import name_of
+from foundation.printable import printable
 
 T = TypeVar("T")
+
+MOST_BYTES = 4 * schema.MEBIBYTE
+"""Size of a recipe, at most."""
 
 
 def load(
@@ -44,8 +49,8 @@ def load(
     if isinstance(source, Path) or (source.endswith((".yaml", ".yml")) and "\n" not in source):
         name = str(source)
         try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = schema.read_bytes(Path(source), MOST_BYTES).decode("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
@@ -59,6 +64,25 @@ def load(
         count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {name}"
         raise UserError("\n".join([count, *lines]))
     return typing.cast(T, value)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """A YAML file as plain values, whatever it says: to look at a recipe without building it, so nothing is imported.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, or is no mapping in plain YAML.
+    """
+    name = printable(path)
+    try:
+        text = schema.read_bytes(path, MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
+    reader, root = Reader(), compose(text, name)
+    value = {} if root is None else reader.read_any(root, "")
+    if reader.problems or not isinstance(value, dict):
+        raise UserError(f"{reader.problems[0][1] if reader.problems else f'{name} is no mapping'}")
+    return value
 
 
 def dump(obj: Any) -> str:

@@ -111,12 +111,19 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
             prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
 
         on_first_rank(enter)
-        trainer = Trainer(recipe, folder, print if rank() == 0 else _silent, arguments.accept_changes)
+        trainer = Trainer(recipe, folder, _say if rank() == 0 else _silent, arguments.accept_changes)
         if rank() == 0:
             folder.write_recipe(config.dump(recipe))
         trainer.run()
         if rank() == 0:
             print(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+
+
+def _say(text: str) -> None:
+    """Messages name samples and files as they are called."""
+    from foundation.printable import printable
+
+    print(printable(text, lines=True))
 
 
 def _silent(_: str) -> None:

@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from foundation.data.build import build
     from foundation.errors import UserError
+    from foundation.printable import printable
 
     if arguments.list:
         return _list()
@@ -132,7 +133,7 @@ def _build(arguments: argparse.Namespace) -> int:
         progress=_progress,
     )
     for problem in problems[:20]:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(f"left out: {printable(problem)}", file=sys.stderr)
     if len(problems) > 20:
         print(f"left out: {len(problems) - 20} more", file=sys.stderr)
     for split, entries in index.splits.items():
@@ -167,6 +168,7 @@ def _list() -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import contact_sheet, inspect
     from foundation.errors import UserError
+    from foundation.printable import printable
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
@@ -179,7 +181,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if damaged:
         print(f"{len(damaged)} of {len(facts.shards)} shards have a problem:", file=sys.stderr)
         for shard in damaged:
-            print(f"  {shard.path}: {shard.problem}", file=sys.stderr)
+            print(f"  {printable(shard.path)}: {printable(shard.problem)}", file=sys.stderr)
     return 3 if damaged else 0
 
 
@@ -188,6 +190,8 @@ def _show(facts: Facts) -> None:
 
     from rich.console import Console
     from rich.table import Table
+
+    from foundation.printable import cell
 
     console = Console()
     table = Table("shard", show_footer=len(facts.shards) > 1)
@@ -198,15 +202,15 @@ def _show(facts: Facts) -> None:
     table.add_column("state")
     for shard in facts.shards:
         table.add_row(
-            str(shard.path),
+            cell(shard.path),
             f"{shard.samples:,}",
             _bytes(shard.bytes),
-            f"[red]{shard.problem}" if shard.problem else "good",
+            f"[red]{cell(shard.problem)}" if shard.problem else "good",
         )
     console.print(table)
     members = Table("member", "samples", "median size")
     for extension, (count, median) in facts.extensions.items():
-        members.add_row(f".{extension}", f"{count:,}", _bytes(median))
+        members.add_row(cell(f".{extension}"), f"{count:,}", _bytes(median))
     console.print(members)
     if facts.image_sizes:
         widths, heights = zip(*facts.image_sizes, strict=True)
@@ -220,7 +224,7 @@ def _show(facts: Facts) -> None:
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
         for label, count in shown[:30]:
             name = facts.classes[int(label)] if label.isdigit() and int(label) < len(facts.classes) else ""
-            labels.add_row(label, name, f"{count:,}")
+            labels.add_row(cell(label), cell(name), f"{count:,}")
         if len(shown) > 30:
             labels.add_row("...", f"{len(shown) - 30} more", f"{sum(count for _, count in shown[30:]):,}")
         console.print(labels)
@@ -279,22 +283,22 @@ def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:
 
 def _show_findings(found: Findings) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from foundation.errors import REASONS
+    from foundation.printable import cell
 
     console = Console()
     members = ", ".join(f".{name} {count:,}" for name, count in found.members.items())
     size = _bytes(sum(shard.bytes for shard in found.shards))
-    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({members or 'no members'})")
+    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({cell(members or 'no members')})")
     if found.problems:
         table = Table("", "reason", "shard", "sample", "what is wrong")
         for problem in found.problems[:100]:
             colour = "red" if problem.severity == "error" else "yellow"
             sample = problem.key or problem.member
             words = (problem.reason, Path(problem.shard).name, sample, problem.detail)
-            table.add_row(f"[{colour}]{problem.severity}", *map(escape, words))
+            table.add_row(f"[{colour}]{problem.severity}", *map(cell, words))
         console.print(table)
         if len(found.problems) > 100:
             console.print(f"{len(found.problems) - 100} more are in the report (--json)")

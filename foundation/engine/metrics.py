@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.engine.lines import read_lines
 from foundation.files import replace_file
 
 _KEPT = 100_000  # lines that wait for a full disk to have room again
@@ -101,11 +102,5 @@ def _plain(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics file; a last line cut short by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Lines of a metrics file; damaged ones, such as a last one cut short by a kill, are left out."""
+    return read_lines(path)[0]

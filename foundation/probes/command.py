@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
+from foundation.printable import printable
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -228,7 +229,7 @@ def report_skipped(features: FeatureSet, name: str) -> None:
     if count:
         print(f"{name}: {count} unreadable samples were left out", file=sys.stderr)
         for message in features.messages[:3]:
-            print(f"  {message}", file=sys.stderr)
+            print(f"  {printable(message)}", file=sys.stderr)
 
 
 def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:

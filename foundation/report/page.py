@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from foundation.engine.runs import number_or_none
 from foundation.report import figures
 from foundation.report.figures import Series, line_chart
 from foundation.report.pictures import Gallery
@@ -35,6 +36,9 @@ TITLES = {
     "svm": "Linear support vector machine",
     "frames": "Moment by moment: linear probe of frames",
 }
+
+
+_MOST_PROBLEMS = 10
 
 
 def render(run: Run, gallery: Gallery | None, problem: str | None = None, parameters: int | None = None) -> str:
@@ -83,12 +87,17 @@ def _header(run: Run) -> str:
     parts.append(f"report of {time.strftime('%-d %B %Y, %H:%M', time.localtime())}")
     reason = run.status.get("reason")
     why = f"<p>{escape(str(reason))}</p>" if reason and state in ("failed", "stopped") else ""
-    return f"<header><h1>{escape(run.name)}{chip}</h1><p>{escape(' · '.join(parts))}</p>{why}</header>"
+    damaged = "".join(f"<li>{escape(problem)}</li>" for problem in run.problems[:_MOST_PROBLEMS])
+    if len(run.problems) > _MOST_PROBLEMS:
+        damaged += f"<li>and {len(run.problems) - _MOST_PROBLEMS} more</li>"
+    left_out = f'<p>Damaged, and left out:</p><ul class="notes">{damaged}</ul>' if damaged else ""
+    return f"<header><h1>{escape(run.name)}{chip}</h1><p>{escape(' · '.join(parts))}</p>{why}{left_out}</header>"
 
 
 def _best(result: dict[str, Any], name: str) -> dict[str, Any] | None:
     metric = _metric(result)
-    rows = [row for row in result.get("results", []) if row.get("name") == name and row.get(metric) is not None]
+    named = [row for row in result.get("results", []) if row.get("name") == name]
+    rows = [row for row in named if number_or_none(row.get(metric)) is not None]
     return max(rows, key=lambda row: row[metric], default=None)
 
 
