@@ -20,6 +20,7 @@ from foundation.config_reader import Reader, compose, fields_of, hints_of, mappi
 from foundation.errors import UserError
 from foundation.plugins import name_of
 from foundation.printable import printable
+from foundation.redact import redact
 
 T = TypeVar("T")
 
@@ -86,7 +87,8 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def dump(obj: Any) -> str:
-    """The whole dataclass as YAML; :func:`load` gives back an equal one."""
+    """The whole dataclass as YAML; :func:`load` gives back an equal one, but for the secrets of addresses, which are
+    masked."""
     plain = to_plain(obj)
     text: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     return text
@@ -96,7 +98,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
     """Dataclasses as dictionaries (a plug-in with its ``name``), tuples as lists, paths as text.
 
     Args:
-        obj: dataclass, container or scalar.
+        obj: dataclass, container or scalar. Secrets of addresses are masked: what is plain gets written.
         hint: declared type of ``obj``; tells which dataclasses are plug-ins.
     """
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
@@ -112,7 +114,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
     if isinstance(obj, (tuple, list)):
         fixed = len(arguments) == len(obj) and Ellipsis not in arguments
         return [to_plain(x, arguments[i] if fixed else (arguments or [None])[0]) for i, x in enumerate(obj)]
-    return str(obj) if isinstance(obj, Path) else obj
+    return redact(str(obj)) if isinstance(obj, (str, Path)) else obj
 
 
 def from_plain(cls: type[T], plain: Mapping[str, Any], name: str = "card") -> T:

@@ -67,6 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
     recipe = config.load(Recipe, source, arguments.overrides, own=not resumes)
+    programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]
+    if resumes and programs and not any(text.startswith("data.allow_pipes=") for text in arguments.overrides):
+        raise UserError(
+            f"{source} starts programs ({programs[0]!r}), and a run folder may come from someone else: if you trust "
+            "it, add data.allow_pipes=true"
+        )
     if arguments.dry_run:
         from foundation.engine.plan import show_plan
 
@@ -120,10 +126,11 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    """Messages name samples and files as they are called."""
+    """Messages name samples and files as they are called, and say what went wrong in the words of others."""
     from foundation.printable import printable
+    from foundation.redact import redact
 
-    print(printable(text, lines=True))
+    print(printable(redact(text), lines=True))
 
 
 def _silent(_: str) -> None:

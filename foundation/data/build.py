@@ -25,6 +25,7 @@ from foundation.data.index import Index
 from foundation.data.write import write_splits
 from foundation.errors import UserError
 from foundation.plugins import near
+from foundation.redact import redact
 
 _CARD_KEYS = ("title", "licence", "source", "citation", "modality", "splits", "layout", "size")
 
@@ -116,7 +117,7 @@ def build(
     shown = {split: _Shown(split, samples, progress) for split, samples in splits.items()}
     # Paths stay out: where the source lay on one machine says nothing about the shards.
     options = {
-        key: value
+        key: redact(value) if isinstance(value, str) else value
         for key, value in vars(arguments).items()
         if isinstance(value, bool | int | float | str | list | tuple)
     }

@@ -37,6 +37,7 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
+from foundation.redact import redact
 
 
 class Trainer:
@@ -127,7 +128,7 @@ class Trainer:
                 export_branches(self.recipe, self.learner, self.folder.export, self.progress.step)
             self._status("done")
         except BaseException as error:
-            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=str(error))
+            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=redact(str(error)))
             raise
 
     def _prepare(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
 from foundation.printable import printable
+from foundation.redact import redact
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -214,7 +215,7 @@ def describe_data(patterns: Sequence[str], features: FeatureSet) -> dict[str, An
     from foundation.probes.road import find_shards
 
     return {
-        "shards": list(patterns),
+        "shards": [redact(pattern) for pattern in patterns],
         "digest": data_digest(find_shards(patterns)),
         "samples": len(features),
         "skipped": dict(features.skipped),
@@ -254,7 +255,7 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
     }
     stable = {key: whole[key] for key in ("model_sha256", "evaluation", "seed", "data", "settings")}
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:10]
-    name = Path((job.test or job.train)[0]).parent.name or "data"
+    name = Path(redact((job.test or job.train)[0])).parent.name or "data"
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
     path = job.arguments.json or job.loaded.folder / "probes" / f"{probe}-{safe}-{digest}.json"
     try:

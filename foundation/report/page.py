@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.engine.runs import number_or_none
+from foundation.redact import redact
 from foundation.report import figures
 from foundation.report.figures import Series, line_chart
 from foundation.report.pictures import Gallery
@@ -86,7 +87,7 @@ def _header(run: Run) -> str:
         parts.append(" + ".join(str(item.get("name", "?")) for item in objectives if isinstance(item, dict)))
     parts.append(f"report of {time.strftime('%-d %B %Y, %H:%M', time.localtime())}")
     reason = run.status.get("reason")
-    why = f"<p>{escape(str(reason))}</p>" if reason and state in ("failed", "stopped") else ""
+    why = f"<p>{escape(redact(str(reason)))}</p>" if reason and state in ("failed", "stopped") else ""
     damaged = "".join(f"<li>{escape(problem)}</li>" for problem in run.problems[:_MOST_PROBLEMS])
     if len(run.problems) > _MOST_PROBLEMS:
         damaged += f"<li>and {len(run.problems) - _MOST_PROBLEMS} more</li>"
@@ -367,7 +368,8 @@ def _machine(run: Run) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
     ]
     cells = "".join(
-        f'<tr><td>{escape(name)}</td><td style="overflow-wrap:anywhere">{escape(v)}</td></tr>' for name, v in rows
+        f'<tr><td>{escape(name)}</td><td style="overflow-wrap:anywhere">{escape(redact(v))}</td></tr>'
+        for name, v in rows
     )
     return _section("Machine and versions", "", f'<div class="card scroll"><table><tbody>{cells}</tbody></table></div>')
 

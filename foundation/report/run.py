@@ -10,6 +10,7 @@ from foundation import schema
 from foundation.engine.lines import read_lines, said_of
 from foundation.engine.runs import Status
 from foundation.errors import UserError
+from foundation.redact import redact
 
 
 @dataclass
@@ -68,6 +69,7 @@ def read_run(path: Path) -> Run:
     run = Run(path)
     try:
         run.recipe = schema.read_bytes(path / "recipe.yaml", config.MOST_BYTES).decode("utf-8", "replace")
+        run.recipe = redact(run.recipe)  # an older version wrote it as it was given
         run.plain = config.read_plain(path / "recipe.yaml")
     except FileNotFoundError:
         pass

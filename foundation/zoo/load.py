@@ -16,8 +16,8 @@ from foundation.engine import checkpoint
 from foundation.errors import UserError
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
+from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors
-from foundation.zoo.fit import DTYPES, check_finite, check_fits, header
 
 
 @dataclass(frozen=True)
