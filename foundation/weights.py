@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
 from foundation.printable import printable
@@ -55,7 +56,7 @@ def check_fits(encoder_config: Any, layout: Layout, source: str) -> None:
     """
     # Parts of other packages need not build without memory; they run only because the user trusts them.
     own = type(encoder_config).__module__.partition(".")[0] == __name__.partition(".")[0]
-    with torch.device("meta" if own else "cpu"), _few_parameters(len(layout), source):
+    with torch.device("meta" if own else "cpu"), _Unfilled(), _few_parameters(len(layout), source):
         wanted: dict[str, Tensor] = encoder_config.build().state_dict()
     missing, unknown = sorted(wanted.keys() - layout.keys()), sorted(layout.keys() - wanted.keys())
     if missing or unknown:
@@ -74,6 +75,21 @@ def check_fits(encoder_config: Any, layout: Layout, source: str) -> None:
                 f"{source} does not fit its encoder: {name!r} is of {dtype}, the encoder needs "
                 f"{DTYPES.get(tensor.dtype, tensor.dtype)}"
             )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors that have no memory: on the first such call torch would import for a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        tensor = args[0] if args else kwargs.get("tensor")
+        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        if fills and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return function(*args, **kwargs)
 
 
 @contextmanager

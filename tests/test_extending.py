@@ -51,6 +51,9 @@ def test_the_examples_train_together(package: Path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("loss/align" in line for line in lines) and any("align/cosine" in line for line in lines)
     assert any("probe/mean_cosine" in line for line in lines)
+    foundation(package, "pretrain", "runs/extended", "--allow-plugins", "my_package", "train.stop_after=4 steps")
+    shards = ("--train", "data/stripes/train-*.tar", "--test", "data/stripes/test-*.tar", "--workers", "0")
+    assert "written" in foundation(package, "knn", "runs/extended", "--allow-plugins", "my_package", *shards)
     card = json.loads((run / "export" / "student.json").read_text())
     assert card["encoder"] == {"name": "my_package.pyramid", "width": 32}
 

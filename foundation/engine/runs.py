@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from foundation import schema
 from foundation.engine import checkpoint
@@ -163,7 +163,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
         parts.json(Heartbeat, f"heartbeat/{path.name}") for path in sorted((folder / "heartbeat").glob("rank*.json"))
     )
     beats = sorted((beat for beat in found_beats if beat and "time" in beat), key=lambda beat: beat["time"])
-    beat: Heartbeat = next((beat for beat in beats if beat.get("rank") == 0), {})
+    beat = next((beat for beat in beats if beat.get("rank") == 0), Heartbeat())
     if beat.get("time", 0) < status.get("time", 0) and status.get("state") != "running":
         beat = {**beat, "step": status.get("step")}
     name = recipe.get("name")
@@ -195,7 +195,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
 def _state(folder: Path, status: Status, beat: Heartbeat, run: RunSummary, now: float, silent_after: float) -> State:
     held, word = locked(folder), status.get("state")
     if not held and word in ("done", "stopped", "failed"):
-        return word  # type: ignore[no-any-return]
+        return cast(State, word)
     if not held and word is None and run.step == 0:
         return "new"
     # A fresh start has a recipe of now while heartbeat and status are still those of the attempt before.
@@ -290,7 +290,7 @@ def _total(recipe: Mapping[str, Any], lines: list[dict[str, Any]]) -> int | None
     section = recipe.get("train")
     train: dict[str, Any] = section if isinstance(section, dict) else {}
     given = train.get("steps_per_epoch")
-    steps_per_epoch: float | None = given if _number(given) and 0 < given < _MOST_STEPS else None
+    steps_per_epoch: float | None = given if given is not None and _number(given) and 0 < given < _MOST_STEPS else None
     logged = next((line for line in reversed(lines) if _number(line.get("epoch")) and line["epoch"] > 0), None)
     if steps_per_epoch is None and logged is not None:
         steps_per_epoch = logged["step"] / logged["epoch"]
@@ -324,8 +324,9 @@ def series(folder: Path, say: Callable[[str], object] | None = None) -> Iterator
         for row in result.get("results", ()):
             if row.get("name") == "model":
                 yield None, {f"{result['probe']}/{k}": float(v) for k, v in row.items() if _number(v)}
-    for problem in parts.problems if say is not None else ():
-        say(problem)
+    if say is not None:
+        for problem in parts.problems:
+            say(problem)
 
 
 def best(

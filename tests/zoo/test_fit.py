@@ -61,7 +61,7 @@ def test_a_card_that_claims_a_giant_takes_no_memory(export, encoder, said):
 )  # fmt: skip
 def test_weights_of_another_kind_are_refused_by_name(export, change, said):
     token = load_file(export)["cls_token"]
-    with pytest.raises(UserError, match=rf"student\.safetensors.*'cls_token'.*|.*{said}") as caught:
+    with pytest.raises(UserError, match=said) as caught:
         load_encoder(rewrite(export, {"cls_token": change(token)}))
     assert "'cls_token'" in str(caught.value) and "student.safetensors" in str(caught.value)
     with pytest.raises(UserError, match=r"student\.safetensors"):
