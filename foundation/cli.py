@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import FoundationError, UserError
+from foundation.printable import printable
+from foundation.search_path import leave_working_directory
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
@@ -72,12 +74,15 @@ _PACKAGES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
+    if arguments is None:
+        leave_working_directory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return _guarded(words)
 
 
 def main_script(file: str) -> int:
     """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
+    leave_working_directory()
     path = Path(file).resolve()
     return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
 
@@ -104,7 +109,7 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
         sys.stdout.flush()
         return code
     except FoundationError as error:
-        print(f"foundation: {error}", file=sys.stderr)
+        print(f"foundation: {printable(error, lines=True)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("foundation: interrupted", file=sys.stderr)

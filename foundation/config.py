@@ -15,14 +15,22 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
+from foundation import schema
 from foundation.config_reader import Reader, compose, fields_of, hints_of, mapping_at, members_of, plugin_of, start_of
 from foundation.errors import UserError
 from foundation.plugins import name_of
+from foundation.printable import printable
+from foundation.redact import redact
 
 T = TypeVar("T")
 
+MOST_BYTES = 4 * schema.MEBIBYTE
+"""Size of a recipe, at most."""
 
-def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: str = "recipe") -> T:
+
+def load(
+    cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: str = "recipe", *, own: bool = False
+) -> T:
     """Read a dataclass from YAML.
 
     Args:
@@ -30,6 +38,8 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
         source: a file (a ``Path``, or one line that ends in ``.yaml`` or ``.yml``), else the YAML text itself.
         overrides: ``key.sub=value`` or ``objectives.0.weight=2``; the value is read as YAML. The last one wins.
         name: what messages call a text that comes from no file.
+        own: the user has named this very file as a recipe, so that it may name dotted modules as parts. All else, such
+            as the recipe in a run folder or an export, is data: see ``foundation/plugins.py``.
 
     Returns:
         An instance of ``cls``.
@@ -40,12 +50,12 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
     if isinstance(source, Path) or (source.endswith((".yaml", ".yml")) and "\n" not in source):
         name = str(source)
         try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = schema.read_bytes(Path(source), MOST_BYTES).decode("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
-    reader = Reader()
+    reader = Reader(own)
     root = compose(text, name) or mapping_at(start_of(name))
     for override in overrides:
         reader.override(root, override)
@@ -57,8 +67,28 @@ def load(cls: type[T], source: str | Path, overrides: Sequence[str] = (), name: 
     return typing.cast(T, value)
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """A YAML file as plain values, whatever it says: to look at a recipe without building it, so nothing is imported.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, or is no mapping in plain YAML.
+    """
+    name = printable(path)
+    try:
+        text = schema.read_bytes(path, MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
+    reader, root = Reader(), compose(text, name)
+    value = {} if root is None else reader.read_any(root, "")
+    if reader.problems or not isinstance(value, dict):
+        raise UserError(f"{reader.problems[0][1] if reader.problems else f'{name} is no mapping'}")
+    return value
+
+
 def dump(obj: Any) -> str:
-    """The whole dataclass as YAML; :func:`load` gives back an equal one."""
+    """The whole dataclass as YAML; :func:`load` gives back an equal one, but for the secrets of addresses, which are
+    masked."""
     plain = to_plain(obj)
     text: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     return text
@@ -68,7 +98,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
     """Dataclasses as dictionaries (a plug-in with its ``name``), tuples as lists, paths as text.
 
     Args:
-        obj: dataclass, container or scalar.
+        obj: dataclass, container or scalar. Secrets of addresses are masked: what is plain gets written.
         hint: declared type of ``obj``; tells which dataclasses are plug-ins.
     """
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
@@ -84,7 +114,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
     if isinstance(obj, (tuple, list)):
         fixed = len(arguments) == len(obj) and Ellipsis not in arguments
         return [to_plain(x, arguments[i] if fixed else (arguments or [None])[0]) for i, x in enumerate(obj)]
-    return str(obj) if isinstance(obj, Path) else obj
+    return redact(str(obj)) if isinstance(obj, (str, Path)) else obj
 
 
 def from_plain(cls: type[T], plain: Mapping[str, Any], name: str = "card") -> T:

@@ -183,10 +183,16 @@ _SCALARS: dict[Any, Callable[[str, bool], Any]] = {
 
 
 class Reader:
-    """Turns nodes into values and keeps the problems it meets."""
+    """Turns nodes into values and keeps the problems it meets.
 
-    def __init__(self) -> None:
+    Args:
+        own: the text is the user's own word, so that a plug-in may be a dotted module; see ``foundation/plugins.py``.
+    """
+
+    def __init__(self, own: bool = False) -> None:
+        self.own = own
         self.problems: list[tuple[int, str]] = []
+        self._overrides: set[str] = set()  # names of their marks: the user's own word, whatever they change
 
     def problem(self, where: Node, text: str) -> Any:
         mark = where.start_mark
@@ -198,6 +204,7 @@ class Reader:
         """Put ``key.sub=value`` into the tree."""
         key, equals, value = text.partition("=")
         start = start_of(f"override {text}")
+        self._overrides.add(start.name)
         node = compose(value, start.name) or ScalarNode(_TAG + "null", "", start, start)
         parts, here = key.strip().split("."), root
         if not equals or not all(parts):
@@ -285,7 +292,8 @@ class Reader:
         if len(members) == 1 and not spelt_none:
             return self.read(members[0], node, key, default)
         for member in members:
-            attempt = Reader()
+            attempt = Reader(self.own)
+            attempt._overrides = self._overrides
             value = attempt.read(member, node, key, default)
             if not attempt.problems:
                 return value
@@ -301,7 +309,8 @@ class Reader:
         if not isinstance(name_node, ScalarNode):
             return self.problem(name_node, f"{_join(key, 'name')!r} must be text, found {_found(name_node)}")
         try:
-            cls = resolve(plugin.pattern, name_node.value).Config
+            own = self.own or name_node.start_mark.name in self._overrides
+            cls = resolve(plugin.pattern, name_node.value, own=own).Config
         except UserError as error:
             return self.problem(name_node, f"{key!r}: {error}")
         return self.read_dataclass(cls, node, key, skip="name")

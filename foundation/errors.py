@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foundation.redact import redact
+
 REASONS = {
     "missing": "a shard or a member that should be there is not",
     "unreadable": "the storage gave an error",
@@ -35,9 +37,14 @@ class FoundationError(Exception):
     Attributes:
         exit_code: process exit status (0 done, 2 the user's mistake, 3 too many bad samples, 4 numerics, 5 stalled,
             75 please start the same command again).
+
+    Messages get into logs and into files of the run, so the secrets of addresses are masked in all of them.
     """
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(item) if isinstance(item, str) else item for item in arguments))
 
 
 class UserError(FoundationError):

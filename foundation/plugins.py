@@ -9,24 +9,31 @@ it takes by a pattern: ``Annotated[Any, Plugin("foundation.objectives.{name}")]`
 3. a dotted module: ``my_package.my_objective``.
 
 No registry and no import side effects: the listing of a folder is the catalogue.
+
+To import a module is to run it. Names stand in exports, checkpoints, indices and run folders as well, which someone
+else may have written; there only 1 and 2 count. A dotted module must be named by the user: in a recipe of the user's
+own, or by :func:`allow` (``--allow-plugins``).
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from foundation.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 _DEFINES_CONFIG = re.compile(r"^(class\s+Config\b|Config\s*[:=])", re.MULTILINE)
 _SINGULAR = {"modalities": "modality"}
+_allowed: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -83,22 +90,75 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def resolve(pattern: str, name: str) -> ModuleType:
+def allow(*names: str) -> None:
+    """Let names in data lead to these modules, and to those below them, for the rest of this process.
+
+    Args:
+        names: dotted names of modules or packages that the user trusts: ``my_package``, ``my_package.align``.
+
+    Raises:
+        UserError: what can be no module.
+    """
+    for name in names:
+        if not _is_dotted(name):
+            raise UserError(f"{name!r} cannot name a module or package: use letters, digits, '_' and '.'")
+    _allowed.update(names)
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """``--allow-plugins``, for every command that reads runs, models or shards."""
+    parser.add_argument(
+        "--allow-plugins", action=_Allow, default=[], metavar="NAME",
+        help="a module or package outside this one that the files named here may run, such as my_package (repeatable)",
+    )  # fmt: skip
+
+
+class _Allow(argparse.Action):
+    """Takes effect as it is read, before anything is opened."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        allow(str(values))
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), str(values)])
+
+
+def is_allowed(name: str) -> bool:
+    """Whether the user has named this module or a package above it."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in _allowed for count in range(1, len(parts) + 1))
+
+
+def resolve(pattern: str, name: str, *, own: bool = False) -> ModuleType:
     """The module of a plug-in.
 
     Args:
         pattern: as in :class:`Plugin`.
         name: a built-in name, the name of an entry point or a dotted module.
+        own: the name is the user's own word: a dotted one is imported, and is allowed from then on. Otherwise it comes
+            from data, and is imported only if it is allowed (see :func:`allow`).
 
     Returns:
         A module with a class ``Config``.
 
     Raises:
-        UserError: nothing answers to the name (the message lists what there is), or the module has no ``Config``.
+        UserError: nothing answers to the name (the message lists what there is), the module has no ``Config``, or it
+            is not allowed.
     """
     plugin = Plugin(pattern)
-    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+    if not _is_dotted(name):
         raise UserError(f"{name!r} cannot name a module: use letters, digits, '_' and '.' (as in {_example(plugin)})")
+    if "." in name and own:
+        allow(name)
+    elif "." in name and not is_allowed(name):
+        raise UserError(
+            f"{plugin.kind} {name!r} is a module outside this package, and names in data are not trusted: to import it "
+            f"is to run it. If you trust it, add --allow-plugins {name}"
+        )
     module = _find(plugin, name)
     if module is None:
         names = available(pattern)
@@ -117,6 +177,10 @@ def name_of(pattern: str, config: object) -> str:
     name = module.removesuffix(plugin.room)
     short = name.removeprefix(plugin.group + ".")
     return short if short != name and "." not in short and _is_plugin(_file(plugin, short)) else name
+
+
+def _is_dotted(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 def _example(plugin: Plugin) -> str:

@@ -1,4 +1,8 @@
-"""Words for a person that must not end the program: the log may lie on the disk that is full."""
+"""Words for a person that must not end the program: the log may lie on the disk that is full.
+
+Messages name samples and files as they are called and repeat what others said: they are made safe for a terminal, and
+secrets in addresses are masked.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,18 @@ import os
 import signal
 import sys
 
+from foundation.printable import printable
+from foundation.redact import redact
+
+
+def _shown(text: str) -> str:
+    return printable(redact(text), lines=True)
+
 
 def to_stderr(text: str) -> None:
     """Print a line on standard error, where that is possible."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(_shown(text), file=sys.stderr, flush=True)
     except (OSError, ValueError):  # on a full disk, or closed
         return
 
@@ -27,7 +38,7 @@ class Voice:
 
     def __call__(self, text: str) -> None:
         try:
-            print(text, flush=True)
+            print(_shown(text), flush=True)
             self._failed = False
         except BrokenPipeError:
             if not self._failed:

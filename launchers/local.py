@@ -31,6 +31,8 @@ find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, wh
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
     parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64"
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes", action="store_true", help="resume although the recipe differs from the one in the folder"
     )
+    add_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.recipe)
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
-    recipe = config.load(Recipe, source, arguments.overrides)
+    recipe = config.load(Recipe, source, arguments.overrides, own=not resumes)
+    programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]
+    if resumes and programs and not any(text.startswith("data.allow_pipes=") for text in arguments.overrides):
+        raise UserError(
+            f"{source} starts programs ({programs[0]!r}), and a run folder may come from someone else: if you trust "
+            "it, add data.allow_pipes=true"
+        )
     if arguments.dry_run:
         from foundation.engine.plan import show_plan
 
@@ -80,7 +89,8 @@ def start_processes(arguments: argparse.Namespace) -> int:
         f"--{name.replace('_', '-')}" for name in ("fresh", "overwrite", "accept_changes") if arguments.__dict__[name]
     ]
     run = ["--run", str(arguments.run)] if arguments.run else []
-    command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags])
+    allowed = [word for name in arguments.allow_plugins for word in ("--allow-plugins", name)]
+    command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags, *allowed])
     return run_processes(command, arguments.processes, say=lambda line: print(f"foundation: {line}", file=sys.stderr))
 
 

@@ -51,6 +51,9 @@ def test_the_examples_train_together(package: Path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("loss/align" in line for line in lines) and any("align/cosine" in line for line in lines)
     assert any("probe/mean_cosine" in line for line in lines)
+    foundation(package, "pretrain", "runs/extended", "--allow-plugins", "my_package", "train.stop_after=4 steps")
+    shards = ("--train", "data/stripes/train-*.tar", "--test", "data/stripes/test-*.tar", "--workers", "0")
+    assert "written" in foundation(package, "knn", "runs/extended", "--allow-plugins", "my_package", *shards)
     card = json.loads((run / "export" / "student.json").read_text())
     assert card["encoder"] == {"name": "my_package.pyramid", "width": 32}
 
@@ -58,7 +61,7 @@ def test_the_examples_train_together(package: Path):
 def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
     from foundation.recipe import Recipe
 
-    recipe = config.load(Recipe, package / "my.yaml")
+    recipe = config.load(Recipe, package / "my.yaml", own=True)
     assert config.load(Recipe, config.dump(recipe)) == recipe
     assert "my_package.random_teacher" in config.dump(recipe)
 
@@ -69,4 +72,4 @@ def test_the_example_refuses_what_cannot_work(package: Path):
     with pytest.raises(UserError, match=r"my\.yaml:11: objectives\.0: align: margin must lie in \[0, 2\), got 3"):
         text = (package / "my.yaml").read_text().replace("margin: 0.1", "margin: 3")
         (package / "my.yaml").write_text(text)
-        config.load(Recipe, package / "my.yaml")
+        config.load(Recipe, package / "my.yaml", own=True)

@@ -45,6 +45,7 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         "[foundation.modalities]\nheat = their_package.thermal\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_allowed", set())
     yield "their_package"
     for name in [name for name in sys.modules if name.startswith("their_package")]:
         del sys.modules[name]
@@ -78,8 +79,24 @@ def test_entry_points_of_other_packages_answer(other_package: str):
 
 
 def test_dotted_modules_answer(other_package: str):
-    assert plugins.resolve(OBJECTIVES, "their_package.vicreg").Config().build() == 2.0
+    assert plugins.resolve(OBJECTIVES, "their_package.vicreg", own=True).Config().build() == 2.0
+    assert plugins.resolve(VIEWS, "their_package.thermal", own=True).__name__ == "their_package.thermal.views"
+
+
+def test_a_dotted_module_of_which_the_user_has_not_spoken_is_not_imported(other_package: str):
+    for pattern, name in ((OBJECTIVES, "their_package.vicreg"), (VIEWS, "their_package.thermal")):
+        with pytest.raises(UserError, match=rf"names in data are not trusted.*--allow-plugins {name}"):
+            plugins.resolve(pattern, name)
+    assert not any(name.startswith("their_package") for name in sys.modules)
+    plugins.allow("their_package")
+    assert plugins.resolve(OBJECTIVES, "their_package.vicreg").__name__ == "their_package.vicreg"
+
+
+def test_what_the_user_has_named_once_has_all_its_rooms(other_package: str):
+    plugins.resolve(VIEWS, "their_package.thermal", own=True)
     assert plugins.resolve(VIEWS, "their_package.thermal").__name__ == "their_package.thermal.views"
+    with pytest.raises(UserError, match="not trusted"):
+        plugins.resolve(OBJECTIVES, "their_package.vicreg")
 
 
 def test_name_of_leads_back_to_the_module(other_package: str):
@@ -88,7 +105,7 @@ def test_name_of_leads_back_to_the_module(other_package: str):
         (OBJECTIVES, "their_package.vicreg"),
         (VIEWS, "their_package.thermal"),
     ):
-        config = plugins.resolve(pattern, name).Config()
+        config = plugins.resolve(pattern, name, own=True).Config()
         assert plugins.name_of(pattern, config) == name
 
 
@@ -98,7 +115,7 @@ def test_an_unknown_name_lists_the_near_and_the_possible_ones():
     with pytest.raises(UserError, match="no modality called 'imagee'"):
         plugins.resolve(VIEWS, "imagee")
     with pytest.raises(UserError, match=r"no objective called 'nowhere\.at_all'"):
-        plugins.resolve(OBJECTIVES, "nowhere.at_all")
+        plugins.resolve(OBJECTIVES, "nowhere.at_all", own=True)
     with pytest.raises(UserError, match="no objective called 'base'"):
         plugins.resolve(OBJECTIVES, "base")
 
@@ -111,9 +128,9 @@ def test_a_name_cannot_leave_its_folder(name: str):
 
 def test_a_module_without_config_is_refused(other_package: str):
     with pytest.raises(UserError, match=r"their_package\.no_config.*has no class 'Config'"):
-        plugins.resolve(OBJECTIVES, "their_package.no_config")
+        plugins.resolve(OBJECTIVES, "their_package.no_config", own=True)
 
 
 def test_a_library_that_a_plugin_misses_is_not_hidden(other_package: str):
     with pytest.raises(ModuleNotFoundError, match="a_library_that_is_not_there"):
-        plugins.resolve(OBJECTIVES, "their_package.broken")
+        plugins.resolve(OBJECTIVES, "their_package.broken", own=True)

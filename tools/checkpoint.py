@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,10 +56,16 @@ def _list(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from foundation import schema
     from foundation.engine import checkpoint, retention
+    from foundation.printable import cell, moment, printable
 
     root = _root(arguments.run)
-    policy, figures = retention.read(root)
+    try:
+        policy, figures = retention.read(root)
+    except schema.FormError as error:
+        print(f"warning: {error}: what it kept is not known", file=sys.stderr)
+        policy, figures = retention.Policy(), {}
     problems = {folder: checkpoint.problem(folder, hashes=False) for folder in checkpoint.steps(root)}
     reasons = policy.reasons([checkpoint.step_of(f) for f, problem in problems.items() if problem is None], figures)
     table = Table("step", "written", "size", "took", "state", "kept because", box=None, pad_edge=False)
@@ -71,26 +76,30 @@ def _list(arguments: argparse.Namespace) -> int:
         why = "; ".join(reasons.get(step, [])) or ("no rule: the next save removes it" if manifest else "")
         table.add_row(
             f"{step:,}",
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest["time"])) if manifest else "",
+            moment(manifest["time"]) if manifest else "",
             f"{size / 1e6:,.1f} MB",
             f"{manifest['seconds']:.1f} s" if manifest else "",
-            f"[red]{problem}[/]" if problem else "sizes right",
-            why + (f" ({figure})" if figure and "best" not in why else ""),
+            f"[red]{cell(problem)}[/]" if problem else "sizes right",
+            cell(why + (f" ({figure})" if figure and "best" not in why else "")),
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for path in sorted(root.glob(f"step-*{checkpoint.TEMPORARY}*")):
-        print(f"{path.name}: being written, or left over from a process that was killed (the next start removes it)")
+        print(
+            f"{printable(path.name)}: being written, or left over from a process that was killed "
+            "(the next start removes it)"
+        )
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint
+    from foundation.printable import printable
 
     one = (arguments.run / checkpoint.MANIFEST).exists()
     damaged = 0
     for folder in [arguments.run] if one else checkpoint.steps(_root(arguments.run)):
         reason = checkpoint.problem(folder)
-        print(f"{folder}: {'good' if reason is None else reason}", flush=True)
+        print(f"{printable(folder)}: {'good' if reason is None else reason}", flush=True)
         damaged += reason is not None
     if damaged:
         print(f"{damaged} damaged: a run resumes from the newest good one", file=sys.stderr)
@@ -98,11 +107,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
+    from foundation import schema
     from foundation.engine import checkpoint, retention
     from foundation.engine.run_folder import RunFolder
+    from foundation.errors import UserError
 
     root = _root(arguments.run)
-    policy, figures = retention.read(root)
+    try:
+        policy, figures = retention.read(root)
+    except schema.FormError as error:
+        raise UserError(
+            f"{error}: what the run wants to keep is not known, so nothing is removed. The run writes the file anew "
+            "when it goes on; or remove it, and say what to keep (--keep-last, --keep-every)"
+        ) from None
     policy = _policy(arguments, policy)
     if not arguments.yes:
         going = _doomed(root, policy, figures)

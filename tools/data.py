@@ -45,6 +45,8 @@ class _BuildParser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
+    from foundation.plugins import add_option
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,statistics,index,verify}")
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
+    add_option(inspect)
     _add_statistics(commands)
     index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
     index.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
@@ -77,9 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
     verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
+    add_option(verify)
 
 
 def _add_statistics(commands: Any) -> None:
+    from foundation.plugins import add_option
+
     statistics = commands.add_parser(
         "statistics",
         help="mean and deviation per channel, rates, lengths, units: what a recipe wants to know",
@@ -91,6 +97,7 @@ def _add_statistics(commands: Any) -> None:
     statistics.add_argument("--recipe", metavar="RECIPE", help="read and measure as the views of this recipe say")
     statistics.add_argument("--modality", help="default: as the recipe or index.json says, else image")
     statistics.add_argument("--json", action="store_true", help="print JSON instead")
+    add_option(statistics)
 
 
 def _add_build(commands: Any) -> None:
@@ -117,6 +124,11 @@ def _add_build(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
+    from foundation.plugins import allow
+
+    modality = vars(arguments).get("modality") or ""
+    if "." in modality:  # the user's own word; what an index says is data
+        allow(modality)
     commands = {"build": _build, "inspect": _inspect, "statistics": _statistics, "index": _index, "verify": _verify}
     return commands[arguments.command](arguments)
 
@@ -124,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from foundation.data.build import build
     from foundation.errors import UserError
+    from foundation.printable import printable
 
     if arguments.list:
         return _list()
@@ -143,7 +156,7 @@ def _build(arguments: argparse.Namespace) -> int:
         if tally.total:
             print(f"{words}: {tally.total:,} files", file=sys.stderr)
         for line in tally.lines():
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {printable(line)}", file=sys.stderr)
     for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
         print(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
@@ -176,6 +189,7 @@ def _list() -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import contact_sheet, inspect
     from foundation.errors import UserError
+    from foundation.printable import printable
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
@@ -188,7 +202,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if damaged:
         print(f"{len(damaged)} of {len(facts.shards)} shards have a problem:", file=sys.stderr)
         for shard in damaged:
-            print(f"  {shard.path}: {shard.problem}", file=sys.stderr)
+            print(f"  {printable(shard.path)}: {printable(shard.problem)}", file=sys.stderr)
     return 3 if damaged else 0
 
 
@@ -196,8 +210,9 @@ def _show(facts: Facts) -> None:
     import statistics
 
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from foundation.printable import cell
 
     console = Console()
     table = Table("shard", show_footer=len(facts.shards) > 1)
@@ -208,15 +223,15 @@ def _show(facts: Facts) -> None:
     table.add_column("state")
     for shard in facts.shards:
         table.add_row(
-            str(shard.path),
+            cell(shard.path),
             f"{shard.samples:,}",
             _bytes(shard.bytes),
-            f"[red]{shard.problem}" if shard.problem else "good",
+            f"[red]{cell(shard.problem)}" if shard.problem else "good",
         )
     console.print(table)
     members = Table("member", "samples", "median size")
     for extension, (count, median) in facts.extensions.items():
-        members.add_row(f".{extension}", f"{count:,}", _bytes(median))
+        members.add_row(cell(f".{extension}"), f"{count:,}", _bytes(median))
     console.print(members)
     if facts.image_sizes:
         widths, heights = zip(*facts.image_sizes, strict=True)
@@ -236,7 +251,7 @@ def _show(facts: Facts) -> None:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in facts.label_kinds.most_common())
         console.print(f"labels: {kinds} of {facts.looked_at:,} samples")
     for note in facts.notes[:20]:
-        console.print(f"[yellow]note[/]: {escape(note)}")
+        console.print(f"[yellow]note[/]: {cell(note)}")
     if len(facts.notes) > 20:
         console.print(f"{len(facts.notes) - 20} more notes: 'foundation data verify' lists what they are about")
     if facts.labels:
@@ -244,7 +259,7 @@ def _show(facts: Facts) -> None:
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
         for label, count in shown[:30]:
             known = label.isascii() and label.isdigit() and int(label) < len(facts.classes)
-            labels.add_row(escape(label), escape(facts.classes[int(label)] if known else ""), f"{count:,}")
+            labels.add_row(cell(label), cell(facts.classes[int(label)] if known else ""), f"{count:,}")
         if len(shown) > 30:
             labels.add_row("...", f"{len(shown) - 30} more", f"{sum(count for _, count in shown[30:]):,}")
         console.print(labels)
@@ -334,7 +349,7 @@ def _recipe(name: str) -> Any:
     from foundation import config, paths
     from foundation.recipe import Recipe
 
-    return config.load(Recipe, paths.recipe(name))
+    return config.load(Recipe, paths.recipe(name), own=True)
 
 
 def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:
@@ -345,22 +360,22 @@ def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:
 
 def _show_findings(found: Findings) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from foundation.errors import REASONS
+    from foundation.printable import cell
 
     console = Console()
     members = ", ".join(f".{name} {count:,}" for name, count in found.members.items())
     size = _bytes(sum(shard.bytes for shard in found.shards))
-    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({members or 'no members'})")
+    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({cell(members or 'no members')})")
     if found.problems:
         table = Table("", "reason", "shard", "sample", "what is wrong")
         for problem in found.problems[:100]:
             colour = "red" if problem.severity == "error" else "yellow"
             sample = problem.key or problem.member
             words = (problem.reason, Path(problem.shard).name, sample, problem.detail)
-            table.add_row(f"[{colour}]{problem.severity}", *map(escape, words))
+            table.add_row(f"[{colour}]{problem.severity}", *map(cell, words))
         console.print(table)
         if len(found.problems) > 100:
             console.print(f"{len(found.problems) - 100} more are in the report (--json)")

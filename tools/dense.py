@@ -13,6 +13,9 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
+    add_option(parser)
     from foundation.probes.command import MODEL_HELP
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -35,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.data.write import write_shards
     from foundation.errors import SampleError, UserError
+    from foundation.printable import printable
     from foundation.probes.dense import dense_features
     from foundation.probes.road import evaluation_config
     from foundation.zoo.load import load_encoder
@@ -61,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     about = {"features_of": loaded.description, "blocks": arguments.blocks}
     entries = write_shards(samples, arguments.out, arguments.split, overwrite=arguments.overwrite, about=about)
     if bad:
-        print(f"{len(bad)} unreadable samples were left out, the first: {bad[0]}", file=sys.stderr)
+        print(f"{len(bad)} unreadable samples were left out, the first: {printable(bad[0])}", file=sys.stderr)
     count = sum(entry.samples for entry in entries)
     print(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
     return 0

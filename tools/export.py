@@ -10,6 +10,9 @@ DESCRIPTION = "Write the student's and the teacher's encoder of a run as safeten
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
+    add_option(parser)
     parser.add_argument("run", type=Path, help="run folder or checkpoint folder")
     parser.add_argument("--out", type=Path, help="folder for the exports (default: RUN/export)")
 

@@ -13,6 +13,9 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+
+    add_option(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--out", type=Path, metavar="PAGE", help="the page (default: RUN/report.html)")
     parser.add_argument(

@@ -54,8 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
+    from foundation.errors import FoundationError
 
-    found = [runs.summary(folder, silent_after=arguments.silent_after) for folder in runs.find(arguments.folder)]
+    found = []
+    for folder in runs.find(arguments.folder):
+        try:
+            found.append(runs.summary(folder, silent_after=arguments.silent_after))
+        except (FoundationError, OSError) as error:  # one run never hides the others
+            _warn(f"{folder} cannot be read: {error}")
     if arguments.json:
         print(json.dumps([item.plain() for item in found], indent=1))
         return 0
@@ -63,12 +69,23 @@ def _list(arguments: argparse.Namespace) -> int:
         print(f"no runs below {arguments.folder}")
         return 0
     _print_table(found, arguments.folder)
+    for item in found:
+        for problem in item.unreadable:
+            _warn(problem)
     return 0
+
+
+def _warn(text: str) -> None:
+    from foundation.printable import printable
+
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def _print_table(found: list[RunSummary], root: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from foundation.printable import cell
 
     table = Table("run", "state", box=None, pad_edge=False)
     for title in ("step", "loss", "probe", "checkpoint", "samples/s", "left", "last sign"):
@@ -78,16 +95,17 @@ def _print_table(found: list[RunSummary], root: Path) -> None:
         colour = _COLOURS[item.state]
         alarm = " [red]collapse?[/]" if item.alarms and item.state == "running" else ""
         table.add_row(
-            place, f"[{colour}]{item.state}[/]{alarm}", _of(item), _number(item.loss), _probe(item),
+            cell(place), f"[{colour}]{item.state}[/]{alarm}", _of(item), _number(item.loss), cell(_probe(item)),
             (item.checkpoint or "none").removeprefix("step-").lstrip("0") or "0",
             _number(item.samples_per_second, ".0f"), _seconds(item.seconds_left),
-            _seconds(time.time() - item.updated) if item.updated else "",
+            _since(item.updated),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
+    from foundation.printable import moment, printable
 
     item = runs.summary(arguments.folder, silent_after=arguments.silent_after)
     last = runs.tail(arguments.folder)
@@ -99,8 +117,8 @@ def _show(arguments: argparse.Namespace) -> int:
         "state": item.state + (f", {item.doing}" if item.state == "running" and item.doing else ""),
         "reason": item.reason,
         "step": _of(item),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.started)) if item.started else None,
-        "last sign of life": f"{_seconds(time.time() - item.updated)} ago" if item.updated else None,
+        "started": moment(item.started) if item.started else None,
+        "last sign of life": f"{_since(item.updated)} ago" if item.updated else None,
         "process": f"{item.pid} on {item.host}" if item.pid and item.host else item.pid,
         "speed": f"{item.seconds_per_step:.3g} s a step" if item.seconds_per_step else None,
         "left": _seconds(item.seconds_left) or None,
@@ -109,16 +127,17 @@ def _show(arguments: argparse.Namespace) -> int:
         "refused or odd steps": f"{item.bad_steps} (bad-steps.jsonl)" if item.bad_steps else None,
         "signs of collapse": item.alarms or None,
         "stacks of stalls": ", ".join(item.stalls) or None,
+        **{f"damaged part {place}": problem for place, problem in enumerate(item.unreadable, 1)},
         **item.probes,
     }
-    training = [line for line in last if "loss" in line]
+    training = [line for line in last if not isinstance(line.get("loss", ""), str)]
     facts |= {name: value for name, value in (training[-1] if training else {}).items() if name != "step"}
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         if value is not None:
-            print(f"{name:<{width}}{_number(value) if isinstance(value, float) else value}")
+            print(f"{printable(name):<{width}}{_number(value) if isinstance(value, float) else printable(value)}")
     for line in training[-arguments.lines :] if arguments.lines > 0 else []:
-        rate = _number(line.get("throughput/samples_per_second"), ".0f")
+        rate = _number(runs.number_or_none(line.get("throughput/samples_per_second")), ".0f")
         print(f"step {line['step']:,}: loss {_number(line['loss'])}, samples {rate}/s")
     return 0
 
@@ -127,9 +146,10 @@ def _best(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
     from foundation.errors import UserError
     from foundation.plugins import near
+    from foundation.printable import printable
 
     folders = list(runs.find(arguments.folder))
-    found = [(runs.best(folder, arguments.metric, arguments.lowest), folder) for folder in folders]
+    found = [(runs.best(folder, arguments.metric, arguments.lowest, _warn), folder) for folder in folders]
     rows = [(value, step, folder) for (value, step), folder in ((f, p) for f, p in found if f is not None)]
     if not rows:
         there = sorted({name for folder in folders for name in runs.names(folder)})
@@ -145,9 +165,9 @@ def _best(arguments: argparse.Namespace) -> int:
         plain = [{"path": str(folder), arguments.metric: value, "step": step} for value, step, folder in rows]
         print(json.dumps(plain, indent=1))
         return 0
-    width = max(len(str(folder)) for _, _, folder in rows) + 2
+    width = max(len(printable(folder)) for _, _, folder in rows) + 2
     for value, step, folder in rows:
-        print(f"{folder!s:<{width}}{value:<10.5g}{f'step {step:,}' if step is not None else 'probe result'}")
+        print(f"{printable(folder):<{width}}{value:<10.5g}{f'step {step:,}' if step is not None else 'probe result'}")
     return 0
 
 
@@ -164,6 +184,10 @@ def _probe(item: RunSummary) -> str:
 
 def _number(value: float | None, form: str = ".5g") -> str:
     return "" if value is None else format(value, form)
+
+
+def _since(moment: float | None) -> str:
+    return _seconds(time.time() - moment) if moment else ""
 
 
 def _seconds(value: float | None) -> str:

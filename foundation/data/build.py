@@ -28,6 +28,7 @@ from foundation.data.tally import Tally
 from foundation.data.write import write_splits
 from foundation.errors import REASONS, UserError
 from foundation.plugins import near
+from foundation.redact import redact
 
 _CARD_KEYS = ("title", "licence", "source", "citation", "modality", "splits", "layout", "size")
 
@@ -131,7 +132,7 @@ def build(
     shown = {split: _Shown(split, samples, progress) for split, samples in splits.items()}
     # Paths stay out: where the source lay on one machine says nothing about the shards.
     options = {
-        key: value
+        key: redact(value) if isinstance(value, str) else value
         for key, value in vars(arguments).items()
         if isinstance(value, bool | int | float | str | list | tuple)
     }

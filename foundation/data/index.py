@@ -8,18 +8,38 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from foundation import schema
 from foundation.errors import UserError
 from foundation.files import replace_json
+from foundation.printable import printable
 
 NAME = "index.json"
 FORMAT = 1
+MOST_BYTES = 256 * schema.MEBIBYTE
+
+
+class _Shard(TypedDict):
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class _Split(TypedDict):
+    shards: list[_Shard]
+
+
+class _Form(TypedDict):
+    format: int
+    splits: dict[str, _Split]
+    classes: NotRequired[list[str] | None]
+    about: NotRequired[dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +98,13 @@ def read_index(folder: Path) -> Index | None:
     """
     path = folder / NAME
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        content = schema.read_bytes(path, MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return parse_index(text, str(path))
+    return parse_index(content, str(path))
 
 
-def parse_index(text: str, where: str) -> Index:
+def parse_index(text: str | bytes, where: str) -> Index:
     """The index that a text holds.
 
     Args:
@@ -95,26 +115,35 @@ def parse_index(text: str, where: str) -> Index:
         UserError: damaged, or a newer version wrote it.
     """
     try:
-        data = json.loads(text)
-        if data.get("format") != FORMAT:
+        content = schema.parse(text, where)
+        if isinstance(content, dict) and "format" in content and content["format"] != FORMAT:
             raise UserError(
-                f"{where} has format {data.get('format')!r}, this version reads {FORMAT}: update foundation-pretrain, "
-                "or write the index again with 'foundation data index'"
+                f"{printable(where)} has format {content['format']!r}, this version reads {FORMAT}: update "
+                "foundation-pretrain, or write the index again with 'foundation data index'"
             )
+        data = schema.check(_Form, content, where)
         splits = {
-            name: tuple(
-                ShardEntry(**{key: shard[key] for key in ShardEntry.__annotations__}) for shard in split["shards"]
-            )
-            for name, split in data["splits"].items()
+            name: tuple(_entry(shard, where) for shard in split["shards"]) for name, split in data["splits"].items()
         }
-        listed = Counter(entry.file for entries in splits.values() for entry in entries)
-        if listed and (twice := listed.most_common(1)[0])[1] > 1:
-            raise ValueError(f"{twice[0]} is listed {twice[1]} times")
-        return Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except schema.FormError as error:
+        raise UserError(f"{error}. Write it again with 'foundation data index FOLDER'") from None
+    index = Index(splits, tuple(data.get("classes") or ()), data.get("about") or {})
+    listed = Counter(entry.file for entries in splits.values() for entry in entries)
+    if listed and (twice := listed.most_common(1)[0])[1] > 1:
         raise UserError(
-            f"{where} is damaged ({error!r}): write it again with 'foundation data index FOLDER'"
-        ) from error
+            f"{printable(where)} is damaged: {printable(twice[0])} is listed {twice[1]} times. Write it again with "
+            "'foundation data index FOLDER'"
+        )
+    return index
+
+
+def _entry(shard: _Shard, where: str) -> ShardEntry:
+    name = shard["file"]
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise schema.FormError(f"{printable(where)} is damaged: {printable(name)!r} is no file of its folder")
+    if min(shard["samples"], shard["bytes"]) < 0:
+        raise schema.FormError(f"{printable(where)} is damaged: {printable(name)} has less than 0 samples or bytes")
+    return ShardEntry(name, shard["samples"], shard["bytes"], shard["sha256"])
 
 
 def write_index(folder: Path, index: Index) -> None:

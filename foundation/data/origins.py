@@ -15,6 +15,7 @@ from foundation.data.index import NAME, Index, ShardEntry, parse_index, read_ind
 from foundation.data.remote import (
     RemoteError,
     beside,
+    check_secrets,
     fetch_text,
     is_http,
     is_pipe,
@@ -84,6 +85,8 @@ class Finder:
             UserError: nothing there, or something that cannot be used.
         """
         texts = [str(pattern) for pattern in patterns]
+        for text in texts:
+            check_secrets(text)
         texts = [local_path(text) if text.startswith("file://") else text for text in texts]
         local = [text for text in texts if not is_remote(text)]
         remote = {address for text in texts if is_remote(text) for address in self._expand(text)}

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from foundation.data.tar import ShardError
 from foundation.errors import FoundationError, UserError
+from foundation.redact import MASK, has_password, is_masked, redact
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ class RemoteError(FoundationError):
 
     def __init__(self, address: str, reason: str, detail: str, again: bool = True, wait: float = 0.0) -> None:
         super().__init__(f"{address}: {detail}")
-        self.address, self.reason, self.detail, self.again, self.wait = address, reason, detail, again, wait
+        self.address, self.reason, self.again, self.wait = redact(address), reason, again, wait
+        self.detail = redact(detail)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self.address, self.reason, self.detail, self.again, self.wait)
@@ -103,10 +105,28 @@ def is_http(text: str) -> bool:
 def shown(address: str) -> str:
     """An address as it may be printed and logged: without password and signature."""
     if not is_http(address):
-        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", address)
+        return redact(address)
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def check_secrets(address: str) -> None:
+    """Refuse an address that cannot be used as it stands, or that tells who asks.
+
+    Raises:
+        UserError: it has a password (or, over HTTP, a user), or has lost its signature.
+    """
+    if has_password(address):
+        raise UserError(
+            f"{redact(address)}: an address must not hold a user name and password: it is written down with the run. "
+            "Put them into ~/.netrc (HTTP), the environment, or the storage's own configuration (docs/remote-shards.md)"
+        )
+    if is_masked(address):
+        raise UserError(
+            f"{redact(address)}: its secrets ({MASK}) were left out when it was written down. Give the address anew, "
+            "such as data.shards=ADDRESS"
+        )
 
 
 def beside(address: str, name: str) -> str:

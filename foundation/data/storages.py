@@ -32,6 +32,7 @@ from foundation.data.remote import (
     shown,
 )
 from foundation.errors import UserError
+from foundation.search_path import environment_of_others
 
 _GONE = (404, 410)
 _REFUSED = (401, 403)
@@ -125,7 +126,7 @@ class HttpStorage:
     def _ask(self, address: str, wanted: str) -> Iterator[Any]:
         import urllib3
 
-        headers = {"Accept-Encoding": "identity"} | ({"Range": wanted} if wanted else {})
+        headers = {"Accept-Encoding": "identity"} | ({"Range": wanted} if wanted else {}) | _login(address)
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         with _named(address):
             answer = self._pool.request(
@@ -171,6 +172,26 @@ class HttpStorage:
             if answer.length_remaining:
                 detail = f"the answer was cut off, {answer.length_remaining:,} bytes are missing"
                 raise RemoteError(shown(address), "unreadable", detail)
+
+
+def _login(address: str) -> dict[str, str]:
+    """The header that says who asks, where ``~/.netrc`` (or the file that ``NETRC`` names) knows the server.
+
+    Another server to which this one points does not get it: urllib3 takes it off.
+    """
+    import netrc
+    from urllib.parse import urlsplit
+
+    import urllib3
+
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    if not os.path.isfile(path):
+        return {}
+    try:
+        found = netrc.netrc(path).authenticators(urlsplit(address).hostname or "")
+    except (OSError, netrc.NetrcParseError) as error:
+        raise UserError(f"{path} cannot be read: {type(error).__name__}") from None  # its text may be a password
+    return {} if found is None else dict(urllib3.make_headers(basic_auth=f"{found[0]}:{found[2]}"))
 
 
 @contextmanager
@@ -300,7 +321,10 @@ class PipeStorage:
         words = shlex.split(address.removeprefix("pipe:"))
         with tempfile.TemporaryFile() as messages:
             try:
-                program = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
+                program = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages,
+                    env=environment_of_others(),
+                )  # fmt: skip
             except (OSError, IndexError) as error:
                 raise RemoteError(address, "unreadable", f"cannot be started: {error}", False) from error
             try:

@@ -19,10 +19,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from foundation import schema
 from foundation.errors import UserError
 from foundation.files import TEMPORARY, sync_file, sync_folder, write_file
+from foundation.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,7 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 FORMAT = 2
 _CHUNK = 8 << 20
+_MOST_MANIFEST, _MOST_STATE = 256 * schema.MEBIBYTE, 64 * schema.MEBIBYTE
 _SHOW_PROGRESS_BYTES = 1_000_000_000
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -51,6 +54,26 @@ class WriteError(UserError):
 
 class _InvalidError(Exception):
     pass
+
+
+class FileEntry(TypedDict):
+    """A file of a checkpoint: its size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """What ``MANIFEST.json`` says: step, when it was written (seconds since 1970) and how long that took (seconds), the
+    other files, dtype and shape of the tensors by file and key, and its own checksum."""
+
+    format: int
+    step: int
+    time: float
+    seconds: float
+    files: dict[str, FileEntry]
+    tensors: dict[str, dict[str, tuple[str, list[int]]]]
+    manifest_sha256: str
 
 
 def sha256(path: Path, seen: Callable[[int], object] | None = None) -> str:
@@ -178,18 +201,19 @@ def _own_checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Manifest:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        content = schema.parse(schema.read_bytes(folder / MANIFEST, _MOST_MANIFEST), MANIFEST)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise _InvalidError(f"{MANIFEST} has format {found!r}; this version of foundation reads format {FORMAT}")
+        if content.get("manifest_sha256") != _own_checksum(content):
+            raise _InvalidError(f"checksum mismatch in {MANIFEST}")
+        manifest = schema.check(Manifest, content, MANIFEST)
     except FileNotFoundError:
         raise _InvalidError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError) as error:
-        raise _InvalidError(f"{MANIFEST} cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise _InvalidError(f"{MANIFEST} has format {found!r}; this version of foundation reads format {FORMAT}")
-    if manifest.get("manifest_sha256") != _own_checksum(manifest):
-        raise _InvalidError(f"checksum mismatch in {MANIFEST}")
+    except schema.FormError as error:
+        raise _InvalidError(str(error)) from None
     if folder.name != name_of(manifest["step"]):
         raise _InvalidError(f"{MANIFEST} is of step {manifest['step']}: the folder was renamed, or files mixed up")
     listed = manifest["files"]
@@ -200,12 +224,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _tensor_files(manifest: Mapping[str, Any]) -> list[str]:
+def _tensor_files(manifest: Manifest) -> list[str]:
     return [f"{name}.safetensors" for name in manifest["tensors"]]
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest: ``step``, ``time`` (seconds since 1970), ``seconds`` (of the writing), ``files``, ``tensors``.
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a checkpoint.
 
     Raises:
         UserError: when it is missing or damaged.
@@ -228,14 +252,29 @@ def problem(folder: Path, *, hashes: bool = True) -> str | None:
         for name, expected in manifest["files"].items():
             path = folder / name
             if not path.is_file():
-                return f"{name} is missing"
+                return f"{printable(name)} is missing"
             if path.stat().st_size != expected["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+                return f"{printable(name)} has {path.stat().st_size} bytes, not {expected['bytes']}"
     except _InvalidError as error:
-        return str(error)
+        return printable(error)
     except OSError as error:
-        return f"it cannot be read: {error}"
-    return _hash_problem(folder, manifest["files"]) if hashes else None
+        return f"it cannot be read: {printable(error)}"
+    if not hashes:
+        return None
+    return _hash_problem(folder, manifest["files"]) or _state_problem(folder)
+
+
+def _state_problem(folder: Path) -> str | None:
+    """Bytes that are those of the manifest can still be no state, when someone wrote both."""
+    try:
+        _read_state(folder)
+    except (FileNotFoundError, schema.FormError) as error:
+        return str(error)
+    return None
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    return schema.read_json(dict[str, Any], folder / STATE, _MOST_STATE)
 
 
 def _hash_problem(folder: Path, files: Mapping[str, Any]) -> str | None:
@@ -287,6 +326,7 @@ def read(
     Raises:
         UserError: when the checkpoint is not valid, with the reason.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     reason = problem(folder, hashes=verify)
@@ -297,8 +337,13 @@ def read(
     missing = [name for name in wanted if name not in manifest["tensors"]]
     if missing:
         raise UserError(f"checkpoint {folder} lacks {', '.join(missing)}")
-    tensors = {name: load_file(folder / f"{name}.safetensors") for name in wanted}
-    return tensors, json.loads((folder / STATE).read_text())
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name in wanted:
+        try:
+            tensors[name] = load_file(folder / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"checkpoint {folder} cannot be used: {name}.safetensors: {printable(error)}") from None
+    return tensors, _read_state(folder)
 
 
 def remove(folder: Path) -> None:

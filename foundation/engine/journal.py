@@ -12,6 +12,7 @@ from torch import Tensor
 from foundation.engine.metrics import MetricsWriter
 from foundation.engine.run_folder import RunFolder
 from foundation.parallel.collective import rank, sums_over_ranks, world_size
+from foundation.printable import printable
 
 _SUMMED = "throughput/"
 
@@ -34,7 +35,7 @@ class Journal:
         self._first = rank() == 0
         self._metrics = MetricsWriter(folder.path, step) if self._first else None
         self._bar = tqdm(
-            total=last_step, initial=step, unit="step", desc=name, dynamic_ncols=True,
+            total=last_step, initial=step, unit="step", desc=printable(name), dynamic_ncols=True,
             disable=not (self._first and sys.stderr.isatty()),
         )  # fmt: skip
 

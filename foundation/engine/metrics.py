@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.engine.curves import Curves
+from foundation.engine.lines import read_lines
 from foundation.engine.records import Records
 from foundation.files import replace_file
 from foundation.voice import to_stderr
@@ -107,11 +108,5 @@ def drop_later(path: Path, step: int) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics file; a last line cut short by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    """Lines of a metrics file; damaged ones, such as a last one cut short by a kill, are left out."""
+    return read_lines(path)[0]

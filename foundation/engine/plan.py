@@ -11,6 +11,7 @@ from foundation import config
 from foundation.engine import build
 from foundation.engine.learner import STUDENT, Learner
 from foundation.errors import UserError
+from foundation.printable import printable
 from foundation.recipe import Recipe
 from foundation.schedules import Clock
 
@@ -144,7 +145,7 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
 
     figures = plan(recipe, processes)
     console = Console()
-    print(config.dump(recipe))
+    print(printable(config.dump(recipe), lines=True))
     table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")

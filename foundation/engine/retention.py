@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from foundation import schema
 from foundation.files import replace_json
+from foundation.printable import printable
 
 NAME = "retention.json"
 
 Figures = dict[int, dict[str, float]]
+
+
+class _Policy(TypedDict):
+    keep_last: int
+    keep_every: int | None
+    keep_best: str | None
+
+
+class _Form(TypedDict):
+    policy: _Policy
+    figures: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -64,14 +76,32 @@ def write(root: Path, policy: Policy, figures: Figures) -> None:
 
 
 def read(root: Path) -> tuple[Policy, Figures]:
-    """Policy and figures of a folder; the defaults and none where there is no readable file."""
+    """Policy and figures of a folder; the defaults and none where there is no such file.
+
+    Raises:
+        FormError: the file is damaged: what it said to keep is not known.
+    """
+    path = root / NAME
     try:
-        content = json.loads((root / NAME).read_bytes())
-        policy = Policy(**content["policy"])
-        figures = {int(step): finite(values) for step, values in content["figures"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = schema.read_json(_Form, path)
+    except FileNotFoundError:
         return Policy(), {}
-    return policy, figures
+    if bad := [step for step in content["figures"] if not (step.isascii() and step.isdigit() and len(step) < 19)]:
+        raise schema.FormError(f"{path} is damaged: figures of {printable(bad[0])!r}, which is no step")
+    policy = content["policy"]
+    return (
+        Policy(policy["keep_last"], policy["keep_every"], policy["keep_best"]),
+        {int(step): finite(values) for step, values in content["figures"].items()},
+    )
+
+
+def figures_or_none(root: Path, say: Callable[[str], object]) -> Figures:
+    """The figures of a folder for a run that goes on; where the file is damaged it says so and begins anew."""
+    try:
+        return read(root)[1]
+    except schema.FormError as error:
+        say(f"{error}; figures of earlier steps are not known any more, and no longer keep a checkpoint")
+        return {}
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, float]:

@@ -7,16 +7,18 @@ its ``running`` back, so that this word counts only together with the lock and t
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
+from foundation import schema
 from foundation.engine import checkpoint
+from foundation.engine.lines import read_lines, said_of
 from foundation.errors import UserError
 from foundation.schedules import Clock, Duration
 
@@ -26,7 +28,34 @@ _TAIL = 1 << 20  # bytes of the metrics that are read for a run's last figures
 _SPEED_LINES = 20
 _PARTS = ("status.json", "metrics.jsonl", "checkpoints")
 
+_MOST_STEPS = 1e15
+
+T = TypeVar("T")
+
 State = Literal["running", "done", "stopped", "failed", "silent", "new"]
+
+
+class Status(TypedDict, total=False):
+    """``status.json``: the run's own word on how it stands, at a time in seconds since 1970."""
+
+    state: str
+    time: float
+    pid: int
+    step: int
+    total: int | None
+    reason: str | None
+
+
+class Heartbeat(TypedDict, total=False):
+    """``heartbeat/rank*.json``: what a process was at, at a time in seconds since 1970."""
+
+    time: float
+    pid: int
+    host: str
+    rank: int
+    doing: str | None
+    step: int | None
+    total: int | None
 
 
 @dataclass
@@ -55,6 +84,7 @@ class RunSummary:
         alarms: symptoms of a collapse at the last look.
         bad_steps: lines of ``bad-steps.jsonl``.
         stalls: files with the stacks of processes that hung.
+        unreadable: what of the folder is damaged and counts as not there, with the reason.
     """
 
     path: Path
@@ -77,6 +107,7 @@ class RunSummary:
     alarms: int = 0
     bad_steps: int = 0
     stalls: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def seconds_left(self) -> float | None:
@@ -88,7 +119,7 @@ class RunSummary:
     def plain(self) -> dict[str, Any]:
         """JSON values."""
         content = {name: value for name, value in vars(self).items() if name != "path"}
-        return {"path": str(self.path), **content, "stalls": list(self.stalls), "seconds_left": self.seconds_left}
+        return {"path": str(self.path), **content, "seconds_left": self.seconds_left}
 
 
 def is_run(folder: Path) -> bool:
@@ -125,15 +156,19 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     if not is_run(folder):
         raise UserError(f"{folder} is no run folder: it has no recipe.yaml beside {', '.join(_PARTS)}")
     now = time.time() if now is None else now
-    status, recipe, lines = _json(folder / "status.json"), _recipe(folder), tail(folder)
-    beats = [_json(path) for path in sorted((folder / "heartbeat").glob("rank*.json"))]
-    beats = sorted(
-        (beat for beat in beats if isinstance(beat.get("time"), (int, float))), key=lambda beat: beat["time"]
+    parts = _Parts(folder)
+    status: Status = parts.json(Status, "status.json") or {}
+    recipe, lines = parts.recipe(), parts.lines(_TAIL)
+    found_beats = (
+        parts.json(Heartbeat, f"heartbeat/{path.name}") for path in sorted((folder / "heartbeat").glob("rank*.json"))
     )
-    beat = next((beat for beat in beats if beat.get("rank") == 0), {})
+    beats = sorted((beat for beat in found_beats if beat and "time" in beat), key=lambda beat: beat["time"])
+    beat = next((beat for beat in beats if beat.get("rank") == 0), Heartbeat())
     if beat.get("time", 0) < status.get("time", 0) and status.get("state") != "running":
-        beat = beat | {"step": status.get("step")}
-    run = RunSummary(folder, str(recipe.get("name") or folder.resolve().name))
+        beat = {**beat, "step": status.get("step")}
+    name = recipe.get("name")
+    run = RunSummary(folder, name if isinstance(name, str) and name else folder.resolve().name)
+    run.unreadable = tuple(parts.problems)
     run.started = _mtime(folder / ".lock") or _mtime(folder / "recipe.yaml")
     signs = (status.get("time"), beats[-1]["time"] if beats else None, _mtime(folder / "metrics.jsonl"))
     run.updated = max((float(sign) for sign in signs if sign), default=None)
@@ -157,12 +192,10 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     return run
 
 
-def _state(
-    folder: Path, status: Mapping[str, Any], beat: Mapping[str, Any], run: RunSummary, now: float, silent_after: float
-) -> State:
+def _state(folder: Path, status: Status, beat: Heartbeat, run: RunSummary, now: float, silent_after: float) -> State:
     held, word = locked(folder), status.get("state")
     if not held and word in ("done", "stopped", "failed"):
-        return word  # type: ignore[no-any-return]
+        return cast(State, word)
     if not held and word is None and run.step == 0:
         return "new"
     # A fresh start has a recipe of now while heartbeat and status are still those of the attempt before.
@@ -175,7 +208,7 @@ def _state(
 def locked(folder: Path) -> bool:
     """Whether a process holds the run folder's lock. Takes it for an instant where nobody does."""
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -190,24 +223,46 @@ def locked(folder: Path) -> bool:
 
 
 def tail(folder: Path, size: int = _TAIL) -> list[dict[str, Any]]:
-    """The last lines of a run's metrics, as many as lie whole within ``size`` bytes."""
-    try:
-        with (folder / "metrics.jsonl").open("rb") as file:
-            length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - size))
-            texts = file.read().split(b"\n")
-    except OSError:
-        return []
-    lines = (_line(text) for text in (texts[1:] if length > size else texts))
-    return [line for line in lines if line is not None]
+    """The last lines of a run's metrics, as many as lie whole within ``size`` bytes; damaged ones are left out."""
+    return _Parts(folder).lines(size)
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except ValueError:  # cut short by a kill
-        return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+class _Parts:
+    """Reads the parts of a run folder; one that is damaged is as one that is not there, and stands in ``problems``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def json(self, form: type[T], name: str) -> T | None:
+        try:
+            return schema.read_json(form, self.folder / name)
+        except FileNotFoundError:
+            return None
+        except schema.FormError as error:
+            self.problems.append(str(error))
+            return None
+
+    def lines(self, last_bytes: int | None = None) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        try:
+            found, damaged = read_lines(path, last_bytes)
+        except schema.FormError as error:
+            self.problems.append(str(error))
+            return []
+        self.problems += said_of(damaged, path)
+        return found
+
+    def recipe(self) -> dict[str, Any]:
+        from foundation import config
+
+        try:
+            return config.read_plain(self.folder / "recipe.yaml")
+        except FileNotFoundError:
+            return {}
+        except UserError as error:
+            self.problems.append(str(error))
+            return {}
 
 
 def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
@@ -217,8 +272,9 @@ def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
     if not training:
         return
     last = training[-1]
-    run.loss, run.samples_per_second = last["loss"], last.get("throughput/samples_per_second")
-    run.alarms = int(last.get("collapse/alarms") or 0)
+    run.loss = number_or_none(last["loss"])
+    run.samples_per_second = number_or_none(last.get("throughput/samples_per_second"))
+    run.alarms = int(number_or_none(last.get("collapse/alarms")) or 0)
     first = last
     for line in reversed(training[-_SPEED_LINES:]):
         seconds = line.get("time/seconds")
@@ -231,45 +287,53 @@ def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
 
 def _total(recipe: Mapping[str, Any], lines: list[dict[str, Any]]) -> int | None:
     """Steps of the whole run, from the recipe and, for epochs, from what the metrics say about their length."""
-    train = recipe.get("train") if isinstance(recipe.get("train"), dict) else {}
-    steps_per_epoch = train.get("steps_per_epoch") if isinstance(train, dict) else None
+    section = recipe.get("train")
+    train: dict[str, Any] = section if isinstance(section, dict) else {}
+    given = train.get("steps_per_epoch")
+    steps_per_epoch: float | None = given if given is not None and _number(given) and 0 < given < _MOST_STEPS else None
     logged = next((line for line in reversed(lines) if _number(line.get("epoch")) and line["epoch"] > 0), None)
     if steps_per_epoch is None and logged is not None:
         steps_per_epoch = logged["step"] / logged["epoch"]
     total: int | None = None
     for key in ("length", "stop_after"):
-        text = train.get(key) if isinstance(train, dict) else None
+        text = train.get(key)
         try:
             duration = Duration.from_yaml(text) if text is not None else None
-        except UserError:
+            if duration is None or (duration.unit == "epochs" and not steps_per_epoch):
+                continue
+            steps = duration.steps(Clock(total or 0, float(steps_per_epoch or 1)))
+        except (UserError, OverflowError, ValueError):  # the recipe is shown as it is; to train checks it
             return None
-        if duration is None or (duration.unit == "epochs" and not steps_per_epoch):
-            continue
-        steps = duration.steps(Clock(total or 0, float(steps_per_epoch or 1)))
         total = steps if total is None else min(total, steps)
     return total
 
 
-def series(folder: Path) -> Iterator[tuple[int | None, dict[str, float]]]:
-    """All figures of a run: those of its metrics by step, then those of its probe results (``knn/top1``)."""
+def series(folder: Path, say: Callable[[str], object] | None = None) -> Iterator[tuple[int | None, dict[str, float]]]:
+    """All figures of a run: those of its metrics by step, then those of its probe results (``knn/top1``).
+
+    Args:
+        folder: of the run.
+        say: is told what is damaged and left out.
+    """
     from foundation.probes.results import read_results
 
-    try:
-        texts = (folder / "metrics.jsonl").read_bytes().split(b"\n")
-    except OSError:
-        texts = []
-    for line in (line for line in map(_line, texts) if line is not None):
+    parts = _Parts(folder)
+    for line in parts.lines():
         yield line["step"], {key: float(value) for key, value in line.items() if key != "step" and _number(value)}
-    for result in read_results(folder / "probes"):
-        rows = result.get("results")
-        for row in rows if isinstance(rows, list) else ():
-            if isinstance(row, dict) and row.get("name") == "model":
-                yield None, {f"{result.get('probe')}/{k}": float(v) for k, v in row.items() if _number(v)}
+    for result in read_results(folder / "probes", parts.problems.append):
+        for row in result.get("results", ()):
+            if row.get("name") == "model":
+                yield None, {f"{result['probe']}/{k}": float(v) for k, v in row.items() if _number(v)}
+    if say is not None:
+        for problem in parts.problems:
+            say(problem)
 
 
-def best(folder: Path, metric: str, lowest: bool = False) -> tuple[float, int | None] | None:
+def best(
+    folder: Path, metric: str, lowest: bool = False, say: Callable[[str], object] | None = None
+) -> tuple[float, int | None] | None:
     """The best value that a figure ever had in a run, with its step (None for a probe result), or None."""
-    found = [(values[metric], step) for step, values in series(folder) if metric in values]
+    found = [(values[metric], step) for step, values in series(folder, say) if metric in values]
     return (min if lowest else max)(found, key=lambda item: item[0], default=None)
 
 
@@ -278,26 +342,14 @@ def names(folder: Path) -> set[str]:
     return {key for _, values in series(folder) for key in values}
 
 
+def number_or_none(value: Any) -> float | None:
+    """A figure of a line, None where it is text or was not finite."""
+    return value if _number(value) else None
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _recipe(folder: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """A finite number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _mtime(path: Path) -> float | None:

@@ -78,7 +78,7 @@ class Saver:
         self.policy = config.policy(clock)
         self.newest: Path | None = None
         self.seconds: float | None = None
-        self._figures = retention.read(root)[1]
+        self._figures = retention.figures_or_none(root, say)
         self._damaged: dict[str, str] = {}
         self._lock = threading.Lock()  # of _figures and the file that they are kept in
         self._messages: SimpleQueue[str] = SimpleQueue()

@@ -17,6 +17,7 @@ from foundation import counter
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
+from foundation.weights import check_finite
 
 MODULES = ("student", "teachers", "objectives")
 FILES = (*MODULES, "optimizer", "random")
@@ -114,10 +115,13 @@ def restore(
         seed: of the recipe.
 
     Raises:
-        UserError: naming the first item that is missing, unknown or of another shape or dtype; nothing is changed then.
+        UserError: naming the first item that is missing, unknown, of another shape or dtype, or not finite; nothing is
+            changed then.
     """
     step, before = (progress_of(saved).step, int(saved["world_size"])) if saved is not None else (0, 1)
     validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0)
+    for name in ("student", "teachers", "optimizer"):
+        check_finite(tensors[name], f"the checkpoint's {name}.safetensors")
     for name in MODULES:
         getattr(learner, name).load_state_dict(dict(tensors[name]))
     optimizer.load_tensors(tensors["optimizer"])

@@ -43,6 +43,7 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
+from foundation.redact import redact
 
 LAST_SECONDS = 60.0
 """At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
@@ -137,7 +138,7 @@ class Trainer:
                 self._finish()
             self._status("done")
         except BaseException as error:
-            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=str(error))
+            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=redact(str(error)))
             raise
 
     def _prepare(self) -> None:

@@ -23,10 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from foundation import lifeline, stacks
+from foundation import lifeline, schema, stacks
 from foundation.engine import sentry
 from foundation.engine.records import replace_or_overwrite
 from foundation.engine.run_folder import RunFolder
+from foundation.engine.runs import Heartbeat
 from foundation.errors import RequeueRequest, StallError
 from foundation.files import TEMPORARY
 from foundation.parallel.shared_memory import free_shared_memory
@@ -197,8 +198,8 @@ class Watchdog:
     def _forget_the_dead(self) -> None:
         """Free the shared memory that workers of an earlier attempt held when they were killed."""
         try:
-            host = json.loads(self.heartbeat.read_text())["host"]
-        except (OSError, ValueError, KeyError, TypeError):
+            host = schema.read_json(Heartbeat, self.heartbeat).get("host")
+        except (FileNotFoundError, schema.FormError):
             return
         if host == socket.gethostname():
             for pid in stacks.worker_pids(str(self._prefix)):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from foundation.lifeline import LAUNCHER_VARIABLE
 from foundation.parallel.threads import processors
+from foundation.search_path import START
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _FIRST_PORT, _LAST_PORT = 20000, 32000  # below the ports that Linux hands out by itself
@@ -133,5 +134,8 @@ def _nothing(_: str) -> None:
 
 
 def again(arguments: Sequence[str]) -> list[str]:
-    """The command line that runs ``foundation`` with these words in a process of its own."""
-    return [sys.executable, "-m", "foundation", *arguments]
+    """The command line that runs ``foundation`` with these words in a process of its own.
+
+    With ``-P``: modules are not looked for in the working directory.
+    """
+    return [sys.executable, "-P", "-c", START, *arguments]

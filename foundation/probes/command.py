@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
+from foundation.printable import printable
+from foundation.redact import redact
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -29,6 +31,9 @@ MODEL_HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of every probe command."""
+    from foundation.plugins import add_option
+
+    add_option(parser)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
@@ -214,7 +219,7 @@ def describe_data(patterns: Sequence[str], features: FeatureSet) -> dict[str, An
     from foundation.probes.road import find_shards
 
     return {
-        "shards": list(patterns),
+        "shards": [redact(pattern) for pattern in patterns],
         "digest": data_digest(find_shards(patterns)),
         "samples": len(features),
         "skipped": dict(features.skipped),
@@ -229,7 +234,7 @@ def report_skipped(features: FeatureSet, name: str) -> None:
     if count:
         print(f"{name}: {count} unreadable samples were left out", file=sys.stderr)
         for message in features.messages[:3]:
-            print(f"  {message}", file=sys.stderr)
+            print(f"  {printable(message)}", file=sys.stderr)
 
 
 def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
@@ -254,7 +259,7 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
     }
     stable = {key: whole[key] for key in ("model_sha256", "evaluation", "seed", "data", "settings")}
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:10]
-    name = Path((job.test or job.train)[0]).parent.name or "data"
+    name = Path(redact((job.test or job.train)[0])).parent.name or "data"
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
     path = job.arguments.json or job.loaded.folder / "probes" / f"{probe}-{safe}-{digest}.json"
     try:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foundation import schema
 
 T = TypeVar("T")
 
 FORMAT = 1
 """Version of the JSON files; readers refuse what is newer."""
+MOST_BYTES = 64 * schema.MEBIBYTE
 
 
 def bootstrap_interval(correct: NDArray[np.bool_], seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
@@ -55,16 +57,69 @@ def versions() -> dict[str, str]:
     }
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All readable probe results of a run, oldest first; broken files and newer formats are left out."""
+class Row(TypedDict, total=False):
+    """The score of one encoder, or of one of its settings, in [0, 1] under the name that the result's ``metric`` says
+    (``top1``), with its 95 % interval and the number of test samples."""
+
+    name: str
+    features: str
+    top1: float | None
+    interval: tuple[float, float] | None
+    n: int
+    k: int
+    cost: float
+    head: str
+
+
+class Confusion(TypedDict, total=False):
+    """Counts of test samples by true class (row) and predicted class (column); ``k`` neighbours."""
+
+    counts: list[list[float]] | None
+    k: int
+
+
+class Split(TypedDict, total=False):
+    """The shards of a split."""
+
+    shards: list[str]
+
+
+class Result(TypedDict, total=False):
+    """What the commands know of a probe's result file; it may say more."""
+
+    format: int
+    probe: str
+    metric: str
+    model: str
+    created: str
+    results: list[Row]
+    confusion: Confusion | None
+    data: dict[str, Split | str | None]
+
+
+def read_results(folder: Path, say: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
+    """All probe results of a run, oldest first, each with the name of its ``file``.
+
+    Args:
+        folder: of the results.
+        say: is told of each file that is damaged or of a newer format, and left out.
+    """
     results = []
-    for path in sorted(folder.glob("*.json"), key=lambda item: (item.stat().st_mtime, item.name)):
+    for path in sorted(folder.glob("*.json"), key=lambda item: (item.lstat().st_mtime, item.name)):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content: Any = schema.read_json(Result, path, MOST_BYTES)
+            if content.get("format") != FORMAT:
+                raise schema.FormError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}")
+            if "probe" not in content:
+                raise schema.FormError(f"{path} is damaged: it lacks 'probe'")
+            counts = (content.get("confusion") or {}).get("counts") or []
+            if any(len(row) != len(counts) for row in counts):
+                raise schema.FormError(f"{path} is damaged: 'confusion.counts' has not as many columns as rows")
+        except (FileNotFoundError, schema.FormError) as error:
+            if say is not None:
+                say(f"left out: {error}")
             continue
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            results.append({**content, "file": path.name})
+        results.append({**content, "file": path.name})
     return results
 
 

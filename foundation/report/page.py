@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from foundation.engine.runs import number_or_none
+from foundation.redact import redact
 from foundation.report import figures
 from foundation.report.figures import Series, line_chart
 from foundation.report.pictures import Gallery
@@ -35,6 +37,9 @@ TITLES = {
     "svm": "Linear support vector machine",
     "frames": "Moment by moment: linear probe of frames",
 }
+
+
+_MOST_PROBLEMS = 10
 
 
 def render(run: Run, gallery: Gallery | None, problem: str | None = None, parameters: int | None = None) -> str:
@@ -82,13 +87,18 @@ def _header(run: Run) -> str:
         parts.append(" + ".join(str(item.get("name", "?")) for item in objectives if isinstance(item, dict)))
     parts.append(f"report of {time.strftime('%-d %B %Y, %H:%M', time.localtime())}")
     reason = run.status.get("reason")
-    why = f"<p>{escape(str(reason))}</p>" if reason and state in ("failed", "stopped") else ""
-    return f"<header><h1>{escape(run.name)}{chip}</h1><p>{escape(' · '.join(parts))}</p>{why}</header>"
+    why = f"<p>{escape(redact(str(reason)))}</p>" if reason and state in ("failed", "stopped") else ""
+    damaged = "".join(f"<li>{escape(problem)}</li>" for problem in run.problems[:_MOST_PROBLEMS])
+    if len(run.problems) > _MOST_PROBLEMS:
+        damaged += f"<li>and {len(run.problems) - _MOST_PROBLEMS} more</li>"
+    left_out = f'<p>Damaged, and left out:</p><ul class="notes">{damaged}</ul>' if damaged else ""
+    return f"<header><h1>{escape(run.name)}{chip}</h1><p>{escape(' · '.join(parts))}</p>{why}{left_out}</header>"
 
 
 def _best(result: dict[str, Any], name: str) -> dict[str, Any] | None:
     metric = _metric(result)
-    rows = [row for row in result.get("results", []) if row.get("name") == name and row.get(metric) is not None]
+    named = [row for row in result.get("results", []) if row.get("name") == name]
+    rows = [row for row in named if number_or_none(row.get(metric)) is not None]
     return max(rows, key=lambda row: row[metric], default=None)
 
 
@@ -361,7 +371,8 @@ def _machine(run: Run) -> str:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
     ]
     cells = "".join(
-        f'<tr><td>{escape(name)}</td><td style="overflow-wrap:anywhere">{escape(v)}</td></tr>' for name, v in rows
+        f'<tr><td>{escape(name)}</td><td style="overflow-wrap:anywhere">{escape(redact(v))}</td></tr>'
+        for name, v in rows
     )
     return _section("Machine and versions", "", f'<div class="card scroll"><table><tbody>{cells}</tbody></table></div>')
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from foundation import schema
+from foundation.engine.lines import read_lines, said_of
+from foundation.engine.runs import Status
 from foundation.errors import UserError
+from foundation.redact import redact
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Run:
         probes: probe results, oldest first.
         status: of ``status.json``.
         card: of the exported teacher (or student).
+        problems: what is damaged and left out, with the reason.
     """
 
     path: Path
@@ -31,21 +35,23 @@ class Run:
     probes: list[dict[str, Any]] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return str(self.plain.get("name") or self.path.resolve().name)
+        name = self.plain.get("name")
+        return name if isinstance(name, str) and name else self.path.resolve().name
 
     def series(self, key: str) -> tuple[list[float], list[float | None]]:
         """Steps and values of one metric."""
-        lines = [line for line in self.metrics if key in line]
+        lines = [line for line in self.metrics if key in line and not isinstance(line[key], str)]
         return [line["step"] for line in lines], [line[key] for line in lines]
 
     def keys(self) -> list[str]:
         """Names of all numeric metrics, in order of appearance."""
         found: dict[str, None] = {}
         for line in self.metrics:
-            found.update({key: None for key, value in line.items() if isinstance(value, (int, float)) or value is None})
+            found.update({key: None for key, value in line.items() if not isinstance(value, str)})
         return [key for key in found if key not in ("step", "epoch", "time")]
 
 
@@ -55,41 +61,47 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: the folder does not exist or holds nothing of a run.
     """
-    import yaml
-
+    from foundation import config
     from foundation.probes.results import read_results
 
     if not path.is_dir():
         raise UserError(f"no run folder {path}")
     run = Run(path)
-    if (path / "recipe.yaml").is_file():
-        run.recipe = (path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
-        try:
-            plain = yaml.safe_load(run.recipe)
-            run.plain = plain if isinstance(plain, dict) else {}
-        except yaml.YAMLError:
-            pass
-    if (path / "metrics.jsonl").is_file():
-        for text in (path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # the last line of a killed run
-            if isinstance(line, dict) and isinstance(line.get("step"), (int, float)):
-                run.metrics.append(line)
-    if (path / "probes").is_dir():
-        run.probes = read_results(path / "probes")
-    run.status = _json(path / "status.json")
+    try:
+        run.recipe = schema.read_bytes(path / "recipe.yaml", config.MOST_BYTES).decode("utf-8", "replace")
+        run.recipe = redact(run.recipe)  # an older version wrote it as it was given
+        run.plain = config.read_plain(path / "recipe.yaml")
+    except FileNotFoundError:
+        pass
+    except UserError as error:
+        run.problems.append(str(error))
+    try:
+        run.metrics, damaged = read_lines(path / "metrics.jsonl")
+        run.problems += said_of(damaged, path / "metrics.jsonl")
+    except schema.FormError as error:
+        run.problems.append(str(error))
+    run.probes = read_results(path / "probes", run.problems.append)
+    run.status = _json(Status, path / "status.json", run.problems)
     for branch in ("teacher", "student"):
-        run.card = run.card or _json(path / "export" / f"{branch}.json")
+        run.card = run.card or _json(_Card, path / "export" / f"{branch}.json", run.problems)
     if not (run.recipe or run.metrics or run.probes or run.card or (path / "checkpoints").is_dir()):
         raise UserError(f"{path} is no run folder: it has no recipe.yaml, metrics.jsonl, checkpoints, probes or export")
     return run
 
 
-def _json(path: Path) -> dict[str, Any]:
+class _Card(TypedDict, total=False):
+    parameters: int
+    file: str
+    sha256: str
+    foundation_version: str
+
+
+def _json(form: Any, path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = schema.read_json(form, path)
+        return found
+    except FileNotFoundError:
         return {}
-    return content if isinstance(content, dict) else {}
+    except schema.FormError as error:
+        problems.append(str(error))
+        return {}

@@ -5,16 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
-from foundation import config
+from foundation import config, schema
 from foundation.engine.checkpoint import sha256
 from foundation.files import replace_file
 from foundation.recipe import Recipe
 
 CARD_FORMAT = 1
+
+
+class Card(TypedDict):
+    """What stands beside an export's weights."""
+
+    format: int
+    name: str
+    branch: str
+    step: int
+    modality: str
+    encoder: dict[str, Any]
+    evaluation: dict[str, Any]
+    parameters: int
+    file: str
+    sha256: str
+    recipe: str
+    foundation_version: str
+
+
+class Numbers(TypedDict):
+    """What an encoder needs to know of a checkpoint's ``state.json``."""
+
+    step: int
+    recipe: str
 
 
 def encoder_plain(recipe: Recipe) -> dict[str, Any]:
@@ -45,7 +69,7 @@ def write_export(
     from foundation import __version__
 
     replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
-    card = {
+    card: Card = {
         "format": CARD_FORMAT,
         "name": f"{recipe.name}-{branch}",
         "branch": branch,
@@ -88,7 +112,8 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     """
     from foundation.engine import checkpoint
 
-    tensors, numbers = checkpoint.read(folder, ("student", "teachers"))
+    tensors, content = checkpoint.read(folder, ("student", "teachers"))
+    numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
     branches = {"student": encoder_tensors(tensors["student"], "encoder.")}
     for name in recipe.teachers:

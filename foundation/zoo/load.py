@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from foundation import config
+from foundation import config, schema
 from foundation.engine import checkpoint
 from foundation.errors import UserError
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
-from foundation.zoo.export import encoder_tensors
+from foundation.weights import DTYPES, check_finite, check_fits, header
+from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,17 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
     from safetensors.torch import load_file
 
     card_path = path.with_suffix(".json")
-    if not path.is_file() or not card_path.is_file():
+    if not path.is_file() or not card_path.exists():
         raise UserError(f"an export is two files: {path} and {card_path.name}; one is missing")
-    try:
-        card = json.loads(card_path.read_text())
-        wanted = card["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{card_path} is no card of an export: {error!r}") from None
+    card = schema.read_json(Card, card_path)
+    if card["format"] != CARD_FORMAT:
+        raise UserError(f"{card_path} has format {card['format']}, this version reads {CARD_FORMAT}")
     found = checkpoint.sha256(path)
-    if found != wanted:
-        raise UserError(f"checksum mismatch: {path} is {found[:12]}…, its card says {str(wanted)[:12]}…")
+    if found != card["sha256"]:
+        raise UserError(f"checksum mismatch: {path} is {found[:12]}…, its card says {card['sha256'][:12]}…")
     recipe = config.load(Recipe, card["recipe"] + "\n", name=str(card_path))
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
+    check_fits(encoder_config, header(path), str(path))
     encoder = _fill(encoder_config, load_file(path), str(path))
     return LoadedEncoder(
         encoder=encoder.to(device),
@@ -125,15 +124,21 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
 
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
     group, prefix = ("student", "encoder.") if branch == "student" else ("teachers", f"{branch}.branch.encoder.")
-    tensors, numbers = checkpoint.read(folder, (group,))
+    tensors, content = checkpoint.read(folder, (group,))
+    numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
     if branch == "teacher" and not recipe.teachers:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(tensors[group], prefix)
     if not weights:
         raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
+    source = f"{folder}/{group}.safetensors"
+    check_fits(
+        recipe.encoder, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source
+    )
+    encoder = _fill(recipe.encoder, weights, source)
     return LoadedEncoder(
-        encoder=_fill(recipe.encoder, weights, str(folder)).to(device),
+        encoder=encoder.to(device),
         modality=recipe.views.modality,
         evaluation=recipe.views.evaluation(),
         description=f"{recipe.name} {branch} at step {numbers['step']:,} ({folder})",
@@ -163,17 +168,17 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
 
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
+    """The encoder with these weights, which have been found to fit."""
+    check_finite(weights, source)
     encoder: nn.Module = encoder_config.build()
-    problems = encoder.load_state_dict(dict(weights), strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        raise UserError(
-            f"{source} does not fit its encoder: missing {problems.missing_keys[:3]}, "
-            f"unknown {problems.unexpected_keys[:3]}"
-        )
+    encoder.load_state_dict(dict(weights))
     return encoder.eval().requires_grad_(False)
 
 
 def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
-    kind = resolve("foundation.modalities.{name}.views", modality).EvaluationConfig
+    try:
+        kind = resolve("foundation.modalities.{name}.views", modality).EvaluationConfig
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     known = {item.name for item in dataclasses.fields(kind)}
     return config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from foundation.engine import retention
 from foundation.engine.retention import Policy
+from foundation.errors import UserError
 
 
 def kept(policy: Policy, steps, figures=None) -> list[int]:
@@ -37,8 +40,18 @@ def test_policy_and_figures_survive_and_nan_is_no_best(tmp_path):
     assert retention.read(tmp_path) == (policy, {5: {"a": 0.25}})
 
 
-def test_without_a_readable_file_the_defaults_hold(tmp_path):
+def test_without_a_file_the_defaults_hold_and_a_damaged_one_is_named(tmp_path):
+    """By the defaults `checkpoint prune` would remove what the lost policy kept."""
     assert retention.read(tmp_path) == (Policy(), {})
-    for text in ("", "[]", '{"policy": {"keep": 3}, "figures": {}}', '{"policy": {}, "figures": {"x": 1}}'):
+    policy = '{"keep_last": 3, "keep_every": null, "keep_best": null}'
+    for text in (
+        "",
+        "[]",
+        '{"policy": {"keep": 3}, "figures": {}}',
+        f'{{"policy": {policy}, "figures": {{"x": {{}}}}}}',
+    ):
         (tmp_path / retention.NAME).write_text(text)
-        assert retention.read(tmp_path) == (Policy(), {})
+        with pytest.raises(UserError, match=r"retention\.json is damaged"):
+            retention.read(tmp_path)
+        said: list[str] = []
+        assert retention.figures_or_none(tmp_path, said.append) == {} and len(said) == 1

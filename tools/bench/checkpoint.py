@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"])
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"], own=True)
     step = Rehearsal(recipe, arguments.batch)
     batch = random_batch(recipe, arguments.batch).to(step.place.device)
     number = 0

@@ -35,10 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     fixed = [f"train.batch_size={arguments.batch}", "train.accumulate=1"]
-    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, *fixed])
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, *fixed], own=True)
     if not recipe.data.samples_per_epoch:
         recipe = config.load(
-            Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, *fixed, "data.samples_per_epoch=10000"]
+            Recipe,
+            paths.recipe(arguments.recipe),
+            [*arguments.overrides, *fixed, "data.samples_per_epoch=10000"],
+            own=True,
         )
     estimate = plan(recipe).memory
     batch = random_batch(recipe, arguments.batch)

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     overrides = [*arguments.overrides, f"train.batch_size={arguments.batch}", "train.accumulate=1"]
-    recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides)
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides, own=True)
     ours = Rehearsal(recipe, arguments.batch)
     place = ours.place
     batch = random_batch(recipe, arguments.batch).to(place.device)

@@ -1,0 +1,96 @@
+"""Weights that do not fit what a card or recipe says of them are refused before memory is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from foundation import config, initial
+from foundation.engine import build, checkpoint, state
+from foundation.engine.checkpoint import sha256
+from foundation.errors import UserError
+from foundation.schedules import Clock
+from foundation.zoo.export import export_branches
+from foundation.zoo.load import load_encoder
+
+
+@pytest.fixture
+def export(tiny_recipe, tmp_path: Path) -> Path:
+    recipe = tiny_recipe()
+    export_branches(recipe, build.learner(recipe, Clock(10, 10)), tmp_path / "export", 7)
+    return tmp_path / "export" / "student.safetensors"
+
+
+def rewrite(export: Path, tensors: dict[str, torch.Tensor] | None = None, **encoder: object) -> Path:
+    """The export with other tensors and another encoder on its card; its SHA-256 is right."""
+    card_path = export.with_suffix(".json")
+    if tensors is not None:
+        save_file(load_file(export) | tensors, export)
+    card = json.loads(card_path.read_text())
+    card_path.write_text(json.dumps(card | {"sha256": sha256(export), "encoder": card["encoder"] | encoder}))
+    return export
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ({"width": 10**6}, "has the shape .*the encoder needs .*1000000"),
+        ({"depth": 10**6}, "the encoder needs many more"),
+        ({"registers": 10**9}, "missing .*register_tokens"),
+        ({"depth": 1}, "unknown .*trunk"),
+    ],
+)
+def test_a_card_that_claims_a_giant_takes_no_memory(export, encoder, said):
+    """A width of a million would ask for terabytes, a depth of a million for hours."""
+    with pytest.raises(UserError, match=rf"student\.safetensors does not fit its encoder: .*{said}"):
+        load_encoder(rewrite(export, **encoder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to(torch.int32), "is of I32, the encoder needs F32"),
+        (lambda t: torch.full_like(t, float("nan")), "are NaN or infinite"),
+        (lambda t: torch.where(t == t.max(), torch.inf, t), "1 of the .* numbers of 'cls_token' are NaN or infinite"),
+        (lambda t: t[..., :-1].contiguous(), r"has the shape \[1, 1, 31\], the encoder needs \[1, 1, 32\]"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_kind_are_refused_by_name(export, change, said):
+    token = load_file(export)["cls_token"]
+    with pytest.raises(UserError, match=said) as caught:
+        load_encoder(rewrite(export, {"cls_token": change(token)}))
+    assert "'cls_token'" in str(caught.value) and "student.safetensors" in str(caught.value)
+    with pytest.raises(UserError, match=r"student\.safetensors"):
+        initial.Config(weights=str(export)).apply(torch.nn.Linear(1, 1))
+
+
+def test_half_precision_still_loads(export):
+    half = {key: tensor.bfloat16() for key, tensor in load_file(export).items()}
+    loaded = load_encoder(rewrite(export, half))
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.encoder.parameters())
+
+
+def test_what_is_no_safetensors_is_named(export):
+    export.write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match=r"student\.safetensors cannot be read"):
+        load_encoder(rewrite(export))
+
+
+def test_a_checkpoint_with_nan_is_neither_loaded_nor_resumed_from(tiny_recipe, tmp_path):
+    recipe = tiny_recipe()
+    learner, clock = build.learner(recipe, Clock(10, 10)), Clock(10, 10)
+    optimizer = recipe.optimizer.build(build.trainable(learner), clock, 8)
+    tensors = state.capture(learner, optimizer)
+    numbers = state.numbers(state.Progress(7, 56), 8, 1, recipe=config.dump(recipe))
+    kept = tensors["student"]["encoder.cls_token"].clone()
+    bad = tensors["student"] | {"encoder.cls_token": torch.full_like(kept, torch.nan)}
+    folder = checkpoint.write(tmp_path, 7, tensors | {"student": bad}, numbers)
+    with pytest.raises(UserError, match=r"student\.safetensors: .*'cls_token' are NaN"):
+        load_encoder(folder, branch="student")
+    with pytest.raises(UserError, match=r"student\.safetensors: .*'encoder\.cls_token' are NaN"):
+        state.restore(learner, optimizer, *checkpoint.read(folder))
+    assert torch.equal(learner.student.encoder.cls_token, kept)
