@@ -221,7 +221,7 @@ def _times(body: Sequence[str], decimal: Sequence[str], place: int, sign: str) -
     cells = _cells(body[0], sign)
     first = cells[place] if place < len(cells) else ""
     long = first.lstrip("+-").isdigit() and len(first.lstrip("+-")) > _EXACT
-    options = {"delimiter": sign, "usecols": place, "ndmin": 1, "comments": None, "quotechar": '"'}
+    options: dict[str, Any] = {"delimiter": sign, "usecols": place, "ndmin": 1, "comments": None, "quotechar": '"'}
     if _is_number(first):
         try:
             return np.loadtxt(decimal, dtype=np.int64 if long else np.float64, **options)

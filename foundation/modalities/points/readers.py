@@ -290,7 +290,7 @@ def read_text(data: bytes, limits: Limits) -> Table:
         return Table(values, values.dtype)
     if len(names) != values.shape[1] or len(set(names)) != len(names):
         raise PointError("decode", f"{len(names)} names for {values.shape[1]} columns: {', '.join(names)[:80]}")
-    kinds = {name: values.dtype for name in names}
+    kinds: dict[str, np.dtype[Any]] = {name: values.dtype for name in names}
     there = [place for place, name in enumerate(names) if name in COLOURS]
     colours = values[:, there]
     if there and colours.max() > 1 and not (colours % 1).any():  # text says no type, but these were bytes or 16 bits
@@ -323,7 +323,8 @@ def read_las(data: bytes, limits: Limits) -> Table:
     if len(cloud.points) != count:
         raise PointError("truncated", f"{len(cloud.points)} points, but {count} are announced")
     xyz = np.stack([np.asarray(cloud.x), np.asarray(cloud.y), np.asarray(cloud.z)], 1, dtype=np.float64)
-    columns, notes = [xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535], ()
+    columns = [xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535]
+    notes: tuple[Note, ...] = ()
     if set(COLOURS) <= set(cloud.point_format.dimension_names):
         colours, notes = shares(np.stack([np.asarray(cloud[name]) for name in COLOURS], 1), np.dtype("u2"), "colours")
         columns.append(colours)
