@@ -120,9 +120,7 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
     import numpy as np
 
     text = _text(data)
-    lines = [line for line in text.splitlines() if line.strip() and line[0] != "#" and not line.startswith("sep=")]
-    if not lines:
-        raise ImuError("empty", "no rows")
+    lines = _rows(text)
     _check_length(len(lines), wanted)
     sign = _sign(lines)
     first = _cells(lines[0], sign)
@@ -156,6 +154,21 @@ def _text(data: bytes) -> str:
         if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ImuError("decode", f"no text: {error}") from error
         return data.decode("latin-1")
+
+
+def _rows(text: str) -> list[str]:
+    """Lines of a table without comments; a comment right above numbers that has as many cells holds their names."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("sep=")]
+    rows = [line for line in lines if line[0] != "#"]
+    if not rows:
+        raise ImuError("empty", "no rows")
+    place = lines.index(rows[0])
+    if place:
+        names, sign = lines[place - 1].lstrip("# \t"), _sign(rows)
+        first = _cells(rows[0], sign)
+        if len(_cells(names, sign)) == len(first) and any(_is_number(cell) for cell in first):
+            return [names, *rows]
+    return rows
 
 
 def _sign(lines: Sequence[str]) -> str:

@@ -294,6 +294,15 @@ def test_colours_of_any_type_become_shares(code, written, share, noted):
     assert [note.reason for note in sample.get("__notes__", ())] == ["range"] * noted
 
 
+def test_intensities_keep_one_scale():
+    for kind, full in (("uchar", 255), ("ushort", 65535)):
+        head = COLOURED + f"property {kind} scalar_Intensity\nend_header\n"
+        for largest in (full, 200):
+            sample = read("ply", head.encode() + b"".join(b"%d 0 %d %d\n" % (i, i, largest) for i in range(64)))
+            assert sample["points"][:, 3].numpy() == pytest.approx(largest / full)
+            assert [n.reason for n in sample.get("__notes__", ())] == ["range"] * (kind == "ushort" and largest == 200)
+
+
 def test_colours_beside_points_and_in_tables_become_shares():
     for kind, full in ((np.uint8, 255), (np.uint16, 65535)):
         colours = np.full((80, 3), full, kind)
