@@ -127,7 +127,7 @@ def stretches(
         raise ImuError("decode", f"all {len(rows):,} readings have the same time ({shown(int(rows[0]))})")
     step = np.diff(moments)
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
-    longest = max(max_gap, 1.5 * usual)
+    longest = max(max_gap, 1.5 * min(usual, 1.0 / LOWEST_RATE))
     breaks = np.flatnonzero((step > longest) | (step < -longest)) + 1
     if len(breaks) > _MOST_BREAKS:
         raise ImuError(
