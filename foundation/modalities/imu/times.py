@@ -101,7 +101,8 @@ def stretches(
         The stretches in the order of the file, and a note on each kind of thing that was left out or broke it.
 
     Raises:
-        ImuError: reason ``not_finite``, where no row has all numbers; ``decode``, where all times are the same.
+        ImuError: reason ``not_finite``, where no row has all numbers; ``decode``, where all times are the same or jump
+            over and over; ``shape``, where their step is no sensor's.
     """
     import numpy as np
 
@@ -127,7 +128,9 @@ def stretches(
         raise ImuError("decode", f"all {len(rows):,} readings have the same time ({shown(int(rows[0]))})")
     step = np.diff(moments)
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
-    longest = max(max_gap, 1.5 * min(usual, 1.0 / LOWEST_RATE))
+    if usual:
+        _check_step(usual)
+    longest = max(max_gap, 1.5 * usual)
     breaks = np.flatnonzero((step > longest) | (step < -longest)) + 1
     if len(breaks) > _MOST_BREAKS:
         raise ImuError(
@@ -154,6 +157,11 @@ def stretches(
         note("gap", "{} readings out of order are put in order", np.concatenate(disordered))
         note("duplicate", "{} readings whose time was there before are left out", np.sort(np.concatenate(repeated)))
     return found, notes
+
+
+def _check_step(step: float) -> None:
+    if not LOWEST_RATE <= 1.0 / step <= HIGHEST_RATE:
+        raise ImuError("shape", f"readings every {step:g} s: is decode.time_unit right?")
 
 
 def _joined(runs: list[NDArray[np.int64]], times: NDArray[np.float64], longest: float) -> list[NDArray[np.int64]]:
@@ -215,8 +223,7 @@ def even(values: NDArray[np.float64], times: NDArray[np.float64]) -> tuple[NDArr
 
     steps = np.diff(times)
     step = float(np.median(steps))
-    if not LOWEST_RATE <= 1.0 / step <= HIGHEST_RATE:
-        raise ImuError("shape", f"readings every {step:g} s: is decode.time_unit right?")
+    _check_step(step)
     # The mean of the steps without those in which readings were lost: a single step is rounded and trembles. It is then
     # spread over the whole length, so that the grid does not drift away.
     count = round((times[-1] - times[0]) / float(steps[steps < 1.9 * step].mean())) + 1
