@@ -113,6 +113,9 @@ def stretches(
             first = int(rows[0])
             notes.append(Note(reason, f"{what.format(len(rows))} (first: reading {first} at {shown(first)})"))
 
+    steps = np.diff(times)
+    if len(steps) and steps.min() > 0 and steps.max() <= max_gap and (bridge or np.isfinite(values).all()):
+        return [Stretch(values, times)], notes  # as most are; a time that is none fails the comparisons
     rows = np.arange(len(times))
     whole = np.isfinite(times)
     note("not_finite", "{} readings without a time are left out", rows[~whole])

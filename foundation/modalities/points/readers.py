@@ -89,7 +89,7 @@ def named(columns: Mapping[str, NDArray[Any]], stored: Mapping[str, np.dtype[Any
     Raises:
         PointError: reason ``missing``: no x, y or z.
     """
-    called = {_ALIASES.get(name.lower(), name.lower()): name for name in reversed(columns)}
+    called = {_ALIASES.get(name.lower(), name.lower()): name for name in reversed(list(columns))}
     if not {"x", "y", "z"} <= set(called):
         raise PointError("missing", f"{what} without x, y or z (they have {', '.join(columns) or 'nothing'})")
     known = {name: np.asarray(columns[called[name]], np.float64) for name in NAMES if name in called}
@@ -106,7 +106,8 @@ def named(columns: Mapping[str, NDArray[Any]], stored: Mapping[str, np.dtype[Any
 
 
 def read_npy(data: bytes, limits: Limits) -> Table:
-    """An array [N, C] of any number type. Its header is checked first; arrays of objects are refused."""
+    """An array [N, C] of any number type, or [N] with fields called x, y, z and so on. Its header is checked first;
+    arrays of objects are refused."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -116,8 +117,8 @@ def read_npy(data: bytes, limits: Limits) -> Table:
         raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
     if kind.hasobject:
         raise PointError("unsafe", "an array of Python objects, which only pickle could read")
-    if len(shape) == 2:
-        bounded(int(shape[0]), limits)
+    if len(shape) == 2 or kind.names:
+        bounded(int(shape[0]) if shape else 1, limits)
     wanted = stream.tell() + math.prod(shape) * kind.itemsize
     if wanted > len(data):
         raise PointError("truncated", f"{len(data)} bytes, but an array {list(shape)} of {kind} takes {wanted}")
@@ -126,6 +127,9 @@ def read_npy(data: bytes, limits: Limits) -> Table:
         array = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
+    if kind.names and array.ndim == 1:  # fields called x, y, z, ...
+        plain = [name for name in kind.names if kind[name].kind in "fiu" and not kind[name].shape]
+        return named({name: array[name] for name in plain}, {name: kind[name] for name in plain}, "fields of the array")
     return Table(_table(array, limits), array.dtype)
 
 

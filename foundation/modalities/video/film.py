@@ -114,8 +114,9 @@ def _film(container: Any, stream: Any, track: _Track) -> Film:
     notes: tuple[Note, ...] = ()
     # Bare pictures, or stamps that follow the order of the file though frames are shown in another (H.264 in AVI).
     exact = any(name in _EXACT for name in container.format.name.split(","))
-    ascending = None not in track.shown and track.shown == sorted(track.shown)
-    stamped = None not in track.shown and (exact or not ascending or not stream.codec_context.has_b_frames)
+    shown = [stamp for stamp in track.shown if stamp is not None]
+    told = exact or shown != sorted(shown) or not stream.codec_context.has_b_frames
+    stamped = len(shown) == len(track.shown) and told
     rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
     tick = float(stream.time_base)
     ticks = [decoded if shown is None else shown for shown, decoded in zip(track.shown, track.decoded, strict=True)]
