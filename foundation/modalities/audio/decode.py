@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from foundation.data.sound import SoundError, kind_of_sound, mended
@@ -256,20 +256,23 @@ class _Stream(Protocol):
     def __iter__(self) -> Iterator[NDArray[np.float32]]: ...
 
 
+@lru_cache(maxsize=1)
+def _forward() -> Any:
+    """Files read from begin to end: soundfile seeks after each block, which a FLAC of unknown length refuses."""
+
+    class Forward(library().SoundFile):  # type: ignore[misc, name-defined]
+        def seekable(self) -> bool:
+            return False
+
+    return Forward
+
+
 class _Libsndfile:
     notes: tuple[Note, ...] = ()
 
     def __init__(self, data: bytes) -> None:
-        soundfile = library()
-
-        class Forward(soundfile.SoundFile):  # type: ignore[misc, name-defined]
-            """Read from begin to end: soundfile seeks after each block, which a FLAC of unknown length refuses."""
-
-            def seekable(self) -> bool:
-                return False
-
         try:
-            self._file = Forward(io.BytesIO(data))
+            self._file = _forward()(io.BytesIO(data))
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             raise _damaged(error) from error
         self.rate, self.channels = int(self._file.samplerate), int(self._file.channels)

@@ -75,7 +75,9 @@ def find(channels: Sequence[str], given: bool, time: str | None, names: Sequence
     missing += [time] if time is not None and when is None else []
     if missing:
         there = ", ".join(names) if names else f"{columns} without names"
-        raise ImuError("missing", f"no column {', '.join(missing)} (columns: {there}): set decode.columns")
+        raise ImuError(
+            "missing", f"no column {', '.join(missing)} (columns: {there}): set decode.columns (data build: --columns)"
+        )
     places = tuple(place for place in found if place is not None)
     units = tuple(split(names[place])[1] if names else "" for place in places)
     time_unit = split(names[when])[1] if names and when is not None else ""

@@ -22,6 +22,7 @@ TABLES = ("imu.csv", "imu.parquet", "csv", "tsv", "parquet")
 _SIGNS = "\t;, "
 """What may stand between cells, in the order in which it is tried. Commas are decimal where something else does."""
 _EMPTY = ("", "na", "n/a", "null", "none", "-", "nan")
+_NONE = -(1 << 63)  # how NumPy writes a date that is none
 _EXACT = 15  # digits that a float64 keeps
 
 
@@ -120,9 +121,7 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
     import numpy as np
 
     text = _text(data)
-    lines = [line for line in text.splitlines() if line.strip() and line[0] != "#" and not line.startswith("sep=")]
-    if not lines:
-        raise ImuError("empty", "no rows")
+    lines = _rows(text)
     _check_length(len(lines), wanted)
     sign = _sign(lines)
     first = _cells(lines[0], sign)
@@ -134,13 +133,17 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
     if not text.endswith("\n") and len(_cells(body[-1], sign)) < len(first):
         raise ImuError("truncated", f"the last row has fewer than {len(first)} columns: {body[-1][:60]!r}")
     decimal = body if sign == "," or not any("," in line for line in body[:50]) else [x.replace(",", ".") for x in body]
+    together = () if found.time is None or not _is_short(body[0], found.time, sign) else (found.time,)
+    places = (*found.places, *together)
     try:
         values = np.loadtxt(
-            decimal, delimiter=sign, usecols=found.places, ndmin=2, comments=None, quotechar='"', dtype=np.float64
+            decimal, delimiter=sign, usecols=places, ndmin=2, comments=None, quotechar='"', dtype=np.float64
         )
     except (ValueError, IndexError):  # an empty cell, or worse: slower, and able to say where
-        values = _numbers(body, found.places, names or [str(i) for i in range(len(first))], sign)
-    times = None if found.time is None else _times(body, decimal, found.time, sign)
+        values = _numbers(body, places, names or [str(i) for i in range(len(first))], sign)
+    if together:
+        return Table(values[:, :-1], found.units, values[:, -1], found.time_unit)
+    times = None if found.time is None else _times(body, found.time, sign)
     if times is not None and times.dtype.kind == "M":
         return Table(values, found.units, times.astype("datetime64[ns]").astype(np.int64), "ns")
     return Table(values, found.units, times, found.time_unit)
@@ -156,6 +159,23 @@ def _text(data: bytes) -> str:
         if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise ImuError("decode", f"no text: {error}") from error
         return data.decode("latin-1")
+
+
+def _rows(text: str) -> list[str]:
+    """Lines of a table without comments; a comment right above numbers that has as many cells holds their names."""
+    lines = [line for line in text.splitlines() if line and not line.isspace()]
+    if lines and lines[0].startswith("sep="):  # for Excel
+        del lines[0]
+    rows = [line for line in lines if line[0] != "#"] if "#" in text else lines
+    if not rows:
+        raise ImuError("empty", "no rows")
+    place = lines.index(rows[0])
+    if place:
+        names, sign = lines[place - 1].lstrip("# \t"), _sign(rows)
+        first = _cells(rows[0], sign)
+        if len(_cells(names, sign)) == len(first) and any(_is_number(cell) for cell in first):
+            return [names, *rows]
+    return rows
 
 
 def _sign(lines: Sequence[str]) -> str:
@@ -214,21 +234,25 @@ def _numbers(body: Sequence[str], places: Sequence[int], names: Sequence[str], s
     return values
 
 
-def _times(body: Sequence[str], decimal: Sequence[str], place: int, sign: str) -> NDArray[Any]:
-    """[T] times: whole numbers of many digits as int64, other numbers as float64, dates as datetime64."""
+def _is_short(line: str, place: int, sign: str) -> bool:
+    """Whether the time in a row is a number that a float64 keeps."""
+    cells = _cells(line, sign)
+    cell = cells[place] if place < len(cells) else ""
+    digits = cell.lstrip("+-")
+    return _is_number(cell) and not (digits.isdigit() and len(digits) > _EXACT)
+
+
+def _times(body: Sequence[str], place: int, sign: str) -> NDArray[Any]:
+    """[T] times that are no plain numbers: whole numbers of many digits as int64, dates as datetime64."""
     import numpy as np
 
-    cells = _cells(body[0], sign)
-    first = cells[place] if place < len(cells) else ""
-    long = first.lstrip("+-").isdigit() and len(first.lstrip("+-")) > _EXACT
-    options = {"delimiter": sign, "usecols": place, "ndmin": 1, "comments": None, "quotechar": '"'}
-    if _is_number(first):
-        try:
-            return np.loadtxt(decimal, dtype=np.int64 if long else np.float64, **options)
-        except (ValueError, IndexError, OverflowError):
-            return _numbers(body, [place], [str(i) for i in range(place + 1)], sign)[:, 0]
-    rows = [_cells(line, sign) for line in body]
-    return _dates([cells[place] if place < len(cells) else "" for cells in rows])
+    cells = [cells[place] if place < len(cells) else "" for cells in (_cells(line, sign) for line in body)]
+    if not _is_number(next((cell for cell in cells if cell.lower() not in _EMPTY), "0")):
+        return _dates(cells)
+    try:
+        return np.array([int(cell) if cell.lower() not in _EMPTY else _NONE for cell in cells], dtype=np.int64)
+    except (ValueError, OverflowError):
+        return np.array([float(cell) if _is_number(cell) else np.nan for cell in cells])
 
 
 def _dates(cells: Sequence[str]) -> NDArray[Any]:

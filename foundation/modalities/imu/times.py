@@ -24,6 +24,8 @@ UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 LOWEST_RATE, HIGHEST_RATE = 0.1, 100_000.0
 """Rates in Hz between which a declaration is believed."""
 _EPOCH = 1e9  # seconds; 2001, before which no logger counted milliseconds since 1970
+_MOST_BREAKS = 10_000
+_FULLEST = 16  # points of an even grid for each reading
 _STRAY = 3  # so few readings between two that belong together are a clock that jumped and came back
 
 
@@ -99,7 +101,8 @@ def stretches(
         The stretches in the order of the file, and a note on each kind of thing that was left out or broke it.
 
     Raises:
-        ImuError: reason ``not_finite``, where no row has all numbers; ``decode``, where all times are the same.
+        ImuError: reason ``not_finite``, where no row has all numbers; ``decode``, where all times are the same or jump
+            over and over; ``shape``, where their step is no sensor's.
     """
     import numpy as np
 
@@ -110,6 +113,9 @@ def stretches(
             first = int(rows[0])
             notes.append(Note(reason, f"{what.format(len(rows))} (first: reading {first} at {shown(first)})"))
 
+    steps = np.diff(times)
+    if len(steps) and steps.min() > 0 and steps.max() <= max_gap and (bridge or np.isfinite(values).all()):
+        return [Stretch(values, times)], notes  # as most are; a time that is none fails the comparisons
     rows = np.arange(len(times))
     whole = np.isfinite(times)
     note("not_finite", "{} readings without a time are left out", rows[~whole])
@@ -125,8 +131,15 @@ def stretches(
         raise ImuError("decode", f"all {len(rows):,} readings have the same time ({shown(int(rows[0]))})")
     step = np.diff(moments)
     usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
+    if usual:
+        _check_step(usual)
     longest = max(max_gap, 1.5 * usual)
-    runs = _joined(np.split(rows, np.flatnonzero((step > longest) | (step < -longest)) + 1), times, longest)
+    breaks = np.flatnonzero((step > longest) | (step < -longest)) + 1
+    if len(breaks) > _MOST_BREAKS:
+        raise ImuError(
+            "decode", f"the times jump {len(breaks):,} times: is this the column of times, and its unit right?"
+        )
+    runs = _joined(np.split(rows, breaks), times, longest)
     stray = np.setdiff1d(rows, np.concatenate(runs))
     note("gap", "{} readings with a time far from that of their neighbours are left out", stray)
     for before, after in pairwise(runs):
@@ -147,6 +160,11 @@ def stretches(
         note("gap", "{} readings out of order are put in order", np.concatenate(disordered))
         note("duplicate", "{} readings whose time was there before are left out", np.sort(np.concatenate(repeated)))
     return found, notes
+
+
+def _check_step(step: float) -> None:
+    if not LOWEST_RATE <= 1.0 / step <= HIGHEST_RATE:
+        raise ImuError("shape", f"readings every {step:g} s: is decode.time_unit right?")
 
 
 def _joined(runs: list[NDArray[np.int64]], times: NDArray[np.float64], longest: float) -> list[NDArray[np.int64]]:
@@ -208,11 +226,12 @@ def even(values: NDArray[np.float64], times: NDArray[np.float64]) -> tuple[NDArr
 
     steps = np.diff(times)
     step = float(np.median(steps))
-    if not LOWEST_RATE <= 1.0 / step <= HIGHEST_RATE:
-        raise ImuError("shape", f"readings every {step:g} s: is decode.time_unit right?")
+    _check_step(step)
     # The mean of the steps without those in which readings were lost: a single step is rounded and trembles. It is then
     # spread over the whole length, so that the grid does not drift away.
     count = round((times[-1] - times[0]) / float(steps[steps < 1.9 * step].mean())) + 1
+    if count > _FULLEST * len(times):
+        raise ImuError("shape", f"steps of {step:.3g} s to {steps.max():.3g} s: too uneven to be put on an even grid")
     step = float(times[-1] - times[0]) / (count - 1)
     grid = times[0] + step * np.arange(count)
     columns = [np.interp(grid, times, values[:, column]) for column in range(values.shape[1])]

@@ -19,7 +19,6 @@ from foundation.modalities.points.readers import (
 
 _HEADER = 4096
 _KINDS = {"F": "f", "I": "i", "U": "u"}
-_NAMES = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
 
 
 def read(data: bytes, limits: Limits) -> Table:
@@ -69,8 +68,7 @@ def read(data: bytes, limits: Limits) -> Table:
             bits = np.ascontiguousarray(columns.pop(packed_name)).view(np.uint32)
             for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
                 columns[name], stored[name] = bits >> shift & 255, np.dtype(np.uint8)
-    columns = {_NAMES.get(name, name): column for name, column in columns.items()}
-    return named(columns, {_NAMES.get(name, name): code for name, code in stored.items()}, "PCD points")
+    return named(columns, stored, "PCD points")
 
 
 def _fields(head: dict[str, list[str]]) -> tuple[list[str], np.dtype[Any], int]:

@@ -93,7 +93,7 @@ def _lost(stored: np.dtype[Any], furthest: float, extent: float) -> tuple[Note, 
 
 
 def shares(values: NDArray[Any], stored: np.dtype[Any], what: str) -> tuple[NDArray[np.float64], tuple[Note, ...]]:
-    """Colours or intensities as shares, 0 to 1, whatever type they are stored in.
+    """Colours as shares, 0 to 1, whatever type they are stored in.
 
     Whole numbers are divided by the largest of their type. Where that throws the range away (none above 255 in a wider
     type), and for fractions above 1, they count as bytes, or as 16 bits where one is above 255, which a note says.
@@ -120,3 +120,24 @@ def shares(values: NDArray[Any], stored: np.dtype[Any], what: str) -> tuple[NDAr
         return numbers, (Note("range", f"{what} of up to {largest:.6g}, stored as {stored.name}: kept as they are"),)
     text = f"{what} stored as {stored.name}, none above {largest:.6g}: taken as shares of {taken:.0f}"
     return numbers / taken, (Note("range", text),)
+
+
+def strengths(values: NDArray[Any], stored: np.dtype[Any]) -> tuple[NDArray[np.float64], tuple[Note, ...]]:
+    """Intensities: whole numbers over the largest of their type, so that tiles of one scan keep one scale; a note where
+    that leaves little of the range. Fractions have no scale of their own (scanners give reflectance in many units) and
+    are kept.
+
+    Args:
+        values: [N].
+        stored: type in the file.
+    """
+    numbers = np.asarray(values, np.float64)
+    if stored.kind not in "iu":
+        return numbers, ()
+    full, largest = float(np.iinfo(stored).max), float(numbers.max(initial=0.0))
+    if stored.itemsize == 1 or largest > 255 or largest <= 0:
+        return numbers / full, ()
+    text = (
+        f"intensities stored as {stored.name}, none above {largest:.6g}: over {full:.0f} little of their range is left"
+    )
+    return numbers / full, (Note("range", text),)

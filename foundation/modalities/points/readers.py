@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import Note, UserError
-from foundation.modalities.points.precision import Table, shares
+from foundation.modalities.points.precision import Table, shares, strengths
 
 COLUMNS = 64
 """Numbers of a point at most; a file that claims more is no point cloud."""
@@ -35,8 +35,9 @@ _PLY_TYPES = {
 COLOURS = ("red", "green", "blue")
 NAMES = ("x", "y", "z", "nx", "ny", "nz", *COLOURS, "intensity")
 """Numbers of a point that files name, in the order in which they are given on."""
-_ALIASES = {"r": "red", "g": "green", "b": "blue", "i": "intensity"}
+_ALIASES = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "scalar_intensity": "intensity"}
 _ALIASES |= {f"normal{line}{axis}": f"n{axis}" for axis in "xyz" for line in ("_", "")}
+_ALIASES |= {f"diffuse_{colour}": colour for colour in COLOURS}
 
 
 class PointError(ValueError):
@@ -88,23 +89,25 @@ def named(columns: Mapping[str, NDArray[Any]], stored: Mapping[str, np.dtype[Any
     Raises:
         PointError: reason ``missing``: no x, y or z.
     """
-    if not {"x", "y", "z"} <= set(columns):
+    called = {_ALIASES.get(name.lower(), name.lower()): name for name in reversed(list(columns))}
+    if not {"x", "y", "z"} <= set(called):
         raise PointError("missing", f"{what} without x, y or z (they have {', '.join(columns) or 'nothing'})")
-    known = {name: np.asarray(columns[name], np.float64) for name in NAMES if name in columns}
+    known = {name: np.asarray(columns[called[name]], np.float64) for name in NAMES if name in called}
+    types = {name: stored[called[name]] for name in known}
     notes: tuple[Note, ...] = ()
-    for group, word in ((COLOURS, "colours"), (("intensity",), "intensities")):
-        there = [name for name in group if name in known]
-        # Fractions of an intensity have no scale of their own: scanners give reflectance in many units.
-        if there and (group is COLOURS or stored[there[0]].kind in "iu"):
-            scaled, more = shares(np.stack([known[name] for name in there]), stored[there[0]], word)
-            known |= dict(zip(there, scaled, strict=True))
-            notes += more
-    kind = min((stored[axis] for axis in "xyz"), key=lambda kind: (kind.kind != "f", kind.itemsize))
+    if coloured := [name for name in COLOURS if name in known]:
+        scaled, notes = shares(np.stack([known[name] for name in coloured]), types[coloured[0]], "colours")
+        known |= dict(zip(coloured, scaled, strict=True))
+    if "intensity" in known:
+        known["intensity"], more = strengths(known["intensity"], types["intensity"])
+        notes += more
+    kind = min((types[axis] for axis in "xyz"), key=lambda kind: (kind.kind != "f", kind.itemsize))
     return Table(np.stack(list(known.values()), axis=1), kind, notes)
 
 
 def read_npy(data: bytes, limits: Limits) -> Table:
-    """An array [N, C] of any number type. Its header is checked first; arrays of objects are refused."""
+    """An array [N, C] of any number type, or [N] with fields called x, y, z and so on. Its header is checked first;
+    arrays of objects are refused."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -114,8 +117,8 @@ def read_npy(data: bytes, limits: Limits) -> Table:
         raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
     if kind.hasobject:
         raise PointError("unsafe", "an array of Python objects, which only pickle could read")
-    if len(shape) == 2:
-        bounded(int(shape[0]), limits)
+    if len(shape) == 2 or kind.names:
+        bounded(int(shape[0]) if shape else 1, limits)
     wanted = stream.tell() + math.prod(shape) * kind.itemsize
     if wanted > len(data):
         raise PointError("truncated", f"{len(data)} bytes, but an array {list(shape)} of {kind} takes {wanted}")
@@ -124,6 +127,9 @@ def read_npy(data: bytes, limits: Limits) -> Table:
         array = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise PointError("decode", f"no NPY file: {str(error)[:120]}") from None
+    if kind.names and array.ndim == 1:  # fields called x, y, z, ...
+        plain = [name for name in kind.names if kind[name].kind in "fiu" and not kind[name].shape]
+        return named({name: array[name] for name in plain}, {name: kind[name] for name in plain}, "fields of the array")
     return Table(_table(array, limits), array.dtype)
 
 
@@ -276,7 +282,6 @@ def read_text(data: bytes, limits: Limits) -> Table:
         announced = int(rows.pop(0)[0])
     elif len(rows) > 1 and rows[0][0].strip(b"\"'")[:1].isalpha() and rows[0][0].lower() not in (b"nan", b"inf"):
         names = [word.decode("utf-8", "replace").strip("\"'").lower() for word in rows.pop(0)]
-        names = [_ALIASES.get(name, name) for name in names]
     if not rows or not 3 <= len(rows[0]) <= COLUMNS:
         raise PointError("decode", f"{len(rows[0]) if rows else 0} numbers in the first line; a point has 3 or more")
     if announced is not None and announced != len(rows):
@@ -290,8 +295,8 @@ def read_text(data: bytes, limits: Limits) -> Table:
         return Table(values, values.dtype)
     if len(names) != values.shape[1] or len(set(names)) != len(names):
         raise PointError("decode", f"{len(names)} names for {values.shape[1]} columns: {', '.join(names)[:80]}")
-    kinds = {name: values.dtype for name in names}
-    there = [place for place, name in enumerate(names) if name in COLOURS]
+    kinds: dict[str, np.dtype[Any]] = {name: values.dtype for name in names}
+    there = [place for place, name in enumerate(names) if _ALIASES.get(name, name) in COLOURS]
     colours = values[:, there]
     if there and colours.max() > 1 and not (colours % 1).any():  # text says no type, but these were bytes or 16 bits
         kinds |= {names[place]: np.dtype(np.uint8 if colours.max() <= 255 else np.uint16) for place in there}
@@ -323,10 +328,13 @@ def read_las(data: bytes, limits: Limits) -> Table:
     if len(cloud.points) != count:
         raise PointError("truncated", f"{len(cloud.points)} points, but {count} are announced")
     xyz = np.stack([np.asarray(cloud.x), np.asarray(cloud.y), np.asarray(cloud.z)], 1, dtype=np.float64)
-    columns, notes = [xyz, np.asarray(cloud.intensity, np.float64)[:, None] / 65535], ()
+    intensity, notes = strengths(np.asarray(cloud.intensity), np.dtype(np.uint16))
+    columns = [xyz, intensity[:, None]]
     if set(COLOURS) <= set(cloud.point_format.dimension_names):
-        colours, notes = shares(np.stack([np.asarray(cloud[name]) for name in COLOURS], 1), np.dtype("u2"), "colours")
+        whole = np.stack([np.asarray(cloud[name]) for name in COLOURS], axis=1)
+        colours, more = shares(whole, np.dtype(np.uint16), "colours")
         columns.append(colours)
+        notes += more
     return Table(np.concatenate(columns, axis=1), np.dtype(np.int32), notes)
 
 

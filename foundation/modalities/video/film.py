@@ -112,7 +112,11 @@ def _film(container: Any, stream: Any, track: _Track) -> Film:
     import numpy as np
 
     notes: tuple[Note, ...] = ()
-    stamped = None not in track.shown
+    # Bare pictures, or stamps that follow the order of the file though frames are shown in another (H.264 in AVI).
+    exact = any(name in _EXACT for name in container.format.name.split(","))
+    shown = [stamp for stamp in track.shown if stamp is not None]
+    told = exact or shown != sorted(shown) or not stream.codec_context.has_b_frames
+    stamped = len(shown) == len(track.shown) and told
     rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
     tick = float(stream.time_base)
     ticks = [decoded if shown is None else shown for shown, decoded in zip(track.shown, track.decoded, strict=True)]
@@ -121,7 +125,6 @@ def _film(container: Any, stream: Any, track: _Track) -> Film:
         notes = (Note("missing", f"no time stamps: the frames are taken as even, {rate:g} per second"),)
     keys = {packet: int(ticks[packet] or 0) for packet in track.keys}
     all_stamps = np.unique(np.array(ticks, dtype=np.int64))
-    exact = any(name in _EXACT for name in container.format.name.split(","))
     cut_in = bool(keys) and stamped and not exact
     stamps = all_stamps[all_stamps >= min(keys.values())] if cut_in else all_stamps
     times = (stamps - stamps[0]) * tick

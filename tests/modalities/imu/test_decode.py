@@ -326,6 +326,26 @@ def test_columns_are_found_by_what_loggers_call_them(names, factors, sign, quote
     assert np.abs(sample["imu"].numpy() - motion()).max() < 2e-5 and sample["imu_rate"] == pytest.approx(50.0)
 
 
+def test_comments_are_passed_over_and_names_in_one_are_read():
+    body = table(np.c_[np.arange(200) / 50, motion()], [])
+    for head in (b"# made by a logger\n#t,ax,ay,az,gx,gy,gz\n", b"sep=,\n# words, and words\nt,ax,ay,az,gx,gy,gz\n"):
+        sample = decode(csv=head + body)
+        assert np.abs(sample["imu"].numpy() - motion()).max() < 2e-5 and sample["imu_rate"] == pytest.approx(50.0)
+
+
+@pytest.mark.fault(23, "times that jump at every row; a grid that would have millions of points for each reading")
+def test_times_that_are_none_cost_nothing(happened):
+    jumping = np.arange(60_000) // 2 % 2 * 3600.0 + np.arange(60_000) / 50
+    uneven = np.cumsum(np.where(np.arange(3000) % 3, 1e-5, 0.4))
+    for times, text in (
+        (jumping, "decode: csv: the times jump 29,999 times"),
+        (uneven, "shape: csv: steps of 1e-05 s to"),
+    ):
+        with pytest.raises(SampleError, match=text):
+            decode(Config(time="t"), csv=table(np.c_[times, np.resize(motion(), (len(times), 6))], ["t", *NAMES]))
+    happened("refused before memory is asked for")
+
+
 def test_columns_that_cannot_be_told_are_named():
     values = np.c_[np.arange(200) / 50, motion(), motion()[:, :1]]
     with pytest.raises(SampleError, match=r"conflict: csv: ax and Acceleration x \(g\) could both be acc_x") as caught:

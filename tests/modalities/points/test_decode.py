@@ -294,6 +294,15 @@ def test_colours_of_any_type_become_shares(code, written, share, noted):
     assert [note.reason for note in sample.get("__notes__", ())] == ["range"] * noted
 
 
+def test_intensities_keep_one_scale():
+    for kind, full in (("uchar", 255), ("ushort", 65535)):
+        head = COLOURED + f"property {kind} scalar_Intensity\nend_header\n"
+        for largest in (full, 200):
+            sample = read("ply", head.encode() + b"".join(b"%d 0 %d %d\n" % (i, i, largest) for i in range(64)))
+            assert sample["points"][:, 3].numpy() == pytest.approx(largest / full)
+            assert [n.reason for n in sample.get("__notes__", ())] == ["range"] * (kind == "ushort" and largest == 200)
+
+
 def test_colours_beside_points_and_in_tables_become_shares():
     for kind, full in ((np.uint8, 255), (np.uint16, 65535)):
         colours = np.full((80, 3), full, kind)
@@ -301,6 +310,11 @@ def test_colours_beside_points_and_in_tables_become_shares():
     rows = np.c_[cloud(), np.full((80, 3), [255, 0, 51])]
     sample = read("csv", b"x,y,z,R,G,B,class\n" + text(np.c_[rows, np.ones(80)], ","))
     assert sample["points"].shape == (80, 6) and sample["points"][5, 3:].tolist() == pytest.approx([1, 0, 0.2])
+    fields = np.zeros(80, [("X", ">f8"), ("Y", ">f8"), ("Z", ">f8"), ("red", "u1"), ("name", "S3")])
+    fields["X"], fields["Y"], fields["Z"] = cloud().T
+    fields["red"] = 51
+    sample = read("npy", npy(fields))
+    assert sample["points"].shape == (80, 4) and sample["points"][5].tolist() == pytest.approx([*cloud()[5], 0.2])
     packed = np.zeros(80, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
     packed["x"], packed["y"], packed["z"] = cloud().T
     packed["rgb"] = 255 << 16 | 51
