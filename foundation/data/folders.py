@@ -227,7 +227,8 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[tu
             left_out.add(*_other(found.name))
             continue
         parts = found.name.split("/")
-        split, parts = (parts[0], parts[1:]) if len(parts) > 1 and parts[0] in _SPLITS else ("train", parts)
+        own = len(parts) > 1 and parts[0].lower() in _SPLITS
+        split, parts = (parts[0].lower(), parts[1:]) if own else ("train", parts)
         label = shown(parts[0]) if len(parts) > 1 else None
         path = Path(root, found.name)
         items.append(Item(path, found.name, label, split, wanted[suffix], bytes=found.bytes, suffix=suffix))
@@ -276,7 +277,7 @@ def _scan_manifest(manifest: Path, root: Path, wanted: Mapping[str, str], left_o
         if not name:
             raise UserError(f"{manifest}, line {line}: empty path")
         split = (row.get("split") or "").strip() or "train"
-        earlier = lines.setdefault((split, name), line)
+        earlier = lines.setdefault((split, os.path.normpath(name)), line)
         if earlier != line:
             left_out.add("duplicate", name, f"line {line} repeats line {earlier}")
             continue

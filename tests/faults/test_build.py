@@ -47,7 +47,7 @@ def samples(number: int = 5) -> Iterator[dict[str, object]]:
     return ({"__key__": f"k{place}", "png": bytes(100)} for place in range(number))
 
 
-@pytest.mark.fault(9, "a build killed with SIGKILL half-way")
+@pytest.mark.fault(3, "a build killed with SIGKILL half-way")
 def test_what_a_killed_build_left_is_removed_by_the_next(
     tmp_path: Path, writer: subprocess.Popen[str], happened: Callable[[str], None]
 ) -> None:
@@ -80,7 +80,7 @@ def built(out: Path, root: Path) -> Built:
     return build(dataset, out, arguments, samples_per_shard=1000, max_bytes=1 << 30)
 
 
-@pytest.mark.fault(10, "a disk too small for the shards that are built")
+@pytest.mark.fault(8, "a disk too small for the shards that are built")
 def test_a_full_disk_is_named_with_what_is_needed_and_free(
     tmp_path: Path, small_disk: Path, happened: Callable[[str], None]
 ) -> None:

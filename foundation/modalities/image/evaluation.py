@@ -33,6 +33,7 @@ class CropConfig:
     """Subtracted per channel, for values in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divided by, per channel."""
+
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
