@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: Iterable[str], ki
     )
     parser.add_argument("--seed", type=int, default=0, help="of the split and the order (default: 0)")
     parser.add_argument(
-        "--quick", action="store_true", help=f"look only at each file's header; else what is not whole {kind} is found"
+        "--quick",
+        action="store_true",
+        help=f"do not decode the files, look only whether each begins like {kind}",
     )
 
 

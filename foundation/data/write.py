@@ -10,7 +10,9 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,11 +23,15 @@ from typing import Any, BinaryIO
 from foundation.data.index import NAME as INDEX
 from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
 from foundation.errors import UserError
-from foundation.files import sync_folder
+from foundation.files import replace_json, sync_folder
 
 SAMPLES_PER_SHARD = 10_000
 MAX_BYTES = 1 << 30
 
+_MOVING = ".moving.json"
+"""Names of the shards that are being moved into a folder; there only while that lasts, or where it was cut short."""
+
+_SHARD = re.compile(r"\w+-\d{6}\.tar")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _YOUNG = 60.0  # seconds for which an empty folder may belong to a writer that is about to lock it
 
@@ -151,11 +157,16 @@ def write_splits(
         UserError: a split exists, a sample is malformed, a limit is impossible, the classes are not those of splits
             that stay, another process is writing there, or the disk has no room.
     """
-    out = Path(out)
+    out = _folder(Path(out))
     if samples_per_shard < 1 or max_bytes < 1:
         raise UserError(f"a shard must hold at least 1 sample and 1 byte, got {samples_per_shard} and {max_bytes}")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for the shards")
+    place = _beside(out)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}: give another folder") from error
     old = read_index(out)
     for split in splits:
         if not split or not split.replace("_", "").isalnum():
@@ -167,12 +178,9 @@ def write_splits(
                 "or give another folder"
             )
     _check_classes(out, old, splits, classes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    free = shutil.disk_usage(out.parent).free
     if expected_bytes > free:
         raise UserError(
-            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {out.parent}: make room, or give a "
+            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {place}: make room, or give a "
             "folder on another disk"
         )
     with _temporary_folder(out) as temporary:
@@ -190,7 +198,7 @@ def write_splits(
             needed = f"{_size(expected_bytes)} are needed" if expected_bytes else "that is not enough"
             raise UserError(
                 f"{out}: {error.strerror} after {_size(so_far)} were written: {needed}, {_size(free)} were free in "
-                f"{out.parent}; make room and start the same command again, nothing half-written stays"
+                f"{place}; make room and start the same command again, nothing half-written stays"
             ) from error
     return index
 
@@ -214,10 +222,31 @@ def _size(number: int) -> str:
     return f"{number / 1e9:,.2f} GB" if number >= 1e8 else f"{number / 1e6:,.2f} MB"
 
 
+def _folder(out: Path) -> Path:
+    """Where the shards are to lie, links resolved: a link that leads nowhere is mostly a disk that is not there."""
+    if out.is_symlink() and not out.exists():
+        raise UserError(
+            f"{out} is a link to {os.readlink(out)}, which is not there: mount the disk, or give another name"
+        )
+    out = out.resolve()
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give a folder for the shards")
+    return out
+
+
+def _beside(out: Path) -> Path:
+    """Where shards are written before they are put in place: on the disk where they will lie."""
+    return out if os.path.ismount(out) else out.parent
+
+
 @contextlib.contextmanager
 def _temporary_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out``, locked as long as its writer lives, gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    try:
+        path = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=_beside(out)))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}: give another folder") from error
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -238,7 +267,7 @@ def remove_leftovers(out: Path) -> list[Path]:
         UserError: a writer that is alive is writing there.
     """
     removed = []
-    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}.building-*")):
+    for path in sorted(_beside(out).glob(f".{glob.escape(out.name)}.building-*")):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -251,6 +280,23 @@ def remove_leftovers(out: Path) -> list[Path]:
             continue  # no locks on this file system: whether its writer is alive cannot be known
         finally:
             os.close(descriptor)
+    return removed + _undo_moving(out)
+
+
+def _undo_moving(out: Path) -> list[Path]:
+    """Remove shards that were moved into a folder whose index never came to know them."""
+    try:
+        names = json.loads((out / _MOVING).read_text(encoding="utf-8"))["shards"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    index = read_index(out)
+    known = index.entries() if index else {}
+    removed = []
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str) and _SHARD.fullmatch(name) and name not in known and (out / name).is_file():
+            (out / name).unlink()
+            removed.append(out / name)
+    (out / _MOVING).unlink()
     return removed
 
 
@@ -296,13 +342,15 @@ def _write_split(
 def _put_in_place(temporary: Path, out: Path, index: Index, written: Mapping[str, tuple[ShardEntry, ...]]) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not (os.path.ismount(out) or any(out.iterdir())):
         write_index(temporary, index)
         temporary.chmod(0o777 & ~umask)
         sync_folder(temporary)
         os.replace(temporary, out)
         sync_folder(out.parent)
         return
+    coming = [entry.file for entries in written.values() for entry in entries if not (out / entry.file).exists()]
+    replace_json(out / _MOVING, {"shards": coming})
     for split, entries in written.items():
         keep = {entry.file for entry in entries}
         for entry in entries:
@@ -312,6 +360,7 @@ def _put_in_place(temporary: Path, out: Path, index: Index, written: Mapping[str
                 stale.unlink()
     sync_folder(out)
     write_index(out, index)
+    (out / _MOVING).unlink()
 
 
 __all__ = ["INDEX", "MAX_BYTES", "SAMPLES_PER_SHARD", "write_shards", "write_splits"]
