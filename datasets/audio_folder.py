@@ -24,7 +24,7 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, EXTENSIONS, "a recording")
+    folders.add_arguments(parser, ",".join(EXTENSIONS), "a recording")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:

@@ -205,7 +205,7 @@ class _FolderSplit:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from foundation import counter
-        from foundation.data.folders import decoder_of, tried
+        from foundation.data.items import decoder_of, tried
 
         decode = decoder_of("image")
         # Shuffled once: in folder order, the first shards would hold airplanes only.

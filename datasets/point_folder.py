@@ -25,7 +25,7 @@ classes = folders.classes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = [extension for extension in EXTENSIONS if extension != "txt"]  # those are mostly somebody's notes
-    folders.add_arguments(parser, usual, "a point cloud (take .txt too: --extensions +txt)")
+    folders.add_arguments(parser, usual, "a point cloud (for .txt: --extensions +txt)")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from foundation import counter
-from foundation.data.folders import decoder_of, tried
+from foundation.data.items import decoder_of, tried
 from foundation.data.tally import Tally
 from foundation.data.walk import is_hidden
 from foundation.errors import SampleError, UserError

@@ -24,7 +24,7 @@ classes = folders.classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    folders.add_arguments(parser, CONTAINERS, "a video")
+    folders.add_arguments(parser, ",".join(CONTAINERS), "a video")
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:

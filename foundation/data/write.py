@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import glob
 import hashlib
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from foundation.data.index import NAME as INDEX
-from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
+from foundation.data.index import Index, ShardEntry, merge, read_index
+from foundation.data.put_in_place import beside, folder_of, put_in_place, remove_leftovers, temporary_folder
 from foundation.errors import UserError
-from foundation.files import sync_folder
 
 SAMPLES_PER_SHARD = 10_000
 MAX_BYTES = 1 << 30
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_YOUNG = 60.0  # seconds for which an empty folder may belong to a writer that is about to lock it
 
 
 class _HashingFile:
@@ -151,11 +146,16 @@ def write_splits(
         UserError: a split exists, a sample is malformed, a limit is impossible, the classes are not those of splits
             that stay, another process is writing there, or the disk has no room.
     """
-    out = Path(out)
+    out = folder_of(Path(out))
     if samples_per_shard < 1 or max_bytes < 1:
         raise UserError(f"a shard must hold at least 1 sample and 1 byte, got {samples_per_shard} and {max_bytes}")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for the shards")
+    place = beside(out)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}: give another folder") from error
     old = read_index(out)
     for split in splits:
         if not split or not split.replace("_", "").isalnum():
@@ -167,22 +167,19 @@ def write_splits(
                 "or give another folder"
             )
     _check_classes(out, old, splits, classes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    free = shutil.disk_usage(out.parent).free
     if expected_bytes > free:
         raise UserError(
-            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {out.parent}: make room, or give a "
+            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {place}: make room, or give a "
             "folder on another disk"
         )
-    with _temporary_folder(out) as temporary:
+    with temporary_folder(out) as temporary:
         try:
             written = {
                 split: _write_split(samples, temporary, split, samples_per_shard, max_bytes)
                 for split, samples in splits.items()
             }
             index = merge(old, written, classes, about() if callable(about) else about)
-            _put_in_place(temporary, out, index, written)
+            put_in_place(temporary, out, index, written)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -190,7 +187,7 @@ def write_splits(
             needed = f"{_size(expected_bytes)} are needed" if expected_bytes else "that is not enough"
             raise UserError(
                 f"{out}: {error.strerror} after {_size(so_far)} were written: {needed}, {_size(free)} were free in "
-                f"{out.parent}; make room and start the same command again, nothing half-written stays"
+                f"{place}; make room and start the same command again, nothing half-written stays"
             ) from error
     return index
 
@@ -212,46 +209,6 @@ def _few(names: Sequence[str]) -> str:
 
 def _size(number: int) -> str:
     return f"{number / 1e9:,.2f} GB" if number >= 1e8 else f"{number / 1e6:,.2f} MB"
-
-
-@contextlib.contextmanager
-def _temporary_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out``, locked as long as its writer lives, gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield path
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_leftovers(out: Path) -> list[Path]:
-    """Remove what writers that were killed left beside a folder of shards.
-
-    Returns:
-        What was removed.
-
-    Raises:
-        UserError: a writer that is alive is writing there.
-    """
-    removed = []
-    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}.building-*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if any(path.iterdir()) or time.time() - path.stat().st_mtime > _YOUNG:
-                shutil.rmtree(path)
-                removed.append(path)
-        except BlockingIOError:
-            raise UserError(f"another process is writing {out} (into {path}): wait for it, or end it") from None
-        except OSError:
-            continue  # no locks on this file system: whether its writer is alive cannot be known
-        finally:
-            os.close(descriptor)
-    return removed
 
 
 def write_shards(
@@ -291,27 +248,6 @@ def _write_split(
     if not writer.entries:
         raise UserError(f"the split {split!r} has no samples")
     return tuple(writer.entries)
-
-
-def _put_in_place(temporary: Path, out: Path, index: Index, written: Mapping[str, tuple[ShardEntry, ...]]) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    if not out.exists() or not any(out.iterdir()):
-        write_index(temporary, index)
-        temporary.chmod(0o777 & ~umask)
-        sync_folder(temporary)
-        os.replace(temporary, out)
-        sync_folder(out.parent)
-        return
-    for split, entries in written.items():
-        keep = {entry.file for entry in entries}
-        for entry in entries:
-            os.replace(temporary / entry.file, out / entry.file)
-        for stale in out.glob(f"{split}-*.tar"):
-            if stale.name not in keep:
-                stale.unlink()
-    sync_folder(out)
-    write_index(out, index)
 
 
 __all__ = ["INDEX", "MAX_BYTES", "SAMPLES_PER_SHARD", "write_shards", "write_splits"]

@@ -47,7 +47,7 @@ def samples(number: int = 5) -> Iterator[dict[str, object]]:
     return ({"__key__": f"k{place}", "png": bytes(100)} for place in range(number))
 
 
-@pytest.mark.fault(9, "a build killed with SIGKILL half-way")
+@pytest.mark.fault(3, "a build killed with SIGKILL half-way")
 def test_what_a_killed_build_left_is_removed_by_the_next(
     tmp_path: Path, writer: subprocess.Popen[str], happened: Callable[[str], None]
 ) -> None:
@@ -71,6 +71,57 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk.folder)], check=True)
 
 
+MOVING = """
+import os, signal, sys
+from pathlib import Path
+from foundation.data import write
+
+real, moved = os.replace, []
+
+def replace(source, target):
+    real(source, target)
+    moved.extend([target] if str(target).endswith(".tar") else [])
+    if len(moved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace
+samples = ({"__key__": f"k{n}", "png": bytes(100)} for n in range(40))
+write.write_splits({"test": samples}, Path(sys.argv[1]), samples_per_shard=10)
+"""
+
+
+@pytest.mark.fault(3, "a build killed with SIGKILL while its shards are moved into a folder that holds another split")
+def test_a_kill_between_two_shards_leaves_nothing_in_the_way(tmp_path: Path, happened: Callable[[str], None]) -> None:
+    write_splits({"train": samples()}, tmp_path / "out")
+    killed = subprocess.run([sys.executable, "-c", MOVING, str(tmp_path / "out")], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "out").glob("test-*.tar"))) == 2
+    write_splits({"test": samples(7)}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "index.json",
+        "test-000000.tar",
+        "train-000000.tar",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    happened("the same command removes the shards that no index knows, and writes them anew")
+
+
+def test_where_shards_cannot_lie_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "unmounted").symlink_to(tmp_path / "nowhere" / "shards")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name, words in (
+        ("file/shards", "file is a file"),
+        ("unmounted", "which is not there: mount the disk"),
+        ("../../../../../../../../proc/sys/shards/x", "cannot be written: "),
+    ):
+        with pytest.raises(UserError, match=words):
+            write_splits({"train": samples()}, tmp_path / name)
+    write_splits({"train": samples()}, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "index.json").exists()
+
+
 def built(out: Path, root: Path) -> Built:
     import argparse
 
@@ -80,7 +131,7 @@ def built(out: Path, root: Path) -> Built:
     return build(dataset, out, arguments, samples_per_shard=1000, max_bytes=1 << 30)
 
 
-@pytest.mark.fault(10, "a disk too small for the shards that are built")
+@pytest.mark.fault(8, "a disk too small for the shards that are built")
 def test_a_full_disk_is_named_with_what_is_needed_and_free(
     tmp_path: Path, small_disk: Path, happened: Callable[[str], None]
 ) -> None:
@@ -95,4 +146,6 @@ def test_a_full_disk_is_named_with_what_is_needed_and_free(
     with pytest.raises(UserError, match=r"disk/out: No space left on device after 0\.2\d MB were written: that is not"):
         write_splits({"train": ({"__key__": f"k{n}", "png": bytes(9_000)} for n in range(100))}, small_disk / "out")
     assert not list(small_disk.iterdir())
+    write_splits({"train": samples()}, small_disk)  # a disk of its own, which no folder can be renamed to
+    assert sorted(path.name for path in small_disk.iterdir()) == ["index.json", "train-000000.tar"]
     happened("path, needed and free are named; nothing half-written stays")

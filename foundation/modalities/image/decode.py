@@ -235,8 +235,9 @@ def raw_range(data: bytes, max_pixels: int = Config.max_pixels) -> tuple[str, fl
             return None
         _check_size(*image.size, max_pixels)
         values = deep.read(image, data).values
-    finite = values[np.isfinite(values)]
-    return (str(values.dtype), float(finite.min()), float(finite.max())) if finite.size else None
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    return (values.dtype.name, float(values.min()), float(values.max())) if values.size else None
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +26,7 @@ RangeRule: TypeAlias = Literal["auto", "type", "data"] | tuple[float, float]
 _LEVELS = 64
 """Fewer grey levels than this, where the file has more, are worth a note."""
 
+_BLOCK = 1 << 20  # numbers that are worked on at once
 _LOOKED_AT = 1 << 18  # numbers of a picture whose distinct values are counted
 
 _BITS, _PHOTOMETRIC, _FORMAT, _NO_DATA = 258, 262, 339, 42113  # tags of TIFF; the last one is GDAL's
@@ -106,27 +108,50 @@ def to_bytes(picture: RawPicture, rule: RangeRule) -> tuple[NDArray[np.uint8], t
     """
     import numpy as np
 
-    values = picture.values.astype(np.float64)
-    known = np.isfinite(values)
-    lost = int(known.size - known.sum())
-    if picture.no_data is not None:
-        known &= values != picture.no_data
-    if not known.any():
+    lost, known, least, most = 0, 0, math.inf, -math.inf
+    for rows in _blocks(picture.values):
+        values, good, bad = _known(picture, rows)
+        lost, known = lost + bad, known + int(good.sum())
+        least = min(least, float(values.min(where=good, initial=math.inf)))
+        most = max(most, float(values.max(where=good, initial=-math.inf)))
+    if not known:
         raise ValueError("not one of its numbers is finite and measured")
-    least, most = float(values.min(where=known, initial=math.inf)), float(values.max(where=known, initial=-math.inf))
     low, high = _limits(picture, rule, least, most)
-    values[~known] = low
-    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
-    pixels = np.rint(scaled.clip(0, 255, out=scaled)).astype(np.uint8)
+    factor = 255.0 / (high - low) if high > low else 0.0
+    pixels, outside = np.empty(picture.values.shape, np.uint8), 0
+    for rows in _blocks(picture.values):
+        values, good, _ = _known(picture, rows)
+        outside += int(((values < low) | (values > high)).sum(where=good))
+        values[~good] = low
+        pixels[rows] = np.rint(((values - low) * factor).clip(0, 255))
     notes = []
     if lost:
-        notes.append(Note("range", f"{lost:,} of {known.size:,} numbers are not finite; they are taken for the lowest"))
-    if said := _loss(picture.values[known], pixels[known], low, high):
+        text = f"{lost:,} of {pixels.size:,} numbers are not finite; they are taken for the lowest"
+        notes.append(Note("range", text))
+    if said := _loss(picture, pixels, outside / known):
         text = f"{said}: numbers from {least:g} to {most:g} are taken in the range {low:g} to {high:g}"
         notes.append(Note("range", f"{text}; give decode.range"))
     if picture.inverted:
         pixels = 255 - pixels
     return (np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels), tuple(notes)
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Some rows after the other: float64 of a whole large picture would take eight times its bytes."""
+    step = max(1, _BLOCK // max(1, values[0].size))
+    return (slice(first, first + step) for first in range(0, len(values), step))
+
+
+def _known(picture: RawPicture, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+    """Rows as float64, which of their numbers were measured, and how many are not finite."""
+    import numpy as np
+
+    values = picture.values[rows].astype(np.float64)
+    good = np.isfinite(values)
+    bad = int(good.size - good.sum())
+    if picture.no_data is not None:
+        good &= values != picture.no_data
+    return values, good, bad
 
 
 def _limits(picture: RawPicture, rule: RangeRule, least: float, most: float) -> tuple[float, float]:
@@ -148,17 +173,16 @@ def _limits(picture: RawPicture, rule: RangeRule, least: float, most: float) -> 
     return 0.0, float((1 << bits + bits % 2) - 1)
 
 
-def _loss(values: NDArray[Any], pixels: NDArray[np.uint8], low: float, high: float) -> str:
+def _loss(picture: RawPicture, pixels: NDArray[np.uint8], outside: float) -> str:
     """What of the range is lost; empty when it is not much."""
     import numpy as np
 
-    clipped = np.count_nonzero((values < low) | (values > high)) / values.size
-    if clipped > 0.5:
-        return f"{clipped:.0%} of its numbers lie outside"
+    if outside > 0.5:
+        return f"{outside:.0%} of its numbers lie outside"
     left = np.count_nonzero(np.bincount(pixels.ravel(), minlength=256))
     if left >= _LEVELS:
         return ""
-    flat = values.ravel()
+    flat = picture.values.ravel()
     distinct = len(np.unique(flat[:: max(1, flat.size // _LOOKED_AT)]))
     return f"{left} of {distinct:,} levels are left" if left < min(_LEVELS, distinct) else ""
 
