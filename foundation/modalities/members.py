@@ -140,6 +140,8 @@ def as_label(value: Any) -> tuple[Label | None, str]:
         text = value.strip()
         if not text or len(text) > _LONGEST:
             return None, f"a text of {len(text):,} characters is no label (1 to {_LONGEST:,} are)"
+        if not text.isprintable():
+            return None, "a text with control characters is no label"
         if not _NUMBER.fullmatch(text):
             return text, ""
         if len(text) > _DIGITS:
