@@ -38,7 +38,9 @@ T = TypeVar("T")
 RawOrError: TypeAlias = "RawSample | SampleError"
 
 
-def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None = None) -> Sample:
+def decoded(
+    decode: Callable[..., Sample], raw: RawSample, draws: Draws | None = None, max_bytes: int = MAX_DECODED_BYTES
+) -> Sample:
     """Decode one sample.
 
     Args:
@@ -46,6 +48,7 @@ def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None =
             some: it may read a random part of a long recording.
         raw: members by extension.
         draws: random numbers of this sample alone.
+        max_bytes: that the decoded sample may take.
 
     Raises:
         SampleError: the sample cannot be used, whatever the decoder raised.
@@ -55,6 +58,9 @@ def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None =
         with_draws = draws is not None and getattr(decode, "takes_draws", False)
         sample = decode(raw, draws) if with_draws else decode(raw)
         check_numbers(sample)
+        if (size := bytes_of(sample)) > max_bytes:
+            said = f"takes {size / 2**30:.3g} GiB when decoded, more than data.max_decoded_gib = {max_bytes / 2**30:g}"
+            raise SampleError(str(raw["__shard__"]), str(raw["__key__"]), "too_large", said)
     except (FoundationError, ImportError):
         raise
     except Exception as error:
@@ -155,14 +161,7 @@ class Boundary:
         try:
             if isinstance(raw, SampleError):
                 raise raw
-            sample = decoded(self._decode, raw, draws)
-            size = bytes_of(sample)
-            if size > self._max_bytes:
-                raise SampleError(
-                    str(raw["__shard__"]), str(raw["__key__"]), "too_large",
-                    f"takes {size / 2**30:.3g} GiB when decoded, more than data.max_decoded_gib = "
-                    f"{self._max_bytes / 2**30:g}",
-                )  # fmt: skip
+            sample = decoded(self._decode, raw, draws, self._max_bytes)
         except SampleError as error:
             self.refuse(error, number)
             return error

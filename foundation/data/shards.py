@@ -200,7 +200,7 @@ class ShardSet:
         if shard in self._broken:
             error, until = self._broken[shard]
             if time.monotonic() < until:
-                raise error
+                raise error.with_traceback(None)  # else it would grow by every sample of a bad shard
             del self._broken[shard]
         try:
             opened = open_one(self._origins[shard], self._cache)
