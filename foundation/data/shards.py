@@ -271,7 +271,8 @@ def open_shards(
             f"{unknown} remote shards without index.json: their headers were read over the network, and their bytes "
             "cannot be checked; 'foundation data index FOLDER' writes an index where they lie"
         )
-    small = sum(one.origin.expected.size or 0 for one in found if not one.origin.remote) <= _COUNTED
+    sizes = [one.origin.expected.size or 0 for one in found if not one.origin.remote]
+    small = len(sizes) <= _MANY and sum(sizes) <= _COUNTED
     for one in found:
         origin, samples = one.origin, one.samples
         if samples is not None:
