@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from foundation.data.shards import RawSample
 
 LARGEST = 1e15
-"""Size of a number in a sample, in its units; squares of larger ones soon leave the range of float32."""
+"""Size of a float32 number in a sample, in its units; squares of larger ones soon leave the range of float32."""
 
 MAX_DECODED_BYTES = 2 << 30
 """Decoded samples that lie in one process's memory together, unless a recipe says otherwise."""
@@ -38,7 +38,9 @@ T = TypeVar("T")
 RawOrError: TypeAlias = "RawSample | SampleError"
 
 
-def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None = None) -> Sample:
+def decoded(
+    decode: Callable[..., Sample], raw: RawSample, draws: Draws | None = None, max_bytes: int = MAX_DECODED_BYTES
+) -> Sample:
     """Decode one sample.
 
     Args:
@@ -46,6 +48,7 @@ def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None =
             some: it may read a random part of a long recording.
         raw: members by extension.
         draws: random numbers of this sample alone.
+        max_bytes: that the decoded sample may take.
 
     Raises:
         SampleError: the sample cannot be used, whatever the decoder raised.
@@ -55,6 +58,9 @@ def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None =
         with_draws = draws is not None and getattr(decode, "takes_draws", False)
         sample = decode(raw, draws) if with_draws else decode(raw)
         check_numbers(sample)
+        if (size := bytes_of(sample)) > max_bytes:
+            said = f"takes {size / 2**30:.3g} GiB when decoded, more than data.max_decoded_gib = {max_bytes / 2**30:g}"
+            raise SampleError(str(raw["__shard__"]), str(raw["__key__"]), "too_large", said)
     except (FoundationError, ImportError):
         raise
     except Exception as error:
@@ -64,7 +70,7 @@ def decoded(decode: Callable[..., Sample], raw: RawSample, draws: Draws | None =
 
 def unforeseen(shard: str, key: str, error: Exception) -> SampleError:
     """A sample that made something raise what nobody had foreseen; where it did, goes along for whoever mends it."""
-    text = " ".join(str(error).split())[:_TEXT]
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))[:_TEXT]
     where = "".join(traceback.format_exception(error)[-12:])
     return SampleError(shard, key, "decode", f"{type(error).__name__}: {text}", trace=where)
 
@@ -107,27 +113,24 @@ def bytes_of(sample: Sample) -> int:
 
 
 def _unfit(array: Any, largest: float = math.inf) -> str:
-    """What is wrong with some numbers; empty when nothing is."""
+    """What is wrong with some numbers; empty when nothing is. Times and other float64 numbers may be of any size."""
     if isinstance(array, float):
-        low = high = array
-    else:
-        if isinstance(array, np.ndarray):
-            if array.dtype.kind != "f" or not array.size:
-                return ""
-            low, high = float(array.min()), float(array.max())
-        elif not array.is_floating_point() or not array.numel():
+        return "" if math.isfinite(array) else f"is {array}"
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind != "f" or not array.size:
             return ""
-        else:
-            low, high = (float(value) for value in torch.aminmax(array))
-    if -largest <= low and high <= largest and math.isfinite(low) and math.isfinite(high):
+        low, high = float(array.min()), float(array.max())
+    elif not array.is_floating_point() or not array.numel():
         return ""
-    if math.isfinite(low) and math.isfinite(high):
+    else:
+        low, high = (float(value) for value in torch.aminmax(array))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        flat = np.asarray(array.detach().double().cpu() if isinstance(array, Tensor) else array, np.float64).ravel()
+        first = int(np.argmin(np.isfinite(flat)))
+        return f"{flat[first]} among the numbers, first at number {first}"
+    if array.dtype.itemsize <= 4 and not -largest <= low <= high <= largest:
         return f"numbers from {low:g} to {high:g}; beyond {largest:g} nothing can be calculated with them"
-    if isinstance(array, float):
-        return f"is {array}"
-    flat = np.asarray(array.detach().double().cpu() if isinstance(array, Tensor) else array, np.float64).ravel()
-    first = int(np.argmin(np.isfinite(flat)))
-    return f"{flat[first]} among the numbers, first at number {first}"
+    return ""
 
 
 class Boundary:
@@ -158,14 +161,7 @@ class Boundary:
         try:
             if isinstance(raw, SampleError):
                 raise raw
-            sample = decoded(self._decode, raw, draws)
-            size = bytes_of(sample)
-            if size > self._max_bytes:
-                raise SampleError(
-                    str(raw["__shard__"]), str(raw["__key__"]), "too_large",
-                    f"takes {size / 2**30:.3g} GiB when decoded, more than data.max_decoded_gib = "
-                    f"{self._max_bytes / 2**30:g}",
-                )  # fmt: skip
+            sample = decoded(self._decode, raw, draws, self._max_bytes)
         except SampleError as error:
             self.refuse(error, number)
             return error

@@ -171,7 +171,7 @@ def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
     pictures = max(1, min(limit, shards.num_samples) // 256)
     for number, raw in enumerate(_read(shards, limit)):
         facts.looked_at += 1
-        label, problem = members.label(raw)
+        label, problem = members.label_of(raw)
         kind = {int: "numbers", str: "names", list: "several"}.get(type(label), "none")
         facts.label_kinds[kind] += 1
         for one in label if isinstance(label, list) else [] if label is None else [label]:
@@ -238,7 +238,7 @@ def contact_sheet(
         scale = min(width / image.width, height / image.height)
         smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        value, _ = members.label(raw)
+        value, _ = members.label_of(raw)
         label = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if isinstance(value, int) and value < len(facts.classes):
             label = facts.classes[value]

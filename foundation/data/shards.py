@@ -241,7 +241,7 @@ class ShardSet:
         if shard in self._broken:
             error, until = self._broken[shard]
             if time.monotonic() < until:
-                raise error
+                raise error.with_traceback(None)  # else it would grow by every sample of a bad shard
             del self._broken[shard]
         try:
             opened = open_one(self._origins[shard], self._cache)
@@ -312,7 +312,8 @@ def open_shards(
             f"{unknown} remote shards without index.json: their headers were read over the network, and their bytes "
             "cannot be checked; 'foundation data index FOLDER' writes an index where they lie"
         )
-    small = sum(one.origin.expected.size or 0 for one in found if not one.origin.remote) <= _COUNTED
+    sizes = [one.origin.expected.size or 0 for one in found if not one.origin.remote]
+    small = len(sizes) <= _MANY and sum(sizes) <= _COUNTED
     for one in found:
         origin, samples = one.origin, one.samples
         if samples is not None:

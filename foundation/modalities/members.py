@@ -89,7 +89,7 @@ def put_label(sample: dict[str, Any], raw: Mapping[str, Any], field: str = "labe
         raw: members by extension.
         field: of the ``json`` member, used where there is no ``cls`` member.
     """
-    value, problem = label(raw, field)
+    value, problem = label_of(raw, field)
     if value is not None:
         sample["label"] = value
     if problem:
@@ -102,7 +102,7 @@ def note(sample: dict[str, Any], *notes: Note) -> None:
         sample["__notes__"] = tuple(dict.fromkeys((*sample.get("__notes__", ()), *notes)))
 
 
-def label(raw: Mapping[str, Any], field: str = "label") -> tuple[Label | None, str]:
+def label_of(raw: Mapping[str, Any], field: str = "label") -> tuple[Label | None, str]:
     """Label of a sample: its ``cls`` member, else a field of its ``json`` member. It never makes a sample bad.
 
     Returns:
@@ -140,6 +140,8 @@ def as_label(value: Any) -> tuple[Label | None, str]:
         text = value.strip()
         if not text or len(text) > _LONGEST:
             return None, f"a text of {len(text):,} characters is no label (1 to {_LONGEST:,} are)"
+        if not text.isprintable():
+            return None, "a text with control characters is no label"
         if not _NUMBER.fullmatch(text):
             return text, ""
         if len(text) > _DIGITS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def dense_features(
         bad: gets what was wrong with each sample that was left out.
 
     Yields:
-        ``__key__``, arrays as ``NAME.npy`` (bytes), and ``cls`` where a sample has a label.
+        ``__key__``, arrays as ``NAME.npy`` (bytes), and ``cls`` where a sample has a label
+        (``json`` where it has several).
 
     Raises:
         UserError: the modality has no ``dense.py``, or shards are missing.
@@ -92,7 +94,7 @@ def dense_features(
             else:
                 places = torch.as_tensor(loaded.config.coordinates(tuple(view.shape[2:])))
         for sample, arrays in zip(samples, parts.spread(tokens, places, samples, loaded.evaluation), strict=True):
-            label = {"cls": str(sample["label"]).encode()} if "label" in sample else {}
+            label = _label(sample["label"]) if "label" in sample else {}
             yield {"__key__": sample["__key__"], **{f"{name}.npy": _npy(a) for name, a in arrays.items()}, **label}
 
     for sample in iterate_samples(open_limited(patterns, limit), decoder(loaded.modality, loaded.evaluation), bad):
@@ -102,6 +104,12 @@ def dense_features(
             batch.clear()
     if batch:
         yield from finished()
+
+
+def _label(label: Any) -> dict[str, bytes]:
+    if isinstance(label, list):
+        return {"json": json.dumps({"label": label}).encode()}
+    return {"cls": str(label).encode()}
 
 
 def _npy(array: Any) -> bytes:

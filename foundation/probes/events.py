@@ -41,7 +41,7 @@ def active(events: Sequence[Event], timeline: NDArray[np.float64], classes: int)
     middle = timeline.mean(axis=1)
     there = np.zeros((len(timeline), classes), bool)
     for event in events:
-        there[(middle >= event.onset) & (middle < event.offset), event.label] = True
+        there[(middle >= event.onset) & (middle < event.offset), int(event.label)] = True
     return there
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
+from foundation.data.verify import default_decoding
 from foundation.engine.data_guard import BAD_SAMPLES, DataGuard, read
 from foundation.errors import DataBudgetError, UserError
 from foundation.modalities.imu.decode import Config as ImuDecode
@@ -141,3 +143,41 @@ def test_a_share_of_the_samples_may_be_bad(tiny_recipe, tmp_path: Path):
     for wrong in ("-1", "2.5", ".inf", ".nan"):
         with pytest.raises(UserError, match="max_bad_samples"):
             tiny_recipe(f"data.max_bad_samples={wrong}")
+
+
+def sound(worst: float) -> bytes:
+    """A WAV of float64 samples."""
+    samples = np.sin(np.arange(8_000) / 20) * 0.3
+    samples[100] = worst
+    form, data = struct.pack("<HHIIHH", 3, 1, 8_000, 64_000, 8, 64), samples.astype("<f8").tobytes()
+    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def cloud(worst: float) -> bytes:
+    points = np.random.default_rng(0).random((2_000, 3))
+    points[7, 2] = worst
+    return npy(points)
+
+
+@pytest.mark.parametrize("worst", [1e300, 1e30, np.nan])
+@pytest.mark.parametrize(
+    ("modality", "extension", "make"),
+    [("audio", "wav", sound), ("points", "npy", cloud), ("imu", "npy", lambda worst: npy(readings(0, worst)))],
+)
+@pytest.mark.fault(21, "float64 numbers of 1e300 and 1e30 in sound, clouds and readings, which float32 cannot hold")
+def test_numbers_that_a_cast_would_spoil_are_refused(shard, verified, happened, modality, extension, make, worst):
+    path = shard([(f"s0.{extension}", make(0.1)), (f"s1.{extension}", make(worst))])
+    decode = config_of(modality).build()
+    errors: list[Any] = []
+    kept = [sample["__key__"] for sample in iterate_samples(open_shards(path), decode, errors)]
+    assert kept == ["s0"] and [(error.key, error.reason) for error in errors] == [("s1", "not_finite")], errors
+    found = verified(path, decoding=config_of(modality))
+    assert {(problem.key, problem.reason) for problem in found.problems if problem.severity == "error"} == {
+        ("s1", "not_finite")
+    }
+    happened("not_finite, naming shard and key, in training and verify alike")
+
+
+def config_of(modality: str) -> Any:
+    return ImuDecode(rate=50.0) if modality == "imu" else default_decoding(modality)

@@ -167,6 +167,7 @@ LABELS = {
     "mapping": ("json", b'{"label": {"cat": 1}}'),
     "no JSON": ("json", b'{"label": '),
     "nothing": ("cls", b""),
+    "control characters": ("cls", b"cat\x1b[2J"),
 }
 
 

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -348,3 +349,32 @@ def test_a_set_may_mix_picture_formats(shard, verified):
 def test_members_of_no_sample_are_a_warning(shard, verified):
     findings = verified(shard([("README", b"hello"), ("a/._x.png", b"junk"), *good(2)]))
     assert not findings.errors and findings.warnings["stray"] == 2
+
+
+@pytest.mark.fault(20, "a sample of 30,000 members")
+def test_too_many_members_are_refused_in_no_time(tmp_path, verified, happened):
+    path = tmp_path / "train-000000.tar"
+    with path.open("wb") as file:
+        for number in range(30_000):
+            file.write(odd(f"a.{number}.png").tobuf(tarfile.USTAR_FORMAT))
+        for name, data in good(1):
+            info = odd(name, size=len(data))
+            file.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512))
+        file.write(bytes(1024))
+    begin = time.process_time()
+    shards = open_shards(path)
+    assert shards.num_samples == 2 and shards.read(0, 1)["__key__"] == "s000"
+    with pytest.raises(SampleError, match=r"'a': too_large: has more than 10,000 members .*first dot"):
+        shards.read(0, 0)
+    assert [key for _, key, *_ in found_by(verified(path), "too_large")] == ["a"]
+    assert time.process_time() - begin < 10  # looking each one up among all before it took half a minute
+    happened("that sample is refused as too_large, the others are read; the time grows with the number, not its square")
+
+
+def test_members_that_share_a_kind_are_told_of_unless_they_have_names(shard, verified):
+    pairs = [(f"p{n}.{side}.png", picture(n)) for n in range(3) for side in ("left", "right")]
+    assert not found_by(verified(shard(pairs)), "duplicate")
+    cut = [(f"v{n}.{frame:03d}.png", picture(n)) for n in range(3) for frame in range(4)]
+    ((_, key, _, detail),) = found_by(verified(shard(cut, name="cut")), "duplicate")
+    assert key == "v0" and detail.startswith("4 members of kind picture under one key 'v0'")
+    assert detail.endswith("2 more samples are like it")

@@ -107,6 +107,13 @@ def test_a_sample_that_lacks_a_modality_is_bad_as_a_whole(tmp_path: Path, decode
     happened("never half a sample: the pair is left out, counted as missing, and named by shard and key")
 
 
+def test_what_each_decoder_notes_is_kept_once(tmp_path: Path, decode: Any) -> None:
+    write_shards([pair(7, cls=b"-1", **{"depth.cls": b"8"})], tmp_path / "shards", "train")
+    sample = decode(open_shards(tmp_path / "shards").read(0, 0))
+    (note,) = sample["__notes__"]
+    assert note.reason == "label" and "-1 is no class number" in note.detail and sample["label"] == 8
+
+
 def test_labels_that_disagree_and_entries_given_twice_are_told(tmp_path: Path, decode: Any) -> None:
     write_shards([pair(7, **{"depth.cls": b"8"})], tmp_path / "shards", "train")
     raw = open_shards(tmp_path / "shards").read(0, 0)
