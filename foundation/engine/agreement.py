@@ -56,7 +56,7 @@ def check_agreement(tensors: Mapping[str, Mapping[str, Tensor]], step: int) -> N
     raise DisagreementError(
         f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} between "
         f"process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something changes it by "
-        "the data or the random numbers of one process: an objective or encoder of your own must reduce such state over "
-        "processes (foundation.parallel.collective). If all parts are foundation's, please report it; the checkpoints "
-        "before this step are whole"
+        "what one process alone sees: an objective or encoder of your own must reduce such state over all of them "
+        "(foundation.parallel.collective). If all parts are foundation's, please report it. The checkpoints before this "
+        "step are whole"
     )
