@@ -54,9 +54,9 @@ def check_agreement(tensors: Mapping[str, Mapping[str, Tensor]], step: int) -> N
     others = differs[:, list(own).index(names[0])].nonzero().flatten().tolist()
     more = f" and {len(names) - 1} more tensors differ" if len(names) > 1 else " differs"
     raise DisagreementError(
-        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} between "
-        f"process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something changes it by "
-        "what one process alone sees: an objective or encoder of your own must reduce such state over all of them "
-        "(foundation.parallel.collective). If all parts are foundation's, please report it. The checkpoints before this "
-        "step are whole"
+        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} "
+        f"between process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something "
+        "changes it by what one process alone sees: an objective or encoder of your own must reduce such state over "
+        "all of them (foundation.parallel.collective). If all parts are foundation's, please report it. "
+        "The checkpoints before this step are whole"
     )

@@ -38,6 +38,7 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
+from foundation.types import TokenMask
 
 
 class Trainer:
@@ -219,7 +220,7 @@ class Trainer:
         for number in range(rounds):
             batch = next(self.feed)
             if means:
-                batch = replace(batch, masks={view: replace(mask, **means[view]) for view, mask in batch.masks.items()})
+                batch = replace(batch, masks={view: means[view].told(mask) for view, mask in batch.masks.items()})
             for message in self.data_guard.see(batch):
                 self.say(f"skipped: {message}")
             total.skipped += sum(batch.skipped.values())
@@ -236,17 +237,14 @@ class Trainer:
             total.figures.update(result.metrics)
         return total
 
-    def _masked_means(self, rounds: int) -> dict[str, dict[str, float]]:
-        """By view the fields of its masks that tell how much is masked in the whole step; see ``TokenMask.over_rows``.
-
-        Empty where one batch is the whole step, and counts for itself.
-        """
+    def _masked_means(self, rounds: int) -> dict[str, _MaskedMean]:
+        """How much is masked in the whole step, by view; empty where one batch is the whole step."""
         parts = rounds * world_size()
         if self.recipe.masking is None or parts == 1:
             return {}
         own = self.feed.masked(rounds)
         total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
-        return {view: {f"mean_{what}": total[f"{view}.{what}"] / parts for what in ("rows", "tokens")} for view in own}
+        return {view: _MaskedMean(total[f"{view}.rows"] / parts, total[f"{view}.tokens"] / parts) for view in own}
 
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures."""
@@ -400,6 +398,17 @@ class Trainer:
     def _status(self, word: str, **values: Any) -> None:
         if rank() == 0:
             self.folder.write_status(word, step=self.progress.step, **values)
+
+
+@dataclass(frozen=True)
+class _MaskedMean:
+    """Masked rows and tokens of a view, averaged over the processes and micro-batches of a step."""
+
+    rows: float
+    tokens: float
+
+    def told(self, mask: TokenMask) -> TokenMask:
+        return replace(mask, mean_rows=self.rows, mean_tokens=self.tokens)
 
 
 @dataclass
