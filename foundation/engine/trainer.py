@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -389,11 +390,12 @@ class Trainer:
     def _probe(self) -> None:
         for probe in self.recipe.probes:
             every = max(1, probe.every.steps(self.clock))
-            if rank() == 0 and (self.progress.step % every == 0 or self.progress.step == self.last_step):
-                with self.watchdog.longer("probe"):
-                    values = run_probe(probe, self.recipe, self.learner, self.place)
-                self.journal.note(self.progress.step, values)
-                self.saver.note(self.progress.step, values)
+            if self.progress.step % every == 0 or self.progress.step == self.last_step:
+                with self.watchdog.longer("probe"):  # the other processes wait for process 0 here, and not in a step
+                    values = on_first_rank(partial(run_probe, probe, self.recipe, self.learner, self.place))
+                if rank() == 0:
+                    self.journal.note(self.progress.step, values)
+                    self.saver.note(self.progress.step, values)
 
     def _status(self, word: str, **values: Any) -> None:
         if rank() == 0:
