@@ -158,7 +158,7 @@ class Projector(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., D] -> [..., bottleneck]."""
         projected: Tensor = self.mlp(tokens.reshape(-1, tokens.shape[-1]))  # BatchNorm counts every token as one sample
-        return projected.reshape(*tokens.shape[:-1], -1)
+        return projected.unflatten(0, tokens.shape[:-1])  # of no rows as well
 
 
 class PrototypeHead(nn.Module):
@@ -182,4 +182,4 @@ class PrototypeHead(nn.Module):
         eps = 1e-12 if x.dtype in (torch.float32, torch.float64) else 1e-6
         x = F.normalize(x.float(), dim=-1, eps=eps).to(x.dtype)
         scores: Tensor = self.last_layer(x)
-        return scores.reshape(*tokens.shape[:-1], -1)
+        return scores.unflatten(0, tokens.shape[:-1])

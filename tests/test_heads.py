@@ -114,3 +114,15 @@ def test_a_projector_has_no_prototypes_and_dino_says_so():
         dino.Config().build(Clock(10, 1.0), {"cls": config}, 6)
     with pytest.raises(UserError, match="'gelu' or 'relu'"):
         heads.Config(prototypes=4, activation="tanh")
+
+
+@pytest.mark.parametrize("prototypes", [None, 16])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_no_token_gives_no_score(prototypes, norm):
+    """A process of a run may have no masked token, and a head of its own for them."""
+    head = heads.Config(prototypes=prototypes, hidden=8, bottleneck=8, norm=norm).build(4)
+    tokens = torch.zeros(0, 4, requires_grad=True)
+    scores = head(tokens)
+    assert scores.shape == (0, prototypes or 8)
+    scores.sum().backward()
+    assert all(torch.isfinite(buffer).all() for buffer in head.buffers())

@@ -10,23 +10,30 @@ from torch import Tensor
 from foundation.errors import DisagreementError
 from foundation.parallel import collective
 
-_CHUNK = 2**20  # numbers handled at a time: temporaries of 8 MiB
+# Numbers handled at a time: on a CPU they should stay in cache, on a GPU temporaries should stay small (128 MiB).
+_CHUNK = {"cpu": 2**16}
+_CHUNK_ELSEWHERE = 2**23
 
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> Tensor:
     """[] int64 on the tensor's device: sum of its bits, as integers, times odd numbers that count the places.
 
-    One number that differs changes it for certain, and so does almost anything else, numbers in another order included.
+    One integer that differs changes it for certain, and almost anything else does, numbers in another order included.
     """
-    size = tensor.element_size()
-    kind = torch.int32 if size % 4 == 0 else torch.int16 if size == 2 else torch.uint8
-    bits = tensor.detach().contiguous().flatten().view(kind)
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for start in range(0, len(bits), _CHUNK):
-        part = bits[start : start + _CHUNK]
-        places = torch.arange(2 * start + 1, 2 * (start + len(part)) + 1, 2, device=part.device)
-        total += places.mul_(part).sum()  # overflow wraps around, alike everywhere
+    flat = tensor.detach().contiguous().flatten()
+    kinds = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
+    width, kind = next((width, kind) for width, kind in kinds if flat.nbytes % width == 0)
+    if flat.storage_offset() * flat.element_size() % width:
+        flat = flat.clone()  # a view of wider numbers must begin at one
+    bits = flat.view(kind)
+    step = _CHUNK.get(bits.device.type, _CHUNK_ELSEWHERE)
+    odd = torch.arange(1, 2 * min(step, len(bits)) + 1, 2, device=bits.device)
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, len(bits), step):
+        part = bits[start : start + step]
+        # Overflow wraps around, alike everywhere.
+        total += (odd[: len(part)] * part).sum() + 2 * start * part.sum(dtype=torch.int64)
     return total
 
 
@@ -54,9 +61,9 @@ def check_agreement(tensors: Mapping[str, Mapping[str, Tensor]], step: int) -> N
     others = differs[:, list(own).index(names[0])].nonzero().flatten().tolist()
     more = f" and {len(names) - 1} more tensors differ" if len(names) > 1 else " differs"
     raise DisagreementError(
-        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} between "
-        f"process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something changes it by "
-        "the data or the random numbers of one process: an objective or encoder of your own must reduce such state over "
-        "processes (foundation.parallel.collective). If all parts are foundation's, please report it; the checkpoints "
-        "before this step are whole"
+        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} "
+        f"between process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something "
+        "changes it by what one process alone sees: an objective or encoder of your own must reduce such state over "
+        "all of them (foundation.parallel.collective). If all parts are foundation's, please report it. "
+        "The checkpoints before this step are whole"
     )

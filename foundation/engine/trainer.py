@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
 from foundation.redact import redact
+from foundation.types import TokenMask
 
 LAST_SECONDS = 60.0
 """At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
@@ -256,7 +258,7 @@ class Trainer:
         for number in range(rounds):
             batch = next(self.feed)
             if means:
-                batch = replace(batch, masks={view: replace(mask, **means[view]) for view, mask in batch.masks.items()})
+                batch = replace(batch, masks={view: means[view].told(mask) for view, mask in batch.masks.items()})
             self.data_guard.see(batch)
             total.skipped += sum(batch.skipped.values())
             total.keys += batch.keys
@@ -272,17 +274,14 @@ class Trainer:
             total.figures.update(result.metrics)
         return total
 
-    def _masked_means(self, rounds: int) -> dict[str, dict[str, float]]:
-        """By view the fields of its masks that tell how much is masked in the whole step; see ``TokenMask.over_rows``.
-
-        Empty where one batch is the whole step, and counts for itself.
-        """
+    def _masked_means(self, rounds: int) -> dict[str, _MaskedMean]:
+        """How much is masked in the whole step, by view; empty where one batch is the whole step."""
         parts = rounds * world_size()
         if self.recipe.masking is None or parts == 1:
             return {}
         own = self.feed.masked(rounds)
         total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
-        return {view: {f"mean_{what}": total[f"{view}.{what}"] / parts for what in ("rows", "tokens")} for view in own}
+        return {view: _MaskedMean(total[f"{view}.rows"] / parts, total[f"{view}.tokens"] / parts) for view in own}
 
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures."""
@@ -510,15 +509,27 @@ class Trainer:
     def _probe(self) -> None:
         for probe in self.recipe.probes:
             every = max(1, probe.every.steps(self.clock))
-            if rank() == 0 and (self.progress.step % every == 0 or self.progress.step == self.last_step):
-                with self.watchdog.longer("probe"):
-                    values = run_probe(probe, self.recipe, self.learner, self.place)
-                self.journal.note(self.progress.step, values)
-                self.saver.note(self.progress.step, values)
+            if self.progress.step % every == 0 or self.progress.step == self.last_step:
+                with self.watchdog.longer("probe"):  # the other processes wait for process 0 here, and not in a step
+                    values = on_first_rank(partial(run_probe, probe, self.recipe, self.learner, self.place))
+                if rank() == 0:
+                    self.journal.note(self.progress.step, values)
+                    self.saver.note(self.progress.step, values)
 
     def _status(self, word: str, **values: Any) -> None:
         if rank() == 0:
             self.folder.write_status(word, step=self.progress.step, **values)
+
+
+@dataclass(frozen=True)
+class _MaskedMean:
+    """Masked rows and tokens of a view, averaged over the processes and micro-batches of a step."""
+
+    rows: float
+    tokens: float
+
+    def told(self, mask: TokenMask) -> TokenMask:
+        return replace(mask, mean_rows=self.rows, mean_tokens=self.tokens)
 
 
 @dataclass

@@ -118,9 +118,9 @@ class _BatchNorm(torch.autograd.Function):
         direct, along, plain = gradient, torch.zeros_like(mean), torch.zeros_like(mean)
         if x.numel():
             # As if the statistics were constants, and the sums over this process's rows that weight and bias want.
-            factor = torch.ones_like(mean) if weight is None else weight
+            factor, none = torch.ones_like(mean) if weight is None else weight, mean.new_empty(0)
             direct, along, plain = torch.ops.aten.native_batch_norm_backward(
-                gradient, x, factor, mean, variance, None, None, False, ctx.eps, [True, True, True]
+                gradient, x, factor, mean, variance, none, none, False, ctx.eps, [True, True, True]
             )
         total = collective.sum_over_ranks(torch.cat([along, plain]).float())
         scale = (variance + ctx.eps).rsqrt()

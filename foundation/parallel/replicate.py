@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,10 +25,15 @@ def replicate(module: nn.Module, device: torch.device, find_unused: bool = True)
         module: to train.
         device: where it lies.
         find_unused: some parameters may get no gradient in some step; looking for them costs a walk over the graph.
+
+    More than two processes always look: a replica that does not arranges its gradients anew after the first step, three
+    numbers are then added up in another order, and a run that goes on from a checkpoint differs from one that never
+    stopped.
     """
     if world_size() == 1:
         return module
     synchronise(module)
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     kind = nn.parallel.DistributedDataParallel
     renamed = "forward_sync_buffers" in inspect.signature(kind.__init__).parameters  # in torch 2.15
     settings: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
@@ -35,7 +41,7 @@ def replicate(module: nn.Module, device: torch.device, find_unused: bool = True)
         module,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        find_unused_parameters=find_unused,
+        find_unused_parameters=find_unused or world_size() > 2,
         **settings,
     )
 

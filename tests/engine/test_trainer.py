@@ -77,6 +77,18 @@ def test_accumulation_gives_the_same_gradient_where_no_objective_couples_samples
     assert four["gradient/norm"] == pytest.approx(one["gradient/norm"], rel=1e-4)
 
 
+def test_micro_batches_with_unequal_masks_give_the_means_of_the_whole_batch(train, metrics, tiny_recipe, tmp_path):
+    settings = (
+        "objectives=[{name: ibot, divide_by: masked_rows}, {name: reconstruction}]", "encoder.drop_path=0",
+        "masking.probability=0.3", "train.length=1 steps", "optimizer.clip=null",
+    )  # fmt: skip
+    train(tiny_recipe(*settings), tmp_path / "one")
+    train(tiny_recipe(*settings, "train.accumulate=8"), tmp_path / "eight")  # some of one sample without any mask
+    one, eight = metrics(tmp_path / "one")[0], metrics(tmp_path / "eight")[0]
+    for name in ("loss", "loss/ibot", "loss/reconstruction", "gradient/norm"):
+        assert eight[name] == pytest.approx(one[name], rel=1e-5)
+
+
 def test_a_flipped_byte_falls_back_to_the_checkpoint_before(train, metrics, tiny_recipe, tmp_path):
     train(tiny_recipe(), tmp_path / "run")
     broken = tmp_path / "run" / "checkpoints" / "step-00000008" / "student.safetensors"

@@ -105,3 +105,18 @@ def test_scores_that_are_not_finite_and_evaluation_leave_the_centre_alone():
     centering.eval()
     centering(torch.randn(4, 5), 0.1, step=2)
     assert centering.pending_count == 4 and torch.equal(centering.centre, kept)
+
+
+def test_going_back_to_a_step_loses_no_update_of_the_centre():
+    scores = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))
+    straight, rewound = Centering(5), Centering(5)
+    for centering in (straight, rewound):
+        for step in (0, 1):
+            centering(scores[step], 0.1, step=step)
+    saved = {name: value.clone() for name, value in rewound.state_dict().items()}
+    rewound(scores[2], 0.1, step=2)  # a batch that is refused
+    rewound.load_state_dict(saved)
+    for centering in (straight, rewound):
+        centering(scores[3], 0.1, step=2)
+    assert torch.equal(rewound.centre, straight.centre)
+    assert torch.equal(rewound.next_centre(), straight.next_centre())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,5 +46,23 @@ def together(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[s
             out, error = child.communicate(timeout=seconds)
             done.append(subprocess.CompletedProcess(child.args, child.returncode, out, error))
         return done
+
+    return run
+
+
+@pytest.fixture
+def many_runs(tmp_path: Path) -> Callable[..., list[list[int]]]:
+    """``many_runs([[2, ["pretrain", ...], "log"], ...])``: commands in so many processes; exit codes of each."""
+
+    def run(plan: list[list[Any]], path: Path = ROOT, seconds: float = 900) -> list[list[int]]:
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("many_runs.py")), str(tmp_path / "plan.json")],
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}", "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=seconds,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        codes: list[list[int]] = json.loads(done.stdout)
+        return codes
 
     return run

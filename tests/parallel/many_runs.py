@@ -1,7 +1,7 @@
 """Runs of several processes, one after another; a program of its own, so that each process is a fork that has torch.
 
 Called as ``many_runs.py PLAN``, a JSON file with a list of ``[processes, ["pretrain", ...], log]``. Prints a JSON list
-of the exit codes of all processes of each run; those behind a run that failed are not started.
+of the exit codes of all processes of each run.
 """
 
 from __future__ import annotations
@@ -50,9 +50,4 @@ def together(processes: int, words: list[str], log: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    codes: list[list[int]] = []
-    for run in json.loads(Path(sys.argv[1]).read_text()):
-        codes.append(together(*run))
-        if any(codes[-1]):
-            break
-    print(json.dumps(codes))
+    print(json.dumps([together(*run) for run in json.loads(Path(sys.argv[1]).read_text())]))
