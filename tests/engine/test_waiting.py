@@ -110,7 +110,7 @@ def name_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-@pytest.mark.parametrize("kilobytes", [60, 8])
+@pytest.mark.parametrize("kilobytes", [60, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.fault(41, "a full /dev/shm (60 kB for batches; 8 kB: not even a worker starts)")
 def test_full_shared_memory_is_named_at_once(tiny_recipe_file, tmp_path, happened, kilobytes):
     mount = f"mount -t tmpfs -o size={kilobytes}k tmpfs /dev/shm"

@@ -298,3 +298,14 @@ def test_a_log_on_a_full_disk_ends_nothing(tiny_recipe_file, tmp_path, happened)
     assert result.stderr.count("standard output cannot be written") == 1 and "Traceback" not in result.stderr
     assert state_of(tmp_path / "run") == "done"
     happened("said once on standard error; the run trains to its end, exit 0")
+
+
+@pytest.mark.fault(10, "the output of any command on a full disk (/dev/full)")
+def test_a_command_whose_output_finds_no_room_says_so(happened):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "foundation", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode == 2 and "No space left on device. Make room" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    happened("one line, exit 2")
