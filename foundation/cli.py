@@ -7,6 +7,7 @@ that was asked for is imported. ``python tools/knn.py ...`` and ``foundation knn
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import sys
@@ -15,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 from foundation.errors import FoundationError, UserError
-from foundation.printable import printable
 from foundation.search_path import leave_working_directory
+from foundation.voice import discard_output, to_stderr
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
@@ -58,6 +59,8 @@ examples:
 'foundation VERB --help' explains a verb. Exit codes: 0 done, 2 your mistake (the message says what to change),
 3 too many bad samples, 4 numerics or collapse, 5 stalled, 75 saved, please start the same command again,
 130 interrupted."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _PACKAGES = (
     "torch",
@@ -109,14 +112,21 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
         sys.stdout.flush()
         return code
     except FoundationError as error:
-        print(f"foundation: {printable(error, lines=True)}", file=sys.stderr)
+        to_stderr(f"foundation: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("foundation: interrupted", file=sys.stderr)
+        to_stderr("foundation: interrupted")
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        where = f" {error.filename}" if error.filename else ", nor perhaps standard output"
+        to_stderr(f"foundation: cannot write{where}: {error.strerror}. Make room (or make it writable) and try again")
+        discard_output()
+        return UserError.exit_code
 
 
 def _dispatch(words: list[str]) -> int:

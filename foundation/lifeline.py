@@ -26,21 +26,25 @@ def signal_at_parents_death(number: signal.Signals) -> bool:
         return False
 
 
+_launcher: int | None = None
+
+
 def launcher() -> int | None:
     """Process number of the program that started this process as one of a run; None for a process on its own.
 
-    ``foundation pretrain --processes`` gives it in a variable, torchrun is the parent.
+    ``foundation pretrain --processes`` has told :func:`end_with_launcher`, torchrun is the parent.
     """
-    given = os.environ.get(LAUNCHER_VARIABLE, "")
-    if given.isdigit():
-        return int(given)
+    if _launcher is not None:
+        return _launcher
     return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 def end_with_launcher() -> None:
     """In a process of a run: TERM when the launcher ends, also when it has ended already."""
-    started_by = os.environ.get(LAUNCHER_VARIABLE, "")
-    if started_by.isdigit():  # torchrun starts from whichever thread it likes: its end is looked for instead
+    global _launcher
+    told = os.environ.pop(LAUNCHER_VARIABLE, "")  # what this process starts has another parent
+    if told.isdigit():  # torchrun starts from whichever thread it likes: its end is looked for instead
+        _launcher = int(told)
         signal_at_parents_death(signal.SIGTERM)
-        if os.getppid() != int(started_by):
+        if os.getppid() != _launcher:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -52,7 +52,12 @@ class Voice:
 
     def close(self) -> None:
         """At the end: what could not be written must not fail once more when the interpreter flushes it."""
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        discard_output()
+
+
+def discard_output() -> None:
+    """Write what standard output still holds; where that fails, let go of it."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

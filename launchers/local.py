@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def start_processes(arguments: argparse.Namespace) -> int:
     """Run this command again in several processes."""
     from foundation.parallel.launch import again, run_processes
+    from foundation.voice import to_stderr
 
     flags = [
         f"--{name.replace('_', '-')}" for name in ("fresh", "overwrite", "accept_changes") if arguments.__dict__[name]
@@ -91,7 +92,7 @@ def start_processes(arguments: argparse.Namespace) -> int:
     run = ["--run", str(arguments.run)] if arguments.run else []
     allowed = [word for name in arguments.allow_plugins for word in ("--allow-plugins", name)]
     command = again(["pretrain", arguments.recipe, *arguments.overrides, *run, *flags, *allowed])
-    return run_processes(command, arguments.processes, say=lambda line: print(f"foundation: {line}", file=sys.stderr))
+    return run_processes(command, arguments.processes, say=lambda line: to_stderr(f"foundation: {line}"))
 
 
 def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:

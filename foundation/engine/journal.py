@@ -45,13 +45,13 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        self._quietly(self._bar.close)
         if self._metrics:
             self._metrics.close()
 
     def advance(self) -> None:
         """One more step is done."""
-        self._bar.update()
+        self._quietly(self._bar.update)
 
     def go_back(self, step: int) -> None:
         """Forget all lines after a step: the steps behind it are made again."""
@@ -59,7 +59,14 @@ class Journal:
             self._metrics.close()
             self._metrics = MetricsWriter(self.folder.path, step)
         self._bar.n = step
-        self._bar.refresh()
+        self._quietly(self._bar.refresh)
+
+    def _quietly(self, show: Callable[[], object]) -> None:
+        """A terminal that is gone ends no run."""
+        try:
+            show()
+        except OSError:
+            self._bar.disable = True
 
     def line(self, step: int, values: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Write the figures of a step, averaged over all processes (added up where they are a throughput).
@@ -81,11 +88,13 @@ class Journal:
         if self._metrics:
             self._metrics.write(step, figures)
             listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            self._bar.write(f"step {step:,}: {listed}", file=sys.stdout)
+            self._quietly(self._bar.clear)
+            self.say(f"step {step:,}: {listed}")
+            self._quietly(self._bar.refresh)
 
     def _show(self, step: int, figures: Mapping[str, Any]) -> None:
         wait = f"{100 * figures['data/wait_fraction']:.0f} %"
         speed = f"{figures['throughput/samples_per_second']:.0f}/s"
-        self._bar.set_postfix_str(f"loss {figures['loss']:.3f}, {speed}, data wait {wait}")
+        self._quietly(lambda: self._bar.set_postfix_str(f"loss {figures['loss']:.3f}, {speed}, data wait {wait}"))
         if self._bar.disable:
             self.say(f"step {step:,}/{self.last_step:,}: loss {figures['loss']:.4f}, samples {speed}, data wait {wait}")

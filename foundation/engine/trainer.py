@@ -424,6 +424,8 @@ class Trainer:
             tensors = state.capture(self.learner, self.optimizer, random)
             self.saver.save(self.progress.step, tensors, numbers, wait=wait)
 
+        if wait:
+            self.watchdog.expect("checkpoint", on_first_rank(lambda: self.saver.seconds) or 0.0)
         with self.watchdog.longer("checkpoint"):
             if wait:
                 on_first_rank(save)

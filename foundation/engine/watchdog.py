@@ -122,10 +122,14 @@ class Watchdog:
         self._beat = {"step": step, **figures}
         self._next("training", 1)
 
+    def expect(self, doing: str, seconds: float) -> None:
+        """Such work took so long in an earlier process, or beside training: after a signal it may do so again."""
+        self._took[doing] = max(seconds, self._took.get(doing, 0.0))
+
     def _next(self, doing: str, factor: int) -> None:
         before = self._now
         took = time.monotonic() - before.since - (self._stopped - before.stopped)
-        self._took[before.doing] = max(took, self._took.get(before.doing, 0.0))
+        self.expect(before.doing, took)
         self._now = _Now.begin(doing, factor, self._stopped)
 
     @contextlib.contextmanager

@@ -58,12 +58,13 @@ def test_metrics_wait_for_a_full_disk(small_disk, happened):
         writer.write(step, {"loss": 1.0, "text": "x" * 40})
     assert len([text for text in said if "metrics cannot be written" in text]) == 1
     assert str(writer.path) in said[0] and "No space left" in said[0]
+    assert len([text for text in said if "no more curves" in text]) == 1
     filler.unlink()
     writer.write(400, {"loss": 1.0})
     writer.close()
     assert [line["step"] for line in read(writer.path)] == list(range(1, 401))
     assert all(json.loads(line) for line in writer.path.read_text().splitlines())
-    assert "none was lost" in said[-1]
+    assert [text for text in said if str(writer.path) in text][-1].endswith("again; none was lost")
     happened("said once; lines wait in memory and are written, all of them, when there is room")
 
 
@@ -297,3 +298,14 @@ def test_a_log_on_a_full_disk_ends_nothing(tiny_recipe_file, tmp_path, happened)
     assert result.stderr.count("standard output cannot be written") == 1 and "Traceback" not in result.stderr
     assert state_of(tmp_path / "run") == "done"
     happened("said once on standard error; the run trains to its end, exit 0")
+
+
+@pytest.mark.fault(10, "the output of any command on a full disk (/dev/full)")
+def test_a_command_whose_output_finds_no_room_says_so(happened):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "foundation", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode == 2 and "No space left on device. Make room" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    happened("one line, exit 2")
