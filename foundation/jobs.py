@@ -42,7 +42,9 @@ class Job:
         import submitit
 
         from foundation.cli import main
+        from foundation.search_path import leave_working_directory
 
+        leave_working_directory()
         environment = submitit.JobEnvironment()
         _tell_place(environment)
         requeue: Any = signal.getsignal(environment._usr_sig())

@@ -108,8 +108,9 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         raise UserError(f"checksum mismatch: {path} is {found[:12]}…, its card says {card['sha256'][:12]}…")
     recipe = config.load(Recipe, card["recipe"] + "\n", name=str(card_path))
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
-    check_fits(encoder_config, header(path), str(path))
-    encoder = _fill(encoder_config, load_file(path), str(path))
+    bare = _without_download(encoder_config)
+    check_fits(bare, header(path), str(path))
+    encoder = _fill(bare, load_file(path), str(path))
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=card["modality"],
@@ -133,10 +134,9 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     if not weights:
         raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
     source = f"{folder}/{group}.safetensors"
-    check_fits(
-        recipe.encoder, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source
-    )
-    encoder = _fill(recipe.encoder, weights, source)
+    bare = _without_download(recipe.encoder)
+    check_fits(bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source)
+    encoder = _fill(bare, weights, source)
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=recipe.views.modality,
@@ -165,6 +165,13 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         folder=Path("results") / f"timm-{model}",
         config=encoder_config,
     )
+
+
+def _without_download(encoder_config: Any) -> Any:
+    """The same encoder, whose weights come from a file: it must not fetch others first, as ``pretrained`` says."""
+    if any(item.name == "pretrained" for item in dataclasses.fields(encoder_config)):
+        return dataclasses.replace(encoder_config, pretrained=False)
+    return encoder_config
 
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:

@@ -15,9 +15,10 @@ import pytest
 
 from foundation import config
 from foundation.cli import main
+from foundation.data.shards import open_shards
 from foundation.engine import build, checkpoint, retention
 from foundation.engine.retention import Policy
-from foundation.errors import FoundationError
+from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
 from foundation.zoo.export import export_branches
 from foundation.zoo.load import load_encoder
@@ -173,3 +174,54 @@ def test_what_is_no_file_is_named_and_not_waited_for(name, folder, capsys, happe
             said = capsys.readouterr()
             assert "Traceback" not in said.err and (words[-1] != "list" or "good" in said.out or words[0] != "runs")
     happened("named; read as not there, or refused with exit 2 or 3")
+
+
+@pytest.mark.fault(18, "an index of shards, damaged in some fifty ways, with names that leave the folder")
+def test_a_damaged_index_is_one_line(shard, capsys, happened):
+    tar = shard(indexed=True)
+    index = tar.parent / "index.json"
+    sound = index.read_bytes()
+    entry = json.loads(sound)["splits"]["train"]["shards"][0]
+    more = [
+        ("outside", json.loads(sound) | {"splits": {"train": {"shards": [entry | {"file": name}]}}})
+        for name in ("../x.tar", "/etc/passwd", "", ".", "a\0b", HOSTILE)
+    ] + [("negative", json.loads(sound) | {"splits": {"train": {"shards": [entry | {"samples": -1}]}}})]
+    for kind, content in (*damages(sound), *((kind, json.dumps(value).encode()) for kind, value in more)):
+        index.write_bytes(content)
+        try:
+            open_shards(str(tar)).close()
+        except FoundationError as error:
+            assert str(index) in str(error) or str(tar) in str(error), (kind, error)
+        capsys.readouterr()
+        try:
+            code = main(["data", "inspect", str(tar)])
+        except Exception as error:
+            raise AssertionError(f"{kind}: {error!r}") from error
+        said = capsys.readouterr()
+        assert code in (0, 2, 3) and not set("\x1b\x07\u202e") & set(said.out + said.err), kind
+    for _, value in more[:5]:
+        index.write_text(json.dumps(value))
+        with pytest.raises(UserError, match="is no file of its folder"):
+            open_shards(str(tar))
+    happened("refused with file and field, exit 2; a name never leaves the folder")
+
+
+@pytest.mark.fault(7, "state.json of a checkpoint that is none, with a manifest that fits it: someone wrote both")
+def test_a_state_that_is_none_makes_a_checkpoint_a_damaged_one(folder, happened):
+    checkpoints = folder / "checkpoints"
+    newest = checkpoints / "step-00000007"
+    sound = (newest / "state.json").read_bytes()
+    for kind, content in damages(sound):
+        (newest / "state.json").write_bytes(content)
+        manifest = json.loads((newest / "MANIFEST.json").read_bytes())
+        facts = {"bytes": len(content), "sha256": checkpoint.sha256(newest / "state.json")}
+        manifest["files"]["state.json"] = facts
+        (newest / "MANIFEST.json").write_bytes(manifest_rewritten(json.dumps(manifest).encode()))
+        try:
+            load_encoder(newest, branch="student")
+        except UserError as error:
+            assert "step-00000007" in str(error), kind
+        if kind in ("empty", "cut", "not UTF-8", "another kind", "null", "deep", "deep inside"):
+            found, skipped = checkpoint.newest(checkpoints)
+            assert found is not None and found.name == "step-00000003" and "state.json" in skipped[0][1], kind
+    happened("named; the step before is used, or exit 2 where the encoder alone is asked for")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from foundation.engine import build, checkpoint, state
 from foundation.engine.checkpoint import sha256
 from foundation.errors import UserError
 from foundation.schedules import Clock
-from foundation.zoo.export import export_branches
+from foundation.zoo.export import export_branches, write_export
 from foundation.zoo.load import load_encoder
 
 
@@ -94,3 +95,15 @@ def test_a_checkpoint_with_nan_is_neither_loaded_nor_resumed_from(tiny_recipe, t
     with pytest.raises(UserError, match=r"student\.safetensors: .*'encoder\.cls_token' are NaN"):
         state.restore(learner, optimizer, *checkpoint.read(folder))
     assert torch.equal(learner.student.encoder.cls_token, kept)
+
+
+def test_an_export_fetches_no_weights_but_its_own(tiny_recipe, tmp_path, monkeypatch):
+    """A card that says ``pretrained: true`` would have them fetched first, and then thrown away."""
+    pytest.importorskip("timm")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    recipe = tiny_recipe("encoder={name: timm, model: test_vit, pretrained: true}")
+    encoder = dataclasses.replace(recipe.encoder, pretrained=False).build()
+    path = write_export(tmp_path / "student.safetensors", encoder.state_dict(), recipe, "student", 1)
+    loaded = load_encoder(path).encoder.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in encoder.state_dict().items())
