@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ class Card(TypedDict):
     parameters: int
     file: str
     sha256: str
+    computed: NotRequired[dict[str, str]]
     recipe: str
     foundation_version: str
 
@@ -39,6 +40,7 @@ class Numbers(TypedDict):
 
     step: int
     recipe: str
+    computed: NotRequired[dict[str, str]]
 
 
 def encoder_plain(recipe: Recipe) -> dict[str, Any]:
