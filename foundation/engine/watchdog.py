@@ -154,7 +154,9 @@ class Watchdog:
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
         os.environ[stacks.PREFIX_VARIABLE] = str(prefix)
         if self.stall_seconds:
-            records.keep("cannot write stacks to", prefix.parent, lambda: self._open_backstop(f"{prefix}-held.txt"))
+            path = f"{prefix}-held.txt"
+            records.keep("cannot write stacks to", prefix.parent, lambda: self._open_backstop(path))
+            records.keep("cannot start the sentry", Path(sys.executable), lambda: self._start_sentry(path))
         self._now = _Now.begin(self._now.doing, self._now.factor)
         self._thread.start()
         return self
@@ -163,8 +165,11 @@ class Watchdog:
         self._backstop = open(path, "w")  # noqa: SIM115 - open as long as the watchdog watches
         if _DUMP_SIGNAL:
             faulthandler.register(_DUMP_SIGNAL, file=self._backstop, all_threads=True)
+
+    def _start_sentry(self, path: str) -> None:
+        number = int(_DUMP_SIGNAL) if self._backstop is not None else 0
         self._sentry = subprocess.Popen(
-            [sys.executable, "-I", "-S", sentry.__file__, str(os.getpid()), str(int(_DUMP_SIGNAL)), path],
+            [sys.executable, "-I", "-S", sentry.__file__, str(os.getpid()), str(number), path],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self._sentry.stdin is not None
