@@ -30,6 +30,7 @@ from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.errors import ImuError
 from foundation.modalities.imu.signals import readings_at
 from foundation.modalities.imu.times import even, stretches
+from foundation.modalities.video.decode import CONTAINERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,7 @@ classes = folders.classes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    folders.add_arguments(parser, "mp4,mov,mkv,webm", "a video")
+    folders.add_arguments(parser, ",".join(CONTAINERS), "a video")
     parser.add_argument("--imu-root", type=Path, help="folder with the tables, laid out like --root (default: --root)")
     parser.add_argument("--columns", default=",".join(_EGO4D), help="acc x, y, z, gyr x, y, z (default: %(default)s)")
     parser.add_argument("--time", default=_EGO4D_TIME, help="column with times (default: %(default)s)")

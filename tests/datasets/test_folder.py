@@ -47,7 +47,7 @@ def test_class_folders(tmp_path: Path, read: Read) -> None:
 
 
 def test_splits_in_folders_and_flat_folder(tmp_path: Path, read: Read) -> None:
-    for name in ("train/a/1.png", "train/b/1.png", "test/a/9.png"):
+    for name in ("train/a/1.png", "train/b/1.png", "Test/a/9.png"):
         picture(tmp_path / "split" / name)
     assert {s: len(rows) for s, rows in read("folder", "--root", str(tmp_path / "split")).items()} == {
         "train": 2,

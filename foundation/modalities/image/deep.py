@@ -54,7 +54,8 @@ class RawPicture:
 
 def is_deep(image: Image) -> bool:
     """Whether a picture that Pillow has opened, its pixels not loaded yet, has more than 8 bits."""
-    return image.mode.startswith("I") or image.mode == "F" or (_raw_mode(image) or "").endswith(_LOSSY)
+    lossy = (_raw_mode(image) or "").endswith(_LOSSY) or _largest_of_netpbm(image) > 255
+    return image.mode.startswith("I") or image.mode == "F" or lossy
 
 
 _LOSSY = ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N", "RGBX;16B", "RGBX;16L", "LA;16B")
@@ -73,6 +74,12 @@ def read(image: Image, data: bytes) -> RawPicture:
     """
     import numpy as np
 
+    if (largest := _largest_of_netpbm(image)) > 255:  # Pillow would stretch these, and cut colours to 8 bits
+        channels = 3 if image.mode == "RGB" else 1
+        count, place = image.height * image.width * channels, image.tile[0][2]  # type: ignore[attr-defined]
+        numbers = np.frombuffer(data, ">u2", count=count, offset=place).astype(np.uint16)
+        shape = (image.height, image.width, 3) if channels == 3 else (image.height, image.width)
+        return RawPicture(numbers.reshape(shape), (0, 65535), (0, largest) if largest < 65535 else None)
     tags = _tags(image)
     inverted = _whole(tags.get(_PHOTOMETRIC)) == 0
     no_data = _no_data(tags.get(_NO_DATA))
@@ -89,6 +96,8 @@ def read(image: Image, data: bytes) -> RawPicture:
     bits, kind = _whole(tags.get(_BITS)) or (32 if image.mode == "I" and tags else 16), _whole(tags.get(_FORMAT)) or 1
     if image.mode == "I" and bits == 32 and kind == 1 and tags:
         values = values.view(np.uint32)
+    if image.mode == "I" and not tags:  # PGM, whose numbers have 16 bits
+        values = values.astype(np.uint16)
     limits = (-float(1 << bits - 1), float((1 << bits - 1) - 1)) if kind == 2 else (0.0, float((1 << bits) - 1))
     return RawPicture(values, limits, _said(tags, bits), inverted, no_data)
 
@@ -199,6 +208,12 @@ def _both_bytes(image: Image, data: bytes, mode: str) -> NDArray[np.uint16]:
         _set_raw_mode(again, mode[:-1] + ("B" if order == "L" else "L"))
         lower = np.asarray(again.convert("RGB") if again.mode != "RGB" else again, dtype=np.uint16)
     return (upper << 8 | lower).astype(np.uint16)
+
+
+def _largest_of_netpbm(image: Image) -> int:
+    """What the header of a binary PGM or PPM says to be white; 0 for any other picture."""
+    tiles = getattr(image, "tile", None)  # only pictures that come from files have them
+    return int(tiles[0][3][1]) if tiles and tiles[0][0] == "ppm" else 0
 
 
 def _raw_mode(image: Image) -> str | None:

@@ -159,6 +159,17 @@ def test_deep_colours_keep_their_lower_bits(kind):
     assert raw_range(data) == ("uint16", wanted.min(), wanted.max())
 
 
+def test_netpbm_of_more_than_eight_bits_is_read_as_it_is():
+    values = np.rint(RAMP * 4095).astype(">u2")
+    for largest in (4095, 65535):
+        grey = b"P5\n# 12 bits\n64 64\n%d\n" % largest + values.tobytes()
+        colours = b"P6\n64 64\n%d\n" % largest + values[..., None].repeat(3, axis=2).tobytes()
+        for data in (grey, colours):
+            assert levels(seen(data)[0]) == 256 and raw_range(data) == ("uint16", 0, 4095)
+        with pytest.raises(SampleError):
+            seen(colours[:-5])
+
+
 def test_eight_bits_have_no_range_and_need_no_rule():
     values = np.arange(100, dtype=np.uint8).reshape(10, 10)
     data = saved(values, "PNG")
