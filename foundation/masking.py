@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import Count, Length, PositiveShare, Rising, Share, Side
 from foundation.types import TokenMask
 
 _ATTEMPTS = 10  # rectangles tried in a row without success before a mask counts as full (BEiT, DINOv2)
@@ -36,28 +37,28 @@ class Config:
     """View that gets masks."""
     also: tuple[str, ...] = ()
     """Further views that get masks by the same rule, each drawn by itself."""
-    probability: float = 0.5
+    probability: Share = 0.5
     """Share of the rows (views x samples of the global batch) with a mask; exact, rounded down."""
-    ratio: tuple[float, float] = (0.1, 0.5)
+    ratio: Annotated[tuple[Share, Share], Rising()] = (0.1, 0.5)
     """Smallest and largest share of masked tokens. The i-th masked row draws from the i-th of equal slices of it."""
-    choices: tuple[tuple[float, float], ...] | None = None
+    choices: Annotated[tuple[tuple[Share, Share], ...], Length(1, 1024)] | None = None
     """iBOT's rule instead: every row takes one of these (ratio, variation) at random and then a ratio uniform in
     [ratio - variation, ratio + variation]; ``[[0, 0], [0.3, 0.2]]`` in its ViT-S recipe. Overrides the two above."""
     kind: Literal["block", "random", "span"] = "block"
     """``block``: a union of random rectangles; where tokens lie on no grid (groups of points), the tokens nearest to a
     random one. ``random``: single tokens. ``span``: stretches of time (the last coordinate), through all rows."""
-    span: int = 5
+    span: Side = 5
     """Length of a stretch in tokens, for ``kind: span``. They do not overlap; the number masked is exact, up to a whole
     column."""
     tube: bool = False
     """Tokens with three coordinates (time, row, column): the mask is drawn over rows and columns and holds at all times
     (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before. Tokens of a single frame have
     one moment."""
-    min_patches: int = 4
+    min_patches: Count = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
-    max_share: float = 0.5
+    max_share: PositiveShare = 0.5
     """Largest area of a rectangle as a share of the grid (iBOT: 1)."""
-    aspect: float = 0.3
+    aspect: PositiveShare = 0.3
     """Rectangles have height / width log-uniform in [aspect, 1 / aspect]."""
     exact: bool = False
     """Add single tokens until the wanted count is met (DINOv3); rectangles alone sometimes end a little below."""
@@ -65,9 +66,9 @@ class Config:
     """How hidden tokens are hidden: ``token`` puts a mask token in their place (iBOT, SimMIM); ``drop`` leaves them out
     of the encoder (MAE; one ratio and probability 1, so that all rows have as many); ``input`` overwrites their part of
     the view itself with zeros or another sample (group masked model learning, ASiT)."""
-    foreign: float = 0.0
+    foreign: Share = 0.0
     """Mode ``input``: probability that a row's hidden parts show another sample of the micro-batch instead of zeros."""
-    foreign_ratio: float | None = None
+    foreign_ratio: PositiveShare | None = None
     """Mode ``input``: share of hidden tokens in those rows (ASiT: 0.3); None: as in the others."""
     shared: bool = False
     """All views of a sample have the same mask (ATST-Frame, whose views hear the same seconds)."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import Positive, Range
 from foundation.schedules import Clock, Schedule
 
 _BITS = 28  # shares are multiples of 2^-28: fine enough for 100 million samples, and products stay below 2^63
@@ -29,9 +30,9 @@ class Config:
 
     shards: tuple[str, ...]
     """Its shards: paths, globs or brace patterns."""
-    weight: Schedule | None = None
+    weight: Annotated[Schedule, Range(0, 1e9)] | None = None
     """Its weight, a number or a schedule, relative to the others'; None: its size."""
-    tokens_per_sample: float | None = None
+    tokens_per_sample: Positive | None = None
     """Tokens that a sample gives, for ``weigh_by: tokens``; None: counted from the views."""
 
     def __post_init__(self) -> None:

@@ -10,10 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from foundation.engine import collapse
 from foundation.errors import DataBudgetError, NumericsError, UserError
+from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever
 from foundation.types import Batch
 
 BAD_STEPS = "bad-steps.jsonl"
@@ -35,15 +36,15 @@ class Config:
     the last checkpoint and go on behind the batch."""
     when_spike: Literal["warn", "skip", "rewind"] = "warn"
     """A loss far above the usual: say so, leave the batch out, or go back to the last checkpoint and on behind it."""
-    spike_factor: float = 15.0
+    spike_factor: Positive = 15.0
     """A spike lies above the median of the last losses by more than this many robust standard deviations."""
-    spike_window: int = 200
+    spike_window: Annotated[int, Range(_ENOUGH, 10**6)] = 200
     """Losses that the median is taken of."""
-    max_bad_steps: int = 5
+    max_bad_steps: CountOrNone = 5
     """Steps left out or gone back from within ``bad_steps_window``; one more ends the run with exit code 4."""
-    bad_steps_window: int = 1000
+    bad_steps_window: Annotated[int, Range(1, 10**6)] = 1000
     """Steps that ``max_bad_steps`` counts in."""
-    stall_seconds: float = 1800.0
+    stall_seconds: SecondsOrNever = 1800.0
     """No step for so long: stacks of all threads and workers are written and the process ends with exit code 5. The
     first step, probes and checkpoints may take four times as long. 0: never."""
     collapse: collapse.Config = field(default_factory=collapse.Config)

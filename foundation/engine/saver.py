@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from foundation.engine import checkpoint, retention
 from foundation.engine.staging import Staging
 from foundation.errors import RequeueRequest, UserError
+from foundation.ranges import Range
 from foundation.schedules import Clock, Duration
 
 
@@ -23,11 +24,11 @@ from foundation.schedules import Clock, Duration
 class Config:
     """When checkpoints are written, and which of them stay on disk."""
 
-    every: Duration = Duration(1, "epochs")
+    every: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(1, "epochs")
     """Steps between two checkpoints; one is also written at the end and on a signal."""
-    keep_last: int = 2
+    keep_last: Annotated[int, Range(2, 10**6)] = 2
     """Newest checkpoints that stay on disk; at least 2, because the newest one may turn out to be damaged."""
-    keep_every: Duration | None = None
+    keep_every: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
     """A checkpoint at each multiple of this stays for good; null: none does."""
     keep_best: str | None = None
     """The checkpoint at which this figure of a probe was highest stays, such as ``probe/knn_top1``; null: none does."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ _BLOCK = 1 << 16  # frames read at once: a header that promises too much costs n
 class Config:
     """How audio files become waveforms."""
 
-    max_seconds: float = 1800.0
+    max_seconds: Seconds = 1800.0
     """Recordings that last longer are refused before they are decoded; cut them into pieces first."""
     channels: Literal["mean", "first"] = "mean"
     """Several channels become one: their mean, or the first."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import Config as DecodeConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
+from foundation.ranges import Side
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ class EvaluationConfig:
     """How files become waveforms."""
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     """From the waveform to the spectrogram."""
-    frames: int = 600
+    frames: Side = 600
     """Frames of the spectrogram; longer recordings lose both ends, shorter ones are filled up."""
     short: Literal["silence", "repeat"] = "silence"
     """What fills a recording up that is too short: silence on both sides, or itself again."""

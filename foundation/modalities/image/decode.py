@@ -10,10 +10,11 @@ import io
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "J
 class Config:
     """How image files become pixels."""
 
-    max_pixels: int = 64_000_000
+    max_pixels: Annotated[int, Range(1, 2**31 - 1)] = 64_000_000
     """Images with more pixels (height x width, read from the header) are refused before they are decoded."""
     member: str | None = None
     """The image's member, such as ``jpg`` or ``rgb.jpg``; None: the first with an image's extension. Name it where a

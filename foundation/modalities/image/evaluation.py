@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from foundation.errors import UserError
+from foundation.ranges import Number, Positive, PositiveShare, Range, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,15 +23,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class EvaluationConfig:
     """How a probe sees an image: one centre crop, no randomness."""
 
-    size: int = 224
+    size: Side = 224
     """Side of the crop, pixels."""
-    crop_fraction: float = 0.875
+    crop_fraction: PositiveShare = 0.875
     """Share of the shorter side that the crop keeps (224 of 256)."""
-    resize_below: int = 96
+    resize_below: Annotated[int, Range(0, 65536)] = 96
     """Images whose shorter side is below this many pixels are resized straight to ``size``: nothing to cut off."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     """Divided by, per channel."""
 
     def __post_init__(self) -> None:

@@ -10,12 +10,13 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.modalities.imu import units
 from foundation.modalities.imu.tables import ARRAYS, TABLES, ImuError, Wanted, read
+from foundation.ranges import Range, Seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ class Config:
     """Name or number of the column with the time of each reading; None: readings come at an even rate."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of that column."""
-    rate: float | None = None
+    rate: Annotated[float, Range(LOWEST_RATE, HIGHEST_RATE)] | None = None
     """Readings per second, for samples whose ``json`` has no ``imu_rate`` and that have no times."""
     acceleration: str = "m/s^2"
     """Unit of the accelerations as they are written: ``m/s^2``, ``g`` or ``mg``; ``g/16384`` for raw counts. Used where
@@ -61,16 +62,16 @@ class Config:
     """Whether the recording contains gravity, as a bare accelerometer does; else its length is not checked."""
     gravity: Literal["keep", "remove"] = "keep"
     """``remove`` takes out what changes more slowly than ``gravity_hz``, and with it the sensor's attitude."""
-    gravity_hz: float = 0.3
+    gravity_hz: Annotated[float, Range(0, 1e5, above=True)] = 0.3
     """Frequency in Hz below which acceleration counts as gravity (UCI-HAR: 0.3)."""
-    max_gap: float = 0.5
+    max_gap: Seconds = 0.5
     """Longest gap between two times in seconds; shorter ones are bridged by straight lines."""
     bridge: bool = False
     """Numbers of a table that are NaN count as missing and are bridged like gaps, each channel by itself (tables in
     which sensors have rows of their own, such as Ego4D's); else, and in arrays, they are refused."""
-    min_steps: int = 16
+    min_steps: Annotated[int, Range(2, 2**31 - 1)] = 16
     """Recordings with fewer readings are refused."""
-    max_steps: int = 10_000_000
+    max_steps: Annotated[int, Range(2, 2**31 - 1)] = 10_000_000
     """Recordings with more readings are refused."""
     member: str | None = None
     """The recording's member, such as ``npy`` or ``wrist.csv``; None: the first with a fitting extension."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.ranges import Length, Number, Positive, Range, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from foundation.modalities.imu.views import Config
     from foundation.types import Sample
+
+Rate: TypeAlias = Annotated[float, Range(0.1, 100_000)]
+"""Time steps per second, Hz."""
 
 MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of three accelerations and three angular velocities: their directions have no preferred sign."""
@@ -25,17 +29,17 @@ STD = (9.80665, 9.80665, 9.80665, 1.5, 1.5, 1.5)
 class EvaluationConfig:
     """How a probe sees a recording: its middle, or all of it; no randomness."""
 
-    size: int = 128
+    size: Side = 128
     """Time steps of the window."""
-    rate: float = 50.0
+    rate: Rate = 50.0
     """Steps per second, Hz."""
     whole: bool = False
     """The window covers the whole recording, whatever its length; else ``size / rate`` seconds in its middle."""
     short: Literal["mirror", "stretch"] = "mirror"
     """What fills a window that is longer than the recording: its mirror image at both ends, or slower time."""
-    mean: tuple[float, ...] = MEAN
+    mean: Annotated[tuple[Number, ...], Length(1, 1024)] = MEAN
     """Taken off each channel (m/s^2, rad/s)."""
-    std: tuple[float, ...] = STD
+    std: Annotated[tuple[Positive, ...], Length(1, 1024)] = STD
     """Each channel is divided by."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How recordings are read; see its own fields."""

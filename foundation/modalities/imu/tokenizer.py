@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
+from foundation.ranges import Side
 
 if TYPE_CHECKING:
     from foundation.modalities.imu.patches import ImuTokenizer
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 class Config:
     """How a window of readings becomes tokens. Needs no torch, so that data workers can ask for coordinates cheaply."""
 
-    patch: int = 16
+    patch: Side = 16
     """Time steps that one token covers."""
 
-    channels: int = 6
+    channels: Side = 6
     """Channels of the readings."""
 
     layout: Literal["joint", "axis"] = "joint"
@@ -82,8 +84,7 @@ class Config:
         Raises:
             UserError: see :meth:`grid`.
         """
-        rows, columns = self.grid(size)
-        return np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+        return lattice(self.grid(size))
 
     def build(self, width: int) -> ImuTokenizer:
         """Make the module.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Count, Range
 from foundation.types import Sample
 
 EXTENSIONS = ("npy", "npz", "ply", "off", "las", "laz", "pcd.bin", "bin", "xyz", "pts", "txt")
@@ -21,13 +22,13 @@ _LOOKED_AT = 16384
 class Config:
     """How files of points become clouds."""
 
-    max_points: int = 10_000_000
+    max_points: Count = 10_000_000
     """Clouds with more points (or meshes with more vertices or faces) are refused before memory is asked for."""
-    min_points: int = 64
+    min_points: Count = 64
     """Clouds with fewer different points are refused: views of them would hold more groups than points."""
-    columns: int = 3
+    columns: Annotated[int, Range(3, 65536)] = 3
     """Numbers that a point must have at least; files with fewer are refused. Views ask for as many as they use."""
-    surface_points: int = 4096
+    surface_points: Count = 4096
     """Points that are drawn from the surface of a mesh (OFF), by area; the same ones each time."""
     drop_not_finite: bool = False
     """Leave out points with NaN or infinity (a scanner's rays without a return) and keep the rest of the cloud."""

@@ -11,6 +11,7 @@ from foundation.errors import UserError
 from foundation.modalities.image.evaluation import Evaluation
 from foundation.modalities.image.evaluation import EvaluationConfig as ImageEvaluationConfig
 from foundation.modalities.video import decode
+from foundation.ranges import Seconds, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 class EvaluationConfig(ImageEvaluationConfig):
     """How a probe sees a video: one clip, one centre crop, no randomness."""
 
-    frames: int = 16
+    frames: Side = 16
     """Frames of the clip."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Span in the middle of the video that they are spread over; None: the whole video."""
     decode: decode.Config = field(default_factory=decode.Config)
     """How files become frames."""

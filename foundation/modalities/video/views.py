@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.image.views import Config as ImageConfig
 from foundation.modalities.image.views import CropConfig, ImageViews, Prepared, PreparedRole
 from foundation.modalities.video import decode
 from foundation.modalities.video.evaluation import EvaluationConfig
+from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,12 @@ __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 class ClipConfig(CropConfig):
     """Views of one role."""
 
-    frames: int = 16
+    frames: Side = 16
     """Frames of a clip."""
-    rates: tuple[float, ...] = (8.0,)
+    rates: Annotated[tuple[Annotated[float, Range(0, 1e5, above=True)], ...], Length(1, 64)] = (8.0,)
     """Speeds, in frames per second of the video's own time; each clip draws one. A clip covers frames / rate seconds,
     or the whole video where that is shorter."""
-    span: tuple[float, float] | None = None
+    span: Shares | None = None
     """In place of ``rates``: smallest and largest share of the video that a clip covers, uniform between."""
 
     def __post_init__(self) -> None:
@@ -63,15 +64,15 @@ class Config(ImageConfig):
     """Short, small views, for the student."""
     placement: Literal["auto", "workers"] = "auto"
     """Where crops are resampled: always in the workers (a batch of whole videos would be too much to send)."""
-    masked_copies: int = 0
+    masked_copies: Views = 0
     """Also give each global clip so many times as the role ``masked``, for masks of their own: masked clips in the
     place of local crops (DISCOVR: 4)."""
-    frames_every: int | None = None
+    frames_every: Side | None = None
     """Also give every n-th frame of the global clips as images, the role ``frame``; n frames of a tubelet let the
     patches of a frame lie on the tubelets."""
-    masked_frames: int = 0
+    masked_frames: Views = 0
     """Also give each of those images so many times as the role ``masked_frame``, each for a mask of its own."""
-    evaluation_seconds: float | None = None
+    evaluation_seconds: Seconds | None = None
     """Probes see one clip in the middle of the video, of so many seconds; None: spread over the whole video."""
     decode: decode.Config = field(default_factory=decode.Config)
     """Which frames of a file are read, in training and in probes."""
