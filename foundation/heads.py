@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from foundation.errors import UserError
-from foundation.ranges import Depth, Range, Side
+from foundation.ranges import Depth, Range, Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,7 @@ class Config:
     """Keep every prototype at length 1 (DINO's ``norm_last_layer``); False learns one length each, as DINOv2."""
 
     def __post_init__(self) -> None:
-        for name in ("prototypes", "hidden", "bottleneck", "layers"):
-            if name == "prototypes" and self.prototypes is None:
-                continue
-            if getattr(self, name) < 1:
-                raise UserError(f"heads: {name} must be at least 1, got {getattr(self, name)}")
+        check(self, "heads")
         if self.norm not in ("none", "batch"):
             raise UserError(f"heads: norm must be 'none' or 'batch', got {self.norm!r}")
 

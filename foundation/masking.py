@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
-from foundation.ranges import Count, Length, PositiveShare, Rising, Share, Side
+from foundation.ranges import Count, Length, PositiveShare, Rising, Share, Side, check
 from foundation.types import TokenMask
 
 _ATTEMPTS = 10  # rectangles tried in a row without success before a mask counts as full (BEiT, DINOv2)
@@ -76,25 +76,12 @@ class Config:
     def __post_init__(self) -> None:
         if len(set(self.views)) != len(self.views):
             raise UserError(f"masking: a view is named twice: {', '.join(self.views)}")
-        if not 0.0 <= self.probability <= 1.0:
-            raise UserError(f"masking: probability must lie in [0, 1], got {self.probability}")
-        if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0:
-            raise UserError(f"masking: ratio must be two numbers 0 <= least <= most <= 1, got {list(self.ratio)}")
+        check(self, "masking")
         for ratio, variation in self.choices or ():
             if not 0.0 <= ratio - variation <= ratio + variation <= 1.0:
                 raise UserError(f"masking: choices must stay in [0, 1], got {ratio} +- {variation}")
-        if self.choices is not None and not self.choices:
-            raise UserError("masking: choices is empty; leave it out or name at least one [ratio, variation]")
         if self.kind not in ("block", "random", "span"):
             raise UserError(f"masking: kind must be 'block', 'random' or 'span', got {self.kind!r}")
-        if self.span < 1:
-            raise UserError(f"masking: span must be at least 1 token, got {self.span}")
-        if self.min_patches < 1:
-            raise UserError(f"masking: min_patches must be at least 1, got {self.min_patches}")
-        if not 0.0 < self.max_share <= 1.0:
-            raise UserError(f"masking: max_share must lie in (0, 1], got {self.max_share}")
-        if not 0.0 < self.aspect <= 1.0:
-            raise UserError(f"masking: aspect must lie in (0, 1], got {self.aspect}")
         if self.mode not in ("token", "drop", "input"):
             raise UserError(f"masking: mode must be 'token', 'drop' or 'input', got {self.mode!r}")
         if self.mode == "drop" and (self.probability != 1.0 or self.ratio[0] != self.ratio[1] or self.choices):
@@ -102,10 +89,6 @@ class Config:
                 "masking: mode 'drop' needs as many hidden tokens in every row: set probability: 1 and one ratio, such "
                 "as ratio: [0.75, 0.75], and leave choices out"
             )
-        if not 0.0 <= self.foreign <= 1.0:
-            raise UserError(f"masking: foreign must lie in [0, 1], got {self.foreign}")
-        if self.foreign_ratio is not None and not 0.0 < self.foreign_ratio <= 1.0:
-            raise UserError(f"masking: foreign_ratio must lie in (0, 1], got {self.foreign_ratio}")
         if self.mode != "input" and (self.foreign or self.foreign_ratio is not None):
             raise UserError("masking: foreign and foreign_ratio need mode: input")
 

@@ -15,7 +15,7 @@ from foundation.engine import optimizer as adamw
 from foundation.engine import saver
 from foundation.errors import UserError
 from foundation.plugins import Plugin, resolve
-from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, Workers
+from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, Workers, check
 from foundation.schedules import Clock, Duration
 from foundation.teachers import ema
 
@@ -49,27 +49,18 @@ class Data:
     """Samples are shuffled within windows of this many, after the shards have been shuffled."""
     max_bad_samples: CountOrNone = 10
     """Unreadable samples are replaced by others and counted; one more than this ends the run with exit code 3."""
-    samples_per_epoch: Count | None = None
+    samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
     """Samples in an epoch; None: what the shards (of all sources) hold. Must be given for a dry run without data."""
     timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"data.workers must be 0 or more, got {self.workers}")
-        if not self.cache_gib >= 0:
-            raise UserError(f"data.cache_gib must be 0 or more, got {self.cache_gib:g}")
-        if self.prefetch_shards < 0:
-            raise UserError(f"data.prefetch_shards must be 0 or more, got {self.prefetch_shards}")
+        check(self, "data")
         if self.shards and self.sources:
             raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
-        if not self.temperature > 0:
-            raise UserError(f"data.temperature must be more than 0, got {self.temperature:g}")
-        if self.shuffle_window < 1:
-            raise UserError(f"data.shuffle_window must be at least 1 sample, got {self.shuffle_window}")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -104,12 +95,9 @@ class Train:
     """Steps between two lines of metrics."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.accumulate < 1:
-            raise UserError(f"batch_size and accumulate must be at least 1, got {self.batch_size}, {self.accumulate}")
+        check(self, "train")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        if self.log_every < 1:
-            raise UserError(f"train.log_every must be at least 1 step, got {self.log_every}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
-from foundation.ranges import Positive, Range
+from foundation.ranges import Positive, Range, check
 from foundation.schedules import Clock, Schedule
 
 _BITS = 28  # shares are multiples of 2^-28: fine enough for 100 million samples, and products stay below 2^63
@@ -38,12 +38,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.shards:
             raise UserError("a source has no shards: give paths, globs or brace patterns")
-        if self.weight is not None:
-            ends = (self.weight.start, self.weight.end or 0.0, self.weight.warmup_from)
-            if min(ends) < 0:
-                raise UserError(f"the weight of a source must be 0 or more, got {min(ends):g}")
-        if self.tokens_per_sample is not None and not self.tokens_per_sample > 0:
-            raise UserError(f"tokens_per_sample must be more than 0, got {self.tokens_per_sample:g}")
+        check(self)
 
 
 def shares(

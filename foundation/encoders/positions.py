@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.ranges import Positive, Range, Side
+from foundation.ranges import Positive, Range, Side, check
 
 _CACHE_ENTRIES = 64
 
@@ -74,26 +74,15 @@ class PositionConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("learned", "rotary", "mlp", "none"):
             raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary', 'mlp' or 'none'")
-        if self.hidden < 1:
-            raise UserError(f"position.hidden is {self.hidden}: it must be at least 1 (Point-MAE: 128)")
+        check(self, "position")
         if self.fit not in ("resize", "cut"):
             raise UserError(f"position.fit is {self.fit!r}: it must be 'resize' or 'cut'")
-        if self.offset < 0:
-            raise UserError(f"position.offset is {self.offset}: it must be 0 or a little above (DINOv2: 0.1)")
         by_range = self.min_period is not None and self.max_period is not None
         if self.kind == "rotary" and (self.base is None) != by_range:
             raise UserError(
                 f"position.base is {self.base}, min_period {self.min_period}, max_period {self.max_period}: "
                 "give either base, or (with base: null) both periods"
             )
-        for name in ("base", "min_period", "max_period"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"position.{name} is {value}: it must be above 0")
-        for name in ("jitter", "rescale"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"position.{name} is {value}: it must be at least 1 (draws lie in [1/x, x])")
         if self.normalise not in ("separate", "max", "min"):
             raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max' or 'min'")
         if self.dtype not in ("float32", "bfloat16"):

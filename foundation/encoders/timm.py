@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.ranges import ShareBelowOne, Side
+from foundation.ranges import ShareBelowOne, Side, check
 from foundation.types import Features
 from foundation.versions import explain_import_error
 
@@ -42,8 +42,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("encoder.model is empty: give a timm name such as 'resnet50' (timm.list_models())")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
+        check(self, "encoder")
         if self.size is not None:
             object.__setattr__(self, "size", tuple(int(side) for side in self.size))
 

@@ -19,7 +19,7 @@ from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates, visible
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
-from foundation.ranges import Depth, Length, Range, ShareBelowOne, Side
+from foundation.ranges import Depth, Length, Range, ShareBelowOne, Side, check
 from foundation.types import Features
 
 TOKENIZER = "foundation.modalities.{name}.tokenizer"
@@ -110,10 +110,8 @@ class Config:
                 "such as foundation.modalities.image.tokenizer.Config(patch_size=16)"
             )
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        check(self, "encoder")
         shape = self.shape
-        for name, value in (("width", shape.width), ("depth", shape.depth), ("heads", shape.heads)):
-            if value < 1:
-                raise UserError(f"encoder.{name} is {value}: it must be at least 1")
         if shape.width % shape.heads:
             raise UserError(
                 f"encoder.width {shape.width} is not a multiple of encoder.heads {shape.heads}: "
@@ -123,12 +121,6 @@ class Config:
             raise UserError(
                 f"encoder.width / encoder.heads is {shape.width // shape.heads}: rotary positions need a multiple of 4"
             )
-        if self.registers < 0:
-            raise UserError(f"encoder.registers is {self.registers}: it must be 0 or more")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
-        if self.mlp_ratio <= 0:
-            raise UserError(f"encoder.mlp_ratio is {self.mlp_ratio}: it must be above 0 (usual: 4)")
         kind, free = self.position.kind, self.places is not None
         if free and kind in ("learned", "rotary"):
             raise UserError(f"encoder.position.kind is {kind!r}, but {self.modality} tokens lie on no grid: use 'mlp'")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foundation.errors import NumericsError, UserError
 from foundation.objectives.base import Request
-from foundation.ranges import Count, Range, ShareBelowOne
+from foundation.ranges import Count, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration
 from foundation.spread import normalised_std, rankme
 from foundation.types import Batch
@@ -54,12 +54,7 @@ class Config:
     """A cross-entropy within this share of ln K, the loss of an output that says nothing."""
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 1), ("samples", 2), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"guard.collapse.{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("min_std", "min_rank", "entropy_margin", "min_prototypes", "plateau_margin"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"guard.collapse.{name} must lie in [0, 1), got {getattr(self, name)}")
+        check(self, "guard.collapse")
         if self.when_collapsed not in ("warn", "stop"):
             raise UserError(f"guard.collapse.when_collapsed must be warn or stop, got {self.when_collapsed!r}")
 

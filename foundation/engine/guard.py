@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from foundation.engine import collapse
 from foundation.errors import DataBudgetError, NumericsError, UserError
-from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever
+from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever, check
 from foundation.types import Batch
 
 BAD_STEPS = "bad-steps.jsonl"
@@ -55,13 +55,7 @@ class Config:
             raise UserError(f"guard.when_not_finite must be stop, skip or rewind, got {self.when_not_finite!r}")
         if self.when_spike not in ("warn", "skip", "rewind"):
             raise UserError(f"guard.when_spike must be warn, skip or rewind, got {self.when_spike!r}")
-        if not self.spike_factor > 0:
-            raise UserError(f"guard.spike_factor must be above 0, got {self.spike_factor}")
-        for name, least in (("spike_window", _ENOUGH), ("max_bad_steps", 0), ("bad_steps_window", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"guard.{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.stall_seconds >= 0:
-            raise UserError(f"guard.stall_seconds must be 0 (never) or more, got {self.stall_seconds}")
+        check(self, "guard")
 
 
 class NumericsGuard:

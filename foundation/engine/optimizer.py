@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne
+from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration, Schedule
 
 _ITEMS = ("step", "exp_avg", "exp_avg_sq")  # AdamW keeps these of each parameter
@@ -52,26 +52,13 @@ class Config:
         def refuse(name: str, wanted: str) -> None:
             raise UserError(f"optimizer: {name} must be {wanted}, got {getattr(self, name)!r}")
 
+        check(self, "optimizer")
         if self.learning_rate.start <= 0:
             raise UserError(f"optimizer: learning_rate must be above 0, got {self.learning_rate.start}")
-        if self.weight_decay.start < 0:
-            raise UserError(f"optimizer: weight_decay must be 0 or more, got {self.weight_decay.start}")
-        if self.reference_batch < 1:
-            refuse("reference_batch", "at least 1 sample")
         if self.scaling not in ("linear", "sqrt", "none"):
             refuse("scaling", "'linear', 'sqrt' or 'none'")
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            refuse("betas", "two numbers in [0, 1)")
-        if self.eps <= 0:
-            refuse("eps", "above 0")
-        if self.clip is not None and self.clip <= 0:
-            refuse("clip", "above 0, or null to switch clipping off")
         if self.clip_mode not in ("global", "module", "parameter"):
             refuse("clip_mode", "'global', 'module' or 'parameter'")
-        if not 0.0 < self.layer_decay <= 1.0:
-            refuse("layer_decay", "in (0, 1]")
-        if self.patch_embed_multiplier < 0:
-            refuse("patch_embed_multiplier", "0 or more")
         if self.no_decay not in ("names", "vectors"):
             refuse("no_decay", "'names' or 'vectors'")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from foundation.engine import checkpoint, retention
 from foundation.engine.staging import Staging
-from foundation.errors import RequeueRequest, UserError
-from foundation.ranges import Range
+from foundation.errors import RequeueRequest
+from foundation.ranges import Range, check
 from foundation.schedules import Clock, Duration
 
 
@@ -38,12 +38,7 @@ class Config:
     """After a checkpoint that could not be written: go on and say so, or end with exit code 75."""
 
     def __post_init__(self) -> None:
-        if self.keep_last < 2:
-            raise UserError(f"checkpoints.keep_last must be at least 2 (one may be damaged), got {self.keep_last}")
-        for name in ("every", "keep_every"):
-            duration = getattr(self, name)
-            if duration is not None and duration.amount <= 0:
-                raise UserError(f"checkpoints.{name} must be above 0, got {duration.to_yaml()}")
+        check(self, "checkpoints")
 
     def policy(self, clock: Clock) -> retention.Policy:
         """What stays, in steps."""

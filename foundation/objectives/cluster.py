@@ -20,7 +20,7 @@ from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.centering import SinkhornKnopp
 from foundation.objectives.reconstruction import Decoder
-from foundation.ranges import DepthOrNone, Range, Side, Temperature
+from foundation.ranges import DepthOrNone, Range, Side, Temperature, check
 from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
@@ -59,15 +59,10 @@ class Config:
     """Attention heads of those blocks."""
 
     def __post_init__(self) -> None:
-        for name, least in (("prototypes", 2), ("sinkhorn_iterations", 1), ("decoder_depth", 0), ("decoder_width", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"cluster: {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("temperature", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"cluster: {name} must be above 0, got {getattr(self, name)}")
+        check(self, "cluster")
         if self.over not in ("masked", "all"):
             raise UserError(f"cluster: over must be 'masked' or 'all', got {self.over!r}")
-        if self.decoder_heads < 1 or self.decoder_width % self.decoder_heads:
+        if self.decoder_width % self.decoder_heads:
             raise UserError(
                 f"cluster: decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
             )

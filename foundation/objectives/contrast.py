@@ -18,7 +18,7 @@ from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.parallel import collective
-from foundation.ranges import Range, Temperature
+from foundation.ranges import Range, Temperature, check
 from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
@@ -53,10 +53,7 @@ class Config:
     """Take the batches of all processes as negatives. The queue always holds those of all."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"contrast: temperature must be above 0, got {self.temperature}")
-        if self.queue < 0:
-            raise UserError(f"contrast: queue must be 0 (none) or more rows, got {self.queue}")
+        check(self, "contrast")
 
     def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Contrast:
         """The objective of a run; ``width`` is the encoder's.

@@ -14,7 +14,7 @@ from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.parallel import collective
-from foundation.ranges import Count, Range
+from foundation.ranges import Count, Range, check
 from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
@@ -35,10 +35,7 @@ class Config:
     """With ``across_processes``: search only in groups of this many consecutive samples; None: among all."""
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise UserError(f"koleo: neighbours must be at least 1, got {self.neighbours}")
-        if self.group is not None and self.group < 2:
-            raise UserError(f"koleo: group must be at least 2 samples or null, got {self.group}")
+        check(self, "koleo")
         if self.group is not None and not self.across_processes:
             raise UserError("koleo: group needs across_processes: true")
 

@@ -22,7 +22,7 @@ from foundation.encoders.attention import Segment
 from foundation.encoders.blocks import Block, BlockShape
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
-from foundation.ranges import Depth, DepthOrNone, Positive, Range, Side
+from foundation.ranges import Depth, DepthOrNone, Positive, Range, Side, check
 from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
@@ -67,12 +67,8 @@ class Config:
             )
         if self.over not in ("masked", "all"):
             raise UserError(f"reconstruction: over must be 'masked' or 'all', got {self.over!r}")
-        if not self.beta > 0:
-            raise UserError(f"reconstruction: beta must be above 0, got {self.beta}")
-        for name, least in (("layers", 1), ("hidden", 1), ("decoder_depth", 0), ("decoder_width", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"reconstruction: {name} must be at least {least}, got {getattr(self, name)}")
-        if self.decoder_heads < 1 or self.decoder_width % self.decoder_heads:
+        check(self, "reconstruction")
+        if self.decoder_width % self.decoder_heads:
             raise UserError(
                 f"reconstruction: decoder_width {self.decoder_width} is not a multiple of decoder_heads "
                 f"{self.decoder_heads}"

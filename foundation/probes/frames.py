@@ -20,7 +20,7 @@ from foundation.errors import UserError
 from foundation.probes import events as measures
 from foundation.probes.frame_features import FrameSet, of_shards
 from foundation.probes.linear import split
-from foundation.ranges import LARGEST, Count, Range, Seconds, Side
+from foundation.ranges import LARGEST, Count, Range, Seconds, Side, check
 from foundation.schedules import Duration
 
 LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -79,12 +79,7 @@ class Config:
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise UserError(f"probes: frames.{name} is empty: name shards with events")
-        if self.seconds is not None and not self.seconds > 0:
-            raise UserError(f"probes: frames.seconds must be above 0, got {self.seconds:g}")
-        for name, least in (("batch_size", 1), ("limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: frames.{name} must be at least {least}, got {value}")
+        check(self, "frames")
         Settings(epochs=self.epochs, median=self.median)
 
     def build(self) -> Config:

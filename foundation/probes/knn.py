@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval, progress
-from foundation.ranges import Count, Range, Side, Workers
+from foundation.ranges import Count, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 DEFAULT_K = (10, 20, 100, 200)
@@ -50,10 +50,7 @@ class Config:
             raise UserError("probes: knn.train is empty: name the labelled shards that vote")
         if self.tokens not in TOKENS:
             raise UserError(f"probes: knn.tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
-        for name, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: knn.{name} must be at least {least}, got {value}")
+        check(self, "knn")
 
     def build(self) -> Config:
         """The probe is its settings: nothing has to be made."""

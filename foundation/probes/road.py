@@ -21,8 +21,8 @@ from foundation.probes.features import (
     cache_key,
     data_digest,
     extract,
-    load_features,
-    save_features,
+    keep_features,
+    kept_features,
     weights_digest,
 )
 
@@ -197,7 +197,7 @@ def features_of_shards(
         UserError: when shards are missing or no sample can be read.
     """
     evaluation = evaluation_config(modality, evaluation)
-    path = None
+    path, key = None, ""
     if cache is not None:
         key = cache_key(
             weights or weights_digest(encoder),
@@ -209,7 +209,7 @@ def features_of_shards(
             encoder=type(encoder).__qualname__,
         )
         path = cache / f"{key[:40]}.safetensors"
-        found = load_features(path)
+        found = kept_features(path, key)
         if found is not None:
             return found
     with loader(patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit) as batches:
@@ -217,7 +217,7 @@ def features_of_shards(
             encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
         )
     if path is not None:
-        save_features(path, features)
+        keep_features(path, features, key)
     return features
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval
-from foundation.ranges import LARGEST, Range, Side, Workers
+from foundation.ranges import LARGEST, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 
@@ -72,10 +72,7 @@ class Config:
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise UserError(f"probes: svm.{name} is empty: name labelled shards")
-        for name, least in (("batch_size", 1), ("workers", 0), ("limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: svm.{name} must be at least {least}, got {value}")
+        check(self, "svm")
         self.settings()
 
     def settings(self) -> Settings:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from foundation.ranges import Range
+from foundation.ranges import Range, check
 from foundation.schedules import Schedule
 
 
@@ -27,9 +27,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.momentum.start), ("end", self.momentum.end)):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UserError(f"ema: momentum.{name} must lie in [0, 1], got {value}")
+        check(self, "ema")
 
     def build(self, student: nn.Module) -> EmaTeacher:
         """Teacher that starts as a copy of the student branch."""

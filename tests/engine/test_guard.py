@@ -271,7 +271,12 @@ def test_skip_and_rewind_finish_the_run(train, metrics, faulty, tmp_path, happen
 
 @pytest.mark.fault(36, "a learning rate and a weight decay that destroy the weights (1e4 each)")
 def test_weights_that_are_destroyed_end_the_run_whatever_the_policy(train, tiny_recipe, tmp_path, happened):
-    settings = ("optimizer.learning_rate=1e4", "optimizer.weight_decay=1e4", "optimizer.clip=null", "guard.when_not_finite=skip")
+    settings = (
+        "optimizer.learning_rate=1e4",
+        "optimizer.weight_decay=1e4",
+        "optimizer.clip=null",
+        "guard.when_not_finite=skip",
+    )
     with pytest.raises(NumericsError, match=r"max_bad_steps = 5") as caught:
         train(tiny_recipe(*settings, "train.length=40 steps"), tmp_path / "run")
     assert len(bad_steps(tmp_path / "run")) == 6

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
-from foundation.ranges import Seconds
+from foundation.ranges import Seconds, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
     def __post_init__(self) -> None:
-        if not self.max_seconds > 0:
-            raise UserError(f"decode.max_seconds is {self.max_seconds}; it must be more than 0 (default 1800)")
+        check(self, "decode")
         if self.channels not in ("mean", "first"):
             raise UserError(f"decode.channels is {self.channels!r}; choose mean or first")
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
-from foundation.ranges import Number, Positive, Range
+from foundation.ranges import Number, Positive, Range, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,11 +59,8 @@ class FrontEndConfig:
 
     def __post_init__(self) -> None:
         where = "front_end"
-        if self.rate < 1000:
-            raise UserError(f"{where}.rate is {self.rate}; it must be at least 1000 Hz (usual: 16000)")
-        if self.mels < 1:
-            raise UserError(f"{where}.mels is {self.mels}; it must be at least 1 (usual: 64, 80 or 128)")
-        if not 0 < self.hop <= self.window <= 1:
+        check(self, where)
+        if self.hop > self.window:
             raise UserError(
                 f"{where}: hop is {self.hop} s and window {self.window} s; they must be 0 < hop <= window <= 1 s "
                 "(usual: 0.010 and 0.025)"
@@ -76,10 +73,6 @@ class FrontEndConfig:
                 f"{where}: bands from {self.low:g} to {top:g} Hz; they must lie between 0 and half the rate "
                 f"({self.rate / 2:g} Hz): set {where}.high to null for all of it"
             )
-        if self.dynamic_range is not None and not self.dynamic_range > 0:
-            raise UserError(f"{where}.dynamic_range is {self.dynamic_range}; it must be more than 0 dB (usual: 80)")
-        if not self.std > 0:
-            raise UserError(f"{where}.std is {self.std}; it must be positive")
         if self.hop_samples < 1:
             raise UserError(f"{where}.hop is {self.hop} s, less than one sample at {self.rate} Hz")
 

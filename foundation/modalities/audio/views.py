@@ -22,7 +22,7 @@ from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
 from foundation.modalities.ready import Prepared
-from foundation.ranges import Decibels, Factors, Range, Share, ShareBelowOne, Side, Views, ViewShares
+from foundation.ranges import Decibels, Factors, Range, Share, ShareBelowOne, Side, Views, ViewShares, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,14 +46,9 @@ class CropConfig:
     all views, or one per view. ATST-Frame augments one of its two views: ``[1, 0]``."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.frames < 1:
-            raise UserError(f"views: frames is {self.frames}; it must be at least 1")
+        check(self, "views")
         if len(self.augment) not in (1, self.count) and self.count:
             raise UserError(f"views: augment has {len(self.augment)} numbers; give 1, or one per view ({self.count})")
-        if not all(0.0 <= p <= 1.0 for p in self.augment):
-            raise UserError(f"views: augment is {tuple(self.augment)}; probabilities lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +63,7 @@ class ResizeConfig:
     """Smallest and largest width of the crop over the spectrogram's; cut at the canvas."""
 
     def __post_init__(self) -> None:
-        if min(self.canvas) < 1.0:
-            raise UserError(f"views.resize.canvas is {tuple(self.canvas)}; both factors must be at least 1")
-        for name in ("frequency", "time"):
-            low, high = getattr(self, name)
-            if not 0.0 < low <= high:
-                raise UserError(f"views.resize.{name} is {(low, high)}; give 0 < smallest <= largest (ATST: 0.6, 1.5)")
+        check(self, "views.resize")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +80,7 @@ class SpecAugmentConfig:
     """Largest width of one, as a share of the view's frames; uniform from 0."""
 
     def __post_init__(self) -> None:
-        if self.bands < 0 or self.times < 0:
-            raise UserError(f"views.spec_augment: {self.bands} bands and {self.times} times; both must be 0 or more")
-        if not (0.0 <= self.band_width <= 1.0 and 0.0 <= self.time_width <= 1.0):
-            raise UserError("views.spec_augment: band_width and time_width are shares, from 0 to 1")
+        check(self, "views.spec_augment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,17 +121,7 @@ class Config:
     """Hidden stretches."""
 
     def __post_init__(self) -> None:
-        for name in ("roll", "noise"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        if not 0.0 <= self.mixup < 1.0:
-            raise UserError(f"views.mixup is {self.mixup}; it must be at least 0 and below 1 (ATST: 0.4)")
-        if not 0.0 <= self.equalise <= 60.0:
-            raise UserError(f"views.equalise is {self.equalise} dB; it must lie in 0 (off) to 60 (FilterAugment: 6)")
-        for name in ("gain", "noise_ratio"):
-            low, high = getattr(self, name)
-            if not -120.0 <= low <= high <= 120.0:
-                raise UserError(f"views.{name} is {(low, high)} dB; give -120 <= smallest <= largest <= 120")
+        check(self, "views")
         for name, choices in (("short", ("silence", "repeat")), ("mixup_domain", ("normalised", "power"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"views.{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from foundation.errors import SampleError, UserError
+from foundation.errors import SampleError
 from foundation.modalities import members
-from foundation.ranges import Range
+from foundation.ranges import Range, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,8 +45,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise UserError(f"decode.max_pixels is {self.max_pixels}; it must be at least 1 (default 64000000)")
+        check(self, "decode")
 
     def build(self) -> Callable[[Mapping[str, Any]], Sample]:
         """The function from a raw sample to a sample."""

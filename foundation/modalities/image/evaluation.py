@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from foundation.errors import UserError
-from foundation.ranges import Number, Positive, PositiveShare, Range, Side
+from foundation.ranges import Number, Positive, PositiveShare, Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +34,7 @@ class EvaluationConfig:
     """Divided by, per channel."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
-        if not 0.0 < self.crop_fraction <= 1.0:
-            raise UserError(f"evaluation: crop_fraction is {self.crop_fraction}; it must lie in (0, 1] (usual: 0.875)")
+        check(self, "evaluation")
 
     def build(self) -> Evaluation:
         """The function from samples to pixels."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import UserError
 from foundation.modalities.lattice import lattice
-from foundation.ranges import Side
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.image.patches import ImageTokenizer
@@ -34,10 +34,7 @@ class Config:
     a batch share their statistics."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1:
-            raise UserError(f"tokenizer.patch_size is {self.patch_size}: it must be at least 1 pixel")
-        if self.channels < 1:
-            raise UserError(f"tokenizer.channels is {self.channels}: it must be at least 1")
+        check(self, "tokenizer")
         if self.stem not in ("patch", "conv"):
             raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD, EvaluationConfig
-from foundation.ranges import Number, Positive, Range, Rising, Share, Shares, Side, Views, ViewShares
+from foundation.ranges import Number, Positive, Range, Rising, Share, Shares, Side, Views, ViewShares, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,18 +55,11 @@ class CropConfig:
     """Probability of solarising: one number for all views, or one per view."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 pixel")
-        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise UserError(f"views: scale is {tuple(self.scale)}; it must be two shares, 0 < smallest <= largest <= 1")
+        check(self, "views")
         for name in ("blur", "solarise"):
             values = getattr(self, name)
             if len(values) not in (1, self.count) and self.count:
                 raise UserError(f"views: {name} has {len(values)} numbers; give 1, or one per view ({self.count})")
-            if not all(0.0 <= p <= 1.0 for p in values):
-                raise UserError(f"views: {name} is {tuple(values)}; probabilities lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,28 +106,11 @@ class Config:
     (a batch is padded to its largest image)."""
 
     def __post_init__(self) -> None:
-        if self.canvas_limit < 64:
-            raise UserError(f"views.canvas_limit is {self.canvas_limit}; it must be at least 64 pixels (default 1024)")
-        for name in ("flip", "jitter", "greyscale"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; it must be 0 (off) or more")
-        if not 0.0 <= self.hue <= 0.5:
-            raise UserError(f"views.hue is {self.hue}; it must lie in [0, 0.5] turns (DINO: 0.1)")
-        if not 0.0 < self.aspect[0] <= self.aspect[1]:
-            raise UserError(f"views.aspect is {tuple(self.aspect)}; give 0 < smallest <= largest (usual: 0.75, 1.3333)")
-        if not 0.0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise UserError(f"views.blur_sigma is {tuple(self.blur_sigma)}; give 0 < smallest <= largest (0.1, 2.0)")
+        check(self, "views")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise UserError(f"views.interpolation is {self.interpolation!r}; choose bicubic or bilinear")
         if self.placement not in ("auto", "workers", "device"):
             raise UserError(f"views.placement is {self.placement!r}; choose auto, workers or device")
-        if self.blur_radius < 0:
-            raise UserError(f"views.blur_radius is {self.blur_radius}; it must be 0 (automatic) or more")
-        if not all(s > 0.0 for s in self.std):
-            raise UserError(f"views.std is {tuple(self.std)}; every entry must be positive")
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
         reach = self.blur_radius or -int(-3.0 * self.blur_sigma[1] // 1)

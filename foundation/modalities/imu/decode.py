@@ -16,7 +16,7 @@ from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.modalities.imu import units
 from foundation.modalities.imu.tables import ARRAYS, TABLES, ImuError, Wanted, read
-from foundation.ranges import Range, Seconds
+from foundation.ranges import Range, Seconds, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,22 +82,18 @@ class Config:
         for name in ("channels", "columns"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(str(part) for part in value))
+        check(self, "decode")
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise UserError(f"decode.channels is {list(self.channels)}: give each channel a name of its own")
         if self.columns is not None and len(self.columns) != len(self.channels):
             raise UserError(f"decode.columns names {len(self.columns)} columns for {len(self.channels)} channels")
         if self.time_unit not in _TIME_UNITS:
             raise UserError(f"decode.time_unit is {self.time_unit!r}; choose {', '.join(_TIME_UNITS)}")
-        if self.rate is not None and not LOWEST_RATE <= self.rate <= HIGHEST_RATE:
-            raise UserError(f"decode.rate is {self.rate} Hz; it must lie in {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
         for name in ("acceleration", "angular_velocity"):
             units.factor(getattr(self, name), name, f"decode.{name}")
         if self.gravity not in ("keep", "remove"):
             raise UserError(f"decode.gravity is {self.gravity!r}; choose keep or remove")
-        for name in ("gravity_hz", "max_gap"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be above 0")
-        if not 2 <= self.min_steps <= self.max_steps:
+        if self.min_steps > self.max_steps:
             raise UserError(f"decode: min_steps {self.min_steps} must lie in 2 to max_steps {self.max_steps}")
 
     def build(self) -> ImuDecoder:

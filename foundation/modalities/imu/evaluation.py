@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.ranges import Length, Number, Positive, Range, Side
@@ -51,8 +52,6 @@ class EvaluationConfig:
             }
             object.__setattr__(self, "decode", DecodeConfig(**plain))
         check(self, "evaluation")
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 time step")
 
     def build(self) -> Evaluation:
         """The function from samples to windows."""
@@ -81,8 +80,7 @@ def check(config: EvaluationConfig | Config, where: str) -> None:
     Raises:
         UserError: a value that cannot work.
     """
-    if not 0.1 <= config.rate <= 100_000:
-        raise UserError(f"{where}: rate is {config.rate} Hz; it must lie in 0.1 to 100000")
+    ranges.check(config, where)
     if config.short not in ("mirror", "stretch"):
         raise UserError(f"{where}: short is {config.short!r}; choose mirror or stretch")
     channels = len(config.decode.channels)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import UserError
 from foundation.modalities.lattice import lattice
-from foundation.ranges import Side
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.imu.patches import ImuTokenizer
@@ -36,10 +36,7 @@ class Config:
     then a projection (see the image tokenizer); learns faster on small data."""
 
     def __post_init__(self) -> None:
-        if self.patch < 1:
-            raise UserError(f"tokenizer.patch is {self.patch}: it must be at least 1 time step")
-        if self.channels < 1:
-            raise UserError(f"tokenizer.channels is {self.channels}: it must be at least 1")
+        check(self, "tokenizer")
         if self.layout not in ("joint", "axis"):
             raise UserError(f"tokenizer.layout is {self.layout!r}: it must be 'joint' or 'axis'")
         if self.stem not in ("patch", "conv"):

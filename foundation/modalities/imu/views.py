@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, Rate, check
@@ -52,12 +53,7 @@ class CropConfig:
     view covers ``size / rate`` seconds, times ``stretch``."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 time step")
-        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
-            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
+        ranges.check(self, "views")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,25 +100,10 @@ class Config:
         check(self, "views")
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
-        for name in ("stretch", "scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"views.{name} is {(low, high)}; give 0 < smallest <= largest")
-        if not 0 <= self.warp < 1:
-            raise UserError(
-                f"views.warp is {self.warp}; it must be at least 0 and below 1, so that time never goes back"
-            )
         if self.rotation not in ("none", "axis", "any") or self.axis not in ("x", "y", "z"):
             raise UserError(
                 f"views.rotation is {self.rotation!r} about {self.axis!r}: choose none, axis or any; x, y or z"
             )
-        if not 0 <= self.degrees <= 180:
-            raise UserError(f"views.degrees is {self.degrees}; it must lie in 0 to 180")
-        if not self.jitter >= 0:
-            raise UserError(f"views.jitter is {self.jitter}; it must be 0 or more")
-        for name in ("drop_channel", "drop_sensor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
         if self.rotation != "none":
             try:
                 triads(self.decode.channels)

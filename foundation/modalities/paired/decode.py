@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation.errors import SampleError, UserError
 from foundation.modalities.members import place_of
 from foundation.plugins import Plugin
-from foundation.ranges import ShareBelowOne
+from foundation.ranges import ShareBelowOne, check
 from foundation.types import Sample
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class Config:
             )
         if self.align not in ("clock", "ends"):
             raise UserError(f"paired: align is {self.align!r}; choose clock or ends")
-        if not 0 <= self.tolerance < 1:
-            raise UserError(f"paired: tolerance is {self.tolerance}; a share lies in [0, 1)")
+        check(self, "paired")
 
     def build(self) -> PairedDecoder:
         """The function from a raw sample to a sample."""

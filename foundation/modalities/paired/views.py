@@ -15,7 +15,7 @@ from foundation.errors import UserError
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
 from foundation.plugins import Plugin, resolve
-from foundation.ranges import Factors, ShareBelowOne
+from foundation.ranges import Factors, ShareBelowOne, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,9 @@ class Config:
             raise UserError(f"views.members has modalities {modalities}; each can be there once")
         if self.unit not in ("share", "seconds"):
             raise UserError(f"views.unit is {self.unit!r}; choose share or seconds")
+        check(self, "views")
         for role, (low, high) in self.spans.items():
-            if not 0 < low <= high or (self.unit == "share" and high > 1):
+            if self.unit == "share" and high > 1:
                 raise UserError(f"views.spans.{role} is {(low, high)}; give 0 < shortest <= longest, shares up to 1")
         if self.evaluate is not None and self.evaluate not in self.members:
             raise UserError(f"views.evaluate is {self.evaluate!r}; the members are {', '.join(self.members)}")

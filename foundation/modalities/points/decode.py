@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
-from foundation.ranges import Count, Range
+from foundation.ranges import Count, Range, check
 from foundation.types import Sample
 
 EXTENSIONS = ("npy", "npz", "ply", "off", "las", "laz", "pcd.bin", "bin", "xyz", "pts", "txt")
@@ -38,11 +38,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
     def __post_init__(self) -> None:
-        for name in ("max_points", "min_points", "surface_points"):
-            if getattr(self, name) < 1:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.columns < 3:
-            raise UserError(f"decode.columns is {self.columns}; a point has at least 3 (x, y, z)")
+        check(self, "decode")
         if self.min_points > self.max_points:
             raise UserError(f"decode.min_points {self.min_points} is more than decode.max_points {self.max_points}")
 

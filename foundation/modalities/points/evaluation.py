@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
-from foundation.ranges import Range, Side
+from foundation.ranges import Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +37,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if isinstance(self.decode, Mapping):  # from the card of an exported model
             object.__setattr__(self, "decode", decode.Config(**self.decode))
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
-        if self.channels < 3:
-            raise UserError(f"evaluation: channels is {self.channels}; a point has at least 3 (x, y, z)")
+        check(self, "evaluation")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.up not in ("x", "y", "z"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
-from foundation.ranges import Positive, Range, Side
+from foundation.ranges import Positive, Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,17 +45,11 @@ class Config:
     the unit in which the points are given."""
 
     def __post_init__(self) -> None:
-        for name in ("stride", "group_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"tokenizer.{name} is {getattr(self, name)}: it must be at least 1 point")
-        if self.channels < 3:
-            raise UserError(f"tokenizer.channels is {self.channels}: a point has at least 3 (x, y, z)")
-        if len(self.widths) != 3 or any(width < 1 for width in self.widths):
+        check(self, "tokenizer")
+        if len(self.widths) != 3:
             raise UserError(f"tokenizer.widths is {self.widths}: give three positive numbers (such as 128, 256, 512)")
         if self.norm not in ("layer", "batch"):
             raise UserError(f"tokenizer.norm is {self.norm!r}: it must be 'layer' or 'batch'")
-        if not self.scale > 0:
-            raise UserError(f"tokenizer.scale is {self.scale}: it must be above 0")
 
     @property
     def dimensions(self) -> int:

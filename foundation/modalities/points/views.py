@@ -26,6 +26,7 @@ from foundation.ranges import (
     Shares,
     Side,
     Views,
+    check,
 )
 
 if TYPE_CHECKING:
@@ -57,12 +58,7 @@ class CropConfig:
     """``sphere``: the points nearest to a random one. ``cuboid``: those in a box around it of random proportions."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 point")
-        if not 0.0 < self.keep[0] <= self.keep[1] <= 1.0:
-            raise UserError(f"views: keep is {tuple(self.keep)}; it must be two shares, 0 < smallest <= largest <= 1")
+        check(self, "views")
         if self.crop not in ("sphere", "cuboid"):
             raise UserError(f"views: crop is {self.crop!r}; choose sphere or cuboid")
 
@@ -114,9 +110,9 @@ class Config:
     """How files become clouds, in training and in probes."""
 
     def __post_init__(self) -> None:
-        if self.channels < (6 if self.normals else 3):
-            what = "x, y, z and a normal are 6" if self.normals else "a point has at least 3 (x, y, z)"
-            raise UserError(f"views.channels is {self.channels}; {what}")
+        check(self, "views")
+        if self.normals and self.channels < 6:
+            raise UserError(f"views.channels is {self.channels}; x, y, z and a normal are 6")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.global_views.count < 1:
@@ -124,17 +120,6 @@ class Config:
         largest = max(self.global_views.size, self.local_views.size)
         if self.point_limit < largest:
             raise UserError(f"views.point_limit is {self.point_limit}; a view alone has {largest} points")
-        if not 0.0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"views.scale is {tuple(self.scale)}; give 0 < smallest <= largest (usual: 0.667, 1.5)")
-        for name in ("degrees", "tilt", "shift", "jitter", "jitter_clip"):
-            if not getattr(self, name) >= 0.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; it must be 0 (off) or more")
-        if not 0.0 <= self.flip <= 1.0:
-            raise UserError(f"views.flip is {self.flip}; a probability lies in [0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"views.dropout is {self.dropout}; a share lies in [0, 1)")
-        if not 0.0 < self.aspect <= 1.0:
-            raise UserError(f"views.aspect is {self.aspect}; it must lie in (0, 1]")
         for name, known in (
             ("normalise", ("sphere", "centre", "none")),
             ("rotation", ("none", "axis", "any")),

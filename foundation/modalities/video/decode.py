@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
-from foundation.ranges import Count, Range, Seconds, Side
+from foundation.ranges import Count, Range, Seconds, Side, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,21 +60,11 @@ class Config:
     """Frames per second of stacks (npy, npz) whose ``json`` has no ``video_rate``, ``fps`` or ``frame_rate``."""
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "min_frames", "max_pixels", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
+        check(self, "decode")
         if self.backend not in ("pyav", "torchcodec"):
             raise UserError(f"decode.backend is {self.backend!r}; choose pyav or torchcodec")
         if self.min_frames > self.max_frames:
             raise UserError(f"decode.min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        for name in ("seconds", "rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"decode.{name} is {value}; it must be above 0, or null")
-        if not 0 < self.stack_rate < math.inf:
-            raise UserError(f"decode.stack_rate is {self.stack_rate}; it must be above 0 frames per second")
-        if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"decode.short_side is {self.short_side}; it must be at least 1 pixel, or null")
 
     def build(self) -> VideoDecoder:
         """The function from a raw sample to a sample."""

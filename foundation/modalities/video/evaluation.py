@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from foundation.errors import UserError
 from foundation.modalities.image.evaluation import Evaluation
 from foundation.modalities.image.evaluation import EvaluationConfig as ImageEvaluationConfig
 from foundation.modalities.video import decode
@@ -33,10 +32,6 @@ class EvaluationConfig(ImageEvaluationConfig):
 
     def __post_init__(self) -> None:
         ImageEvaluationConfig.__post_init__(self)
-        if self.frames < 1:
-            raise UserError(f"evaluation: frames is {self.frames}; it must be at least 1")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise UserError(f"evaluation: seconds is {self.seconds}; it must be above 0, or null for the whole video")
 
     def build(self) -> VideoEvaluation:
         """The function from samples to pixels."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageConfig
 from foundation.modalities.lattice import lattice
-from foundation.ranges import Side
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.video.tubelets import VideoTokenizer
@@ -41,8 +41,7 @@ class Config:
     cameras."""
 
     def __post_init__(self) -> None:
-        if self.tubelet < 1:
-            raise UserError(f"tokenizer.tubelet is {self.tubelet}: it must be at least 1 frame")
+        check(self, "tokenizer")
         if self.shows not in ("frames", "changes"):
             raise UserError(f"tokenizer.shows is {self.shows!r}: it must be 'frames' or 'changes'")
         self.image  # noqa: B018  its own checks

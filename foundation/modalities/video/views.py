@@ -7,7 +7,6 @@ id, stream name): a view never depends on worker, rank or batch neighbours.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,12 +43,6 @@ class ClipConfig(CropConfig):
 
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
-        if self.frames < 1:
-            raise UserError(f"views: frames is {self.frames}; it must be at least 1")
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise UserError(f"views: rates is {tuple(self.rates)}; give one or more frame rates above 0 (usual: 8.0)")
-        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
-            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +74,6 @@ class Config(ImageConfig):
         ImageConfig.__post_init__(self)
         if self.placement not in ("auto", "workers"):
             raise UserError(f"views.placement is {self.placement!r}; crops of videos are made in the workers")
-        if self.masked_copies < 0 or self.masked_frames < 0:
-            raise UserError("views.masked_copies and views.masked_frames must be 0 or more")
         if self.frames_every is not None and not 1 <= self.frames_every <= self.global_views.frames:
             raise UserError(
                 f"views.frames_every is {self.frames_every}; it must lie between 1 and the {self.global_views.frames} "
