@@ -230,10 +230,11 @@ class Reader:
                 self.problem(node, f"{above!r} is a plain value, not a mapping; override it whole: {above}={{...}}")
                 return
 
-    def read(self, hint: Any, node: Node, key: str, default: Any = None) -> Any:
+    def read(self, hint: Any, node: Node, key: str, default: Any = None, nullable: bool = False) -> Any:
         """The value of ``node`` as the type ``hint``.
 
-        A mapping replaces the default of its field whole; ``default`` only tells the kind of a plug-in without a name.
+        A mapping replaces the default of its field whole; ``default`` only tells the kind of a plug-in without a name,
+        ``nullable`` that a message may name null as a way out.
         """
         if node.tag not in _STANDARD_TAGS:
             return self.problem(node, f"{key!r} has the tag {node.tag.replace(_TAG, '!!')!r}; tags are not supported")
@@ -242,7 +243,11 @@ class Reader:
             return _BAD
         # A number that stands for a whole schedule has no fields whose ranges would have been looked at.
         fields = isinstance(node, ScalarNode) and isinstance(value, ranges.Compound) and not ranges.marks_of(hint)
-        text = next((text for _, text in ranges.of_fields(value)), None) if fields else ranges.refusal(hint, value)
+        text = (
+            next((text for _, text in ranges.of_fields(value)), None)
+            if fields
+            else ranges.refusal(hint, value, nullable)
+        )
         return value if text is None else self.refuse(node, key, text)
 
     def refuse(self, node: Node, key: str, text: str) -> Any:
@@ -299,15 +304,16 @@ class Reader:
         members = members_of(hint)
         if _is_null(node) and type(None) in members:
             return None
+        nullable = type(None) in members
         # Where one member alone has the shape of the node, it explains its own problems best.
         members = tuple(m for m in members if m is not type(None) and _fits(m, node)) or members
         spelt_none = isinstance(node, ScalarNode) and node.value == "None" and type(None) in get_args(hint)
         if len(members) == 1 and not spelt_none:
-            return self.read(members[0], node, key, default)
+            return self.read(members[0], node, key, default, nullable)
         outside: Reader | None = None
         for member in members:
             attempt = Reader()
-            value = attempt.read(member, node, key, default)
+            value = attempt.read(member, node, key, default, nullable)
             if not attempt.problems:
                 return value
             if attempt.out_of_range:

@@ -184,15 +184,21 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if marks_of(hint) else hint
 
 
-def refusal(hint: Any, value: Any) -> str | None:
-    """What is wrong with a value by the marks directly at its type, not those inside; None where nothing is."""
+def refusal(hint: Any, value: Any, nullable: bool = False) -> str | None:
+    """What is wrong with a value by the marks directly at its type, not those inside; None where nothing is.
+
+    Args:
+        hint: the type.
+        value: of it.
+        nullable: null would be right too.
+    """
     for mark in marks_of(hint):
         if not mark.holds(value):
-            return f"is {_shown(value)}; it must be {mark}"
+            return f"is {_shown(value)}; it must be {mark}" + (", or null" if nullable else "")
     return None
 
 
-def refusals(hint: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
+def refusals(hint: Any, value: Any, key: str, nullable: bool = False) -> Iterator[tuple[str, str]]:
     """Key and trouble of each number in a value that lies outside the range of its type, entries first."""
     inner = bare(hint)
     before = 0
@@ -207,7 +213,7 @@ def refusals(hint: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, dict) and len(get_args(inner)) == 2:
         for name, entry in value.items():
             yield from refusals(get_args(inner)[1], entry, f"{key}.{name}")
-    if not before and (text := refusal(hint, value)) is not None:
+    if not before and (text := refusal(hint, value, nullable)) is not None:
         yield key, text
 
 
@@ -235,9 +241,10 @@ def of_fields(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 def _of_union(inner: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
     members = [member for member in get_args(inner) if member is not type(None)]
-    if value is None and len(members) < len(get_args(inner)):
+    nullable = len(members) < len(get_args(inner))
+    if value is None and nullable:
         return
-    found = [list(refusals(member, value, key)) for member in members if _is_of(member, value)]
+    found = [list(refusals(member, value, key, nullable)) for member in members if _is_of(member, value)]
     if found and all(found):
         yield from found[0]
 
