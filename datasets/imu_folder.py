@@ -16,6 +16,7 @@ from foundation.data import folders
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import write
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.ranges import Rate, Seconds, argument
 
 if TYPE_CHECKING:
     from foundation.modalities.imu.decode import ImuDecoder
@@ -44,12 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", help="where each is found, by name or number from 0 (default: by its own name)")
     parser.add_argument("--time", help="name or number of the column with times (default: none)")
     parser.add_argument("--time-unit", default="s", choices=("s", "ms", "us", "ns"), help="of it (default: s)")
-    parser.add_argument("--rate", type=float, help="readings per second, for files without times")
+    parser.add_argument("--rate", type=argument(Rate), help="readings per second, for files without times")
     parser.add_argument("--acceleration", default="m/s^2", help="unit: m/s^2, g, mg, g/16384 (default: %(default)s)")
     parser.add_argument("--angular-velocity", default="rad/s", help="unit: rad/s, deg/s (default: %(default)s)")
     parser.add_argument("--no-gravity", action="store_true", help="the accelerations do not contain gravity")
-    parser.add_argument("--window", type=float, help="cut recordings into pieces of so many seconds (default: whole)")
-    parser.add_argument("--stride", type=float, help="seconds from one piece to the next (default: --window)")
+    parser.add_argument(
+        "--window", type=argument(Seconds), help="cut recordings into pieces of so many seconds (default: whole)"
+    )
+    parser.add_argument(
+        "--stride", type=argument(Seconds), help="seconds from one piece to the next (default: --window)"
+    )
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -164,6 +165,18 @@ Decibels: TypeAlias = Annotated[tuple[Annotated[float, Range(-120, 120)], Annota
 Seed: TypeAlias = Annotated[int, Range(-(2**63), 2**63 - 1)]
 """Seed of random numbers."""
 
+Degrees: TypeAlias = Annotated[float, Range(0, 360)]
+"""An angle."""
+
+Rate: TypeAlias = Annotated[float, Range(0.1, 100_000)]
+"""Samples or frames per second, Hz."""
+
+Bytes: TypeAlias = Annotated[int, Range(1, 2**50)]
+"""Size of a file."""
+
+Processes: TypeAlias = Annotated[int, Range(1, 1024)]
+"""Training processes on one machine."""
+
 Temperature: TypeAlias = Annotated[float, Range(1e-6, 1e6)]
 """What scores are divided by before a softmax."""
 
@@ -229,6 +242,30 @@ def check(config: Any, where: str = "") -> None:
     """
     for key, text in of_fields(config, where):
         raise UserError(f"{key} {text}")
+
+
+def argument(hint: Any) -> Callable[[str], Any]:
+    """What ``argparse`` takes as ``type`` for a number with a range: ``type=argument(Count)``.
+
+    Args:
+        hint: a marked ``int`` or ``float``.
+
+    Returns:
+        A function from the word on the command line to the number; what it raises becomes one line and exit code 2.
+    """
+    kind = bare(hint)
+
+    def read(word: str) -> Any:
+        try:
+            value = kind(word)
+        except (ValueError, OverflowError):
+            shown = word if len(word) <= 40 else f"{word[:30]}... ({len(word)} characters)"
+            raise ArgumentTypeError(f"{shown!r} is no {'whole number' if kind is int else 'number'}") from None
+        if (text := refusal(hint, value)) is not None:
+            raise ArgumentTypeError(text)
+        return value
+
+    return read
 
 
 def of_fields(config: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import resource
 import signal
@@ -14,15 +15,19 @@ import numpy as np
 import pytest
 
 import foundation
-from foundation import config, counter
+from foundation import cli, config, counter
+from foundation.cli import main
 from foundation.config_reader import fields_of, hints_of, members_of, plugin_of
+from foundation.data import build
 from foundation.engine.plan import plan
 from foundation.errors import UserError
+from foundation.paths import bundled
 from foundation.plugins import available, resolve
 from foundation.ranges import Count, Length, Range, Rising, Share, check, marks_of
 from foundation.recipe import Recipe
 from foundation.schedules import Duration, Schedule
 
+SCRIPTS = {verb: entry[0].split("/") for verb, entry in cli.VERBS.items() if entry[0].endswith(".py")}
 RECIPES = Path(foundation.__file__).parent / "recipes"
 ONE_OF_EACH = (
     "shapes16-dino-ibot-nano",
@@ -275,3 +280,41 @@ def test_the_reference_of_recipes_tells_the_ranges(monkeypatch):
 
 def test_of_numbers_in_an_array_the_range_holds_too():
     assert Range(0, 1).holds(np.float32(0.5)) and not Range(0, 1).holds(np.float64("nan"))
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from options(below)
+        else:
+            yield action
+
+
+def test_every_number_on_the_command_line_has_a_range():
+    scripts = {verb: cli._load(bundled(folder) / name) for verb, (folder, name) in SCRIPTS.items()}
+    scripts |= {f"data build {name}": build.load(name).module for name in build.available()}
+    assert len(scripts) > 20
+    for name, script in scripts.items():
+        parser = argparse.ArgumentParser()
+        script.add_arguments(parser)
+        plain = [action.option_strings for action in options(parser) if action.type in (int, float)]
+        assert not plain, f"{name}: give these type=argument(...) of foundation/ranges.py: {plain}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["pretrain", "quickstart", "--processes", "0"], "argument --processes: is 0; it must be from 1 to 1024"),
+        (["knn", "RUN", "--limit", "-1"], "argument --limit: is -1; it must be from 1"),
+        (["knn", "RUN", "--k", "5", "1e9"], "argument --k: '1e9' is no whole number"),
+        (["knn", "RUN", "--temperature", "nan"], "argument --temperature: is not a number; it must be from 1e-06"),
+        (["data", "build", "folder", "OUT", "--test-fraction", "inf"], "argument --test-fraction: is inf; it must be"),
+        (["data", "build", "folder", "OUT", "--samples-per-shard", "0"], "argument --samples-per-shard: is 0; it must"),
+    ],
+)
+def test_a_number_on_the_command_line_that_cannot_be_is_one_line_and_exit_code_2(words, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err

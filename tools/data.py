@@ -44,6 +44,8 @@ class _BuildParser(argparse.ArgumentParser):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
+    from foundation.ranges import Count, Workers, argument
+
     commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,index,verify}")
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
@@ -52,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sheet", nargs="?", const="contact-sheet.png", metavar="PNG", help="also draw samples (contact-sheet.png)"
     )
     inspect.add_argument("--modality", help="whose pictures the sheet shows (default: as index.json says, else image)")
-    inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
+    inspect.add_argument(
+        "--limit", type=argument(Count), default=10_000, help="samples to look into (default: %(default)s)"
+    )
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
     index = commands.add_parser("index", help="write index.json beside shards that came from elsewhere")
@@ -74,11 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
-    verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
+    verify.add_argument("--workers", type=argument(Workers), help="processes (default: one per processor)")
 
 
 def _add_build(commands: Any) -> None:
     from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
+    from foundation.ranges import Bytes, Count, argument
 
     commands._parser_class = _BuildParser
     build = commands.add_parser(
@@ -91,10 +96,13 @@ def _add_build(commands: Any) -> None:
     build.add_argument("out", nargs="?", type=Path, help="folder of the shards")
     build.add_argument("--list", action="store_true", help="show what can be built")
     build.add_argument(
-        "--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="at most (default: %(default)s)"
+        "--samples-per-shard", type=argument(Count), default=SAMPLES_PER_SHARD, help="at most (default: %(default)s)"
     )
     build.add_argument(
-        "--max-shard-bytes", type=int, default=MAX_BYTES, help="size of a shard, at most (default: %(default)s)"
+        "--max-shard-bytes",
+        type=argument(Bytes),
+        default=MAX_BYTES,
+        help="size of a shard, at most (default: %(default)s)",
     )
     build.add_argument("--overwrite", action="store_true", help="replace splits that exist")
 

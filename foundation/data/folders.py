@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import Seed, ShareBelowOne, argument
 
 Look: TypeAlias = Callable[[bytes, str], dict[str, Any]]
 """Looks at a file, given as its bytes and its extension without a dot: what is worth writing beside it (JSON); a
@@ -47,9 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: str, kind: str) -
     parser.add_argument("--csv", type=Path, help="manifest with the columns path, label (optional), split (optional)")
     parser.add_argument("--extensions", default=extensions, help="files to take (default: %(default)s)")
     parser.add_argument(
-        "--test-fraction", type=float, default=0.0, help="share of the training files to set apart (default: 0)"
+        "--test-fraction",
+        type=argument(ShareBelowOne),
+        default=0.0,
+        help="share of the training files to set apart (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the order (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the split and the order (default: 0)")
     parser.add_argument("--no-check", action="store_true", help=f"do not look whether each file begins like {kind}")
 
 

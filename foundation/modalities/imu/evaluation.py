@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.ranges import Length, Number, Positive, Range, Side
+from foundation.ranges import Length, Number, Positive, Rate, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from foundation.modalities.imu.views import Config
     from foundation.types import Sample
-
-Rate: TypeAlias = Annotated[float, Range(0.1, 100_000)]
-"""Time steps per second, Hz."""
 
 MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of three accelerations and three angular velocities: their directions have no preferred sign."""

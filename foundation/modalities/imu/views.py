@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, Rate, check
+from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 from foundation.ranges import (
     Factors,
@@ -23,6 +23,7 @@ from foundation.ranges import (
     Number,
     Positive,
     Range,
+    Rate,
     Share,
     ShareBelowOne,
     Shares,
