@@ -19,6 +19,9 @@ from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever
 from foundation.schedules import Clock, Duration
 from foundation.teachers import ema
 
+MOST_STEPS = 10**10
+"""Longest run: some three centuries at a step a second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -170,4 +173,6 @@ class Recipe:
         steps = self.train.length.steps(Clock(0, epoch))
         if steps < 1:
             raise UserError(f"train.length {self.train.length.to_yaml()} is less than one step")
+        if steps > MOST_STEPS:
+            raise UserError(f"train.length {self.train.length.to_yaml()} is {steps:,} steps, more than {MOST_STEPS:,}")
         return Clock(steps, epoch or float(steps))

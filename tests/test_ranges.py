@@ -18,14 +18,14 @@ import foundation
 from foundation import cli, config, counter
 from foundation.cli import main
 from foundation.config_reader import fields_of, hints_of, members_of, plugin_of
-from foundation.data import build
+from foundation.data import build, mixture
 from foundation.engine.plan import plan
 from foundation.errors import UserError
 from foundation.paths import bundled
 from foundation.plugins import available, resolve
 from foundation.ranges import Count, Length, Range, Rising, Share, check, marks_of
 from foundation.recipe import Recipe
-from foundation.schedules import Duration, Schedule
+from foundation.schedules import Clock, Duration, Schedule
 
 SCRIPTS = {verb: entry[0].split("/") for verb, entry in cli.VERBS.items() if entry[0].endswith(".py")}
 RECIPES = Path(foundation.__file__).parent / "recipes"
@@ -267,6 +267,16 @@ def test_every_odd_number_is_taken_or_refused_in_words(name, happened):
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_thousands_of_odd_numbers_are_taken_or_refused_in_words(name):
     answers(name, 3000, seed=8)
+
+
+def test_a_run_of_more_steps_than_anything_can_count_is_refused():
+    text = config.dump(config.load(Recipe, RECIPES / "shapes16-dino-ibot-nano.yaml"))
+    recipe = config.load(Recipe, text, ["train.length=1e6 epochs", "train.steps_per_epoch=2147483647"])
+    with pytest.raises(UserError, match=r"train\.length 1000000 epochs is 2,147,483,647,000,000 steps, more than"):
+        recipe.clock()
+    both = {name: mixture.Config(shards=("x.tar",), weight=Schedule(start=1.0, end=0.0)) for name in "ab"}
+    with pytest.raises(UserError, match=r"10,000,000,000 steps of 2 sources"):
+        mixture.shares(both, {"a": 1, "b": 1}, Clock(10**10, 1.0))
 
 
 def test_the_reference_of_recipes_tells_the_ranges(monkeypatch):

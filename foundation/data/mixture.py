@@ -22,6 +22,7 @@ from foundation.schedules import Clock, Schedule
 
 _BITS = 28  # shares are multiples of 2^-28: fine enough for 100 million samples, and products stay below 2^63
 _ONE = 1 << _BITS
+_MOST_SHARES = 10**8  # steps times sources of a schedule of weights: 800 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,11 @@ def shares(
     """
     scheduled = any(s.weight is not None and s.weight.to_yaml() is None for s in sources.values())
     steps = clock.total_steps if scheduled else 1
+    if steps * len(sources) > _MOST_SHARES:
+        raise UserError(
+            f"data.sources: weights that follow schedules are worked out for every step, and {steps:,} steps of "
+            f"{len(sources)} sources are more than {_MOST_SHARES:,}: use constant weights or a shorter run"
+        )
     columns = []
     for name, source in sources.items():
         per_sample = source.tokens_per_sample or (tokens or {}).get(name)
