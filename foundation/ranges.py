@@ -205,10 +205,8 @@ def refusal(hint: Any, value: Any, nullable: bool = False) -> str | None:
         value: of it.
         nullable: null would be right too.
     """
-    for mark in marks_of(hint):
-        if not mark.holds(value):
-            return f"is {_shown(value)}; it must be {mark}" + (", or null" if nullable else "")
-    return None
+    mark = _broken(hint, value)
+    return None if mark is None else f"is {_shown(value)}; it must be {mark}" + (", or null" if nullable else "")
 
 
 def refusals(hint: Any, value: Any, key: str, nullable: bool = False) -> Iterator[tuple[str, str]]:
@@ -261,8 +259,8 @@ def argument(hint: Any) -> Callable[[str], Any]:
         except (ValueError, OverflowError):
             shown = word if len(word) <= 40 else f"{word[:30]}... ({len(word)} characters)"
             raise ArgumentTypeError(f"{shown!r} is no {'whole number' if kind is int else 'number'}") from None
-        if (text := refusal(hint, value)) is not None:
-            raise ArgumentTypeError(text)
+        if (mark := _broken(hint, value)) is not None:
+            raise ArgumentTypeError(f"{_shown(value)} given; it must be {mark}")
         return value
 
     return read
@@ -274,6 +272,10 @@ def of_fields(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
     for field in dataclasses.fields(config):
         key = f"{where}.{field.name}" if where else field.name
         yield from refusals(hints[field.name], getattr(config, field.name), key)
+
+
+def _broken(hint: Any, value: Any) -> Mark | None:
+    return next((mark for mark in marks_of(hint) if not mark.holds(value)), None)
 
 
 def _of_union(inner: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -302,7 +304,7 @@ def _kinds(inner: Any, count: int) -> list[Any]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return "not a number" if math.isnan(value) else written(value) if math.isfinite(value) else str(value)
+        return written(value) if math.isfinite(value) else str(value)
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_shown(entry) for entry in value[:8]) + (", ...]" if len(value) > 8 else "]")
     if isinstance(value, Compound):

@@ -315,16 +315,21 @@ def test_every_number_on_the_command_line_has_a_range():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["pretrain", "quickstart", "--processes", "0"], "argument --processes: is 0; it must be from 1 to 1024"),
-        (["knn", "RUN", "--limit", "-1"], "argument --limit: is -1; it must be from 1"),
+        (["pretrain", "quickstart", "--processes", "0"], "argument --processes: 0 given; it must be from 1 to 1024"),
+        (["knn", "RUN", "--limit", "-1"], "argument --limit: -1 given; it must be from 1"),
         (["knn", "RUN", "--k", "5", "1e9"], "argument --k: '1e9' is no whole number"),
-        (["knn", "RUN", "--temperature", "nan"], "argument --temperature: is not a number; it must be from 1e-06"),
-        (["data", "build", "folder", "OUT", "--test-fraction", "inf"], "argument --test-fraction: is inf; it must be"),
-        (["data", "build", "folder", "OUT", "--samples-per-shard", "0"], "argument --samples-per-shard: is 0; it must"),
+        (["knn", "RUN", "--temperature", "nan"], "argument --temperature: nan given; it must be from 1e-06"),
+        (
+            ["data", "build", "folder", "OUT", "--test-fraction", "inf"],
+            "argument --test-fraction: inf given; it must be",
+        ),
+        (
+            ["data", "build", "folder", "OUT", "--samples-per-shard", "0"],
+            "argument --samples-per-shard: 0 given; it must",
+        ),
     ],
 )
 def test_a_number_on_the_command_line_that_cannot_be_is_one_line_and_exit_code_2(words, told, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line

@@ -26,22 +26,6 @@ _COMMON = ("command", "dataset", "name", "out", "list", "samples_per_shard", "ma
 """Options of ``build`` itself; the rest belongs to the data set."""
 
 
-class _BuildParser(argparse.ArgumentParser):
-    """Adds the options of the data set that is named to its own."""
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        from foundation.data.build import load
-
-        words = list(args or ())
-        name = next((word for word in words if not word.startswith("-")), None)
-        dataset = None
-        if name is not None and "--list" not in words:
-            dataset = load(name)
-            dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
-        self.set_defaults(dataset=dataset)
-        return super().parse_known_args(words, namespace)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
     from foundation.ranges import Count, Workers, argument
@@ -82,16 +66,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(commands: Any) -> None:
+    from foundation.cli import Parser
+    from foundation.data.build import load
     from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
     from foundation.ranges import Bytes, Count, argument
 
-    commands._parser_class = _BuildParser
+    class BuildParser(Parser):
+        """Adds the options of the data set that is named to its own."""
+
+        def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+            words = list(args or ())
+            name = next((word for word in words if not word.startswith("-")), None)
+            dataset = None
+            if name is not None and "--list" not in words:
+                dataset = load(name)
+                dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
+            self.set_defaults(dataset=dataset)
+            return super().parse_known_args(words, namespace)
+
+    commands._parser_class = BuildParser
     build = commands.add_parser(
         "build",
         help="write a data set as shards",
         usage="foundation data build [--list] NAME OUT [options of NAME]",
     )
-    commands._parser_class = argparse.ArgumentParser
+    commands._parser_class = Parser
     build.add_argument("name", nargs="?", help="a data set (see --list) or the path of a .py file like those")
     build.add_argument("out", nargs="?", type=Path, help="folder of the shards")
     build.add_argument("--list", action="store_true", help="show what can be built")

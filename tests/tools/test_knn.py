@@ -78,7 +78,7 @@ def test_leaving_one_out_and_another_file(run, tmp_path, sample_run):
     ("arguments", "message"),
     [
         (["--k", "46"], "45 samples"),
-        (["--k", "0"], "45 samples"),
+        (["--k", "0"], "--k: 0 given; it must be from 1"),
         (["--train", "nowhere-*.tar"], "nowhere-*.tar"),
         (["--size", "15"], "multiple of the patch size"),
         (["--device", "abacus"], "--device abacus"),
