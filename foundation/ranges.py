@@ -268,7 +268,8 @@ def argument(hint: Any) -> Callable[[str], Any]:
 
 def of_fields(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """:func:`refusals` of the fields of a dataclass, their keys below ``where``."""
-    hints = _hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     for field in dataclasses.fields(config):
         key = f"{where}.{field.name}" if where else field.name
         yield from refusals(hints[field.name], getattr(config, field.name), key)
