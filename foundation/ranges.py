@@ -144,6 +144,9 @@ NonNegative: TypeAlias = Annotated[float, Range(0, 1e9)]
 Positive: TypeAlias = Annotated[float, Range(0, 1e9, above=True)]
 """More than 0."""
 
+Deviation: TypeAlias = Annotated[float, Range(1e-9, 1e9)]
+"""What numbers are divided by, so that their spread is 1."""
+
 Seconds: TypeAlias = Annotated[float, Range(0, 1e7, above=True)]
 """A time, up to some four months."""
 

@@ -11,10 +11,6 @@
 A key is the digest of address, size and SHA-256 (or the server's version): another content is another file. Only a
 finished file has its final name, given by a rename; everyone writes to a file of their own. So the lock saves
 downloads, but the bytes do not depend on it: on file systems where ``flock`` does nothing they are good as well.
-
-A copy is hashed when it is opened first and then once a day (0.5 to 2 s for a GB), by one of all processes: as long as
-its size, time of change and inode are those in ``sums``, the others trust that. So bytes that were changed
-by a program are found at the next opening, and those that a disk has lost within a day.
 """
 
 from __future__ import annotations
@@ -37,6 +33,7 @@ from pathlib import Path
 
 from foundation.data.download import Download, Expected
 from foundation.data.remote import RemoteError, is_full, is_pipe, shown
+from foundation.data.sums import Facts, Sums
 
 FOLDER_VARIABLE = "FOUNDATION_CACHE"
 _DAY = 86400.0
@@ -68,21 +65,6 @@ class _LockError(Exception):
         self.cause = cause
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What changes when a program writes to a file or puts another one in its place."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> _Facts | None:
-        """Those of an open file; None for a folder or another thing that is no file."""
-        found = os.fstat(descriptor)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
 @dataclass
 class _File:
     path: Path
@@ -109,7 +91,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._trusted: dict[str, tuple[_Facts, float]] = {}  # where nothing can be written: what this process has seen
+        self._sums = Sums(folder / "sums")
 
     def key(self, address: str, expected: Expected) -> str:
         """Name of a shard's copy."""
@@ -188,12 +170,14 @@ class Cache:
                 self._say_damaged(address, path, f"it cannot be read ({error.strerror})", "not used")
             return None
         try:
-            facts = _Facts.of(descriptor)
-            wrong = "it is no file" if facts is None else self._trouble(key, facts, descriptor, expected, hash_it)
+            facts = Facts.of(os.fstat(descriptor))
+            usable, wrong = False, "it is no file"
+            if facts is not None:
+                usable, wrong = self._sums.trouble(key, facts, descriptor, expected, hash_it)
         except BaseException:
             os.close(descriptor)
             raise
-        if wrong is None:
+        if usable:
             touch(descriptor)
             return descriptor
         os.close(descriptor)
@@ -201,27 +185,7 @@ class Cache:
             self._discard(address, key, facts, wrong)
         return None
 
-    def _trouble(self, key: str, facts: _Facts, descriptor: int, expected: Expected, hash_it: bool) -> str | None:
-        """What is wrong with a copy: None for nothing, an empty text where nobody knows because nobody looked."""
-        if expected.size is not None and facts.size != expected.size:
-            return f"it has {facts.size:,} bytes, not {expected.size:,}"
-        known = self._read_sum(key)
-        digest = expected.sha256 or (known[0] if known else "")
-        if not digest:
-            return "nothing tells what its bytes should be"
-        if known and known == (digest, facts) and self._is_fresh(self._sum(key)):
-            return None
-        if key in self._trusted and self._trusted[key][0] == facts and time.time() - self._trusted[key][1] < _DAY:
-            return None
-        if not hash_it:
-            return ""
-        found = digest_of(descriptor)
-        if found != digest:
-            return f"its SHA-256 is {found[:16]}..., not {digest[:16]}..."
-        self._write_sum(key, digest, facts)
-        return None
-
-    def _discard(self, address: str, key: str, facts: _Facts | None, wrong: str) -> None:
+    def _discard(self, address: str, key: str, facts: Facts | None, wrong: str) -> None:
         """Name and remove a copy, unless another one has taken its name in the meantime."""
         path = self._path(key)
         try:
@@ -232,39 +196,11 @@ class Cache:
         except OSError as error:
             self._say_damaged(address, path, wrong, f"it cannot be removed ({error.strerror}) and is not used")
             return
-        self._sum(key).unlink(missing_ok=True)
+        self._sums.forget(key)
         self._say_damaged(address, path, wrong, "removed; it is fetched again")
 
     def _say_damaged(self, address: str, path: Path, wrong: str, done: str) -> None:
         _log.warning(f"damaged copy {path} of {shown(address)}: {wrong}: {done}")
-
-    def _read_sum(self, key: str) -> tuple[str, _Facts] | None:
-        """Digest of a copy and the file that had it; None where nobody has left them."""
-        try:
-            found = json.loads(self._sum(key).read_text(encoding="utf-8"))
-            return str(found["sha256"]), _Facts(int(found["size"]), int(found["mtime_ns"]), int(found["inode"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-
-    def _write_sum(self, key: str, digest: str, facts: _Facts) -> None:
-        self._trusted[key] = (facts, time.time())
-        mine = self._sum(f"{key}.{_owner()}.note")
-        content = {"sha256": digest, "size": facts.size, "mtime_ns": facts.mtime_ns, "inode": facts.inode}
-        try:
-            mine.parent.mkdir(exist_ok=True)
-            mine.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(mine, self._sum(key))
-        except OSError:  # this process knows; others will look for themselves
-            with suppress(OSError):
-                mine.unlink(missing_ok=True)
-
-    def _is_fresh(self, path: Path) -> bool:
-        with suppress(OSError):
-            return time.time() - path.stat().st_mtime < _DAY
-        return False
-
-    def _sum(self, key: str) -> Path:
-        return self.folder / "sums" / key
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.tar"
@@ -314,9 +250,10 @@ class Cache:
             part = self._begin(key, expected)
             self._make_room(0, address)  # now that others can see what this one needs
             digest = Download(address, part, expected, lambda: self._make_room(0, address)).run()
-            found = part.stat()
+            facts = Facts.of(part.stat())
             os.replace(part, self._path(key))
-            self._write_sum(key, digest, _Facts(found.st_size, found.st_mtime_ns, found.st_ino))
+            if facts is not None:
+                self._sums.note(key, digest, facts)
             self._tidy(key)
         except RemoteError as error:
             keep = error.reason != "corrupt" and bool(expected.sha256)
@@ -407,7 +344,7 @@ class Cache:
                     break
                 if not file.live:
                     file.path.unlink(missing_ok=True)
-                    self._sum(file.path.stem).unlink(missing_ok=True)
+                    self._sums.forget(file.path.stem)
                     used -= file.size
             if used + need > self.limit:
                 raise CacheFullError(
@@ -438,15 +375,6 @@ def touch(descriptor: int) -> None:
     """Note that a copy is in use; its time of change stays that of its content."""
     with suppress(OSError):  # a cache that can only be read is of use too
         os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
-
-
-def digest_of(descriptor: int) -> str:
-    """SHA-256 of an open file, hexadecimal."""
-    digest, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, 1 << 20, place):
-        digest.update(piece)
-        place += len(piece)
-    return digest.hexdigest()
 
 
 def _owner() -> str:

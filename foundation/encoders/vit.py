@@ -79,7 +79,7 @@ class Config:
     norm: Norm = "layernorm"
     """``layernorm`` or ``rmsnorm``."""
 
-    norm_eps: Annotated[float, Range(0, 1, above=True)] = 1e-6
+    norm_eps: Annotated[float, Range(1e-20, 1)] = 1e-6
     """Small number inside the norms (DINOv3 uses 1e-5 with rmsnorm)."""
 
     separate_class_norm: bool = False

@@ -31,7 +31,7 @@ class Config:
     """Decoupled weight decay; a cosine from 0.04 to 0.4 in DINO."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
-    eps: Annotated[float, Range(0, 1, above=True)] = 1e-8
+    eps: Annotated[float, Range(1e-20, 1)] = 1e-8
     """Added to the root of the second moment."""
     clip: Positive | None = 3.0
     """Largest gradient norm; null switches clipping off."""

@@ -146,7 +146,7 @@ class Job:
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""
         from foundation.parallel.threads import default_workers, leave_one_processor
-        from foundation.probes.features import default_cache
+        from foundation.probes.feature_cache import default_cache
         from foundation.probes.road import features_of_shards
 
         a = self.arguments

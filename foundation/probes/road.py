@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from foundation import plugins
 from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.features import (
     FeatureSet,
     cache_key,
     data_digest,
     extract,
-    keep_features,
-    kept_features,
     weights_digest,
 )
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
-from foundation.ranges import Number, Positive, Range, check
+from foundation.ranges import Deviation, Number, Range, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class FrontEndConfig:
     """Centred: decibels below the loudest cell at which a spectrogram is cut off; None: no cut."""
     mean: Number = -14.482
     """Subtracted from the logarithms (centred: dB of power at full scale 1; kaldi: natural logarithm)."""
-    std: Positive = 65.1662
+    std: Deviation = 65.1662
     """Divided by. The defaults map ATST's smallest and largest value to -1 and 1."""
 
     def __post_init__(self) -> None:

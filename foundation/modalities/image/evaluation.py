@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from foundation.ranges import Number, Positive, PositiveShare, Range, Side, check
+from foundation.ranges import Deviation, Number, PositiveShare, Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class EvaluationConfig:
     """Images whose shorter side is below this many pixels are resized straight to ``size``: nothing to cut off."""
     mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
     """Divided by, per channel."""
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD, EvaluationConfig
-from foundation.ranges import Number, Positive, Range, Rising, Share, Shares, Side, Views, ViewShares, check
+from foundation.ranges import Deviation, Number, Range, Rising, Share, Shares, Side, Views, ViewShares, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ class Config:
     """Solarising inverts values from this level (0 to 255) on."""
     mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
     """Divided by, per channel."""
     placement: Literal["auto", "workers", "device"] = "auto"
     """Where crops are resampled; ``auto``: on an accelerator where there is one, else in the workers."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.ranges import Length, Number, Positive, Rate, Side
+from foundation.ranges import Deviation, Length, Number, Rate, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class EvaluationConfig:
     """What fills a window that is longer than the recording: its mirror image at both ends, or slower time."""
     mean: Annotated[tuple[Number, ...], Length(1, 1024)] = MEAN
     """Taken off each channel (m/s^2, rad/s)."""
-    std: Annotated[tuple[Positive, ...], Length(1, 1024)] = STD
+    std: Annotated[tuple[Deviation, ...], Length(1, 1024)] = STD
     """Each channel is divided by."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How recordings are read; see its own fields."""

@@ -17,11 +17,11 @@ from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 from foundation.ranges import (
+    Deviation,
     Factors,
     Length,
     NonNegative,
     Number,
-    Positive,
     Range,
     Rate,
     Share,
@@ -90,7 +90,7 @@ class Config:
     """Probability that one whole sensor, accelerometer or gyroscope, is silent; never all of them."""
     mean: Annotated[tuple[Number, ...], Length(1, 1024)] = MEAN
     """Taken off each channel (m/s^2, rad/s)."""
-    std: Annotated[tuple[Positive, ...], Length(1, 1024)] = STD
+    std: Annotated[tuple[Deviation, ...], Length(1, 1024)] = STD
     """Each channel is divided by."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How recordings are read: columns, units, rate, gravity."""

@@ -341,7 +341,7 @@ def test_a_flipped_byte_in_a_copy_reaches_no_sample(make_shards: MakeShards, ser
 def test_a_copy_is_hashed_once_a_day_and_not_by_every_process(
     tmp_path: Path, serve: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foundation.data import cache as module
+    from foundation.data import sums as module
 
     hashed: list[int] = []
     real = module.digest_of

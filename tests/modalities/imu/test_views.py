@@ -225,7 +225,7 @@ def test_evaluation_survives_its_card():
         (lambda: Config(rate=0.0), "rate is 0"),
         (lambda: Config(warp=1.0), "warp is 1; it must be at least 0 and below 1"),
         (lambda: Config(mean=(0.0,)), "mean has 1 numbers for the 6 channels"),
-        (lambda: Config(std=(0.0,) * 6), "std.0 is 0; it must be above 0"),
+        (lambda: Config(std=(0.0,) * 6), "std.0 is 0; it must be from 1e-09"),
         (lambda: Config(global_views=CropConfig(count=0)), "at least 1 global view"),
         (lambda: CropConfig(span=(0.0, 2.0)), "span.0 is 0; it must be above 0"),
         (lambda: Config(stretch=(2.0, 1.0)), "stretch"),
