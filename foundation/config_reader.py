@@ -241,13 +241,10 @@ class Reader:
         value = self.read_type(ranges.bare(hint), node, key, default)
         if value is _BAD:
             return _BAD
-        # A number that stands for a whole schedule has no fields whose ranges would have been looked at.
-        fields = isinstance(node, ScalarNode) and isinstance(value, ranges.Compound) and not ranges.marks_of(hint)
-        text = (
-            next((text for _, text in ranges.of_fields(value)), None)
-            if fields
-            else ranges.refusal(hint, value, nullable)
-        )
+        text = ranges.refusal(hint, value, nullable)
+        if isinstance(node, ScalarNode) and isinstance(value, ranges.Compound) and not ranges.marks_of(hint):
+            # A number that stands for a whole schedule has no fields whose ranges would have been looked at.
+            text = next((text for _, text in ranges.of_fields(value)), None)
         return value if text is None else self.refuse(node, key, text)
 
     def refuse(self, node: Node, key: str, text: str) -> Any:

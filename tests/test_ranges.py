@@ -303,6 +303,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def test_every_number_on_the_command_line_has_a_range():
     scripts = {verb: cli._load(bundled(folder) / name) for verb, (folder, name) in SCRIPTS.items()}
+    scripts |= {f"bench {path.stem}": cli._load(path) for path in sorted(bundled("tools").glob("bench/[a-z]*.py"))}
     scripts |= {f"data build {name}": build.load(name).module for name in build.available()}
     assert len(scripts) > 20
     for name, script in scripts.items():
