@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from foundation.data import generated
 from foundation.data.generated import Numbers
 from foundation.errors import UserError
+from foundation.ranges import NonNegative, argument
 
 CARD = {
     "title": "Calls of invented animals",
@@ -41,7 +42,10 @@ Signal = NDArray[np.float64]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     generated.add_arguments(parser, train=2400, test=600)
     parser.add_argument(
-        "--noise", type=float, default=1.0, help="loudness of the background, 0 is none (default: %(default)s)"
+        "--noise",
+        type=argument(NonNegative),
+        default=1.0,
+        help="loudness of the background, 0 is none (default: %(default)s)",
     )
 
 

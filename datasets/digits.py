@@ -17,6 +17,7 @@ import numpy as np
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import CountOrNone, PositiveShare, Seed, Share, Side, argument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,22 +52,36 @@ class _Random:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    parser.add_argument("--canvas", type=int, default=32, help="width and height in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--canvas", type=argument(Side), default=32, help="width and height in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--scale",
-        type=float,
+        type=argument(PositiveShare),
         nargs=2,
         default=(0.55, 0.85),
         metavar=("MIN", "MAX"),
         help="width of the scan as a share of the canvas (default: 0.55 0.85)",
     )
-    parser.add_argument("--clutter", type=float, default=0.5, help="0 = none, 1 = a lot (default: %(default)s)")
-    parser.add_argument("--copies", type=int, default=4, help="placements of each training scan (default: %(default)s)")
     parser.add_argument(
-        "--test-copies", type=int, default=3, help="placements of each test scan (default: %(default)s)"
+        "--clutter", type=argument(Share), default=0.5, help="0 = none, 1 = a lot (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--copies",
+        type=argument(CountOrNone),
+        default=4,
+        help="placements of each training scan (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test-copies",
+        type=argument(CountOrNone),
+        default=3,
+        help="placements of each test scan (default: %(default)s)",
     )
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="jpg has quality 95 (default: jpg)")
-    parser.add_argument("--seed", type=int, default=0, help="of the placements; the split never moves (default: 0)")
+    parser.add_argument(
+        "--seed", type=argument(Seed), default=0, help="of the placements; the split never moves (default: 0)"
+    )
 
 
 def classes(arguments: argparse.Namespace) -> list[str]:

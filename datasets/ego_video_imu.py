@@ -31,6 +31,7 @@ from foundation.modalities.imu.errors import ImuError
 from foundation.modalities.imu.signals import readings_at
 from foundation.modalities.imu.times import even, stretches
 from foundation.modalities.video.decode import CONTAINERS
+from foundation.ranges import NonNegative, Number, Rate, Seconds, Side, argument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,12 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--acceleration", default="m/s^2", help="unit: m/s^2, g, mg (default: %(default)s)")
     parser.add_argument("--angular-velocity", default="rad/s", help="unit: rad/s, deg/s (default: %(default)s)")
     parser.add_argument(
-        "--offset", type=float, default=0.0, help="time of the table at which the video begins, seconds (default: 0)"
+        "--offset",
+        type=argument(Number),
+        default=0.0,
+        help="time of the table at which the video begins, seconds (default: 0)",
     )
-    parser.add_argument("--rate", type=float, default=200.0, help="readings per second in the shards (default: 200)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a clip (default: 5)")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels of the shorter side at most (default: 256)")
-    parser.add_argument("--fps", type=float, default=0.0, help="frames per second at most (default: all of them)")
+    parser.add_argument(
+        "--rate", type=argument(Rate), default=200.0, help="readings per second in the shards (default: 200)"
+    )
+    parser.add_argument("--seconds", type=argument(Seconds), default=5.0, help="length of a clip (default: 5)")
+    parser.add_argument(
+        "--short-side", type=argument(Side), default=256, help="pixels of the shorter side at most (default: 256)"
+    )
+    parser.add_argument(
+        "--fps", type=argument(NonNegative), default=0.0, help="frames per second at most (default: all of them)"
+    )
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:

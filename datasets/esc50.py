@@ -15,10 +15,11 @@ import csv
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from foundation.data import folders
 from foundation.errors import UserError
+from foundation.ranges import Range, Seed, argument
 
 CARD = {
     "title": "ESC-50: environmental sounds of 50 classes",
@@ -35,9 +36,14 @@ _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds meta/esc50.csv and audio/")
-    parser.add_argument("--test-fold", type=int, default=5, help="fold of the test split, 1 to 5 (default: 5)")
+    parser.add_argument(
+        "--test-fold",
+        type=argument(Annotated[int, Range(1, 5)]),
+        default=5,
+        help="fold of the test split, 1 to 5 (default: 5)",
+    )
     parser.add_argument("--esc10", action="store_true", help="only the ten classes of ESC-10")
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the order (default: 0)")
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import write
 from foundation.modalities.imu.decode import EXTENSIONS
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.ranges import Rate, Seconds, argument
 
 if TYPE_CHECKING:
     from foundation.modalities.imu.decode import ImuDecoder, Recording
@@ -47,16 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-unit", default=default.time_unit, choices=("auto", "s", "ms", "us", "ns"), help="of it (default: auto)"
     )
-    parser.add_argument("--rate", type=float, help="readings per second, for files without times")
+    parser.add_argument("--rate", type=argument(Rate), help="readings per second, for files without times")
     parser.add_argument("--acceleration", default="m/s^2", help="unit: m/s^2, g, mg, g/16384 (default: %(default)s)")
     parser.add_argument("--angular-velocity", default="rad/s", help="unit: rad/s, deg/s (default: %(default)s)")
     parser.add_argument(
-        "--max-gap", type=float, default=default.max_gap, metavar="SECONDS",
+        "--max-gap", type=argument(Seconds), default=default.max_gap, metavar="SECONDS",
         help="without a reading for longer, a recording breaks: no window spans it (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-gravity", action="store_true", help="the accelerations do not contain gravity")
-    parser.add_argument("--window", type=float, help="cut recordings into pieces of so many seconds (default: whole)")
-    parser.add_argument("--stride", type=float, help="seconds from one piece to the next (default: --window)")
+    parser.add_argument(
+        "--window", type=argument(Seconds), help="cut recordings into pieces of so many seconds (default: whole)"
+    )
+    parser.add_argument(
+        "--stride", type=argument(Seconds), help="seconds from one piece to the next (default: --window)"
+    )
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:

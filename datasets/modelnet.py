@@ -24,6 +24,7 @@ from typing import Any
 
 from foundation.data.walk import is_hidden
 from foundation.errors import UserError
+from foundation.ranges import Side, argument
 
 CARD = {
     "title": "ModelNet: shapes of 10 or 40 classes",
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, required=True, help="ModelNet10 or ModelNet40: folder or .zip")
     parser.add_argument(
         "--points",
-        type=int,
+        type=argument(Side),
         default=2048,
         help="points of a shape: drawn from a mesh, or the first of a resampled file",
     )

@@ -20,6 +20,7 @@ from foundation.errors import UserError
 from foundation.modalities.imu import write
 from foundation.modalities.imu.windows import turn
 from foundation.modalities.paired.scene import ACTIVITIES, LONGEST, Sensor, trajectory
+from foundation.ranges import Degrees, argument
 
 CARD = {
     "title": "Motions of a body-worn sensor",
@@ -39,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
     generated.add_arguments(parser, train=2400, test=640)
     parser.add_argument(
-        "--sway", type=float, default=15.0, help="degrees by which a recording is turned further (default: %(default)s)"
+        "--sway",
+        type=argument(Degrees),
+        default=15.0,
+        help="degrees by which a recording is turned further (default: %(default)s)",
     )
 
 

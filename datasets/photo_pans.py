@@ -23,6 +23,7 @@ from foundation.data import generated
 from foundation.data.build import load
 from foundation.data.generated import Numbers
 from foundation.errors import UserError
+from foundation.ranges import Share, Side, argument
 
 CARD = {
     "title": "Photo pans",
@@ -39,9 +40,11 @@ RATE, FRAMES = 8.0, 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     generated.add_arguments(parser, train=2400, test=600)
-    parser.add_argument("--size", type=int, default=32, help="width and height, pixels (default: %(default)s)")
     parser.add_argument(
-        "--light", type=float, default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+        "--size", type=argument(Side), default=32, help="width and height, pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--light", type=argument(Share), default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
     )
 
 

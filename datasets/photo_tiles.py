@@ -18,6 +18,7 @@ import numpy as np
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import CountOrNone, Seed, Share, Side, argument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,13 +39,17 @@ _NUMBERS = 12  # random numbers of one patch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    parser.add_argument("--size", type=int, default=32, help="width and height of a patch (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=6000, help="training patches (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=1200, help="test patches (default: %(default)s)")
     parser.add_argument(
-        "--light", type=float, default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+        "--size", type=argument(Side), default=32, help="width and height of a patch (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of places and light (default: %(default)s)")
+    parser.add_argument(
+        "--train", type=argument(CountOrNone), default=6000, help="training patches (default: %(default)s)"
+    )
+    parser.add_argument("--test", type=argument(CountOrNone), default=1200, help="test patches (default: %(default)s)")
+    parser.add_argument(
+        "--light", type=argument(Share), default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of places and light (default: %(default)s)")
 
 
 def photographs() -> dict[str, NDArray[np.uint8]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import CountOrNone, Seed, Side, argument
 
 CARD = {
     "title": "Solids: things of simple parts, scanned",
@@ -206,10 +207,14 @@ _THINGS: dict[str, Callable[[_Random], list[_Part]]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--points", type=int, default=768, help="points of a cloud (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=1440, help="clouds to train on (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=480, help="clouds to test on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    parser.add_argument("--points", type=argument(Side), default=768, help="points of a cloud (default: %(default)s)")
+    parser.add_argument(
+        "--train", type=argument(CountOrNone), default=1440, help="clouds to train on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test", type=argument(CountOrNone), default=480, help="clouds to test on (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of everything that is drawn (default: 0)")
 
 
 def classes(arguments: argparse.Namespace) -> list[str]:

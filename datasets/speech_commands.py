@@ -20,6 +20,7 @@ from typing import Any
 from foundation.data import folders
 from foundation.data.walk import is_hidden
 from foundation.errors import UserError
+from foundation.ranges import Seed, argument
 
 CARD = {
     "title": "Speech Commands",
@@ -37,7 +38,7 @@ _LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="the unpacked folder, with testing_list.txt")
     parser.add_argument("--words", default="", help="only these words, with commas between (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the order (default: 0)")
 
 
 @lru_cache(maxsize=4)

@@ -29,6 +29,7 @@ from foundation.data.items import decoder_of, tried
 from foundation.data.tally import Tally
 from foundation.data.walk import is_hidden
 from foundation.errors import SampleError, UserError
+from foundation.ranges import CountOrNone, SecondsOrNever, Seed, argument
 
 CARD = {
     "title": "Free Spoken Digit Dataset",
@@ -47,11 +48,18 @@ _OFFICIAL_TEST = 5  # recordings 0 to 4 of each digit and speaker
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with recordings/, or with shards (.tar)")
     parser.add_argument("--hold-out", default="", help="speakers of the test split, with commas between")
-    parser.add_argument("--strings", type=int, default=0, help="digits of a string; 0: single recordings (default: 0)")
     parser.add_argument(
-        "--pause", type=float, nargs=2, default=(0.05, 0.3), metavar=("MIN", "MAX"), help="seconds between two digits"
+        "--strings", type=argument(CountOrNone), default=0, help="digits of a string; 0: single recordings (default: 0)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order and the strings (default: 0)")
+    parser.add_argument(
+        "--pause",
+        type=argument(SecondsOrNever),
+        nargs=2,
+        default=(0.05, 0.3),
+        metavar=("MIN", "MAX"),
+        help="seconds between two digits",
+    )
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the order and the strings (default: 0)")
 
 
 def classes(arguments: argparse.Namespace) -> list[str]:

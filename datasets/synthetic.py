@@ -18,6 +18,7 @@ from foundation import counter
 from foundation.errors import UserError
 from foundation.modalities.imu import write
 from foundation.modalities.paired.scene import ACTIVITIES, LONGEST, Camera, Room, Sensor, trajectory
+from foundation.ranges import CountOrNone, NonNegative, Rate, Seconds, Seed, Side, argument
 
 CARD = {
     "title": "Synthetic paired video and motion",
@@ -33,14 +34,20 @@ CARD = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    parser.add_argument("--train", type=int, default=512, help="samples of the training split (default: 512)")
-    parser.add_argument("--test", type=int, default=160, help="samples of the test split (default: 160)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a sample (default: 3)")
-    parser.add_argument("--size", type=int, default=64, help="width and height of the frames, pixels (default: 64)")
-    parser.add_argument("--fps", type=float, default=10.0, help="frames per second (default: 10)")
-    parser.add_argument("--rate", type=float, default=100.0, help="readings per second, Hz (default: 100)")
+    parser.add_argument(
+        "--train", type=argument(CountOrNone), default=512, help="samples of the training split (default: 512)"
+    )
+    parser.add_argument(
+        "--test", type=argument(CountOrNone), default=160, help="samples of the test split (default: 160)"
+    )
+    parser.add_argument("--seconds", type=argument(Seconds), default=3.0, help="length of a sample (default: 3)")
+    parser.add_argument(
+        "--size", type=argument(Side), default=64, help="width and height of the frames, pixels (default: 64)"
+    )
+    parser.add_argument("--fps", type=argument(NonNegative), default=10.0, help="frames per second (default: 10)")
+    parser.add_argument("--rate", type=argument(Rate), default=100.0, help="readings per second, Hz (default: 100)")
     parser.add_argument("--frames", default="mp4", choices=("mp4", "npy"), help="how frames are kept (default: mp4)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of everything (default: 0)")
 
 
 def classes(arguments: argparse.Namespace) -> list[str]:

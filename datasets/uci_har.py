@@ -25,6 +25,7 @@ from foundation import counter
 from foundation.errors import UserError
 from foundation.modalities.imu import write
 from foundation.modalities.imu.units import GRAVITY
+from foundation.ranges import Side, argument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,9 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", type=Path, required=True, help="folder 'UCI HAR Dataset' or 'HAPT Data Set', unpacked"
     )
-    parser.add_argument("--window", type=int, default=128, help="HAPT: readings of a window (default: 128 = 2.56 s)")
     parser.add_argument(
-        "--stride", type=int, default=128, help="HAPT: readings from one window to the next (default: 128)"
+        "--window", type=argument(Side), default=128, help="HAPT: readings of a window (default: 128 = 2.56 s)"
+    )
+    parser.add_argument(
+        "--stride", type=argument(Side), default=128, help="HAPT: readings from one window to the next (default: 128)"
     )
     parser.add_argument(
         "--transitions", action="store_true", help="HAPT: also the six changes of posture, classes 6-11"

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from foundation.errors import FoundationError, UserError
 from foundation.search_path import leave_working_directory
@@ -73,6 +74,18 @@ _PACKAGES = (
     "submitit",
     "open_clip_torch",
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words in one line, as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{message} ({self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +169,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _run_script(script: Path, program: str, words: list[str]) -> int:
     module = _load(script)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program,
         description=module.DESCRIPTION,
         epilog=getattr(module, "EXAMPLES", None),

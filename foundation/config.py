@@ -20,6 +20,7 @@ from foundation.config_reader import Reader, compose, fields_of, hints_of, mappi
 from foundation.errors import UserError
 from foundation.plugins import name_of
 from foundation.printable import printable
+from foundation.ranges import bare
 from foundation.redact import redact
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
         hints, marker = hints_of(type(obj)), plugin_of(hint)
         named = {} if marker is None else {"name": name_of(marker.pattern, obj)}
         return named | {f.name: to_plain(getattr(obj, f.name), hints[f.name]) for f in fields_of(type(obj))}
-    arguments = [a for member in members_of(hint) for a in get_args(member)]
+    arguments = [a for member in members_of(hint) for a in get_args(bare(member))]
     if isinstance(obj, Mapping):
         return {key: to_plain(value, arguments[1] if len(arguments) > 1 else None) for key, value in obj.items()}
     if isinstance(obj, (tuple, list)):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near, resolve
 
@@ -50,6 +51,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 def members_of(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a type; a plain type is its own only one."""
+    hint = ranges.bare(hint)
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -64,7 +66,8 @@ def _describe(hint: Any) -> str:
     if (plugin := plugin_of(hint)) is not None:
         return f"a mapping with the key 'name' (a {plugin.kind})"
     if get_origin(hint) is Annotated:
-        return _describe(get_args(hint)[0])
+        marks = [str(mark) for mark in ranges.marks_of(hint) if isinstance(mark, ranges.Range)]
+        return " ".join([_describe(get_args(hint)[0]), *marks])
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(hint))
     if len(members_of(hint)) > 1:
@@ -121,6 +124,7 @@ def _found(node: Node) -> str:
 
 def _fits(hint: Any, node: Node) -> bool:
     """Whether a type can be written in the shape of this node (mapping, list or scalar)."""
+    hint = ranges.bare(hint)
     origin = get_origin(hint) or hint
     if origin in (Any, object):
         return True
@@ -193,6 +197,7 @@ class Reader:
         self.own = own
         self.problems: list[tuple[int, str]] = []
         self._overrides: set[str] = set()  # names of their marks: the user's own word, whatever they change
+        self.out_of_range = False
 
     def problem(self, where: Node, text: str) -> Any:
         mark = where.start_mark
@@ -232,13 +237,30 @@ class Reader:
                 self.problem(node, f"{above!r} is a plain value, not a mapping; override it whole: {above}={{...}}")
                 return
 
-    def read(self, hint: Any, node: Node, key: str, default: Any = None) -> Any:
+    def read(self, hint: Any, node: Node, key: str, default: Any = None, nullable: bool = False) -> Any:
         """The value of ``node`` as the type ``hint``.
 
-        A mapping replaces the default of its field whole; ``default`` only tells the kind of a plug-in without a name.
+        A mapping replaces the default of its field whole; ``default`` only tells the kind of a plug-in without a name,
+        ``nullable`` that a message may name null as a way out.
         """
         if node.tag not in _STANDARD_TAGS:
             return self.problem(node, f"{key!r} has the tag {node.tag.replace(_TAG, '!!')!r}; tags are not supported")
+        value = self.read_type(ranges.bare(hint), node, key, default)
+        if value is _BAD:
+            return _BAD
+        text = ranges.refusal(hint, value, nullable)
+        if isinstance(node, ScalarNode) and isinstance(value, ranges.Compound) and not ranges.marks_of(hint):
+            # A number that stands for a whole schedule has no fields whose ranges would have been looked at.
+            text = next((text for _, text in ranges.of_fields(value)), None)
+        return value if text is None else self.refuse(node, key, text)
+
+    def refuse(self, node: Node, key: str, text: str) -> Any:
+        """Report a number outside its range."""
+        self.out_of_range = True
+        return self.problem(node, f"{key} {text}")
+
+    def read_type(self, hint: Any, node: Node, key: str, default: Any) -> Any:
+        """:meth:`read` but for the ranges."""
         if len(members_of(hint)) > 1:
             return self.read_union(hint, node, key, default)
         plugin = plugin_of(hint)
@@ -286,17 +308,25 @@ class Reader:
         members = members_of(hint)
         if _is_null(node) and type(None) in members:
             return None
+        nullable = type(None) in members
         # Where one member alone has the shape of the node, it explains its own problems best.
         members = tuple(m for m in members if m is not type(None) and _fits(m, node)) or members
         spelt_none = isinstance(node, ScalarNode) and node.value == "None" and type(None) in get_args(hint)
         if len(members) == 1 and not spelt_none:
-            return self.read(members[0], node, key, default)
+            return self.read(members[0], node, key, default, nullable)
+        outside: Reader | None = None
         for member in members:
             attempt = Reader(self.own)
             attempt._overrides = self._overrides
-            value = attempt.read(member, node, key, default)
+            value = attempt.read(member, node, key, default, nullable)
             if not attempt.problems:
                 return value
+            if attempt.out_of_range:
+                outside = outside or attempt
+        if outside is not None:
+            self.out_of_range = True
+            self.problems += outside.problems
+            return _BAD
         found = _found(node) + ("; write null" if spelt_none else "")
         return self.problem(node, f"{key!r} must be {_describe(hint)}, found {found}")
 

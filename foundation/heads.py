@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from foundation.errors import UserError
+from foundation.ranges import Depth, Range, Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,14 @@ class Config:
     """A prototype head (Caron et al. 2021, section 3.1): scores of a token against K learned directions; or, without
     prototypes, a projector as BYOL has it (Grill et al. 2020)."""
 
-    prototypes: int | None
+    prototypes: Annotated[int, Range(1, 2**24)] | None
     """Number of prototypes K, the size of the output; null: none, the output is the vector of ``bottleneck`` numbers
     itself, not normalised."""
-    hidden: int = 2048
+    hidden: Side = 2048
     """Width of the hidden layers."""
-    bottleneck: int = 256
+    bottleneck: Side = 256
     """Width of the normalised vector that meets the prototypes."""
-    layers: int = 3
+    layers: Depth = 3
     """Linear layers before the prototypes; 1 is a single projection without activation."""
     norm: Literal["none", "batch"] = "none"
     """Normalisation between the hidden layers."""
@@ -38,11 +39,7 @@ class Config:
     """Keep every prototype at length 1 (DINO's ``norm_last_layer``); False learns one length each, as DINOv2."""
 
     def __post_init__(self) -> None:
-        for name in ("prototypes", "hidden", "bottleneck", "layers"):
-            if name == "prototypes" and self.prototypes is None:
-                continue
-            if getattr(self, name) < 1:
-                raise UserError(f"heads: {name} must be at least 1, got {getattr(self, name)}")
+        check(self, "heads")
         if self.norm not in ("none", "batch"):
             raise UserError(f"heads: norm must be 'none' or 'batch', got {self.norm!r}")
 

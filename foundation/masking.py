@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import Count, Length, PositiveShare, Rising, Share, Side, check
 from foundation.types import TokenMask
 
 _ATTEMPTS = 10  # rectangles tried in a row without success before a mask counts as full (BEiT, DINOv2)
@@ -36,28 +37,28 @@ class Config:
     """View that gets masks."""
     also: tuple[str, ...] = ()
     """Further views that get masks by the same rule, each drawn by itself."""
-    probability: float = 0.5
+    probability: Share = 0.5
     """Share of the rows (views x samples of the global batch) with a mask; exact, rounded down."""
-    ratio: tuple[float, float] = (0.1, 0.5)
+    ratio: Annotated[tuple[Share, Share], Rising()] = (0.1, 0.5)
     """Smallest and largest share of masked tokens. The i-th masked row draws from the i-th of equal slices of it."""
-    choices: tuple[tuple[float, float], ...] | None = None
+    choices: Annotated[tuple[tuple[Share, Share], ...], Length(1, 1024)] | None = None
     """iBOT's rule instead: every row takes one of these (ratio, variation) at random and then a ratio uniform in
     [ratio - variation, ratio + variation]; ``[[0, 0], [0.3, 0.2]]`` in its ViT-S recipe. Overrides the two above."""
     kind: Literal["block", "random", "span"] = "block"
     """``block``: a union of random rectangles; where tokens lie on no grid (groups of points), the tokens nearest to a
     random one. ``random``: single tokens. ``span``: stretches of time (the last coordinate), through all rows."""
-    span: int = 5
+    span: Side = 5
     """Length of a stretch in tokens, for ``kind: span``. They do not overlap; the number masked is exact, up to a whole
     column."""
     tube: bool = False
     """Tokens with three coordinates (time, row, column): the mask is drawn over rows and columns and holds at all times
     (VideoMAE, Tong et al. 2022), so that a place cannot be copied from the moment before. Tokens of a single frame have
     one moment."""
-    min_patches: int = 4
+    min_patches: Count = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""
-    max_share: float = 0.5
+    max_share: PositiveShare = 0.5
     """Largest area of a rectangle as a share of the grid (iBOT: 1)."""
-    aspect: float = 0.3
+    aspect: PositiveShare = 0.3
     """Rectangles have height / width log-uniform in [aspect, 1 / aspect]."""
     exact: bool = False
     """Add single tokens until the wanted count is met (DINOv3); rectangles alone sometimes end a little below."""
@@ -65,9 +66,9 @@ class Config:
     """How hidden tokens are hidden: ``token`` puts a mask token in their place (iBOT, SimMIM); ``drop`` leaves them out
     of the encoder (MAE; one ratio and probability 1, so that all rows have as many); ``input`` overwrites their part of
     the view itself with zeros or another sample (group masked model learning, ASiT)."""
-    foreign: float = 0.0
+    foreign: Share = 0.0
     """Mode ``input``: probability that a row's hidden parts show another sample of the micro-batch instead of zeros."""
-    foreign_ratio: float | None = None
+    foreign_ratio: PositiveShare | None = None
     """Mode ``input``: share of hidden tokens in those rows (ASiT: 0.3); None: as in the others."""
     shared: bool = False
     """All views of a sample have the same mask (ATST-Frame, whose views hear the same seconds)."""
@@ -75,25 +76,12 @@ class Config:
     def __post_init__(self) -> None:
         if len(set(self.views)) != len(self.views):
             raise UserError(f"masking: a view is named twice: {', '.join(self.views)}")
-        if not 0.0 <= self.probability <= 1.0:
-            raise UserError(f"masking: probability must lie in [0, 1], got {self.probability}")
-        if not 0.0 <= self.ratio[0] <= self.ratio[1] <= 1.0:
-            raise UserError(f"masking: ratio must be two numbers 0 <= least <= most <= 1, got {list(self.ratio)}")
+        check(self, "masking")
         for ratio, variation in self.choices or ():
             if not 0.0 <= ratio - variation <= ratio + variation <= 1.0:
                 raise UserError(f"masking: choices must stay in [0, 1], got {ratio} +- {variation}")
-        if self.choices is not None and not self.choices:
-            raise UserError("masking: choices is empty; leave it out or name at least one [ratio, variation]")
         if self.kind not in ("block", "random", "span"):
             raise UserError(f"masking: kind must be 'block', 'random' or 'span', got {self.kind!r}")
-        if self.span < 1:
-            raise UserError(f"masking: span must be at least 1 token, got {self.span}")
-        if self.min_patches < 1:
-            raise UserError(f"masking: min_patches must be at least 1, got {self.min_patches}")
-        if not 0.0 < self.max_share <= 1.0:
-            raise UserError(f"masking: max_share must lie in (0, 1], got {self.max_share}")
-        if not 0.0 < self.aspect <= 1.0:
-            raise UserError(f"masking: aspect must lie in (0, 1], got {self.aspect}")
         if self.mode not in ("token", "drop", "input"):
             raise UserError(f"masking: mode must be 'token', 'drop' or 'input', got {self.mode!r}")
         if self.mode == "drop" and (self.probability != 1.0 or self.ratio[0] != self.ratio[1] or self.choices):
@@ -101,10 +89,6 @@ class Config:
                 "masking: mode 'drop' needs as many hidden tokens in every row: set probability: 1 and one ratio, such "
                 "as ratio: [0.75, 0.75], and leave choices out"
             )
-        if not 0.0 <= self.foreign <= 1.0:
-            raise UserError(f"masking: foreign must lie in [0, 1], got {self.foreign}")
-        if self.foreign_ratio is not None and not 0.0 < self.foreign_ratio <= 1.0:
-            raise UserError(f"masking: foreign_ratio must lie in (0, 1], got {self.foreign_ratio}")
         if self.mode != "input" and (self.foreign or self.foreign_ratio is not None):
             raise UserError("masking: foreign and foreign_ratio need mode: input")
 

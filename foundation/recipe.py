@@ -15,8 +15,12 @@ from foundation.engine import optimizer as adamw
 from foundation.engine import saver
 from foundation.errors import UserError
 from foundation.plugins import Plugin, resolve
+from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
 from foundation.schedules import Clock, Duration
 from foundation.teachers import ema
+
+MOST_STEPS = 10**10
+"""Longest run: some three centuries at a step a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +32,9 @@ class Data:
     (``https://``, ``s3://``, ``gs://``; see docs/remote-shards.md)."""
     cache: str | None = None
     """Folder for copies of remote shards; None: ``FOUNDATION_CACHE``, else ``~/.cache/foundation/shards``."""
-    cache_gib: float = 50.0
+    cache_gib: Annotated[float, Range(0, 1e6)] = 50.0
     """Size that the cache may take, in GiB; the shards not used for longest go first. 0: no copies, only ranges."""
-    prefetch_shards: int = 2
+    prefetch_shards: Annotated[int, Range(0, 1000)] = 2
     """Remote shards that are fetched ahead of their use."""
     allow_pipes: bool = False
     """Allow ``pipe:COMMAND`` as a shard: the recipe may then start any program."""
@@ -40,47 +44,30 @@ class Data:
     """``sample`` spreads the sources over every global batch; ``batch`` draws each global batch from one source."""
     weigh_by: Literal["samples", "tokens"] = "samples"
     """Whether the weights of the sources are shares of the samples or of the tokens."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
     """A source's weight w counts as w^(1 / temperature): 1 as given, larger is more even."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Loader processes per training process; None: the processors that this process may use, less one, at most 16."""
-    shuffle_window: int = 4096
+    shuffle_window: Count = 4096
     """Samples are shuffled within windows of this many, after the shards have been shuffled."""
-    max_bad_samples: int | float = 10
+    max_bad_samples: CountOrNone | ShareBelowOne = 10
     """Samples that cannot be used are replaced by others and counted, each once; one more than this ends the run with
     exit code 3. Below 1: a share of all samples."""
-    max_decoded_gib: float = 2.0
+    max_decoded_gib: Annotated[float, Range(0, 1 << 20, above=True)] = 2.0
     """Memory in GiB that one sample may take when decoded; a larger one is refused. When the samples of a batch take as
     much together, a worker makes their views before it decodes more."""
-    samples_per_epoch: int | None = None
+    samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
     """Samples in an epoch; None: what the shards (of all sources) hold. Must be given for a dry run without data."""
-    timeout_seconds: float = 300.0
+    timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"data.workers must be 0 or more, got {self.workers}")
-        if not self.cache_gib >= 0:
-            raise UserError(f"data.cache_gib must be 0 or more, got {self.cache_gib:g}")
-        if self.prefetch_shards < 0:
-            raise UserError(f"data.prefetch_shards must be 0 or more, got {self.prefetch_shards}")
-        whole = float(self.max_bad_samples).is_integer()
-        if not 0 <= self.max_bad_samples < 1 and not (whole and self.max_bad_samples >= 1):
-            raise UserError(
-                f"data.max_bad_samples must be a whole number of samples from 0 on, or a share of them below 1, got "
-                f"{self.max_bad_samples:g}"
-            )
-        if not 0 < self.max_decoded_gib < 1 << 20:
-            raise UserError(f"data.max_decoded_gib must be above 0, got {self.max_decoded_gib:g}")
+        check(self, "data")
         if self.shards and self.sources:
             raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
-        if not self.temperature > 0:
-            raise UserError(f"data.temperature must be more than 0, got {self.temperature:g}")
-        if self.shuffle_window < 1:
-            raise UserError(f"data.shuffle_window must be at least 1 sample, got {self.shuffle_window}")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -92,35 +79,32 @@ class Data:
 class Train:
     """Length, batch and bookkeeping of the run."""
 
-    length: Duration
+    length: Annotated[Duration, Range(0, 1e9, above=True)]
     """Length of the run: ``100 epochs`` or ``5000 steps``. Steps are optimiser steps."""
-    batch_size: int
+    batch_size: Annotated[int, Range(1, 2**24)]
     """Samples per optimiser step over all processes and accumulated micro-batches."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Micro-batches per optimiser step in each process."""
-    steps_per_epoch: int | None = None
+    steps_per_epoch: Count | None = None
     """Optimiser steps that count as one epoch in durations; None: samples per epoch / batch size."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast of the forward pass. ``auto``: bfloat16 where the processor multiplies it natively, else float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; ``auto``: the GPU if there is one."""
-    grace_seconds: float | None = None
+    grace_seconds: SecondsOrNever | None = None
     """Seconds that the scheduler leaves between its signal and the kill; a run warns when a save takes longer."""
-    peer_timeout_seconds: float = 7200.0
+    peer_timeout_seconds: Seconds = 7200.0
     """A process that waits for another one for so long gives up (exit code 75). More than four times
     ``guard.stall_seconds`` lets a process that hangs end first, with its stacks."""
-    stop_after: Duration | None = None
+    stop_after: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
     """End early, with all schedules as for the whole length (to try a long recipe)."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between two lines of metrics."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.accumulate < 1:
-            raise UserError(f"batch_size and accumulate must be at least 1, got {self.batch_size}, {self.accumulate}")
+        check(self, "train")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-        if self.log_every < 1:
-            raise UserError(f"train.log_every must be at least 1 step, got {self.log_every}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +113,7 @@ class Recipe:
 
     name: str
     """Name of the run; its folder is ``runs/NAME`` unless the command line says otherwise."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything: weights, order of the data, views, masks, drop path."""
     data: Data
     """The shards."""
@@ -193,4 +177,6 @@ class Recipe:
         steps = self.train.length.steps(Clock(0, epoch))
         if steps < 1:
             raise UserError(f"train.length {self.train.length.to_yaml()} is less than one step")
+        if steps > MOST_STEPS:
+            raise UserError(f"train.length {self.train.length.to_yaml()} is {steps:,} steps, more than {MOST_STEPS:,}")
         return Clock(steps, epoch or float(steps))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from foundation.errors import UserError
+from foundation.ranges import Number, Range
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+LONGEST = {"steps": 1e9, "epochs": 1e6, "%": 1e4}
+"""Largest duration in each unit."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Duration:
         """Read ``500``, ``"500 steps"``, ``"10 epochs"`` or ``"5%"``.
 
         Raises:
-            UserError: for anything else.
+            UserError: for anything else, and for more than :data:`LONGEST`.
         """
         text = str(value).strip()
         number, unit = (text[:-1], "%") if text.endswith("%") else [*text.split(" ", 1), "steps"][:2]
@@ -36,7 +41,18 @@ class Duration:
             amount = math.nan
         if unit not in ("steps", "epochs", "%") or not amount >= 0 or math.isinf(amount):
             raise UserError(f"expected a duration such as '500 steps', '10 epochs' or '5%', got {value!r}")
+        if amount > LONGEST[unit]:
+            longest = cls(LONGEST[unit], unit)  # type: ignore[arg-type]
+            raise UserError(f"a duration is at most {longest.to_yaml()}, got {value!r}")
         return cls(amount, unit)  # type: ignore[arg-type]
+
+    def numbers(self) -> tuple[float, ...]:
+        """The amount."""
+        return (self.amount,)
+
+    def shown(self) -> str:
+        """As it is written in a recipe."""
+        return self.to_yaml()
 
     def to_yaml(self) -> str:
         number = str(int(self.amount)) if self.amount == int(self.amount) else repr(self.amount)
@@ -65,15 +81,15 @@ class Schedule:
     the value stays at ``end``.
     """
 
-    start: float
+    start: Number
     """Value after the warm-up."""
-    end: float | None = None
+    end: Number | None = None
     """Last value; None keeps ``start``."""
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     """Way from ``start`` to ``end``; ``constant`` ignores ``end``."""
     warmup: Duration = Duration(0)
     """Length of the linear warm-up."""
-    warmup_from: float = 0.0
+    warmup_from: Number = 0.0
     """Value at the first step of the warm-up."""
     frozen: Duration = Duration(0)
     """Length of an initial stretch of zeros."""
@@ -84,8 +100,22 @@ class Schedule:
     def from_yaml(cls, value: object) -> Schedule | None:
         """A constant for a plain number, None (meaning: read the fields) for anything else."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return cls(start=float(value), shape="constant")
+            try:
+                return cls(start=float(value), shape="constant")
+            except OverflowError:
+                return cls(start=math.inf, shape="constant")  # which no range holds
         return None
+
+    def numbers(self) -> tuple[float, ...]:
+        """Every value that it takes is one of these or between two of them."""
+        before = ((0.0,) if self.frozen.amount else ()) + ((self.warmup_from,) if self.warmup.amount else ())
+        return (*before, self.start) if self.end is None else (*before, self.start, self.end)
+
+    def shown(self) -> str:
+        """The plain number of a constant, else the ends of its parts."""
+        if self.to_yaml() is not None:
+            return f"{self.start:g}"
+        return "a schedule through " + ", ".join(f"{number:g}" for number in self.numbers())
 
     def to_yaml(self) -> float | None:
         """The plain number for a constant, None (meaning: write the fields) for anything else."""
@@ -125,3 +155,7 @@ class Schedule:
         else:
             main = end + (self.start - end) * 0.5 * (1.0 + np.cos(np.pi * place))
         return np.where(step < frozen, 0.0, np.where(step < frozen + warmup, rise, np.where(place >= 1.0, end, main)))
+
+
+Weight: TypeAlias = Annotated[float, Range(-1e6, 1e6)] | Annotated[Schedule, Range(-1e6, 1e6)]
+"""Factor on a loss: one number or a schedule."""

@@ -32,6 +32,7 @@ find each other by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, wh
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
+    from foundation.ranges import Processes, argument
 
     parser.add_argument("recipe", help="name of a shipped recipe, a YAML file, or a run folder to resume")
     parser.add_argument(
@@ -40,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
     parser.add_argument(
-        "--processes", type=int, default=1, help="processes on this machine that share the batch (default: 1)"
+        "--processes",
+        type=argument(Processes),
+        default=1,
+        help="processes on this machine that share the batch (default: 1)",
     )
     parser.add_argument("--fresh", action="store_true", help="start from step 0; refuses a folder that holds a run")
     parser.add_argument("--overwrite", action="store_true", help="with --fresh: remove the run that is in the folder")

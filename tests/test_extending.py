@@ -69,7 +69,7 @@ def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
 def test_the_example_refuses_what_cannot_work(package: Path):
     from foundation.recipe import Recipe
 
-    with pytest.raises(UserError, match=r"my\.yaml:11: objectives\.0: align: margin must lie in \[0, 2\), got 3"):
+    with pytest.raises(UserError, match=r"my\.yaml:11: objectives\.0\.margin is 3; it must be at least 0 and below 2"):
         text = (package / "my.yaml").read_text().replace("margin: 0.1", "margin: 3")
         (package / "my.yaml").write_text(text)
         config.load(Recipe, package / "my.yaml", own=True)

@@ -99,7 +99,7 @@ def test_prototypes_of_many_chunks_equal_the_formula(monkeypatch, freeze_scale):
 
 
 def test_impossible_settings_name_field_and_value():
-    with pytest.raises(UserError, match="layers must be at least 1, got 0"):
+    with pytest.raises(UserError, match=r"heads\.layers is 0; it must be from 1"):
         heads.Config(prototypes=8, layers=0)
 
 

@@ -24,14 +24,20 @@ Without flags, prune goes by the recipe of the run (its section `checkpoints`)."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the three commands."""
+    from foundation.ranges import Count, CountOrNone, argument
+
     what = parser.add_subparsers(dest="what", metavar="{list,verify,prune}", required=True)
     listing = what.add_parser("list", help="a line for each checkpoint; looks at names and sizes only")
     verify = what.add_parser("verify", help="compare every byte with the manifests; exit code 3 when one is damaged")
     prune = what.add_parser("prune", help="remove what no rule keeps; only shows it without --yes")
     for command in (listing, verify, prune):
         command.add_argument("run", type=Path, help="run folder" + (" or one checkpoint" if command is verify else ""))
-    prune.add_argument("--keep-last", type=int, metavar="N", help="newest valid ones that stay (default: the recipe's)")
-    prune.add_argument("--keep-every", type=int, metavar="STEPS", help="those at multiples of STEPS stay; 0: none")
+    prune.add_argument(
+        "--keep-last", type=argument(Count), metavar="N", help="newest valid ones that stay (default: the recipe's)"
+    )
+    prune.add_argument(
+        "--keep-every", type=argument(CountOrNone), metavar="STEPS", help="those at multiples of STEPS stay; 0: none"
+    )
     prune.add_argument("--keep-best", metavar="FIGURE", help="the best by a probe stays, e.g. probe/knn_top1; '': none")
     prune.add_argument("--yes", action="store_true", help="remove them")
 

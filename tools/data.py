@@ -27,25 +27,10 @@ _COMMON = ("command", "dataset", "name", "out", "list", "samples_per_shard", "ma
 """Options of ``build`` itself; the rest belongs to the data set."""
 
 
-class _BuildParser(argparse.ArgumentParser):
-    """Adds the options of the data set that is named to its own."""
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        from foundation.data.build import load
-
-        words = list(args or ())
-        name = next((word for word in words if not word.startswith("-")), None)
-        dataset = None
-        if name is not None and "--list" not in words:
-            dataset = load(name)
-            dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
-        self.set_defaults(dataset=dataset)
-        return super().parse_known_args(words, namespace)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the commands."""
     from foundation.plugins import add_option
+    from foundation.ranges import Count, Workers, argument
 
     commands = parser.add_subparsers(dest="command", required=True, metavar="{build,inspect,statistics,index,verify}")
     _add_build(commands)
@@ -55,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sheet", nargs="?", const="contact-sheet.png", metavar="PNG", help="also draw samples (contact-sheet.png)"
     )
     inspect.add_argument("--modality", help="whose pictures the sheet shows (default: as index.json says, else image)")
-    inspect.add_argument("--limit", type=int, default=10_000, help="samples to look into (default: %(default)s)")
+    inspect.add_argument(
+        "--limit", type=argument(Count), default=10_000, help="samples to look into (default: %(default)s)"
+    )
     inspect.add_argument("--verify", action="store_true", help="compare every shard with the SHA-256 in its index")
     inspect.add_argument("--overwrite", action="store_true", help="replace the contact sheet if it exists")
     add_option(inspect)
@@ -79,12 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument(
         "--members", default="", metavar="EXT,EXT", help="members of every sample (default: those that most have)"
     )
-    verify.add_argument("--workers", type=int, help="processes (default: one per processor)")
+    verify.add_argument("--workers", type=argument(Workers), help="processes (default: one per processor)")
     add_option(verify)
 
 
 def _add_statistics(commands: Any) -> None:
     from foundation.plugins import add_option
+    from foundation.ranges import Count, argument
 
     statistics = commands.add_parser(
         "statistics",
@@ -93,7 +81,7 @@ def _add_statistics(commands: Any) -> None:
         "Each sample counts alike, as in training.",
     )
     statistics.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders (take training's only)")
-    statistics.add_argument("--limit", type=int, help="samples to read, spread evenly (default: all)")
+    statistics.add_argument("--limit", type=argument(Count), help="samples to read, spread evenly (default: all)")
     statistics.add_argument("--recipe", metavar="RECIPE", help="read and measure as the views of this recipe say")
     statistics.add_argument("--modality", help="default: as the recipe or index.json says, else image")
     statistics.add_argument("--json", action="store_true", help="print JSON instead")
@@ -101,23 +89,42 @@ def _add_statistics(commands: Any) -> None:
 
 
 def _add_build(commands: Any) -> None:
+    from foundation.cli import Parser
+    from foundation.data.build import load
     from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
+    from foundation.ranges import Bytes, Count, argument
 
-    commands._parser_class = _BuildParser
+    class BuildParser(Parser):
+        """Adds the options of the data set that is named to its own."""
+
+        def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+            words = list(args or ())
+            name = next((word for word in words if not word.startswith("-")), None)
+            dataset = None
+            if name is not None and "--list" not in words:
+                dataset = load(name)
+                dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
+            self.set_defaults(dataset=dataset)
+            return super().parse_known_args(words, namespace)
+
+    commands._parser_class = BuildParser
     build = commands.add_parser(
         "build",
         help="write a data set as shards",
         usage="foundation data build [--list] NAME OUT [options of NAME]",
     )
-    commands._parser_class = argparse.ArgumentParser
+    commands._parser_class = Parser
     build.add_argument("name", nargs="?", help="a data set (see --list) or the path of a .py file like those")
     build.add_argument("out", nargs="?", type=Path, help="folder of the shards")
     build.add_argument("--list", action="store_true", help="show what can be built")
     build.add_argument(
-        "--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="at most (default: %(default)s)"
+        "--samples-per-shard", type=argument(Count), default=SAMPLES_PER_SHARD, help="at most (default: %(default)s)"
     )
     build.add_argument(
-        "--max-shard-bytes", type=int, default=MAX_BYTES, help="size of a shard, at most (default: %(default)s)"
+        "--max-shard-bytes",
+        type=argument(Bytes),
+        default=MAX_BYTES,
+        help="size of a shard, at most (default: %(default)s)",
     )
     build.add_argument("--overwrite", action="store_true", help="replace splits that exist")
 

@@ -17,16 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_option(parser)
     from foundation.probes.command import MODEL_HELP
+    from foundation.ranges import Count, Depth, Side, argument
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
     parser.add_argument("--shards", nargs="+", required=True, metavar="SHARDS", help="samples to look at")
     parser.add_argument("--split", default="dense", help="name of the shards written (default: %(default)s)")
     parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=1, help="last blocks, side by side (default: %(default)s)")
-    parser.add_argument("--size", type=int, help="size of the evaluation view; default: the model's")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N samples, spread evenly")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples per forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--blocks", type=argument(Depth), default=1, help="last blocks, side by side (default: %(default)s)"
+    )
+    parser.add_argument("--size", type=argument(Side), help="size of the evaluation view; default: the model's")
+    parser.add_argument("--limit", type=argument(Count), metavar="N", help="at most N samples, spread evenly")
+    parser.add_argument(
+        "--batch-size", type=argument(Side), default=16, help="samples per forward pass (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--overwrite", action="store_true", help="replace shards of this split that exist")
 

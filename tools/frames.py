@@ -15,15 +15,22 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probes import command
+    from foundation.ranges import Count, Depth, Positive, Seconds, Side, argument
 
     command.add_arguments(parser)
-    parser.add_argument("--seconds", type=float, help="length of the view; default: the model's")
+    parser.add_argument("--seconds", type=argument(Seconds), help="length of the view; default: the model's")
     parser.add_argument(
-        "--blocks", type=int, default=1, help="last blocks whose tokens are read (default: %(default)s)"
+        "--blocks", type=argument(Depth), default=1, help="last blocks whose tokens are read (default: %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the training frames (default: %(default)s)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, help="of the heads (default: 0.01 to 1)")
-    parser.add_argument("--median", type=int, default=7, help="frames of the smoothing median (default: %(default)s)")
+    parser.add_argument(
+        "--epochs", type=argument(Count), default=30, help="passes over the training frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=argument(Positive), help="of the heads (default: 0.01 to 1)"
+    )
+    parser.add_argument(
+        "--median", type=argument(Side), default=7, help="frames of the smoothing median (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

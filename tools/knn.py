@@ -12,13 +12,16 @@ DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classifica
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probes import command
+    from foundation.ranges import Count, Temperature, argument
 
     command.add_arguments(parser)
-    parser.add_argument("--k", nargs="+", type=int, help="numbers of neighbours (default: 10 20 100 200)")
+    parser.add_argument("--k", nargs="+", type=argument(Count), help="numbers of neighbours (default: 10 20 100 200)")
     command.add_tokens(parser)
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the votes (default: %(default)s)")
     parser.add_argument(
-        "--per-class", type=int, metavar="N", help="few-shot: keep N random training samples of each class"
+        "--temperature", type=argument(Temperature), default=0.07, help="of the votes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--per-class", type=argument(Count), metavar="N", help="few-shot: keep N random training samples of each class"
     )
 
 

@@ -16,16 +16,21 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probes import command
+    from foundation.ranges import Count, Depth, Positive, argument
 
     command.add_arguments(parser)
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=argument(Count),
         help="passes over the training split (default: 50, on a small split until 2,000 steps; end to end 10)",
     )
-    parser.add_argument("--head-batch-size", type=int, default=128, help="samples per step (default: %(default)s)")
-    parser.add_argument("--learning-rates", nargs="+", type=float, help="for a batch of 256 (default: 1e-5 to 1)")
-    parser.add_argument("--blocks", nargs="+", type=int, help="numbers of last blocks (default: 1 4)")
+    parser.add_argument(
+        "--head-batch-size", type=argument(Count), default=128, help="samples per step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=argument(Positive), help="for a batch of 256 (default: 1e-5 to 1)"
+    )
+    parser.add_argument("--blocks", nargs="+", type=argument(Depth), help="numbers of last blocks (default: 1 4)")
     parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
     parser.add_argument(
         "--select-on",

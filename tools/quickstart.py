@@ -27,9 +27,11 @@ NAMES = {"model": "trained teacher", "untrained": "the same encoder, untrained",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Seed, argument
+
     parser.add_argument("modality", nargs="?", default="image", choices=sorted(ROADS), help="what to train on")
     parser.add_argument("--out", type=Path, help="folder (default: runs/quickstart, or runs/quickstart-MODALITY)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="seed of the run (default: 0)")
     parser.add_argument("--fresh", action="store_true", help="train anew although a run is there")
 
 

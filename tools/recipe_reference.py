@@ -16,10 +16,11 @@ INTRODUCTION = """\
 
 A recipe is one YAML file that describes one whole run. Unknown keys, wrong types and missing keys are errors; all of
 them are reported at once, with their lines. On the command line any key can be changed by `key.sub=value`
-(`objectives.0.weight=2` counts list entries from 0; the value is read as YAML).
+(`objectives.0.weight=2` counts list entries from 0; the value is read as YAML). Every number has a range, which its
+type tells (*from* and *to*: the ends belong to it); NaN and infinity are never in it.
 
 - *number*: `0.1`, `1e-3`. *whole number*: `64`, `1_000`. *true or false*: nothing else (not `yes` or `on`).
-- *duration*: `500 steps`, `10 epochs` or `5%` (of the run).
+- *duration*: `500 steps`, `10 epochs` or `5%` (of the run); at most 1e9 steps, 1e6 epochs, 10000%.
 - *schedule*: a plain number, or a mapping with the keys of [Schedule](#schedule).
 - *plug-in*: a mapping with the key `name` (a built-in name below, the name of an entry point, or a dotted module) and
   the keys of that plug-in.
@@ -94,10 +95,11 @@ class Page:
 
         from foundation.config_reader import members_of, plugin_of
         from foundation.plugins import available, resolve
+        from foundation.ranges import Range, marks_of
         from foundation.schedules import Duration, Schedule
 
         members = members_of(hint)
-        if len(members) > 1:
+        if len(members) > 1 and not marks_of(hint):
             return " or ".join(self.kind(member, key) for member in members)
         plugin = plugin_of(hint)
         if plugin is not None:
@@ -107,7 +109,9 @@ class Page:
             return f"plug-in: {', '.join(links) or 'none built in'}"
         origin, arguments = get_origin(hint) or hint, get_args(hint)
         if origin is Annotated:
-            return self.kind(arguments[0], key)
+            # A range stands right after the number, what holds for a whole list after a comma.
+            marks = [f" {mark}" if isinstance(mark, Range) else f", {mark}" for mark in marks_of(hint)]
+            return self.kind(arguments[0], key) + "".join(marks)
         if origin is Literal:
             return " or ".join(f"`{option}`" for option in arguments)
         if origin is Duration:

@@ -14,6 +14,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
+    from foundation.ranges import CountOrNone, argument
 
     add_option(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shards", nargs="+", default=(), help="take pictures from these; default: those of the run's recipe"
     )
     parser.add_argument(
-        "--samples", type=int, default=6, metavar="N", help="samples to look at; 0: no pictures (default: %(default)s)"
+        "--samples",
+        type=argument(CountOrNone),
+        default=6,
+        metavar="N",
+        help="samples to look at; 0: no pictures (default: %(default)s)",
     )
     parser.add_argument("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")

@@ -28,6 +28,8 @@ _COLOURS = {"running": "green", "done": "blue", "failed": "red", "silent": "red"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, CountOrNone, SecondsOrNever, argument
+
     what = parser.add_subparsers(dest="what", metavar="{list,show,best}", required=True)
     listing = what.add_parser("list", help="one line for each run below a folder")
     show = what.add_parser("show", help="one run in detail")
@@ -35,15 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for command in (listing, best):
         command.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
     show.add_argument("folder", type=Path, help="a run folder")
-    show.add_argument("--lines", type=int, default=5, help="last lines of the metrics (default: %(default)s)")
+    show.add_argument(
+        "--lines", type=argument(CountOrNone), default=5, help="last lines of the metrics (default: %(default)s)"
+    )
     best.add_argument("--metric", required=True, help="name of a figure, such as probe/knn_top1, knn/top1 or loss")
     best.add_argument("--lowest", action="store_true", help="the lowest value is the best, as for a loss")
-    best.add_argument("--limit", type=int, default=20, help="runs to show (default: %(default)s)")
+    best.add_argument("--limit", type=argument(Count), default=20, help="runs to show (default: %(default)s)")
     for command in (listing, show, best):
         command.add_argument("--json", action="store_true", help="print JSON")
     for command in (listing, show):
         command.add_argument(
-            "--silent-after", type=float, default=600.0, metavar="SECONDS",
+            "--silent-after", type=argument(SecondsOrNever), default=600.0, metavar="SECONDS",
             help="without a sign of life for so long, a running run is silent (default: %(default)s)",
         )  # fmt: skip
 

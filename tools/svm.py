@@ -15,9 +15,12 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probes import command
+    from foundation.ranges import Positive, argument
 
     command.add_arguments(parser)
-    parser.add_argument("--cost", nargs="+", type=float, default=[1.0], metavar="C", help="of errors (default: 1)")
+    parser.add_argument(
+        "--cost", nargs="+", type=argument(Positive), default=[1.0], metavar="C", help="of errors (default: 1)"
+    )
     command.add_tokens(parser)
     parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
 

@@ -2,9 +2,10 @@
 
 ::
 
-    CACHE/<key>.tar                       a whole shard, checked; the time of change is that of its last use
+    CACHE/<key>.tar                       a whole shard; its time of access is that of its last use
     CACHE/<key>.<bytes>.<owner>.part      one that is being fetched, or was when its process died
     CACHE/<key>.failed                    why the last attempt gave up, for those who waited for it
+    CACHE/sums/<key>                      SHA-256 of the copy, and which file had it when somebody last looked
     CACHE/locks/<xxx>                     a lock for each of 4,096 groups of keys, and ``room`` for who makes room
 
 A key is the digest of address, size and SHA-256 (or the server's version): another content is another file. Only a
@@ -17,10 +18,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -30,12 +33,14 @@ from pathlib import Path
 
 from foundation.data.download import Download, Expected
 from foundation.data.remote import RemoteError, is_full, is_pipe, shown
+from foundation.data.sums import Facts, Sums
 
 FOLDER_VARIABLE = "FOUNDATION_CACHE"
 _DAY = 86400.0
 _HOUR = 3600.0
 _POLL = 0.05  # seconds between two looks at a lock that another process holds
 _PART = re.compile(r"([0-9a-f]{32})\.(\d+)\.([^.]+)\.part")
+_log = logging.getLogger("foundation.data")
 _FREE = "free"  # the owner of a part that was given up and may be gone on with
 
 
@@ -50,6 +55,14 @@ class CacheFullError(Exception):
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
         self.kind = kind
+
+
+class _LockError(Exception):
+    """The folder's locks cannot be opened."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @dataclass
@@ -78,6 +91,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._sums = Sums(folder / "sums")
 
     def key(self, address: str, expected: Expected) -> str:
         """Name of a shard's copy."""
@@ -87,22 +101,14 @@ class Cache:
         return hashlib.sha256(f"{address}\n{expected.size}\n{version}".encode()).hexdigest()[:32]
 
     def find(self, address: str, expected: Expected) -> int | None:
-        """Descriptor of the copy, or None when there is none."""
-        path = self._path(self.key(address, expected))
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        size = os.fstat(descriptor).st_size
-        if expected.size is not None and size != expected.size:
-            os.close(descriptor)
-            path.unlink(missing_ok=True)  # somebody else cut it: fetch it again
-            return None
-        touch(descriptor)
-        return descriptor
+        """Descriptor of the copy, or None when there is none; a damaged one is named and removed.
+
+        Without the lock of its key, two processes may hash the same copy; :meth:`open` sees to that.
+        """
+        return self._checked(address, self.key(address, expected), expected)
 
     def open(self, address: str, expected: Expected, wait: bool = True) -> int | None:
-        """Descriptor of the copy, which is fetched when it is not there.
+        """Descriptor of the copy, which is fetched when it is not there or damaged.
 
         Args:
             address: of the shard.
@@ -113,26 +119,88 @@ class Cache:
             CacheFullError: no room, or the folder cannot be written.
             RemoteError: it cannot be had, after all attempts.
         """
-        descriptor = self.find(address, expected)
+        key = self.key(address, expected)
+        descriptor = self._checked(address, key, expected, hash_it=False)
         if descriptor is not None:
             return descriptor
+        began = time.time()
+        try:
+            with self._lock(key[:3], wait) as locked:
+                if not locked:
+                    return None
+                descriptor = self._checked(address, key, expected)
+                if descriptor is None:
+                    self._raise_if_too_large(address, expected)
+                    self._raise_if_failed(key, began)
+                    self._fetch(address, key, expected)
+                    descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+                return descriptor
+        except _LockError as error:  # a cache that can only be read is of use too
+            descriptor = self._checked(address, key, expected)
+            if descriptor is None:
+                self._raise_if_too_large(address, expected)
+                raise CacheFullError("unusable", self._unusable(error.cause)) from error
+            return descriptor
+
+    def _raise_if_too_large(self, address: str, expected: Expected) -> None:
         if expected.size is not None and expected.size > self.limit:
             raise CacheFullError(
                 "large",
                 f"{shown(address)} ({expected.size:,} bytes) is larger than the cache ({self.limit:,} bytes; "
                 "data.cache_gib): it is read in ranges, which is slower",
             )
-        key = self.key(address, expected)
-        began = time.time()
-        with self._lock(key[:3], wait) as locked:
-            if not locked:
-                return None
-            descriptor = self.find(address, expected)
-            if descriptor is None:
-                self._raise_if_failed(key, began)
-                self._fetch(address, key, expected)
-                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+
+    def _checked(self, address: str, key: str, expected: Expected, hash_it: bool = True) -> int | None:
+        """Descriptor of a copy that is what was fetched, None when there is none.
+
+        Args:
+            address: for messages.
+            key: of the copy.
+            expected: what is known about the shard.
+            hash_it: hash a copy that nobody has looked at lately, and remove a damaged one; else such copies count as
+                not there and stay.
+        """
+        path = self._path(key)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if hash_it:
+                self._say_damaged(address, path, f"it cannot be read ({error.strerror})", "not used")
+            return None
+        try:
+            facts = Facts.of(os.fstat(descriptor))
+            usable, wrong = False, "it is no file"
+            if facts is not None:
+                usable, wrong = self._sums.trouble(key, facts, descriptor, expected, hash_it)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if usable:
+            touch(descriptor)
             return descriptor
+        os.close(descriptor)
+        if wrong and hash_it:
+            self._discard(address, key, facts, wrong)
+        return None
+
+    def _discard(self, address: str, key: str, facts: Facts | None, wrong: str) -> None:
+        """Name and remove a copy, unless another one has taken its name in the meantime."""
+        path = self._path(key)
+        try:
+            if facts is None or os.stat(path).st_ino == facts.inode:
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._say_damaged(address, path, wrong, f"it cannot be removed ({error.strerror}) and is not used")
+            return
+        self._sums.forget(key)
+        self._say_damaged(address, path, wrong, "removed; it is fetched again")
+
+    def _say_damaged(self, address: str, path: Path, wrong: str, done: str) -> None:
+        _log.warning(f"damaged copy {path} of {shown(address)}: {wrong}: {done}")
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.tar"
@@ -144,7 +212,7 @@ class Cache:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise CacheFullError("unusable", self._unusable(error)) from error
+            raise _LockError(error) from error
         held = False
         try:
             while not held:
@@ -181,13 +249,18 @@ class Cache:
             self._make_room(expected.size or 0, address)
             part = self._begin(key, expected)
             self._make_room(0, address)  # now that others can see what this one needs
-            Download(address, part, expected, lambda: self._make_room(0, address)).run()
+            digest = Download(address, part, expected, lambda: self._make_room(0, address)).run()
+            facts = Facts.of(part.stat())
             os.replace(part, self._path(key))
+            if facts is not None:
+                self._sums.note(key, digest, facts)
             self._tidy(key)
         except RemoteError as error:
-            keep = error.reason != "corrupt" and bool(expected.sha256 or expected.tag)
+            keep = error.reason != "corrupt" and bool(expected.sha256)
             self._note(key, error)
             raise
+        except _LockError as error:
+            raise CacheFullError("unusable", self._unusable(error.cause)) from error
         except OSError as error:
             if is_full(error):
                 text = self._no_room(expected.size or 0, error.strerror or "full")
@@ -218,8 +291,8 @@ class Cache:
     def _begin(self, key: str, expected: Expected) -> Path:
         """A file of this thread's own, with what a dead process left of the same shard."""
         mine = self.folder / f"{key}.{expected.size or 0}.{_owner()}.part"
-        # Without a version nobody knows whether the rest would belong to the same content.
-        if expected.sha256 or expected.tag:
+        # Without a digest nobody knows whether what is there was damaged, or belongs to the same content.
+        if expected.sha256:
             for left in self.folder.glob(f"{key}.*.part"):
                 match = _PART.fullmatch(left.name)
                 if match and not _alive(match[3], left):
@@ -255,8 +328,8 @@ class Cache:
                 # The room of a live download is spoken for; what a dead process left goes first.
                 size = max(int(match[2]), facts.st_size) if live else facts.st_size
                 files.append(_File(path, size, facts.st_mtime if live else 0.0, live))
-            elif entry.name.endswith(".tar"):
-                files.append(_File(path, facts.st_size, facts.st_mtime, False))
+            elif entry.name.endswith(".tar") and stat.S_ISREG(facts.st_mode):
+                files.append(_File(path, facts.st_size, facts.st_atime, False))
             elif entry.name.endswith((".failed", ".note")) and time.time() - facts.st_mtime > _DAY:
                 path.unlink(missing_ok=True)
         return sorted(files, key=lambda file: file.used)
@@ -271,6 +344,7 @@ class Cache:
                     break
                 if not file.live:
                     file.path.unlink(missing_ok=True)
+                    self._sums.forget(file.path.stem)
                     used -= file.size
             if used + need > self.limit:
                 raise CacheFullError(
@@ -298,9 +372,9 @@ class Cache:
 
 
 def touch(descriptor: int) -> None:
-    """Note that a copy is in use."""
+    """Note that a copy is in use; its time of change stays that of its content."""
     with suppress(OSError):  # a cache that can only be read is of use too
-        os.utime(descriptor)
+        os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
 
 
 def _owner() -> str:

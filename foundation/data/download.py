@@ -44,8 +44,11 @@ class Download:
         self.address, self.part, self.expected, self.make_room = address, part, expected, make_room
         self.storage = storage_of(address)
 
-    def run(self) -> None:
+    def run(self) -> str:
         """Fetch all of it, check and sync it.
+
+        Returns:
+            Its SHA-256, hexadecimal.
 
         Raises:
             RemoteError: after all attempts; reason ``corrupt`` where the bytes are not those that were promised.
@@ -56,7 +59,7 @@ class Download:
                 digest = self._fill(file.fileno())
                 os.fsync(file.fileno())
             if not self.expected.sha256 or digest == self.expected.sha256:
-                return
+                return digest
             self.part.open("wb").close()
             if wrong + 1 == _WRONG:
                 raise RemoteError(
@@ -64,6 +67,7 @@ class Download:
                     f"its SHA-256 is {digest[:16]}..., its index says {self.expected.sha256[:16]}... ({_WRONG} "
                     "downloads): it was replaced, or the server sends other bytes", False,
                 )  # fmt: skip
+        raise AssertionError("unreachable")
 
     def _fill(self, descriptor: int) -> str:
         digest = hashlib.sha256()

@@ -30,6 +30,7 @@ from foundation.data.tally import Tally, shown
 from foundation.data.walk import irregular, walk
 from foundation.errors import UserError
 from foundation.plugins import resolve
+from foundation.ranges import Seed, ShareBelowOne, argument
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -53,9 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: Iterable[str], ki
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--test-fraction", type=float, default=0.0, help="share of the training files to set apart (default: 0)"
+        "--test-fraction",
+        type=argument(ShareBelowOne),
+        default=0.0,
+        help="share of the training files to set apart (default: 0)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the order (default: 0)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of the split and the order (default: 0)")
     parser.add_argument(
         "--quick",
         action="store_true",

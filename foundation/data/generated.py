@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import CountOrNone, Seed, argument
 
 _BLOCK = 64
 
@@ -76,9 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser, train: int, test: int) -> Non
         train: samples of the training split by default.
         test: samples of the test split by default.
     """
-    parser.add_argument("--train", type=int, default=train, help="training samples (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=test, help="test samples (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--train", type=argument(CountOrNone), default=train, help="training samples (default: %(default)s)"
+    )
+    parser.add_argument("--test", type=argument(CountOrNone), default=test, help="test samples (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=argument(Seed), default=0, help="of everything that is drawn (default: %(default)s)"
+    )
 
 
 def samples(name: str, arguments: argparse.Namespace, classes: Sequence[str], make: Make) -> Mapping[str, Split]:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.ranges import Positive, Range, check
 from foundation.schedules import Clock, Schedule
 
 _BITS = 28  # shares are multiples of 2^-28: fine enough for 100 million samples, and products stay below 2^63
 _ONE = 1 << _BITS
+_MOST_SHARES = 10**8  # steps times sources of a schedule of weights: 800 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +31,15 @@ class Config:
 
     shards: tuple[str, ...]
     """Its shards: paths, globs or brace patterns."""
-    weight: Schedule | None = None
+    weight: Annotated[Schedule, Range(0, 1e9)] | None = None
     """Its weight, a number or a schedule, relative to the others'; None: its size."""
-    tokens_per_sample: float | None = None
+    tokens_per_sample: Positive | None = None
     """Tokens that a sample gives, for ``weigh_by: tokens``; None: counted from the views."""
 
     def __post_init__(self) -> None:
         if not self.shards:
             raise UserError("a source has no shards: give paths, globs or brace patterns")
-        if self.weight is not None:
-            ends = (self.weight.start, self.weight.end or 0.0, self.weight.warmup_from)
-            if min(ends) < 0:
-                raise UserError(f"the weight of a source must be 0 or more, got {min(ends):g}")
-        if self.tokens_per_sample is not None and not self.tokens_per_sample > 0:
-            raise UserError(f"tokens_per_sample must be more than 0, got {self.tokens_per_sample:g}")
+        check(self)
 
 
 def shares(
@@ -75,6 +72,11 @@ def shares(
     """
     scheduled = any(s.weight is not None and s.weight.to_yaml() is None for s in sources.values())
     steps = clock.total_steps if scheduled else 1
+    if steps * len(sources) > _MOST_SHARES:
+        raise UserError(
+            f"data.sources: weights that follow schedules are worked out for every step, and {steps:,} steps of "
+            f"{len(sources)} sources are more than {_MOST_SHARES:,}: use constant weights or a shorter run"
+        )
     columns = []
     for name, source in sources.items():
         per_sample = source.tokens_per_sample or (tokens or {}).get(name)

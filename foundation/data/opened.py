@@ -6,7 +6,6 @@ What a shard was when the run opened it is compared with what it is: the order o
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from foundation.data.cache import Cache, CacheFullError, Expected, touch
 from foundation.data.origins import Origin
 from foundation.data.remote import RangeReader, RemoteError, is_pipe, persist, storage_of
+from foundation.data.sums import digest_of
 from foundation.data.tar import ShardError, Source, Table, scan
 from foundation.errors import UserError
 
@@ -33,7 +33,7 @@ class Opened:
         origin: where it comes from.
         source: descriptor or ranges.
         table: its samples.
-        state: size and time of change of a local file when it was scanned; None for others.
+        state: size and time of change of a file when it was scanned; None for ranges.
         touched: when the copy was last marked as used.
     """
 
@@ -49,13 +49,11 @@ class Opened:
         Raises:
             ShardError: bytes at the known places may be others by now.
         """
-        if not isinstance(self.source, int):
+        if not isinstance(self.source, int) or self.state is None:
             return
-        if self.state is None:
-            if time.monotonic() - self.touched > _TOUCH_SECONDS:
-                touch(self.source)
-                self.touched = time.monotonic()
-            return
+        if self.origin.remote and time.monotonic() - self.touched > _TOUCH_SECONDS:
+            touch(self.source)
+            self.touched = time.monotonic()
         facts = os.fstat(self.source)
         if (facts.st_size, facts.st_mtime_ns) != self.state:
             reason = "truncated" if facts.st_size < self.state[0] else "corrupt"
@@ -69,9 +67,17 @@ class Opened:
             self.source.pread(int(self.table.offsets[end - 1] + self.table.sizes[end - 1]) - begin, begin)
 
     @property
+    def changed(self) -> bool:
+        """A copy in the cache that somebody wrote to since its table was made: the cache has to look at it again."""
+        if not isinstance(self.source, int) or not self.origin.remote:
+            return False
+        facts = os.fstat(self.source)
+        return (facts.st_size, facts.st_mtime_ns) != self.state
+
+    @property
     def evicted(self) -> bool:
         """The copy has no name any more; its room on the disk comes back when it is closed."""
-        return isinstance(self.source, int) and self.state is None and os.fstat(self.source).st_nlink == 0
+        return isinstance(self.source, int) and self.origin.remote and os.fstat(self.source).st_nlink == 0
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -131,7 +137,7 @@ def open_ranges(origin: Origin) -> Opened:
 def _with_table(origin: Origin, descriptor: int) -> Opened:
     try:
         facts = os.fstat(descriptor)
-        state = None if origin.remote else (facts.st_size, facts.st_mtime_ns)
+        state = (facts.st_size, facts.st_mtime_ns)
         if not origin.remote:
             _check_replaced(origin, descriptor, facts)
         return Opened(origin, descriptor, scan(descriptor, origin.name), state, time.monotonic())
@@ -154,15 +160,6 @@ def _check_replaced(origin: Origin, descriptor: int, facts: os.stat_result) -> N
     when = datetime.fromtimestamp(facts.st_mtime, UTC).isoformat(" ", "seconds")
     proof = "its SHA-256 is not that of index.json" if expected.sha256 else "no index.json tells whether it is the same"
     raise ShardError(origin.name, "corrupt", f"was replaced since the run opened it (changed {when}; {proof})")
-
-
-def digest_of(descriptor: int) -> str:
-    """SHA-256 of an open file, hexadecimal."""
-    digest, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, 1 << 20, place):
-        digest.update(piece)
-        place += len(piece)
-    return digest.hexdigest()
 
 
 def _patiently(origin: Origin) -> int:

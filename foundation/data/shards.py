@@ -235,6 +235,8 @@ class ShardSet:
 
     def _opened(self, shard: int) -> Opened:
         self._check_process()
+        if shard in self._open and self._open[shard].changed:
+            self._open.pop(shard).close()
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.ranges import Positive, Range, Side, check
 
 _CACHE_ENTRIES = 64
 
@@ -25,10 +26,10 @@ class PositionConfig:
     ``mlp``: a small network of each token's coordinates, added to the tokens (Point-MAE); for tokenizers whose tokens
     lie elsewhere in every sample, such as groups of points."""
 
-    hidden: int = 128
+    hidden: Side = 128
     """Mlp: width of the hidden layer (Point-MAE: 128)."""
 
-    offset: float = 0.0
+    offset: Annotated[float, Range(0, 1)] = 0.0
     """Learned, other grids than the trained one: 0 resizes to the exact grid; DINOv2 was trained with 0.1, added to
     the wanted grid before the scale factor is formed, which shifts the sampling places a little."""
 
@@ -39,13 +40,13 @@ class PositionConfig:
     antialias: bool = False
     """Learned: anti-aliased resize (the released DINOv2 models with registers use it)."""
 
-    base: float | None = 100.0
+    base: Annotated[float, Range(0, 1e9, above=True)] | None = 100.0
     """Rotary: periods are ``base ** (2 j / (head_width / 2))``. None: use ``min_period`` and ``max_period``."""
 
-    min_period: float | None = None
+    min_period: Positive | None = None
     """Rotary: shortest period, in units of half a side of the image; only without ``base``."""
 
-    max_period: float | None = None
+    max_period: Positive | None = None
     """Rotary: longest period."""
 
     factorised: bool = False
@@ -55,13 +56,13 @@ class PositionConfig:
     normalise: Literal["separate", "max", "min"] = "separate"
     """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side."""
 
-    shift: float | None = None
+    shift: Annotated[float, Range(0, 1e3)] | None = None
     """Rotary, in training: coordinates move by a uniform draw in [-shift, shift], for each axis."""
 
-    jitter: float | None = None
+    jitter: Annotated[float, Range(1, 1e3)] | None = None
     """Rotary, in training: coordinates are multiplied by a log-uniform draw in [1/jitter, jitter], for each axis."""
 
-    rescale: float | None = None
+    rescale: Annotated[float, Range(1, 1e3)] | None = None
     """Rotary, in training: as ``jitter``, with one draw for both axes (DINOv3-7B: 2)."""
 
     redraw: Literal["forward", "block"] = "forward"
@@ -73,26 +74,15 @@ class PositionConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("learned", "rotary", "mlp", "none"):
             raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary', 'mlp' or 'none'")
-        if self.hidden < 1:
-            raise UserError(f"position.hidden is {self.hidden}: it must be at least 1 (Point-MAE: 128)")
+        check(self, "position")
         if self.fit not in ("resize", "cut"):
             raise UserError(f"position.fit is {self.fit!r}: it must be 'resize' or 'cut'")
-        if self.offset < 0:
-            raise UserError(f"position.offset is {self.offset}: it must be 0 or a little above (DINOv2: 0.1)")
         by_range = self.min_period is not None and self.max_period is not None
         if self.kind == "rotary" and (self.base is None) != by_range:
             raise UserError(
                 f"position.base is {self.base}, min_period {self.min_period}, max_period {self.max_period}: "
                 "give either base, or (with base: null) both periods"
             )
-        for name in ("base", "min_period", "max_period"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"position.{name} is {value}: it must be above 0")
-        for name in ("jitter", "rescale"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"position.{name} is {value}: it must be at least 1 (draws lie in [1/x, x])")
         if self.normalise not in ("separate", "max", "min"):
             raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max' or 'min'")
         if self.dtype not in ("float32", "bfloat16"):

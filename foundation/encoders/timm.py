@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.ranges import ShareBelowOne, Side, check
 from foundation.types import Features
 from foundation.versions import explain_import_error
 
@@ -29,20 +30,19 @@ class Config:
     pretrained: bool = False
     """Load timm's published weights (downloads them)."""
 
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
     """Input size at which learned positions are trained; None takes the model's own. Models that can, take any size."""
 
-    channels: int = 3
+    channels: Side = 3
     """Colour channels of the image."""
 
-    drop_path: float = 0.0
+    drop_path: ShareBelowOne = 0.0
     """Share of rows that skip a residual in training, as timm implements it for this model (0 for models without)."""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("encoder.model is empty: give a timm name such as 'resnet50' (timm.list_models())")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
+        check(self, "encoder")
         if self.size is not None:
             object.__setattr__(self, "size", tuple(int(side) for side in self.size))
 

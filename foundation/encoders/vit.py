@@ -19,6 +19,7 @@ from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates, visible
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
+from foundation.ranges import Depth, Length, Range, ShareBelowOne, Side, check
 from foundation.types import Features
 
 TOKENIZER = "foundation.modalities.{name}.tokenizer"
@@ -34,19 +35,19 @@ class Config:
     """Published shape: tiny, small, base, large, giant (DINOv2, SwiGLU), or nano (ours: width 128, depth 6, 4 heads).
     None: give width, depth and heads."""
 
-    width: int | None = None
+    width: Side | None = None
     """Width of a token; None takes the preset's."""
 
-    depth: int | None = None
+    depth: Depth | None = None
     """Number of blocks; None takes the preset's."""
 
-    heads: int | None = None
+    heads: Annotated[int, Range(1, 1024)] | None = None
     """Attention heads; None takes the preset's."""
 
     tokenizer: Annotated[Any, Plugin(TOKENIZER)] = field(default_factory=ImageTokenizerConfig)
     """How the input becomes tokens: the tokenizer of a modality."""
 
-    size: tuple[int, ...] = (224, 224)
+    size: Annotated[tuple[Side, ...], Length(1, 3)] = (224, 224)
     """Input size at which learned positions are trained, one number for each axis of the input (an image: height,
     width; a clip: frames, height, width); any other size is interpolated."""
 
@@ -56,20 +57,20 @@ class Config:
     class_token: bool = True
     """A class token in front of the patches; without one the mean of the patches stands in for it (ATST-Frame)."""
 
-    registers: int = 0
+    registers: Annotated[int, Range(0, 1024)] = 0
     """Register tokens (Darcet et al. 2024): extra tokens without a position that hold what belongs to no place."""
 
     ffn: FeedForward | None = None
     """Feed-forward part: ``mlp``, ``swiglu`` (DINOv2: hidden width cut to two thirds, rounded up to a multiple of 8)
     or ``swiglu64`` (DINOv3: multiple of 64); None takes the preset's, else mlp."""
 
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Range(0, 64, above=True)] = 4.0
     """Hidden width of the feed-forward part over the width of a token."""
 
-    layer_scale: float | None = None
+    layer_scale: Annotated[float, Range(0, 1e3, above=True)] | None = None
     """Start value of the trained factor on each residual (DINOv2: 1e-5); None for no such factor."""
 
-    drop_path: float = 0.0
+    drop_path: ShareBelowOne = 0.0
     """Share of rows that skip a residual in training."""
 
     drop_path_schedule: Literal["uniform", "linear"] = "uniform"
@@ -78,7 +79,7 @@ class Config:
     norm: Norm = "layernorm"
     """``layernorm`` or ``rmsnorm``."""
 
-    norm_eps: float = 1e-6
+    norm_eps: Annotated[float, Range(1e-20, 1)] = 1e-6
     """Small number inside the norms (DINOv3 uses 1e-5 with rmsnorm)."""
 
     separate_class_norm: bool = False
@@ -90,7 +91,7 @@ class Config:
     zero_key_bias: bool = False
     """Hold the keys' bias at 0 (DINOv3-7B: mask_k_bias)."""
 
-    token_std: float = 0.02
+    token_std: Annotated[float, Range(0, 10)] = 0.02
     """Standard deviation of class and register tokens at the start (DINO: 0.02; DINOv2: 1e-6)."""
 
     attention: Backend = "auto"
@@ -109,10 +110,8 @@ class Config:
                 "such as foundation.modalities.image.tokenizer.Config(patch_size=16)"
             )
         object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        check(self, "encoder")
         shape = self.shape
-        for name, value in (("width", shape.width), ("depth", shape.depth), ("heads", shape.heads)):
-            if value < 1:
-                raise UserError(f"encoder.{name} is {value}: it must be at least 1")
         if shape.width % shape.heads:
             raise UserError(
                 f"encoder.width {shape.width} is not a multiple of encoder.heads {shape.heads}: "
@@ -122,12 +121,6 @@ class Config:
             raise UserError(
                 f"encoder.width / encoder.heads is {shape.width // shape.heads}: rotary positions need a multiple of 4"
             )
-        if self.registers < 0:
-            raise UserError(f"encoder.registers is {self.registers}: it must be 0 or more")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"encoder.drop_path is {self.drop_path}: it must be at least 0 and below 1")
-        if self.mlp_ratio <= 0:
-            raise UserError(f"encoder.mlp_ratio is {self.mlp_ratio}: it must be above 0 (usual: 4)")
         kind, free = self.position.kind, self.places is not None
         if free and kind in ("learned", "rotary"):
             raise UserError(f"encoder.position.kind is {kind!r}, but {self.modality} tokens lie on no grid: use 'mlp'")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from foundation.errors import NumericsError, UserError
 from foundation.objectives.base import Request
+from foundation.ranges import Count, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration
 from foundation.spread import normalised_std, rankme
 from foundation.types import Batch
@@ -30,35 +31,30 @@ _HARD = 0.5  # with this share of the prototypes in use, one-hot assignments are
 class Config:
     """When to call a run collapsed. Every figure is in the metrics, whatever the thresholds."""
 
-    every: int = 100
+    every: Count = 100
     """Steps between two looks."""
-    samples: int = 1024
+    samples: Annotated[int, Range(2, 2**20)] = 1024
     """Features that a look is taken at; RankMe depends on this number."""
     grace: Duration = Duration(5, "%")
     """No alarm before: every run starts near the plateau."""
-    patience: int = 3
+    patience: Count = 3
     """Looks in a row that must show the same before it is an alarm."""
     when_collapsed: Literal["warn", "stop"] = "warn"
     """An alarm is said, or ends the run with exit code 4."""
-    min_std: float = 0.1
+    min_std: ShareBelowOne = 0.1
     """Standard deviation of the L2-normalised features times the square root of their width; 1 is ideal, 0 constant."""
-    min_rank: float = 0.05
+    min_rank: ShareBelowOne = 0.05
     """RankMe of the centred features as a share of the largest possible, min(samples, width)."""
-    entropy_margin: float = 0.01
+    entropy_margin: ShareBelowOne = 0.01
     """A teacher's entropy within this share of ln K from ln K (uniform) or from 0 (one-hot, unless many prototypes are
     in use); K is the number of prototypes."""
-    min_prototypes: float = 0.05
+    min_prototypes: ShareBelowOne = 0.05
     """Share of the prototypes that are the first choice of some row of a batch."""
-    plateau_margin: float = 0.005
+    plateau_margin: ShareBelowOne = 0.005
     """A cross-entropy within this share of ln K, the loss of an output that says nothing."""
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 1), ("samples", 2), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"guard.collapse.{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("min_std", "min_rank", "entropy_margin", "min_prototypes", "plateau_margin"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"guard.collapse.{name} must lie in [0, 1), got {getattr(self, name)}")
+        check(self, "guard.collapse")
         if self.when_collapsed not in ("warn", "stop"):
             raise UserError(f"guard.collapse.when_collapsed must be warn or stop, got {self.when_collapsed!r}")
 

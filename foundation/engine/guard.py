@@ -10,10 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from foundation.engine import collapse
 from foundation.errors import NumericsError, UserError
+from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever, check
 
 BAD_STEPS = "bad-steps.jsonl"
 """File of the run folder with the batches that the guard refused."""
@@ -34,15 +35,15 @@ class Config:
     the last checkpoint and go on behind the batch."""
     when_spike: Literal["warn", "skip", "rewind"] = "warn"
     """A loss far above the usual: say so, leave the batch out, or go back to the last checkpoint and on behind it."""
-    spike_factor: float = 15.0
+    spike_factor: Positive = 15.0
     """A spike lies above the median of the last losses by more than this many robust standard deviations."""
-    spike_window: int = 200
+    spike_window: Annotated[int, Range(_ENOUGH, 10**6)] = 200
     """Losses that the median is taken of."""
-    max_bad_steps: int = 5
+    max_bad_steps: CountOrNone = 5
     """Steps left out or gone back from within ``bad_steps_window``; one more ends the run with exit code 4."""
-    bad_steps_window: int = 1000
+    bad_steps_window: Annotated[int, Range(1, 10**6)] = 1000
     """Steps that ``max_bad_steps`` counts in."""
-    stall_seconds: float = 1800.0
+    stall_seconds: SecondsOrNever = 1800.0
     """No step for so long: stacks of all threads and workers are written and the process ends with exit code 5. The
     first step, probes and checkpoints may take four times as long. 0: never."""
     collapse: collapse.Config = field(default_factory=collapse.Config)
@@ -53,13 +54,7 @@ class Config:
             raise UserError(f"guard.when_not_finite must be stop, skip or rewind, got {self.when_not_finite!r}")
         if self.when_spike not in ("warn", "skip", "rewind"):
             raise UserError(f"guard.when_spike must be warn, skip or rewind, got {self.when_spike!r}")
-        if not self.spike_factor > 0:
-            raise UserError(f"guard.spike_factor must be above 0, got {self.spike_factor}")
-        for name, least in (("spike_window", _ENOUGH), ("max_bad_steps", 0), ("bad_steps_window", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"guard.{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.stall_seconds >= 0:
-            raise UserError(f"guard.stall_seconds must be 0 (never) or more, got {self.stall_seconds}")
+        check(self, "guard")
 
 
 class NumericsGuard:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration, Schedule
 
 _ITEMS = ("step", "exp_avg", "exp_avg_sq")  # AdamW keeps these of each parameter
@@ -20,25 +21,25 @@ _ITEMS = ("step", "exp_avg", "exp_avg_sq")  # AdamW keeps these of each paramete
 class Config:
     """AdamW (Loshchilov and Hutter 2019), its schedules and its parameter groups."""
 
-    learning_rate: Schedule = Schedule(start=5e-4, end=1e-6, warmup=Duration(10, "epochs"))
+    learning_rate: Annotated[Schedule, Range(0, 1e4)] = Schedule(start=5e-4, end=1e-6, warmup=Duration(10, "epochs"))
     """Learning rate at ``reference_batch``; the batch rule scales ``start``, not ``end`` or ``warmup_from``."""
-    reference_batch: int = 256
+    reference_batch: Count = 256
     """Batch size (samples per optimiser step) that ``learning_rate.start`` is for."""
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     """How the learning rate grows with batch / reference_batch: linear (DINO), sqrt (DINOv2) or not at all."""
-    weight_decay: Schedule = Schedule(start=0.04, end=0.4)
+    weight_decay: Annotated[Schedule, Range(0, 1e4)] = Schedule(start=0.04, end=0.4)
     """Decoupled weight decay; a cosine from 0.04 to 0.4 in DINO."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's two moments."""
-    eps: float = 1e-8
+    eps: Annotated[float, Range(1e-20, 1)] = 1e-8
     """Added to the root of the second moment."""
-    clip: float | None = 3.0
+    clip: Positive | None = 3.0
     """Largest gradient norm; null switches clipping off."""
     clip_mode: Literal["global", "module", "parameter"] = "module"
     """Norm that ``clip`` bounds: of all gradients, of the encoder's and each head's (DINOv2), of each tensor (DINO)."""
-    layer_decay: float = 1.0
+    layer_decay: PositiveShare = 1.0
     """The learning rate of layer i is multiplied by this to the power depth + 1 - i."""
-    patch_embed_multiplier: float = 1.0
+    patch_embed_multiplier: Annotated[float, Range(0, 1e4)] = 1.0
     """Further factor of the learning rate of the tokenizer (DINOv2: 0.2)."""
     no_decay: Literal["names", "vectors"] = "names"
     """Without weight decay: biases, norms and LayerScale by name (DINOv2), or biases and all 1-d tensors (DINO)."""
@@ -51,26 +52,13 @@ class Config:
         def refuse(name: str, wanted: str) -> None:
             raise UserError(f"optimizer: {name} must be {wanted}, got {getattr(self, name)!r}")
 
+        check(self, "optimizer")
         if self.learning_rate.start <= 0:
             raise UserError(f"optimizer: learning_rate must be above 0, got {self.learning_rate.start}")
-        if self.weight_decay.start < 0:
-            raise UserError(f"optimizer: weight_decay must be 0 or more, got {self.weight_decay.start}")
-        if self.reference_batch < 1:
-            refuse("reference_batch", "at least 1 sample")
         if self.scaling not in ("linear", "sqrt", "none"):
             refuse("scaling", "'linear', 'sqrt' or 'none'")
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            refuse("betas", "two numbers in [0, 1)")
-        if self.eps <= 0:
-            refuse("eps", "above 0")
-        if self.clip is not None and self.clip <= 0:
-            refuse("clip", "above 0, or null to switch clipping off")
         if self.clip_mode not in ("global", "module", "parameter"):
             refuse("clip_mode", "'global', 'module' or 'parameter'")
-        if not 0.0 < self.layer_decay <= 1.0:
-            refuse("layer_decay", "in (0, 1]")
-        if self.patch_embed_multiplier < 0:
-            refuse("patch_embed_multiplier", "0 or more")
         if self.no_decay not in ("names", "vectors"):
             refuse("no_decay", "'names' or 'vectors'")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from foundation.engine import checkpoint, retention
 from foundation.engine.records import Records
 from foundation.engine.staging import Staging
 from foundation.errors import RequeueRequest, UserError
+from foundation.ranges import Range, check
 from foundation.schedules import Clock, Duration
 
 _LOOK_SECONDS = 5.0  # after a save that failed: so long until the next try, twice as long after each further failure
@@ -27,11 +28,11 @@ _LOOK_SECONDS_AT_MOST = 600.0
 class Config:
     """When checkpoints are written, and which of them stay on disk."""
 
-    every: Duration = Duration(1, "epochs")
+    every: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(1, "epochs")
     """Steps between two checkpoints; one is also written at the end and on a signal."""
-    keep_last: int = 2
+    keep_last: Annotated[int, Range(2, 10**6)] = 2
     """Newest checkpoints that stay on disk; at least 2, because the newest one may turn out to be damaged."""
-    keep_every: Duration | None = None
+    keep_every: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
     """A checkpoint at each multiple of this stays for good; null: none does."""
     keep_best: str | None = None
     """The checkpoint at which this figure of a probe was highest stays, such as ``probe/knn_top1``; null: none does."""
@@ -41,12 +42,7 @@ class Config:
     """After a checkpoint that could not be written: go on and say so, or end with exit code 75."""
 
     def __post_init__(self) -> None:
-        if self.keep_last < 2:
-            raise UserError(f"checkpoints.keep_last must be at least 2 (one may be damaged), got {self.keep_last}")
-        for name in ("every", "keep_every"):
-            duration = getattr(self, name)
-            if duration is not None and duration.amount <= 0:
-                raise UserError(f"checkpoints.{name} must be above 0, got {duration.to_yaml()}")
+        check(self, "checkpoints")
 
     def policy(self, clock: Clock) -> retention.Policy:
         """What stays, in steps."""

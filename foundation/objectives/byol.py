@@ -17,7 +17,7 @@ from torch import Tensor
 from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
-from foundation.schedules import Clock, Schedule
+from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
 PREDICTOR = head_module.Config(
@@ -29,7 +29,7 @@ PREDICTOR = head_module.Config(
 class Config:
     """Mean over pairs (teacher view, student view) of 2 - 2 cosine of prediction and projection."""
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     head: str = "projector"
     """Name of the head in the recipe; one without prototypes."""

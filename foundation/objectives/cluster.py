@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.centering import SinkhornKnopp
 from foundation.objectives.reconstruction import Decoder
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import DepthOrNone, Range, Side, Temperature, check
+from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
 
@@ -28,7 +29,7 @@ from foundation.types import Batch
 class Config:
     """Swapped prediction of hard cluster codes (SwAV's, Caron et al. 2020) between a student's view and a teacher's."""
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     view: str = "global"
     """View whose patch tokens the student gives; usually masked, so that a decoder has to fill in what was hidden."""
@@ -37,36 +38,31 @@ class Config:
     teacher_view: str = "frame"
     """View whose patch tokens the teacher gives: as many frames for each clip, and patches for each frame, as the
     student's view has moments and places."""
-    prototypes: int = 3000
+    prototypes: Annotated[int, Range(2, 2**24)] = 3000
     """Number of clusters K."""
-    temperature: float = 0.1
+    temperature: Temperature = 0.1
     """Softmax temperature of the predictions."""
-    epsilon: float = 0.05
+    epsilon: Temperature = 0.05
     """Temperature inside Sinkhorn-Knopp."""
-    sinkhorn_iterations: int = 10
+    sinkhorn_iterations: Annotated[int, Range(1, 1000)] = 10
     """Rounds of Sinkhorn-Knopp."""
     over: Literal["masked", "all"] = "masked"
     """Tokens in the loss: the hidden ones, or all."""
     teacher_term: bool = True
     """Let the prototypes also learn from the codes of the student, by the teacher's scores. False: as in the code that
     was published, where that term has a value and no gradient."""
-    decoder_depth: int = 4
+    decoder_depth: DepthOrNone = 4
     """Transformer blocks between the student's tokens and the prototypes; 0: none."""
-    decoder_width: int = 384
+    decoder_width: Side = 384
     """Width of those blocks."""
-    decoder_heads: int = 6
+    decoder_heads: Annotated[int, Range(1, 1024)] = 6
     """Attention heads of those blocks."""
 
     def __post_init__(self) -> None:
-        for name, least in (("prototypes", 2), ("sinkhorn_iterations", 1), ("decoder_depth", 0), ("decoder_width", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"cluster: {name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("temperature", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"cluster: {name} must be above 0, got {getattr(self, name)}")
+        check(self, "cluster")
         if self.over not in ("masked", "all"):
             raise UserError(f"cluster: over must be 'masked' or 'all', got {self.over!r}")
-        if self.decoder_heads < 1 or self.decoder_width % self.decoder_heads:
+        if self.decoder_width % self.decoder_heads:
             raise UserError(
                 f"cluster: decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
             )

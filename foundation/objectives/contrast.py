@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.parallel import collective
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import Range, Temperature, check
+from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
 
@@ -30,7 +32,7 @@ class Config:
     and n those to all teacher views of other samples in the batch and in the queue.
     """
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     head: str | None = None
     """Head whose outputs are compared, usually a projector; None compares the encoder's class tokens."""
@@ -42,19 +44,16 @@ class Config:
     """Views that only the student sees and that look for the teacher's views as well, such as ``local``."""
     same_view: bool = False
     """Also pair a view with itself."""
-    temperature: float = 0.2
+    temperature: Temperature = 0.2
     """Divides the cosines (MoCo v3: 0.2; MoCo: 0.07)."""
-    queue: int = 0
+    queue: Annotated[int, Range(0, 2**24)] = 0
     """Rows of past teacher views that serve as further negatives, first in, first out (MoCo: 65,536). A sample is never
     its own negative."""
     across_processes: bool = True
     """Take the batches of all processes as negatives. The queue always holds those of all."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"contrast: temperature must be above 0, got {self.temperature}")
-        if self.queue < 0:
-            raise UserError(f"contrast: queue must be 0 (none) or more rows, got {self.queue}")
+        check(self, "contrast")
 
     def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Contrast:
         """The objective of a run; ``width`` is the encoder's.

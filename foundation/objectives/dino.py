@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from foundation.errors import UserError
 from foundation.objectives import targets
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
-from foundation.schedules import Clock, Duration, Schedule
+from foundation.ranges import NonNegative, Range, Share, Temperature
+from foundation.schedules import Clock, Duration, Schedule, Weight
 from foundation.types import Batch
 
 TEACHER_TEMPERATURE = Schedule(start=0.07, shape="constant", warmup=Duration(30, "epochs"), warmup_from=0.04)
@@ -30,7 +31,7 @@ class Config:
     2 + 2 L, the number of pairs.
     """
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     head: str = "cls"
     """Name of the head in the recipe."""
@@ -42,19 +43,19 @@ class Config:
     """Views that only the student sees; empty for a recipe without local views."""
     same_view: bool = False
     """Also pair a view with itself (DINOv3's option)."""
-    student_temperature: float = 0.1
+    student_temperature: Temperature = 0.1
     """Softmax temperature of the student."""
-    teacher_temperature: Schedule = TEACHER_TEMPERATURE
+    teacher_temperature: Annotated[Schedule, Range(1e-6, 1e6)] = TEACHER_TEMPERATURE
     """Softmax temperature of the teacher over the run."""
     target: Literal["centering", "sinkhorn"] = "centering"
     """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the global batch."""
-    centre_momentum: float = 0.9
+    centre_momentum: Share = 0.9
     """Momentum of the running centre."""
-    sinkhorn_iterations: int = 3
+    sinkhorn_iterations: Annotated[int, Range(1, 1000)] = 3
     """Rounds of Sinkhorn-Knopp."""
-    global_weight: float = 1.0
+    global_weight: NonNegative = 1.0
     """Factor of the pairs of two global views."""
-    local_weight: float = 1.0
+    local_weight: NonNegative = 1.0
     """Factor of the pairs with a view that only the student sees."""
 
     def __post_init__(self) -> None:

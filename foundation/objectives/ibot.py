@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from foundation.objectives import targets
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import Range, Share, Temperature
+from foundation.schedules import Clock, Schedule, Weight
 from foundation.types import Batch
 
 
@@ -28,7 +29,7 @@ class Config:
     reduction and iBOT's as well (its mean over images, averaged over the views).
     """
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     head: str = "cls"
     """Name of the head in the recipe; DINO's name shares its head."""
@@ -36,19 +37,19 @@ class Config:
     """Name of the teacher in the recipe."""
     view: str = "global"
     """The masked view."""
-    student_temperature: float = 0.1
+    student_temperature: Temperature = 0.1
     """Softmax temperature of the student."""
-    teacher_temperature: Schedule = TEACHER_TEMPERATURE
+    teacher_temperature: Annotated[Schedule, Range(1e-6, 1e6)] = TEACHER_TEMPERATURE
     """Softmax temperature of the teacher over the run."""
     target: Literal["centering", "sinkhorn"] = "centering"
     """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the masked patches."""
-    centre_momentum: float = 0.9
+    centre_momentum: Share = 0.9
     """Momentum of the running centre."""
     over: Literal["masked", "all"] = "masked"
     """Patches in the loss: the hidden ones, or all of them (ASiT, which also asks what was seen)."""
     centre_over: Literal["masked", "all"] = "masked"
     """Patches that the centre averages: the masked ones (DINOv2), or all (iBOT; the head then runs on all of them)."""
-    sinkhorn_iterations: int = 3
+    sinkhorn_iterations: Annotated[int, Range(1, 1000)] = 3
     """Rounds of Sinkhorn-Knopp."""
     divide_by: Literal["rows", "masked_rows"] = "rows"
     """Rows in the mean: all (DINOv2, iBOT), or those with a masked patch (full weight whatever the share of them)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.parallel import collective
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import Count, Range, check
+from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
 
@@ -21,23 +23,20 @@ from foundation.types import Batch
 class Config:
     """Nearest-neighbour entropy estimate on the student's class tokens before the head."""
 
-    weight: float | Schedule = 0.1
+    weight: Weight = 0.1
     """Factor of this loss in the total."""
     view: str = "global"
     """View whose class tokens are spread; its views count separately and are summed, as in DINOv2."""
-    neighbours: int = 1
+    neighbours: Count = 1
     """Nearest neighbours of each sample (DINOv3: more than one)."""
     across_processes: bool = True
     """Search neighbours in the batches of all processes (DINOv3), so that any number of processes gives the same
     numbers. False: in this process's alone (DINOv2); the loss then depends on how many processes share a batch."""
-    group: int | None = None
+    group: Annotated[int, Range(2, 2**24)] | None = None
     """With ``across_processes``: search only in groups of this many consecutive samples; None: among all."""
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise UserError(f"koleo: neighbours must be at least 1, got {self.neighbours}")
-        if self.group is not None and self.group < 2:
-            raise UserError(f"koleo: group must be at least 2 samples or null, got {self.group}")
+        check(self, "koleo")
         if self.group is not None and not self.across_processes:
             raise UserError("koleo: group needs across_processes: true")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from foundation.objectives import targets
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import Range, Share, Temperature
+from foundation.schedules import Clock, Schedule, Weight
 from foundation.types import Batch
 
 
@@ -28,7 +29,7 @@ from foundation.types import Batch
 class Config:
     """Self-distillation between a view and masked copies of it: mean over copies and rows of the cross-entropy."""
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total. (DISCOVR's code multiplies that of frames by 256 / frames in the batch.)"""
     head: str = "cls"
     """Name of the head in the recipe."""
@@ -38,15 +39,15 @@ class Config:
     """View that the teacher sees whole."""
     student_view: str = "masked"
     """Its copies, which the student sees; a masking of the recipe hides parts of them."""
-    student_temperature: float = 0.1
+    student_temperature: Temperature = 0.1
     """Softmax temperature of the student."""
-    teacher_temperature: Schedule = TEACHER_TEMPERATURE
+    teacher_temperature: Annotated[Schedule, Range(1e-6, 1e6)] = TEACHER_TEMPERATURE
     """Softmax temperature of the teacher over the run."""
     target: Literal["centering", "sinkhorn"] = "centering"
     """How the teacher's scores become targets: a running centre, or Sinkhorn-Knopp over the global batch."""
-    centre_momentum: float = 0.9
+    centre_momentum: Share = 0.9
     """Momentum of the running centre."""
-    sinkhorn_iterations: int = 3
+    sinkhorn_iterations: Annotated[int, Range(1, 1000)] = 3
     """Rounds of Sinkhorn-Knopp."""
 
     def __post_init__(self) -> None:

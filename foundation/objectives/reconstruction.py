@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from foundation.encoders.attention import Segment
 from foundation.encoders.blocks import Block, BlockShape
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
-from foundation.schedules import Clock, Schedule
+from foundation.ranges import Depth, DepthOrNone, Positive, Range, Side, check
+from foundation.schedules import Clock, Weight
 from foundation.types import Batch
 
 Distance = Literal["l1", "l2", "smooth_l1", "chamfer"]
@@ -32,7 +33,7 @@ Distance = Literal["l1", "l2", "smooth_l1", "chamfer"]
 class Config:
     """Prediction of the view's own numbers at the hidden tokens."""
 
-    weight: float | Schedule = 1.0
+    weight: Weight = 1.0
     """Factor of this loss in the total."""
     view: str = "global"
     """The masked view."""
@@ -40,23 +41,23 @@ class Config:
     """Absolute (``l1``: ASiT, SimMIM) or squared (``l2``: MAE) difference, or ``smooth_l1`` of ``beta``; ``chamfer``:
     squared distance of each point to the nearest of the other set, both ways, for tokens that cover points (Point-MAE).
     """
-    beta: float = 1.0
+    beta: Positive = 1.0
     """Difference at which ``smooth_l1`` turns from squared to absolute."""
     normalise: bool = False
     """Give the numbers of each token mean 0 and deviation 1 first (MAE's better variant)."""
     over: Literal["masked", "all"] = "masked"
     """Tokens in the loss: the hidden ones, or all."""
-    layers: int = 1
+    layers: Depth = 1
     """Linear layers from a token to its numbers, GELU between them (ASiT: 4); after the decoder's blocks, if any."""
-    hidden: int = 512
+    hidden: Side = 512
     """Width between those layers."""
-    bottleneck: int | None = None
+    bottleneck: Side | None = None
     """Width before the last of them (ASiT: 128); None: ``hidden``."""
-    decoder_depth: int = 0
+    decoder_depth: DepthOrNone = 0
     """Transformer blocks of a decoder, which sees all tokens of a row (MAE: 8; Point-MAE: 4); 0: none (SimMIM)."""
-    decoder_width: int = 128
+    decoder_width: Side = 128
     """Width of the decoder (MAE-B: 512)."""
-    decoder_heads: int = 4
+    decoder_heads: Annotated[int, Range(1, 1024)] = 4
     """Attention heads of the decoder."""
 
     def __post_init__(self) -> None:
@@ -66,12 +67,8 @@ class Config:
             )
         if self.over not in ("masked", "all"):
             raise UserError(f"reconstruction: over must be 'masked' or 'all', got {self.over!r}")
-        if not self.beta > 0:
-            raise UserError(f"reconstruction: beta must be above 0, got {self.beta}")
-        for name, least in (("layers", 1), ("hidden", 1), ("decoder_depth", 0), ("decoder_width", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"reconstruction: {name} must be at least {least}, got {getattr(self, name)}")
-        if self.decoder_heads < 1 or self.decoder_width % self.decoder_heads:
+        check(self, "reconstruction")
+        if self.decoder_width % self.decoder_heads:
             raise UserError(
                 f"reconstruction: decoder_width {self.decoder_width} is not a multiple of decoder_heads "
                 f"{self.decoder_heads}"

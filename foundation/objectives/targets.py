@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation import heads as head_module
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.objectives.centering import Centering, SinkhornKnopp
 
@@ -19,18 +20,9 @@ def check(objective: str, config: Any) -> None:
     Raises:
         UserError: naming field, value and what would be right.
     """
-    if config.student_temperature <= 0:
-        raise UserError(f"{objective}: student_temperature must be above 0, got {config.student_temperature}")
-    if config.teacher_temperature.start <= 0:
-        raise UserError(f"{objective}: teacher_temperature must be above 0, got {config.teacher_temperature.start}")
-    if config.teacher_temperature.warmup.amount > 0 and config.teacher_temperature.warmup_from <= 0:
-        raise UserError(f"{objective}: teacher_temperature.warmup_from must be above 0, such as 0.04")
+    ranges.check(config, objective)
     if config.target not in ("centering", "sinkhorn"):
         raise UserError(f"{objective}: target must be 'centering' or 'sinkhorn', got {config.target!r}")
-    if not 0 <= config.centre_momentum <= 1:
-        raise UserError(f"{objective}: centre_momentum must lie in [0, 1], got {config.centre_momentum}")
-    if config.sinkhorn_iterations < 1:
-        raise UserError(f"{objective}: sinkhorn_iterations must be at least 1, got {config.sinkhorn_iterations}")
 
 
 def prototypes(objective: str, head: str, heads: Mapping[str, head_module.Config]) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
 from foundation.printable import printable
+from foundation.ranges import Count, Seed, Side, Workers, argument
 from foundation.redact import redact
 
 if TYPE_CHECKING:
@@ -40,13 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", nargs="+", metavar="SHARDS", help="labelled shards to score; default as for --train")
     parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the evaluation view; default: the model's")
+    parser.add_argument(
+        "--size", type=argument(Side), metavar="PIXELS", help="side of the evaluation view; default: the model's"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
-    parser.add_argument("--batch-size", type=int, default=256, help="samples per forward pass (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=None, help="loader processes (default: processors less one)")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N samples of each split, spread evenly")
-    parser.add_argument("--seed", type=int, default=0, help="of splits, draws and intervals (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=argument(Side), default=256, help="samples per forward pass (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=argument(Workers), default=None, help="loader processes (default: processors less one)"
+    )
+    parser.add_argument(
+        "--limit", type=argument(Count), metavar="N", help="at most N samples of each split, spread evenly"
+    )
+    parser.add_argument(
+        "--seed", type=argument(Seed), default=0, help="of splits, draws and intervals (default: %(default)s)"
+    )
     parser.add_argument(
         "--baselines",
         action="store_true",
@@ -144,7 +155,7 @@ class Job:
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""
         from foundation.parallel.threads import default_workers, leave_one_processor
-        from foundation.probes.features import default_cache
+        from foundation.probes.feature_cache import default_cache
         from foundation.probes.road import features_of_shards
 
         a = self.arguments

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -346,58 +344,6 @@ def cache_key(weights: str, data: str, evaluation: Any, **more: Any) -> str:
     """Name of a cache entry: changes with the weights, the data, the preprocessing and anything in ``more``."""
     content = {"version": CACHE_VERSION, "weights": weights, "data": data, "evaluation": plain(evaluation), **more}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def save_features(path: Path, features: FeatureSet) -> None:
-    """Write a feature set as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {f"cls.{place}": layer.contiguous() for place, layer in enumerate(features.cls)}
-    keys = torch.frombuffer(bytearray("\n".join(features.keys).encode()), dtype=torch.uint8)
-    tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys, "ids": features.ids}
-    if features.patches.data_ptr() == features.cls[-1].data_ptr():
-        tensors["patches"] = features.patches.clone()
-    note = {"skipped": json.dumps(dict(features.skipped)), "messages": json.dumps(features.messages)}
-    note["names"] = json.dumps(features.names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=note)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def load_features(path: Path) -> FeatureSet | None:
-    """Read what :func:`save_features` wrote; None where there is no whole file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            note = file.metadata() or {}
-    except (OSError, SafetensorError):
-        return None
-    return FeatureSet(
-        cls=tuple(tensors[f"cls.{place}"] for place in range(sum(name.startswith("cls.") for name in tensors))),
-        patches=tensors["patches"],
-        labels=tensors["labels"],
-        keys=tuple(bytes(tensors["keys"].numpy()).decode().split("\n")),
-        ids=tensors["ids"],
-        skipped=json.loads(note.get("skipped", "{}")),
-        messages=tuple(json.loads(note.get("messages", "[]"))),
-        names=tuple(json.loads(note.get("names", "[]"))),
-    )
-
-
-def default_cache() -> Path:
-    """Folder for features of models that have no run folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "foundation" / "features"
 
 
 def check_finite(features: Tensor, what: str) -> None:

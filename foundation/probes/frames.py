@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from foundation.errors import UserError
 from foundation.probes import events as measures
 from foundation.probes.frame_features import FrameSet, number_events, of_shards
 from foundation.probes.linear import split
+from foundation.ranges import LARGEST, Count, Range, Seconds, Side, check
 from foundation.schedules import Duration
 
 LEARNING_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -57,33 +58,28 @@ class Settings:
 class Config:
     """Detection of events by linear classifiers of the teacher's frames while it trains."""
 
-    every: Duration = Duration(10, "epochs")
+    every: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(10, "epochs")
     """Distance between two measurements; one more is made at the end of the run."""
     train: tuple[str, ...]
     """Shards with events to learn from."""
     test: tuple[str, ...]
     """Shards with events to measure on."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Length of the views; None: that of the global views."""
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the training frames."""
-    median: int = 7
+    median: Annotated[int, Range(1, 100_001)] = 7
     """Frames of the median that smooths the scores; odd."""
-    limit: int | None = None
+    limit: Annotated[int, Range(2, LARGEST)] | None = None
     """At most so many recordings of each split, spread evenly over its shards; None: all."""
-    batch_size: int = 64
+    batch_size: Side = 64
     """Recordings per forward pass."""
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise UserError(f"probes: frames.{name} is empty: name shards with events")
-        if self.seconds is not None and not self.seconds > 0:
-            raise UserError(f"probes: frames.seconds must be above 0, got {self.seconds:g}")
-        for name, least in (("batch_size", 1), ("limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: frames.{name} must be at least {least}, got {value}")
+        check(self, "frames")
         Settings(epochs=self.epochs, median=self.median)
 
     def build(self) -> Config:

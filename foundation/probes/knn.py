@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval, progress
+from foundation.ranges import Count, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 DEFAULT_K = (10, 20, 100, 200)
@@ -26,22 +27,22 @@ TEMPERATURE = 0.07
 class Config:
     """kNN accuracy of the teacher while it trains."""
 
-    every: Duration = Duration(1, "epochs")
+    every: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(1, "epochs")
     """Distance between two measurements; one more is made at the end of the run."""
     train: tuple[str, ...]
     """Labelled shards that vote."""
     test: tuple[str, ...] = ()
     """Labelled shards to classify; empty: each sample of ``train`` by all others (leave one out)."""
-    k: int = 20
+    k: Count = 20
     """Neighbours that vote."""
     tokens: Tokens = "cls"
     """``cls``: class token; ``patches``: mean of the patch tokens, for encoders whose class token no loss trains;
     ``both``: side by side, each of length 1."""
-    limit: int | None = None
+    limit: Count | None = None
     """At most so many samples of each split, spread evenly over its shards; None: all."""
-    batch_size: int = 256
+    batch_size: Side = 256
     """Samples per forward pass."""
-    workers: int = 0
+    workers: Workers = 0
     """Loader processes; 0 reads in the training process, which leaves the training loader's processes alone."""
 
     def __post_init__(self) -> None:
@@ -49,10 +50,7 @@ class Config:
             raise UserError("probes: knn.train is empty: name the labelled shards that vote")
         if self.tokens not in TOKENS:
             raise UserError(f"probes: knn.tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
-        for name, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: knn.{name} must be at least {least}, got {value}")
+        check(self, "knn")
 
     def build(self) -> Config:
         """The probe is its settings: nothing has to be made."""

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from foundation import plugins
 from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.features import (
     FeatureSet,
     cache_key,
     data_digest,
     extract,
-    load_features,
-    save_features,
     weights_digest,
 )
 
@@ -197,7 +196,7 @@ def features_of_shards(
         UserError: when shards are missing or no sample can be read.
     """
     evaluation = evaluation_config(modality, evaluation)
-    path = None
+    path, key = None, ""
     if cache is not None:
         key = cache_key(
             weights or weights_digest(encoder),
@@ -209,7 +208,7 @@ def features_of_shards(
             encoder=type(encoder).__qualname__,
         )
         path = cache / f"{key[:40]}.safetensors"
-        found = load_features(path)
+        found = kept_features(path, key)
         if found is not None:
             return found
     with loader(patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit) as batches:
@@ -217,7 +216,7 @@ def features_of_shards(
             encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
         )
     if path is not None:
-        save_features(path, features)
+        keep_features(path, features, key)
     return features
 
 

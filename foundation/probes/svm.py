@@ -8,7 +8,7 @@ to report is chosen on training samples kept back, never on the test split, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
 from foundation.probes.results import bootstrap_interval
+from foundation.ranges import LARGEST, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 
@@ -48,33 +49,30 @@ class Settings:
 class Config:
     """Accuracy of a linear support vector machine on the teacher's features while it trains."""
 
-    every: Duration = Duration(10, "epochs")
+    every: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(10, "epochs")
     """Distance between two measurements; one more is made at the end of the run."""
     train: tuple[str, ...]
     """Labelled shards to learn from."""
     test: tuple[str, ...]
     """Labelled shards to classify."""
-    cost: float = 1.0
+    cost: Annotated[float, Range(1e-9, 1e9)] = 1.0
     """Cost C of a sample on the wrong side."""
     tokens: Tokens = "cls"
     """``cls``: class token; ``patches``: mean of the patch tokens; ``both``: side by side."""
     standardise: bool = False
     """Give every feature mean 0 and deviation 1 over the training split first."""
-    limit: int | None = None
+    limit: Annotated[int, Range(2, LARGEST)] | None = None
     """At most so many samples of each split, spread evenly over its shards; None: all."""
-    batch_size: int = 256
+    batch_size: Side = 256
     """Samples per forward pass."""
-    workers: int = 0
+    workers: Workers = 0
     """Loader processes; 0 reads in the training process, which leaves the training loader's processes alone."""
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise UserError(f"probes: svm.{name} is empty: name labelled shards")
-        for name, least in (("batch_size", 1), ("workers", 0), ("limit", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"probes: svm.{name} must be at least {least}, got {value}")
+        check(self, "svm")
         self.settings()
 
     def settings(self) -> Settings:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from foundation.errors import UserError
+from foundation.ranges import Range, check
 from foundation.schedules import Schedule
 
 
@@ -18,7 +19,7 @@ from foundation.schedules import Schedule
 class Config:
     """A teacher that follows the student."""
 
-    momentum: Schedule = Schedule(start=0.996, end=1.0)
+    momentum: Annotated[Schedule, Range(0, 1)] = Schedule(start=0.996, end=1.0)
     """Share of the teacher that stays at each optimiser step; a cosine from 0.996 to 1 in DINO."""
     batch_statistics: bool = False
     """BatchNorm in the teacher's heads compares the rows of the batch (BYOL, ATST), in place of the running statistics
@@ -26,9 +27,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.momentum.start), ("end", self.momentum.end)):
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise UserError(f"ema: momentum.{name} must lie in [0, 1], got {value}")
+        check(self, "ema")
 
     def build(self, student: nn.Module) -> EmaTeacher:
         """Teacher that starts as a copy of the student branch."""

@@ -254,9 +254,9 @@ def test_what_cannot_work_is_refused(make_shards: MakeShards, tmp_path: Path, de
         Data(shards=("x.tar",), sources=sources(a=1))
     with pytest.raises(UserError, match="no plain name"):
         Data(sources=sources(**{"a/b": 1}))
-    with pytest.raises(UserError, match="temperature must be more than 0"):
+    with pytest.raises(UserError, match=r"data\.temperature is 0; it must be from 0\.001"):
         Data(temperature=0.0)
-    with pytest.raises(UserError, match="must be 0 or more, got -1"):
+    with pytest.raises(UserError, match=r"weight is -1; it must be from 0"):
         sources(a=-1)
     with pytest.raises(UserError, match="has no shards"):
         mixture.Config(shards=())

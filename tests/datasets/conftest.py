@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from foundation.cli import Parser
 from foundation.data.build import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def read() -> Callable[..., dict[str, list[dict[str, Any]]]]:
 
 def prepare(name: str, *words: str) -> Mapping[str, Any]:
     dataset = load(name)
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     dataset.module.add_arguments(parser)
     return dataset.module.samples(parser.parse_args(words))
 

@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 import pytest
 
+from foundation.cli import Parser
 from foundation.data.build import load
 from foundation.data.generated import Numbers, samples
 from foundation.errors import UserError
@@ -16,7 +17,7 @@ SETS = ("calls", "photo_pans", "motions")
 
 def drawn(name: str, *words: str):
     module = load(name).module
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     module.add_arguments(parser)
     arguments = parser.parse_args(["--train", "24", "--test", "24", *words])
     return module, arguments, {split: list(rows) for split, rows in module.samples(arguments).items()}

@@ -76,7 +76,7 @@ def test_some_channels_of_arrays(tmp_path, read):
 @pytest.mark.parametrize(
     "words, match",
     [
-        (["--window", "0"], "--window 0"),
+        (["--window", "0"], "--window: 0 given; it must be above 0"),
         (["--stride", "1"], "give --window"),
         (["--acceleration", "ft"], "'ft'"),
         (["--columns", "a,b"], "2 columns for 6"),

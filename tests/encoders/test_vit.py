@@ -267,7 +267,7 @@ def test_config_survives_the_card():
     [
         (dict(heads=5), "encoder.width 32 is not a multiple of encoder.heads 5"),
         (dict(size=(30, 32)), "30x32 is not a multiple of the patch size 4: the nearest .* 28x32 or 32x32"),
-        (dict(drop_path=1.0), "encoder.drop_path is 1.0"),
+        (dict(drop_path=1.0), "encoder.drop_path is 1; it must be at least 0 and below 1"),
         (dict(registers=-1), "encoder.registers is -1"),
         (dict(tokenizer={"patch_size": 4}), "encoder.tokenizer is .* must be the Config"),
         (dict(width=36, heads=6, position=ROTARY), "multiple of 4"),

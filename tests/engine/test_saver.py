@@ -356,9 +356,9 @@ def test_a_folder_that_cannot_be_pruned_does_not_stop_training(saver, tmp_path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keep_last": 1}, "keep_last must be at least 2"),
-        ({"every": Duration(0)}, "checkpoints.every must be above 0, got 0 steps"),
-        ({"keep_every": Duration(0, "epochs")}, "checkpoints.keep_every must be above 0"),
+        ({"keep_last": 1}, "checkpoints.keep_last is 1; it must be from 2"),
+        ({"every": Duration(0)}, "checkpoints.every is 0 steps; it must be above 0"),
+        ({"keep_every": Duration(0, "epochs")}, "checkpoints.keep_every is 0 epochs; it must be above 0"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -174,7 +174,7 @@ def test_half_precision_is_computed_in_full():
 
 
 def test_mistakes_are_named():
-    for settings, words in (({"temperature": 0.0}, "above 0"), ({"queue": -1}, "got -1")):
+    for settings, words in (({"temperature": 0.0}, "temperature is 0"), ({"queue": -1}, "queue is -1")):
         with pytest.raises(UserError, match=words):
             Config(**settings)
     with pytest.raises(UserError, match=r"no head called 'contrast'; the recipe's heads are: cls"):

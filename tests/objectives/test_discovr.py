@@ -183,11 +183,14 @@ def test_the_teachers_tokens_are_standardised():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: cluster.Config(prototypes=1), "prototypes must be at least 2"),
-        (lambda: cluster.Config(epsilon=0.0), "epsilon must be above 0"),
+        (lambda: cluster.Config(prototypes=1), "cluster.prototypes is 1; it must be from 2"),
+        (lambda: cluster.Config(epsilon=0.0), "cluster.epsilon is 0; it must be from 1e-06"),
         (lambda: cluster.Config(over="some"), "'masked' or 'all'"),  # type: ignore[arg-type]
         (lambda: cluster.Config(decoder_heads=5), "not a multiple of decoder_heads 5"),
-        (lambda: masked_dino.Config(student_temperature=0.0), "masked_dino: student_temperature must be above 0"),
+        (
+            lambda: masked_dino.Config(student_temperature=0.0),
+            "masked_dino.student_temperature is 0; it must be from 1e-06",
+        ),
     ],
 )
 def test_settings_that_cannot_work(make, text):

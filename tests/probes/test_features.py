@@ -96,12 +96,86 @@ def test_the_cache_is_used_until_the_weights_the_data_or_the_view_change(tmp_pat
     assert len(passes) == 5
 
 
-def test_a_damaged_cache_file_is_computed_again(tmp_path):
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+
+
+def flipped_in_the_header(path):
+    content = path.read_bytes()
+    assert content.count(b'"skipped"') == 1
+    path.write_bytes(content.replace(b'"skipped"', b'"skipqed"'))
+
+
+def with_nan(path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(str(path), framework="pt") as file:
+        note = file.metadata()
+    tensors = load_file(path)
+    tensors["cls.0"][0, 0] = torch.nan
+    save_file(tensors, path, metadata=note)
+
+
+def of_another_program(path):
+    from safetensors.torch import save_file
+
+    save_file({"cls.0": torch.zeros(6, 4)}, path)
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.fault(40, "a damaged entry in the cache of features, by each way of being damaged")
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), ""),
+        (lambda path: path.write_bytes(path.read_bytes()[:-7]), ""),
+        (lambda path: path.write_bytes(b""), ""),
+        (lambda path: path.write_bytes(b"PK\x03\x04 another format"), ""),
+        (flipped, "SHA-256"),
+        (flipped_in_the_header, "SHA-256"),
+        (with_nan, "SHA-256"),
+        (of_another_program, "no entry of this cache"),
+        (a_folder, "no file"),
+    ],
+)
+def test_a_damaged_cache_entry_is_named_and_computed_again(tmp_path, caplog, damage, told, happened):
     cache, shards, model = tmp_path / "cache", [shard(tmp_path / "a.tar", 6)], encoder()
     first = extracted(model, shards, cache=cache)
     (path,) = cache.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
+    damage(path)
+    again = extracted(model, shards, cache=cache)
+    assert torch.equal(again.cls[0], first.cls[0]) and again.labels.tolist() == first.labels.tolist()
+    assert f"damaged cache entry {path}: " in caplog.text and told in caplog.text
+    caplog.clear()
+    extracted(model, shards, cache=cache)
+    assert ("damaged" in caplog.text) is path.is_dir()
+    happened("named, removed, computed again: the same features")
+
+
+def test_the_entry_of_other_settings_under_this_name_is_not_used(tmp_path, caplog):
+    cache, shards, model = tmp_path / "cache", [shard(tmp_path / "a.tar", 6)], encoder()
+    first = extracted(model, shards, cache=cache)
+    (path,) = cache.glob("*.safetensors")
+    extracted(encoder(seed=1), shards, cache=cache)
+    (other,) = set(cache.glob("*.safetensors")) - {path}
+    path.write_bytes(other.read_bytes())
     assert torch.equal(extracted(model, shards, cache=cache).cls[0], first.cls[0])
+    assert "the entry of other weights, data or settings" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_costs_a_word_and_not_the_answer(tmp_path, caplog):
+    shards, model = [shard(tmp_path / "a.tar", 6)], encoder()
+    (tmp_path / "file").write_text("no folder")
+    found = extracted(model, shards, cache=tmp_path / "file" / "cache")
+    assert torch.equal(found.cls[0], extracted(model, shards).cls[0])
+    assert f"the features are not kept in {tmp_path / 'file' / 'cache'}: Not a directory" in caplog.text
 
 
 def test_a_limit_is_spread_over_sorted_classes(tmp_path):

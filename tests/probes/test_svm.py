@@ -91,8 +91,8 @@ def test_mistakes_are_named():
     for settings, words in (
         ({"train": (), "test": ("a",)}, "svm.train is empty"),
         ({"train": ("a",), "test": ()}, "svm.test is empty"),
-        ({"train": ("a",), "test": ("a",), "limit": 1}, "limit must be at least 2"),
-        ({"train": ("a",), "test": ("a",), "cost": -1.0}, "positive"),
+        ({"train": ("a",), "test": ("a",), "limit": 1}, "svm.limit is 1; it must be from 2"),
+        ({"train": ("a",), "test": ("a",), "cost": -1.0}, "svm.cost is -1; it must be from 1e-09"),
     ):
         with pytest.raises(UserError, match=words):
             Config(**settings)

@@ -99,4 +99,4 @@ def test_a_folder_without_checkpoints_is_the_users_mistake(tmp_path, capsys, wha
 
 def test_nonsense_is_refused(run, capsys):
     assert cli.main(["checkpoint", "prune", str(run), "--keep-last", "0", "--yes"]) == 2
-    assert "--keep-last must be at least 1" in capsys.readouterr().err and len(steps(run)) == 5
+    assert "--keep-last: 0 given; it must be from 1" in capsys.readouterr().err and len(steps(run)) == 5

@@ -15,12 +15,18 @@ random views. Needs the memory of the state twice and room for three checkpoints
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, argument
+
     parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe whose state to save (quickstart)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--batch", type=int, default=1, help="samples per step (default: 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="checkpoints of each kind, in turn (default: 3)")
-    parser.add_argument("--steps", type=int, default=3, help="steps that nothing disturbs, in each round (default: 3)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--batch", type=argument(Count), default=1, help="samples per step (default: 1)")
+    parser.add_argument(
+        "--rounds", type=argument(Count), default=3, help="checkpoints of each kind, in turn (default: 3)"
+    )
+    parser.add_argument(
+        "--steps", type=argument(Count), default=3, help="steps that nothing disturbs, in each round (default: 3)"
+    )
+    parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--out", type=Path, help="folder on the disk to measure (default: the temporary folder)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 

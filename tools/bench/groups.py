@@ -16,11 +16,15 @@ SciPy's tree. All take turns in this process, one thread, on the same random clo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clouds", type=int, default=32, help="clouds per batch (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=1024, help="points of a cloud (default: %(default)s)")
-    parser.add_argument("--groups", type=int, default=64, help="centres of a cloud (default: %(default)s)")
-    parser.add_argument("--neighbours", type=int, default=32, help="points of a group (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each (default: %(default)s)")
+    from foundation.ranges import Count, Side, argument
+
+    parser.add_argument("--clouds", type=argument(Count), default=32, help="clouds per batch (default: %(default)s)")
+    parser.add_argument("--points", type=argument(Side), default=1024, help="points of a cloud (default: %(default)s)")
+    parser.add_argument("--groups", type=argument(Count), default=64, help="centres of a cloud (default: %(default)s)")
+    parser.add_argument(
+        "--neighbours", type=argument(Count), default=32, help="points of a group (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=argument(Count), default=10, help="turns of each (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 

@@ -15,10 +15,12 @@ cache; the rate counts processor time, so that other work on the machine matters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, argument
+
     parser.add_argument("shards", help="shards of photographs, e.g. 'photos/photos-*.tar'")
-    parser.add_argument("--batch", type=int, default=32, help="samples per batch (default: 32)")
-    parser.add_argument("--samples", type=int, default=96, help="samples per round (default: 96)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turn (default: 5)")
+    parser.add_argument("--batch", type=argument(Count), default=32, help="samples per batch (default: 32)")
+    parser.add_argument("--samples", type=argument(Count), default=96, help="samples per round (default: 96)")
+    parser.add_argument("--rounds", type=argument(Count), default=5, help="rounds of each, in turn (default: 5)")
     parser.add_argument("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of the resize")
     parser.add_argument(
         "--baseline-blur",

@@ -14,11 +14,13 @@ model was built. On a GPU: the largest amount that torch held."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, argument
+
     parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe to weigh (default: quickstart)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--batch", type=int, default=4, help="samples per step (default: 4)")
-    parser.add_argument("--steps", type=int, default=3, help="steps to take (default: 3)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--batch", type=argument(Count), default=4, help="samples per step (default: 4)")
+    parser.add_argument("--steps", type=argument(Count), default=3, help="steps to take (default: 3)")
+    parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 

@@ -16,10 +16,14 @@ reading what was consumed before, as a stream without positions has to."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shards", type=int, default=1000, help="shards of the data set (default: 1000)")
-    parser.add_argument("--samples", type=int, default=200, help="samples per shard (default: 200)")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="fresh processes for each figure (default: 5)")
+    from foundation.ranges import Count, Workers, argument
+
+    parser.add_argument("--shards", type=argument(Count), default=1000, help="shards of the data set (default: 1000)")
+    parser.add_argument("--samples", type=argument(Count), default=200, help="samples per shard (default: 200)")
+    parser.add_argument("--workers", type=argument(Workers), default=1, help="loader processes (default: 1)")
+    parser.add_argument(
+        "--rounds", type=argument(Count), default=5, help="fresh processes for each figure (default: 5)"
+    )
     parser.add_argument("--folder", type=Path, help="keep the shards there, or use those that are (default: temporary)")
     parser.add_argument("--no-baseline", action="store_true", help="do not read the consumed data")
     parser.add_argument("--json", type=Path, help="also write the figures there")

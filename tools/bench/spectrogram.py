@@ -19,9 +19,17 @@ give the same spectrograms is checked first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of a recording (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="recordings of a batch (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turn (default: %(default)s)")
+    from foundation.ranges import Count, Seconds, argument
+
+    parser.add_argument(
+        "--seconds", type=argument(Seconds), default=6.0, help="length of a recording (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=argument(Count), default=32, help="recordings of a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=argument(Count), default=5, help="rounds of each, in turn (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 

@@ -15,11 +15,13 @@ share of our step that is spent in matrix products."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, argument
+
     parser.add_argument("recipe", nargs="?", default="ibot-vits16", help="recipe to time (default: ibot-vits16)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--batch", type=int, default=4, help="samples per step (default: 4)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, in turn (default: 5)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--batch", type=argument(Count), default=4, help="samples per step (default: 4)")
+    parser.add_argument("--rounds", type=argument(Count), default=5, help="timed steps of each, in turn (default: 5)")
+    parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 

@@ -20,17 +20,21 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.ranges import Count, Side, Workers, argument
+
     parser.add_argument("shards", help="shards of images, e.g. 'photos/photos-*.tar'")
     parser.add_argument(
         "--samples",
-        type=int,
+        type=argument(Count),
         default=1000,
         help="samples of a round, in whole batches (default: 1000); files are repeated",
     )
-    parser.add_argument("--batch", type=int, default=64, help="samples per batch (default: 64)")
-    parser.add_argument("--size", type=int, default=224, help="side of the crop, pixels (default: 224)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="loader processes (default: 1 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turn (default: 5)")
+    parser.add_argument("--batch", type=argument(Count), default=64, help="samples per batch (default: 64)")
+    parser.add_argument("--size", type=argument(Side), default=224, help="side of the crop, pixels (default: 224)")
+    parser.add_argument(
+        "--workers", type=argument(Workers), nargs="+", default=[1, 2], help="loader processes (default: 1 2)"
+    )
+    parser.add_argument("--rounds", type=argument(Count), default=5, help="rounds of each, in turn (default: 5)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from foundation.data.sound import SoundError, kind_of_sound, mended
 from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Seconds, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ _UNKNOWN_CODEC = (1, 4)  # libsndfile's errors: format not recognised, encoding 
 class Config:
     """How audio files become waveforms."""
 
-    max_seconds: float = 1800.0
+    max_seconds: Seconds = 1800.0
     """Recordings that last longer are refused before they are decoded; cut them into pieces first."""
     channels: Literal["mean", "first"] = "mean"
     """Several channels become one: their mean, or the first."""
@@ -54,8 +55,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
     def __post_init__(self) -> None:
-        if not self.max_seconds > 0:
-            raise UserError(f"decode.max_seconds is {self.max_seconds}; it must be more than 0 (default 1800)")
+        check(self, "decode")
         if self.channels not in ("mean", "first"):
             raise UserError(f"decode.channels is {self.channels!r}; choose mean or first")
 

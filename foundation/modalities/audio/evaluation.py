@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import Config as DecodeConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ class EvaluationConfig:
     """How files become waveforms."""
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     """From the waveform to the spectrogram."""
-    frames: int = 600
+    frames: Side = 600
     """Frames of the spectrogram; longer recordings lose both ends, shorter ones are filled up."""
     short: Literal["silence", "repeat"] = "silence"
     """What fills a recording up that is too short: silence on both sides, or itself again."""
@@ -38,8 +39,7 @@ class EvaluationConfig:
             object.__setattr__(self, "decode", DecodeConfig(**self.decode))
         if isinstance(self.front_end, Mapping):  # from the card of an exported model
             object.__setattr__(self, "front_end", FrontEndConfig(**self.front_end))
-        if self.frames < 1:
-            raise UserError(f"evaluation: frames is {self.frames}; it must be at least 1")
+        check(self, "evaluation")
         if self.short not in ("silence", "repeat"):
             raise UserError(f"evaluation: short is {self.short!r}; choose silence or repeat")
 

@@ -15,12 +15,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.ranges import Deviation, Number, Range, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,34 +36,31 @@ _CHUNK, _CHUNK_CPU = 1 << 24, 1 << 19
 class FrontEndConfig:
     """How a waveform becomes a log-mel spectrogram. The defaults are ATST's (Li and Li 2022); see :func:`published`."""
 
-    rate: int = 16_000
+    rate: Annotated[int, Range(1000, 10**6)] = 16_000
     """Sampling rate at which the front end works, Hz; recordings at other rates are resampled."""
-    mels: int = 64
+    mels: Annotated[int, Range(1, 4096)] = 64
     """Number of mel bands, the height of the spectrogram."""
-    window: float = 0.064
+    window: Annotated[float, Range(0, 1, above=True)] = 0.064
     """Length of the Hann window, seconds."""
-    hop: float = 0.010
+    hop: Annotated[float, Range(0, 1, above=True)] = 0.010
     """Distance of two frames, seconds."""
-    low: float = 60.0
+    low: Annotated[float, Range(0, 1e6)] = 60.0
     """Lower edge of the lowest band, Hz."""
-    high: float | None = 7800.0
+    high: Annotated[float, Range(0, 1e6, above=True)] | None = 7800.0
     """Upper edge of the highest band, Hz; None: half the rate."""
     framing: Literal["centred", "kaldi"] = "centred"
     """Convention of framing, filters and logarithm; see the module."""
-    dynamic_range: float | None = 80.0
+    dynamic_range: Annotated[float, Range(0, 1e3, above=True)] | None = 80.0
     """Centred: decibels below the loudest cell at which a spectrogram is cut off; None: no cut."""
-    mean: float = -14.482
+    mean: Number = -14.482
     """Subtracted from the logarithms (centred: dB of power at full scale 1; kaldi: natural logarithm)."""
-    std: float = 65.1662
+    std: Deviation = 65.1662
     """Divided by. The defaults map ATST's smallest and largest value to -1 and 1."""
 
     def __post_init__(self) -> None:
         where = "front_end"
-        if self.rate < 1000:
-            raise UserError(f"{where}.rate is {self.rate}; it must be at least 1000 Hz (usual: 16000)")
-        if self.mels < 1:
-            raise UserError(f"{where}.mels is {self.mels}; it must be at least 1 (usual: 64, 80 or 128)")
-        if not 0 < self.hop <= self.window <= 1:
+        check(self, where)
+        if self.hop > self.window:
             raise UserError(
                 f"{where}: hop is {self.hop} s and window {self.window} s; they must be 0 < hop <= window <= 1 s "
                 "(usual: 0.010 and 0.025)"
@@ -75,10 +73,6 @@ class FrontEndConfig:
                 f"{where}: bands from {self.low:g} to {top:g} Hz; they must lie between 0 and half the rate "
                 f"({self.rate / 2:g} Hz): set {where}.high to null for all of it"
             )
-        if self.dynamic_range is not None and not self.dynamic_range > 0:
-            raise UserError(f"{where}.dynamic_range is {self.dynamic_range}; it must be more than 0 dB (usual: 80)")
-        if not self.std > 0:
-            raise UserError(f"{where}.std is {self.std}; it must be positive")
         if self.hop_samples < 1:
             raise UserError(f"{where}.hop is {self.hop} s, less than one sample at {self.rate} Hz")
 

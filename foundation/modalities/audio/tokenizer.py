@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
+from foundation.ranges import Side
 
 if TYPE_CHECKING:
     from foundation.modalities.audio.patches import AudioTokenizer
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class Config:
     """How a log-mel spectrogram becomes tokens. Needs no torch, so that data workers get coordinates cheaply."""
 
-    patch: tuple[int, int] = (16, 16)
+    patch: tuple[Side, Side] = (16, 16)
     """Mel bands and frames of a token. ``[16, 16]``: patches, as in AST and ASiT. As many bands as the spectrogram has
     (``[64, 4]``): one token for every 4 frames, as in ATST."""
 
@@ -82,8 +84,7 @@ class Config:
         Raises:
             UserError: see :meth:`grid`.
         """
-        rows, columns = self.grid(size)
-        return np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+        return lattice(self.grid(size))
 
     def build(self, width: int) -> AudioTokenizer:
         """Make the module.

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import Config as DecodeConfig
@@ -22,6 +22,7 @@ from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.front_end import published as published_front_end
 from foundation.modalities.ready import Prepared
+from foundation.ranges import Decibels, Factors, Range, Share, ShareBelowOne, Side, Views, ViewShares, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,63 +37,50 @@ if TYPE_CHECKING:
 class CropConfig:
     """Views of one role."""
 
-    count: int = 2
+    count: Views = 2
     """Views per recording; 0 leaves the role out."""
-    frames: int = 600
+    frames: Side = 600
     """Width of the view in frames (one every ``front_end.hop`` seconds)."""
-    augment: tuple[float, ...] = (1.0,)
+    augment: ViewShares = (1.0,)
     """Probability that a view is augmented at all (gain, equaliser, noise, mixup, resize, SpecAugment): one number for
     all views, or one per view. ATST-Frame augments one of its two views: ``[1, 0]``."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.frames < 1:
-            raise UserError(f"views: frames is {self.frames}; it must be at least 1")
+        check(self, "views")
         if len(self.augment) not in (1, self.count) and self.count:
             raise UserError(f"views: augment has {len(self.augment)} numbers; give 1, or one per view ({self.count})")
-        if not all(0.0 <= p <= 1.0 for p in self.augment):
-            raise UserError(f"views: augment is {tuple(self.augment)}; probabilities lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeConfig:
     """Random resized crop of the spectrogram. The defaults are ATST's and BYOL-A's."""
 
-    canvas: tuple[float, float] = (1.0, 1.5)
+    canvas: tuple[Annotated[float, Range(1, 16)], Annotated[float, Range(1, 16)]] = (1.0, 1.5)
     """Height and width of an empty canvas over those of the spectrogram, which lies in its middle."""
-    frequency: tuple[float, float] = (0.6, 1.5)
+    frequency: Factors = (0.6, 1.5)
     """Smallest and largest height of the crop over the spectrogram's; cut at the canvas."""
-    time: tuple[float, float] = (0.6, 1.5)
+    time: Factors = (0.6, 1.5)
     """Smallest and largest width of the crop over the spectrogram's; cut at the canvas."""
 
     def __post_init__(self) -> None:
-        if min(self.canvas) < 1.0:
-            raise UserError(f"views.resize.canvas is {tuple(self.canvas)}; both factors must be at least 1")
-        for name in ("frequency", "time"):
-            low, high = getattr(self, name)
-            if not 0.0 < low <= high:
-                raise UserError(f"views.resize.{name} is {(low, high)}; give 0 < smallest <= largest (ATST: 0.6, 1.5)")
+        check(self, "views.resize")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecAugmentConfig:
     """Hidden stretches of bands and frames (Park et al. 2019)."""
 
-    bands: int = 0
+    bands: Annotated[int, Range(0, 1000)] = 0
     """Number of stretches of mel bands."""
-    band_width: float = 0.2
+    band_width: Share = 0.2
     """Largest width of one, as a share of all bands; uniform from 0."""
-    times: int = 0
+    times: Annotated[int, Range(0, 1000)] = 0
     """Number of stretches of frames."""
-    time_width: float = 0.1
+    time_width: Share = 0.1
     """Largest width of one, as a share of the view's frames; uniform from 0."""
 
     def __post_init__(self) -> None:
-        if self.bands < 0 or self.times < 0:
-            raise UserError(f"views.spec_augment: {self.bands} bands and {self.times} times; both must be 0 or more")
-        if not (0.0 <= self.band_width <= 1.0 and 0.0 <= self.time_width <= 1.0):
-            raise UserError("views.spec_augment: band_width and time_width are shares, from 0 to 1")
+        check(self, "views.spec_augment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +99,18 @@ class Config:
     """All global views of a recording are the same stretch (ATST-Frame: frames of both stay in step)."""
     short: Literal["silence", "repeat"] = "silence"
     """What fills a recording up that is shorter than a view: silence around it, or itself again."""
-    roll: float = 0.0
+    roll: Share = 0.0
     """Probability that a stretch begins anywhere and goes on at the recording's begin (ASiT: 0.5)."""
-    gain: tuple[float, float] = (0.0, 0.0)
+    gain: Decibels = (0.0, 0.0)
     """Smallest and largest gain in decibels, uniform between."""
-    equalise: float = 0.0
+    equalise: Annotated[float, Range(0, 60)] = 0.0
     """Largest boost or cut, in decibels, of a random frequency response: drawn at four frequencies, straight between
     (FilterAugment, Nam et al. 2022: 6). Rooms, microphones and speakers differ by it."""
-    noise: float = 0.0
+    noise: Share = 0.0
     """Probability of white noise."""
-    noise_ratio: tuple[float, float] = (10.0, 40.0)
+    noise_ratio: Decibels = (10.0, 40.0)
     """Signal-to-noise ratio in decibels, uniform between the two."""
-    mixup: float = 0.0
+    mixup: ShareBelowOne = 0.0
     """Largest share of another sample's sound in the background, uniform from 0 (ATST: 0.4)."""
     mixup_domain: Literal["normalised", "power"] = "normalised"
     """``normalised`` takes the normalised spectrogram for a natural logarithm, as the released BYOL-A and ATST do;
@@ -133,17 +121,7 @@ class Config:
     """Hidden stretches."""
 
     def __post_init__(self) -> None:
-        for name in ("roll", "noise"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        if not 0.0 <= self.mixup < 1.0:
-            raise UserError(f"views.mixup is {self.mixup}; it must be at least 0 and below 1 (ATST: 0.4)")
-        if not 0.0 <= self.equalise <= 60.0:
-            raise UserError(f"views.equalise is {self.equalise} dB; it must lie in 0 (off) to 60 (FilterAugment: 6)")
-        for name in ("gain", "noise_ratio"):
-            low, high = getattr(self, name)
-            if not -120.0 <= low <= high <= 120.0:
-                raise UserError(f"views.{name} is {(low, high)} dB; give -120 <= smallest <= largest <= 120")
+        check(self, "views")
         for name, choices in (("short", ("silence", "repeat")), ("mixup_domain", ("normalised", "power"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"views.{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")

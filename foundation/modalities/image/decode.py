@@ -9,16 +9,16 @@ fast); everything that it does not take, and every other format, goes through Pi
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from foundation.errors import SampleError, UserError
+from foundation.errors import SampleError
 from foundation.modalities import members
 from foundation.modalities.image.deep import RangeRule
 from foundation.modalities.image.orientation import orientation_of, orientation_of_jpeg, turned
+from foundation.ranges import Range, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "J
 class Config:
     """How image files become pixels."""
 
-    max_pixels: int = 64_000_000
+    max_pixels: Annotated[int, Range(1, 2**31 - 1)] = 64_000_000
     """Images with more pixels (height x width, read from the header) are refused before they are decoded."""
     member: str | None = None
     """The image's member, such as ``jpg`` or ``rgb.jpg``; None: the first with an image's extension. Name it where a
@@ -61,13 +61,7 @@ class Config:
     picture's own smallest and largest. Two numbers: these, for all pictures alike (Hounsfield: ``[-1000, 1000]``)."""
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise UserError(f"decode.max_pixels is {self.max_pixels}; it must be at least 1 (default 64000000)")
-        if isinstance(self.range, str):
-            if self.range not in ("auto", "type", "data"):
-                raise UserError(f"decode.range is {self.range!r}; choose auto, type, data or two numbers")
-        elif not (all(map(math.isfinite, self.range)) and self.range[0] < self.range[1]):
-            raise UserError(f"decode.range is {list(self.range)}; two numbers are expected, the smaller first")
+        check(self, "decode")
 
     def build(self) -> Callable[[Mapping[str, Any]], Sample]:
         """The function from a raw sample to a sample."""

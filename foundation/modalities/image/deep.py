@@ -12,16 +12,18 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from foundation.errors import Note
+from foundation.ranges import Range, Rising
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-RangeRule: TypeAlias = Literal["auto", "type", "data"] | tuple[float, float]
+_Level: TypeAlias = Annotated[float, Range(-1e18, 1e18)]
+RangeRule: TypeAlias = Literal["auto", "type", "data"] | Annotated[tuple[_Level, _Level], Rising()]
 
 _LEVELS = 64
 """Fewer grey levels than this, where the file has more, are worth a note."""

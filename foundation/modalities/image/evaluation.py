@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from foundation.errors import UserError
 from foundation.modalities.image.decode import Config as DecodeConfig
+from foundation.ranges import Deviation, Number, PositiveShare, Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,22 +23,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class CropConfig:
     """One centre crop, no randomness."""
 
-    size: int = 224
+    size: Side = 224
     """Side of the crop, pixels."""
-    crop_fraction: float = 0.875
+    crop_fraction: PositiveShare = 0.875
     """Share of the shorter side that the crop keeps (224 of 256)."""
-    resize_below: int = 96
+    resize_below: Annotated[int, Range(0, 65536)] = 96
     """Images whose shorter side is below this many pixels are resized straight to ``size``: nothing to cut off."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
     """Divided by, per channel."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 pixel")
-        if not 0.0 < self.crop_fraction <= 1.0:
-            raise UserError(f"evaluation: crop_fraction is {self.crop_fraction}; it must lie in (0, 1] (usual: 0.875)")
+        check(self, "evaluation")
 
     def build(self) -> Evaluation:
         """The function from samples to pixels."""

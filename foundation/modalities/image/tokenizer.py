@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.image.patches import ImageTokenizer
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 class Config:
     """How an image becomes tokens. Needs no torch, so that data workers can ask for coordinates cheaply."""
 
-    patch_size: int = 16
+    patch_size: Side = 16
     """Side of a square patch in pixels."""
 
-    channels: int = 3
+    channels: Side = 3
     """Colour channels of the image."""
 
     stem: Literal["patch", "conv"] = "patch"
@@ -32,10 +34,7 @@ class Config:
     a batch share their statistics."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1:
-            raise UserError(f"tokenizer.patch_size is {self.patch_size}: it must be at least 1 pixel")
-        if self.channels < 1:
-            raise UserError(f"tokenizer.channels is {self.channels}: it must be at least 1")
+        check(self, "tokenizer")
         if self.stem not in ("patch", "conv"):
             raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
@@ -83,8 +82,7 @@ class Config:
         Raises:
             UserError: a side is no multiple of the patch size.
         """
-        rows, columns = self.grid(size)
-        return np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+        return lattice(self.grid(size))
 
     def build(self, width: int) -> ImageTokenizer:
         """Make the module.

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD, EvaluationConfig
+from foundation.ranges import Deviation, Number, Range, Rising, Share, Shares, Side, Views, ViewShares, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,34 +32,35 @@ if TYPE_CHECKING:
     from foundation.types import Sample, View
 
 
+Aspects: TypeAlias = Annotated[tuple[Annotated[float, Range(0.01, 100)], Annotated[float, Range(0.01, 100)]], Rising()]
+"""Smallest and largest width / height."""
+
+_Sigma: TypeAlias = Annotated[float, Range(0, 1000, above=True)]
+Sigmas: TypeAlias = Annotated[tuple[_Sigma, _Sigma], Rising()]
+"""Smallest and largest standard deviation of a blur, pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
     """Views of one role."""
 
-    count: int = 2
+    count: Views = 2
     """Views per image; 0 leaves the role out."""
-    size: int = 224
+    size: Side = 224
     """Side of the view, pixels."""
-    scale: tuple[float, float] = (0.4, 1.0)
+    scale: Shares = (0.4, 1.0)
     """Smallest and largest share of the image's area that a crop covers."""
-    blur: tuple[float, ...] = (0.5,)
+    blur: ViewShares = (0.5,)
     """Probability of blur: one number for all views, or one per view."""
-    solarise: tuple[float, ...] = (0.0,)
+    solarise: ViewShares = (0.0,)
     """Probability of solarising: one number for all views, or one per view."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 pixel")
-        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise UserError(f"views: scale is {tuple(self.scale)}; it must be two shares, 0 < smallest <= largest <= 1")
+        check(self, "views")
         for name in ("blur", "solarise"):
             values = getattr(self, name)
             if len(values) not in (1, self.count) and self.count:
                 raise UserError(f"views: {name} has {len(values)} numbers; give 1, or one per view ({self.count})")
-            if not all(0.0 <= p <= 1.0 for p in values):
-                raise UserError(f"views: {name} is {tuple(values)}; probabilities lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,64 +71,47 @@ class MultiCropConfig:
     """Large views; the teacher sees only these."""
     local_views: CropConfig = field(default_factory=lambda: CropConfig(count=8, size=96, scale=(0.05, 0.4)))
     """Small views, for the student."""
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    aspect: Aspects = (3 / 4, 4 / 3)
     """Smallest and largest width / height of a crop, log-uniform between."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter of the resize; always antialiased."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of a left-right flip."""
-    jitter: float = 0.8
+    jitter: Share = 0.8
     """Probability of the colour jitter (four operations in random order)."""
-    brightness: float = 0.4
+    brightness: Annotated[float, Range(0, 100)] = 0.4
     """Factor uniform in [1 - this, 1 + this]."""
-    contrast: float = 0.4
+    contrast: Annotated[float, Range(0, 100)] = 0.4
     """Factor uniform in [1 - this, 1 + this]."""
-    saturation: float = 0.2
+    saturation: Annotated[float, Range(0, 100)] = 0.2
     """Factor uniform in [1 - this, 1 + this]."""
-    hue: float = 0.1
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
     """Shift uniform in [-this, this], in turns of the colour circle; at most 0.5."""
-    greyscale: float = 0.2
+    greyscale: Share = 0.2
     """Probability of losing the colour."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Sigmas = (0.1, 2.0)
     """Standard deviation of the Gaussian blur, pixels of the view, uniform between the two."""
-    blur_radius: int = 0
+    blur_radius: Annotated[int, Range(0, 4096)] = 0
     """Half width of the blur kernel, pixels; 0: three standard deviations (DINOv2 cut it at 4)."""
-    solarise_threshold: int = 128
+    solarise_threshold: Annotated[int, Range(0, 256)] = 128
     """Solarising inverts values from this level (0 to 255) on."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
     """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
     """Divided by, per channel."""
     placement: Literal["auto", "workers", "device"] = "auto"
     """Where crops are resampled; ``auto``: on an accelerator where there is one, else in the workers."""
 
-    canvas_limit: int = 1024
+    canvas_limit: Annotated[int, Range(64, 65536)] = 1024
     """Resampling on the device only: images with a longer side are first reduced to this many pixels, in the workers
     (a batch is padded to its largest image)."""
 
     def __post_init__(self) -> None:
-        if self.canvas_limit < 64:
-            raise UserError(f"views.canvas_limit is {self.canvas_limit}; it must be at least 64 pixels (default 1024)")
-        for name in ("flip", "jitter", "greyscale"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; it must be 0 (off) or more")
-        if not 0.0 <= self.hue <= 0.5:
-            raise UserError(f"views.hue is {self.hue}; it must lie in [0, 0.5] turns (DINO: 0.1)")
-        if not 0.0 < self.aspect[0] <= self.aspect[1]:
-            raise UserError(f"views.aspect is {tuple(self.aspect)}; give 0 < smallest <= largest (usual: 0.75, 1.3333)")
-        if not 0.0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise UserError(f"views.blur_sigma is {tuple(self.blur_sigma)}; give 0 < smallest <= largest (0.1, 2.0)")
+        check(self, "views")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise UserError(f"views.interpolation is {self.interpolation!r}; choose bicubic or bilinear")
         if self.placement not in ("auto", "workers", "device"):
             raise UserError(f"views.placement is {self.placement!r}; choose auto, workers or device")
-        if self.blur_radius < 0:
-            raise UserError(f"views.blur_radius is {self.blur_radius}; it must be 0 (automatic) or more")
-        if not all(s > 0.0 for s in self.std):
-            raise UserError(f"views.std is {tuple(self.std)}; every entry must be positive")
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
         reach = self.blur_radius or -int(-3.0 * self.blur_sigma[1] // 1)

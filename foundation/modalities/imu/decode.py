@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
@@ -27,6 +27,7 @@ from foundation.modalities.imu.times import (
     stretches,
     unit_of,
 )
+from foundation.ranges import Range, Seconds, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class Config:
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     """Unit of that column. ``auto``: as its name says (``Time (ms)``, ``timestamp_ns``), dates by themselves, large
     numbers by their size since 1970, else seconds."""
-    rate: float | None = None
+    rate: Annotated[float, Range(LOWEST_RATE, HIGHEST_RATE)] | None = None
     """Readings per second, for samples whose ``json`` has no ``imu_rate`` and that have no times."""
     acceleration: str = "m/s^2"
     """Unit of the accelerations as they are written: ``m/s^2``, ``g`` or ``mg``; ``g/16384`` for raw counts. Used where
@@ -72,17 +73,17 @@ class Config:
     """Whether the recording contains gravity, as a bare accelerometer does; else its length is not checked."""
     gravity: Literal["keep", "remove"] = "keep"
     """``remove`` takes out what changes more slowly than ``gravity_hz``, and with it the sensor's attitude."""
-    gravity_hz: float = 0.3
+    gravity_hz: Annotated[float, Range(0, 1e5, above=True)] = 0.3
     """Frequency in Hz below which acceleration counts as gravity (UCI-HAR: 0.3)."""
-    max_gap: float = 0.5
+    max_gap: Seconds = 0.5
     """Longest gap between two times in seconds; shorter ones are bridged by straight lines. Over a longer one nothing
     reaches: the longest stretch without one is taken."""
     bridge: bool = False
     """Numbers that are missing are bridged like gaps, each channel by itself (tables in which sensors have rows of
     their own, such as Ego4D's); else a row that lacks one is left out as a whole."""
-    min_steps: int = 16
+    min_steps: Annotated[int, Range(2, 2**31 - 1)] = 16
     """Recordings with fewer readings are refused."""
-    max_steps: int = 10_000_000
+    max_steps: Annotated[int, Range(2, 2**31 - 1)] = 10_000_000
     """Recordings with more readings are refused."""
     member: str | None = None
     """The recording's member, such as ``npy`` or ``wrist.csv``; None: the first with a fitting extension."""
@@ -93,22 +94,18 @@ class Config:
         for name in ("channels", "columns"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(str(part) for part in value))
+        check(self, "decode")
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise UserError(f"decode.channels is {list(self.channels)}: give each channel a name of its own")
         if self.columns is not None and len(self.columns) != len(self.channels):
             raise UserError(f"decode.columns names {len(self.columns)} columns for {len(self.channels)} channels")
         if self.time_unit not in ("auto", *UNITS):
             raise UserError(f"decode.time_unit is {self.time_unit!r}; choose auto, {', '.join(UNITS)}")
-        if self.rate is not None and not LOWEST_RATE <= self.rate <= HIGHEST_RATE:
-            raise UserError(f"decode.rate is {self.rate} Hz; it must lie in {LOWEST_RATE:g} to {HIGHEST_RATE:g}")
         for name in ("acceleration", "angular_velocity"):
             units.factor(getattr(self, name), name, f"decode.{name}")
         if self.gravity not in ("keep", "remove"):
             raise UserError(f"decode.gravity is {self.gravity!r}; choose keep or remove")
-        for name in ("gravity_hz", "max_gap"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be above 0")
-        if not 2 <= self.min_steps <= self.max_steps:
+        if self.min_steps > self.max_steps:
             raise UserError(f"decode: min_steps {self.min_steps} must lie in 2 to max_steps {self.max_steps}")
 
     def build(self) -> ImuDecoder:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.ranges import Deviation, Length, Number, Rate, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,17 +27,17 @@ STD = (9.80665, 9.80665, 9.80665, 1.5, 1.5, 1.5)
 class EvaluationConfig:
     """How a probe sees a recording: its middle, or all of it; no randomness."""
 
-    size: int = 128
+    size: Side = 128
     """Time steps of the window."""
-    rate: float = 50.0
+    rate: Rate = 50.0
     """Steps per second, Hz."""
     whole: bool = False
     """The window covers the whole recording, whatever its length; else ``size / rate`` seconds in its middle."""
     short: Literal["mirror", "stretch"] = "mirror"
     """What fills a window that is longer than the recording: its mirror image at both ends, or slower time."""
-    mean: tuple[float, ...] = MEAN
+    mean: Annotated[tuple[Number, ...], Length(1, 1024)] = MEAN
     """Taken off each channel (m/s^2, rad/s)."""
-    std: tuple[float, ...] = STD
+    std: Annotated[tuple[Deviation, ...], Length(1, 1024)] = STD
     """Each channel is divided by."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How recordings are read; see its own fields."""
@@ -47,8 +49,6 @@ class EvaluationConfig:
             }
             object.__setattr__(self, "decode", DecodeConfig(**plain))
         check(self, "evaluation")
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 time step")
 
     def build(self) -> Evaluation:
         """The function from samples to windows."""
@@ -77,8 +77,7 @@ def check(config: EvaluationConfig | Config, where: str) -> None:
     Raises:
         UserError: a value that cannot work.
     """
-    if not 0.1 <= config.rate <= 100_000:
-        raise UserError(f"{where}: rate is {config.rate} Hz; it must lie in 0.1 to 100000")
+    ranges.check(config, where)
     if config.short not in ("mirror", "stretch"):
         raise UserError(f"{where}: short is {config.short!r}; choose mirror or stretch")
     channels = len(config.decode.channels)

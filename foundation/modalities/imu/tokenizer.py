@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.imu.patches import ImuTokenizer
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 class Config:
     """How a window of readings becomes tokens. Needs no torch, so that data workers can ask for coordinates cheaply."""
 
-    patch: int = 16
+    patch: Side = 16
     """Time steps that one token covers."""
 
-    channels: int = 6
+    channels: Side = 6
     """Channels of the readings."""
 
     layout: Literal["joint", "axis"] = "joint"
@@ -34,10 +36,7 @@ class Config:
     then a projection (see the image tokenizer); learns faster on small data."""
 
     def __post_init__(self) -> None:
-        if self.patch < 1:
-            raise UserError(f"tokenizer.patch is {self.patch}: it must be at least 1 time step")
-        if self.channels < 1:
-            raise UserError(f"tokenizer.channels is {self.channels}: it must be at least 1")
+        check(self, "tokenizer")
         if self.layout not in ("joint", "axis"):
             raise UserError(f"tokenizer.layout is {self.layout!r}: it must be 'joint' or 'axis'")
         if self.stem not in ("patch", "conv"):
@@ -82,8 +81,7 @@ class Config:
         Raises:
             UserError: see :meth:`grid`.
         """
-        rows, columns = self.grid(size)
-        return np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+        return lattice(self.grid(size))
 
     def build(self, width: int) -> ImuTokenizer:
         """Make the module.

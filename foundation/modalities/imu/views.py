@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
+from foundation.ranges import (
+    Deviation,
+    Factors,
+    Length,
+    NonNegative,
+    Number,
+    Range,
+    Rate,
+    Share,
+    ShareBelowOne,
+    Shares,
+    Side,
+    Views,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,28 +45,23 @@ __all__ = ["Config", "CropConfig", "EvaluationConfig", "ImuViews"]
 class CropConfig:
     """Views of one role."""
 
-    count: int = 2
+    count: Views = 2
     """Views per recording; 0 leaves the role out."""
-    size: int = 128
+    size: Side = 128
     """Time steps of the view."""
-    span: tuple[float, float] | None = None
+    span: Shares | None = None
     """Smallest and largest share of the recording that a view covers, uniform between, whatever its seconds. None: a
     view covers ``size / rate`` seconds, times ``stretch``."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 time step")
-        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
-            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
+        ranges.check(self, "views")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Stretches and augmentations of inertial recordings."""
 
-    rate: float = 50.0
+    rate: Rate = 50.0
     """Time steps per second of the views, Hz; recordings of any other rate are resampled, free of aliases."""
     global_views: CropConfig = field(default_factory=CropConfig)
     """Long views; the teacher sees only these."""
@@ -59,28 +69,28 @@ class Config:
     """Short views, for the student."""
     short: Literal["mirror", "stretch"] = "mirror"
     """What fills a view that is longer than the recording: its mirror image at both ends, or slower time."""
-    stretch: tuple[float, float] = (1.0, 1.0)
+    stretch: Factors = (1.0, 1.0)
     """Smallest and largest length of a view over ``size / rate`` seconds, log-uniform: slower or faster motion."""
-    warp: float = 0.0
+    warp: ShareBelowOne = 0.0
     """Largest deviation of the speed within a view from its mean (0.2: between 0.8 and 1.2 times as fast), uniform from
     0; the speed swings once to three times."""
     rotation: Literal["none", "axis", "any"] = "none"
     """Turns all sensors of a view together. ``axis``: about ``axis``; ``any``: about a random one."""
     axis: Literal["x", "y", "z"] = "z"
     """Axis of the sensor's own frame that ``rotation: axis`` turns about."""
-    degrees: float = 180.0
+    degrees: Annotated[float, Range(0, 180)] = 180.0
     """Largest angle, degrees; ``any`` with 180 draws all rotations alike."""
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: Factors = (0.9, 1.1)
     """Smallest and largest factor on the readings, uniform, one draw for each sensor."""
-    jitter: float = 0.02
+    jitter: NonNegative = 0.02
     """Largest standard deviation of white noise after normalisation, uniform from 0, one draw for each view."""
-    drop_channel: float = 0.0
+    drop_channel: Share = 0.0
     """Probability that a channel is silent (its mean), each channel by itself."""
-    drop_sensor: float = 0.0
+    drop_sensor: Share = 0.0
     """Probability that one whole sensor, accelerometer or gyroscope, is silent; never all of them."""
-    mean: tuple[float, ...] = MEAN
+    mean: Annotated[tuple[Number, ...], Length(1, 1024)] = MEAN
     """Taken off each channel (m/s^2, rad/s)."""
-    std: tuple[float, ...] = STD
+    std: Annotated[tuple[Deviation, ...], Length(1, 1024)] = STD
     """Each channel is divided by."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How recordings are read: columns, units, rate, gravity."""
@@ -91,25 +101,10 @@ class Config:
         check(self, "views")
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
-        for name in ("stretch", "scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"views.{name} is {(low, high)}; give 0 < smallest <= largest")
-        if not 0 <= self.warp < 1:
-            raise UserError(
-                f"views.warp is {self.warp}; it must be at least 0 and below 1, so that time never goes back"
-            )
         if self.rotation not in ("none", "axis", "any") or self.axis not in ("x", "y", "z"):
             raise UserError(
                 f"views.rotation is {self.rotation!r} about {self.axis!r}: choose none, axis or any; x, y or z"
             )
-        if not 0 <= self.degrees <= 180:
-            raise UserError(f"views.degrees is {self.degrees}; it must lie in 0 to 180")
-        if not self.jitter >= 0:
-            raise UserError(f"views.jitter is {self.jitter}; it must be 0 or more")
-        for name in ("drop_channel", "drop_sensor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"views.{name} is {getattr(self, name)}; a probability lies in [0, 1]")
         if self.rotation != "none":
             try:
                 triads(self.decode.channels)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation.errors import SampleError, UserError
 from foundation.modalities.members import note, place_of
 from foundation.plugins import Plugin
+from foundation.ranges import ShareBelowOne, check
 from foundation.types import Sample
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Config:
     align: Literal["clock", "ends"] = "clock"
     """``clock``: the time stamps of all modalities are of one clock. ``ends``: they are not, but all recordings begin
     and end together (then read them whole: a decoder must not cut a part out of a long one)."""
-    tolerance: float = 0.1
+    tolerance: ShareBelowOne = 0.1
     """With ``clock``: largest share of the shortest recording for which another one may have nothing. More is a pair
     out of step."""
 
@@ -36,8 +37,7 @@ class Config:
             )
         if self.align not in ("clock", "ends"):
             raise UserError(f"paired: align is {self.align!r}; choose clock or ends")
-        if not 0 <= self.tolerance < 1:
-            raise UserError(f"paired: tolerance is {self.tolerance}; a share lies in [0, 1)")
+        check(self, "paired")
 
     def build(self) -> PairedDecoder:
         """The function from a raw sample to a sample."""

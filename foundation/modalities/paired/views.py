@@ -15,6 +15,7 @@ from foundation.errors import UserError
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
 from foundation.plugins import Plugin, resolve
+from foundation.ranges import Factors, ShareBelowOne, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +36,14 @@ class Config:
     members: dict[str, Annotated[Any, Plugin("foundation.modalities.{name}.views")]]
     """Views of each modality, by a name of your own without a dot. Those of modalities with a time show the spans below
     in place of their own."""
-    spans: dict[str, tuple[float, float]] = field(default_factory=lambda: {"global": (0.5, 1.0), "local": (0.2, 0.5)})
+    spans: dict[str, Factors] = field(default_factory=lambda: {"global": (0.5, 1.0), "local": (0.2, 0.5)})
     """By role: shortest and longest span of a view, uniform between."""
     unit: Literal["share", "seconds"] = "share"
     """Whether spans are shares of what the recordings of a sample have in common, or seconds (at most all of it)."""
     align: Literal["clock", "ends"] = "clock"
     """``clock``: the time stamps of all modalities are of one clock. ``ends``: they are not, but all recordings begin
     and end together; moments are paired by their relative place."""
-    tolerance: float = 0.1
+    tolerance: ShareBelowOne = 0.1
     """With ``clock``: largest share of the shortest recording for which another one may have nothing."""
     evaluate: str | None = None
     """Member whose evaluation view a probe feeds the encoder; None: the first one."""
@@ -58,8 +59,9 @@ class Config:
             raise UserError(f"views.members has modalities {modalities}; each can be there once")
         if self.unit not in ("share", "seconds"):
             raise UserError(f"views.unit is {self.unit!r}; choose share or seconds")
+        check(self, "views")
         for role, (low, high) in self.spans.items():
-            if not 0 < low <= high or (self.unit == "share" and high > 1):
+            if self.unit == "share" and high > 1:
                 raise UserError(f"views.spans.{role} is {(low, high)}; give 0 < shortest <= longest, shares up to 1")
         if self.evaluate is not None and self.evaluate not in self.members:
             raise UserError(f"views.evaluate is {self.evaluate!r}; the members are {', '.join(self.members)}")

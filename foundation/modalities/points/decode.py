@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Count, Range, check
 from foundation.types import Sample
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ _LOOKED_AT = 16384
 class Config:
     """How files of points become clouds."""
 
-    max_points: int = 10_000_000
+    max_points: Count = 10_000_000
     """Clouds with more points (or meshes with more vertices or faces) are refused before memory is asked for."""
-    min_points: int = 64
+    min_points: Count = 64
     """Clouds with fewer different points are refused: views of them would hold more groups than points."""
-    columns: int = 3
+    columns: Annotated[int, Range(3, 65536)] = 3
     """Numbers that a point must have at least; files with fewer are refused. Views ask for as many as they use."""
-    surface_points: int = 4096
+    surface_points: Count = 4096
     """Points that are drawn from the surface of a mesh (OFF), by area; the same ones each time."""
     drop_not_finite: bool = False
     """Leave out points with NaN or infinity (a scanner's rays without a return) and keep the rest of the cloud."""
@@ -41,11 +42,7 @@ class Config:
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
 
     def __post_init__(self) -> None:
-        for name in ("max_points", "min_points", "surface_points"):
-            if getattr(self, name) < 1:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.columns < 3:
-            raise UserError(f"decode.columns is {self.columns}; a point has at least 3 (x, y, z)")
+        check(self, "decode")
         if self.min_points > self.max_points:
             raise UserError(f"decode.min_points {self.min_points} is more than decode.max_points {self.max_points}")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
+from foundation.ranges import Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +23,9 @@ Normalise: TypeAlias = Literal["sphere", "centre", "none"]
 class EvaluationConfig:
     """How a probe sees a point cloud: one fixed selection of its points, no randomness."""
 
-    size: int = 1024
+    size: Side = 1024
     """Points of the cloud, spread evenly over the order in which they are stored; smaller clouds repeat theirs."""
-    channels: int = 3
+    channels: Annotated[int, Range(3, 65536)] = 3
     """Numbers of a point: x, y, z and whatever follows."""
     normalise: Normalise = "sphere"
     """As in the training views."""
@@ -36,10 +37,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if isinstance(self.decode, Mapping):  # from the card of an exported model
             object.__setattr__(self, "decode", decode.Config(**self.decode))
-        if self.size < 1:
-            raise UserError(f"evaluation: size is {self.size}; it must be at least 1 point")
-        if self.channels < 3:
-            raise UserError(f"evaluation: channels is {self.channels}; a point has at least 3 (x, y, z)")
+        check(self, "evaluation")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.up not in ("x", "y", "z"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
+from foundation.ranges import Positive, Range, Side, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,37 +25,31 @@ class Config:
     Needs no torch for ``coordinates``, so that data workers can ask for them cheaply.
     """
 
-    stride: int = 16
+    stride: Side = 16
     """Points per token: a view of P points has P // stride groups (Point-MAE: 1024 points, 64 groups)."""
 
-    group_size: int = 32
+    group_size: Side = 32
     """Points of a group, the nearest to its centre; groups overlap (Point-MAE: 32)."""
 
-    channels: int = 3
+    channels: Annotated[int, Range(3, 65536)] = 3
     """Numbers of a point: x, y, z and whatever follows (normal, colour, intensity)."""
 
-    widths: tuple[int, int, int] = (128, 256, 512)
+    widths: tuple[Side, Side, Side] = (128, 256, 512)
     """Hidden widths of the small PointNet of a group: two layers before the first maximum, one after it."""
 
     norm: Literal["layer", "batch"] = "layer"
     """Norm inside the PointNet. ``batch`` is what was published: rows of a batch then share their statistics."""
 
-    scale: float = 1.0
+    scale: Positive = 1.0
     """Factor on coordinates relative to the group's centre, before the network. Above 1 where groups are small beside
     the unit in which the points are given."""
 
     def __post_init__(self) -> None:
-        for name in ("stride", "group_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"tokenizer.{name} is {getattr(self, name)}: it must be at least 1 point")
-        if self.channels < 3:
-            raise UserError(f"tokenizer.channels is {self.channels}: a point has at least 3 (x, y, z)")
-        if len(self.widths) != 3 or any(width < 1 for width in self.widths):
+        check(self, "tokenizer")
+        if len(self.widths) != 3:
             raise UserError(f"tokenizer.widths is {self.widths}: give three positive numbers (such as 128, 256, 512)")
         if self.norm not in ("layer", "batch"):
             raise UserError(f"tokenizer.norm is {self.norm!r}: it must be 'layer' or 'batch'")
-        if not self.scale > 0:
-            raise UserError(f"tokenizer.scale is {self.scale}: it must be above 0")
 
     @property
     def dimensions(self) -> int:

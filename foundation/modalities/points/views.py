@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
 from foundation.modalities.points.evaluation import EvaluationConfig, Normalise
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
+from foundation.ranges import (
+    Count,
+    Factors,
+    NonNegative,
+    PositiveShare,
+    Range,
+    Share,
+    ShareBelowOne,
+    Shares,
+    Side,
+    Views,
+    check,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,22 +48,17 @@ _PLACES = 20
 class CropConfig:
     """Views of one role."""
 
-    count: int = 2
+    count: Views = 2
     """Views per cloud; 0 leaves the role out."""
-    size: int = 1024
+    size: Side = 1024
     """Points of the view."""
-    keep: tuple[float, float] = (0.5, 0.9)
+    keep: Shares = (0.5, 0.9)
     """Smallest and largest share of the cloud's points that a crop holds, uniform between."""
     crop: Literal["sphere", "cuboid"] = "sphere"
     """``sphere``: the points nearest to a random one. ``cuboid``: those in a box around it of random proportions."""
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise UserError(f"views: count is {self.count}; it must be 0 or more")
-        if self.size < 1:
-            raise UserError(f"views: size is {self.size}; it must be at least 1 point")
-        if not 0.0 < self.keep[0] <= self.keep[1] <= 1.0:
-            raise UserError(f"views: keep is {tuple(self.keep)}; it must be two shares, 0 < smallest <= largest <= 1")
+        check(self, "views")
         if self.crop not in ("sphere", "cuboid"):
             raise UserError(f"views: crop is {self.crop!r}; choose sphere or cuboid")
 
@@ -63,38 +71,38 @@ class Config:
     """Large views; the teacher sees only these."""
     local_views: CropConfig = field(default_factory=lambda: CropConfig(count=8, keep=(0.2, 0.5)))
     """Small views, for the student."""
-    channels: int = 3
+    channels: Annotated[int, Range(3, 65536)] = 3
     """Numbers of a point that are used: x, y, z and whatever follows."""
     normals: bool = False
     """The three numbers after x, y, z are a surface normal, which turns with the cloud."""
     normalise: Normalise = "sphere"
     """``sphere``: mean at the origin, largest radius 1; ``centre``: mean at the origin, the file's unit (metres) kept;
     ``none``: as stored. All lengths below are in that unit."""
-    point_limit: int = 65_536
+    point_limit: Count = 65_536
     """Clouds with more points are first thinned at random to so many, the same ones for all views of a sample."""
-    aspect: float = 0.5
+    aspect: PositiveShare = 0.5
     """Cuboid crops: shortest side over longest, at least."""
     rotation: Literal["none", "axis", "any"] = "none"
     """``axis``: about ``up``; ``any``: all rotations alike."""
     up: Literal["x", "y", "z"] = "z"
     """The axis that points upwards."""
-    degrees: float = 180.0
+    degrees: Annotated[float, Range(0, 360)] = 180.0
     """Rotation about the axis: angle uniform in [-degrees, degrees]."""
-    tilt: float = 0.0
+    tilt: Annotated[float, Range(0, 360)] = 0.0
     """Further turns about the two other axes, uniform in [-tilt, tilt] degrees each (Sonata: a few)."""
-    flip: float = 0.0
+    flip: Share = 0.0
     """Probability of a mirror image, for each of the two axes that do not point upwards."""
-    scale: tuple[float, float] = (2 / 3, 3 / 2)
+    scale: Factors = (2 / 3, 3 / 2)
     """Smallest and largest factor on lengths, uniform between."""
     anisotropic: bool = True
     """Draw a factor for each axis; else one for all three."""
-    shift: float = 0.2
+    shift: NonNegative = 0.2
     """Largest shift along each axis."""
-    jitter: float = 0.01
+    jitter: NonNegative = 0.01
     """Standard deviation of the noise on each coordinate of each point."""
-    jitter_clip: float = 0.05
+    jitter_clip: NonNegative = 0.05
     """The noise is cut at this length."""
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     """Largest share of a crop's points that is left out, uniform from 0."""
     fill: Literal["interpolate", "repeat"] = "interpolate"
     """Where a crop has fewer points than a view: new points among nearest neighbours, or the same ones again."""
@@ -102,9 +110,9 @@ class Config:
     """How files become clouds, in training and in probes."""
 
     def __post_init__(self) -> None:
-        if self.channels < (6 if self.normals else 3):
-            what = "x, y, z and a normal are 6" if self.normals else "a point has at least 3 (x, y, z)"
-            raise UserError(f"views.channels is {self.channels}; {what}")
+        check(self, "views")
+        if self.normals and self.channels < 6:
+            raise UserError(f"views.channels is {self.channels}; x, y, z and a normal are 6")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
         if self.global_views.count < 1:
@@ -112,17 +120,6 @@ class Config:
         largest = max(self.global_views.size, self.local_views.size)
         if self.point_limit < largest:
             raise UserError(f"views.point_limit is {self.point_limit}; a view alone has {largest} points")
-        if not 0.0 < self.scale[0] <= self.scale[1]:
-            raise UserError(f"views.scale is {tuple(self.scale)}; give 0 < smallest <= largest (usual: 0.667, 1.5)")
-        for name in ("degrees", "tilt", "shift", "jitter", "jitter_clip"):
-            if not getattr(self, name) >= 0.0:
-                raise UserError(f"views.{name} is {getattr(self, name)}; it must be 0 (off) or more")
-        if not 0.0 <= self.flip <= 1.0:
-            raise UserError(f"views.flip is {self.flip}; a probability lies in [0, 1]")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"views.dropout is {self.dropout}; a share lies in [0, 1)")
-        if not 0.0 < self.aspect <= 1.0:
-            raise UserError(f"views.aspect is {self.aspect}; it must lie in (0, 1]")
         for name, known in (
             ("normalise", ("sphere", "centre", "none")),
             ("rotation", ("none", "axis", "any")),

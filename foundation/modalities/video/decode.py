@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
+from foundation.ranges import Count, Range, Seconds, Side, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,20 +38,20 @@ _RATES = ("video_rate", "fps", "frame_rate")
 class Config:
     """How video files become frames."""
 
-    max_frames: int = 256
+    max_frames: Count = 256
     """Frames of a sample at most. Of a longer video one span is read: in training a random one, else the middle."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Length of the span that is read, seconds; None: as much as ``max_frames`` allows."""
-    rate: float | None = None
+    rate: Annotated[float, Range(0, 1e5, above=True)] | None = None
     """Frames per second to keep, chosen by time stamp before anything is decoded; None: every frame. Never more than
     the file has."""
-    min_frames: int = 2
+    min_frames: Count = 2
     """Videos with fewer frames are refused."""
-    short_side: int | None = 256
+    short_side: Side | None = 256
     """Frames are reduced until the shorter side has this many pixels; None: never. Smaller ones stay as they are."""
-    max_pixels: int = 8_847_360
+    max_pixels: Annotated[int, Range(1, 2**31 - 1)] = 8_847_360
     """Frames with more pixels (height x width, read from the header) are refused before they are decoded."""
-    max_bytes: int = 1 << 30
+    max_bytes: Annotated[int, Range(1, 2**40)] = 1 << 30
     """Decoded frames of a sample take at most so many bytes."""
     backend: Literal["pyav", "torchcodec"] = "pyav"
     """Who decodes the chosen frames. PyAV brings its own FFmpeg, so that every machine makes the same pixels, and shows
@@ -59,25 +60,15 @@ class Config:
     """The video's member, such as ``mp4`` or ``left.mp4``; None: the first with a video's extension."""
     label: str = "label"
     """Key of the class number in a sample's ``json`` member, used where it has no ``cls`` member."""
-    stack_rate: float = 25.0
+    stack_rate: Annotated[float, Range(0, 1e5, above=True)] = 25.0
     """Frames per second of stacks (npy, npz) whose ``json`` has no ``video_rate``, ``fps`` or ``frame_rate``."""
 
     def __post_init__(self) -> None:
-        for name in ("max_frames", "min_frames", "max_pixels", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"decode.{name} is {getattr(self, name)}; it must be at least 1")
+        check(self, "decode")
         if self.backend not in ("pyav", "torchcodec"):
             raise UserError(f"decode.backend is {self.backend!r}; choose pyav or torchcodec")
         if self.min_frames > self.max_frames:
             raise UserError(f"decode.min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        for name in ("seconds", "rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"decode.{name} is {value}; it must be above 0, or null")
-        if not 0 < self.stack_rate < math.inf:
-            raise UserError(f"decode.stack_rate is {self.stack_rate}; it must be above 0 frames per second")
-        if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"decode.short_side is {self.short_side}; it must be at least 1 pixel, or null")
 
     def build(self) -> VideoDecoder:
         """The function from a raw sample to a sample."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from foundation.errors import UserError
 from foundation.modalities.image.evaluation import CropConfig, Evaluation
 from foundation.modalities.video import decode
+from foundation.ranges import Seconds, Side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 class EvaluationConfig(CropConfig):
     """How a probe sees a video: one clip, one centre crop, no randomness."""
 
-    frames: int = 16
+    frames: Side = 16
     """Frames of the clip."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Span in the middle of the video that they are spread over; None: the whole video."""
     decode: decode.Config = field(default_factory=decode.Config)
     """How files become frames."""
 
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
-        if self.frames < 1:
-            raise UserError(f"evaluation: frames is {self.frames}; it must be at least 1")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise UserError(f"evaluation: seconds is {self.seconds}; it must be above 0, or null for the whole video")
 
     def build(self) -> VideoEvaluation:
         """The function from samples to pixels."""

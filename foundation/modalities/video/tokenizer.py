@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageConfig
+from foundation.modalities.lattice import lattice
+from foundation.ranges import Side, check
 
 if TYPE_CHECKING:
     from foundation.modalities.video.tubelets import VideoTokenizer
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
 class Config:
     """How a clip becomes tokens (Arnab et al. 2021, ViViT). Needs no torch."""
 
-    tubelet: int = 2
+    tubelet: Side = 2
     """Frames that one token covers."""
 
-    patch_size: int = 16
+    patch_size: Side = 16
     """Side of the square that one token covers, pixels."""
 
-    channels: int = 3
+    channels: Side = 3
     """Colour channels of the frames."""
 
     stem: Literal["patch", "conv"] = "patch"
@@ -39,8 +41,7 @@ class Config:
     cameras."""
 
     def __post_init__(self) -> None:
-        if self.tubelet < 1:
-            raise UserError(f"tokenizer.tubelet is {self.tubelet}: it must be at least 1 frame")
+        check(self, "tokenizer")
         if self.shows not in ("frames", "changes"):
             raise UserError(f"tokenizer.shows is {self.shows!r}: it must be 'frames' or 'changes'")
         self.image  # noqa: B018  its own checks
@@ -81,8 +82,7 @@ class Config:
         Raises:
             UserError: as :meth:`grid`.
         """
-        axes = [np.arange(side) for side in self.grid(size)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        return lattice(self.grid(size))
 
     def build(self, width: int) -> VideoTokenizer:
         """Make the module.

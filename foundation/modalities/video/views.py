@@ -7,15 +7,15 @@ id, stream name): a view never depends on worker, rank or batch neighbours.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import UserError
 from foundation.modalities.image.views import CropConfig, ImageViews, MultiCropConfig, Prepared, PreparedRole
 from foundation.modalities.video import decode
 from foundation.modalities.video.evaluation import EvaluationConfig
+from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,22 +32,16 @@ __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 class ClipConfig(CropConfig):
     """Views of one role."""
 
-    frames: int = 16
+    frames: Side = 16
     """Frames of a clip."""
-    rates: tuple[float, ...] = (8.0,)
+    rates: Annotated[tuple[Annotated[float, Range(0, 1e5, above=True)], ...], Length(1, 64)] = (8.0,)
     """Speeds, in frames per second of the video's own time; each clip draws one. A clip covers frames / rate seconds,
     or the whole video where that is shorter."""
-    span: tuple[float, float] | None = None
+    span: Shares | None = None
     """In place of ``rates``: smallest and largest share of the video that a clip covers, uniform between."""
 
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
-        if self.frames < 1:
-            raise UserError(f"views: frames is {self.frames}; it must be at least 1")
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise UserError(f"views: rates is {tuple(self.rates)}; give one or more frame rates above 0 (usual: 8.0)")
-        if self.span is not None and not 0 < self.span[0] <= self.span[1] <= 1:
-            raise UserError(f"views: span is {tuple(self.span)}; it must be two shares, 0 < smallest <= largest <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +56,15 @@ class Config(MultiCropConfig):
     """Short, small views, for the student."""
     placement: Literal["auto", "workers"] = "auto"
     """Where crops are resampled: always in the workers (a batch of whole videos would be too much to send)."""
-    masked_copies: int = 0
+    masked_copies: Views = 0
     """Also give each global clip so many times as the role ``masked``, for masks of their own: masked clips in the
     place of local crops (DISCOVR: 4)."""
-    frames_every: int | None = None
+    frames_every: Side | None = None
     """Also give every n-th frame of the global clips as images, the role ``frame``; n frames of a tubelet let the
     patches of a frame lie on the tubelets."""
-    masked_frames: int = 0
+    masked_frames: Views = 0
     """Also give each of those images so many times as the role ``masked_frame``, each for a mask of its own."""
-    evaluation_seconds: float | None = None
+    evaluation_seconds: Seconds | None = None
     """Probes see one clip in the middle of the video, of so many seconds; None: spread over the whole video."""
     decode: decode.Config = field(default_factory=decode.Config)
     """Which frames of a file are read, in training and in probes."""
@@ -79,8 +73,6 @@ class Config(MultiCropConfig):
         MultiCropConfig.__post_init__(self)
         if self.placement not in ("auto", "workers"):
             raise UserError(f"views.placement is {self.placement!r}; crops of videos are made in the workers")
-        if self.masked_copies < 0 or self.masked_frames < 0:
-            raise UserError("views.masked_copies and views.masked_frames must be 0 or more")
         if self.frames_every is not None and not 1 <= self.frames_every <= self.global_views.frames:
             raise UserError(
                 f"views.frames_every is {self.frames_every}; it must lie between 1 and the {self.global_views.frames} "

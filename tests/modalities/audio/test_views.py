@@ -281,18 +281,18 @@ def test_prepared_travels_and_config_pickles():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Config(roll=1.5), "probability"),
+        (lambda: Config(roll=1.5), "roll is 1.5; it must be from 0 to 1"),
         (lambda: Config(mixup=1.0), "below 1"),
         (lambda: Config(equalise=-1.0), "equalise"),
-        (lambda: Config(gain=(3.0, -3.0)), "dB"),
+        (lambda: Config(gain=(3.0, -3.0)), "the smallest first"),
         (lambda: Config(short="loop"), "silence or repeat"),  # type: ignore[arg-type]
         (lambda: Config(global_views=CropConfig(count=0)), "at least 1 global view"),
-        (lambda: CropConfig(frames=0), "at least 1"),
+        (lambda: CropConfig(frames=0), "frames is 0; it must be from 1"),
         (lambda: CropConfig(count=3, augment=(1.0, 0.0)), "one per view"),
-        (lambda: ResizeConfig(canvas=(0.5, 1.0)), "at least 1"),
-        (lambda: ResizeConfig(time=(1.5, 0.5)), "0 < smallest <= largest"),
-        (lambda: SpecAugmentConfig(bands=-1), "0 or more"),
-        (lambda: EvaluationConfig(frames=0), "at least 1"),
+        (lambda: ResizeConfig(canvas=(0.5, 1.0)), "canvas.0 is 0.5; it must be from 1"),
+        (lambda: ResizeConfig(time=(1.5, 0.5)), "the smallest first"),
+        (lambda: SpecAugmentConfig(bands=-1), "bands is -1; it must be from 0"),
+        (lambda: EvaluationConfig(frames=0), "frames is 0; it must be from 1"),
     ],
 )
 def test_impossible_settings_are_named(make, words):

@@ -416,11 +416,12 @@ def test_phones_at_the_waist_feel_gravity(shared_data):
     [
         ("channels: [acc_x, acc_x]", "a name of its own"),
         ("columns: [a]", "names 1 columns for 6"),
-        ("rate: 0.0", "decode.rate is 0"),
+        ("rate: 0.0", "rate is 0; it must be from 0.1"),
         ("acceleration: feet", "decode.acceleration is 'feet': give m/s"),
         ("angular_velocity: deg/s/0", "deg/s/0"),
         ("max_gap: 0.0", "max_gap is 0"),
-        ("min_steps: 1", "min_steps 1"),
+        ("min_steps: 1", "min_steps is 1; it must be from 2"),
+        ("min_steps: 64, max_steps: 32".replace(", ", "\n"), "min_steps 64 must lie in 2 to max_steps 32"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(text, match):

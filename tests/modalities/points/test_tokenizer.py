@@ -150,8 +150,9 @@ def test_wrong_views_and_settings_are_named():
     for settings, words in (
         ({"stride": 0}, "stride is 0"),
         ({"group_size": 0}, "group_size is 0"),
-        ({"channels": 2}, "at least 3"),
-        ({"widths": (4, 0, 4)}, "three positive"),
+        ({"channels": 2}, "channels is 2; it must be from 3"),
+        ({"widths": (4, 0, 4)}, "widths.1 is 0"),
+        ({"widths": (4, 4)}, "three positive"),
         ({"norm": "group"}, "'layer' or 'batch'"),
         ({"scale": 0.0}, "above 0"),
     ):

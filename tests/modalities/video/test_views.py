@@ -173,13 +173,13 @@ def test_a_card_keeps_the_decoders_settings():
     ("make", "text"),
     [
         (lambda: ClipConfig(frames=0), "frames is 0"),
-        (lambda: ClipConfig(rates=()), "one or more frame rates"),
-        (lambda: ClipConfig(rates=(8.0, 0.0)), "one or more frame rates"),
-        (lambda: ClipConfig(span=(0.5, 1.5)), "0 < smallest <= largest <= 1"),
+        (lambda: ClipConfig(rates=()), "rates is \\[\\]; it must be a list of 1 to 64"),
+        (lambda: ClipConfig(rates=(8.0, 0.0)), "rates.1 is 0; it must be above 0"),
+        (lambda: ClipConfig(span=(0.5, 1.5)), "span.1 is 1.5; it must be above 0 and at most 1"),
         (lambda: Config(placement="device"), "crops of videos are made in the workers"),
-        (lambda: EvaluationConfig(frames=0), "evaluation: frames is 0"),
-        (lambda: EvaluationConfig(seconds=-1.0), "evaluation: seconds is -1"),
-        (lambda: Config(flip=1.5), "a probability"),
+        (lambda: EvaluationConfig(frames=0), "evaluation.frames is 0"),
+        (lambda: EvaluationConfig(seconds=-1.0), "evaluation.seconds is -1; .*, or null"),
+        (lambda: Config(flip=1.5), "flip is 1.5; it must be from 0 to 1"),
     ],
 )
 def test_settings_that_cannot_work(make, text):
@@ -223,7 +223,7 @@ def test_masked_copies_and_frames_of_the_global_clips():
     [
         ({"masked_frames": 2}, "needs views.frames_every"),
         ({"frames_every": 7}, "between 1 and the 6 frames"),
-        ({"masked_copies": -1}, "0 or more"),
+        ({"masked_copies": -1}, "masked_copies is -1; it must be from 0"),
     ],
 )
 def test_copies_that_cannot_be(changes, text):
