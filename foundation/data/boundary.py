@@ -108,8 +108,13 @@ def arrays_of(value: Any) -> Iterator[Any]:
 
 def bytes_of(sample: Sample) -> int:
     """Memory that the numbers of a sample take."""
-    values = (value for name, value in sample.items() if not name.startswith("__"))
-    return sum(int(array.nbytes) for value in values for array in arrays_of(value) if not isinstance(array, float))
+    total = 0
+    for value in sample.values():
+        if isinstance(value, (Tensor, np.ndarray)):  # nearly always; this is done for every sample
+            total += value.nbytes
+        elif not isinstance(value, (str, int, float)):
+            total += sum(array.nbytes for array in arrays_of(value) if not isinstance(array, float))
+    return total
 
 
 def _unfit(array: Any, largest: float = math.inf) -> str:
