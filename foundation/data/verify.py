@@ -135,8 +135,7 @@ def verify(
     found.add(_against_index(found.shards, indices))
     found.add(_same_bytes(found.shards))
     found.members = dict(sorted(_members(found.shards).items()))
-    formats = {check.shard: _formats(known.get(Path(check.shard).parent, modality)) for check in found.shards}
-    found.add(_lacking(found.shards, members, formats))
+    found.add(_lacking(found.shards, members))
     found.add(_unlike_fellows(found.shards))
     if not found.samples and not found.errors:
         found.add([Problem(str(paths[0].parent), "empty", f"no samples in {len(paths)} shards")])
@@ -234,17 +233,8 @@ def _members(checks: Sequence[ShardCheck]) -> Counter[str]:
     return counts
 
 
-def _formats(modality: str | None) -> frozenset[str]:
-    """Extensions any of which may hold a sample of a modality; none for several at once."""
-    if modality is None:
-        return frozenset()
-    return frozenset(vars(resolve("foundation.modalities.{name}.decode", modality)).get("EXTENSIONS", ()))
-
-
-def _lacking(
-    checks: Sequence[ShardCheck], wanted: Sequence[str], formats: Mapping[str, frozenset[str]]
-) -> Iterator[Problem]:
-    """Samples without a member that they ought to have; another format of their modality is as good."""
+def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str]) -> Iterator[Problem]:
+    """Samples without a member that they ought to have."""
     have: Counter[str] = Counter()
     for check in checks:
         for extensions, group in check.layouts.items():
@@ -253,12 +243,7 @@ def _lacking(
     expected = {kind_of(name.lstrip(".").lower()) for name in wanted} or {k for k, n in have.items() if n * 2 >= total}
     for check in checks:
         for extensions, group in check.layouts.items():
-            own = {kind_of(extension) for extension in extensions}
-            also = {extension for extension in extensions if extension in formats[check.shard]}
-            for kind in sorted(expected - own):
-                usual = any(kind_of(extension) == kind for extension in formats[check.shard])
-                if usual and not wanted and any(kind_of(extension) not in expected for extension in also):
-                    continue
+            for kind in sorted(expected - {kind_of(extension) for extension in extensions}):
                 said = "every sample must have one" if wanted else f"{have[kind]:,} of {total:,} samples have one"
                 listed = ", ".join(f".{extension}" for extension in extensions)
                 more = f" (and {group.count - len(group.keys)} more like it)" if group.count > len(group.keys) else ""
