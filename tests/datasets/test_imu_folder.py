@@ -86,3 +86,26 @@ def test_impossible_options_are_refused(tmp_path, read, words, match):
     recording(tmp_path / "a.csv")
     with pytest.raises(UserError, match=match):
         read("imu_folder", "--root", str(tmp_path), *words)
+
+
+def test_nothing_spans_a_gap(tmp_path, read):
+    motion = recording(tmp_path / "raw" / "a.csv", seconds=10.0)  # 250 readings
+    rows = (tmp_path / "raw" / "a.csv").read_text().splitlines()
+    (tmp_path / "raw" / "a.csv").write_text("\n".join(rows[:91] + rows[141:]) + "\n")  # 2 s are missing after 3.6 s
+    for words, expected in (
+        (["--window", "1"], {f"a-w{n:04d}": motion[25 * n : 25 * n + 25] for n in range(3)}),
+        ([], {"a-p0000": motion[:90], "a-p0001": motion[140:]}),
+        (["--max-gap", "3"], {"a": None}),
+    ):
+        pieces = {
+            s["__key__"]: s for s in read("imu_folder", "--root", str(tmp_path / "raw"), *DECLARED, *words)["train"]
+        }
+        if words == ["--window", "1"]:
+            assert len(pieces) == 3 + 4
+            expected |= {f"a-w{3 + n:04d}": motion[140 + 25 * n : 165 + 25 * n] for n in range(4)}
+            begins = [json.loads(pieces[key]["json"])["seconds"] for key in sorted(pieces)]
+            assert begins == pytest.approx([0, 1, 2, 5.6, 6.6, 7.6, 8.6], abs=1e-3)
+        assert set(pieces) == set(expected)
+        for key, readings in expected.items():
+            if readings is not None:
+                assert np.abs(np.load(io.BytesIO(pieces[key]["npy"])) - readings).max() < 1e-4, key
