@@ -19,7 +19,7 @@ from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards, write_shards
 from foundation.data.sources import single
 from foundation.data.stream import build_loader
-from foundation.engine.feed import Feed
+from foundation.engine.feed import Feed, Masked
 from foundation.errors import UserError
 from foundation.modalities.image import decode, tokenizer, views
 
@@ -74,6 +74,17 @@ def test_on_a_cpu_batches_are_handed_through(loader: Callable[..., Any]) -> None
     assert all(
         torch.equal(a.views["global"].data, b.views["global"].data) for a, b in zip(batches, expected, strict=True)
     )
+
+
+def test_what_is_masked_in_the_batches_ahead_is_told_without_taking_them(loader: Callable[..., Any]) -> None:
+    expected = list(loader()[0])
+    rows = [int(batch.masks["global"].masked.any(dim=1).sum()) for batch in expected]
+    tokens = [len(batch.masks["global"].indices) for batch in expected]
+    with Feed(loader()[0], CPU) as feed:
+        assert feed.masked(2) == {"global": Masked(sum(rows[:2]), sum(tokens[:2]))}
+        assert next(feed).keys == expected[0].keys
+        assert feed.masked(3) == {"global": Masked(sum(rows[1:4]), sum(tokens[1:4]))}
+        assert [batch.keys for batch in feed] == [batch.keys for batch in expected[1:]]
 
 
 def test_workers_that_start_from_nothing_make_the_same_batches(loader: Callable[..., Any]) -> None:

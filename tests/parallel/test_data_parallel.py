@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EVEN = ("encoder.drop_path=0", "objectives.2.across_processes=true", "train.length=6 steps")
-"""Nothing that depends on how a batch is dealt out: no drop path, KoLeo over all processes."""
+EVEN = ("encoder.drop_path=0", "train.length=6 steps")
+"""Nothing that depends on how a batch is dealt out: no drop path."""
 
 
 @pytest.fixture
