@@ -49,8 +49,8 @@ class Curves:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        points = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
-        events = [Event(wall_time=time.time(), step=step, summary=Summary(value=[point])) for point in points]
+        entries = [Summary.Value(tag=name, simple_value=float(value)) for name, value in values.items()]
+        events = [Event(wall_time=time.time(), step=step, summary=Summary(value=[entry])) for entry in entries]
         self._append([event.SerializeToString() for event in events])
 
     def close(self) -> None:

@@ -39,7 +39,8 @@ class Config:
     asynchronous: bool = True
     """Training goes on while a checkpoint is written. Costs the memory of one copy of the training state."""
     when_disk_full: Literal["continue", "stop"] = "continue"
-    """After a checkpoint that could not be written: go on and say so, or end with exit code 75."""
+    """After a checkpoint that could not be written: say so, go on and save as soon as there is room, or end with exit
+    code 75."""
 
     def __post_init__(self) -> None:
         check(self, "checkpoints")
