@@ -11,8 +11,9 @@ _HARMLESS = frozenset(
 )
 """Names of query parameters that say which file is meant, and whose values are no secrets. All others are masked: no
 list of the names of secrets is ever complete."""
-_END = r"(?=[,;:.)\]}]*(?:[\s'\"<>|\\^`]|$))"  # a sentence or a list may go on behind an address
-_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?P<rest>[^\s'\"<>|\\^`]+?)" + _END)
+_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?P<rest>[^\s'\"<>|\\^`]+)")
+_PLAIN = re.compile(r"[\w.~/-]{0,128}")
+_AFTER = ",;:.)]}"  # a sentence or a list may go on behind an address
 _HEADER = re.compile(r"(?i)\b(authorization|x-[a-z-]{0,30}(?:token|key|signature))(\s*[:=]\s*)(?:[a-z]+ +)?[^\s'\"]+")
 _OPTION = re.compile(r"(\s(?:-u|--user|--password|--token|--oauth2-bearer)[\s=]+)(?:'[^']*'|\"[^\"]*\"|\S+)")
 _GLOBS = frozenset(("s3://", "s3a://", "gs://", "gcs://", "file://"))
@@ -32,7 +33,11 @@ def redact(text: str) -> str:
 
 
 def _address(found: re.Match[str]) -> str:
-    rest = found["rest"]
+    rest = found["rest"].rstrip(_AFTER)
+    after = found["rest"][len(rest) :]
+    rest, _, fragment = rest.partition("#")
+    if fragment:
+        after = f"#{MASK if '=' in fragment else fragment}{after}"
     authority, slash, path = rest.partition("/")
     if not slash and "?" in authority:  # https://host?query
         authority, slash, path = authority.partition("?")
@@ -43,12 +48,13 @@ def _address(found: re.Match[str]) -> str:
     place, question, query = rest.partition("?")
     if question and found["scheme"].lower() not in _GLOBS:
         query = "&".join(_parameter(part) for part in query.split("&"))
-    return found["scheme"] + place + question + query
+    return found["scheme"] + place + question + query + after
 
 
 def _parameter(part: str) -> str:
     name, equals, value = part.partition("=")
-    return part if not equals or not value or name.lower() in _HARMLESS else f"{name}={MASK}"
+    harmless = name.lower() in _HARMLESS and _PLAIN.fullmatch(value) is not None
+    return part if not equals or not value or harmless else f"{name}={MASK}"
 
 
 def has_password(address: str) -> bool:

@@ -29,12 +29,17 @@ def leave_working_directory() -> None:
         here = os.path.realpath(os.getcwd())
     except OSError:  # removed meanwhile
         here = ""
-    if os.path.realpath(_ROOT) != here and here not in _named():
+    named = _named()
+    if os.path.realpath(_ROOT) != here and here not in map(os.path.realpath, named):
         standard = os.path.dirname(os.__file__)
         before = sys.path.index(standard) if standard in sys.path else 1  # what stands in front of Python's own
         sys.path[:before] = [entry for entry in sys.path[:before] if entry and os.path.realpath(entry) != here]
     if _VARIABLE not in os.environ:
         os.environ[_VARIABLE] = os.environ[_MARK] = "1"
+    if named:
+        os.environ["PYTHONPATH"] = os.pathsep.join(named)
+    else:
+        os.environ.pop("PYTHONPATH", None)
 
 
 def environment_of_others() -> dict[str, str]:
@@ -45,7 +50,7 @@ def environment_of_others() -> dict[str, str]:
     return kept
 
 
-def _named() -> set[str]:
-    """Folders that ``PYTHONPATH`` names; an empty entry (``PYTHONPATH=:/lib``) is a slip and names none."""
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return {os.path.realpath(entry) for entry in entries if entry}
+def _named() -> list[str]:
+    """Folders that ``PYTHONPATH`` names. An empty entry (``PYTHONPATH=:/lib``) is a slip, and means none, though Python
+    takes it for the working directory."""
+    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]

@@ -20,6 +20,7 @@ from foundation import schema
 from foundation.engine import checkpoint
 from foundation.engine.lines import read_lines, said_of
 from foundation.errors import UserError
+from foundation.redact import redact
 from foundation.schedules import Clock, Duration
 
 SILENT_AFTER = 600.0
@@ -173,7 +174,8 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     signs = (status.get("time"), beats[-1]["time"] if beats else None, _mtime(folder / "metrics.jsonl"))
     run.updated = max((float(sign) for sign in signs if sign), default=None)
     run.host, run.pid, run.doing = beat.get("host"), status.get("pid") or beat.get("pid"), beat.get("doing")
-    run.reason = status.get("reason")
+    reason = status.get("reason")
+    run.reason = None if reason is None else redact(reason)
     _figures(run, lines)
     logged = lines[-1]["step"] if lines else 0
     run.step = int(beat.get("step") or max(logged, status.get("step") or 0))

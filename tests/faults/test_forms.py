@@ -134,25 +134,25 @@ def test_a_damaged_file_is_one_line_and_hides_nothing_else(name, folder, capsys,
     text = sound.splitlines()[3] if name.endswith(".jsonl") else sound
     tried = 0
     monkeypatch.setattr("foundation.report.build._pictures", lambda *_: (None, "not asked for", None))
-    for kind, content in damages(text):
+    for place, (kind, content) in enumerate(damages(text)):
         path.write_bytes(sound.replace(text, content) if name.endswith(".jsonl") else content)
         if name.endswith("MANIFEST.json"):
             with contextlib.suppress(ValueError, RecursionError):
                 path.write_bytes(manifest_rewritten(content))
-        for words in READERS[name]:
-            tried += 1
-            capsys.readouterr()
-            try:
-                code = run_command(folder, words, path)
-            except Exception as error:
-                raise AssertionError(f"{name}: {kind}: {' '.join(words)}: {error!r}") from error
-            said = capsys.readouterr()
-            assert code in (0, 2, 3), (kind, words, said.err)
-            assert not set("\x1b\x07\u202e") & set(said.out + said.err), (kind, words)
-            if words[-1] in ("list", "best") and words[0] == "runs":
-                assert code == 0 and "good" in said.out, (kind, words, said)
-            if words == ("report",):
-                assert "<script>" not in (folder / "report.html").read_text()
+        words = READERS[name][place % len(READERS[name])]  # in turn: each meets many damages, none meets all
+        tried += 1
+        capsys.readouterr()
+        try:
+            code = run_command(folder, words, path)
+        except Exception as error:
+            raise AssertionError(f"{name}: {kind}: {' '.join(words)}: {error!r}") from error
+        said = capsys.readouterr()
+        assert code in (0, 2, 3), (kind, words, said.err)
+        assert not set("\x1b\x07\u202e") & set(said.out + said.err), (kind, words)
+        if words[-1] in ("list", "best") and words[0] == "runs":
+            assert code == 0 and "good" in said.out, (kind, words, said)
+        if words == ("report",):
+            assert "<script>" not in (folder / "report.html").read_text()
     if name.endswith("MANIFEST.json"):
         path.write_bytes(manifest_rewritten(b'{"format": 2, "step": 7}'))
         newest, skipped = checkpoint.newest(folder / "checkpoints")

@@ -130,7 +130,7 @@ def test_files_in_the_working_directory_are_not_modules(tiny_recipe_file, shard,
     tars = [shard(good(begin=begin), name=f"train-{begin:06d}") for begin in (0, 6)]
     verified = foundation("data", "verify", *tars, "--decode", "--workers", "2")
     assert verified.returncode == 0, verified.stderr
-    trained = foundation("pretrain", tiny_recipe_file, "--processes", "2", "data.shards=[nowhere.tar]")
+    trained = foundation("pretrain", tiny_recipe_file, "--processes", "2", "data.shards=[nowhere.tar]", PYTHONPATH=":")
     assert trained.returncode == 2 and "nowhere.tar" in trained.stderr, trained.stderr
     assert not mark.exists()
     assert foundation("--version", PYTHONPATH=".").returncode == 99 and mark.exists()  # the user's own word
