@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foundation.data import folders
+from foundation.data.tally import Tally
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import write
 from foundation.modalities.imu.decode import EXTENSIONS
@@ -100,17 +101,17 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 @dataclass
 class _Pieces:
-    """Recordings of a split, read and cut; what cannot be used of them is left out and named in ``problems``."""
+    """Recordings of a split, read and cut; what cannot be used of them is counted in ``left_out`` and ``notes``."""
 
     split: folders.Split
     decoder: ImuDecoder
     window: float | None
     stride: float | None
-    own: list[str] = field(default_factory=list)
+    notes: Tally = field(default_factory=Tally)
 
     @property
-    def problems(self) -> list[str]:
-        return [*self.split.problems, *self.own]
+    def left_out(self) -> Tally:
+        return self.split.left_out
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for sample in self.split:
@@ -119,9 +120,10 @@ class _Pieces:
             try:
                 recording = self.decoder.read(raw)
             except SampleError as error:
-                self.own.append(f"{facts['path']}: {error.reason}: {error.detail}")
+                self.left_out.add(error.reason, facts["path"], error.detail)
                 continue
-            self.own += [f"{facts['path']}: {note.reason}: {note.detail}" for note in recording.notes]
+            for note in recording.notes:
+                self.notes.add(note.reason, facts["path"], note.detail)
             yield from self._cut(sample, facts, recording)
 
     def _cut(
@@ -136,7 +138,11 @@ class _Pieces:
             step = length if self.stride is None else max(1, round(self.stride * rate))
             if len(values) < length:
                 short = f"{len(values) / rate:.3g} s are less than --window"
-                self.own.append(f"{facts['path']}: too_short: {short}, {stretch.start - first:.6g} s after the first")
+                after = f"{stretch.start - first:.6g} s after the first"
+                whole = len(recording.stretches) == 1
+                (self.left_out if whole else self.notes).add(
+                    "too_short", facts["path"], short if whole else f"{short}, {after}"
+                )
             for begin in range(0, len(values) - length + 1, step):
                 key, more = sample["__key__"], {}
                 if self.window is not None or len(recording.stretches) > 1:
@@ -148,3 +154,5 @@ class _Pieces:
                     piece["cls"] = sample["cls"]
                 yield piece | {"json": json.dumps({**facts, **said, **more}, ensure_ascii=False).encode()}
                 number += 1
+        if not number and len(recording.stretches) > 1:
+            self.left_out.add("too_short", facts["path"], "no stretch without a gap is as long as --window")

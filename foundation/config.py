@@ -75,11 +75,15 @@ def read_plain(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read, or is no mapping in plain YAML.
     """
-    name = printable(path)
     try:
         text = schema.read_bytes(path, MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} cannot be read: {error}") from None
+        raise UserError(f"{printable(path)} cannot be read: {error}") from None
+    return plain_of(text, printable(path))
+
+
+def plain_of(text: str, name: str) -> dict[str, Any]:
+    """As :func:`read_plain`, of a text; ``name`` is what messages call it."""
     reader, root = Reader(), compose(text, name)
     value = {} if root is None else reader.read_any(root, "")
     if reader.problems or not isinstance(value, dict):

@@ -276,6 +276,7 @@ def _statistics(arguments: argparse.Namespace) -> int:
     import json
 
     from foundation.data.statistics import statistics
+    from foundation.printable import printable
 
     recipe = _recipe(arguments.recipe) if arguments.recipe else None
     found = statistics(
@@ -295,9 +296,9 @@ def _statistics(arguments: argparse.Namespace) -> int:
         print(f"# {line}")
     for tally, words in ((found.left_out, "left out"), (found.notes, "worth knowing")):
         for line in tally.lines():
-            print(f"# {words}: {line}")
+            print(f"# {words}: {printable(line)}")
     for warning in found.found.warnings:
-        print(f"# look at this: {warning}")
+        print(f"# look at this: {printable(warning)}")
     return 0
 
 

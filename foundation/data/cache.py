@@ -30,7 +30,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+from foundation import schema
 from foundation.data.download import Download, Expected
 from foundation.data.remote import RemoteError, is_full, is_pipe, shown
 from foundation.data.sums import Facts, Sums
@@ -63,6 +65,14 @@ class _LockError(Exception):
     def __init__(self, cause: OSError) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+class _Failure(TypedDict):
+    """What an attempt that gave up leaves for those who waited for it."""
+
+    address: str
+    reason: str
+    detail: str
 
 
 @dataclass
@@ -237,9 +247,9 @@ class Cache:
         note = self.folder / f"{key}.failed"
         try:
             if note.stat().st_mtime >= began:
-                facts = json.loads(note.read_text(encoding="utf-8"))
+                facts = schema.read_json(_Failure, note)
                 raise RemoteError(facts["address"], facts["reason"], facts["detail"], False)
-        except (OSError, ValueError, KeyError):
+        except (OSError, schema.FormError):
             return
 
     def _fetch(self, address: str, key: str, expected: Expected) -> None:

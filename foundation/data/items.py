@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from foundation.data.boundary import decoded
 from foundation.data.tally import Tally, shown
-from foundation.errors import SampleError, UserError
+from foundation.errors import SampleError
 from foundation.plugins import resolve
 
 Look: TypeAlias = Callable[[bytes, str], dict[str, Any]]
@@ -109,10 +110,10 @@ class Split:
             sample["cls"] = str(self.numbers[item.label]).encode()
             facts["class"] = item.label
         if self.decode is not None:
-            decoded = tried(self.decode, {**sample, "json": _json(facts)})
-            for note in decoded.get("__notes__", ()):
+            found = tried(self.decode, {**sample, "json": _json(facts)})
+            for note in found.get("__notes__", ()):
                 self.notes.add(note.reason, item.name, note.detail)
-            facts |= {} if self.describe is None else self.describe(decoded)
+            facts |= {} if self.describe is None else self.describe(found)
         try:
             facts |= {} if self.look is None else self.look(data, item.extension)
         except ValueError as error:
@@ -127,13 +128,7 @@ def tried(decode: Callable[[dict[str, Any]], Any], sample: Mapping[str, Any]) ->
         SampleError: it cannot be used.
         UserError: a package is missing.
     """
-    try:
-        decoded: Mapping[str, Any] = decode({"__shard__": "", "__id__": 0, **sample})
-    except (SampleError, UserError):
-        raise
-    except Exception as error:  # a damaged file may raise anything, and it is left out like any other
-        raise SampleError("", sample["__key__"], "decode", f"{type(error).__name__}: {error}") from error
-    return decoded
+    return decoded(decode, {"__shard__": "", "__id__": 0, **sample})
 
 
 def decoder_of(modality: str) -> Callable[[dict[str, Any]], Any]:

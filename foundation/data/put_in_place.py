@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import json
 import os
 import re
 import shutil
@@ -13,7 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
+from foundation import schema
 from foundation.data.index import Index, ShardEntry, read_index, write_index
 from foundation.errors import UserError
 from foundation.files import replace_json, sync_folder
@@ -22,6 +23,14 @@ _MOVING = ".moving.json"
 """Names of the shards that are being moved into a folder; there only while that lasts, or where it was cut short."""
 
 _SHARD = re.compile(r"\w+-\d{6}\.tar")
+
+
+class _Moving(TypedDict):
+    """Which shards are on their way into the folder."""
+
+    shards: list[str]
+
+
 _YOUNG = 60.0  # seconds for which an empty folder may belong to a writer that is about to lock it
 
 
@@ -89,14 +98,14 @@ def remove_leftovers(out: Path) -> list[Path]:
 def _undo_moving(out: Path) -> list[Path]:
     """Remove shards that were moved into a folder whose index never came to know them."""
     try:
-        names = json.loads((out / _MOVING).read_text(encoding="utf-8"))["shards"]
-    except (OSError, ValueError, TypeError, KeyError):
+        names = schema.read_json(_Moving, out / _MOVING)["shards"]
+    except (FileNotFoundError, schema.FormError):
         return []
     index = read_index(out)
     known = index.entries() if index else {}
     removed = []
-    for name in names if isinstance(names, list) else ():
-        if isinstance(name, str) and _SHARD.fullmatch(name) and name not in known and (out / name).is_file():
+    for name in names:
+        if _SHARD.fullmatch(name) and name not in known and (out / name).is_file():
             (out / name).unlink()
             removed.append(out / name)
     (out / _MOVING).unlink()

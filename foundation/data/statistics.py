@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from foundation.data.boundary import decoded
 from foundation.data.expand import expand
 from foundation.data.index import read_index
 from foundation.data.moments import Collector, Facts
@@ -87,7 +88,7 @@ def statistics(
     for place in progress(places, len(places)):
         try:
             raw = shards.read(*shards.locate(place))
-            sample = _decoded(decode, raw)
+            sample = decoded(decode, raw)
             collector.add(sample, raw)
         except SampleError as error:
             left_out.add(error.reason, error.key, error.detail)
@@ -119,16 +120,6 @@ def collector_of(modality: str, views: Any = None) -> Collector:
         raise UserError(f"the modality {modality!r} says no statistics (it has no room 'statistics')") from None
     collector: Collector = room.Statistics(views)
     return collector
-
-
-def _decoded(decode: Callable[[Any], Any], raw: Any) -> Any:
-    try:
-        return decode(raw)
-    except (SampleError, UserError):
-        raise
-    except Exception as error:  # a damaged file may raise anything
-        detail = f"{type(error).__name__}: {error}"
-        raise SampleError(raw["__shard__"], raw["__key__"], "decode", detail) from error
 
 
 def _known(patterns: Sequence[str]) -> str:

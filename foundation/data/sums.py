@@ -15,11 +15,22 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+from foundation import schema
 from foundation.data.download import Expected
 from foundation.files import temporary_name
 
 _FRESH_SECONDS = 86400.0
+
+
+class _Sum(TypedDict):
+    """What is kept of a copy."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    inode: int
 
 
 @dataclass(frozen=True)
@@ -103,10 +114,10 @@ class Sums:
     def _read(self, key: str) -> tuple[str, Facts] | None:
         """Digest of a copy and the file that had it; None where nobody has left them."""
         try:
-            found = json.loads((self.folder / key).read_text(encoding="utf-8"))
-            return str(found["sha256"]), Facts(int(found["size"]), int(found["mtime_ns"]), int(found["inode"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = schema.read_json(_Sum, self.folder / key)
+        except (FileNotFoundError, schema.FormError):
             return None
+        return found["sha256"], Facts(found["size"], found["mtime_ns"], found["inode"])
 
     def _is_fresh(self, key: str) -> bool:
         with suppress(OSError):

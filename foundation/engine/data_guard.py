@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from foundation import schema
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import DataBudgetError
 from foundation.parallel.collective import gather_json, on_first_rank, rank
 from foundation.types import BadSample, Batch
 
+_MOST_BYTES = 1 << 30
 BAD_SAMPLES = "bad-samples.jsonl"
 """File of the run folder with every bad sample that the run has met, one line each."""
 
@@ -40,18 +42,18 @@ class DataGuard:
         self,
         allowed: float,
         samples: int,
-        folder: Path,
+        folder: RunFolder,
         say: Callable[[str], None],
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        self.path, self.say = folder / BAD_SAMPLES, say
+        self.folder, self.say = folder, say
         self.counts: Counter[str] = Counter(counts or {})
         self.limit = int(allowed * samples) if 0 < allowed < 1 else int(allowed)
         self._allowed = f"{allowed:g} ({self.limit:,} of {samples:,} samples)" if 0 < allowed < 1 else f"{self.limit}"
         self._new: dict[int, BadSample] = {}
         self._latest = ""
-        self._cannot_write = False
-        known: list[list[Any]] = on_first_rank(lambda: [[number, reason] for number, reason in read(self.path).items()])
+        self._unwritten: list[dict[str, object]] = []  # on a full disk: for the next time
+        known: list[list[Any]] = on_first_rank(lambda: [list(pair) for pair in read(self._path).items()])
         self._known: dict[int, str] = {int(number): str(reason) for number, reason in known}
 
     @property
@@ -81,38 +83,28 @@ class DataGuard:
                     self._latest = str(one)
                     if rank() == 0:
                         self.say(f"skipped: {one}")
-                        self._write(values)
+                        self._unwritten.append({name: value for name, value in values.items() if value != ""})
+        while self._unwritten and self.folder.append(BAD_SAMPLES, self._unwritten[0]):
+            del self._unwritten[0]
         if self.distinct > self.limit:
             reasons = Counter(self._known.values())
             listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
             raise DataBudgetError(
                 f"{self.distinct:,} bad samples ({listed}), more than data.max_bad_samples = {self._allowed}. "
-                f"Last: {self._latest or 'before the restart'}. All of them are in {self.path}. Repair the shards and "
+                f"Last: {self._latest or 'before the restart'}. All of them are in {self._path}. Repair the shards and "
                 f"remove that list, or raise data.max_bad_samples"
             )
 
-    def _write(self, values: Mapping[str, object]) -> None:
-        line = json.dumps({name: value for name, value in values.items() if value != ""}).encode() + b"\n"
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    line = b"\n" + line  # a kill or a full disk left half a line
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
-        except OSError as error:  # bookkeeping must not end a run
-            if not self._cannot_write:
-                self.say(f"warning: {self.path} cannot be written ({error.strerror}); the run goes on without the list")
-            self._cannot_write = True
+    @property
+    def _path(self) -> Path:
+        return self.folder.path / BAD_SAMPLES
 
 
 def read(path: Path) -> dict[int, str]:
     """Reason of each bad sample that a list names, by the sample's number; lines cut short are left out."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        lines = schema.read_bytes(path, _MOST_BYTES).splitlines()
+    except (FileNotFoundError, schema.FormError):
         return {}
     known = {}
     for line in lines:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from foundation.engine import collapse
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import NumericsError, UserError
 from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever, check
 
@@ -78,8 +77,8 @@ class NumericsGuard:
         rank: number of this process, for the file; only rank 0 should be given a ``say`` that prints.
     """
 
-    def __init__(self, config: Config, folder: Path, say: Callable[[str], None], rank: int = 0) -> None:
-        self.config, self.path, self.say, self.rank = config, folder / BAD_STEPS, say, rank
+    def __init__(self, config: Config, folder: RunFolder, say: Callable[[str], None], rank: int = 0) -> None:
+        self.config, self.folder, self.say, self.rank = config, folder, say, rank
         self.counts: Counter[str] = Counter()
         self._judged = 0
         self._refused: list[int] = []  # by number of judgement: step numbers repeat after a rewind
@@ -181,14 +180,7 @@ class NumericsGuard:
         line = {"step": facts.step, "rank": self.rank, "reason": what.removeprefix("a "), "action": action}
         line |= {"loss": _json(facts.loss), "parts": {name: _json(value) for name, value in facts.parts.items()}}
         line |= {"norm": _json(facts.norm), "keys": list(facts.keys)}
-        try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:  # one write: lines of several processes do not mix
-                os.write(descriptor, json.dumps(line).encode() + b"\n")
-            finally:
-                os.close(descriptor)
-        except OSError as error:  # a full disk must not end a run that could go on
-            self.say(f"cannot write {self.path}: {error}")
+        self.folder.append(BAD_STEPS, line)
 
     def metrics(self) -> dict[str, float]:
         """Counts over the whole run: ``guard/not_finite``, ``guard/spikes``, ``guard/skipped``, ``guard/rewound``."""

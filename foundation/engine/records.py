@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from foundation.files import replace_file
 from foundation.voice import to_stderr
@@ -69,6 +71,24 @@ class Records:
             self._failing.add((trouble, path.name))
         if not said:
             self._say(f"{trouble} {path}: {reason}; {meanwhile}")
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a line of JSON in one write, so that those of several processes do not mix; makes the file.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+    line = json.dumps(content).encode() + b"\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line  # a kill or a full disk left half a line
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
 
 
 def replace_or_overwrite(path: Path, content: bytes, replace: Callable[[Path, bytes], None] = replace_file) -> None:

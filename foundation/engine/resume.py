@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
 from foundation import config
 from foundation.errors import UserError
 from foundation.recipe import Recipe
@@ -32,9 +30,9 @@ def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:
     """
     after = config.to_plain(recipe)
     try:
-        written = yaml.safe_load(before)
-    except yaml.YAMLError as error:
-        return [f"the recipe of the run before cannot be read: {error}"]
+        written = config.plain_of(before, "the recipe of the run before")
+    except UserError as error:
+        return [str(error)]
     others = list(_differences(written, after))
     if not any(key.endswith(".name") for key, _, _ in others):
         try:

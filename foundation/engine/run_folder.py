@@ -10,13 +10,13 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from foundation.engine import checkpoint
-from foundation.engine.records import Records, replace_or_overwrite
+from foundation.engine.records import Records, append_line, replace_or_overwrite
 from foundation.errors import UserError
 from foundation.files import replace_file, temporary_name
 from foundation.voice import to_stderr
@@ -257,6 +257,11 @@ class RunFolder:
                 raise UserError(
                     f"cannot remove {path} of the run before ({error}): remove it yourself, or choose another --run"
                 ) from error
+
+    def append(self, name: str, content: Mapping[str, Any]) -> bool:
+        """Add a line of JSON to a file of the folder; whether it could be written."""
+        path = self.path / name
+        return self.records.keep("cannot write", path, lambda: append_line(path, content))
 
     def write_status(self, state: str, **values: Any) -> None:
         """Say in ``status.json`` how the run stands (``running``, ``done``, ``stopped``, ``failed``), where it can."""

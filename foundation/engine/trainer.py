@@ -88,7 +88,7 @@ class Trainer:
         if self.place.device.type == "cpu":
             leave_one_processor()
         self.saver = Saver(folder.checkpoints, recipe.checkpoints, self.clock, say)
-        self.numerics = NumericsGuard(recipe.guard, folder.path, say, rank())
+        self.numerics = NumericsGuard(recipe.guard, folder, say, rank())
         objectives: Any = self.learner.objectives
         plateaus = {name: part.plateau for name, part in objectives.items() if part.plateau is not None}
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, self.clock, say)
@@ -96,7 +96,7 @@ class Trainer:
         self._save_failure: BaseException | None = None
         self.last_checkpoint = self._resume(accept_changes)
         self.data_guard = DataGuard(
-            recipe.data.max_bad_samples, self.stream.num_samples, folder.path, say,
+            recipe.data.max_bad_samples, self.stream.num_samples, folder, say,
             self.progress.skipped if rank() == 0 else None,
         )  # fmt: skip
         by_token = recipe.masking is not None and recipe.masking.mode == "token"

@@ -12,6 +12,7 @@ import torch
 from foundation import config
 from foundation.engine import guard
 from foundation.engine.guard import NumericsGuard
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import NumericsError, UserError
 
 NAN, INF = math.nan, math.inf
@@ -23,7 +24,8 @@ def make(tmp_path):
     """``make(when_spike="skip")``: a guard, and what it says."""
 
     def build(said: list[str] | None = None, rank: int = 0, **settings) -> NumericsGuard:
-        return NumericsGuard(guard.Config(**settings), tmp_path, (said if said is not None else []).append, rank)
+        say = (said if said is not None else []).append
+        return NumericsGuard(guard.Config(**settings), RunFolder(tmp_path, say), say, rank)
 
     return build
 
@@ -230,7 +232,6 @@ def faulty(tmp_path, monkeypatch, tiny_recipe):
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
 def test_stop_touches_nothing_and_saves_nothing_bad(train, faulty, tmp_path, happened, what):
     from foundation.engine import checkpoint
-    from foundation.engine.run_folder import RunFolder
     from foundation.engine.trainer import Trainer
 
     with RunFolder(tmp_path / "run") as run:

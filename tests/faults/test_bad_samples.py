@@ -7,6 +7,7 @@ import json
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
 from foundation.data.verify import default_decoding
 from foundation.engine.data_guard import BAD_SAMPLES, DataGuard, read
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import DataBudgetError, UserError
 from foundation.modalities.imu.decode import Config as ImuDecode
+from foundation.types import BadSample
 from tests.faults.conftest import found_by, good, picture
 
 FACTS = b'{"imu_rate": 50}'
@@ -118,28 +121,30 @@ def test_a_restart_remembers_what_was_bad(tiny_recipe, train, shard, happened, t
 
 
 @pytest.mark.fault(10, "the list of bad samples cannot be written")
-def test_a_list_that_cannot_be_written_is_said_once(tiny_recipe, train, shard, happened, tmp_path):
+def test_a_list_that_cannot_be_written_is_said_once(tiny_recipe, train, shard, happened, tmp_path, capfd):
     path = shard([*good(8), ("s900.png", b"no picture"), ("s901.png", b"none")])
     (tmp_path / "run" / BAD_SAMPLES).mkdir(parents=True)
-    said: list[str] = []
-    trainer = train(tiny_recipe("train.length=5 steps", shards=path), tmp_path / "run", said)
+    trainer = train(tiny_recipe("train.length=5 steps", shards=path), tmp_path / "run")
     assert trainer.progress.step == 5 and trainer.data_guard.distinct == 2
-    assert len([line for line in said if "cannot be written" in line and BAD_SAMPLES in line]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert len([line for line in said if "cannot write" in line and BAD_SAMPLES in line]) == 1
     happened("said once; the run goes on and counts in memory")
 
 
 def test_half_a_line_of_the_list_spoils_no_other(tmp_path):
     path = tmp_path / BAD_SAMPLES
     path.write_bytes(b'{"number": 3, "reason": "decode"}\n{"number": 1e400, "reason": "x"}\n[]\n{"number": 4, "rea')
-    guard = DataGuard(10, 100, tmp_path, print)
+    guard = DataGuard(10, 100, RunFolder(tmp_path), print)
     assert guard.distinct == 1
-    guard._write({"number": 9, "reason": "shape", "trace": ""})
+    guard.see(SimpleNamespace(skipped={}, bad=[BadSample(9, "train-000000.tar", "s9", "shape", "7 channels")]))
+    guard.spend()
     assert read(path) == {3: "decode", 9: "shape"}
 
 
 def test_a_share_of_the_samples_may_be_bad(tiny_recipe, tmp_path: Path):
-    assert DataGuard(tiny_recipe("data.max_bad_samples=0.01").data.max_bad_samples, 1_250, tmp_path, print).limit == 12
-    assert DataGuard(tiny_recipe("data.max_bad_samples=0").data.max_bad_samples, 1_250, tmp_path, print).limit == 0
+    for allowed, limit in (("0.01", 12), ("0", 0)):
+        data = tiny_recipe(f"data.max_bad_samples={allowed}").data
+        assert DataGuard(data.max_bad_samples, 1_250, RunFolder(tmp_path), print).limit == limit
     for wrong in ("-1", "2.5", ".inf", ".nan"):
         with pytest.raises(UserError, match="max_bad_samples"):
             tiny_recipe(f"data.max_bad_samples={wrong}")
