@@ -28,7 +28,7 @@ def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:
         before: resolved, as YAML.
         recipe: of the user.
     """
-    after = config.to_plain(recipe)
+    after = _as_written(recipe)
     try:
         written = config.plain_of(before, "the recipe of the run before")
     except UserError as error:
@@ -36,11 +36,16 @@ def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:
     others = list(_differences(written, after))
     if not any(key.endswith(".name") for key, _, _ in others):
         try:
-            written = config.to_plain(config.load(Recipe, before, name="the recipe of the run before"))
+            written = _as_written(config.load(Recipe, before, name="the recipe of the run before"))
         except UserError as error:
             return [str(error)]
         others = list(_differences(written, after))
     return [f"{key}: {old!r} -> {new!r}" for key, old, new in others]
+
+
+def _as_written(recipe: Recipe) -> Any:
+    """A recipe as it stands in files, so that both sides have gone through the same hands."""
+    return yaml.safe_load(config.dump(recipe))
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ import pytest
 
 from foundation.cli import main
 from foundation.data.inspect import index_shards
-from foundation.engine import checkpoint, trainer
+from foundation.engine import checkpoint, trainer, watchdog
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.trainer import Trainer
 from foundation.engine.watchdog import Watchdog
@@ -155,11 +155,12 @@ def at_step_4(monkeypatch) -> Callable[[Callable[[], object]], None]:
             beat(dog, step, **figures)
             if step == 4:
                 action()
-                time.sleep(2.5)  # steps take milliseconds here, and the watchdog looks every second
+                time.sleep(0.6)  # steps take milliseconds here: the watchdog shall look before the next one
 
         monkeypatch.setattr(Watchdog, "beat", beat_and_act)
 
     monkeypatch.setattr(trainer, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "_WRITE_EVERY", 0.05)
     return plan
 
 
