@@ -133,7 +133,7 @@ class NumericsGuard:
         if not self._spiking:
             self.say(
                 f"step {step}: loss {loss:g} is a spike (median of the last {len(self._losses)}: "
-                f"{statistics.median(self._losses):g}); its batch is in {self.path.name}. "
+                f"{statistics.median(self._losses):g}); its batch is in {BAD_STEPS}. "
                 "guard.when_spike=skip would leave such batches out; likely knobs: learning rate, gradient clipping"
             )
         self._spiking = True
@@ -163,7 +163,7 @@ class NumericsGuard:
             )
             raise NumericsError(
                 f"{facts.text(what)}. The optimiser and the teacher were not touched; {good}. "
-                f"First keys of the batch: {', '.join(facts.keys[:8])} (all in {self.path}). {why}"
+                f"First keys of the batch: {', '.join(facts.keys[:8])} (all in {self.folder.path / BAD_STEPS}). {why}"
                 "Likely knobs: a lower learning rate, a longer warm-up, precision float32"
             )
         self.counts["rewound" if rewinds else "skipped"] += 1
@@ -172,7 +172,7 @@ class NumericsGuard:
         )
         self.say(
             f"{facts.text(what)}; {then} ({len(self._refused)} of {limit} allowed in {window} steps; "
-            f"keys in {self.path.name})"
+            f"keys in {BAD_STEPS})"
         )
         return action
 

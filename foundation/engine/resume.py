@@ -45,7 +45,7 @@ def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:
 
 def _as_written(recipe: Recipe) -> Any:
     """A recipe as it stands in files, so that both sides have gone through the same hands."""
-    return yaml.safe_load(config.dump(recipe))
+    return config.plain_of(config.dump(recipe), "the recipe")
 
 
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -454,7 +454,6 @@ class Trainer:
         if self._moves == self.folder.moves:
             return
         self._moves = self.folder.moves
-        self.numerics.path = self.folder.path / self.numerics.path.name
         if rank() == 0:
             self.saver.move(self.folder.checkpoints)
             self.journal.go_back(self.progress.step)
