@@ -6,10 +6,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 
+from foundation.data.pipeline import TrainingPipeline
+from foundation.data.shards import GIB
 from foundation.engine.branch import Branch
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import STUDENT, Learner, Monitor
@@ -93,6 +96,25 @@ def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
     seen = {request.view for request in built.requests if request.branch == STUDENT}
     views = [view for name, view in recipe.views.roles.items() if name in seen]
     return sum(count * len(recipe.encoder.coordinates(tuple(shape[1:]))) for count, shape in views)
+
+
+def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipeline:
+    """What makes batches of samples.
+
+    Args:
+        recipe: of the run.
+        views: built.
+        finish_in_worker: no device does the second half of the views.
+    """
+    return TrainingPipeline(
+        decode=recipe.decode.build(),
+        views=views,
+        masking=recipe.masking.build() if recipe.masking else None,
+        coordinates=recipe.encoder.coordinates,
+        finish_in_worker=finish_in_worker,
+        places=getattr(recipe.encoder, "places", None),
+        max_bytes=int(recipe.data.max_decoded_gib * GIB),
+    )
 
 
 @dataclass(frozen=True)

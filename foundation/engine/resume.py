@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from foundation import config
+from foundation.data.sources import Stream
+from foundation.engine.build import Placement, words
 from foundation.errors import UserError
 from foundation.recipe import Recipe
 
@@ -17,6 +20,54 @@ FREE = (
     "checkpoints", "guard", "probes",
 )  # fmt: skip
 """Keys that do not change what is learnt: a resumed run may differ in them."""
+
+
+def compare(
+    folder: Path,
+    numbers: Mapping[str, Any],
+    recipe: Recipe,
+    stream: Stream,
+    place: Placement,
+    accept_changes: bool,
+) -> Iterator[str]:
+    """Whether a run may go on from a checkpoint.
+
+    Args:
+        folder: of the checkpoint, for messages.
+        numbers: its JSON half.
+        recipe: of the user.
+        stream: the samples, as they are now.
+        place: where the run computes now.
+        accept_changes: go on all the same.
+
+    Yields:
+        What is worth knowing and no reason to stop.
+
+    Raises:
+        UserError: data, batch size or recipe differ; lists how.
+    """
+    changes = stream.changes(numbers["data"])
+    if numbers["batch_size"] != recipe.train.batch_size:
+        changes.append(f"train.batch_size: {numbers['batch_size']} then, {recipe.train.batch_size} now")
+    if changes and not accept_changes:
+        listed = "\n".join(f"  {line}" for line in changes)
+        raise UserError(
+            f"{folder} was trained with other data:\n{listed}\nThe order of the samples would change. "
+            "Use what it was, choose another --run, or say --accept-changes"
+        )
+    listed = "\n".join(f"  {line}" for line in changes_in_recipe(numbers["recipe"], recipe))
+    if listed and not accept_changes:
+        raise UserError(
+            f"{folder} was trained with another recipe:\n{listed}\n"
+            "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
+        )
+    if stream.uncompared(numbers["data"]):
+        yield (
+            f"warning: {folder.name} was written by an older version, which did not keep what the shards held: their "
+            "names and counts are as they were, their content could not be compared"
+        )
+    if (then := numbers.get("computed", {})) and then != (now := place.plain()):
+        yield f"the run goes on elsewhere: {words(then)} until now, {words(now)} from here on"
 
 
 def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:

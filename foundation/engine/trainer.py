@@ -7,20 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from foundation import config
 from foundation.data.loader import WaitEndedError
-from foundation.data.pipeline import TrainingPipeline
-from foundation.data.shards import GIB
 from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
+from foundation.engine.accumulate import accumulate
 from foundation.engine.agreement import check_agreement
 from foundation.engine.collapse import CollapseWatch
 from foundation.engine.data_guard import DataGuard
@@ -28,7 +23,9 @@ from foundation.engine.feed import Feed
 from foundation.engine.guard import NumericsGuard
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.journal import Journal
-from foundation.engine.resume import changes_in_recipe
+from foundation.engine.last_writes import last_writes
+from foundation.engine.probing import run_probe
+from foundation.engine.resume import compare
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.saver import Saver
 from foundation.engine.watchdog import Watchdog
@@ -41,11 +38,10 @@ from foundation.parallel.collective import (
     sums_over_ranks,
     world_size,
 )
-from foundation.parallel.replicate import replicate, without_sync
+from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
 from foundation.redact import redact
-from foundation.types import TokenMask
 
 LAST_SECONDS = 60.0
 """At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
@@ -212,7 +208,10 @@ class Trainer:
         """
         step = self.progress.step
         self.optimizer.apply_schedule(step)
-        result = self._accumulate(step)
+        result = accumulate(
+            self.feed, self.replica, self.place, step, self.recipe.train.accumulate,
+            masked=self.recipe.masking is not None, see=self.data_guard.see,
+        )  # fmt: skip
         norm = self.optimizer.grad_norm()
         self.feed.prefetch()
         loss, length = float(result.loss), float(norm)
@@ -251,38 +250,6 @@ class Trainer:
         schedules = {f"schedule/{name}": value for name, value in self.optimizer.schedule_values().items()}
         return {"loss": result.loss, **losses, **figures, "gradient/norm": norm, **schedules}, agreed
 
-    def _accumulate(self, step: int) -> _Accumulated:
-        """Forward and backward of all micro-batches of a step."""
-        total, rounds = _Accumulated(), self.recipe.train.accumulate
-        means = self._masked_means(rounds)
-        for number in range(rounds):
-            batch = next(self.feed)
-            if means:
-                batch = replace(batch, masks={view: means[view].told(mask) for view, mask in batch.masks.items()})
-            self.data_guard.see(batch)
-            total.skipped += sum(batch.skipped.values())
-            total.keys += batch.keys
-            with ExitStack() as stack:
-                if number + 1 < rounds:
-                    stack.enter_context(without_sync(self.replica))
-                with torch.autocast(self.place.device.type, self.place.autocast, self.place.autocast is not None):
-                    result = self.replica(batch, step)
-                (result.loss / rounds).backward()
-            total.loss = total.loss + result.loss.detach() / rounds
-            for name, value in result.parts.items():
-                total.parts[name] = total.parts.get(name, 0.0) + value / rounds
-            total.figures.update(result.metrics)
-        return total
-
-    def _masked_means(self, rounds: int) -> dict[str, _MaskedMean]:
-        """How much is masked in the whole step, by view; empty where one batch is the whole step."""
-        parts = rounds * world_size()
-        if self.recipe.masking is None or parts == 1:
-            return {}
-        own = self.feed.masked(rounds)
-        total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
-        return {view: _MaskedMean(total[f"{view}.rows"] / parts, total[f"{view}.tokens"] / parts) for view in own}
-
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures."""
         counts = self._skipped()
@@ -308,18 +275,9 @@ class Trainer:
     def _feed(self) -> Feed:
         recipe, data = self.recipe, self.recipe.data
         on_cpu = self.place.device.type == "cpu"
-        pipeline = TrainingPipeline(
-            decode=recipe.decode.build(),
-            views=self.views,
-            masking=recipe.masking.build() if recipe.masking else None,
-            coordinates=recipe.encoder.coordinates,
-            finish_in_worker=on_cpu,
-            places=getattr(recipe.encoder, "places", None),
-            max_bytes=int(data.max_decoded_gib * GIB),
-        )
         loader = build_loader(
             self.stream,
-            pipeline,
+            build.pipeline(recipe, self.views, on_cpu),
             batch_size=self.micro_batch,
             global_batch=recipe.train.batch_size,
             start=self.progress.position,
@@ -349,28 +307,8 @@ class Trainer:
         self.progress = state.progress_of(numbers)
         self.numerics.restore(numbers.get("guard", {}))
         self.collapse.restore(numbers.get("collapse", {}))
-        changes = self.stream.changes(numbers["data"])
-        if numbers["batch_size"] != self.recipe.train.batch_size:
-            changes.append(f"train.batch_size: {numbers['batch_size']} then, {self.recipe.train.batch_size} now")
-        listed = "\n".join(f"  {line}" for line in changes)
-        if changes and not accept_changes:
-            raise UserError(
-                f"{folder} was trained with other data:\n{listed}\nThe order of the samples would change. "
-                "Use what it was, choose another --run, or say --accept-changes"
-            )
-        listed = "\n".join(f"  {line}" for line in changes_in_recipe(numbers["recipe"], self.recipe))
-        if listed and not accept_changes:
-            raise UserError(
-                f"{folder} was trained with another recipe:\n{listed}\n"
-                "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
-            )
-        if self.stream.uncompared(numbers["data"]):
-            self.say(
-                f"warning: {name} was written by an older version, which did not keep what the shards held: their "
-                "names and counts are as they were, their content could not be compared"
-            )
-        if (then := numbers.get("computed", {})) and then != (now := self.place.plain()):
-            self.say(f"the run goes on elsewhere: {build.words(then)} until now, {build.words(now)} from here on")
+        for line in compare(folder, numbers, self.recipe, self.stream, self.place, accept_changes):
+            self.say(line)
         self.say(f"resuming from {name} (step {self.progress.step:,} of {self.clock.total_steps:,})")
         return folder
 
@@ -469,7 +407,11 @@ class Trainer:
         until, again = time.monotonic() + LAST_SECONDS, False
         with self.watchdog.longer("last checkpoint and export"):
             while True:
-                problem = on_first_rank(self._last_writes)
+                problem = on_first_rank(
+                    lambda: last_writes(
+                        self.saver, self.recipe, self.learner, self.folder, self.progress.step, self.place
+                    )
+                )
                 if problem is None:
                     return
                 go_on = on_first_rank(lambda: self.stop.name is None and time.monotonic() < until)
@@ -481,24 +423,6 @@ class Trainer:
                 time.sleep(_LOOK_AGAIN_SECONDS)
                 if on_first_rank(lambda: self.saver.newest is None or self._newest_is_old()):
                     self._save()
-
-    def _last_writes(self) -> str | None:
-        """In process 0: what could not be written, and what to do; None when everything is there."""
-        from foundation.zoo.export import export_branches
-
-        step = self.progress.step
-        try:
-            self.saver.wait()
-        except RequeueRequest as error:
-            return str(error)
-        try:
-            export_branches(self.recipe, self.learner, self.folder.export, step, self.place.plain())
-        except OSError as error:
-            return (
-                f"step {step:,} is saved, but the export cannot be written to {self.folder.export}: {error}. Make room "
-                f"and start the same command again, or write it with 'foundation export {self.folder.path}'"
-            )
-        return None
 
     def _newest_is_old(self) -> bool:
         return self.saver.newest is not None and checkpoint.step_of(self.saver.newest) != self.progress.step
@@ -520,39 +444,3 @@ class Trainer:
     def _status(self, word: str, **values: Any) -> None:
         if rank() == 0:
             self.folder.write_status(word, step=self.progress.step, **values)
-
-
-@dataclass(frozen=True)
-class _MaskedMean:
-    """Masked rows and tokens of a view, averaged over the processes and micro-batches of a step."""
-
-    rows: float
-    tokens: float
-
-    def told(self, mask: TokenMask) -> TokenMask:
-        return replace(mask, mean_rows=self.rows, mean_tokens=self.tokens)
-
-
-@dataclass
-class _Accumulated:
-    """Sums over the micro-batches of a step."""
-
-    loss: Tensor | float = 0.0
-    parts: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()
-    skipped: int = 0
-
-
-def run_probe(probe: Any, recipe: Recipe, learner: Any, place: build.Placement) -> dict[str, float]:
-    """Measure the first teacher's encoder (the student's where no teacher has one) without disturbing the run."""
-    encoder = next((t.encoder for t in learner.teachers.values() if hasattr(t, "encoder")), learner.student.encoder)
-    kept = torch.get_rng_state()
-    was_training = encoder.training
-    try:
-        return probe.build().measure(
-            encoder.eval(), modality=recipe.views.modality, evaluation=recipe.views.evaluation(), device=place.device
-        )
-    finally:
-        encoder.train(was_training)
-        torch.set_rng_state(kept)

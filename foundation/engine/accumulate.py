@@ -1,0 +1,100 @@
+"""Forward and backward of one optimiser step: its micro-batches, with means over what the whole step has masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.engine.build import Placement
+from foundation.engine.feed import Feed
+from foundation.parallel.collective import sums_over_ranks, world_size
+from foundation.parallel.replicate import without_sync
+from foundation.types import Batch, TokenMask
+
+
+@dataclass
+class Accumulated:
+    """Sums over the micro-batches of a step.
+
+    Attributes:
+        loss: mean over the micro-batches, on the device.
+        parts: the same of each objective.
+        figures: what the objectives have to show.
+        keys: of the samples.
+        skipped: bad samples that others stand in for.
+    """
+
+    loss: Tensor | float = 0.0
+    parts: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class _MaskedMean:
+    """Masked rows and tokens of a view, averaged over the processes and micro-batches of a step."""
+
+    rows: float
+    tokens: float
+
+    def told(self, mask: TokenMask) -> TokenMask:
+        return replace(mask, mean_rows=self.rows, mean_tokens=self.tokens)
+
+
+def accumulate(
+    feed: Feed,
+    replica: nn.Module,
+    place: Placement,
+    step: int,
+    rounds: int,
+    *,
+    masked: bool,
+    see: Callable[[Batch], None],
+) -> Accumulated:
+    """Gradients of one optimiser step, added to those that the parameters have.
+
+    Args:
+        feed: gives the batches.
+        replica: the learner, as this process calls it.
+        place: device and precision.
+        step: of the optimiser, from 0.
+        rounds: micro-batches.
+        masked: the recipe hides tokens.
+        see: gets each batch.
+    """
+    total = Accumulated()
+    means = _masked_means(feed, rounds) if masked else {}
+    for number in range(rounds):
+        batch = next(feed)
+        if means:
+            batch = replace(batch, masks={view: means[view].told(mask) for view, mask in batch.masks.items()})
+        see(batch)
+        total.skipped += sum(batch.skipped.values())
+        total.keys += batch.keys
+        with ExitStack() as stack:
+            if number + 1 < rounds:
+                stack.enter_context(without_sync(replica))
+            with torch.autocast(place.device.type, place.autocast, place.autocast is not None):
+                result = replica(batch, step)
+            (result.loss / rounds).backward()
+        total.loss = total.loss + result.loss.detach() / rounds
+        for name, value in result.parts.items():
+            total.parts[name] = total.parts.get(name, 0.0) + value / rounds
+        total.figures.update(result.metrics)
+    return total
+
+
+def _masked_means(feed: Feed, rounds: int) -> dict[str, _MaskedMean]:
+    """How much is masked in the whole step, by view; empty where one batch is the whole step."""
+    parts = rounds * world_size()
+    if parts == 1:
+        return {}
+    own = feed.masked(rounds)
+    total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
+    return {view: _MaskedMean(total[f"{view}.rows"] / parts, total[f"{view}.tokens"] / parts) for view in own}
