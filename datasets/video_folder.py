@@ -33,22 +33,9 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
 
 def look(data: bytes, extension: str) -> dict[str, Any]:
     """Facts of the container: codec, width, height, fps, seconds. Decodes nothing."""
-    from foundation.modalities.video.pyav import library, open_container
+    from foundation.modalities.video.pyav import facts
 
-    av = library()
     try:
-        with open_container(data) as container:
-            if not container.streams.video:
-                raise ValueError("not a video (no video track)")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            if context is None or not context.width or not context.height:
-                raise ValueError("not a video (unknown codec or no size)")
-            facts = {"codec": context.name, "width": context.width, "height": context.height}
-            if stream.average_rate:
-                facts["fps"] = round(float(stream.average_rate), 3)
-            if container.duration:
-                facts["seconds"] = round(container.duration / 1e6, 3)
-            return facts
-    except av.error.FFmpegError as error:
+        return facts(data)
+    except ValueError as error:
         raise ValueError(f"not a video ({error})") from error

@@ -21,7 +21,18 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from types import UnionType
-from typing import Annotated, Any, Protocol, TypeAlias, Union, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from foundation.errors import UserError
 
@@ -294,6 +305,8 @@ def _of_union(inner: Any, value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _is_of(hint: Any, value: Any) -> bool:
     kind = get_origin(bare(hint)) or bare(hint)
+    if kind is Literal:
+        return value in get_args(bare(hint))
     if kind in (int, float):
         return not dataclasses.is_dataclass(value)
     return not isinstance(kind, type) or isinstance(value, kind)

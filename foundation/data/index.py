@@ -142,7 +142,9 @@ def _entry(shard: _Shard, where: str) -> ShardEntry:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise schema.FormError(f"{printable(where)} is damaged: {printable(name)!r} is no file of its folder")
     if min(shard["samples"], shard["bytes"]) < 0:
-        raise schema.FormError(f"{printable(where)} is damaged: {printable(name)} has less than 0 samples or bytes")
+        raise schema.FormError(
+            f"{printable(where)} is damaged: {printable(name)} has {shard['samples']:,} samples and {shard['bytes']:,} bytes"
+        )
     return ShardEntry(name, shard["samples"], shard["bytes"], shard["sha256"])
 
 

@@ -105,7 +105,8 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         raise UserError(f"{card_path} has format {card['format']}, this version reads {CARD_FORMAT}")
     found = checkpoint.sha256(path)
     if found != card["sha256"]:
-        raise UserError(f"checksum mismatch: {path} is {found[:12]}…, its card says {card['sha256'][:12]}…")
+        said = f"its card {card_path.name} says {card['sha256'][:12]}…"
+        raise UserError(f"checksum mismatch: {path} is {found[:12]}…, {said}")
     recipe = config.load(Recipe, card["recipe"] + "\n", name=str(card_path))
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
     bare = _without_download(encoder_config)

@@ -10,7 +10,8 @@ import torch
 
 from foundation.errors import SampleError, UserError
 from foundation.probes import knn, linear, svm
-from foundation.probes.features import FeatureSet, load_features, save_features
+from foundation.probes.feature_cache import load_features, save_features
+from foundation.probes.features import FeatureSet
 from foundation.probes.frame_features import FrameSet, number_events, read_events
 from foundation.probes.labels import class_names, number_classes
 
@@ -63,8 +64,8 @@ def test_several_labels_are_left_out_and_counted_and_alone_refused():
 
 def test_a_cache_keeps_names(tmp_path):
     path = tmp_path / "x.safetensors"
-    save_features(path, features(["cat", ["a", 3], None, 7]))
-    kept = load_features(path)
+    save_features(path, features(["cat", ["a", 3], None, 7]), "key")
+    kept = load_features(path, "key")
     assert kept is not None and kept.names == ("cat", ["a", 3], None, None) and kept.labels.tolist() == [-1, -1, -1, 7]
 
 

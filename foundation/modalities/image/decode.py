@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from foundation.errors import SampleError
+from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.modalities.image.deep import RangeRule
 from foundation.modalities.image.orientation import orientation_of, orientation_of_jpeg, turned
@@ -62,6 +62,10 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self, "decode")
+        if isinstance(self.range, str) and self.range not in ("auto", "type", "data"):
+            raise UserError(f"decode.range is {self.range!r}; choose auto, type, data or two numbers")
+        if not isinstance(self.range, str) and self.range[0] == self.range[1]:
+            raise UserError(f"decode.range is {list(self.range)}; the second number must be above the first")
 
     def build(self) -> Callable[[Mapping[str, Any]], Sample]:
         """The function from a raw sample to a sample."""

@@ -79,7 +79,7 @@ def pair(number: int, **changes: bytes | None) -> dict[str, Any]:
 @pytest.fixture
 def decode() -> Any:
     text = "decoders: [{name: image, member: jpg}, {name: sensors.depth_camera}]"
-    return config.load(Paired, text).build()
+    return config.load(Paired, text, own=True).build()
 
 
 def test_all_modalities_of_a_sample_come_together(tmp_path: Path, decode: Any) -> None:

@@ -83,7 +83,7 @@ def test_mistakes(small_run, solids, tmp_path, capsys):
     source = f"{solids}/test-*.tar"
     for words, message in (
         (["--blocks", "4"], "between 1 and the encoder's depth 3"),
-        (["--limit", "0"], "--limit must be at least 1"),
+        (["--limit", "0"], "argument --limit: 0 given; it must be from 1"),
     ):
         assert main(["dense", str(small_run), str(tmp_path / "o"), "--shards", source, *words]) == 2
         assert message in capsys.readouterr().err
