@@ -142,9 +142,8 @@ def _entry(shard: _Shard, where: str) -> ShardEntry:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise schema.FormError(f"{printable(where)} is damaged: {printable(name)!r} is no file of its folder")
     if min(shard["samples"], shard["bytes"]) < 0:
-        raise schema.FormError(
-            f"{printable(where)} is damaged: {printable(name)} has {shard['samples']:,} samples and {shard['bytes']:,} bytes"
-        )
+        holds = f"{shard['samples']:,} samples and {shard['bytes']:,} bytes"
+        raise schema.FormError(f"{printable(where)} is damaged: {printable(name)} has {holds}")
     return ShardEntry(name, shard["samples"], shard["bytes"], shard["sha256"])
 
 
