@@ -21,10 +21,10 @@ from foundation.data.arrays import ArrayFacts
 from foundation.data.expand import expand
 from foundation.data.index import NAME as INDEX
 from foundation.data.index import Index, read_index
+from foundation.data.kinds import kind_of
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
-from foundation.modalities.kinds import kind_of
 from foundation.plugins import resolve
 
 SCHEMA = 1

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
 from foundation.data.boundary import decoded
+from foundation.data.kinds import kind_of
 from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, check_members, read_payload, scan
 from foundation.errors import SampleError
-from foundation.modalities.kinds import kind_of
 
 NAMED = 20
 """Problems of one reason that are named per shard; the rest is counted."""

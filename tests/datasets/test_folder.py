@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from foundation.data.build import load
+from foundation.data.kinds import extensions_of
 from foundation.data.shards import open_shards
 from foundation.errors import UserError
-from foundation.modalities.kinds import extensions_of
 from tests.datasets.conftest import prepare
 
 Read = Callable[..., dict[str, list[dict[str, Any]]]]

@@ -13,10 +13,10 @@ import pytest
 
 from foundation.cli import main
 from foundation.data.index import read_index
+from foundation.data.kinds import extensions_of
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
 from foundation.modalities.image.decode import Config, decode
-from foundation.modalities.kinds import extensions_of
 
 Inputs = Callable[[str], Path]
 Say = Callable[[str], None]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from foundation.data.sound import SoundError, kind_of_sound, mended
 from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
+from foundation.modalities.audio.errors import AudioError
 from foundation.ranges import Seconds, check
 
 if TYPE_CHECKING:
@@ -113,19 +114,6 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     members.note(sample, *heard.notes)
     members.put_label(sample, raw, config.label)
     return sample
-
-
-class AudioError(ValueError):
-    """What is wrong with one audio file.
-
-    Args:
-        reason: one of :data:`foundation.errors.REASONS`.
-        detail: for a person.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

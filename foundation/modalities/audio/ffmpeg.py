@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import Note, UserError
-from foundation.modalities.audio.decode import AudioError
+from foundation.modalities.audio.errors import AudioError
 from foundation.modalities.video.decode import looks_cut_off
 from foundation.modalities.video.pyav import library, open_container
 

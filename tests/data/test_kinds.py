@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foundation.modalities.kinds import extensions_of, kind_of
+from foundation.data.kinds import extensions_of, kind_of
 
 
 @pytest.mark.parametrize(
