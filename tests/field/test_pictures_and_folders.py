@@ -15,6 +15,7 @@ from foundation.cli import main
 from foundation.data.index import read_index
 from foundation.data.kinds import extensions_of
 from foundation.data.shards import open_shards
+from foundation.data.verify import verify
 from foundation.data.stream import iterate_samples
 from foundation.modalities.image.decode import Config, decode
 
@@ -87,6 +88,9 @@ def test_deep_pictures_keep_their_contrast(
         assert "__notes__" not in sample
     lossy = [sample.get("__notes__", ()) for sample in iterate_samples(shards, Config(range="type").build())]
     assert sorted(note.reason for notes in lossy for note in notes) == ["range", "range"]  # all but the floats to 1
+    assert not verify([str(tmp_path / "out")], decode=True, workers=1).warnings, "by the default rule nothing is lost"
+    found = verify([str(tmp_path / "out")], decoding=Config(range="type"), workers=1)
+    assert found.warnings == {"range": 2} and not found.errors
 
     # The same rule, named in a recipe, is the one that training follows.
     recipe = tiny_recipe(
