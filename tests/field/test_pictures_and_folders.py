@@ -15,8 +15,8 @@ from foundation.cli import main
 from foundation.data.index import read_index
 from foundation.data.kinds import extensions_of
 from foundation.data.shards import open_shards
-from foundation.data.verify import verify
 from foundation.data.stream import iterate_samples
+from foundation.data.verify import verify
 from foundation.modalities.image.decode import Config, decode
 
 Inputs = Callable[[str], Path]
