@@ -95,6 +95,12 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
     }
 
 
+def decoding(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the shards are read: they hold the channels that were asked for, in units of their own."""
+    channels = _names(arguments.channels) or ()
+    return {} if channels == DecodeConfig().channels else {"channels": list(channels)}
+
+
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 

@@ -27,6 +27,7 @@ REASONS = {
     "too_short": "fewer samples, frames or points than are needed",
     "range": "most of the range or precision of the numbers is lost",
     "label": "a label that is no class number",
+    "units": "numbers that hardly fit the unit that they are said to have",
 }
 """The words by which bad data is counted in the metrics, in ``foundation data verify`` and in its report."""
 

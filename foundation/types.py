@@ -162,6 +162,7 @@ class Batch:
         size: samples of this batch (places taken in the stream).
         skipped: bad samples by reason; others have taken their places.
         bad: each of them.
+        notes: what is odd about a sample that is used all the same, the first of the batch for each reason.
         pending: set while views still wait for their device half (see ``modalities/*/views.py``).
     """
 
@@ -173,6 +174,7 @@ class Batch:
     size: int
     skipped: Mapping[str, int] = field(default_factory=dict)
     bad: tuple[BadSample, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
     pending: Any = None
 
     @property

@@ -148,12 +148,14 @@ class Boundary:
     Attributes:
         skipped: bad samples by reason.
         bad: each of them.
+        notes: what the first sample with a note of each reason had to say, by reason.
     """
 
     def __init__(self, decode: Callable[..., Sample], max_bytes: int = MAX_DECODED_BYTES) -> None:
         self._decode, self._max_bytes = decode, max_bytes
         self.skipped: Counter[str] = Counter()
         self.bad: list[BadSample] = []
+        self.notes: dict[str, str] = {}
 
     def __call__(self, raw: RawOrError, number: int, draws: Draws | None = None) -> Sample | SampleError:
         """The sample, or what is wrong with it, written down.
@@ -170,6 +172,8 @@ class Boundary:
         except SampleError as error:
             self.refuse(error, number)
             return error
+        for note in sample.get("__notes__", ()):
+            self.notes.setdefault(note.reason, f"{sample['__shard__']}: {sample['__key__']}: {note.detail}")
         return sample
 
     def refuse(self, error: SampleError, number: int) -> None:

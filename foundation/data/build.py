@@ -8,7 +8,9 @@ A data set is one Python file with
   An iterable with ``len`` gets a progress bar with an end. One with ``left_out`` (a :class:`Tally`) or ``problems``
   (list of text) has reported what it could not use, one with ``notes`` (a Tally) what is worth knowing of the rest;
   one with ``bytes`` (of its files) is refused before anything is written where the disk has less room;
-- optionally ``classes(arguments) -> list[str]``: names of the labels, asked for after ``samples``.
+- optionally ``classes(arguments) -> list[str]``: names of the labels, asked for after ``samples``;
+- optionally ``decoding(arguments) -> dict``: settings of the modality's decoder with which the shards are read, where
+  the default ones do not fit; ``data verify`` and ``data statistics`` follow them.
 """
 
 from __future__ import annotations
@@ -140,7 +142,9 @@ def build(
     def about() -> dict[str, Any]:
         facts = {"dataset": dataset.name, "card": dict(dataset.card), "options": options}
         left_out = _tally(splits.values(), "left_out")
-        return facts | ({"left_out": left_out.to_json()} if left_out.total else {})
+        facts |= {"left_out": left_out.to_json()} if left_out.total else {}
+        decode = dataset.module.decoding(arguments) if hasattr(dataset.module, "decoding") else {}
+        return facts | ({"decode": dict(decode)} if decode else {})
 
     index = write_splits(
         shown,

@@ -204,12 +204,6 @@ def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[tu
         items.append(Item(path, found.name, label, split, wanted[suffix], bytes=found.bytes, suffix=suffix))
     if not items:
         raise UserError(f"--root {root}: no files that end in {', '.join(sorted(wanted))}{_but(left_out)}")
-    loose = [item.name for item in items if item.label is None]
-    if loose and len(loose) < len(items):
-        raise UserError(
-            f"{root}: {len(loose)} files lie beside the class folders (first: {loose[0]}); move them into one, "
-            "or write a manifest (--csv)"
-        )
     return tuple(items), left_out
 
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from foundation import schema
+from foundation import config, schema
 from foundation.errors import UserError
 from foundation.files import replace_json
+from foundation.plugins import resolve
 from foundation.printable import printable
 
 NAME = "index.json"
@@ -88,6 +89,28 @@ class Index:
         """Folder name in ``foundation/modalities``, as the data set's card says; empty where it says nothing."""
         card = self.about.get("card")
         return str(card.get("modality") or "") if isinstance(card, Mapping) else ""
+
+    @property
+    def decode(self) -> Mapping[str, Any]:
+        """Settings of the modality's decoder that these shards need, as their builder says; empty for the defaults."""
+        settings = self.about.get("decode")
+        return settings if isinstance(settings, Mapping) else {}
+
+
+def default_decoding(modality: str, index: Index | None = None) -> Any:
+    """A modality's decode ``Config`` as it stands, or as the builder of some shards says that they are read.
+
+    Args:
+        modality: its name.
+        index: of the shards.
+
+    Raises:
+        UserError: there is no such modality, or the index names settings that it does not have.
+    """
+    kind = resolve("foundation.modalities.{name}.decode", modality).Config
+    if index is None or not index.decode or index.modality != modality:
+        return kind()
+    return config.from_plain(kind, index.decode, name=f"{NAME} (about.decode)")
 
 
 def read_index(folder: Path) -> Index | None:

@@ -230,10 +230,12 @@ def contact_sheet(
     drawing = importlib.import_module(f"{name}.picture")
     width, height = drawing.CELL
     cells: list[tuple[Image.Image, str]] = []
+    trouble = ""
     for raw in _read(facts.readable, number) if facts.readable else ():
         try:
             image = Image.fromarray(drawing.of_raw(raw))
-        except Exception:  # as above: the sheet shows what can be shown
+        except Exception as error:  # as above: the sheet shows what can be shown
+            trouble = trouble or f" (the first: {error})"
             continue
         scale = min(width / image.width, height / image.height)
         smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
@@ -244,7 +246,7 @@ def contact_sheet(
             label = facts.classes[value]
         cells.append((image.resize(size, smooth), label))
     if not cells:
-        raise UserError("no sample of these shards has a picture that can be shown")
+        raise UserError(f"no sample of these shards has a picture that can be shown{trouble}")
     columns = max(1, min(16 * _CELL // width, int(np.ceil(np.sqrt(len(cells) * 1.5 * height / width)))))
     lines = -(-len(cells) // columns)
     text = 14

@@ -159,6 +159,7 @@ class TrainingPipeline:
             size=len(samples),
             skipped=dict(rows.boundary.skipped),
             bad=tuple(rows.boundary.bad),
+            notes=rows.boundary.notes,
             pending=None if self.finish_in_worker else ready,
         )
 
@@ -240,9 +241,13 @@ class _Rows:
 
 
 def _hopeless(first: SampleError, last: SampleError) -> DataBudgetError:
+    advice = (
+        "The recipe may be one for another modality: 'foundation data inspect' shows what the shards hold"
+        if first.reason == last.reason == "missing"
+        else "Training on what is left would mean little: 'foundation data verify --decode' lists what is wrong"
+    )
     return DataBudgetError(
-        f"{first}. {ATTEMPTS} samples drawn in its place are bad too, the last being {last}. Training on what is left "
-        "would mean little: 'foundation data verify' lists what is wrong with the shards"
+        f"{first}. {ATTEMPTS} samples drawn in its place are bad too, the last being {last}. {advice}"
         + (f"\nWhere the first was met:\n{first.trace}" if first.trace else "")
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from foundation.data.boundary import decoded
 from foundation.data.expand import expand
-from foundation.data.index import read_index
+from foundation.data.index import Index, default_decoding, read_index
 from foundation.data.moments import Collector, Facts
 from foundation.data.shards import open_shards
 from foundation.data.tally import Tally
@@ -80,9 +80,10 @@ def statistics(
     if limit is not None and limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {limit}")
     shards = open_shards([str(path) for path in expand(patterns, several_splits=True)])
-    name = modality or (views.modality if views is not None else _known(patterns)) or "image"
+    index = _index_of(patterns)
+    name = modality or (views.modality if views is not None else index.modality if index else "") or "image"
     collector = collector_of(name, views)
-    decode = (decoding or resolve("foundation.modalities.{name}.decode", name).Config()).build()
+    decode = (decoding or default_decoding(name, index)).build()
     left_out, notes, used = Tally(), Tally(), 0
     places = np.unique(np.linspace(0, shards.num_samples - 1, limit or shards.num_samples).astype(np.int64)).tolist()
     for place in progress(places, len(places)):
@@ -122,9 +123,10 @@ def collector_of(modality: str, views: Any = None) -> Collector:
     return collector
 
 
-def _known(patterns: Sequence[str]) -> str:
+def _index_of(patterns: Sequence[str]) -> Index | None:
+    """The first index beside the shards that says of which modality they are."""
     for path in expand(patterns, several_splits=True):
         index = read_index(path.parent)
         if index and index.modality:
-            return index.modality
-    return ""
+            return index
+    return None

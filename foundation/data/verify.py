@@ -20,12 +20,11 @@ from typing import Any, Literal, TypeAlias
 from foundation.data.arrays import ArrayFacts
 from foundation.data.expand import expand
 from foundation.data.index import NAME as INDEX
-from foundation.data.index import Index, read_index
+from foundation.data.index import Index, default_decoding, read_index
 from foundation.data.kinds import kind_of
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
-from foundation.plugins import resolve
 
 SCHEMA = 1
 """Of the JSON report; raised when the meaning of a field changes."""
@@ -127,7 +126,9 @@ def verify(
     number = min(len(paths), workers or len(os.sched_getaffinity(0)))
     known = {folder: modality or index.modality or "image" for folder, index in indices.items()}
     decoders = [
-        (decoding or default_decoding(known.get(path.parent, modality or "image"))) if decode else None
+        (decoding or default_decoding(known.get(path.parent, modality or "image"), indices.get(path.parent)))
+        if decode
+        else None
         for path in paths
     ]
     for check in progress(_check_all([str(path) for path in paths], decoders, number), len(paths)):
@@ -142,15 +143,6 @@ def verify(
     if not found.samples and not found.errors:
         found.add([Problem(str(paths[0].parent), "empty", f"no samples in {len(paths)} shards")])
     return found
-
-
-def default_decoding(modality: str) -> Any:
-    """A modality's decode ``Config`` as it stands.
-
-    Raises:
-        UserError: there is no such modality.
-    """
-    return resolve("foundation.modalities.{name}.decode", modality).Config()
 
 
 def write_report(found: Findings, path: Path) -> None:

@@ -52,6 +52,7 @@ class DataGuard:
         self._allowed = f"{allowed:g} ({self.limit:,} of {samples:,} samples)" if 0 < allowed < 1 else f"{self.limit}"
         self._new: dict[int, BadSample] = {}
         self._latest = ""
+        self._told: set[str] = set()
         self._unwritten: list[dict[str, object]] = []  # on a full disk: for the next time
         known: list[list[Any]] = on_first_rank(lambda: [list(pair) for pair in read(self._path).items()])
         self._known: dict[int, str] = {int(number): str(reason) for number, reason in known}
@@ -62,8 +63,12 @@ class DataGuard:
         return len(self._known)
 
     def see(self, batch: Batch) -> None:
-        """Count a batch's bad samples."""
+        """Count a batch's bad samples; say what is odd about good ones, once for each reason."""
         self.counts.update(batch.skipped)
+        for reason, text in batch.notes.items():
+            if reason not in self._told:
+                self._told.add(reason)
+                self.say(f"note: {text} ({reason}; 'foundation data verify --decode' lists all of these)")
         for one in batch.bad:
             if one.number not in self._known:
                 self._new.setdefault(one.number, one)

@@ -59,11 +59,11 @@ def test_splits_in_folders_and_flat_folder(tmp_path: Path, read: Read) -> None:
     assert len(samples) == 3 and all("cls" not in sample for sample in samples)
 
 
-def test_files_beside_class_folders_are_refused(tmp_path: Path, read: Read) -> None:
+def test_files_beside_class_folders_have_no_label(tmp_path: Path, read: Read) -> None:
     picture(tmp_path / "a" / "1.png")
     picture(tmp_path / "stray.png")
-    with pytest.raises(UserError, match=r"1 files lie beside the class folders \(first: stray\.png\)"):
-        read("folder", "--root", str(tmp_path))
+    found = {sample["__key__"]: sample.get("cls") for sample in read("folder", "--root", str(tmp_path))["train"]}
+    assert found == {"a-1": b"0", "stray": None}
 
 
 def test_manifest(tmp_path: Path, read: Read) -> None:

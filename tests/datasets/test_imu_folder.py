@@ -109,3 +109,16 @@ def test_nothing_spans_a_gap(tmp_path, read):
         for key, readings in expected.items():
             if readings is not None:
                 assert np.abs(np.load(io.BytesIO(pieces[key]["npy"])) - readings).max() < 1e-4, key
+
+
+def test_recordings_of_three_axes_are_read_as_they_were_built(tmp_path, capsys):
+    from foundation.cli import main
+
+    (tmp_path / "in").mkdir()
+    rows = "".join(f"{n / 50:.2f},0.1,0.2,{9.8 + 0.01 * n % 0.1:.3f}\n" for n in range(300))
+    (tmp_path / "in" / "phone.csv").write_text("time,acc_x,acc_y,acc_z\n" + rows)
+    words = ["data", "build", "imu_folder", str(tmp_path / "out"), "--root", str(tmp_path / "in")]
+    assert main([*words, "--channels", "acc_x,acc_y,acc_z"]) == 0
+    assert main(["data", "verify", str(tmp_path / "out"), "--decode", "--workers", "1"]) == 0
+    assert main(["data", "statistics", str(tmp_path / "out")]) == 0
+    assert "mean: [0.1" in capsys.readouterr().out

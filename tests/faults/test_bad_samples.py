@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foundation.data.index import default_decoding
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
-from foundation.data.verify import default_decoding
 from foundation.engine.data_guard import BAD_SAMPLES, DataGuard, read
 from foundation.engine.run_folder import RunFolder
 from foundation.errors import DataBudgetError, UserError

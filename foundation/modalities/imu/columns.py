@@ -76,7 +76,9 @@ def find(channels: Sequence[str], given: bool, time: str | None, names: Sequence
     if missing:
         there = ", ".join(names) if names else f"{columns} without names"
         raise ImuError(
-            "missing", f"no column {', '.join(missing)} (columns: {there}): set decode.columns (data build: --columns)"
+            "missing",
+            f"no column {', '.join(missing)} (columns: {there}): say which they are by "
+            "decode.columns (data build: --columns), or name only those that are there by decode.channels (--channels)",
         )
     places = tuple(place for place in found if place is not None)
     units = tuple(split(names[place])[1] if names else "" for place in places)

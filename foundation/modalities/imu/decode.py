@@ -7,8 +7,7 @@ columns, else by the recipe. Numbers that cannot be in the declared unit are tol
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from foundation.modalities.imu.times import (
     HIGHEST_RATE,
     LOWEST_RATE,
     UNITS,
+    Stretch,
     bridged,
     even,
     in_seconds,
@@ -40,10 +40,6 @@ EXTENSIONS = (*ARRAYS[:1], *TABLES[:2], *ARRAYS[1:], *TABLES[2:])
 
 _LEAST_SHARE = 1 / 3  # of a recording's time that its longest stretch must cover
 _RATES = ("imu_rate", "imu_rate_hz", "rate_hz")
-
-
-class UnitWarning(UserWarning):
-    """The numbers of a recording do not look like the unit they are declared in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +157,6 @@ class ImuDecoder:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._warned = False
 
     def __call__(self, raw: Mapping[str, Any]) -> Sample:
         """Decode one sample.
@@ -255,6 +250,8 @@ class ImuDecoder:
                 f"no more than {most} readings hang together: {notes[0].detail}",
             )
         gravity = bool(facts.get("imu_gravity", config.has_gravity))
+        if gravity:
+            notes += self._suspicion(long_enough, stated)
         pieces = []
         for stretch in long_enough:
             values = bridged(stretch.values, stretch.times, config.max_gap)
@@ -263,8 +260,8 @@ class ImuDecoder:
             else:
                 values, own, begin = even(values, stretch.times)
                 begin += start + origin - (0.5 / own if table.times is not None else 0.0)
-            pieces.append(Piece(self._finished(raw, values, own, gravity, stated), own, begin))
-        return Recording(tuple(pieces), tuple(notes))
+            pieces.append(Piece(self._finished(values, own, gravity), own, begin))
+        return Recording(tuple(pieces), (*table.notes, *notes))
 
     def _unit(self, kind: str, stated: str, by_name: str, by_sample: bool) -> str:
         """The unit of a channel: as the sample says, else as the column's name does, else as the recipe does."""
@@ -275,15 +272,11 @@ class ImuDecoder:
             raise ImuError("conflict", f"a column's name says {by_name}, decode.{kind} says {stated}")
         return by_name
 
-    def _finished(
-        self, raw: Mapping[str, Any], values: NDArray[np.float64], rate: float, gravity: bool, stated: Mapping[str, str]
-    ) -> NDArray[np.float32]:
+    def _finished(self, values: NDArray[np.float64], rate: float, gravity: bool) -> NDArray[np.float32]:
         """Float32 readings, tested after the cast, without gravity where that is wanted."""
         import numpy as np
 
         config = self.config
-        if gravity:
-            self._suspect(raw, values, stated)
         if gravity and config.gravity == "remove":
             from foundation.modalities.imu.signals import slow
 
@@ -322,11 +315,8 @@ class ImuDecoder:
                 return float(value)
         return None
 
-    def _suspect(self, raw: Mapping[str, Any], values: NDArray[np.floating], stated: Mapping[str, str]) -> None:
-        if self._warned:
-            return
-        text = units.suspicion(values, self.config.channels, stated["acceleration"], stated["angular_velocity"])
-        if text:
-            self._warned = True
-            shard, key = members.place_of(raw)
-            warnings.warn(f"{shard}: sample {key!r}: {text}", UnitWarning, stacklevel=3)
+    def _suspicion(self, found: Sequence[Stretch], stated: Mapping[str, str]) -> list[Note]:
+        """A note where the usual length of the acceleration, or of the angular velocity, fits another unit."""
+        longest = max(found, key=lambda stretch: len(stretch.values)).values
+        text = units.suspicion(longest, self.config.channels, stated["acceleration"], stated["angular_velocity"])
+        return [Note("units", text)] if text else []

@@ -36,13 +36,9 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    import warnings
+    from foundation.modalities.imu.decode import Config
 
-    from foundation.modalities.imu.decode import Config, UnitWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnitWarning)  # a picture has no units; each panel has a scale of its own
-        readings = Config(rate=50.0).build()(raw)["imu"]
+    readings = Config(rate=50.0).build()(raw)["imu"]
     count = readings.shape[1]
     return to_rgb(readings.T, (0.0,) * count, (1.0,) * count)
 

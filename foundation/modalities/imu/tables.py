@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foundation.data.arrays import array_facts
-from foundation.errors import UserError
+from foundation.errors import Note, UserError
 from foundation.modalities.imu.columns import Found, find
 from foundation.modalities.imu.errors import ImuError
 
@@ -56,12 +56,14 @@ class Table:
             where it says none.
         times: [T], whole numbers as they are, else float64; None: there is no column of times.
         time_unit: of them, as their type or the column's name says; empty where neither does.
+        notes: what is worth knowing of the file.
     """
 
     values: NDArray[np.float64]
     units: tuple[str, ...]
     times: NDArray[Any] | None
     time_unit: str
+    notes: tuple[Note, ...] = ()
 
 
 def read(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
@@ -130,8 +132,10 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
     body = lines[1:] if names else lines
     if not body:
         raise ImuError("empty", "a header and no rows")
-    if not text.endswith("\n") and len(_cells(body[-1], sign)) < len(first):
-        raise ImuError("truncated", f"the last row has fewer than {len(first)} columns: {body[-1][:60]!r}")
+    cut: tuple[Note, ...] = ()
+    if len(body) > 1 and not text.endswith("\n") and len(_cells(body[-1], sign)) < len(first):
+        cut = (Note("truncated", f"the last row was cut off and is left out: {body[-1][:60]!r}"),)
+        body = body[:-1]
     decimal = body if sign == "," or not any("," in line for line in body[:50]) else [x.replace(",", ".") for x in body]
     together = () if found.time is None or not _is_short(body[0], found.time, sign) else (found.time,)
     places = (*found.places, *together)
@@ -142,11 +146,11 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
     except (ValueError, IndexError):  # an empty cell, or worse: slower, and able to say where
         values = _numbers(body, places, names or [str(i) for i in range(len(first))], sign)
     if together:
-        return Table(values[:, :-1], found.units, values[:, -1], found.time_unit)
+        return Table(values[:, :-1], found.units, values[:, -1], found.time_unit, cut)
     times = None if found.time is None else _times(body, found.time, sign)
     if times is not None and times.dtype.kind == "M":
-        return Table(values, found.units, times.astype("datetime64[ns]").astype(np.int64), "ns")
-    return Table(values, found.units, times, found.time_unit)
+        return Table(values, found.units, times.astype("datetime64[ns]").astype(np.int64), "ns", cut)
+    return Table(values, found.units, times, found.time_unit, cut)
 
 
 def _text(data: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from foundation import config
 from foundation.data.shards import open_shards
 from foundation.errors import REASONS, SampleError, UserError
-from foundation.modalities.imu.decode import Config, UnitWarning
+from foundation.modalities.imu.decode import Config
 
 G = 9.80665
 NAMES = ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
@@ -170,7 +170,6 @@ BAD = [
     ({"csv": b"\n\n"}, "empty", "no rows"),
     ({"csv": table(motion(), NAMES).split(b"\n")[0]}, "empty", "a header and no rows"),
     ({"csv": table(motion()[:, :5], NAMES[:5])}, "missing", "no column gyr_z (columns: acc_x, acc_y"),
-    ({"csv": table(motion(), NAMES)[:-25]}, "truncated", "last row"),
     ({"csv": table(motion(), NAMES).replace(b"0.", b"zero.", 30)}, "decode", "not a table of numbers"),
     ({"csv": table(np.where(np.arange(6) == 4, np.inf, motion()), NAMES)}, "not_finite", "gyr_y is inf"),
     ({"csv": table(motion(2001), NAMES)}, "too_large", "2,0"),
@@ -370,6 +369,13 @@ def test_missing_rows_of_arrays_are_left_out_like_those_of_tables():
         decode(npy=npy(huge), json=HZ50)
 
 
+def test_a_table_that_ends_within_its_last_row_loses_that_row():
+    whole = table(motion(), NAMES)
+    sample = decode(Config(rate=50.0), csv=whole[:-25])
+    assert len(sample["imu"]) == len(decode(Config(rate=50.0), csv=whole)["imu"]) - 1
+    assert [note.reason for note in sample["__notes__"]] == ["truncated"]
+
+
 @pytest.mark.parametrize(
     "settings, factor, text",
     [
@@ -379,23 +385,18 @@ def test_missing_rows_of_arrays_are_left_out_like_those_of_tables():
         ({}, 0.02, "has_gravity: false"),
     ],
 )
-def test_units_that_cannot_be_right_are_told_once(settings, factor, text):
+def test_units_that_cannot_be_right_are_told(settings, factor, text):
     values = motion() * ([factor] * 3 + [1.0] * 3)
-    decoder = Config(rate=50.0, **settings).build()
-    raw = {"__key__": "k", "__shard__": "s.tar", "npy": npy(values)}
-    with pytest.warns(UnitWarning, match=text) as told:
-        decoder(raw)
-    assert len(told) == 1 and "s.tar" in str(told[0].message)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        decoder(raw)  # said once
-        Config(rate=50.0, has_gravity=False, **settings).build()(raw)  # nothing to compare with
+    (note,) = decode(Config(rate=50.0, **settings), npy=npy(values))["__notes__"]
+    assert note.reason == "units" and re.search(text, note.detail)
+    without = Config(rate=50.0, has_gravity=False, **settings)
+    assert "__notes__" not in decode(without, npy=npy(values)), "nothing to compare with"
 
 
 def test_angular_velocity_in_degrees_is_noticed():
     values = motion() * ([1.0] * 3 + [200.0] * 3)
-    with pytest.warns(UnitWarning, match="declared in 'rad/s'.*is it in 'deg/s'"):
-        decode(Config(rate=50.0), npy=npy(values))
+    (note,) = decode(Config(rate=50.0), npy=npy(values))["__notes__"]
+    assert re.search("declared in 'rad/s'.*is it in 'deg/s'", note.detail)
 
 
 def test_phones_at_the_waist_feel_gravity(shared_data):
