@@ -313,6 +313,7 @@ PHYPHOX = [
             ",",
         ),
         (["t", *(f"acc_{a} (mg)" for a in "xyz"), *(f"gyr_{a} (dps)" for a in "xyz")], (1000 / G, 180 / np.pi), ";"),
+        (["Time", *(f"Accel-{a} (g)" for a in "XYZ"), *(f"Gyro-{a} (d/s)" for a in "XYZ")], (1 / G, 180 / np.pi), ","),
     ],
 )
 @pytest.mark.parametrize("quoted", [False, True])
