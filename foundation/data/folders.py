@@ -19,6 +19,7 @@ import copy
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from foundation.plugins import resolve
 from foundation.ranges import Seed, ShareBelowOne, argument
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_LIKE_SPLITS = frozenset((*_SPLITS, "training", "testing", "dev", "eval", "evaluation"))
 
 
 def add_arguments(parser: argparse.ArgumentParser, extensions: Iterable[str], kind: str) -> None:
@@ -112,7 +114,25 @@ def samples(
     tally = copy.deepcopy(left_out)
     for split in result.values():
         split.decode, split.describe, split.left_out = decode, describe, tally
+    if arguments.csv is None:
+        next(iter(result.values())).notes = _unseen_splits(items)
     return result
+
+
+def _unseen_splits(items: Iterable[Item]) -> Tally:
+    """Folders that are called like a split and count as classes or parts of one: test files may be in training."""
+    files: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        parts = item.name.split("/")[:-1]
+        first = int(bool(parts) and parts[0].lower() in _SPLITS)
+        for depth, part in enumerate(parts[first:], start=first + 1):
+            if part.lower() in _LIKE_SPLITS:
+                files["/".join(parts[:depth]), item.split] += 1
+    notes = Tally()
+    for (folder, split), number in sorted(files.items()):
+        text = f"its {number:,} files are in the split {split!r}; splits are folders right below --root that are called"
+        notes.add("in a folder called like a split", f"{folder}/", f"{text} {', '.join(_SPLITS)}", number)
+    return notes
 
 
 def shuffled(

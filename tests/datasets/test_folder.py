@@ -315,3 +315,24 @@ def test_a_manifest_names_a_file_twice_or_by_no_name_at_all(tmp_path: Path, comm
     assert done.returncode == 0, done.stderr
     for words in ("2 duplicate", "line 3 repeats line 2", "1 missing"):
         assert words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("mine/train/cat", "mine/test/cat"), ("mine/test/: its 1 files are in the split 'train'", "mine/train/")),
+        (("training/cat", "testing/cat"), ("testing/: its 1 files are in the split 'train'", "training/")),
+        (("cat/train", "cat/Test"), ("cat/Test/: its 1 files are in the split 'train'",)),
+        (("train/cat", "Test/cat"), ()),
+    ],
+)
+def test_a_folder_that_is_called_like_a_split_and_is_none_is_said(
+    tmp_path: Path, command: Callable[..., Any], folders: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    for number, folder in enumerate(folders):
+        picture(tmp_path / "in" / folder / f"{number}.png")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 0, done.stderr
+    for words in said:
+        assert words in " ".join(done.stderr.split()), done.stderr
+    assert said or "called like a split" not in done.stderr
