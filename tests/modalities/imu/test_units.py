@@ -19,5 +19,5 @@ def test_a_huge_number_is_refused_without_a_warning_of_numpy():
     stream = io.BytesIO()
     np.save(stream, values)
     raw = {"__key__": "k", "__shard__": "s", "__id__": 0, "npy": stream.getvalue(), "json": b'{"imu_rate": 50}'}
-    with pytest.raises(SampleError, match="reading 50 of acc_x is 1e.300"):
+    with pytest.raises(SampleError, match=r"reading 50 of acc_x is 1e.300"):
         decoded(Config().build(), raw)
