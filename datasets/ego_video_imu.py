@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foundation.data import folders
+from foundation.data.items import accepted, decoder_of
 from foundation.data.tally import Tally
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import gpmf, write
@@ -121,13 +122,19 @@ class _Clips:
     def left_out(self) -> Tally:
         return self.split.left_out
 
+    @property
+    def notes(self) -> Tally:
+        return self.split.notes
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        decode = decoder_of("imu")  # the frames were decoded to be cut
         for sample in self.split:
             facts = json.loads(sample["json"])
             name = next(key for key in sample if key not in ("__key__", "cls", "json"))
             try:
                 readings, begin, source = self._readings(facts["path"], sample[name])
-                yield from self._clips(sample, name, facts, readings, begin, source)
+                clips = self._clips(sample, name, facts, readings, begin, source)
+                yield from accepted(decode, clips, facts["path"], self.left_out)
             except (SampleError, ImuError) as error:
                 detail = error.detail if isinstance(error, SampleError) else str(error)
                 self.left_out.add(error.reason, facts["path"], detail)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundation.data import folders
+from foundation.data.items import accepted
 from foundation.data.tally import Tally
 from foundation.errors import SampleError, UserError
 from foundation.modalities.imu import write
@@ -113,13 +114,17 @@ class _Pieces:
     decoder: ImuDecoder
     window: float | None
     stride: float | None
-    notes: Tally = field(default_factory=Tally)
 
     @property
     def left_out(self) -> Tally:
         return self.split.left_out
 
+    @property
+    def notes(self) -> Tally:
+        return self.split.notes
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        decode = DecodeConfig(channels=self.decoder.config.channels).build()
         for sample in self.split:
             facts = json.loads(sample["json"])
             raw = {"__shard__": "", **{name: data for name, data in sample.items() if name != "json"}}
@@ -130,7 +135,7 @@ class _Pieces:
                 continue
             for note in recording.notes:
                 self.notes.add(note.reason, facts["path"], note.detail)
-            yield from self._cut(sample, facts, recording)
+            yield from accepted(decode, self._cut(sample, facts, recording), facts["path"], self.left_out)
 
     def _cut(
         self, sample: Mapping[str, Any], facts: Mapping[str, Any], recording: Recording

@@ -32,6 +32,7 @@ LARGEST = 1e15
 MAX_DECODED_BYTES = 2 << 30
 """Decoded samples that lie in one process's memory together, unless a recipe says otherwise."""
 
+_PANIC = "PanicException"  # what extensions written in Rust raise; it is no Exception
 _TEXT = 300  # characters of an exception's text
 
 T = TypeVar("T")
@@ -63,12 +64,14 @@ def decoded(
             raise SampleError(str(raw["__shard__"]), str(raw["__key__"]), "too_large", said)
     except (FoundationError, ImportError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         raise unforeseen(str(raw.get("__shard__", "")), str(raw.get("__key__", "")), error) from error
     return sample
 
 
-def unforeseen(shard: str, key: str, error: Exception) -> SampleError:
+def unforeseen(shard: str, key: str, error: BaseException) -> SampleError:
     """A sample that made something raise what nobody had foreseen; where it did, goes along for whoever mends it."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(error).split()))[:_TEXT]
     where = "".join(traceback.format_exception(error)[-12:])

@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 
 from foundation import counter
 from foundation.data.items import Describe, Item, Look, Split, decoder_of, keys_of
+from foundation.data.manifest import read_manifest
 from foundation.data.tally import Tally, shown
 from foundation.data.walk import irregular, walk
 from foundation.errors import UserError
@@ -33,6 +34,7 @@ from foundation.plugins import resolve
 from foundation.ranges import Seed, ShareBelowOne, argument
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_LIKE_SPLITS = frozenset((*_SPLITS, "training", "testing", "dev", "eval", "evaluation"))
 
 
 def add_arguments(parser: argparse.ArgumentParser, extensions: Iterable[str], kind: str) -> None:
@@ -112,7 +114,25 @@ def samples(
     tally = copy.deepcopy(left_out)
     for split in result.values():
         split.decode, split.describe, split.left_out = decode, describe, tally
+    if arguments.csv is None:
+        next(iter(result.values())).notes = _unseen_splits(items)
     return result
+
+
+def _unseen_splits(items: Iterable[Item]) -> Tally:
+    """Folders that are called like a split and count as classes or parts of one: test files may be in training."""
+    files: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        parts = item.name.split("/")[:-1]
+        first = int(bool(parts) and parts[0].lower() in _SPLITS)
+        for depth, part in enumerate(parts[first:], start=first + 1):
+            if part.lower() in _LIKE_SPLITS:
+                files["/".join(parts[:depth]), item.split] += 1
+    notes = Tally()
+    for (folder, split), number in sorted(files.items()):
+        text = f"its {number:,} files are in the split {split!r}; splits are folders right below --root that are called"
+        notes.add("in a folder called like a split", f"{folder}/", f"{text} {', '.join(_SPLITS)}", number)
+    return notes
 
 
 def shuffled(
@@ -223,25 +243,13 @@ def _suffix(name: str, wanted: Iterable[str]) -> str | None:
 
 
 def _scan_manifest(manifest: Path, root: Path, wanted: Mapping[str, str], left_out: Tally) -> tuple[Item, ...]:
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "path" not in columns:
-                raise UserError(f"{manifest}: no column 'path' (columns: {', '.join(columns) or 'none'})")
-            rows = list(reader)
-    except OSError as error:
-        raise UserError(f"--csv {manifest}: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"--csv {manifest}: {error}") from error
+    rows = read_manifest(manifest)
     items: list[Item] = []
     lines: dict[tuple[str, str], int] = {}
-    for line, row in enumerate(rows, start=2):
-        name = row["path"]
-        if not name:
-            raise UserError(f"{manifest}, line {line}: empty path")
-        split = (row.get("split") or "").strip() or "train"
-        earlier = lines.setdefault((split, os.path.normpath(name)), line)
+    for row in rows:
+        name, line = row.path, row.line
+        split = row.split.lower() if row.split.lower() in _SPLITS else row.split or "train"
+        earlier = lines.setdefault((split, os.path.abspath(root / name)), line)
         if earlier != line:
             left_out.add("duplicate", name, f"line {line} repeats line {earlier}")
             continue
@@ -251,16 +259,15 @@ def _scan_manifest(manifest: Path, root: Path, wanted: Mapping[str, str], left_o
             continue
         try:
             facts = os.stat(root / name)
-        except OSError as error:
-            left_out.add("missing", name, error.strerror or str(error))
+        except (OSError, ValueError) as error:  # a zero byte is no part of a path
+            left_out.add("missing", name, getattr(error, "strerror", None) or str(error))
             continue
         if not stat.S_ISREG(facts.st_mode):
             kind = "a folder" if stat.S_ISDIR(facts.st_mode) else irregular(facts.st_mode)
             left_out.add("not a regular file", name, kind)
             continue
-        label = (row.get("label") or "").strip() or None
         path = root / name
-        items.append(Item(path, name, label, split, wanted[suffix], bytes=facts.st_size, suffix=suffix))
+        items.append(Item(path, name, row.label or None, split, wanted[suffix], bytes=facts.st_size, suffix=suffix))
     if not items:
         raise UserError(f"{manifest}: {'no row can be used' if rows else 'no rows'}{_but(left_out)}")
     return tuple(items)

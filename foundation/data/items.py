@@ -131,6 +131,26 @@ def tried(decode: Callable[[dict[str, Any]], Any], sample: Mapping[str, Any]) ->
     return decoded(decode, {"__shard__": "", "__id__": 0, **sample})
 
 
+def accepted(
+    decode: Callable[[dict[str, Any]], Any], samples: Iterable[dict[str, Any]], name: str, left_out: Tally
+) -> Iterator[dict[str, Any]]:
+    """Samples that a data set has made of a file, without those that training would refuse.
+
+    Args:
+        decode: what training reads them with.
+        samples: about to be written.
+        name: of the file.
+        left_out: counts the others.
+    """
+    for sample in samples:
+        try:
+            tried(decode, sample)
+        except SampleError as error:
+            left_out.add(error.reason, name, f"{sample['__key__']}: {error.detail}")
+        else:
+            yield sample
+
+
 def decoder_of(modality: str) -> Callable[[dict[str, Any]], Any]:
     """What training reads the files of a modality with, unless a recipe says otherwise."""
     decode: Callable[[dict[str, Any]], Any] = resolve("foundation.modalities.{name}.decode", modality).Config().build()

@@ -139,7 +139,7 @@ def verify(
     found.members = dict(sorted(_members(found.shards).items()))
     whose = modality or next((index.modality for index in indices.values() if index.modality), "")
     found.add(_lacking(found.shards, members, whose))
-    found.add(_unlike_fellows(found.shards))
+    found.add(_unlike_fellows(found.shards, decode))
     if not found.samples and not found.errors:
         found.add([Problem(str(paths[0].parent), "empty", f"no samples in {len(paths)} shards")])
     return found
@@ -253,8 +253,11 @@ def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str], modality: str)
                     yield Problem(check.shard, "missing", text, key, severity=severity)
 
 
-def _unlike_fellows(checks: Sequence[ShardCheck]) -> Iterator[Problem]:
-    """Arrays whose number type, axes or rate differ from those of most others with their extension."""
+def _unlike_fellows(checks: Sequence[ShardCheck], decoded: bool) -> Iterator[Problem]:
+    """Arrays whose number type, axes or rate differ from those of most others with their extension.
+
+    Another type or rate of an array that a modality has decoded is a warning: training casts and resamples it likewise.
+    """
     by_name: dict[tuple[str, str], Counter[ArrayFacts]] = {}
     for check in checks:
         for (extension, facts), group in check.arrays.items():
@@ -264,8 +267,12 @@ def _unlike_fellows(checks: Sequence[ShardCheck]) -> Iterator[Problem]:
         for (extension, facts), group in check.arrays.items():
             odd = usual[extension, facts.name](facts)
             if odd:
+                severity: Literal["error", "warning"] = (
+                    "warning" if decoded and not odd.startswith("shape") else "error"
+                )
                 for key in group.keys:
-                    yield Problem(check.shard, "shape", f"member .{extension}: {odd}", key, f"{key}.{extension}")
+                    text = f"member .{extension}: {odd}"
+                    yield Problem(check.shard, "shape", text, key, f"{key}.{extension}", severity)
 
 
 def _usual(counts: Counter[ArrayFacts]) -> Callable[[ArrayFacts], str]:

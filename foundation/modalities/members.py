@@ -111,7 +111,7 @@ def label_of(raw: Mapping[str, Any], field: str = "label") -> tuple[Label | None
         where nothing does.
     """
     if "cls" in raw:
-        return as_label(raw["cls"].decode("utf-8", "backslashreplace"))
+        return as_label(raw["cls"].decode("utf-8-sig", "backslashreplace"))
     if "json" not in raw:
         return None, ""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foundation.data.kinds import extensions_of, kind_of
+from foundation.modalities.members import label_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,7 @@ def test_no_extension_of_a_modality_is_listed_twice() -> None:
         known = extensions_of(modality)
         assert known and len(set(known)) == len(known) and all(e == e.lower().lstrip(".") for e in known)
     assert extensions_of("paired") == ()
+
+
+def test_a_label_that_an_editor_has_marked_as_unicode_is_a_number() -> None:
+    assert label_of({"cls": "\ufeff3\r\n".encode()}) == (3, "")

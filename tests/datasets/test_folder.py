@@ -272,3 +272,67 @@ def test_a_picture_that_its_rule_would_flatten_is_said_while_building(
     Image.fromarray(heights).save(tmp_path / "in" / "one.tif")
     done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
     assert "worth knowing of files that were taken: 1 files\n  1 range\n    one.tif: 2 of " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Path;Label;Split\nx/1.png;tree;Train\nx/2.png;bush;TEST\n",
+        "path\tlabel\tsplit\nx/1.png\ttree\ttrain\nx/2.png\tbush\ttest\n",
+        "\ufeffpath, label, split\r\n\r\nx/1.png, tree, train\r\nx/2.png, bush, test\r\n",
+        "path,label,split\rx/1.png,tree,train\rx/2.png,bush,test\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_manifests_as_spreadsheets_write_them(tmp_path: Path, read: Read, text: str, encoding: str) -> None:
+    for name in ("x/1.png", "x/2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "list.csv").write_bytes(text.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding))
+    splits = read("folder", "--csv", str(tmp_path / "list.csv"))
+    found = {split: [json.loads(row["json"])["class"] for row in rows] for split, rows in splits.items()}
+    assert found == {"train": ["tree"], "test": ["bush"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\nx/1.png,tree, big\n", "line 2: 3 cells for 2 columns: put quotes"),
+        ("path,path\nx/1.png,x/2.png\n", "two columns are called 'path'"),
+        ("path,label\n\n,tree\n", "line 3: empty path"),
+    ],
+)
+def test_a_manifest_that_would_lose_something_is_refused(tmp_path: Path, read: Read, text: str, message: str) -> None:
+    picture(tmp_path / "x/1.png")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read("folder", "--csv", str(tmp_path / "list.csv"))
+
+
+def test_a_manifest_names_a_file_twice_or_by_no_name_at_all(tmp_path: Path, command: Callable[..., Any]) -> None:
+    picture(tmp_path / "x/1.png")
+    (tmp_path / "list.csv").write_text(f"path\nx/1.png\n{tmp_path}/x/1.png\nx/../x/1.png\nx/\0.png\n")
+    done = command("data", "build", "folder", tmp_path / "out", "--csv", tmp_path / "list.csv")
+    assert done.returncode == 0, done.stderr
+    for words in ("2 duplicate", "line 3 repeats line 2", "1 missing"):
+        assert words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("mine/train/cat", "mine/test/cat"), ("mine/test/: its 1 files are in the split 'train'", "mine/train/")),
+        (("training/cat", "testing/cat"), ("testing/: its 1 files are in the split 'train'", "training/")),
+        (("cat/train", "cat/Test"), ("cat/Test/: its 1 files are in the split 'train'",)),
+        (("train/cat", "Test/cat"), ()),
+    ],
+)
+def test_a_folder_that_is_called_like_a_split_and_is_none_is_said(
+    tmp_path: Path, command: Callable[..., Any], folders: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    for number, folder in enumerate(folders):
+        picture(tmp_path / "in" / folder / f"{number}.png")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
+    assert done.returncode == 0, done.stderr
+    for words in said:
+        assert words in " ".join(done.stderr.split()), done.stderr
+    assert said or "called like a split" not in done.stderr

@@ -122,3 +122,19 @@ def test_recordings_of_three_axes_are_read_as_they_were_built(tmp_path, capsys):
     assert main(["data", "verify", str(tmp_path / "out"), "--decode", "--workers", "1"]) == 0
     assert main(["data", "statistics", str(tmp_path / "out")]) == 0
     assert "mean: [0.1" in capsys.readouterr().out
+
+
+def test_what_training_would_refuse_is_left_out_and_said(tmp_path, command):
+    good = np.tile([0.1, 0.2, 9.8, 0.0, 0.0, 0.0], (200, 1))
+    big = good.copy()
+    big[100, 1] = 1e20  # a float32 holds it, and nothing can be calculated with it
+    (tmp_path / "in").mkdir()
+    for name, values in (("good", good), ("big", big)):
+        rows = "".join(f"{row / 50}," + ",".join(map(repr, map(float, v))) + "\n" for row, v in enumerate(values))
+        (tmp_path / "in" / f"{name}.csv").write_text("t,ax,ay,az,gx,gy,gz\n" + rows)
+    done = command("data", "build", "imu-folder", tmp_path / "out", "--root", tmp_path / "in", "--window", "1")
+    assert done.returncode == 0 and "1 not_finite" in done.stderr and "big-w0002" in done.stderr, done.stderr
+    done = command("data", "verify", tmp_path / "out", "--decode")
+    assert done.returncode == 0 and "7 samples" in done.stdout, done.stdout
+    done = command("data", "build", "imu-folder", tmp_path / "short", "--root", tmp_path / "in", "--window", "0.1")
+    assert done.returncode == 2 and "too_short" in done.stderr and not (tmp_path / "short").exists(), done.stderr

@@ -135,3 +135,12 @@ def test_what_build_wrote_of_several_formats_verify_accepts(tmp_path, field_inpu
             (tmp_path / "in" / copy / f"{copy}{Path(name).suffix}").write_bytes(data)
     _, raws = built(tmp_path, "video_folder", tmp_path / "in")
     assert len(raws) == 3
+
+
+def test_clouds_of_several_number_types_are_built_and_accepted(tmp_path):
+    points = np.random.default_rng(0).random((3, 300, 3)) * 1000
+    (tmp_path / "in").mkdir()
+    for name, kind in (("a", "f4"), ("b", "f4"), ("c", "f4"), ("d", "f8"), ("e", "i8"), ("f", "f2")):
+        np.save(tmp_path / "in" / name, points[ord(name) % 3].astype(kind))
+    built(tmp_path, "point_folder", tmp_path / "in")
+    assert json.loads((tmp_path / "verify.json").read_text())["warnings"] == {"shape": 3}

@@ -72,7 +72,8 @@ def suspicion(values: NDArray[np.floating], channels: tuple[str, ...], unit: str
 
     acceleration = [i for i, name in enumerate(channels) if kind_of(name) == "acceleration"]
     if len(acceleration) >= 3:
-        norm = float(np.median(np.linalg.norm(values[:, acceleration[:3]], axis=1))) / GRAVITY
+        with np.errstate(over="ignore"):  # a number that is refused later
+            norm = float(np.median(np.linalg.norm(values[:, acceleration[:3]], axis=1))) / GRAVITY
         if not _PLAUSIBLE[0] <= norm <= _PLAUSIBLE[1]:
             stated = factor(unit, "acceleration", "unit")
             fits = [u for u, f in ACCELERATION.items() if _PLAUSIBLE[0] <= norm * f / stated <= _PLAUSIBLE[1]]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import Note, UserError
+from foundation.errors import Note
 from foundation.modalities.points.precision import Table, shares, strengths
 
 COLUMNS = 64
@@ -304,38 +304,10 @@ def read_text(data: bytes, limits: Limits) -> Table:
 
 
 def read_las(data: bytes, limits: Limits) -> Table:
-    """LAS or LAZ: x, y, z in the file's unit, then the intensity and, where there are any, red, green and blue, 0 to
-    1."""
-    if data[:4] != b"LASF":
-        raise PointError("decode", "no LAS file: it does not begin with 'LASF'")
-    try:
-        import laspy
-    except ImportError as error:
-        raise UserError("LAS and LAZ files need laspy: pip install 'foundation-pretrain[points]'") from error
-    try:
-        with laspy.open(io.BytesIO(data)) as file:
-            count = int(file.header.point_count)
-            bounded(count, limits)
-            if not file.header.are_points_compressed:
-                least = file.header.offset_to_point_data + count * file.header.point_format.size
-                if least > len(data):
-                    raise PointError("truncated", f"{len(data)} bytes, but {count} points take {least}")
-            cloud = file.read()
-    except PointError:
-        raise
-    except Exception as error:  # laspy and its decompressors raise many types on damaged files
-        raise PointError("decode", f"damaged LAS file: {error}") from None
-    if len(cloud.points) != count:
-        raise PointError("truncated", f"{len(cloud.points)} points, but {count} are announced")
-    xyz = np.stack([np.asarray(cloud.x), np.asarray(cloud.y), np.asarray(cloud.z)], 1, dtype=np.float64)
-    intensity, notes = strengths(np.asarray(cloud.intensity), np.dtype(np.uint16))
-    columns = [xyz, intensity[:, None]]
-    if set(COLOURS) <= set(cloud.point_format.dimension_names):
-        whole = np.stack([np.asarray(cloud[name]) for name in COLOURS], axis=1)
-        colours, more = shares(whole, np.dtype(np.uint16), "colours")
-        columns.append(colours)
-        notes += more
-    return Table(np.concatenate(columns, axis=1), np.dtype(np.int32), notes)
+    """Points of a LAS or LAZ file, see :mod:`foundation.modalities.points.las`."""
+    from foundation.modalities.points.las import read
+
+    return read(data, limits)
 
 
 READERS: Mapping[str, Callable[[bytes, Limits], Table]] = MappingProxyType(
