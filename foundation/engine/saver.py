@@ -96,15 +96,25 @@ class Saver:
 
     def recover(self) -> Path | None:
         """Remove and name what a killed process left; return the newest valid checkpoint, naming those passed over."""
-        for name in checkpoint.clean(self.root):
+        removed: list[str] = []
+        self._records.keep(
+            "cannot remove what is left over in", self.root, lambda: removed.extend(checkpoint.clean(self.root))
+        )
+        for name in removed:
             self.say(f"removed {name}: left over from a process that was killed while it wrote or removed a checkpoint")
+        self._tell()
         folder, skipped = checkpoint.newest(self.root)
         for path, reason in skipped:
             self._damaged[path.name] = reason
             self.say(f"checkpoint {path.name} is not used: {reason}")
+        self.newest, self._lost = folder, folder is None
         if folder is not None:
-            self.newest, self.seconds = folder, float(checkpoint.manifest_of(folder)["seconds"])
+            self.seconds = float(checkpoint.manifest_of(folder)["seconds"])
         return folder
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of a step is the newest that is known to be whole."""
+        return self.newest == self.root / checkpoint.name_of(step)
 
     def prepare(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Allocate the staging buffers now, so that the first save is as quick as the later ones."""
@@ -135,7 +145,7 @@ class Saver:
         """
         self._join()
         self._unsaved, self._lost = None, False
-        if self.newest != self.root / checkpoint.name_of(step):
+        if not self.has(step):
             begun, numbers = time.perf_counter(), dict(numbers)
             if self.config.asynchronous and not wait:
                 staged = self._staging.take(tensors)
