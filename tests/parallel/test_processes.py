@@ -96,10 +96,9 @@ def test_a_signal_that_comes_while_processes_are_started_reaches_all(monkeypatch
     start = subprocess.Popen
 
     def start_and_ask(*words, **options):
-        child = start(*words, **options)
         if options["env"]["RANK"] == "0":
-            os.kill(os.getpid(), signal.SIGTERM)  # this one is not in the launcher's list yet, the other not started
-        return child
+            os.kill(os.getpid(), signal.SIGTERM)  # none is in the launcher's list yet
+        return start(*words, **options)
 
     monkeypatch.setattr(subprocess, "Popen", start_and_ask)
     begun = time.monotonic()
