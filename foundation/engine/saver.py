@@ -295,7 +295,7 @@ class Saver:
             if not kept[step] and folder != self.newest:
                 checkpoint.remove(folder)
         there = checkpoint.steps(self.root)
-        self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good)}
+        self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good, default=0)}
         for folder in there if len(good) > 1 else ():
             if folder.name in self._damaged and checkpoint.step_of(folder) < max(good):
                 self._messages.put(f"removed damaged checkpoint {folder.name}: {self._damaged.pop(folder.name)}")
