@@ -51,8 +51,8 @@ def load(
     if isinstance(source, Path) or (source.endswith((".yaml", ".yml")) and "\n" not in source):
         name = str(source)
         try:
-            text = schema.read_bytes(Path(source), MOST_BYTES).decode("utf-8")
-        except (FileNotFoundError, UnicodeDecodeError) as error:
+            text = read_text(Path(source))
+        except FileNotFoundError as error:
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
@@ -68,6 +68,19 @@ def load(
     return typing.cast(T, value)
 
 
+def read_text(path: Path) -> str:
+    """The text of a recipe.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is too long or no UTF-8.
+    """
+    try:
+        return schema.read_bytes(path, MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {printable(path)}: {error}") from None
+
+
 def read_plain(path: Path) -> dict[str, Any]:
     """A YAML file as plain values, whatever it says: to look at a recipe without building it, so nothing is imported.
 
@@ -75,11 +88,7 @@ def read_plain(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read, or is no mapping in plain YAML.
     """
-    try:
-        text = schema.read_bytes(path, MOST_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{printable(path)} cannot be read: {error}") from None
-    return plain_of(text, printable(path))
+    return plain_of(read_text(path), printable(path))
 
 
 def plain_of(text: str, name: str) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) 
             )
         folder.clear()
     elif folder.recipe.is_file() and not accept_changes:
-        changes = changes_in_recipe(folder.recipe.read_text(), recipe)
+        changes = changes_in_recipe(folder.recipe, recipe)
         if changes:
             listed = "\n".join(f"  {line}" for line in changes)
             raise UserError(

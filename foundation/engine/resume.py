@@ -70,17 +70,18 @@ def compare(
         yield f"the run goes on elsewhere: {words(then)} until now, {words(now)} from here on"
 
 
-def changes_in_recipe(before: str, recipe: Recipe) -> list[str]:
+def changes_in_recipe(before: str | Path, recipe: Recipe) -> list[str]:
     """What differs between a recipe that was written down and one that is to go on, one line for each key.
 
     The names of parts are compared first, as text: a recipe that names others than the user's own is never loaded.
 
     Args:
-        before: resolved, as YAML.
+        before: resolved, as YAML, or the file that has it.
         recipe: of the user.
     """
     after = _as_written(recipe)
     try:
+        before = config.read_text(before) if isinstance(before, Path) else before
         written = config.plain_of(before, "the recipe of the run before")
     except UserError as error:
         return [str(error)]

@@ -226,14 +226,14 @@ class RunFolder:
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
-        if checkpoint.free_bytes(self.path) < needed:
-            raise self._refused("no room for a checkpoint", needed)
+        if checkpoint.free_bytes(self.checkpoints) < needed:  # which may be a link to another disk
+            raise self._refused("no room for a checkpoint", needed, self.checkpoints)
 
-    def _refused(self, reason: object, needed: int) -> UserError:
+    def _refused(self, reason: object, needed: int, place: Path | None = None) -> UserError:
+        free = checkpoint.free_bytes(self.path if place is None else place)
         return UserError(
-            f"cannot write to the run folder {self.path}: {reason} (needs {needed:,} bytes, "
-            f"{checkpoint.free_bytes(self.path):,} free). Nothing has been learnt yet: make room or see to its rights, "
-            "or choose another --run"
+            f"cannot write to the run folder {place or self.path}: {reason} (needs {needed:,} bytes, {free:,} free). "
+            "Nothing has been learnt yet: make room or see to its rights, or choose another --run"
         )
 
     def clear(self) -> None:

@@ -96,15 +96,25 @@ class Saver:
 
     def recover(self) -> Path | None:
         """Remove and name what a killed process left; return the newest valid checkpoint, naming those passed over."""
-        for name in checkpoint.clean(self.root):
+        removed: list[str] = []
+        self._records.keep(
+            "cannot remove what is left over in", self.root, lambda: removed.extend(checkpoint.clean(self.root))
+        )
+        for name in removed:
             self.say(f"removed {name}: left over from a process that was killed while it wrote or removed a checkpoint")
+        self._tell()
         folder, skipped = checkpoint.newest(self.root)
         for path, reason in skipped:
             self._damaged[path.name] = reason
             self.say(f"checkpoint {path.name} is not used: {reason}")
+        self.newest, self._lost = folder, folder is None
         if folder is not None:
-            self.newest, self.seconds = folder, float(checkpoint.manifest_of(folder)["seconds"])
+            self.seconds = float(checkpoint.manifest_of(folder)["seconds"])
         return folder
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of a step is the newest that is known to be whole."""
+        return self.newest == self.root / checkpoint.name_of(step)
 
     def prepare(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Allocate the staging buffers now, so that the first save is as quick as the later ones."""
@@ -135,7 +145,7 @@ class Saver:
         """
         self._join()
         self._unsaved, self._lost = None, False
-        if self.newest != self.root / checkpoint.name_of(step):
+        if not self.has(step):
             begun, numbers = time.perf_counter(), dict(numbers)
             if self.config.asynchronous and not wait:
                 staged = self._staging.take(tensors)
@@ -285,7 +295,7 @@ class Saver:
             if not kept[step] and folder != self.newest:
                 checkpoint.remove(folder)
         there = checkpoint.steps(self.root)
-        self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good)}
+        self._figures = {s: f for s, f in self._figures.items() if kept.get(s) or s > max(good, default=0)}
         for folder in there if len(good) > 1 else ():
             if folder.name in self._damaged and checkpoint.step_of(folder) < max(good):
                 self._messages.put(f"removed damaged checkpoint {folder.name}: {self._damaged.pop(folder.name)}")

@@ -160,11 +160,11 @@ class Trainer:
         return sum(t.numel() * t.element_size() for group in groups for t in group.values())
 
     def _say_if_full(self) -> None:
-        needed, free = self.checkpoint_bytes, checkpoint.free_bytes(self.folder.path)
+        needed, free = self.checkpoint_bytes, checkpoint.free_bytes(self.folder.checkpoints)
         if free < needed:
             self.say(
-                f"warning: a checkpoint needs {needed:,} bytes and {free:,} are free for {self.folder.path}: training "
-                "goes on, but nothing of it is saved before there is room. Make room now, or stop it and go on later"
+                f"warning: a checkpoint needs {needed:,} bytes and {free:,} are free for {self.folder.checkpoints}: "
+                "training goes on, but nothing is saved before there is room. Make room now, or stop it and go on later"
             )
 
     def _train(self) -> None:
@@ -230,8 +230,9 @@ class Trainer:
             self._spend()
         parts = {name: float(value) for name, value in result.parts.items()}
         verdict = self.numerics.judge(
-            step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0, self.last_checkpoint
-        )
+            step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0,
+            self.saver.newest or self.last_checkpoint,
+        )  # fmt: skip
         figures = result.figures
         if verdict == "go":
             self.optimizer.clip(norm)
@@ -242,8 +243,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.position += self.recipe.train.batch_size
-        if verdict == "rewind":
-            self._rewind()
+        if verdict == "rewind" and self._rewind():
             return None, agreed
         self.collapse.look(step, figures)
         losses = {f"loss/{name}": value for name, value in result.parts.items()}
@@ -324,17 +324,22 @@ class Trainer:
         )
         return numbers
 
-    def _rewind(self) -> None:
-        """Go back to the last checkpoint and go on behind the batch that was refused."""
+    def _rewind(self) -> bool:
+        """Go back to the last checkpoint and go on behind the batch that was refused; False where none is left."""
         position = self.progress.position
         with self.watchdog.longer("going back"):
             on_first_rank(self.saver.settle)  # where the last save failed, an older checkpoint serves
             self._follow()
-            self.progress = state.progress_of(self._load(self.folder.checkpoints / str(on_first_rank(self._recover))))
+            name = on_first_rank(self._recover)
+            if name is None:
+                self.say(f"no whole checkpoint is left in {self.folder.checkpoints}: the batch is left out")
+                return False
+            self.progress = state.progress_of(self._load(self.folder.checkpoints / name))
         self.progress.position = position
         self.feed.close()
         self.feed = self._feed()
         self.journal.go_back(self.progress.step)
+        return True
 
     def _save(self, wait: bool = False) -> None:
         """Hand the state to the saver; all processes call this at the same step.
@@ -421,11 +426,8 @@ class Trainer:
                     self.say(f"{problem}. Trying again for {LAST_SECONDS:.0f} seconds")
                 again = True
                 time.sleep(_LOOK_AGAIN_SECONDS)
-                if on_first_rank(lambda: self.saver.newest is None or self._newest_is_old()):
+                if on_first_rank(lambda: not self.saver.has(self.progress.step)):
                     self._save()
-
-    def _newest_is_old(self) -> bool:
-        return self.saver.newest is not None and checkpoint.step_of(self.saver.newest) != self.progress.step
 
     def _skipped(self) -> Counter[str]:
         """Bad samples of all processes by reason."""

@@ -77,6 +77,8 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
             children.append(
                 subprocess.Popen(list(command), env=common | {"RANK": str(place), "LOCAL_RANK": str(place)})
             )
+            if stopping:  # asked before this one was in the list
+                _signal_all(children, stopping[-1])
         return _wait(children, say)
     finally:
         _end(children, 1.0)

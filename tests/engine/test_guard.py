@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,31 @@ def test_skip_and_rewind_finish_the_run(train, metrics, faulty, tmp_path, happen
     assert all(torch.isfinite(p).all() for p in trainer.learner.parameters())
     told = next(text for text in said if "not finite" in text)
     happened(told.partition(": not finite; ")[2].partition(" (")[0] + "; the run ended well")
+
+
+@pytest.mark.fault(36, "a bad batch with guard.when_not_finite: rewind, after all checkpoints have been removed")
+def test_a_rewind_without_any_checkpoint_left_leaves_the_batch_out(
+    train, metrics, faulty, tmp_path, happened, monkeypatch
+):
+    from foundation.engine import checkpoint
+    from foundation.engine.watchdog import Watchdog
+
+    run, said, beat = tmp_path / "run", [], Watchdog.beat
+
+    def beat_and_remove(dog, step, **figures):
+        beat(dog, step, **figures)
+        if step == 4:
+            shutil.rmtree(run / "checkpoints")
+
+    monkeypatch.setattr(Watchdog, "beat", beat_and_remove)
+    settings = ("guard.when_not_finite=rewind", "checkpoints.every=3 steps", "checkpoints.asynchronous=false")
+    trainer = train(faulty("nan", *settings), run, said)
+    assert trainer.progress.step == 8 and trainer.progress.position == 64
+    assert f"no whole checkpoint is left in {run / 'checkpoints'}: the batch is left out" in said
+    assert [line["step"] for line in metrics(run)][-3:] == [6, 7, 8]
+    assert checkpoint.newest(run / "checkpoints")[0].name == "step-00000008"
+    assert (run / "checkpoints" / "step-00000006").is_dir(), "saved as soon as that is noticed"
+    happened("said; the batch is left out, and the state is saved at the next step")
 
 
 @pytest.mark.fault(36, "a learning rate and a weight decay that destroy the weights (1e4 each)")

@@ -84,6 +84,19 @@ def test_a_resume_compares_the_recipe_inside_the_checkpoint(pretrain, tmp_path, 
     happened("refused with the keys that differ; settings that do not change what is learnt may")
 
 
+@pytest.mark.fault(15, "recipe.yaml of the run is damaged: no UTF-8")
+def test_a_recipe_of_the_run_that_is_no_text_is_told_in_one_line(pretrain, tmp_path, happened):
+    run = tmp_path / "run"
+    assert pretrain("train.stop_after=1 steps")[0] == 0
+    (run / "recipe.yaml").write_bytes(b"\xff\xfe\x00name")
+    for recipe in (tmp_path / "tiny.yaml", run):
+        code, out, err = pretrain("train.stop_after=2 steps", recipe=recipe)
+        assert code == 2 and f"cannot read {run / 'recipe.yaml'}" in err and "step 2" not in out, err
+    code, out, err = pretrain("train.stop_after=2 steps", "--accept-changes")
+    assert code == 0 and "resuming from step-00000001" in out, err
+    happened("refused, exit 2, with the file; --accept-changes goes on and writes it anew")
+
+
 def folder_of_shards(folder: Path, first: int, index: bool) -> str:
     from foundation.data.shards import write_shards
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -323,6 +324,25 @@ def test_a_failure_in_the_background_is_seen_at_the_next_step(saver, small_disk,
         assert failure is not None or not over, "it had failed before this step, which was not told"
     assert isinstance(failure, RequeueRequest) and "there is no older one" in str(failure)
     happened("the first step after the failure is told, by the policy `stop` with exit 75")
+
+
+def test_checkpoints_that_are_removed_while_one_is_written_end_nothing(saver, tmp_path, monkeypatch):
+    write = checkpoint.write
+
+    def write_and_lose(root, *rest):
+        folder = write(root, *rest)
+        shutil.rmtree(root)
+        return folder
+
+    own = saver(root=tmp_path / "checkpoints", keep_best="probe/knn_top1")
+    own.note(10, {"probe/knn_top1": 0.5})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", write_and_lose)
+        own.save(10, state(10), {})
+        own.settle()
+    assert own.failure() is None
+    own.save(20, state(20), {}, wait=True)
+    assert names(own.root) == [20]
 
 
 def test_a_bug_in_the_background_is_not_swallowed(saver, tmp_path, monkeypatch):

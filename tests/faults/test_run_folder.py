@@ -287,6 +287,36 @@ def test_a_full_disk_is_refused_before_the_first_step(tiny_recipe_file, foundati
     happened("refused before step 0, exit 2, with the folder, bytes needed and free")
 
 
+@pytest.mark.fault(8, "checkpoints is a link to a disk with room; the disk of the run folder has none for a checkpoint")
+def test_room_is_looked_for_where_the_checkpoints_lie(tiny_recipe_file, foundation, tmp_path, small_disk, happened):
+    run, roomy = small_disk.folder / "run", tmp_path / "roomy"
+    run.mkdir()
+    for name in ("checkpoints", "export"):
+        (roomy / name).mkdir(parents=True)
+        (run / name).symlink_to(roomy / name)
+    result = foundation("pretrain", tiny_recipe_file, "train.length=2 steps", "--run", run)
+    assert result.returncode == 0, result.stderr
+    assert (roomy / "checkpoints" / "step-00000002").is_dir() and (run / "checkpoints").is_symlink()
+    happened("trains, and saves on the other disk")
+
+
+@pytest.mark.fault(8, "a killed save left a folder on a disk of checkpoints that is read-only by now")
+def test_what_cannot_be_removed_keeps_no_run_from_going_on(tiny_recipe, train, disk, capfd, happened):
+    run, said = disk.folder / "run", []
+    train(tiny_recipe("train.stop_after=4 steps"), run)
+    (run / "checkpoints" / "step-00000005.tmp-0").mkdir()
+    subprocess.run(["mount", "--bind", run / "checkpoints", run / "checkpoints"], check=True)
+    try:
+        if subprocess.run(["mount", "-o", "remount,bind,ro", run / "checkpoints"], capture_output=True).returncode:
+            pytest.skip("mounting a read-only folder is not allowed here")
+        train(tiny_recipe("train.stop_after=4 steps"), run, said)
+    finally:
+        subprocess.run(["umount", "-l", run / "checkpoints"], check=True)
+    assert any("cannot remove what is left over in" in line and "Read-only" in line for line in said), said
+    assert any(line.startswith("resuming from step-00000004") for line in said)
+    happened("said; the run goes on from its newest whole checkpoint")
+
+
 @pytest.mark.fault(10, "standard output on a full disk (/dev/full)")
 def test_a_log_on_a_full_disk_ends_nothing(tiny_recipe_file, tmp_path, happened):
     with open("/dev/full", "w") as full:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,3 +89,19 @@ def test_a_killed_process_is_named():
     exit_code, (line,) = started(code)
     assert exit_code == 75
     assert line.startswith("process 1 of 2 was killed by SIGKILL")
+
+
+@pytest.mark.fault(30, "TERM to the launcher while it starts the processes of a run")
+def test_a_signal_that_comes_while_processes_are_started_reaches_all(monkeypatch, happened):
+    start = subprocess.Popen
+
+    def start_and_ask(*words, **options):
+        if options["env"]["RANK"] == "0":
+            os.kill(os.getpid(), signal.SIGTERM)  # none is in the launcher's list yet
+        return start(*words, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_ask)
+    begun = time.monotonic()
+    code, said = started("import time; time.sleep(120)")
+    assert code == 75 and time.monotonic() - begun < 60, said
+    happened("all of them get it, also those that were being started; exit code 75")
