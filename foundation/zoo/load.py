@@ -45,10 +45,10 @@ class LoadedEncoder:
     recipe: Recipe | None = None
 
     def untrained(self, seed: int = 0) -> nn.Module:
-        """The same encoder with fresh weights, in evaluation mode."""
+        """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
-        fresh = self.config.build().eval().requires_grad_(False)
+        fresh = _without_download(self.config).build().eval().requires_grad_(False)
         torch.set_rng_state(generator_state)
         return fresh
 
@@ -177,9 +177,9 @@ def _without_download(encoder_config: Any) -> Any:
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """The encoder with these weights, which have been found to fit."""
-    check_finite(weights, source)
     encoder: nn.Module = encoder_config.build()
     encoder.load_state_dict(dict(weights))
+    check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)
 
 

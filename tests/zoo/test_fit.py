@@ -57,6 +57,7 @@ def test_a_card_that_claims_a_giant_takes_no_memory(export, encoder, said):
         (lambda t: t.to(torch.int32), "is of I32, the encoder needs F32"),
         (lambda t: torch.full_like(t, float("nan")), "are NaN or infinite"),
         (lambda t: torch.where(t == t.max(), torch.inf, t), "1 of the .* numbers of 'cls_token' are NaN or infinite"),
+        (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "32 of the 32 numbers of 'cls_token' are NaN or infinite"),
         (lambda t: t[..., :-1].contiguous(), r"has the shape \[1, 1, 31\], the encoder needs \[1, 1, 32\]"),
     ],
 )  # fmt: skip
@@ -107,3 +108,15 @@ def test_an_export_fetches_no_weights_but_its_own(tiny_recipe, tmp_path, monkeyp
     path = write_export(tmp_path / "student.safetensors", encoder.state_dict(), recipe, "student", 1)
     loaded = load_encoder(path).encoder.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in encoder.state_dict().items())
+    untrained = load_encoder(path).untrained(seed=5).state_dict()
+    assert not all(torch.equal(untrained[key], tensor) for key, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("model", ["resnet18.a/b", "resnet18.hf_hub:a/b", "resnet18.nonsense", "hf_hub:a/b"])
+def test_a_name_that_only_begins_like_one_of_timm_is_refused_in_one_line(export, model):
+    pytest.importorskip("timm")
+    card_path = export.with_suffix(".json")
+    card = json.loads(card_path.read_text())
+    card_path.write_text(json.dumps(card | {"encoder": {"name": "timm", "model": model, "pretrained": True}}))
+    with pytest.raises(UserError, match="timm has no model"):
+        load_encoder(export)
