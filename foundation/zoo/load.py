@@ -14,6 +14,7 @@ from torch import nn
 from foundation import config, schema
 from foundation.engine import checkpoint
 from foundation.errors import UserError
+from foundation.modalities.lattice import check_evaluation
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
@@ -134,6 +135,8 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     weights = encoder_tensors(tensors[group], prefix)
     if not weights:
         raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
+    evaluation = recipe.views.evaluation()
+    check_evaluation(evaluation, f"{folder}/{checkpoint.STATE}")
     source = f"{folder}/{group}.safetensors"
     bare = _without_download(recipe.encoder)
     check_fits(bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source)
@@ -141,7 +144,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=recipe.views.modality,
-        evaluation=recipe.views.evaluation(),
+        evaluation=evaluation,
         description=f"{recipe.name} {branch} at step {numbers['step']:,} ({folder})",
         sha256=checkpoint.sha256(folder / f"{group}.safetensors"),
         folder=run,
@@ -189,4 +192,6 @@ def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     known = {item.name for item in dataclasses.fields(kind)}
-    return config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
+    evaluation = config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
+    check_evaluation(evaluation, source)
+    return evaluation
