@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation.voice import to_stderr, to_stdout
+
 if TYPE_CHECKING:
     from foundation.engine.retention import Figures, Policy
 
@@ -70,7 +72,7 @@ def _list(arguments: argparse.Namespace) -> int:
     try:
         policy, figures = retention.read(root)
     except schema.FormError as error:
-        print(f"warning: {error}: what it kept is not known", file=sys.stderr)
+        to_stderr(f"warning: {error}: what it kept is not known")
         policy, figures = retention.Policy(), {}
     problems = {folder: checkpoint.problem(folder, hashes=False) for folder in checkpoint.steps(root)}
     reasons = policy.reasons([checkpoint.step_of(f) for f, problem in problems.items() if problem is None], figures)
@@ -90,7 +92,7 @@ def _list(arguments: argparse.Namespace) -> int:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for path in sorted(root.glob(f"step-*{checkpoint.TEMPORARY}*")):
-        print(
+        to_stdout(
             f"{printable(path.name)}: being written, or left over from a process that was killed "
             "(the next start removes it)"
         )
@@ -105,7 +107,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     damaged = 0
     for folder in [arguments.run] if one else checkpoint.steps(_root(arguments.run)):
         reason = checkpoint.problem(folder)
-        print(f"{printable(folder)}: {'good' if reason is None else reason}", flush=True)
+        to_stdout(f"{printable(folder)}: {'good' if reason is None else reason}")
         damaged += reason is not None
     if damaged:
         print(f"{damaged} damaged: a run resumes from the newest good one", file=sys.stderr)
@@ -137,7 +139,7 @@ def _prune(arguments: argparse.Namespace) -> int:
             checkpoint.remove(folder)
         leftovers = checkpoint.clean(root)
     for name in leftovers:
-        print(f"{name}: left over from a process that was killed")
+        to_stdout(f"{name}: left over from a process that was killed")
     print(f"removed {len(going) + len(leftovers)}")
     return 0
 
@@ -180,15 +182,15 @@ def _doomed(root: Path, policy: Policy, figures: Figures) -> list[Path]:
     for folder in checkpoint.steps(root):
         step = checkpoint.step_of(folder)
         if reasons.get(step):
-            print(f"{folder.name}: stays: {'; '.join(reasons[step])}")
+            to_stdout(f"{folder.name}: stays: {'; '.join(reasons[step])}")
         elif step in reasons:
-            print(f"{folder.name}: not needed")
+            to_stdout(f"{folder.name}: not needed")
             doomed.append(folder)
         elif newest is not None and step < checkpoint.step_of(newest):
-            print(f"{folder.name}: damaged: {problems[folder]}")
+            to_stdout(f"{folder.name}: damaged: {problems[folder]}")
             doomed.append(folder)
         else:
-            print(f"{folder.name}: stays, although damaged: {problems[folder]}: no good one is newer")
+            to_stdout(f"{folder.name}: stays, although damaged: {problems[folder]}: no good one is newer")
     return doomed
 
 

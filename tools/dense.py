@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from foundation.voice import to_stdout
+
 DESCRIPTION = (
     "Write the features of every point of some samples, for segmentation, parts or matching: shards whose samples hold "
     "points.npy [P, 3], features.npy [P, D] (float16) and, where known, cls."
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bad:
         print(f"{len(bad)} unreadable samples were left out, the first: {printable(bad[0])}", file=sys.stderr)
     count = sum(entry.samples for entry in entries)
-    print(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
+    to_stdout(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
     return 0
 
 

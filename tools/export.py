@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from foundation.voice import to_stdout
+
 DESCRIPTION = "Write the student's and the teacher's encoder of a run as safetensors, each with a card (JSON)."
 
 
@@ -28,12 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         newest, skipped = checkpoint.newest(folder / "checkpoints")
         for path, reason in skipped:
-            print(f"{path.name} is not used: {reason}")
+            to_stdout(f"{path.name} is not used: {reason}")
         if newest is None:
             raise UserError(f"no usable checkpoint in {folder}: give a run folder or a checkpoint folder")
         source, out = newest, arguments.out or folder / "export"
     for path in export_checkpoint(source, out):
-        print(f"wrote {path} and {path.with_suffix('.json').name}")
+        to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
     return 0
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from foundation.voice import to_stderr, to_stdout
+
 DESCRIPTION = (
     "Score a frozen encoder by linear classifiers of its frames: which events are there in every moment. Samples need "
     "'events' with label, onset and offset in their json, as 'foundation data build speech-digits --strings 4' writes."
@@ -88,10 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             for name, part in (("train", train), ("test", test)):
                 command.report_skipped(part, name)  # type: ignore[arg-type]
                 if part.unseen:
-                    print(
-                        f"{name}: {part.unseen} events lie outside the views and count as missed: see --seconds",
-                        file=sys.stderr,
-                    )
+                    to_stderr(f"{name}: {part.unseen} events lie outside the views and count as missed: see --seconds")
             data = {
                 "train": command.describe_data(job.train, train),  # type: ignore[arg-type]
                 "test": command.describe_data(job.test, test),  # type: ignore[arg-type]
@@ -105,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     path = command.save(job, "frames", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from foundation.voice import to_stderr, to_stdout
+
 DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classification (cosine, temperature 0.07)."
 
 
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             command.report_skipped(bank, "train")
             command.report_skipped(queries, "test")
             if note:
-                print(note, file=sys.stderr)
+                to_stderr(note)
             data = {"train": command.describe_data(job.train, bank)}
             data["test"] = "leave one out" if alone else command.describe_data(job.test, queries)
             names, classes, best_k = bank.classes, len(bank.classes), best.k
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     path = command.save(job, "knn", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

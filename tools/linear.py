@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from foundation.voice import to_stderr, to_stdout
+
 DESCRIPTION = (
     "Score a frozen encoder by a grid of linear classifiers: learning rates x last 1 or 4 blocks x with or without the "
     "mean patch token, all trained at once. The head to report is chosen on training samples kept back."
@@ -95,9 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             edges = {"smallest": min(own.learning_rates), "largest": max(own.learning_rates)}
             for edge, rate in edges.items():
                 if result.chosen.learning_rate == rate and len(own.learning_rates) > 1:
-                    print(
-                        f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates", file=sys.stderr
-                    )
+                    to_stderr(f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates")
         table.add_row(candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval))
     from foundation.probes.features import plain
 
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.all:
         console.print(grid)
     console.print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from foundation.voice import to_stdout
+
 DESCRIPTION = "List the shipped recipes, show one, or copy one to make it your own."
 EXAMPLES = """\
 examples:
@@ -66,7 +68,7 @@ def _copy(file: Path, to: Path) -> int:
         raise UserError(f"{target} exists already; choose another name or remove it first") from None
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
-    print(f"{target}  (train it: foundation pretrain {target})")
+    to_stdout(f"{target}  (train it: foundation pretrain {target})")
     return 0
 
 

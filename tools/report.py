@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from foundation.voice import to_stdout
+
 DESCRIPTION = (
     "Write one self-contained HTML page about a run: probes, curves, attention, feature maps, nearest neighbours, "
     "confusions, recipe. Works on unfinished runs."
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     page = write_report(
         arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=arguments.device
     )
-    print(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    to_stdout(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if arguments.open:
         import webbrowser
 

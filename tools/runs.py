@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation.voice import to_stderr, to_stdout
+
 if TYPE_CHECKING:
     from foundation.engine.runs import RunSummary
 
@@ -70,7 +72,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps([item.plain() for item in found], indent=1))
         return 0
     if not found:
-        print(f"no runs below {arguments.folder}")
+        to_stdout(f"no runs below {arguments.folder}")
         return 0
     _print_table(found, arguments.folder)
     for item in found:
@@ -82,7 +84,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _warn(text: str) -> None:
     from foundation.printable import printable
 
-    print(f"warning: {printable(text)}", file=sys.stderr)
+    to_stderr(f"warning: {printable(text)}")
 
 
 def _print_table(found: list[RunSummary], root: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from foundation.voice import to_stdout
+
 DESCRIPTION = (
     "Score a frozen encoder by a linear support vector machine on its features (the ModelNet40 protocol of point cloud "
     "encoders). With several costs, the one to report is chosen on training samples kept back."
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     path = command.save(job, "svm", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 
