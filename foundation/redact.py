@@ -12,10 +12,11 @@ _HARMLESS = frozenset(
 """Names of query parameters that say which file is meant, and whose values are no secrets. All others are masked: no
 list of the names of secrets is ever complete."""
 _ADDRESS = re.compile(
-    r"(?P<quote>['\"])?(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://)"
+    r"(?P<quote>['\"])?(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}:/{1,2})"
     r"(?P<rest>(?(quote)(?:(?!(?P=quote))[^\s<>])+|[^\s<>\"]+))"
 )
-"""In quotes an address ends with them; one without may hold any sign but the double quote."""
+"""In quotes an address ends with them; one without may hold any sign but the double quote. As a path it has lost one
+slash."""
 _PATH = re.compile(r"(\burl:? {0,4}['\"]?/[^\s'\"?]{0,500}\?)([^\s'\"]+)")  # as libraries quote the end of an address
 _PLAIN = re.compile(r"[\w.~/-]{0,128}")
 _PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[\d{}.,]*)?")  # a host with its port, braces to expand included
@@ -34,7 +35,7 @@ _OF_COMMANDS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 """Where the commands that fetch (curl, wget, and those of the stores) take secrets: any header, options and variables
 whose names speak of one, users and cookies."""
-_GLOBS = frozenset(("s3://", "s3a://", "gs://", "gcs://", "file://"))
+_GLOBS = frozenset(("s3", "s3a", "gs", "gcs", "file"))
 """Kinds of address in which ``?`` stands for any sign, as in a path."""
 
 
@@ -43,7 +44,7 @@ def redact(text: str) -> str:
 
     What is masked once stays as it is, so that texts can be compared redacted.
     """
-    if "://" in text:
+    if ":/" in text:
         text = _ADDRESS.sub(_address, text)
     text = _PATH.sub(lambda found: found[1] + _query(found[2]), text)
     text = _HEADER.sub(rf"\1\2{MASK}", text)
@@ -67,7 +68,7 @@ def _address(found: re.Match[str]) -> str:
         authority = f"{MASK if _tells(user, found['scheme']) else user}@{authority}"
     rest = authority + slash + path
     place, question, query = rest.partition("?")
-    if question and found["scheme"].lower() not in _GLOBS:
+    if question and _kind(found["scheme"]) not in _GLOBS:
         query = _query(query)
     return (found["quote"] or "") + found["scheme"] + place + question + query + after
 
@@ -83,7 +84,11 @@ def _split_user(rest: str) -> tuple[str, str]:
 
 
 def _tells(user: str, scheme: str) -> bool:
-    return ":" in user or scheme.lower() in ("http://", "https://")
+    return ":" in user or _kind(scheme) in ("http", "https")
+
+
+def _kind(scheme: str) -> str:
+    return scheme.rstrip(":/").lower()
 
 
 def _query(query: str) -> str:

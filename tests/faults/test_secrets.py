@@ -72,6 +72,8 @@ def web(tiny_shards: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         ("https://me:hush/hush@h/a.tar and https://h:8080/a@b", "https://***@h/a.tar and https://h:8080/a@b"),
         ("s3://key:hush?hush#hush@bucket/a.tar", "s3://***@bucket/a.tar"),
         ("Max retries exceeded with url: /a.tar?sig=hush (no)", "Max retries exceeded with url: /a.tar?sig=*** (no)"),
+        ("no run https:/h/a.tar?sig=hush, nor https:/me:hush@h/", "no run https:/h/a.tar?sig=***, nor https:/***@h/"),
+        ("C:/data/a?b=1 and file:/data/a-?.tar", "C:/data/a?b=1 and file:/data/a-?.tar"),
         ("> Authorization: Bearer hush", "> Authorization: ***"),
         ("cannot read 'https://h/a?sig=hush': no, [https://h/b?sig=hush].", "cannot read 'https://h/a?sig=***': no, [https://h/b?sig=***]."),
         ("data/train-*.tar", "data/train-*.tar"),
