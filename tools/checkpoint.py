@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundation.voice import to_stderr, to_stdout
-
 if TYPE_CHECKING:
     from foundation.engine.retention import Figures, Policy
 
@@ -67,6 +65,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from foundation import schema
     from foundation.engine import checkpoint, retention
     from foundation.printable import cell, moment, printable
+    from foundation.voice import to_stderr, to_stdout
 
     root = _root(arguments.run)
     try:
@@ -102,6 +101,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint
     from foundation.printable import printable
+    from foundation.voice import to_stdout
 
     one = (arguments.run / checkpoint.MANIFEST).exists()
     damaged = 0
@@ -119,6 +119,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint, retention
     from foundation.engine.run_folder import RunFolder
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     root = _root(arguments.run)
     try:
@@ -166,6 +167,7 @@ def _doomed(root: Path, policy: Policy, figures: Figures) -> list[Path]:
     Damaged ones go only when a good one is newer.
     """
     from foundation.engine import checkpoint
+    from foundation.voice import to_stdout
 
     newest, skipped = checkpoint.newest(root)
     problems = dict(skipped)

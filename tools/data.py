@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.voice import to_stderr, to_stdout
-
 if TYPE_CHECKING:
     from foundation.data.inspect import Facts
     from foundation.data.verify import Findings
@@ -146,6 +144,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from foundation.data.build import build
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.voice import to_stderr, to_stdout
 
     if arguments.list:
         return _list()
@@ -199,6 +198,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import contact_sheet, inspect
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.voice import to_stderr, to_stdout
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
@@ -279,6 +279,7 @@ def _statistics(arguments: argparse.Namespace) -> int:
 
     from foundation.data.statistics import statistics
     from foundation.printable import printable
+    from foundation.voice import to_stdout
 
     recipe = _recipe(arguments.recipe) if arguments.recipe else None
     found = statistics(
@@ -331,6 +332,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from foundation.data.verify import verify, write_report
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         raise UserError(f"{arguments.json} exists: add --overwrite to replace it, or give another name after --json")

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from foundation.voice import to_stdout
-
 DESCRIPTION = (
     "Write the features of every point of some samples, for segmentation, parts or matching: shards whose samples hold "
     "points.npy [P, 3], features.npy [P, D] (float16) and, where known, cls."
@@ -48,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.printable import printable
     from foundation.probes.dense import dense_features
     from foundation.probes.road import evaluation_config
+    from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 
     for name in ("batch_size", "limit", "blocks"):

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from foundation.voice import to_stdout
-
 DESCRIPTION = "Write the student's and the teacher's encoder of a run as safetensors, each with a card (JSON)."
 
 
@@ -22,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
     from foundation.zoo.export import export_checkpoint
 
     folder: Path = arguments.run

@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from foundation.voice import to_stderr, to_stdout
-
 DESCRIPTION = (
     "Score a frozen encoder by linear classifiers of its frames: which events are there in every moment. Samples need "
     "'events' with label, onset and offset in their json, as 'foundation data build speech-digits --strings 4' writes."
@@ -42,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.probes import command, frame_features, frames
     from foundation.probes.features import depth_of, plain
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)

@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from foundation.voice import to_stderr, to_stdout
-
 DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classification (cosine, temperature 0.07)."
 
 
@@ -34,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.errors import UserError
     from foundation.probes import command, knn
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     if arguments.temperature <= 0:

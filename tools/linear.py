@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-from foundation.voice import to_stderr, to_stdout
-
 DESCRIPTION = (
     "Score a frozen encoder by a grid of linear classifiers: learning rates x last 1 or 4 blocks x with or without the "
     "mean patch token, all trained at once. The head to report is chosen on training samples kept back."
@@ -54,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.probes import command, linear
     from foundation.probes.features import depth_of
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)

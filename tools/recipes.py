@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from foundation.voice import to_stdout
-
 DESCRIPTION = "List the shipped recipes, show one, or copy one to make it your own."
 EXAMPLES = """\
 examples:
@@ -57,6 +55,7 @@ def _first_line(file: Path) -> str:
 
 def _copy(file: Path, to: Path) -> int:
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     target = to / file.name if to.is_dir() else to
     if target.suffix not in (".yaml", ".yml"):

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from foundation.voice import to_stdout
-
 DESCRIPTION = (
     "Write one self-contained HTML page about a run: probes, curves, attention, feature maps, nearest neighbours, "
     "confusions, recipe. Works on unfinished runs."
@@ -38,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.report.build import write_report
+    from foundation.voice import to_stdout
 
     if arguments.samples < 0:
         raise UserError(f"--samples must be 0 or more, got {arguments.samples}")

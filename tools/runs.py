@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.voice import to_stderr, to_stdout
-
 if TYPE_CHECKING:
     from foundation.engine.runs import RunSummary
 
@@ -61,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
     from foundation.errors import FoundationError
+    from foundation.voice import to_stdout
 
     found = []
     for folder in runs.find(arguments.folder):
@@ -83,6 +82,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _warn(text: str) -> None:
     from foundation.printable import printable
+    from foundation.voice import to_stderr
 
     to_stderr(f"warning: {printable(text)}")
 

@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from foundation.voice import to_stdout
-
 DESCRIPTION = (
     "Score a frozen encoder by a linear support vector machine on its features (the ModelNet40 protocol of point cloud "
     "encoders). With several costs, the one to report is chosen on training samples kept back."
@@ -33,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.probes import command, svm
     from foundation.probes.features import plain
+    from foundation.voice import to_stdout
 
     begun = time.time()
     settings = svm.Settings(
