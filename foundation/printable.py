@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 
 
@@ -29,6 +30,11 @@ def cell(text: object) -> str:
     from rich.markup import escape
 
     return escape(printable(text))
+
+
+def escape(text: str) -> str:
+    """Printable text for a page: no sign of it is read as HTML, and all can be written as UTF-8."""
+    return html.escape(printable(text, lines=True))
 
 
 def moment(seconds: float) -> str:

@@ -26,6 +26,15 @@ def to_stderr(text: str) -> None:
         return
 
 
+def to_stdout(text: str) -> None:
+    """Print lines of a command on standard output.
+
+    Raises:
+        OSError: they cannot be written; :mod:`foundation.cli` makes a message of it.
+    """
+    print(_shown(text), flush=True)
+
+
 class Voice:
     """Prints the lines of a run; where they cannot be written, says so once on standard error and goes on.
 

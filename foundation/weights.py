@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,44 @@ def _few_parameters(tensors: int, source: str) -> Iterator[None]:
     handle = register_module_parameter_registration_hook(count)
     try:
         yield
+    finally:
+        handle.remove()
+
+
+def memory_of_machine() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def fitting_memory() -> Iterator[None]:
+    """Networks that are built here fit this machine: what is too large is refused before it is filled.
+
+    Raises:
+        UserError: they have more parameters than this machine has memory.
+    """
+    whole, taken = memory_of_machine(), 0
+
+    def refuse(wanted: str) -> UserError:
+        return UserError(
+            f"the networks of this recipe need {wanted} for their parameters alone, and this machine has "
+            f"{whole / 2**30:,.1f} GiB of memory. 'foundation pretrain RECIPE --dry-run' estimates what a recipe needs"
+        )
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal taken
+        if parameter is not None and not parameter.is_meta:
+            taken += parameter.nbytes
+        if taken > whole:
+            raise refuse(f"{taken / 2**30:,.1f} GiB and more")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except RuntimeError as error:  # the system refuses so much at once, or a limit for this process does
+        if "allocate memory" not in str(error):
+            raise
+        raise refuse("more than the system gives") from error
     finally:
         handle.remove()
 

@@ -65,12 +65,13 @@ def _list(arguments: argparse.Namespace) -> int:
     from foundation import schema
     from foundation.engine import checkpoint, retention
     from foundation.printable import cell, moment, printable
+    from foundation.voice import to_stderr, to_stdout
 
     root = _root(arguments.run)
     try:
         policy, figures = retention.read(root)
     except schema.FormError as error:
-        print(f"warning: {error}: what it kept is not known", file=sys.stderr)
+        to_stderr(f"warning: {error}: what it kept is not known")
         policy, figures = retention.Policy(), {}
     problems = {folder: checkpoint.problem(folder, hashes=False) for folder in checkpoint.steps(root)}
     reasons = policy.reasons([checkpoint.step_of(f) for f, problem in problems.items() if problem is None], figures)
@@ -90,7 +91,7 @@ def _list(arguments: argparse.Namespace) -> int:
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for path in sorted(root.glob(f"step-*{checkpoint.TEMPORARY}*")):
-        print(
+        to_stdout(
             f"{printable(path.name)}: being written, or left over from a process that was killed "
             "(the next start removes it)"
         )
@@ -100,12 +101,13 @@ def _list(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint
     from foundation.printable import printable
+    from foundation.voice import to_stdout
 
     one = (arguments.run / checkpoint.MANIFEST).exists()
     damaged = 0
     for folder in [arguments.run] if one else checkpoint.steps(_root(arguments.run)):
         reason = checkpoint.problem(folder)
-        print(f"{printable(folder)}: {'good' if reason is None else reason}", flush=True)
+        to_stdout(f"{printable(folder)}: {'good' if reason is None else reason}")
         damaged += reason is not None
     if damaged:
         print(f"{damaged} damaged: a run resumes from the newest good one", file=sys.stderr)
@@ -117,6 +119,7 @@ def _prune(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint, retention
     from foundation.engine.run_folder import RunFolder
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     root = _root(arguments.run)
     try:
@@ -137,7 +140,7 @@ def _prune(arguments: argparse.Namespace) -> int:
             checkpoint.remove(folder)
         leftovers = checkpoint.clean(root)
     for name in leftovers:
-        print(f"{name}: left over from a process that was killed")
+        to_stdout(f"{name}: left over from a process that was killed")
     print(f"removed {len(going) + len(leftovers)}")
     return 0
 
@@ -164,6 +167,7 @@ def _doomed(root: Path, policy: Policy, figures: Figures) -> list[Path]:
     Damaged ones go only when a good one is newer.
     """
     from foundation.engine import checkpoint
+    from foundation.voice import to_stdout
 
     newest, skipped = checkpoint.newest(root)
     problems = dict(skipped)
@@ -180,15 +184,15 @@ def _doomed(root: Path, policy: Policy, figures: Figures) -> list[Path]:
     for folder in checkpoint.steps(root):
         step = checkpoint.step_of(folder)
         if reasons.get(step):
-            print(f"{folder.name}: stays: {'; '.join(reasons[step])}")
+            to_stdout(f"{folder.name}: stays: {'; '.join(reasons[step])}")
         elif step in reasons:
-            print(f"{folder.name}: not needed")
+            to_stdout(f"{folder.name}: not needed")
             doomed.append(folder)
         elif newest is not None and step < checkpoint.step_of(newest):
-            print(f"{folder.name}: damaged: {problems[folder]}")
+            to_stdout(f"{folder.name}: damaged: {problems[folder]}")
             doomed.append(folder)
         else:
-            print(f"{folder.name}: stays, although damaged: {problems[folder]}: no good one is newer")
+            to_stdout(f"{folder.name}: stays, although damaged: {problems[folder]}: no good one is newer")
     return doomed
 
 

@@ -144,6 +144,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from foundation.data.build import build
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.voice import to_stderr, to_stdout
 
     if arguments.list:
         return _list()
@@ -161,12 +162,12 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     for tally, words in ((built.left_out, "left out"), (built.notes, "worth knowing of files that were taken")):
         if tally.total:
-            print(f"{words}: {tally.total:,} files", file=sys.stderr)
+            to_stderr(f"{words}: {tally.total:,} files")
         for line in tally.lines():
-            print(f"  {printable(line)}", file=sys.stderr)
+            to_stderr(f"  {printable(line)}")
     for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
-        print(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
+        to_stdout(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
     return 0
 
 
@@ -197,6 +198,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import contact_sheet, inspect
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.voice import to_stderr, to_stdout
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
@@ -204,12 +206,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     _show(facts)
     if arguments.sheet:
         number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite, modality=arguments.modality)
-        print(f"{arguments.sheet}: {number} pictures")
+        to_stdout(f"{arguments.sheet}: {number} pictures")
     damaged = [shard for shard in facts.shards if shard.problem]
     if damaged:
         print(f"{len(damaged)} of {len(facts.shards)} shards have a problem:", file=sys.stderr)
         for shard in damaged:
-            print(f"  {printable(shard.path)}: {printable(shard.problem)}", file=sys.stderr)
+            to_stderr(f"  {printable(shard.path)}: {printable(shard.problem)}")
     return 3 if damaged else 0
 
 
@@ -277,6 +279,7 @@ def _statistics(arguments: argparse.Namespace) -> int:
 
     from foundation.data.statistics import statistics
     from foundation.printable import printable
+    from foundation.voice import to_stdout
 
     recipe = _recipe(arguments.recipe) if arguments.recipe else None
     found = statistics(
@@ -288,17 +291,17 @@ def _statistics(arguments: argparse.Namespace) -> int:
         progress=_progress_over_samples,
     )
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        print(json.dumps(found.to_json(), indent=1))
         return 0
-    print(f"# {found.modality}: {found.used:,} of {found.samples:,} samples")
+    to_stdout(f"# {found.modality}: {found.used:,} of {found.samples:,} samples")
     print(_yaml({"views": found.found.views}) if found.found.views else "", end="")
     for line in _yaml(found.found.facts).splitlines():
-        print(f"# {line}")
+        to_stdout(f"# {line}")
     for tally, words in ((found.left_out, "left out"), (found.notes, "worth knowing")):
         for line in tally.lines():
-            print(f"# {words}: {printable(line)}")
+            to_stdout(f"# {words}: {printable(line)}")
     for warning in found.found.warnings:
-        print(f"# look at this: {printable(warning)}")
+        to_stdout(f"# look at this: {printable(warning)}")
     return 0
 
 
@@ -329,6 +332,7 @@ def _index(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from foundation.data.verify import verify, write_report
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     if arguments.json and arguments.json.exists() and not arguments.overwrite:
         raise UserError(f"{arguments.json} exists: add --overwrite to replace it, or give another name after --json")
@@ -348,7 +352,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print("samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say")
     if arguments.json:
         write_report(found, arguments.json)
-        print(f"report: {arguments.json}")
+        to_stdout(f"report: {arguments.json}")
     return 3 if found.errors else 0
 
 

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.printable import printable
     from foundation.probes.dense import dense_features
     from foundation.probes.road import evaluation_config
+    from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 
     for name in ("batch_size", "limit", "blocks"):
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bad:
         print(f"{len(bad)} unreadable samples were left out, the first: {printable(bad[0])}", file=sys.stderr)
     count = sum(entry.samples for entry in entries)
-    print(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
+    to_stdout(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
     return 0
 
 

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.engine import checkpoint
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
     from foundation.zoo.export import export_checkpoint
 
     folder: Path = arguments.run
@@ -28,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         newest, skipped = checkpoint.newest(folder / "checkpoints")
         for path, reason in skipped:
-            print(f"{path.name} is not used: {reason}")
+            to_stdout(f"{path.name} is not used: {reason}")
         if newest is None:
             raise UserError(f"no usable checkpoint in {folder}: give a run folder or a checkpoint folder")
         source, out = newest, arguments.out or folder / "export"
     for path in export_checkpoint(source, out):
-        print(f"wrote {path} and {path.with_suffix('.json').name}")
+        to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
     return 0
 
 

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.probes import command, frame_features, frames
     from foundation.probes.features import depth_of, plain
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)
@@ -88,10 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             for name, part in (("train", train), ("test", test)):
                 command.report_skipped(part, name)  # type: ignore[arg-type]
                 if part.unseen:
-                    print(
-                        f"{name}: {part.unseen} events lie outside the views and count as missed: see --seconds",
-                        file=sys.stderr,
-                    )
+                    to_stderr(f"{name}: {part.unseen} events lie outside the views and count as missed: see --seconds")
             data = {
                 "train": command.describe_data(job.train, train),  # type: ignore[arg-type]
                 "test": command.describe_data(job.test, test),  # type: ignore[arg-type]
@@ -105,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     path = command.save(job, "frames", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.errors import UserError
     from foundation.probes import command, knn
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     if arguments.temperature <= 0:
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             command.report_skipped(bank, "train")
             command.report_skipped(queries, "test")
             if note:
-                print(note, file=sys.stderr)
+                to_stderr(note)
             data = {"train": command.describe_data(job.train, bank)}
             data["test"] = "leave one out" if alone else command.describe_data(job.test, queries)
             names, classes, best_k = bank.classes, len(bank.classes), best.k
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     path = command.save(job, "knn", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

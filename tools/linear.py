@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.probes import command, linear
     from foundation.probes.features import depth_of
+    from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)
@@ -95,9 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             edges = {"smallest": min(own.learning_rates), "largest": max(own.learning_rates)}
             for edge, rate in edges.items():
                 if result.chosen.learning_rate == rate and len(own.learning_rates) > 1:
-                    print(
-                        f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates", file=sys.stderr
-                    )
+                    to_stderr(f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates")
         table.add_row(candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval))
     from foundation.probes.features import plain
 
@@ -113,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.all:
         console.print(grid)
     console.print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

@@ -55,6 +55,7 @@ def _first_line(file: Path) -> str:
 
 def _copy(file: Path, to: Path) -> int:
     from foundation.errors import UserError
+    from foundation.voice import to_stdout
 
     target = to / file.name if to.is_dir() else to
     if target.suffix not in (".yaml", ".yml"):
@@ -66,7 +67,7 @@ def _copy(file: Path, to: Path) -> int:
         raise UserError(f"{target} exists already; choose another name or remove it first") from None
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
-    print(f"{target}  (train it: foundation pretrain {target})")
+    to_stdout(f"{target}  (train it: foundation pretrain {target})")
     return 0
 
 

@@ -36,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.report.build import write_report
+    from foundation.voice import to_stdout
 
     if arguments.samples < 0:
         raise UserError(f"--samples must be 0 or more, got {arguments.samples}")
     page = write_report(
         arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=arguments.device
     )
-    print(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    to_stdout(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if arguments.open:
         import webbrowser
 

@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
     from foundation.errors import FoundationError
+    from foundation.voice import to_stdout
 
     found = []
     for folder in runs.find(arguments.folder):
@@ -70,7 +71,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps([item.plain() for item in found], indent=1))
         return 0
     if not found:
-        print(f"no runs below {arguments.folder}")
+        to_stdout(f"no runs below {arguments.folder}")
         return 0
     _print_table(found, arguments.folder)
     for item in found:
@@ -81,8 +82,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _warn(text: str) -> None:
     from foundation.printable import printable
+    from foundation.voice import to_stderr
 
-    print(f"warning: {printable(text)}", file=sys.stderr)
+    to_stderr(f"warning: {printable(text)}")
 
 
 def _print_table(found: list[RunSummary], root: Path) -> None:

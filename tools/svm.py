@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.probes import command, svm
     from foundation.probes.features import plain
+    from foundation.voice import to_stdout
 
     begun = time.time()
     settings = svm.Settings(
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     path = command.save(job, "svm", content, begun)
     Console().print(table)
-    print(f"written: {path}")
+    to_stdout(f"written: {path}")
     return 0
 
 

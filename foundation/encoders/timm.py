@@ -104,6 +104,10 @@ def _create(config: Config, *, weights: bool = True) -> nn.Module:
         except TypeError as error:
             if extra == attempts[-1] or "unexpected keyword" not in str(error):
                 raise
+        except (ValueError, RuntimeError) as error:  # of the words behind the dot: a tag that is none, an address
+            if "." not in config.model:
+                raise
+            raise UserError(f"timm has no model {config.model!r}: {error}") from error
     raise AssertionError("the last attempt returns or raises")
 
 

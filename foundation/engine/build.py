@@ -17,8 +17,10 @@ from foundation.engine.branch import Branch
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import STUDENT, Learner, Monitor
 from foundation.errors import UserError
+from foundation.modalities.lattice import check_views
 from foundation.recipe import Recipe
 from foundation.schedules import Clock, Schedule
+from foundation.weights import fitting_memory
 
 
 def student(recipe: Recipe) -> Branch:
@@ -44,10 +46,13 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     """The whole learner of a recipe.
 
     Raises:
-        UserError: when an objective asks for a branch, view, head or mask that the recipe does not have.
+        UserError: when an objective asks for a branch, view, head or mask that the recipe does not have, or networks or
+            views ask for more memory than there is.
     """
-    branch = student(recipe)
-    teachers: dict[str, nn.Module] = {name: config.build(branch) for name, config in recipe.teachers.items()}
+    check_views(recipe.views.roles)
+    with fitting_memory():
+        branch = student(recipe)
+        teachers: dict[str, nn.Module] = {name: config.build(branch) for name, config in recipe.teachers.items()}
     names = _names(recipe)
     objectives = {
         name: config.build(clock=clock, heads=recipe.heads, width=branch.encoder.width)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,41 @@ from foundation.errors import UserError
 
 MOST_TOKENS = 2**20
 """Most tokens of one view: sides that are sensible each by itself can multiply to more than any memory holds."""
+
+
+MOST_NUMBERS = 2**28
+"""Most numbers of one view, 1 GiB of float32: 64 frames of 1,024 x 1,024 pixels are three quarters of it."""
+
+
+def check_views(roles: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+    """Refuse views that no memory holds.
+
+    Args:
+        roles: of a modality's views: by name, how many of a sample and the shape of one.
+
+    Raises:
+        UserError: naming the first of more than :data:`MOST_NUMBERS` numbers.
+    """
+    for name, (_, shape) in roles.items():
+        if math.prod(shape) > MOST_NUMBERS:
+            size = " x ".join(map(str, shape))
+            raise UserError(f"view {name!r} of {size} has more than {MOST_NUMBERS:,} numbers: use smaller views")
+
+
+def check_evaluation(evaluation: Any, source: str) -> None:
+    """:func:`check_views` for what a probe looks at.
+
+    Args:
+        evaluation: a modality's ``EvaluationConfig``.
+        source: of it, for messages.
+
+    Raises:
+        UserError: its view is too large.
+    """
+    try:
+        check_views(evaluation.augmented().roles if hasattr(evaluation, "augmented") else {})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def lattice(counts: tuple[int, ...]) -> NDArray[np.int64]:

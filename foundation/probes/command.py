@@ -19,6 +19,7 @@ from foundation.errors import UserError
 from foundation.printable import printable
 from foundation.ranges import Count, Seed, Side, Workers, argument
 from foundation.redact import redact
+from foundation.voice import to_stderr
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -243,7 +244,7 @@ def report_skipped(features: FeatureSet, name: str) -> None:
 
     count = sum(features.skipped.values())
     if count:
-        print(f"{name}: {count} unreadable samples were left out", file=sys.stderr)
+        to_stderr(f"{name}: {count} unreadable samples were left out")
         for message in features.messages[:3]:
             print(f"  {printable(message)}", file=sys.stderr)
 

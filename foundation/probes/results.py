@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation import schema
+from foundation.voice import to_stderr
 
 T = TypeVar("T")
 
@@ -147,4 +148,4 @@ def progress(
         if now - said >= seconds:
             said = now
             of = f" of {total}" if total else ""
-            print(f"{what}: {count}{of} ({unit}), {now - begun:.0f} s", file=sys.stderr, flush=True)
+            to_stderr(f"{what}: {count}{of} ({unit}), {now - begun:.0f} s")

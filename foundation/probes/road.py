@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foundation import plugins
 from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.lattice import check_evaluation
 from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.features import (
     FeatureSet,
@@ -46,7 +47,7 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -
     """The modality's ``EvaluationConfig``, from itself or a plain mapping (a card), optionally at another size.
 
     Raises:
-        UserError: for keys that the config does not have.
+        UserError: for keys that the config does not have, and a size that no memory holds.
     """
     import dataclasses
 
@@ -65,6 +66,7 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -
         if not hasattr(evaluation, "size"):
             raise UserError(f"views of {modality!r} have no side in pixels: leave --size out")
         evaluation = dataclasses.replace(evaluation, size=size)
+        check_evaluation(evaluation, "--size")
     return evaluation
 
 

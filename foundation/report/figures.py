@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
 import numpy as np
+
+from foundation.printable import escape
 
 WIDTH, HEIGHT = 560, 300
 RIGHT, TOP, BOTTOM = 16, 14, 44
@@ -291,7 +292,7 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
 
 
 def _open(width: float, height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
 
 
 def _legend(labels: Sequence[str]) -> str:

@@ -7,11 +7,11 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from foundation.engine.runs import number_or_none
+from foundation.printable import escape
 from foundation.redact import redact
 from foundation.report import figures
 from foundation.report.figures import Series, line_chart
@@ -308,7 +308,7 @@ def _looks(gallery: Gallery, title: str) -> str:
         if look.components:
             pictures.append(("components", look.components))
         cells += [
-            f'<figure><img src="{uri}" alt="{escape(f"{name} of {look.name}", quote=True)}" loading="lazy"></figure>'
+            f'<figure><img src="{uri}" alt="{escape(f"{name} of {look.name}")}" loading="lazy"></figure>'
             for name, uri in pictures
         ]
     masked = "What a mask of the kind used in training hides. " if first.hidden else ""

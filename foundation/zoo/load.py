@@ -14,6 +14,7 @@ from torch import nn
 from foundation import config, schema
 from foundation.engine import checkpoint
 from foundation.errors import UserError
+from foundation.modalities.lattice import check_evaluation
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
@@ -45,10 +46,10 @@ class LoadedEncoder:
     recipe: Recipe | None = None
 
     def untrained(self, seed: int = 0) -> nn.Module:
-        """The same encoder with fresh weights, in evaluation mode."""
+        """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
-        fresh = self.config.build().eval().requires_grad_(False)
+        fresh = _without_download(self.config).build().eval().requires_grad_(False)
         torch.set_rng_state(generator_state)
         return fresh
 
@@ -134,6 +135,8 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     weights = encoder_tensors(tensors[group], prefix)
     if not weights:
         raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
+    evaluation = recipe.views.evaluation()
+    check_evaluation(evaluation, f"{folder}/{checkpoint.STATE}")
     source = f"{folder}/{group}.safetensors"
     bare = _without_download(recipe.encoder)
     check_fits(bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source)
@@ -141,7 +144,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=recipe.views.modality,
-        evaluation=recipe.views.evaluation(),
+        evaluation=evaluation,
         description=f"{recipe.name} {branch} at step {numbers['step']:,} ({folder})",
         sha256=checkpoint.sha256(folder / f"{group}.safetensors"),
         folder=run,
@@ -177,9 +180,9 @@ def _without_download(encoder_config: Any) -> Any:
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """The encoder with these weights, which have been found to fit."""
-    check_finite(weights, source)
     encoder: nn.Module = encoder_config.build()
     encoder.load_state_dict(dict(weights))
+    check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)
 
 
@@ -189,4 +192,6 @@ def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     known = {item.name for item in dataclasses.fields(kind)}
-    return config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
+    evaluation = config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
+    check_evaluation(evaluation, source)
+    return evaluation

@@ -225,3 +225,25 @@ def test_a_state_that_is_none_makes_a_checkpoint_a_damaged_one(folder, happened)
             found, skipped = checkpoint.newest(checkpoints)
             assert found is not None and found.name == "step-00000003" and "state.json" in skipped[0][1], kind
     happened("named; the step before is used, or exit 2 where the encoder alone is asked for")
+
+
+@pytest.mark.fault(7, "a run in a folder whose name steers a terminal, or is no UTF-8 text")
+def test_a_hostile_name_of_a_folder_reaches_neither_terminal_nor_page(folder, tiny_shards, tmp_path, capfd, happened):
+    for name in (HOSTILE.replace("/", "|"), os.fsdecode(b"run\xff\xfe")):
+        run = folder.parent / name
+        folder.rename(run)
+        replace_json(run / "status.json", {"state": "failed", "time": 1.7e9, "pid": 1, "step": 7, "reason": HOSTILE})
+        model = str(run / "export" / "teacher.safetensors")
+        for words in (
+            ("runs", "list", str(run.parent)), ("runs", "show", str(run)), ("checkpoint", "list", str(run)),
+            ("checkpoint", "verify", str(run)), ("export", str(run), "--out", str(run / "more")),
+            ("report", str(run), "--samples", "0"), ("knn", model, "--train", tiny_shards, "--test", tiny_shards),
+        ):  # fmt: skip
+            assert main(list(words)) in (0, 2), words
+            said = capfd.readouterr()
+            assert not set("\x1b\x07\u202e") & set(said.out + said.err), words
+            assert "Traceback" not in said.err, words
+        page = (run / "report.html").read_text(encoding="utf-8")
+        assert not set("\x1b\x07\u202e") & set(page) and "&lt;script&gt;" in page and "<script>" not in page
+        folder = run
+    happened("every verb shows it escaped; the report is written, escaped as well")

@@ -61,6 +61,20 @@ def web(tiny_shards: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         ("az://box/a.tar?sv=hush&sig=hush", "az://box/a.tar?sv=***&sig=***"),
         ("pipe:curl -H 'Authorization: Bearer hush' https://h/a", "pipe:curl -H 'Authorization: ***' https://h/a"),
         ("pipe:curl -s -u me:hush https://h/a?sig=hush", "pipe:curl -s -u *** https://h/a?sig=***"),
+        ("pipe:curl -H 'PRIVATE-TOKEN: hush, hush' -b id=hush https://h/a", "pipe:curl -H 'PRIVATE-TOKEN: ***' -b *** https://h/a"),
+        ('pipe:curl -H \'Authorization: Token token="hush"\' -sume:hush', "pipe:curl -H 'Authorization: ***' -su***"),
+        ("pipe:wget --http-password=hush -U 'me:hush' -O -", "pipe:wget --http-password=*** -U '***' -O -"),
+        ("pipe:env AWS_SESSION_TOKEN=hush aws s3 cp s3://b/a -", "pipe:env AWS_SESSION_TOKEN=*** aws s3 cp s3://b/a -"),
+        ("pipe:sshpass -p hush ssh me@h cat a.tar", "pipe:sshpass -p *** ssh me@h cat a.tar"),
+        ("pipe:tar -cf - --sort=name -b 20 data", "pipe:tar -cf - --sort=name -b 20 data"),
+        ("https://h/a.tar?sig=a|hush^hush\\hush'hush&raw=1", "https://h/a.tar?sig=***&raw=1"),
+        ("https://h/a.tar?hush", "https://h/a.tar?***"),
+        ("https://me:hush/hush@h/a.tar and https://h:8080/a@b", "https://***@h/a.tar and https://h:8080/a@b"),
+        ("s3://key:hush?hush#hush@bucket/a.tar", "s3://***@bucket/a.tar"),
+        ("Max retries exceeded with url: /a.tar?sig=hush (no)", "Max retries exceeded with url: /a.tar?sig=*** (no)"),
+        ("no run https:/h/a.tar?sig=hush, nor https:/me:hush@h/", "no run https:/h/a.tar?sig=***, nor https:/***@h/"),
+        ("C:/data/a?b=1 and file:/data/a-?.tar", "C:/data/a?b=1 and file:/data/a-?.tar"),
+        ("> Authorization: Bearer hush", "> Authorization: ***"),
         ("cannot read 'https://h/a?sig=hush': no, [https://h/b?sig=hush].", "cannot read 'https://h/a?sig=***': no, [https://h/b?sig=***]."),
         ("data/train-*.tar", "data/train-*.tar"),
         ("a note: 3 tokens, x-ray: fine", "a note: 3 tokens, x-ray: fine"),
@@ -68,11 +82,14 @@ def web(tiny_shards: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 )  # fmt: skip
 def test_secrets_are_masked_and_all_else_is_left(text, shown):
     assert redact(text) == shown and redact(shown) == shown
-    begun = time.process_time()
-    for sign in ".&=?@/:a":
-        redact("pipe: https://" + sign * 100_000 + "\n")
-    assert time.process_time() - begun < 2  # text of any length in linear time
     assert str(UserError(text)) == shown
+
+
+def test_text_of_any_length_is_masked_in_linear_time():
+    begun = time.process_time()
+    for sign in (*".&=?@/:a'", "url:/", " -H 'a:", " -u", " --key", "x-", "'https://"):
+        redact("pipe: https://" + (sign * 100_000)[:100_000] + "\n")
+    assert time.process_time() - begun < 2
 
 
 @pytest.mark.fault(42, "signed addresses in a recipe: X-Amz-Signature, and a new signature for each start")
@@ -122,7 +139,11 @@ def test_a_password_is_refused_in_an_address_and_taken_from_netrc(
     web, tiny_recipe_file, tmp_path, monkeypatch, capsys, happened
 ):
     place = web.url.removeprefix("http://")
-    for address in (f"http://me:hush@{place}/train-000000.tar", f"http://hush@{place}/", "s3://key:hush@bucket/a.tar"):
+    for address in (
+        f"http://me:hush@{place}/train-000000.tar",
+        f"http://hush@{place}/",
+        "s3://key:hush/#hush@bucket/a.tar",
+    ):
         assert has_password(address)
         command = ["pretrain", str(tiny_recipe_file), f"data.shards=[{address}]", "--run", str(tmp_path / "run")]
         assert main(command) == 2

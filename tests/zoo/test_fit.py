@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foundation import config, initial
+from foundation.cli import main
 from foundation.engine import build, checkpoint, state
 from foundation.engine.checkpoint import sha256
 from foundation.errors import UserError
@@ -57,6 +58,7 @@ def test_a_card_that_claims_a_giant_takes_no_memory(export, encoder, said):
         (lambda t: t.to(torch.int32), "is of I32, the encoder needs F32"),
         (lambda t: torch.full_like(t, float("nan")), "are NaN or infinite"),
         (lambda t: torch.where(t == t.max(), torch.inf, t), "1 of the .* numbers of 'cls_token' are NaN or infinite"),
+        (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "32 of the 32 .* of 'cls_token' are"),
         (lambda t: t[..., :-1].contiguous(), r"has the shape \[1, 1, 31\], the encoder needs \[1, 1, 32\]"),
     ],
 )  # fmt: skip
@@ -107,3 +109,38 @@ def test_an_export_fetches_no_weights_but_its_own(tiny_recipe, tmp_path, monkeyp
     path = write_export(tmp_path / "student.safetensors", encoder.state_dict(), recipe, "student", 1)
     loaded = load_encoder(path).encoder.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in encoder.state_dict().items())
+    untrained = load_encoder(path).untrained(seed=5).state_dict()
+    assert not all(torch.equal(untrained[key], tensor) for key, tensor in encoder.state_dict().items())
+
+
+def test_views_that_no_memory_holds_are_refused_wherever_they_are_named(export, tiny_recipe, tiny_shards, capsys):
+    """Sides that are each in their range: 65,536 x 65,536 pixels are 12.9 billion numbers."""
+    words = ["knn", str(export), "--train", tiny_shards, "--test", tiny_shards, "--size", "65536"]
+    assert main(words) == 2
+    assert "--size: view 'global' of 3 x 65536 x 65536 has more than" in capsys.readouterr().err
+    large = ["views.global_views.size=65536", "encoder.tokenizer.patch_size=4096", "encoder.size=[4096,4096]"]
+    with pytest.raises(UserError, match="view 'global' of 3 x 65536 x 65536 has more than 268,435,456 numbers"):
+        build.learner(tiny_recipe(*large), Clock(10, 10))
+    card_path = export.with_suffix(".json")
+    card = json.loads(card_path.read_text())
+    card_path.write_text(json.dumps(card | {"evaluation": card["evaluation"] | {"size": 65536}}))
+    with pytest.raises(UserError, match=r"student\.json: view 'global'"):
+        load_encoder(export)
+
+
+def test_networks_that_no_memory_holds_are_refused_before_they_are_filled(tiny_recipe, monkeypatch):
+    monkeypatch.setattr("foundation.weights.memory_of_machine", lambda: 2**30)
+    with pytest.raises(UserError, match=r"need 4\.0 GiB and more .* has 1\.0 GiB of memory.*--dry-run"):
+        build.learner(tiny_recipe("heads.cls.hidden=32768", "heads.cls.bottleneck=65536"), Clock(10, 10))
+    with torch.device("meta"):  # a plan for another machine
+        build.learner(tiny_recipe("heads.cls.hidden=65536"), Clock(10, 10))
+
+
+@pytest.mark.parametrize("model", ["resnet18.a/b", "resnet18.hf_hub:a/b", "resnet18.nonsense", "hf_hub:a/b"])
+def test_a_name_that_only_begins_like_one_of_timm_is_refused_in_one_line(export, model):
+    pytest.importorskip("timm")
+    card_path = export.with_suffix(".json")
+    card = json.loads(card_path.read_text())
+    card_path.write_text(json.dumps(card | {"encoder": {"name": "timm", "model": model, "pretrained": True}}))
+    with pytest.raises(UserError, match="timm has no model"):
+        load_encoder(export)
