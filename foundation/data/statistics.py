@@ -82,8 +82,9 @@ def statistics(
     shards = open_shards([str(path) for path in expand(patterns, several_splits=True)])
     index = _index_of(patterns)
     name = modality or (views.modality if views is not None else index.modality if index else "") or "image"
-    collector = collector_of(name, views)
-    decode = (decoding or default_decoding(name, index)).build()
+    decoding = decoding or default_decoding(name, index)
+    collector = collector_of(name, views, decoding)
+    decode = decoding.build()
     left_out, notes, used = Tally(), Tally(), 0
     places = np.unique(np.linspace(0, shards.num_samples - 1, limit or shards.num_samples).astype(np.int64)).tolist()
     for place in progress(places, len(places)):
@@ -102,12 +103,13 @@ def statistics(
     return Statistics(name, shards.num_samples, used, left_out, notes, collector.facts())
 
 
-def collector_of(modality: str, views: Any = None) -> Collector:
+def collector_of(modality: str, views: Any = None, decoding: Any = None) -> Collector:
     """What gathers the statistics of a modality.
 
     Args:
         modality: its name.
         views: a recipe's, or None.
+        decoding: the decode ``Config`` with which the samples are read; None: that of the views.
 
     Raises:
         UserError: there is no such modality, or it has no statistics.
@@ -119,7 +121,7 @@ def collector_of(modality: str, views: Any = None) -> Collector:
         if error.name != f"{package}.statistics":
             raise
         raise UserError(f"the modality {modality!r} says no statistics (it has no room 'statistics')") from None
-    collector: Collector = room.Statistics(views)
+    collector: Collector = room.Statistics(views, decoding)
     return collector
 
 

@@ -141,8 +141,9 @@ def test_units_of_inertial_recordings_are_doubted(tmp_path: Path, gravity: float
     values[:, 3:] = rng.normal(0, 0.5 if doubt else 50, (300, 3))  # the last case: degrees per second
     facts = json.dumps({"imu_rate": 50}).encode()
     out = shards(tmp_path, *({"npy": npy(values), "json": facts} for _ in range(2)), modality="imu")
-    with pytest.warns(UserWarning):
-        found = statistics([out]).found
+    whole = statistics([out])
+    assert whole.notes.counts == {"units": 2}
+    found = whole.found
     assert np.allclose(found.views["mean"], values.mean(axis=0), rtol=1e-3, atol=1e-3)
     assert found.facts["rate (Hz)"]["median"] == 50 and found.facts["seconds"]["median"] == 6
     assert len(found.warnings) == 1 and (doubt or "they look like deg/s") in found.warnings[0]

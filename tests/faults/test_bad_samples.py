@@ -136,7 +136,9 @@ def test_half_a_line_of_the_list_spoils_no_other(tmp_path):
     path.write_bytes(b'{"number": 3, "reason": "decode"}\n{"number": 1e400, "reason": "x"}\n[]\n{"number": 4, "rea')
     guard = DataGuard(10, 100, RunFolder(tmp_path), print)
     assert guard.distinct == 1
-    guard.see(SimpleNamespace(skipped={}, bad=[BadSample(9, "train-000000.tar", "s9", "shape", "7 channels")]))
+    guard.see(
+        SimpleNamespace(skipped={}, notes={}, bad=[BadSample(9, "train-000000.tar", "s9", "shape", "7 channels")])
+    )
     guard.spend()
     assert read(path) == {3: "decode", 9: "shape"}
 

@@ -26,7 +26,7 @@ class Statistics:
         views: a recipe's, or None: the defaults of the modality's views.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         from foundation.modalities.audio.views import Config
 
         views = views or Config()

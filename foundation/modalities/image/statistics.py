@@ -21,9 +21,10 @@ class Statistics:
         views: a recipe's, or None.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         self.colours, self.heights, self.widths, self.grey = Moments(), list[float](), list[float](), 0
-        self.member = None if views is None else views.decode.member
+        decoding = decoding or (None if views is None else views.decode)
+        self.member = None if decoding is None else decoding.member
         self.deep: dict[str, list[tuple[float, float]]] = {}
 
     def add(self, sample: Sample, raw: Mapping[str, Any]) -> None:

@@ -23,10 +23,10 @@ class Statistics:
         views: a recipe's, or None: the defaults of the modality's decoder.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         from foundation.modalities.imu.decode import Config
 
-        self.config = Config() if views is None else views.decode
+        self.config = decoding or (Config() if views is None else views.decode)
         self.readings = Moments()
         self.rates, self.seconds, self.lengths, self.turning = (list[float]() for _ in range(4))
         kinds = [kind_of(name) for name in self.config.channels]

@@ -21,7 +21,7 @@ class Statistics:
         UserError: no recipe says what is paired.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         if views is None:
             raise UserError("paired samples: give --recipe, or name a single modality (--modality video)")
         self.members = {name: collector_of(member.modality, member) for name, member in views.members.items()}

@@ -19,7 +19,7 @@ class Statistics:
         views: a recipe's, or None; what it says of decoding has been followed already.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         self.number, self.radius = list[float](), list[float]()
         self.extent: dict[str, list[float]] = {"x": [], "y": [], "z": []}
         self.columns: Counter[int] = Counter()

@@ -17,7 +17,7 @@ class Statistics:
         views: a recipe's, or None; what it says of decoding has been followed already.
     """
 
-    def __init__(self, views: Any = None) -> None:
+    def __init__(self, views: Any = None, decoding: Any = None) -> None:
         self.colours = Moments()
         self.heights, self.widths, self.frames = list[float](), list[float](), list[float]()
         self.rates, self.seconds = list[float](), list[float]()
