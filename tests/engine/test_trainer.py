@@ -163,7 +163,7 @@ def command(*words: str, **options) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_and_exits_75_and_the_same_command_goes_on(tiny_recipe_file, tmp_path, number):
     words = (
         "pretrain",

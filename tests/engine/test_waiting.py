@@ -77,6 +77,7 @@ def test_the_processes_of_a_run_end_with_their_launcher(tiny_recipe_file, tiny_r
     happened("both save the same step and end, with their workers; the same command goes on from there")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(30, "TERM while a run waits for a batch that never comes")
 @pytest.mark.fault(27, "kill -9 of a process whose loader worker hangs")
 def test_term_ends_a_wait_for_a_batch_and_workers_end_with_their_process(tiny_recipe_file, tmp_path, happened):

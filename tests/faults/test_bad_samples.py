@@ -94,6 +94,7 @@ def test_verify_survives_a_damaged_npz(shard, verified, happened):
     happened("verify: decode, naming shard and key; the other samples are looked at")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17, "bad samples met by two processes in several epochs")
 def test_processes_count_each_bad_sample_once(tiny_recipe_file, shard, foundation, metrics, happened, tmp_path):
     path = shard([*good(14), ("s900.png", b"no picture"), ("s901.png", picture()[:-300])], indexed=True)

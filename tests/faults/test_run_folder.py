@@ -287,6 +287,7 @@ def test_a_full_disk_is_refused_before_the_first_step(tiny_recipe_file, foundati
     happened("refused before step 0, exit 2, with the folder, bytes needed and free")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(8, "checkpoints is a link to a disk with room; the disk of the run folder has none for a checkpoint")
 def test_room_is_looked_for_where_the_checkpoints_lie(tiny_recipe_file, foundation, tmp_path, small_disk, happened):
     run, roomy = small_disk.folder / "run", tmp_path / "roomy"

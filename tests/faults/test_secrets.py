@@ -92,6 +92,7 @@ def test_text_of_any_length_is_masked_in_linear_time():
     assert time.process_time() - begun < 2
 
 
+@pytest.mark.slow
 @pytest.mark.fault(42, "signed addresses in a recipe: X-Amz-Signature, and a new signature for each start")
 def test_a_signed_address_is_written_nowhere(web, tiny_recipe_file, foundation, tmp_path, capfd, happened):
     run, said = tmp_path / "run", ""

@@ -114,6 +114,7 @@ def test_an_override_and_a_recipe_given_as_such_are_the_users_word(harm, a_run, 
     assert harm.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43, "statistics.py, socket.py and others beside the data, in the working directory")
 def test_files_in_the_working_directory_are_not_modules(tiny_recipe_file, shard, tmp_path, happened):
     here, mark = tmp_path / "here", tmp_path / "harm"

@@ -42,6 +42,7 @@ def test_verify_and_inspect_say_what_became_of_keys_with_dots(field_inputs: Call
     assert "6 members of kind picture under one key '22'" in flat(result.stdout)
 
 
+@pytest.mark.slow
 def test_pretraining_takes_samples_with_any_label(
     field_inputs: Callable[[str], Path], tiny_recipe_file: Path, tmp_path: Path
 ) -> None:
