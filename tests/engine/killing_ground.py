@@ -60,10 +60,18 @@ def open_files(pid: int) -> int:
         return 0
 
 
-def left_in_shared_memory() -> int:
-    """Tensors whose processes have ended."""
-    pids = (path.name.split("_")[1] for path in Path("/dev/shm").glob("torch_*"))
-    return sum(not lives(int(pid)) for pid in pids)
+def family_of(pid: int) -> set[int]:
+    """A run and the processes that it has started, its loader workers among them."""
+    try:
+        return {pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())}
+    except OSError:
+        return {pid}
+
+
+def left_in_shared_memory(family: set[int]) -> int:
+    """Tensors of processes that have ended, of these alone: other tests may leave some at the same time."""
+    pids = (int(path.name.split("_")[1]) for path in Path("/dev/shm").glob("torch_*"))
+    return sum(pid in family and not lives(pid) for pid in pids)
 
 
 def strike(child: int, mode: str, number: int, draw: random.Random) -> None:
@@ -80,14 +88,14 @@ def strike(child: int, mode: str, number: int, draw: random.Random) -> None:
 
 def run(recipe: str, folder: Path, ends: int, seed: int, mode: str, overrides: list[str]) -> None:
     draw = random.Random(seed)
-    words = ["pretrain", recipe, *overrides, "--run", str(folder)]
+    words, family = ["pretrain", recipe, *overrides, "--run", str(folder)], set[int]()
     for number in range(ends + 1):
         begin, seen, struck = steps_done(folder), 0, number == ends
         wanted = begin + draw.randint(1, 3)
         child = attempt(words, folder.with_suffix(".log"))
         deadline = time.monotonic() + _GIVE_UP_SECONDS
         while not (done := os.wait4(child, os.WNOHANG))[0]:
-            seen = max(seen, open_files(child))
+            seen, family = max(seen, open_files(child)), family | family_of(child)
             now = steps_done(folder)
             if not struck and (now > begin and being_written(folder) if mode == "saves" else now >= wanted):
                 strike(child, mode, number, draw)
@@ -96,7 +104,7 @@ def run(recipe: str, folder: Path, ends: int, seed: int, mode: str, overrides: l
                 os.killpg(child, signal.SIGABRT)
             time.sleep(0.0005)
         facts = {"from": begin, "to": steps_done(folder), "exit": os.waitstatus_to_exitcode(done[1])}
-        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": left_in_shared_memory()}
+        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": left_in_shared_memory(family)}
         print(json.dumps(facts), flush=True)
 
 
