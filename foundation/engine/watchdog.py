@@ -30,7 +30,7 @@ from foundation.engine.run_folder import RunFolder
 from foundation.engine.runs import Heartbeat
 from foundation.errors import RequeueRequest, StallError
 from foundation.files import TEMPORARY
-from foundation.parallel.shared_memory import free_shared_memory
+from foundation.parallel.shared_memory import free_shared_memory, lives
 from foundation.voice import to_stderr
 
 HEARTBEATS = "heartbeat"
@@ -215,10 +215,14 @@ class Watchdog:
                 free_shared_memory(pid)
 
     def _sweep(self) -> None:
-        """Remove this process's empty files: each worker opens one, for a day that mostly never comes."""
+        """Remove this process's empty files: each worker opens one, for a day that mostly never comes.
+
+        Those of workers that are still dying stay: the next attempt frees what they leave in shared memory.
+        """
+        dying = {f"{self._prefix.name}-worker-{pid}.txt" for pid in stacks.worker_pids(str(self._prefix)) if lives(pid)}
         for path in self._prefix.parent.glob(f"{self._prefix.name}-*.txt"):
             with contextlib.suppress(OSError):
-                if path.stat().st_size == 0:
+                if path.name not in dying and path.stat().st_size == 0:
                     path.unlink()
 
     def _watch(self) -> None:
