@@ -99,7 +99,8 @@ def statistics(
         for note in sample.get("__notes__", ()):
             notes.add(note.reason, raw["__key__"], note.detail)
     if not used:
-        raise UserError(f"no sample can be read: {left_out.brief()}")
+        advice = "" if views is not None else "; --recipe RECIPE reads them as a recipe's views say"
+        raise UserError(f"no sample can be read: {left_out.brief()}{advice}")
     return Statistics(name, shards.num_samples, used, left_out, notes, collector.facts())
 
 
