@@ -14,6 +14,21 @@ from foundation.printable import printable
 from foundation.redact import redact
 
 
+def plural(number: int, one: str, several: str | None = None) -> str:
+    """``1 sample``, ``1,200 samples``; ``several`` where more than an s is added to ``one``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min 20 s``, ``5 h 10 min`` or ``2 d 4 h``."""
+    value = max(0, round(seconds))
+    if value >= 86400:
+        return f"{value // 86400} d {value % 86400 // 3600} h"
+    if value >= 3600:
+        return f"{value // 3600} h {value % 3600 // 60} min"
+    return f"{value // 60} min {value % 60} s" if value >= 60 else f"{value} s"
+
+
 def _shown(text: str) -> str:
     return printable(redact(text), lines=True)
 
