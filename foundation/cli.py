@@ -10,6 +10,7 @@ import argparse
 import errno
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +23,11 @@ from foundation.voice import discard_output, to_stderr
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
-        "quickstart": ("tools/quickstart.py", "the whole road in four minutes: shards, pretraining, probes, report"),
+        "quickstart": ("tools/quickstart.py", "a demonstration in minutes: shards, pretraining, probes, report"),
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
-        "runs": ("tools/runs.py", "how runs stand: running, done, failed, silent; the best of many"),
+        "runs": ("tools/runs.py", "the state of your runs: running, done, stopped, failed; the best of many"),
     },
     "data": {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
@@ -57,9 +58,10 @@ examples:
   foundation knn runs/my --train TRAIN --test TEST
                                                   score what was trained
 
-'foundation VERB --help' explains a verb. Exit codes: 0 done, 2 your mistake (the message says what to change),
-3 too many bad samples, 4 numerics or collapse, 5 stalled, 75 saved, please start the same command again,
-130 interrupted."""
+'foundation VERB --help' explains a verb. Exit codes: 0 done, 1 unforeseen (please report a traceback),
+2 your mistake (the message says what to change), 3 too many bad samples, 4 numerics or collapse, 5 stalled,
+75 saved, please start the same command again, 130 interrupted, 137 killed (kill -9, or out of memory), 141 the reader
+of the output has gone, 143 ended by SIGTERM before there was anything to save."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -76,6 +78,12 @@ _PACKAGES = (
 )
 
 
+_SETTING = re.compile(r"^unrecognized arguments: .*?--([a-z_]+(?:\.[a-z0-9_]+)+(?:=\S*)?)")
+
+
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the words in one line, as every other mistake is said."""
 
@@ -85,6 +93,13 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
+        setting = _SETTING.search(message)
+        if setting:
+            raise UserError(f"settings are written without dashes: {setting[1]} ({self.prog} --help)")
+        choice = _CHOICE.search(message)
+        if choice:
+            there = re.findall(r"[^\s',]+", choice[2])
+            message = f"{choice[1]!r} is none of {', '.join(there)}{_near(choice[1], there)}"
         raise UserError(f"{message} ({self.prog} --help)")
 
 

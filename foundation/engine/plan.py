@@ -97,8 +97,8 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         counted = recipe.data.samples_per_epoch or recipe.about.samples
         if not counted and not recipe.train.steps_per_epoch:
             raise
-        epoch = f"; an epoch is counted as {plural(counted, 'sample')}" if counted else ""
-        return None, [f"the shards are not here ({error}){epoch}"]
+        epoch = f", and an epoch is counted as {plural(counted, 'sample')}" if counted else ""
+        return None, [f"the shards are not here{epoch}: {error}"]
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
