@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from foundation.errors import FoundationError, UserError
 from foundation.search_path import leave_working_directory
-from foundation.voice import discard_output, to_stderr
+from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
@@ -106,16 +106,25 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
     if arguments is None:
-        leave_working_directory()
+        _begin()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return _guarded(words)
 
 
 def main_script(file: str) -> int:
     """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
-    leave_working_directory()
+    _begin()
     path = Path(file).resolve()
     return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+
+
+def _begin() -> None:
+    """What a process does first, before anything else is imported."""
+    leave_working_directory()
+    warn_in_one_line()
+    # Warnings of torch's C++ code come with a place in its source and mean nothing to a user, such as the one that
+    # DistributedDataParallel looked for unused parameters and found none. TORCH_CPP_LOG_LEVEL=WARNING shows them.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def version_text() -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from foundation import heads as prototype_heads
 from foundation import initial as initial_weights
 from foundation import masking as token_masking
+from foundation.catalogue import About
 from foundation.data import mixture
 from foundation.engine import guard as run_guard
 from foundation.engine import optimizer as adamw
@@ -106,24 +107,6 @@ class Train:
         check(self, "train")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What a recipe is for. The run itself does not depend on it; ``foundation recipes list`` shows it."""
-
-    summary: str = ""
-    """What is learnt, from what: a sentence or two."""
-    samples: Annotated[int, Range(1, 10**12)] | None = None
-    """Samples of the data set that the settings suit. A dry run without the data takes it for the length of an epoch;
-    with the data, what the shards hold counts."""
-    hardware: str = ""
-    """Machine that it is made for."""
-    minutes: Annotated[float, Range(0, 1e7)] | None = None
-    """How long it takes there; null: not measured."""
-
-    def __post_init__(self) -> None:
-        check(self, "about")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.catalogue import Entry
+    from foundation.catalogue import About
 
 DESCRIPTION = "List the shipped recipes, show one, or copy one to make it your own."
 EXAMPLES = """\
@@ -64,20 +64,20 @@ def _list(modality: str | None) -> int:
         print(f"{name}:")
         for entry in group:
             print(f"  {entry.name}")
-            for line in (*wrap(entry.summary, wide - 6), *wrap(_needs(entry), wide - 6)):
+            for line in (*wrap(entry.about.summary, wide - 6), *wrap(_needs(entry.about), wide - 6)):
                 print(f"      {line}")
         print()
     print("foundation recipes copy NAME mine.yaml      makes one your own")
     return 0
 
 
-def _needs(entry: Entry) -> str:
+def _needs(about: About) -> str:
     """Size of the data, hardware and time, as far as they are known."""
     from foundation.voice import plural
 
-    size = f"for about {plural(entry.samples, 'sample')}" if entry.samples else ""
-    time = f"{entry.minutes:g} min" if entry.minutes is not None else "time not measured"
-    return "; ".join(part for part in (size, entry.hardware, time) if part)
+    size = f"for about {plural(about.samples, 'sample')}" if about.samples else ""
+    time = f"{about.minutes:g} min" if about.minutes is not None else "time not measured"
+    return "; ".join(part for part in (size, about.hardware, time) if part)
 
 
 def _copy(file: Path, to: Path) -> int:

@@ -1,4 +1,4 @@
-"""How runs stand, read from their folders: files are the truth, and no service knows better. Needs no torch.
+"""The state of runs, read from their folders: files are the truth, and no service knows better. Needs no torch.
 
 A run's own word in ``status.json`` is believed where the process can still write; a process that was killed cannot take
 its ``running`` back, so that this word counts only together with the lock and the heartbeat.
@@ -336,6 +336,18 @@ def best(
     """The best value that a figure ever had in a run, with its step (None for a probe result), or None."""
     found = [(values[metric], step) for step, values in series(folder, say) if metric in values]
     return (min if lowest else max)(found, key=lambda item: item[0], default=None)
+
+
+def objectives(folder: Path) -> str:
+    """What a run minimises, as its recipe says: ``dino + ibot + 0.1 koleo``; empty where that cannot be read."""
+    listed = _Parts(folder).recipe().get("objectives")
+    parts = []
+    for part in listed if isinstance(listed, list) else ():
+        if isinstance(part, dict):
+            weight = part.get("weight", 1)
+            plain = not isinstance(weight, (int, float)) or weight == 1
+            parts.append(f"{'' if plain else f'{weight:g} '}{part.get('name')}")
+    return " + ".join(parts)
 
 
 def names(folder: Path) -> set[str]:

@@ -465,7 +465,7 @@ def test_packed_points_may_copy_what_came_before():
 
 def test_a_ply_that_ends_within_a_number_is_truncated():
     header = (
-        b"ply\nformat ascii 1.0\nelement vertex 9\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+        b"ply\nformat ascii 1.0\nelement vertex 99\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
     )
     whole = header + b"\n".join(b"%d.25 -2.5 -3.75" % number for number in range(99))
     assert len(read("ply", whole)["points"]) == 99, "the last line needs no end"
