@@ -168,8 +168,8 @@ def _build(arguments: argparse.Namespace) -> int:
     every = sum(entry.samples for entries in built.index.splits.values() for entry in entries)
     for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
-        share = f" ({100 * samples / every:.1f} %)" if len(built.index.splits) > 1 else ""
-        counted = f"{plural(samples, 'sample')}{share} in {plural(len(entries), 'shard')}, {_bytes(size)}"
+        share = f", {100 * samples / every:.1f} % of all" if len(built.index.splits) > 1 else ""
+        counted = f"{plural(samples, 'sample')} in {plural(len(entries), 'shard')}, {_bytes(size)}{share}"
         to_stdout(f"{arguments.out / split}-*.tar: {counted}")
     return 0
 

@@ -288,7 +288,7 @@ def test_a_picture_that_its_rule_would_flatten_is_said_while_building(
     heights[0, 0] = 1e6
     Image.fromarray(heights).save(tmp_path / "in" / "one.tif")
     done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
-    assert "worth knowing of files that were taken: 1 files\n  1 range\n    one.tif: 2 of " in done.stderr
+    assert "worth knowing of files that were taken: 1 file\n  1 range\n    one.tif: 2 of " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -337,9 +337,9 @@ def test_a_manifest_names_a_file_twice_or_by_no_name_at_all(tmp_path: Path, comm
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (("mine/train/cat", "mine/test/cat"), ("mine/test/: its 1 files are in the split 'train'", "mine/train/")),
-        (("training/cat", "testing/cat"), ("testing/: its 1 files are in the split 'train'", "training/")),
-        (("cat/train", "cat/Test"), ("cat/Test/: its 1 files are in the split 'train'",)),
+        (("mine/train/cat", "mine/test/cat"), ("mine/test/: with 1 file in the split 'train'", "mine/train/")),
+        (("training/cat", "testing/cat"), ("testing/: with 1 file in the split 'train'", "training/")),
+        (("cat/train", "cat/Test"), ("cat/Test/: with 1 file in the split 'train'",)),
         (("train/cat", "Test/cat"), ()),
     ],
 )
