@@ -87,12 +87,11 @@ def test_an_unknown_verb_is_the_users_mistake():
 
 
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path):
-    names = [line.split()[0] for line in foundation("recipes", "list").stdout.splitlines()]
-    assert "quickstart" in names
+    assert "  quickstart\n" in foundation("recipes", "list").stdout
     shown = foundation("recipes", "show", "quickstart").stdout
     assert "encoder:" in shown
     assert foundation("recipes", "copy", "quickstart", "my.yaml", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "my.yaml").read_text() == shown
+    assert (tmp_path / "my.yaml").read_text() == shown.replace("name: quickstart\n", "name: my\n")
     again = foundation("recipes", "copy", "quickstart", "my.yaml", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
     unknown = foundation("recipes", "show", "quikstart")
