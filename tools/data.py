@@ -365,7 +365,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     _show_findings(found)
     if found.decoded and found.errors and not arguments.recipe:
-        print("samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say")
+        said = "samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say"
+        print(f"{said}, --modality NAME as another modality does")
     if arguments.json:
         write_report(found, arguments.json)
         to_stdout(f"report: {arguments.json}")
