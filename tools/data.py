@@ -183,13 +183,13 @@ def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
 
 def _list() -> int:
     from shutil import get_terminal_size
-    from textwrap import wrap
+    from textwrap import fill
 
     from foundation.data.build import available, load, shown_name
 
     cards = {name: load(name).card for name in available()}
     own = [name for name, card in cards.items() if card["source"].startswith("a folder")]
-    wide = min(get_terminal_size().columns, 120) - 6
+    wide = min(get_terminal_size().columns, 120)
     for title, names in (
         ("your own data", own),
         ("public data sets and made-up ones", [n for n in cards if n not in own]),
@@ -199,8 +199,8 @@ def _list() -> int:
             card = cards[name]
             print(f"  {shown_name(name)}")
             facts = f"{card['modality']}; {', '.join(card['splits'])}; {card['size']}; licence: {card['licence']}"
-            for line in (*wrap(card["title"], wide), *wrap(facts, wide)):
-                print(f"      {line}")
+            for text in (card["title"], facts):
+                print(fill(text, wide, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False))
         print()
     print("foundation data build NAME --help      what a data set needs and which options it has")
     return 0
