@@ -238,3 +238,27 @@ def test_a_warning_of_a_library_is_one_line_without_its_source():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "warning: two lines (RuntimeWarning)\n"
+
+
+DATA_PARALLEL = """
+import os, sys
+sys.argv = ["foundation", "--version"]
+from foundation.cli import main
+main()
+import torch
+torch.distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meeting", rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2), find_unused_parameters=True)
+for _ in range(2):
+    model(torch.ones(1, 2)).sum().backward()
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_torch_does_not_tell_the_user_about_parameters_that_are_all_used(tmp_path):
+    """Some encoders cannot say beforehand whether all of their parameters are used in every step."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", DATA_PARALLEL], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0 and "find_unused_parameters" not in done.stderr, done.stderr
