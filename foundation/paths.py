@@ -36,7 +36,7 @@ def recipe(name_or_path: str | Path) -> Path:
         name_or_path: name of a shipped recipe, or path of a YAML file of one's own.
 
     Raises:
-        UserError: neither; the message lists the near or all names.
+        UserError: neither; the message lists the near names.
     """
     shipped, name = recipes(), str(name_or_path)
     if name in shipped:
@@ -44,8 +44,8 @@ def recipe(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    known = ", ".join(shipped) or "none"
+    listed = "'foundation recipes list' shows the shipped ones"
     if path.is_dir():
-        raise UserError(f"{name} is a folder, not a recipe; give a YAML file or one of the shipped recipes: {known}")
+        raise UserError(f"{name} is a folder, but neither a run nor a recipe: give a YAML file or a name; {listed}")
     what = "no file" if path.suffix in (".yaml", ".yml") else "no recipe called"
-    raise UserError(f"{what} {name!r}{near(path.stem, shipped)} (shipped: {known}; or give the path of a YAML file)")
+    raise UserError(f"{what} {name!r}{near(path.stem, shipped, most=3)} ({listed}; or give the path of a YAML file)")

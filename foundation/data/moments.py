@@ -63,15 +63,17 @@ class Facts:
         views: what a recipe takes below ``views``.
         facts: everything else, each a word, a number or a few of them.
         warnings: what does not look right.
+        misfits: views of the recipe that these samples cannot fill, each with the key to change.
     """
 
     views: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
 
 
 class Collector(Protocol):
-    """The class ``Statistics`` in a modality's room ``statistics``; made with the recipe's views, or None."""
+    """The class ``Statistics`` in a modality's module ``statistics``; made with the recipe's views, or None."""
 
     def add(self, sample: Sample, raw: Mapping[str, Any]) -> None:
         """Take a sample: decoded, and its members."""
