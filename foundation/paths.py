@@ -65,4 +65,5 @@ def recipe(name_or_path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{name} is a folder, not a recipe; give a YAML file or one of the shipped recipes: {known}")
     what = "no file" if path.suffix in (".yaml", ".yml") else "no recipe called"
-    raise UserError(f"{what} {name!r}{near_path(path) or near(path.stem, shipped)} (shipped: {known}; or give the path of a YAML file)")
+    similar = near_path(path) or near(path.stem, shipped)
+    raise UserError(f"{what} {name!r}{similar} (shipped: {known}; or give the path of a YAML file)")

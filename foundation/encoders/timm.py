@@ -34,8 +34,8 @@ class Config:
     """Start from timm's published weights, which are downloaded once; false: random weights."""
 
     weights: str | None = None
-    """Start from a ``.safetensors`` file with weights of this model, such as its ``model.safetensors`` that was downloaded
-    on another machine; ``pretrained`` is then not looked at."""
+    """Start from a ``.safetensors`` file with weights of this model, such as its published ``model.safetensors`` that was
+    downloaded on another machine; ``pretrained`` is then not looked at."""
 
     size: tuple[Side, Side] | None = None
     """Input size at which learned positions are trained; None takes the model's own. Models that can, take any size."""
@@ -114,7 +114,7 @@ def _published(timm: Any, model: str) -> Any:
     Raises:
         UserError: timm has no such model, or no such weights of it; names the nearest that there are.
     """
-    name, _, tag = model.partition(".")
+    name = model.partition(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.6)
         raise UserError(f"timm has no model {model!r}" + (f"; similar: {', '.join(near)}" if near else ""))

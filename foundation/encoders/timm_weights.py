@@ -41,9 +41,9 @@ def fetching(model: str, published: Any) -> Iterator[None]:
         except OSError as error:
             reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"the published weights of timm's {model!r} are not on this machine and cannot be fetched from {source} "
-                f"({reason}): download its model.safetensors elsewhere and name it, timm:{model},weights=FILE.safetensors "
-                f"(in a recipe encoder.weights=FILE.safetensors), or take random weights, {_random(model)}"
+                f"the published weights of timm's {model!r} are not on this machine and cannot be fetched from "
+                f"{source} ({reason}): download its model.safetensors elsewhere and name it, "
+                f"timm:{model},weights=FILE.safetensors (in a recipe encoder.weights=FILE.safetensors), or take random weights, {_random(model)}"
             ) from error
 
 
@@ -57,8 +57,8 @@ def reading(model: str, path: str) -> Iterator[None]:
     file = Path(path)
     if file.suffix != ".safetensors":
         raise UserError(
-            f"{path} is not read: weights of timm models are taken from .safetensors files, which are how timm publishes "
-            "them (others may run code when they are opened)"
+            f"{path} is not read: weights of timm models are taken from .safetensors files, which is how timm "
+            "publishes them (others may run code when they are opened)"
         )
     if not file.is_file():
         raise UserError(f"{path} does not exist: weights of timm's {model!r} were to be read from it")

@@ -63,7 +63,7 @@ def test_files_that_do_not_fit_or_are_not_safe_are_refused(trained, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"model\.pth is not read: .*\.safetensors"):
         load_encoder(f"timm:{MODEL},weights={tmp_path / 'model.pth'}")
-    with pytest.raises(UserError, match="absent.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"absent\.safetensors does not exist"):
         load_encoder(f"timm:{MODEL},weights={tmp_path / 'absent.safetensors'}")
 
 
@@ -77,7 +77,7 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone():
 
 
 def test_names_that_are_near_are_said():
-    with pytest.raises(UserError, match="timm has no model 'resnet81'; similar: .*resnet18"):
+    with pytest.raises(UserError, match=r"timm has no model 'resnet81'; similar: .*resnet18"):
         load_encoder("timm:resnet81")
     with pytest.raises(UserError, match=r"timm has no model 'resnet18\.a1_in2k'; there are: resnet18\.a1_in1k"):
         load_encoder("timm:resnet18.a1_in2k")
