@@ -34,8 +34,8 @@ class Config:
     """Start from timm's published weights, which are downloaded once; false: random weights."""
 
     weights: str | None = None
-    """Start from a ``.safetensors`` file with weights of this model, such as its published ``model.safetensors`` that was
-    downloaded on another machine; ``pretrained`` is then not looked at."""
+    """Start from a ``.safetensors`` file with weights of this model, such as its published ``model.safetensors`` that
+    was downloaded on another machine; ``pretrained`` is then not looked at."""
 
     size: tuple[Side, Side] | None = None
     """Input size at which learned positions are trained; None takes the model's own. Models that can, take any size."""

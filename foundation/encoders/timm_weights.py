@@ -43,7 +43,8 @@ def fetching(model: str, published: Any) -> Iterator[None]:
             raise UserError(
                 f"the published weights of timm's {model!r} are not on this machine and cannot be fetched from "
                 f"{source} ({reason}): download its model.safetensors elsewhere and name it, "
-                f"timm:{model},weights=FILE.safetensors (in a recipe encoder.weights=FILE.safetensors), or take random weights, {_random(model)}"
+                f"timm:{model},weights=FILE.safetensors (in a recipe encoder.weights=FILE.safetensors), or take random "
+                f"weights, {_random(model)}"
             ) from error
 
 
