@@ -147,6 +147,20 @@ def test_every_command_of_the_readme_is_run_or_says_why_not():
     assert any(not block.reason for block in module.blocks(shown))
 
 
+def test_every_package_of_the_core_is_used_by_the_core():
+    """A dependency that no code imports costs every user an installation for nothing."""
+    called = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}
+    wanted = {re.match(r"[\w-]+", line)[0] for line in PROJECT["project"]["dependencies"]}
+    imported = set()
+    for file in [*(ROOT / "foundation").rglob("*.py"), *SCRIPTS]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.split(".")[0] for name in names}
+    by_name = {"timm"}  # imported with importlib, so that a broken one can be explained
+    assert {called.get(name, name) for name in wanted} <= imported | by_name
+
+
 def test_every_extra_is_in_all():
     extras = PROJECT["project"]["optional-dependencies"]
     named = set(re.findall(r"\w+", extras["all"][0].split("[")[1]))

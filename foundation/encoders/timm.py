@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -264,7 +265,7 @@ class TimmEncoder(nn.Module):
     def _tap(self, value: Any) -> Tensor:
         """One intermediate result as [R, tokens, width], prefix tokens in front where the model returns them."""
         patches, prefix = value if isinstance(value, tuple) else (value, None)
-        flat = patches.flatten(2).transpose(1, 2) if patches.ndim == 4 else patches
+        flat = rearrange(patches, "r d h w -> r (h w) d") if patches.ndim == 4 else patches
         return flat if prefix is None else torch.cat((prefix, flat), dim=1)
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,7 +274,7 @@ class TimmEncoder(nn.Module):
             return output[:, : self.prefix], output[:, self.prefix :]
         # Some families keep channels last; the others are the classic [R, D, h, w].
         channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        patches = output.flatten(1, 2) if channels_last else output.flatten(2).transpose(1, 2)
+        patches = rearrange(output, "r h w d -> r (h w) d" if channels_last else "r d h w -> r (h w) d")
         return patches[:, :0], patches
 
     def _pool(self, output: Tensor, patches: Tensor) -> Tensor:
