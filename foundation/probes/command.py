@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from foundation.zoo.load import LoadedEncoder
 
 MODEL_HELP = (
-    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (random weights) or "
-    "timm:NAME,pretrained"
+    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (its published weights), "
+    "timm:NAME,weights=FILE.safetensors or timm:NAME,random"
 )
 
 

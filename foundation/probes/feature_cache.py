@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from foundation.files import sync_file, temporary_name, user_cache
+from foundation.files import sync_file, temporary_name
+from foundation.paths import user_cache
 from foundation.probes.features import FeatureSet
 
 _log = logging.getLogger("foundation.probes")
@@ -130,4 +131,4 @@ def _entry_digest(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str
 
 def default_cache() -> Path:
     """Folder for features of models that have no run folder."""
-    return user_cache("features")
+    return user_cache() / "features"
