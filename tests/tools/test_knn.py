@@ -69,6 +69,35 @@ def test_damaged_features_give_the_same_scores_and_a_word(run, caplog, happened)
     happened("each damaged entry is named and computed again; the scores are the same")
 
 
+def test_the_table_has_a_row_for_each_feature_and_fits_80_columns(run, tmp_path, sample_run, capsys):
+    few = sample_run.write_shard(tmp_path / "deep" / ("folder" * 20) / "few.tar", 2)  # the first two training images
+    train = str(run.parent / "shards" / "train-000000.tar")
+    words = ["--train", train, "--test", str(few), "--baselines", "--workers", "0", "--json", str(tmp_path / "a.json")]
+    assert main(["knn", str(run), *words]) == 0
+    shown, said = capsys.readouterr()
+    lines = shown.splitlines()
+    assert max(len(line.rstrip()) for line in lines if "written" not in line) <= 80
+    assert [sum(line.strip().startswith(name) for line in lines) for name in ("the model", "raw image")] == [1, 1]
+    assert "as is" in shown and "whitened" in shown and "best k of 10, 20" in shown
+    assert "warning: 2 of the 2 test samples are in the training split too" in said
+    assert "warning: class 2 has no test sample" in said
+    assert len(json.loads((tmp_path / "a.json").read_text())["warnings"]) == 2
+
+
+def test_no_command_leaves_files_in_the_working_directory(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("timm")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train = str(run.parent / "shards" / "train-000000.tar")
+    words = ["timm:test_vit,random", "--train", train, "--size", "32", "--workers", "0", "--treatments", "as-is"]
+    assert main(["knn", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "not written: this model has no folder; give --json FILE" in shown and "standardised" not in shown
+    assert list((tmp_path / "here").iterdir()) == []
+    assert len(list((tmp_path / "cache" / "foundation" / "features").iterdir())) == 1
+
+
 def test_leaving_one_out_and_another_file(run, tmp_path, sample_run):
     shard = sample_run.write_shard(tmp_path / "only.tar", 30)
     out = tmp_path / "deep" / "out.json"

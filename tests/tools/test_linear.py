@@ -35,10 +35,12 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
 def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
     out = tmp_path / "linear.json"
     arguments = ["--end-to-end", "--epochs", "2", "--learning-rates", "0.1", "--blocks", "1", "--workers", "0"]
+    arguments += ["--group", "^(00[0-9])"]
     assert main(["linear", str(run), *arguments, "--json", str(out)]) == 0
     content = json.loads(out.read_text())
     assert content["settings"]["end_to_end"] is True
-    assert len(content["results"][0]["heads"]) == 2
+    assert len(content["results"]) == 1 and len(content["results"][0]["heads"]) == 2
+    assert content["data"]["groups"] == {"rule": "^(00[0-9])", "count": 5}
 
 
 def test_test_shards_are_needed(run, sample_run, tmp_path, capsys):
