@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = command.save(job, "knn", content, begun)
     title = f"kNN, {'leave one out' if alone else 'train to test'}"
     chosen = f"k = {ks[0]}" if len(ks) == 1 else f"each at the best k of {', '.join(map(str, ks))}"
-    Console().print(table.summary(title, job.loaded.description, rows, f"Bold: best treatment. {chosen}."))
+    Console().print(table.summary(title, job.loaded.description, rows, f"Bold: the best treatment. {chosen}."))
     to_stdout(written)
     return 0
 

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.all:
         console.print(grid)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
-    note = f"Bold: best treatment. Head of the model: {best['head']}."
+    note = f"Bold: the best treatment. Head of the model: {best['head']}."
     title = f"Linear probe, head chosen on {settings.select_on}"
     console.print(table.summary(title, job.loaded.description, rows, note))
     to_stdout(written)

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     written = command.save(job, "svm", content, begun)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
-    note = f"Bold: best treatment. Cost of the model's machine: {best['cost']:g}."
+    note = f"Bold: the best treatment. Cost of the model's machine: {best['cost']:g}."
     Console().print(table.summary("Linear support vector machine", job.loaded.description, rows, note))
     to_stdout(written)
     return 0

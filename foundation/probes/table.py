@@ -39,14 +39,12 @@ def summary(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str
     treatments = list(dict.fromkeys(row["treatment"] for row in rows))
     samples = rows[0]["n"] if rows else 0
     head = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}"
-    table = Table(
-        title=f"{head}\n{_cut(model, 76)}", title_justify="left", caption=note, caption_justify="left", box=box.SIMPLE
-    )
-    table.add_column("features", min_width=20, max_width=27)
-    for treatment in treatments:
+    title = f"{head}\n{_cut(model, 76)}"
+    look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, caption=f"{note} 95 % and balanced accuracy: of the best.", show_edge=False, **look)
+    table.add_column("features", min_width=16)
+    for treatment in (*treatments, "95 %", "balanced"):
         table.add_column(treatment, justify="right", no_wrap=True)
-    table.add_column("95 % of best", justify="right", no_wrap=True)
-    table.add_column("balanced", justify="right", no_wrap=True)
     highest = max((row["top1"] for of in features.values() for row in of.values()), default=0)
     for (name, label), of in features.items():
         best = max(of.values(), key=lambda row: row["top1"])

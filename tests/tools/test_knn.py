@@ -77,8 +77,10 @@ def test_the_table_has_a_row_for_each_feature_and_fits_80_columns(run, tmp_path,
     shown, said = capsys.readouterr()
     lines = shown.splitlines()
     assert max(len(line.rstrip()) for line in lines if "written" not in line) <= 80
-    assert [sum(line.strip().startswith(name) for line in lines) for name in ("the model", "raw image")] == [1, 1]
-    assert "as is" in shown and "whitened" in shown and "best k of 10, 20" in shown
+    assert [sum(line.startswith(name) for line in lines) for name in ("the model", "raw image")] == [1, 1]
+    head = next(line for line in lines if line.startswith("features"))
+    assert head.split() == ["features", "as", "is", "standardised", "whitened", "95", "%", "balanced"]
+    assert "best k of 10, 20" in shown
     assert "warning: 2 of the 2 test samples are in the training split too" in said
     assert "warning: class 2 has no test sample" in said
     assert len(json.loads((tmp_path / "a.json").read_text())["warnings"]) == 2
