@@ -26,8 +26,8 @@ def bundled(folder: str) -> Path:
 
 
 def user_cache() -> Path:
-    """Folder for what may be lost: results and features of models that have no folder of their own."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foundation"
+    """Folder for what may be lost: copies of remote shards, features of models that have no folder of their own."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foundation"
 
 
 def near_path(path: Path) -> str:

@@ -15,7 +15,7 @@ from foundation import config, schema
 from foundation.engine import checkpoint
 from foundation.errors import UserError
 from foundation.modalities.lattice import check_evaluation
-from foundation.paths import near_path, user_cache
+from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
@@ -32,7 +32,7 @@ class LoadedEncoder:
         evaluation: the modality's ``EvaluationConfig``.
         description: one line for a person.
         sha256: of the weights' file, or None where there is none.
-        folder: where results about this model belong.
+        folder: where results about this model belong; None for a model that has no folder of the user's.
         config: the encoder's Config, to build an untrained twin.
         recipe: it was trained with, if known.
     """
@@ -42,7 +42,7 @@ class LoadedEncoder:
     evaluation: Any
     description: str
     sha256: str | None
-    folder: Path
+    folder: Path | None
     config: Any
     recipe: Recipe | None = None
 
@@ -177,7 +177,7 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         evaluation=_evaluation("image", encoder.preprocessing(), f"timm:{name}"),
         description=f"timm {model} ({said})",
         sha256=None,
-        folder=user_cache() / "models" / f"timm-{model}",
+        folder=None,
         config=encoder_config,
     )
 
