@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, folders.Split]:
-    return folders.samples(arguments, look, "points", describe)
+    splits = folders.samples(arguments, look, "points", describe)
+    seen: Counter[int] = Counter()
+    for split in splits.values():
+        split.alike, split.seen = "columns", seen  # one batch holds clouds of one width: see views.channels
+    return splits
 
 
 def look(data: bytes, extension: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import argparse
 import errno
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +19,15 @@ from typing import NoReturn
 
 from foundation.errors import FoundationError, UserError
 from foundation.search_path import leave_working_directory
-from foundation.voice import discard_output, to_stderr
+from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
-        "quickstart": ("tools/quickstart.py", "the whole road in four minutes: shards, pretraining, probes, report"),
+        "quickstart": ("tools/quickstart.py", "a demonstration in minutes: shards, pretraining, probes, report"),
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
-        "runs": ("tools/runs.py", "how runs stand: running, done, failed, silent; the best of many"),
+        "runs": ("tools/runs.py", "the state of your runs: running, done, stopped, failed; the best of many"),
     },
     "data": {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
@@ -58,9 +59,10 @@ examples:
   foundation knn runs/my --train TRAIN --test TEST
                                                   score what was trained
 
-'foundation VERB --help' explains a verb. Exit codes: 0 done, 2 your mistake (the message says what to change),
-3 too many bad samples, 4 numerics or collapse, 5 stalled, 75 saved, please start the same command again,
-130 interrupted."""
+'foundation VERB --help' explains a verb. Exit codes: 0 done, 1 unforeseen (please report a traceback),
+2 your mistake (the message says what to change), 3 too many bad samples, 4 numerics or collapse, 5 stalled,
+75 saved, please start the same command again, 130 interrupted, 137 killed (kill -9, or out of memory), 141 the reader
+of the output has gone, 143 ended by SIGTERM before there was anything to save."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -77,6 +79,12 @@ _PACKAGES = (
 )
 
 
+_SETTING = re.compile(r"^unrecognized arguments: .*?--([a-z_]+(?:\.[a-z0-9_]+)+(?:=\S*)?)")
+
+
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the words in one line, as every other mistake is said."""
 
@@ -86,22 +94,38 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
+        setting = _SETTING.search(message)
+        if setting:
+            raise UserError(f"settings are written without dashes: {setting[1]} ({self.prog} --help)")
+        choice = _CHOICE.search(message)
+        if choice:
+            there = re.findall(r"[^\s',]+", choice[2])
+            message = f"{choice[1]!r} is none of {', '.join(there)}{_near(choice[1], there)}"
         raise UserError(f"{message} ({self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
     if arguments is None:
-        leave_working_directory()
+        _begin()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return _guarded(words)
 
 
 def main_script(file: str) -> int:
     """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
-    leave_working_directory()
+    _begin()
     path = Path(file).resolve()
     return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+
+
+def _begin() -> None:
+    """What a process does first, before anything else is imported."""
+    leave_working_directory()
+    warn_in_one_line()
+    # Warnings of torch's C++ code come with a place in its source and mean nothing to a user, such as the one that
+    # DistributedDataParallel looked for unused parameters and found none. TORCH_CPP_LOG_LEVEL=WARNING shows them.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def version_text() -> str:

@@ -22,6 +22,7 @@ from foundation.plugins import name_of
 from foundation.printable import printable
 from foundation.ranges import bare
 from foundation.redact import redact
+from foundation.voice import plural
 
 T = TypeVar("T")
 
@@ -63,8 +64,7 @@ def load(
     value = reader.read(cls, root, "")
     if reader.problems:
         lines = [f"  {line}" for _, line in sorted(reader.problems, key=lambda problem: problem[0])]
-        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {name}"
-        raise UserError("\n".join([count, *lines]))
+        raise UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
     return typing.cast(T, value)
 
 

@@ -374,7 +374,7 @@ class Reader:
             return cls(**values)
         except UserError as error:
             named = (place for name, place in places.items() if re.search(rf"\b{re.escape(name)}\b", str(error)))
-            return self.problem(next(named, node), f"{key}: {error}" if key else str(error))
+            return self.problem(next(named, node), _said_of(key, str(error)))
 
     def read_sequence(self, hint: Any, node: SequenceNode, key: str) -> Any:
         arguments = get_args(hint) or (Any, ...)
@@ -417,6 +417,14 @@ class Reader:
             else:
                 seen[key_node.value] = (key_node.value, key_node, value_node)
         return list(seen.values())
+
+
+def _said_of(key: str, text: str) -> str:
+    """The sentence of a check with the key that it is about; many name the section themselves (``views.jitter is``)."""
+    section = key.partition(".")[0]
+    if not key or text.startswith(f"{section}."):
+        return text
+    return f"{key}: {text.removeprefix(f'{section}: ')}"
 
 
 def _join(key: str, name: str) -> str:

@@ -53,7 +53,7 @@ def recipe(name_or_path: str | Path) -> Path:
         name_or_path: name of a shipped recipe, or path of a YAML file of one's own.
 
     Raises:
-        UserError: neither; the message lists the near or all names.
+        UserError: neither; the message lists the near names.
     """
     shipped, name = recipes(), str(name_or_path)
     if name in shipped:
@@ -61,9 +61,11 @@ def recipe(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    known = ", ".join(shipped) or "none"
+    listed = "'foundation recipes list' shows the shipped ones"
     if path.is_dir():
-        raise UserError(f"{name} is a folder, not a recipe; give a YAML file or one of the shipped recipes: {known}")
+        raise UserError(f"{name} is a folder, but neither a run nor a recipe: give a YAML file or a name; {listed}")
     what = "no file" if path.suffix in (".yaml", ".yml") else "no recipe called"
-    similar = near_path(path) or near(path.stem, shipped)
-    raise UserError(f"{what} {name!r}{similar} (shipped: {known}; or give the path of a YAML file)")
+    of_shipped, of_files = near(path.stem, shipped, most=3), near_path(path)
+    is_path = len(path.parts) > 1 or path.suffix in (".yaml", ".yml")
+    similar = (of_files or of_shipped) if is_path else (of_shipped or of_files)
+    raise UserError(f"{what} {name!r}{similar} ({listed}; or give the path of a YAML file)")

@@ -84,10 +84,10 @@ def available(pattern: str) -> list[str]:
     return sorted(built_in | {point.name for point in entry_points(group=plugin.group)})
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """``; did you mean 'dino'?`` when one of the names is close, else nothing."""
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def near(name: str, names: Iterable[str], most: int = 1) -> str:
+    """``; did you mean 'dino'?`` when one of the names is close, or some (``most``) are; else nothing."""
+    matches = difflib.get_close_matches(name, list(names), n=most, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def allow(*names: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from foundation import heads as prototype_heads
 from foundation import initial as initial_weights
 from foundation import masking as token_masking
+from foundation.catalogue import About
 from foundation.data import mixture
 from foundation.engine import guard as run_guard
 from foundation.engine import optimizer as adamw
@@ -57,7 +58,7 @@ class Data:
     """Memory in GiB that one sample may take when decoded; a larger one is refused. When the samples of a batch take as
     much together, a worker makes their views before it decodes more."""
     samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
-    """Samples in an epoch; None: what the shards (of all sources) hold. Must be given for a dry run without data."""
+    """Samples that count as one epoch in durations; None: what the shards (of all sources) hold."""
     timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
@@ -97,7 +98,8 @@ class Train:
     """A process that waits for another one for so long gives up (exit code 75). More than four times
     ``guard.stall_seconds`` lets a process that hangs end first, with its stacks."""
     stop_after: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
-    """End early, with all schedules as for the whole length (to try a long recipe)."""
+    """Stop there this time, with all schedules as for the whole length (to try a long recipe). It belongs to one
+    command: the run folder does not keep it, and the run counts as stopped early, not as done."""
     log_every: Count = 10
     """Steps between two lines of metrics."""
 
@@ -113,6 +115,8 @@ class Recipe:
 
     name: str
     """Name of the run; its folder is ``runs/NAME`` unless the command line says otherwise."""
+    about: About = field(default_factory=About)
+    """What the recipe is for."""
     seed: Seed = 0
     """Seed of everything: weights, order of the data, views, masks, drop path."""
     data: Data
@@ -151,6 +155,11 @@ class Recipe:
             raise UserError("objectives is empty: there is nothing to learn from")
 
     @property
+    def lasting(self) -> Recipe:
+        """The recipe as a run folder keeps it: without ``train.stop_after``, which belongs to one command."""
+        return replace(self, train=replace(self.train, stop_after=None))
+
+    @property
     def decode(self) -> Any:
         """How the files of a sample are read: what ``views.decode`` says, else as the modality does by default."""
         own = getattr(self.views, "decode", None)
@@ -160,17 +169,17 @@ class Recipe:
         """Steps of the run and of an epoch.
 
         Args:
-            num_samples: samples that the shards hold; not needed when the recipe states ``data.samples_per_epoch`` or
-                ``train.steps_per_epoch``.
+            num_samples: samples that the shards hold; None (they are not here): those that the recipe is made for.
 
         Raises:
             UserError: when an epoch's length is needed and unknown.
         """
-        samples = self.data.samples_per_epoch or num_samples
+        samples = self.data.samples_per_epoch or num_samples or self.about.samples
         epoch = float(self.train.steps_per_epoch or (samples or 0) / self.train.batch_size)
         if epoch <= 0 and self.train.length.unit != "steps":
             raise UserError(
-                "the length of an epoch is unknown: give data.shards, data.samples_per_epoch or train.steps_per_epoch"
+                "the length of an epoch is unknown: give data.shards, about.samples (for a dry run), "
+                "data.samples_per_epoch or train.steps_per_epoch"
             )
         if self.train.length.unit == "%":
             raise UserError("train.length must be in epochs or steps, not in %")

@@ -9,9 +9,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 
 from foundation.printable import printable
 from foundation.redact import redact
+
+_LONGEST = 300  # characters of somebody else's warning
+
+
+def plural(number: int, one: str, several: str | None = None) -> str:
+    """``1 sample``, ``1,200 samples``; ``several`` where more than an s is added to ``one``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min 20 s``, ``5 h 10 min`` or ``2 d 4 h``."""
+    value = max(0, round(seconds))
+    if value >= 86400:
+        return f"{value // 86400} d {value % 86400 // 3600} h"
+    if value >= 3600:
+        return f"{value // 3600} h {value % 3600 // 60} min"
+    return f"{value // 60} min {value % 60} s" if value >= 60 else f"{value} s"
 
 
 def _shown(text: str) -> str:
@@ -33,6 +51,21 @@ def to_stdout(text: str) -> None:
         OSError: they cannot be written; :mod:`foundation.cli` makes a message of it.
     """
     print(_shown(text), flush=True)
+
+
+def warn_in_one_line() -> None:
+    """From now on Python's warnings, which libraries give with a line of their source, are one line each."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        to_stderr(f"warning: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'} ({category.__name__})")
+
+    warnings.showwarning = show
+    # Worker processes are asked for on purpose, and their number is the user's.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    # Said to those who write code with it.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 class Voice:

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = Path(arguments.recipe)
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
-    recipe = config.load(Recipe, source, arguments.overrides, own=not resumes)
+    earlier = ["train.stop_after=null"] if resumes else []  # folders of older versions keep it
+    recipe = config.load(Recipe, source, [*earlier, *arguments.overrides], own=not resumes)
     programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]
     if resumes and programs and not any(text.startswith("data.allow_pipes=") for text in arguments.overrides):
         raise UserError(
@@ -121,7 +122,8 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
         trainer = Trainer(recipe, folder, say, arguments.accept_changes)
         on_first_rank(lambda: begin(folder, trainer))
         trainer.run()
-        say(f"done: {folder.path} (export in {folder.export}; look at it: foundation report {folder.path})")
+        look = f"export in {folder.export}; look at it: foundation report {folder.path}"
+        say(f"{trainer.stopped_early or f'done: {folder.path}'} ({look})")
 
 
 def begin(folder, trainer) -> None:
@@ -131,7 +133,7 @@ def begin(folder, trainer) -> None:
     new = trainer.last_checkpoint is None
     if new:
         folder.require_room(trainer.checkpoint_bytes)
-    folder.write_recipe(config.dump(trainer.recipe), new)
+    folder.write_recipe(config.dump(trainer.recipe.lasting), new)
 
 
 def _silent(_: str) -> None:

@@ -196,3 +196,46 @@ def test_a_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch):
 def test_the_installed_pair_is_read_from_its_metadata():
     wanted = versions.torch_for_torchvision()
     assert wanted is not None and versions._fits(importlib.metadata.version("torch"), wanted)
+
+
+def test_words_that_are_nearly_right_are_answered_with_the_right_ones(capsys):
+    def said(*words: str) -> str:
+        assert cli.main(words) == 2
+        return capsys.readouterr().err
+
+    assert "did you mean 'quickstart'?" in said("quikstart")
+    assert "did you mean 'build'?" in said("data", "buidl")
+    assert "did you mean 'audio-folder'?" in said("data", "build", "audio_foldr", "out")
+    assert "did you mean 'photos-gpu'" in (text := said("pretrain", "photo-gpu", "--dry-run")) and "atst" not in text
+    assert "without dashes: train.batch_size=32 " in said("pretrain", "quickstart", "--train.batch_size=32")
+    text = said("pretrain", "quickstart", "views.jitter=7", "--dry-run")
+    assert "1 problem in" in text and "views: views" not in text
+
+
+def test_every_recipe_says_what_it_suits_and_a_copy_has_a_name_of_its_own(tmp_path, capsys):
+    from foundation.catalogue import entries
+
+    assert cli.main(["recipes", "list"]) == 0
+    listed = " ".join(capsys.readouterr().out.split())
+    for entry in entries():
+        about = entry.about
+        assert about.summary.endswith(".") and about.hardware, entry.name
+        assert f"{entry.name} {about.summary}" in listed, "no sentence is cut"
+        assert about.samples or entry.name.startswith("quickstart"), entry.name
+    assert cli.main(["recipes", "list", "imu"]) == 0
+    assert "hapt-mae-nano" in (out := capsys.readouterr().out) and "photos-cpu" not in out
+    assert cli.main(["recipes", "copy", "photos-cpu", str(tmp_path / "birds.yaml")]) == 0
+    text = (tmp_path / "birds.yaml").read_text()
+    assert "\nname: birds\n" in text and "name: photos-cpu" not in text
+    assert cli.main(["recipes", "copy", "photos-cpu", str(tmp_path / "my birds.yaml")]) == 2
+
+
+def test_a_warning_of_a_library_is_one_line_without_its_source():
+    code = """
+        import sys; sys.argv = ["foundation", "--version"]
+        from foundation.cli import main
+        main()
+        import warnings; warnings.warn("two\\nlines", RuntimeWarning); warnings.warn("old", FutureWarning)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "warning: two lines (RuntimeWarning)\n"

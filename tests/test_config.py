@@ -278,7 +278,7 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path: Path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("")
     assert paths.recipe(mine) == mine
-    with pytest.raises(UserError, match=rf"no recipe called '{name}x'; did you mean '{name}'\?"):
+    with pytest.raises(UserError, match=rf"no recipe called '{name}x'; did you mean '{name}'"):
         paths.recipe(name + "x")
     with pytest.raises(UserError, match=r"no file 'none/mine\.yaml'"):
         paths.recipe("none/mine.yaml")

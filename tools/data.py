@@ -90,7 +90,7 @@ def _add_statistics(commands: Any) -> None:
 
 def _add_build(commands: Any) -> None:
     from foundation.cli import Parser
-    from foundation.data.build import load
+    from foundation.data.build import load, shown_name
     from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
     from foundation.ranges import Bytes, Count, argument
 
@@ -103,7 +103,7 @@ def _add_build(commands: Any) -> None:
             dataset = None
             if name is not None and "--list" not in words:
                 dataset = load(name)
-                dataset.module.add_arguments(self.add_argument_group(f"options of {dataset.name}"))
+                dataset.module.add_arguments(self.add_argument_group(f"options of {shown_name(dataset.name)}"))
             self.set_defaults(dataset=dataset)
             return super().parse_known_args(words, namespace)
 
@@ -144,7 +144,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from foundation.data.build import build
     from foundation.errors import UserError
     from foundation.printable import printable
-    from foundation.voice import to_stderr, to_stdout
+    from foundation.voice import plural, to_stderr, to_stdout
 
     if arguments.list:
         return _list()
@@ -162,12 +162,15 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     for tally, words in ((built.left_out, "left out"), (built.notes, "worth knowing of files that were taken")):
         if tally.total:
-            to_stderr(f"{words}: {tally.total:,} files")
+            to_stderr(f"{words}: {plural(tally.total, 'file')}")
         for line in tally.lines():
             to_stderr(f"  {printable(line)}")
+    every = sum(entry.samples for entries in built.index.splits.values() for entry in entries)
     for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
-        to_stdout(f"{arguments.out / split}-*.tar: {samples:,} samples in {len(entries)} shards, {_bytes(size)}")
+        share = f" ({100 * samples / every:.1f} %)" if len(built.index.splits) > 1 else ""
+        counted = f"{plural(samples, 'sample')}{share} in {plural(len(entries), 'shard')}, {_bytes(size)}"
+        to_stdout(f"{arguments.out / split}-*.tar: {counted}")
     return 0
 
 
@@ -179,18 +182,27 @@ def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
 
 
 def _list() -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from shutil import get_terminal_size
+    from textwrap import wrap
 
-    from foundation.data.build import available, load
+    from foundation.data.build import available, load, shown_name
 
-    table = Table("name", "data", "modality", "splits", "size", "licence")
-    for name in available():
-        card = load(name).card
-        table.add_row(
-            name, card["title"], card["modality"], ", ".join(card["splits"]), str(card["size"]), card["licence"]
-        )
-    Console().print(table)
+    cards = {name: load(name).card for name in available()}
+    own = [name for name, card in cards.items() if card["source"].startswith("a folder")]
+    wide = min(get_terminal_size().columns, 120) - 6
+    for title, names in (
+        ("your own data", own),
+        ("public data sets and made-up ones", [n for n in cards if n not in own]),
+    ):
+        print(f"{title}:")
+        for name in names:
+            card = cards[name]
+            print(f"  {shown_name(name)}")
+            facts = f"{card['modality']}; {', '.join(card['splits'])}; {card['size']}; licence: {card['licence']}"
+            for line in (*wrap(card["title"], wide), *wrap(facts, wide)):
+                print(f"      {line}")
+        print()
+    print("foundation data build NAME --help      what a data set needs and which options it has")
     return 0
 
 
@@ -198,7 +210,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import contact_sheet, inspect
     from foundation.errors import UserError
     from foundation.printable import printable
-    from foundation.voice import to_stderr, to_stdout
+    from foundation.voice import plural, to_stderr, to_stdout
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
@@ -206,10 +218,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
     _show(facts)
     if arguments.sheet:
         number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite, modality=arguments.modality)
-        to_stdout(f"{arguments.sheet}: {number} pictures")
+        to_stdout(f"{arguments.sheet}: {plural(number, 'picture')}")
     damaged = [shard for shard in facts.shards if shard.problem]
     if damaged:
-        print(f"{len(damaged)} of {len(facts.shards)} shards have a problem:", file=sys.stderr)
+        print(f"{len(damaged)} of {plural(len(facts.shards), 'shard')} with a problem:", file=sys.stderr)
         for shard in damaged:
             to_stderr(f"  {printable(shard.path)}: {printable(shard.problem)}")
     return 3 if damaged else 0
@@ -222,6 +234,7 @@ def _show(facts: Facts) -> None:
     from rich.table import Table
 
     from foundation.printable import cell
+    from foundation.voice import plural
 
     console = Console()
     table = Table("shard", show_footer=len(facts.shards) > 1)
@@ -258,13 +271,15 @@ def _show(facts: Facts) -> None:
         )
     if facts.label_kinds and set(facts.label_kinds) != {"none"}:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in facts.label_kinds.most_common())
-        console.print(f"labels: {kinds} of {facts.looked_at:,} samples")
+        console.print(f"labels: {kinds} of {plural(facts.looked_at, 'sample')}")
     for note in facts.notes[:20]:
         console.print(f"[yellow]note[/]: {cell(note)}")
     if len(facts.notes) > 20:
         console.print(f"{len(facts.notes) - 20} more notes: 'foundation data verify' lists what they are about")
     if facts.labels:
-        labels = Table("label", "name", "samples", title=f"labels of {facts.looked_at:,} samples", title_justify="left")
+        labels = Table(
+            "label", "name", "samples", title=f"labels of {plural(facts.looked_at, 'sample')}", title_justify="left"
+        )
         shown = sorted(facts.labels.items(), key=lambda item: (len(item[0]), item[0]))
         for label, count in shown[:30]:
             known = label.isascii() and label.isdigit() and int(label) < len(facts.classes)
@@ -277,9 +292,10 @@ def _show(facts: Facts) -> None:
 def _statistics(arguments: argparse.Namespace) -> int:
     import json
 
+    from foundation.data import shown
     from foundation.data.statistics import statistics
     from foundation.printable import printable
-    from foundation.voice import to_stdout
+    from foundation.voice import plural, to_stdout
 
     recipe = _recipe(arguments.recipe) if arguments.recipe else None
     found = statistics(
@@ -293,14 +309,14 @@ def _statistics(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.to_json(), indent=1))
         return 0
-    to_stdout(f"# {found.modality}: {found.used:,} of {found.samples:,} samples")
+    to_stdout(f"# {found.modality}: {found.used:,} of {plural(found.samples, 'sample')}")
     print(_yaml({"views": found.found.views}) if found.found.views else "", end="")
-    for line in _yaml(found.found.facts).splitlines():
+    for line in shown.facts(found.found.facts):
         to_stdout(f"# {line}")
     for tally, words in ((found.left_out, "left out"), (found.notes, "worth knowing")):
         for line in tally.lines():
             to_stdout(f"# {words}: {printable(line)}")
-    for warning in found.found.warnings:
+    for warning in (*found.found.warnings, *found.found.misfits):
         to_stdout(f"# look at this: {printable(warning)}")
     return 0
 
@@ -320,12 +336,12 @@ def _progress_over_samples(places: Iterable[int], total: int) -> Iterable[int]:
 
 def _index(arguments: argparse.Namespace) -> int:
     from foundation.data.inspect import index_shards
+    from foundation.voice import plural, to_stdout
 
     for folder, index in index_shards(arguments.shards):
         for split, entries in index.splits.items():
-            print(
-                f"{folder / 'index.json'}: {split}: {sum(e.samples for e in entries):,} samples, {len(entries)} shards"
-            )
+            samples = plural(sum(entry.samples for entry in entries), "sample")
+            to_stdout(f"{folder / 'index.json'}: {split}: {samples}, {plural(len(entries), 'shard')}")
     return 0
 
 
@@ -371,32 +387,19 @@ def _progress_over_shards(checks: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 def _show_findings(found: Findings) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from foundation.data import shown
+    from foundation.printable import printable
+    from foundation.voice import plural, to_stdout
 
-    from foundation.errors import REASONS
-    from foundation.printable import cell
-
-    console = Console()
     members = ", ".join(f".{name} {count:,}" for name, count in found.members.items())
     size = _bytes(sum(shard.bytes for shard in found.shards))
-    console.print(f"{len(found.shards)} shards, {found.samples:,} samples, {size} ({cell(members or 'no members')})")
-    if found.problems:
-        table = Table("", "reason", "shard", "sample", "what is wrong")
-        for problem in found.problems[:100]:
-            colour = "red" if problem.severity == "error" else "yellow"
-            sample = problem.key or problem.member
-            words = (problem.reason, Path(problem.shard).name, sample, problem.detail)
-            table.add_row(f"[{colour}]{problem.severity}", *map(cell, words))
-        console.print(table)
-        if len(found.problems) > 100:
-            console.print(f"{len(found.problems) - 100} more are in the report (--json)")
-    for counts, colour, word in ((found.errors, "red", "problems"), (found.warnings, "yellow", "warnings")):
-        for reason, number in sorted(counts.items()):
-            console.print(f"[{colour}]{number:>8,} {word}[/] {reason}: {REASONS[reason]}")
+    counted = f"{plural(len(found.shards), 'shard')}, {plural(found.samples, 'sample')}"
+    to_stdout(f"{counted}, {size} ({printable(members or 'no members')})")
+    for line in shown.findings(found):
+        to_stdout(line)
     decoded = "" if found.decoded else "; add --decode to try every sample too"
     if not found.errors:
-        console.print(f"[green]good[/]: nothing that would spoil a run was found{decoded}")
+        to_stdout(f"good: nothing that would spoil a run was found{decoded}")
 
 
 def _bytes(number: float) -> str:

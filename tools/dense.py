@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.printable import printable
     from foundation.probes.dense import dense_features
     from foundation.probes.road import evaluation_config
-    from foundation.voice import to_stdout
+    from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
 
     for name in ("batch_size", "limit", "blocks"):
@@ -71,9 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     about = {"features_of": loaded.description, "blocks": arguments.blocks}
     entries = write_shards(samples, arguments.out, arguments.split, overwrite=arguments.overwrite, about=about)
     if bad:
-        print(f"{len(bad)} unreadable samples were left out, the first: {printable(bad[0])}", file=sys.stderr)
+        print(f"{plural(len(bad), 'unreadable sample')} left out, the first: {printable(bad[0])}", file=sys.stderr)
     count = sum(entry.samples for entry in entries)
-    to_stdout(f"written: {count} samples in {len(entries)} shards, {arguments.out}/{arguments.split}-*.tar")
+    counted = f"{plural(count, 'sample')} in {plural(len(entries), 'shard')}"
+    to_stdout(f"written: {counted}, {arguments.out}/{arguments.split}-*.tar")
     return 0
 
 

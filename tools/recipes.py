@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.catalogue import About
 
 DESCRIPTION = "List the shipped recipes, show one, or copy one to make it your own."
 EXAMPLES = """\
 examples:
   foundation recipes list
+  foundation recipes list audio
   foundation recipes show quickstart
   foundation recipes copy quickstart my.yaml      then edit it and: foundation pretrain my.yaml
 """
@@ -17,7 +24,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", metavar="{list,show,copy}", required=True)
-    what.add_parser("list", help="names and first lines of all recipes")
+    listing = what.add_parser("list", help="what each recipe is for: modality, size of the data, hardware, minutes")
+    listing.add_argument("modality", nargs="?", help="only the recipes for this modality, such as image")
     show = what.add_parser("show", help="print a recipe")
     show.add_argument("name", help="name of a shipped recipe")
     copy = what.add_parser("copy", help="write a recipe into a file of your own")
@@ -29,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation import paths
 
     if arguments.what == "list":
-        return _list()
+        return _list(arguments.modality)
     file = paths.recipe(arguments.name)
     if arguments.what == "show":
         print(file.read_text(encoding="utf-8"), end="")
@@ -37,20 +45,39 @@ def run(arguments: argparse.Namespace) -> int:
     return _copy(file, arguments.to)
 
 
-def _list() -> int:
-    from foundation import paths
+def _list(modality: str | None) -> int:
+    from itertools import groupby
+    from textwrap import wrap
 
-    shipped = paths.recipes()
-    width = max(map(len, shipped), default=0) + 2
-    for name, file in shipped.items():
-        print(f"{name:<{width}}{_first_line(file)}")
+    from foundation.catalogue import entries
+    from foundation.errors import UserError
+    from foundation.plugins import near
+
+    found = sorted(entries(), key=lambda entry: (entry.modality, entry.name))
+    there = list(dict.fromkeys(entry.modality for entry in found))
+    if modality is not None and modality not in there:
+        raise UserError(f"no recipe for {modality!r}{near(modality, there)} (there are recipes for {', '.join(there)})")
+    wide = min(get_terminal_size().columns, 120)
+    for name, group in groupby(found, key=lambda entry: entry.modality):
+        if modality not in (None, name):
+            continue
+        print(f"{name}:")
+        for entry in group:
+            print(f"  {entry.name}")
+            for line in (*wrap(entry.about.summary, wide - 6), *wrap(_needs(entry.about), wide - 6)):
+                print(f"      {line}")
+        print()
+    print("foundation recipes copy NAME mine.yaml      makes one your own")
     return 0
 
 
-def _first_line(file: Path) -> str:
-    """The first comment of a recipe says what it is for."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+def _needs(about: About) -> str:
+    """Size of the data, hardware and time, as far as they are known."""
+    from foundation.voice import plural
+
+    size = f"for about {plural(about.samples, 'sample')}" if about.samples else ""
+    time = f"{about.minutes:g} min" if about.minutes is not None else "time not measured"
+    return "; ".join(part for part in (size, about.hardware, time) if part)
 
 
 def _copy(file: Path, to: Path) -> int:
@@ -58,11 +85,13 @@ def _copy(file: Path, to: Path) -> int:
     from foundation.voice import to_stdout
 
     target = to / file.name if to.is_dir() else to
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", target.stem) or ".." in target.stem:
+        raise UserError(f"{target.name}: the run is named after the file: use letters, digits, '_', '.' and '-'")
     if target.suffix not in (".yaml", ".yml"):
         raise UserError(f"{target} should end in .yaml (or be an existing folder)")
     try:
-        with target.open("x", encoding="utf-8") as out:
-            out.write(file.read_text(encoding="utf-8"))
+        with target.open("x", encoding="utf-8") as out:  # the run gets the file's name, and so a folder of its own
+            out.write(re.sub(r"(?m)^name: .*$", f"name: {target.stem}", file.read_text(encoding="utf-8"), count=1))
     except FileExistsError:
         raise UserError(f"{target} exists already; choose another name or remove it first") from None
     except OSError as error:

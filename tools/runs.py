@@ -1,4 +1,4 @@
-"""``foundation runs``: how runs stand."""
+"""``foundation runs``: the state of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foundation.engine.runs import RunSummary
 
-DESCRIPTION = "Show how runs stand, from the files in their folders: running, done, stopped, failed or silent."
+DESCRIPTION = "Show the state of runs, from the files in their folders: running, done, stopped, failed or silent."
 EXAMPLES = """\
 examples:
   foundation runs list                            all runs below runs/
@@ -21,6 +21,7 @@ examples:
   foundation runs best sweeps --metric probe/knn_top1
   foundation runs best sweeps --metric loss --lowest
 
+stopped: by a signal, or by train.stop_after; the same command goes on.
 silent: the run says it is running, but its lock is free or its heartbeat is old: it was killed. The command that
 started it goes on from the newest checkpoint."""
 
@@ -103,7 +104,7 @@ def _print_table(found: list[RunSummary], root: Path) -> None:
         table.add_row(
             cell(place), f"[{colour}]{item.state}[/]{alarm}", _of(item), _number(item.loss), cell(_probe(item)),
             (item.checkpoint or "none").removeprefix("step-").lstrip("0") or "0",
-            _number(item.samples_per_second, ".0f"), _seconds(item.seconds_left),
+            _number(item.samples_per_second, ".0f"), _duration(item.seconds_left),
             _since(item.updated),
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 200).print(table)
@@ -127,7 +128,7 @@ def _show(arguments: argparse.Namespace) -> int:
         "last sign of life": f"{_since(item.updated)} ago" if item.updated else None,
         "process": f"{item.pid} on {item.host}" if item.pid and item.host else item.pid,
         "speed": f"{item.seconds_per_step:.3g} s a step" if item.seconds_per_step else None,
-        "left": _seconds(item.seconds_left) or None,
+        "left": _duration(item.seconds_left) or None,
         "newest checkpoint": item.checkpoint or "none",
         **{f"damaged {name}": reason for name, reason in item.damaged.items()},
         "refused or odd steps": f"{item.bad_steps} (bad-steps.jsonl)" if item.bad_steps else None,
@@ -144,7 +145,7 @@ def _show(arguments: argparse.Namespace) -> int:
             print(f"{printable(name):<{width}}{_number(value) if isinstance(value, float) else printable(value)}")
     for line in training[-arguments.lines :] if arguments.lines > 0 else []:
         rate = _number(runs.number_or_none(line.get("throughput/samples_per_second")), ".0f")
-        print(f"step {line['step']:,}: loss {_number(line['loss'])}, samples {rate}/s")
+        print(f"step {line['step']:,}: loss {_number(line['loss'])}, {rate} samples/s")
     return 0
 
 
@@ -166,14 +167,25 @@ def _best(arguments: argparse.Namespace) -> int:
             f"no run has the figure {arguments.metric!r}{near(arguments.metric, there)} (some are: {shown})"
         )
     rows.sort(key=lambda row: row[0], reverse=not arguments.lowest)
-    rows = rows[: arguments.limit]
     if arguments.json:
         plain = [{"path": str(folder), arguments.metric: value, "step": step} for value, step, folder in rows]
-        print(json.dumps(plain, indent=1))
+        print(json.dumps(plain[: arguments.limit], indent=1))
         return 0
-    width = max(len(printable(folder)) for _, _, folder in rows) + 2
-    for value, step, folder in rows:
-        print(f"{printable(folder):<{width}}{value:<10.5g}{f'step {step:,}' if step is not None else 'probe result'}")
+    groups: dict[str, list[tuple[float, int | None, Path]]] = {}
+    compares = not arguments.metric.startswith("loss")  # losses of different objectives are different things
+    for row in rows:
+        groups.setdefault("" if compares else runs.objectives(row[2]), []).append(row)
+    width = max(3, *(len(printable(folder)) for _, _, folder in rows)) + 2
+    number = max(len(printable(arguments.metric)), 10) + 2
+    for objectives, members in groups.items():
+        if len(groups) > 1:
+            print(f"objectives {printable(objectives)}:")
+        print(f"{'run':<{width}}{printable(arguments.metric):<{number}}where")
+        for value, step, folder in members[: arguments.limit]:
+            where = f"step {step:,}" if step is not None else "probe result"
+            print(f"{printable(folder):<{width}}{value:<{number}.5g}{where}")
+    if len(groups) > 1:
+        _warn("losses of different objectives do not compare: the best of each kind is listed by itself")
     return 0
 
 
@@ -193,18 +205,13 @@ def _number(value: float | None, form: str = ".5g") -> str:
 
 
 def _since(moment: float | None) -> str:
-    return _seconds(time.time() - moment) if moment else ""
+    return _duration(time.time() - moment) if moment else ""
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    value = max(0, round(value))
-    if value >= 86400:
-        return f"{value // 86400} d {value % 86400 // 3600} h"
-    if value >= 3600:
-        return f"{value // 3600} h {value % 3600 // 60} min"
-    return f"{value // 60} min {value % 60} s" if value >= 60 else f"{value} s"
+def _duration(seconds: float | None) -> str:
+    from foundation.voice import duration
+
+    return "" if seconds is None else duration(seconds)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths.bundled("datasets").glob("*.py")) if path.stem[0] != "_"}
 
 
+def shown_name(name: str) -> str:
+    """A data set's name as commands and messages show it; both spellings are understood."""
+    return name.replace("_", "-")
+
+
 def load(name: str) -> DatasetScript:
     """Import a data set's file.
 
@@ -67,7 +72,8 @@ def load(name: str) -> DatasetScript:
         UserError: there is none of that name, or the file lacks a part.
     """
     known = available()
-    if name.replace("-", "_") in known:  # a hyphen is as good
+    shown = [shown_name(each) for each in known]
+    if name.replace("-", "_") in known:
         path = known[name.replace("-", "_")]
     elif name.endswith(".py"):
         path = Path(name).expanduser()
@@ -75,8 +81,8 @@ def load(name: str) -> DatasetScript:
             raise UserError(f"no such file: {path}")
     else:
         raise UserError(
-            f"no data set is called {name!r}{near(name, known)}\n"
-            f"there are: {', '.join(known)}; or give the path of a .py file of your own"
+            f"no data set is called {name!r}{near(shown_name(name), shown)}\n"
+            f"there are: {', '.join(shown)}; or give the path of a .py file of your own"
         )
     spec = importlib.util.spec_from_file_location(f"foundation_dataset_{path.stem}", path)
     assert spec is not None and spec.loader is not None, path

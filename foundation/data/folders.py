@@ -32,6 +32,7 @@ from foundation.data.walk import irregular, walk
 from foundation.errors import UserError
 from foundation.plugins import resolve
 from foundation.ranges import Seed, ShareBelowOne, argument
+from foundation.voice import plural
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _LIKE_SPLITS = frozenset((*_SPLITS, "training", "testing", "dev", "eval", "evaluation"))
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser, extensions: Iterable[str], ki
         "--test-fraction",
         type=argument(ShareBelowOne),
         default=0.0,
-        help="share of the training files to set apart (default: 0)",
+        help="share of the files of each class to set apart for the test (default: 0)",
     )
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of the split and the order (default: 0)")
     parser.add_argument(
@@ -114,9 +115,23 @@ def samples(
     tally = copy.deepcopy(left_out)
     for split in result.values():
         split.decode, split.describe, split.left_out = decode, describe, tally
+    notes = next(iter(result.values())).notes
     if arguments.csv is None:
-        next(iter(result.values())).notes = _unseen_splits(items)
+        notes.merge(_unseen_splits(items))
+    notes.merge(_missing_classes(splits))
     return result
+
+
+def _missing_classes(splits: Mapping[str, list[Item]]) -> Tally:
+    """Classes that have files in one split and none in another one; splits without any labels do not count."""
+    files = {split: Counter(item.label for item in items if item.label) for split, items in splits.items()}
+    labelled = {split: counts for split, counts in files.items() if counts}
+    notes = Tally()
+    for split, counts in labelled.items():
+        for label in sorted({name for others in labelled.values() for name in others} - set(counts), key=_place):
+            there = ", ".join(f"{plural(n[label], 'file')} in {other}" for other, n in labelled.items() if n[label])
+            notes.add(f"class without a file in {split}", label, there)
+    return notes
 
 
 def _unseen_splits(items: Iterable[Item]) -> Tally:
@@ -130,7 +145,7 @@ def _unseen_splits(items: Iterable[Item]) -> Tally:
                 files["/".join(parts[:depth]), item.split] += 1
     notes = Tally()
     for (folder, split), number in sorted(files.items()):
-        text = f"its {number:,} files are in the split {split!r}; splits are folders right below --root that are called"
+        text = f"with {plural(number, 'file')} in the split {split!r}; splits are folders right below --root called"
         notes.add("in a folder called like a split", f"{folder}/", f"{text} {', '.join(_SPLITS)}", number)
     return notes
 
@@ -175,16 +190,29 @@ def _place(name: str) -> tuple[bool, int, str, str]:
 
 
 def _set_apart(items: list[Item], fraction: float, seed: int) -> dict[str, list[Item]]:
-    """Split by a hash of each file's name, so that adding files later moves none from one split to the other."""
+    """Set the same share of every class apart: the files whose names have the lowest numbers by a hash.
+
+    Every class of two files or more has one on either side. When files come or go later, few move to the other side: as
+    many as the class's share of the test changes by, where a plain threshold would move none but miss the share.
+    """
     names = [int.from_bytes(hashlib.blake2b(item.name.encode(), digest_size=7).digest(), "little") for item in items]
-    test = counter.uniform(seed, 0, names, "folder.split", 1)[:, 0] < fraction
+    numbers = counter.uniform(seed, 0, names, "folder.split", 1)[:, 0].tolist()
+    by_class: dict[str | None, list[tuple[float, str]]] = {}
+    for item, number in zip(items, numbers, strict=True):
+        by_class.setdefault(item.label, []).append((number, item.name))
+    apart: set[str] = set()
+    for members in by_class.values():
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        apart.update(name for _, name in sorted(members)[:count])
     splits = {
-        "train": [item for item, apart in zip(items, test, strict=True) if not apart],
-        "test": [item for item, apart in zip(items, test, strict=True) if apart],
+        "train": [item for item in items if item.name not in apart],
+        "test": [item for item in items if item.name in apart],
     }
     for split, members in splits.items():
         if not members:
-            raise UserError(f"--test-fraction {fraction} of {len(items)} files leaves the split {split!r} empty")
+            raise UserError(
+                f"--test-fraction {fraction} of {plural(len(items), 'file')} leaves the split {split!r} empty"
+            )
     return splits
 
 

@@ -20,6 +20,7 @@ from foundation.data.shards import RawSample, ShardError, ShardSet
 from foundation.data.tar import Table
 from foundation.data.verify_shard import Group, cut_keys
 from foundation.errors import SampleError, UserError
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,7 +134,7 @@ def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFact
     elif not row.samples:
         row.problem = "no samples"
     elif entry and (entry.bytes, entry.samples) != (row.bytes, row.samples):
-        row.problem = f"index.json says {entry.samples} samples, {entry.bytes} bytes"
+        row.problem = f"index.json says {plural(entry.samples, 'sample')}, {plural(entry.bytes, 'byte')}"
     elif verify and entry and digest(path) != entry.sha256:
         row.problem = "SHA-256 is not that of index.json"
     elif verify and entry is None:

@@ -62,6 +62,8 @@ class Split:
         describe: what to write beside a sample that was decoded.
         left_out: files that cannot be used, with those that were left out before.
         notes: what the decoder had to say about files that can be used.
+        alike: a fact of ``describe`` that should be the same for all files; those that differ from most are noted.
+        seen: values of that fact so far, counted over all splits that share this.
     """
 
     items: list[Item]
@@ -72,6 +74,8 @@ class Split:
     describe: Describe | None = None
     left_out: Tally = field(default_factory=Tally)
     notes: Tally = field(default_factory=Tally)
+    alike: str | None = None
+    seen: Counter[Any] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -87,13 +91,22 @@ class Split:
         return self.left_out.problems()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        values: list[tuple[str, Any]] = []
         for item in self.items:
             try:
-                yield self._sample(item)
+                sample = self._sample(item)
+                if self.alike is not None and self.decode is not None:
+                    values.append((item.name, json.loads(sample["json"]).get(self.alike)))
+                    self.seen[values[-1][1]] += 1
+                yield sample
             except OSError as error:
                 self.left_out.add("unreadable", item.name, error.strerror or str(error))
             except SampleError as error:
                 self.left_out.add(error.reason, item.name, error.detail)
+        usual = max(self.seen, key=lambda value: self.seen[value], default=None)
+        for name, value in values:
+            if value != usual:
+                self.notes.add("shape", name, f"{self.alike} {value}, most others have {usual}")
 
     def _sample(self, item: Item) -> dict[str, Any]:
         """Read, look at and try one file.

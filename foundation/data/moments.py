@@ -63,11 +63,13 @@ class Facts:
         views: what a recipe takes below ``views``.
         facts: everything else, each a word, a number or a few of them.
         warnings: what does not look right.
+        misfits: views of the recipe that these samples cannot fill, each with the key to change.
     """
 
     views: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
 
 
 class Collector(Protocol):

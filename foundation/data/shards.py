@@ -24,6 +24,7 @@ from foundation.data.prefetch import Prefetcher
 from foundation.data.tar import BLOCK, ShardError, Table, check_members, read_payload
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
+from foundation.voice import plural
 
 RawSample: TypeAlias = dict[str, Any]
 """``__key__``, ``__shard__`` (path or address), ``__id__`` (number in the data set), and by extension the bytes of each
@@ -169,7 +170,7 @@ class ShardSet:
         promised = int(self.counts[shard])
         if place >= len(table.keys) or len(table.keys) > promised:
             reason = "index" if table.complete else "truncated"
-            detail = f"expected {promised} samples, found {len(table.keys)}"
+            detail = f"expected {plural(promised, 'sample')}, found {len(table.keys)}"
             raise SampleError(path, f"#{place}", reason, detail + (_STALE if table.complete else ""))
         key = table.keys[place]
         sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
@@ -311,7 +312,7 @@ def open_shards(
     unknown = sum(one.samples is None and one.origin.remote for one in found)
     if unknown:
         warnings.append(
-            f"{unknown} remote shards without index.json: their headers were read over the network, and their bytes "
+            f"{plural(unknown, 'remote shard')} without index.json: headers were read over the network, and bytes "
             "cannot be checked; 'foundation data index FOLDER' writes an index where they lie"
         )
     sizes = [one.origin.expected.size or 0 for one in found if not one.origin.remote]
@@ -328,7 +329,9 @@ def open_shards(
         counts.append(samples)
     shards = ShardSet(origins, counts, finder.classes, warnings, copies, prefetch)
     if shards.num_samples < 1:
-        raise UserError(f"no samples in {len(found)} shards ({origins[0].name}, ...): members need names like key.jpg")
+        raise UserError(
+            f"no samples in {plural(len(found), 'shard')} ({origins[0].name}, ...): members need names like key.jpg"
+        )
     return shards
 
 
@@ -344,7 +347,7 @@ def _check_count(origin: Origin, samples: int, small: bool) -> None:
     """
     size = origin.expected.size or 0
     if (samples == 0 and size > _EMPTY) or samples * BLOCK > size:
-        raise UserError(f"{origin.name} has {size:,} bytes and cannot hold {samples:,} samples{_STALE}")
+        raise UserError(f"{origin.name} has {plural(size, 'byte')} and cannot hold {plural(samples, 'sample')}{_STALE}")
     if small and not origin.remote:
         try:
             opened = open_one(origin, None)
@@ -353,7 +356,7 @@ def _check_count(origin: Origin, samples: int, small: bool) -> None:
         has, whole = len(opened.table.keys), opened.table.complete
         opened.close()
         if has != samples and has and whole:
-            raise UserError(f"{origin.name} has {has:,} samples, expected {samples:,}{_STALE}")
+            raise UserError(f"{origin.name} has {plural(has, 'sample')}, expected {samples:,}{_STALE}")
 
 
 __all__ = ["RawSample", "ShardError", "ShardSet", "open_shards", "write_shards", "write_splits"]

@@ -25,6 +25,7 @@ from foundation.data.kinds import kind_of
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
+from foundation.voice import plural
 
 SCHEMA = 1
 """Of the JSON report; raised when the meaning of a field changes."""
@@ -141,7 +142,7 @@ def verify(
     found.add(_lacking(found.shards, members, whose))
     found.add(_unlike_fellows(found.shards, decode))
     if not found.samples and not found.errors:
-        found.add([Problem(str(paths[0].parent), "empty", f"no samples in {len(paths)} shards")])
+        found.add([Problem(str(paths[0].parent), "empty", f"no samples in {plural(len(paths), 'shard')}")])
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foundation.data.tally import Tally
+from foundation.voice import plural
 
 SYSTEM = frozenset(
     name.lower()
@@ -156,6 +157,6 @@ class _Walker:
         if entry.is_dir(follow_symlinks=False):
             number = sum(len(files) for _, _, files in os.walk(self.root / name))
             if number:
-                self.left_out.add("hidden", f"{name}/", f"{number:,} files", number)
+                self.left_out.add("hidden", f"{name}/", plural(number, "file"), number)
         else:
             self.left_out.add("hidden", name)

@@ -18,6 +18,7 @@ from foundation.data.index import NAME as INDEX
 from foundation.data.index import Index, ShardEntry, merge, read_index
 from foundation.data.put_in_place import beside, folder_of, put_in_place, remove_leftovers, temporary_folder
 from foundation.errors import UserError
+from foundation.voice import plural
 
 SAMPLES_PER_SHARD = 10_000
 MAX_BYTES = 1 << 30
@@ -163,8 +164,8 @@ def write_splits(
         present = sorted(out.glob(f"{split}-*.tar"))
         if (present or (old and split in old.splits)) and not overwrite:
             raise UserError(
-                f"{out} already holds the split {split!r} ({len(present)} shards): add --overwrite to replace it, "
-                "or give another folder"
+                f"{out} already holds the split {split!r} ({plural(len(present), 'shard')}): add --overwrite to "
+                "replace it, or give another folder"
             )
     _check_classes(out, old, splits, classes)
     if expected_bytes > free:

@@ -13,19 +13,31 @@ from foundation.parallel.collective import any_rank
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+_PRESSES = 3
+_ONE_PRESS = 0.1  # seconds: a terminal signals every process of the run, and the launcher passes the signal on
+
+
 class StopFlag:
     """While entered, INT, TERM and USR2 set :attr:`name` instead of ending the process.
 
-    The handlers stay for the whole ``with`` block, so that a second signal cannot cut the save short.
+    The handlers stay for the whole ``with`` block, so that a second signal cannot cut the save short. The third INT is
+    a person who does not want to wait for it: it raises KeyboardInterrupt, once.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._before: dict[signal.Signals, object] = {}
         self._since: float | None = None
+        self._presses, self._last_press = 0, -_ONE_PRESS
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+        now = time.monotonic()
+        if number != signal.SIGINT or now - self._last_press < _ONE_PRESS:
+            return
+        self._presses, self._last_press = self._presses + 1, now
+        if self._presses == _PRESSES:
+            raise KeyboardInterrupt
 
     def since(self) -> float | None:
         """``time.monotonic()`` when the first signal was seen; None before.

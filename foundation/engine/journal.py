@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -13,7 +15,9 @@ from foundation.engine.metrics import MetricsWriter
 from foundation.engine.run_folder import RunFolder
 from foundation.parallel.collective import rank, sums_over_ranks, world_size
 from foundation.printable import printable
+from foundation.voice import duration
 
+_TIMES = 20
 _SUMMED = "throughput/"
 
 
@@ -32,6 +36,8 @@ class Journal:
         from tqdm import tqdm
 
         self.folder, self.last_step, self.say = folder, last_step, say
+        self._times: deque[tuple[int, float]] = deque(maxlen=_TIMES)  # step and moment of the last lines
+        self._step = step
         self._first = rank() == 0
         self._metrics = MetricsWriter(folder.path, step) if self._first else None
         self._bar = tqdm(
@@ -51,6 +57,9 @@ class Journal:
 
     def advance(self) -> None:
         """One more step is done."""
+        self._step += 1
+        if not self._times:  # the first step, which takes longer than the others, is not counted
+            self._times.append((self._step, time.monotonic()))
         self._quietly(self._bar.update)
 
     def go_back(self, step: int) -> None:
@@ -58,7 +67,8 @@ class Journal:
         if self._metrics:
             self._metrics.close()
             self._metrics = MetricsWriter(self.folder.path, step)
-        self._bar.n = step
+        self._step = self._bar.n = step
+        self._times.clear()
         self._quietly(self._bar.refresh)
 
     def _quietly(self, show: Callable[[], object]) -> None:
@@ -93,8 +103,24 @@ class Journal:
             self._quietly(self._bar.refresh)
 
     def _show(self, step: int, figures: Mapping[str, Any]) -> None:
-        wait = f"{100 * figures['data/wait_fraction']:.0f} %"
-        speed = f"{figures['throughput/samples_per_second']:.0f}/s"
-        self._quietly(lambda: self._bar.set_postfix_str(f"loss {figures['loss']:.3f}, {speed}, data wait {wait}"))
+        wait = f"data wait {100 * figures['data/wait_fraction']:.0f} %"
+        speed = f"{figures['throughput/samples_per_second']:.0f} samples/s"
+        rate = f"learning rate {figures['schedule/learning_rate']:.2e}"
+        epoch = f"epoch {figures['epoch']:.1f}"
+        self._quietly(
+            lambda: self._bar.set_postfix_str(f"{epoch}, loss {figures['loss']:.3f}, {rate}, {speed}, {wait}")
+        )
         if self._bar.disable:
-            self.say(f"step {step:,}/{self.last_step:,}: loss {figures['loss']:.4f}, samples {speed}, data wait {wait}")
+            self.say(
+                f"step {step:,}/{self.last_step:,}: {epoch}, loss {figures['loss']:.4f}, {rate}, {speed}, {wait}"
+                f"{self._left(step)}"
+            )
+
+    def _left(self, step: int) -> str:
+        """How long the rest will take, going by the steps between the last lines."""
+        now = time.monotonic()
+        before, then = self._times[0] if self._times else (step, now)
+        self._times.append((step, now))
+        if before >= step or step >= self.last_step:
+            return ""
+        return f", {duration((self.last_step - step) * (now - then) / (step - before))} left"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation import schema
+from foundation.voice import plural
 
 MOST_BYTES = 4 << 30
 _LARGEST = 2**63 - 1
@@ -68,4 +69,4 @@ def _texts(path: Path, last_bytes: int | None) -> list[bytes]:
 def said_of(damaged: int, path: Path) -> Iterable[str]:
     """A line for a person about damaged lines, where there are any."""
     if damaged:
-        yield f"{path.name}: {damaged:,} damaged line{'s' if damaged > 1 else ''} left out"
+        yield f"{path.name}: {plural(damaged, 'damaged line')} left out"

@@ -14,7 +14,7 @@ from foundation.engine.curves import Curves
 from foundation.engine.lines import read_lines
 from foundation.engine.records import Records
 from foundation.files import replace_file
-from foundation.voice import to_stderr
+from foundation.voice import plural, to_stderr
 
 _KEPT = 100_000  # lines that wait for a full disk to have room again
 
@@ -59,7 +59,7 @@ class MetricsWriter:
     def close(self) -> None:
         self._write_waiting()
         if self._waiting:
-            self._say(f"{len(self._waiting)} lines of metrics could not be written to {self.path} and are lost")
+            self._say(f"{plural(len(self._waiting), 'line')} of metrics could not be written to {self.path}: lost")
         if self._descriptor is not None:
             os.close(self._descriptor)
         if self._curves is not None:

@@ -8,12 +8,16 @@ import torch
 from torch import nn
 
 from foundation import config
+from foundation.data.shards import ShardSet
+from foundation.data.sources import open_sources
 from foundation.engine import build
+from foundation.engine.advice import advice
 from foundation.engine.learner import STUDENT, Learner
 from foundation.errors import UserError
 from foundation.printable import printable
 from foundation.recipe import Recipe
 from foundation.schedules import Clock
+from foundation.voice import plural, to_stderr
 
 # Values of width D kept per token and block for the backward pass with fused attention: two norm outputs (2), queries,
 # keys and values (3), the attention's output (1), and the hidden layer before and after its GELU (2 x 4).
@@ -32,6 +36,7 @@ class Plan:
         tokens: per sample: those of the student's and the teachers' passes.
         flops: forward and backward of one sample, matrix products of the encoders only.
         memory: bytes in one process by kind.
+        advice: what does not fit, a sentence each; see ``foundation/engine/advice.py``.
     """
 
     clock: Clock
@@ -40,6 +45,7 @@ class Plan:
     tokens: dict[str, int]
     flops: float
     memory: dict[str, int]
+    advice: list[str]
 
 
 def plan(recipe: Recipe, processes: int = 1) -> Plan:
@@ -52,8 +58,10 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     Raises:
         UserError: for a recipe that could not run.
     """
-    num_samples = _num_samples(recipe)
+    sources, unopened = _sources(recipe)
+    num_samples = None if sources is None else sum(int(shards.num_samples) for shards in sources.values())
     clock = recipe.clock(num_samples)
+    said = [*unopened] if sources is None else advice(recipe, clock, sources)
     with torch.device("meta"):
         learner = build.learner(recipe, clock)
     recipe.optimizer.build(build.trainable(learner), clock, recipe.train.batch_size)
@@ -75,20 +83,22 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             shape, share = (roles[name][0], *roles[name][1]), _share(recipe, name) if branch == STUDENT else 1.0
             tokens[branch] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
             flops += learner.student.encoder.flops([shape]) * share * (3 if branch == STUDENT else 1)
-    return Plan(clock, num_samples, parameters, tokens, flops, _memory(recipe, learner, parameters, tokens, processes))
+    memory = _memory(recipe, learner, parameters, tokens, processes)
+    return Plan(clock, num_samples, parameters, tokens, flops, memory, said)
 
 
-def _num_samples(recipe: Recipe) -> int | None:
+def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
+    """The opened shards; None where they are not here, and why."""
     if not recipe.data.patterns:
-        return None
-    from foundation.data.sources import open_sources
-
+        return None, []
     try:
-        return sum(int(shards.num_samples) for shards in open_sources(recipe.data).values())
-    except UserError:
-        if recipe.data.samples_per_epoch or recipe.train.steps_per_epoch:
-            return None
-        raise
+        return open_sources(recipe.data), []
+    except UserError as error:
+        counted = recipe.data.samples_per_epoch or recipe.about.samples
+        if not counted and not recipe.train.steps_per_epoch:
+            raise
+        epoch = f", and an epoch is counted as {plural(counted, 'sample')}" if counted else ""
+        return None, [f"the shards are not here{epoch}: {error}"]
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
@@ -155,8 +165,12 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
     rows = [
         ("samples in the shards", shards),
         ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
-        ("batch", f"{batch:,} samples"),
-        ("micro-batch", f"{batch // (processes * recipe.train.accumulate):,} samples ({processes} processes)"),
+        ("batch", plural(batch, "sample")),
+        (
+            "micro-batch",
+            f"{plural(batch // (processes * recipe.train.accumulate), 'sample')} "
+            f"({plural(processes, 'process', 'processes')})",
+        ),
         ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
         *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
         *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
@@ -167,3 +181,5 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    for line in figures.advice:
+        to_stderr(f"warning: {line}")

@@ -1,4 +1,4 @@
-"""How runs stand, read from their folders: files are the truth, and no service knows better. Needs no torch.
+"""The state of runs, read from their folders: files are the truth, and no service knows better. Needs no torch.
 
 A run's own word in ``status.json`` is believed where the process can still write; a process that was killed cannot take
 its ``running`` back, so that this word counts only together with the lock and the heartbeat.
@@ -66,8 +66,9 @@ class RunSummary:
     Attributes:
         path: of the folder.
         name: of the run.
-        state: ``running``; ``done``; ``stopped`` (saved after a signal, may be started again); ``failed``; ``silent``
-            (says it is running, but nobody holds its lock or its heartbeat is old); ``new`` (no step yet).
+        state: ``running``; ``done``; ``stopped`` (by a signal or ``train.stop_after``: the same command goes on);
+            ``failed``; ``silent`` (says it is running, but nobody holds its lock or its heartbeat is old); ``new`` (no
+            step yet).
         step: optimiser steps done.
         total: steps at which it ends, where known.
         loss: last logged.
@@ -179,7 +180,10 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     _figures(run, lines)
     logged = lines[-1]["step"] if lines else 0
     run.step = int(beat.get("step") or max(logged, status.get("step") or 0))
-    run.total = beat.get("total") or status.get("total") or _total(recipe, lines)
+    # While it is going on, a run says where it will stop this time; afterwards, how long it is as a whole.
+    ended = status.get("state") != "running"
+    totals = (status.get("total"), beat.get("total")) if ended else (beat.get("total"), status.get("total"))
+    run.total = next(filter(None, totals), None) or _total(recipe, lines)
     run.state = _state(folder, status, beat, run, now, silent_after)
     for path in reversed(checkpoint.steps(folder / "checkpoints")):
         problem = checkpoint.problem(path, hashes=False)
@@ -296,18 +300,13 @@ def _total(recipe: Mapping[str, Any], lines: list[dict[str, Any]]) -> int | None
     logged = next((line for line in reversed(lines) if _number(line.get("epoch")) and line["epoch"] > 0), None)
     if steps_per_epoch is None and logged is not None:
         steps_per_epoch = logged["step"] / logged["epoch"]
-    total: int | None = None
-    for key in ("length", "stop_after"):
-        text = train.get(key)
-        try:
-            duration = Duration.from_yaml(text) if text is not None else None
-            if duration is None or (duration.unit == "epochs" and not steps_per_epoch):
-                continue
-            steps = duration.steps(Clock(total or 0, float(steps_per_epoch or 1)))
-        except (UserError, OverflowError, ValueError):  # the recipe is shown as it is; to train checks it
+    try:
+        length = Duration.from_yaml(train["length"]) if train.get("length") is not None else None
+        if length is None or (length.unit == "epochs" and not steps_per_epoch):
             return None
-        total = steps if total is None else min(total, steps)
-    return total
+        return length.steps(Clock(0, float(steps_per_epoch or 1)))
+    except (UserError, OverflowError, ValueError):  # the recipe is shown as it is; to train checks it
+        return None
 
 
 def series(folder: Path, say: Callable[[str], object] | None = None) -> Iterator[tuple[int | None, dict[str, float]]]:
@@ -337,6 +336,18 @@ def best(
     """The best value that a figure ever had in a run, with its step (None for a probe result), or None."""
     found = [(values[metric], step) for step, values in series(folder, say) if metric in values]
     return (min if lowest else max)(found, key=lambda item: item[0], default=None)
+
+
+def objectives(folder: Path) -> str:
+    """What a run minimises, as its recipe says: ``dino + ibot + 0.1 koleo``; empty where that cannot be read."""
+    listed = _Parts(folder).recipe().get("objectives")
+    parts = []
+    for part in listed if isinstance(listed, list) else ():
+        if isinstance(part, dict):
+            weight = part.get("weight", 1)
+            plain = not isinstance(weight, (int, float)) or weight == 1
+            parts.append(f"{'' if plain else f'{weight:g} '}{part.get('name')}")
+    return " + ".join(parts)
 
 
 def names(folder: Path) -> set[str]:

@@ -16,6 +16,7 @@ from foundation.data.loader import WaitEndedError
 from foundation.data.stream import build_loader, build_stream, open_sources
 from foundation.engine import build, checkpoint, state
 from foundation.engine.accumulate import accumulate
+from foundation.engine.advice import advice
 from foundation.engine.agreement import check_agreement
 from foundation.engine.collapse import CollapseWatch
 from foundation.engine.data_guard import DataGuard
@@ -29,6 +30,7 @@ from foundation.engine.resume import compare
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.saver import Saver
 from foundation.engine.watchdog import Watchdog
+from foundation.engine.words import banner, doubts_about_saves, end_by, stopped_early
 from foundation.errors import DataBudgetError, NumericsError, RequeueRequest, UserError
 from foundation.parallel.collective import (
     gather_json,
@@ -41,7 +43,6 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
-from foundation.redact import redact
 
 LAST_SECONDS = 60.0
 """At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
@@ -72,6 +73,7 @@ class Trainer:
         for warning in (line for shards in sources.values() for line in shards.warnings):
             say(f"warning: {warning}")
         self.clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
+        self.advice = on_first_rank(lambda: advice(recipe, self.clock, sources))
         self.views = recipe.views.build(device_is_accelerator=self.place.device.type != "cpu")
         self.learner = build.learner(recipe, self.clock).to(self.place.device).train()
         self.stream = build_stream(
@@ -116,56 +118,55 @@ class Trainer:
         """
         self.folder.hold()
         self._moves = self.folder.moves
-        try:
-            with ExitStack() as stack:
-                self.journal = stack.enter_context(
-                    Journal(self.folder, self.recipe.name, self.progress.step, self.last_step, self.say)
-                )
-                self.stop = stack.enter_context(StopFlag())
-                self.feed = self._feed()
-                stack.callback(lambda: self.feed.close())
-                stack.callback(self.saver.close)
-                seconds = self.recipe.guard.stall_seconds
-                self.watchdog = stack.enter_context(
-                    Watchdog(
-                        self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since
-                    )
-                )
-                self._prepare()
-                self._train()
-                self._finish()
-            self._status("done")
-        except BaseException as error:
-            self._status("stopped" if isinstance(error, RequeueRequest) else "failed", reason=redact(str(error)))
-            raise
+        with StopFlag() as self.stop:  # around the last word too: a signal that comes late must not make it another
+            try:
+                self._run()
+                self._status(*(("stopped", self.stopped_early) if self.stopped_early else ("done",)))
+            except BaseException as error:
+                self._status(*end_by(error, self.saver.newest))
+                raise
+
+    def _run(self) -> None:
+        with ExitStack() as stack:
+            journal = Journal(self.folder, self.recipe.name, self.progress.step, self.last_step, self.say)
+            self.journal = stack.enter_context(journal)
+            self.feed = self._feed()
+            stack.callback(lambda: self.feed.close())
+            stack.callback(self.saver.close)
+            seconds = self.recipe.guard.stall_seconds
+            self.watchdog = stack.enter_context(
+                Watchdog(self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since)
+            )
+            self._prepare()
+            self._train()
+            self._finish()
+
+    @property
+    def stopped_early(self) -> str | None:
+        """What to say where ``train.stop_after`` has ended the run before its length."""
+        return stopped_early(self.progress.step, self.clock.total_steps, self.folder.path)
 
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
         self._status("running")
-        if self.last_checkpoint is None:
+        new = self.last_checkpoint is None
+        if rank() == 0:
+            samples, workers = self.stream.num_samples, self.loader_workers
+            head = banner(self.recipe, self.learner, self.clock, self.place, samples, self.last_step, workers)
+            for line in (*head, f"  folder      {self.folder.path}", *(f"warning: {line}" for line in self.advice)):
+                self.say(line)
+        if new:
             self._save(wait=True)
-        elif rank() == 0:
-            self._say_if_full()
-        grace, seconds = self.recipe.train.grace_seconds, self.saver.seconds
-        if grace is not None and seconds is not None and seconds > grace:
-            self.say(
-                f"warning: a save takes {seconds:.1f} s and train.grace_seconds is {grace:g}: after a signal the run "
-                "may be killed before its state is written. Raise the scheduler's signal delay"
-            )
+        if rank() == 0:
+            needed, grace = None if new else self.checkpoint_bytes, self.recipe.train.grace_seconds
+            for line in doubts_about_saves(self.folder.checkpoints, needed, self.saver.seconds, grace):
+                self.say(line)
 
     @property
     def checkpoint_bytes(self) -> int:
         """What a checkpoint takes on the disk, about."""
         groups = state.capture(self.learner, self.optimizer, []).values()
         return sum(t.numel() * t.element_size() for group in groups for t in group.values())
-
-    def _say_if_full(self) -> None:
-        needed, free = self.checkpoint_bytes, checkpoint.free_bytes(self.folder.checkpoints)
-        if free < needed:
-            self.say(
-                f"warning: a checkpoint needs {needed:,} bytes and {free:,} are free for {self.folder.checkpoints}: "
-                "training goes on, but nothing is saved before there is room. Make room now, or stop it and go on later"
-            )
 
     def _train(self) -> None:
         while self.progress.step < self.last_step:
@@ -359,7 +360,7 @@ class Trainer:
 
         def save() -> None:
             numbers = state.numbers(
-                self.progress, self.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe),
+                self.progress, self.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe.lasting),
                 data=self.stream.fingerprint,
             )  # fmt: skip
             numbers |= {"guard": self.numerics.state(), "collapse": self.collapse.state()}
@@ -400,7 +401,7 @@ class Trainer:
         if rank() == 0:
             self.saver.move(self.folder.checkpoints)
             self.journal.go_back(self.progress.step)
-            self.folder.write_recipe(config.dump(self.recipe))
+            self.folder.write_recipe(config.dump(self.recipe.lasting))
         self.last_checkpoint = self.folder.checkpoints / self.last_checkpoint.name if self.last_checkpoint else None
 
     def _finish(self) -> None:
@@ -443,6 +444,7 @@ class Trainer:
                     self.journal.note(self.progress.step, values)
                     self.saver.note(self.progress.step, values)
 
-    def _status(self, word: str, **values: Any) -> None:
+    def _status(self, word: str, reason: str | None = None) -> None:
         if rank() == 0:
-            self.folder.write_status(word, step=self.progress.step, **values)
+            because = {} if reason is None else {"reason": reason}
+            self.folder.write_status(word, step=self.progress.step, total=self.clock.total_steps, **because)

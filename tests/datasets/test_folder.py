@@ -83,19 +83,36 @@ def test_manifest(tmp_path: Path, read: Read) -> None:
         read("folder", "--csv", str(tmp_path / "bad.csv"))
 
 
-def test_a_test_fraction_is_stable_when_files_are_added(tmp_path: Path, read: Read) -> None:
+def test_a_test_fraction_is_that_of_every_class_and_few_files_move_when_others_come(tmp_path: Path, read: Read) -> None:
     def keys() -> dict[str, set[str]]:
         splits = read("folder", "--root", str(tmp_path), "--test-fraction", "0.3")
         return {split: {sample["__key__"] for sample in samples} for split, samples in splits.items()}
 
     for number in range(40):
         picture(tmp_path / f"k{number % 2}" / f"{number}.png")
+    picture(tmp_path / "alone" / "1.png")
     before = keys()
-    assert before == keys() and 3 < len(before["test"]) < 25 and not before["train"] & before["test"]
+    assert before == keys() and not before["train"] & before["test"]
+    of = {name: sum(key.startswith(f"{name}-") for key in before["test"]) for name in ("k0", "k1", "alone")}
+    assert of == {"k0": 6, "k1": 6, "alone": 0}, "30 % of each 20; the only file of a class stays for training"
     for number in range(40, 60):
         picture(tmp_path / "k0" / f"{number}.png")
     after = keys()
-    assert before["test"] <= after["test"] and before["train"] <= after["train"]
+    moved = (before["test"] & after["train"]) | (before["train"] & after["test"])
+    assert len(moved) <= 3 and sum(key.startswith("k0-") for key in after["test"]) == 12
+
+
+def test_classes_without_a_file_on_one_side_are_named(tmp_path: Path, command: Callable[..., Any]) -> None:
+    for name in ("cat/1", "cat/2", "cat/3", "dog/1"):
+        picture(tmp_path / "in" / f"{name}.png")
+    said = command(
+        "data", "build", "folder", str(tmp_path / "out"), "--root", str(tmp_path / "in"), "--test-fraction", "0.3"
+    )
+    assert "1 class without a file in test\n    dog: 1 file in train" in said.stderr
+    assert (
+        "train-*.tar: 3 samples (75.0 %) in 1 shard, " in said.stdout
+        and "1 sample (25.0 %) in 1 shard, " in said.stdout
+    )
 
 
 def test_unreadable_files_are_left_out_and_named(tmp_path: Path, command: Callable[..., Any]) -> None:

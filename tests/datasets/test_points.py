@@ -168,3 +168,12 @@ def test_a_manifest_of_clouds(tmp_path: Path, read: Read) -> None:
     (root / "list.csv").write_text("path,label,split\n02691156-1a.npy,airplane,train\n03001627-2b.npy,chair,test\n")
     splits = read("point_folder", "--csv", str(root / "list.csv"))
     assert {split: [s["cls"] for s in rows] for split, rows in splits.items()} == {"train": [b"0"], "test": [b"1"]}
+
+
+def test_clouds_with_other_columns_than_most_are_told_when_they_are_built(tmp_path, command):
+    for number in range(6):
+        values = np.random.default_rng(number).normal(size=(64, 3 if number == 4 else 6)).astype(np.float32)
+        (tmp_path / "in" / "a").mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "in" / "a" / f"{number}.npy", values)
+    said = command("data", "build", "point_folder", str(tmp_path / "out"), "--root", str(tmp_path / "in"))
+    assert "1 shape\n    a/4.npy: columns 3, most others have 6" in said.stderr

@@ -62,6 +62,6 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 
 def test_epochs_of_unknown_length_are_refused():
-    recipe = config.load(Recipe, paths.recipe("dino-vits16"), ["data.shards=[]", "data.samples_per_epoch=null"])
+    recipe = config.load(Recipe, paths.recipe("dino-vits16"), ["data.shards=[]", "about.samples=null"])
     with pytest.raises(UserError, match="the length of an epoch is unknown"):
         plan(recipe)

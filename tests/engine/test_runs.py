@@ -197,11 +197,25 @@ def test_best_sorts_by_any_figure(copy, tmp_path, capsys):
     found = [(Path(r["path"]).name, r["probe/knn_top1"], r["step"]) for r in json.loads(capsys.readouterr().out)]
     assert found == [("b", 0.6, 10), ("a", 0.5, 20)]
     assert main([*words, "probe/knn_top1", "--lowest", "--limit", "1"]) == 0
-    assert capsys.readouterr().out.split()[1:] == ["0.2", "step", "20"]
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "probe/knn_top1", "where"] and row.split()[1:] == ["0.2", "step", "20"]
     assert main([*words, "knn/top1"]) == 0
-    assert capsys.readouterr().out.split()[1:] == ["0.7", "probe", "result"]
+    assert capsys.readouterr().out.splitlines()[-1].split()[1:] == ["0.7", "probe", "result"]
     assert main([*words, "probe/knn_top"]) == 2
     assert "probe/knn_top1" in capsys.readouterr().err
+
+
+def test_losses_of_different_objectives_are_listed_apart(copy, tmp_path, capsys):
+    for name, loss in (("a", 5.0), ("b", 0.1), ("c", 4.0)):
+        (copy(name) / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": loss}) + "\n")
+    recipe = tmp_path / "runs" / "b" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("name: koleo", "name: byol"))
+    assert main(["runs", "best", str(tmp_path / "runs"), "--metric", "loss", "--lowest"]) == 0
+    out, err = capsys.readouterr()
+    first, second = out.split("objectives ")[1:]
+    assert first.startswith("dino + ibot + 0.1 byol:") and "runs/b" in first and "runs/c" not in first
+    assert second.startswith("dino + ibot + 0.1 koleo:") and second.index("runs/c") < second.index("runs/a")
+    assert "do not compare" in err
 
 
 def test_looking_at_a_run_never_keeps_it_from_starting(copy):

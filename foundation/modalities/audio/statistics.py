@@ -11,6 +11,7 @@ import numpy as np
 
 from foundation.data.moments import Facts, Moments, rounded, spread
 from foundation.types import Sample
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,7 @@ class Statistics:
     def __init__(self, views: Any = None, decoding: Any = None) -> None:
         from foundation.modalities.audio.views import Config
 
+        self.views = views
         views = views or Config()
         self.front_end = replace(views.front_end, mean=0.0, std=1.0)
         self.length = self.front_end.samples(views.global_views.frames)
@@ -86,14 +88,28 @@ class Statistics:
         if lowest < self.front_end.rate:
             number = sum(n for rate, n in self.rates.items() if rate < self.front_end.rate)
             found.warnings.append(
-                f"{number} recordings have fewer than front_end.rate = {self.front_end.rate} samples per second (the "
-                f"fewest: {lowest}): what lies above half of their rate is silence to the encoder"
+                f"{plural(number, 'recording')} with fewer than front_end.rate = {self.front_end.rate} samples per "
+                f"second (the fewest: {lowest}): what lies above half of their rate is silence to the encoder"
             )
         for number, text in (
-            (self.clipped, "recordings reach full scale: they may be clipped"),
-            (self.silent, "recordings are silent"),
-            (self.short, "recordings are too short for one frame of the front end"),
+            (self.clipped, "at full scale: may be clipped"),
+            (self.silent, "without any sound"),
+            (self.short, "too short for one frame of the front end"),
         ):
             if number:
-                found.warnings.append(f"{number} {text}")
+                found.warnings.append(f"{plural(number, 'recording')} {text}")
+        found.misfits += self._misfits()
         return found
+
+    def _misfits(self) -> list[str]:
+        if self.views is None:
+            return []
+        asked, there = self.length / self.front_end.rate, float(np.median(self.seconds))
+        if asked <= there * 1.01:
+            return []
+        filled = "silence" if self.views.short == "silence" else "the recording again"
+        frames = self.front_end.frames(int(there * self.front_end.rate))
+        return [
+            f"a global view is {asked:.3g} s long and the recordings are {there:.3g} s (median): {filled} fills the "
+            f"rest (views.short). Set views.global_views.frames to {max(1, frames)} or less"
+        ]

@@ -58,7 +58,8 @@ class Found:
 
     Attributes:
         places: number of the column of each channel, from 0.
-        units: what its name says, in the words of :mod:`foundation.modalities.imu.units`; empty where it says none.
+        units: what its name says, in the words of :mod:`foundation.modalities.imu.units`; as it is written there where
+            no such unit is known; empty where it says none.
         time: number of the column of times; None: there is none.
         time_unit: what its name says; empty where it says none.
     """
@@ -97,7 +98,7 @@ def find(channels: Sequence[str], given: bool, time: str | None, names: Sequence
             "decode.columns (data build: --columns), or name only those that are there by decode.channels (--channels)",
         )
     places = tuple(place for place in found if place is not None)
-    units = tuple(split(names[place])[1] if names else "" for place in places)
+    units = tuple(split(names[place])[1] or _unknown_unit(names[place]) if names else "" for place in places)
     time_unit = split(names[when])[1] if names and when is not None else ""
     return Found(places, units, when, time_unit if time_unit in _TIME_UNITS else "")
 
@@ -115,6 +116,12 @@ def split(name: str) -> tuple[str, str]:
         if line and _SPELLINGS.get(back.lower()) in _TIME_UNITS:
             bare, unit = front, _SPELLINGS[back.lower()]
     return re.sub(r"[\W_]+", "", bare).lower(), unit
+
+
+def _unknown_unit(name: str) -> str:
+    """What stands in brackets at the end of a name that names no unit known here."""
+    match = _BRACKETS.match(name.strip())
+    return match[2].strip() if match else ""
 
 
 def _place(wanted: str, names: Sequence[str], columns: int, usual: bool) -> int | None:

@@ -185,7 +185,7 @@ class ImuDecoder:
         if longest.seconds < _LEAST_SHARE * recording.seconds:
             broken = next(note.detail for note in recording.notes if note.reason == "gap")
             text = f"the longest stretch has {longest.seconds:.4g} of {recording.seconds:.4g} s: {broken}"
-            advice = "'foundation data build imu_folder --window' cuts the stretches apart"
+            advice = "'foundation data build imu-folder --window' cuts the stretches apart"
             raise SampleError(*members.place_of(raw), "gap", f"{text}; {advice}")
         sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
         sample["imu"] = torch.from_numpy(longest.values)
@@ -220,12 +220,14 @@ class ImuDecoder:
             column = int(np.argmin(np.isfinite(values[0])))
             text = f"reading 0 of {config.channels[column]} is {values[0, column]}, and every other lacks a number too"
             raise ImuError("not_finite", text)
-        stated = self._units(facts)
+        stated, doubts = self._units(facts), dict[str, Note]()
         for column, channel in enumerate(config.channels):
             kind = units.kind_of(channel)
             if kind in stated:
                 unit = self._unit(kind, stated[kind], table.units[column], "imu_units" in facts)
                 values[:, column] *= units.factor(unit, kind, "imu_units")
+                if "imu_units" not in facts:
+                    doubts |= self._unknown(kind, unit, channel, table.units[column])
                 stated[kind] = unit
         start = self._number(facts, ("imu_start",), -math.inf) or 0.0
         if table.times is None:
@@ -261,7 +263,16 @@ class ImuDecoder:
                 values, own, begin = even(values, stretch.times)
                 begin += start + origin - (0.5 / own if table.times is not None else 0.0)
             pieces.append(Piece(self._finished(values, own, gravity), own, begin))
-        return Recording(tuple(pieces), (*table.notes, *notes))
+        return Recording(tuple(pieces), (*table.notes, *doubts.values(), *notes))
+
+    def _unknown(self, kind: str, unit: str, channel: str, by_name: str) -> dict[str, Note]:
+        """A note where a column's name says a unit that is none of its kind, and nobody has declared another one."""
+        known = units.ACCELERATION if kind == "acceleration" else units.ANGULAR_VELOCITY
+        if not by_name or by_name in known or getattr(self.config, kind) != next(iter(known)):
+            return {}
+        said = f"the name of the column of {channel} says {by_name!r}, no known unit of {kind.replace('_', ' ')}"
+        choice = ", ".join(known)
+        return {kind: Note("units", f"{said}: the numbers are taken as {unit}; declare decode.{kind} ({choice})")}
 
     def _unit(self, kind: str, stated: str, by_name: str, by_sample: bool) -> str:
         """The unit of a channel: as the sample says, else as the column's name does, else as the recipe does."""

@@ -26,6 +26,7 @@ class Statistics:
     def __init__(self, views: Any = None, decoding: Any = None) -> None:
         from foundation.modalities.imu.decode import Config
 
+        self.views = views
         self.config = decoding or (Config() if views is None else views.decode)
         self.readings = Moments()
         self.rates, self.seconds, self.lengths, self.turning = (list[float]() for _ in range(4))
@@ -60,7 +61,21 @@ class Statistics:
                     f"turns of {rounded(max(self.turning), 3):g} rad/s are faster than gyroscopes measure (35 rad/s): "
                     "they look like deg/s (decode.angular_velocity: deg/s)"
                 )
+        if self.views is not None:
+            found.misfits += self._misfits(float(np.median(self.seconds)))
         return found
+
+    def _misfits(self, there: float) -> list[str]:
+        """Views that are longer than the recordings, whose usual length is given in seconds."""
+        view, rate = self.views.global_views, self.views.rate
+        asked = view.size / rate
+        if view.span is not None or asked <= there * 1.01:
+            return []
+        filled = "its mirror image at both ends" if self.views.short == "mirror" else "slower time"
+        return [
+            f"a global view is {asked:.3g} s long and the recordings are {there:.3g} s (median): {filled} fills the "
+            f"rest (views.short). Set views.global_views.size to {max(1, int(there * rate))} or less"
+        ]
 
     def _doubts(self, length: float) -> list[str]:
         """What speaks against the declared unit, given the usual length of the acceleration in m/s^2."""

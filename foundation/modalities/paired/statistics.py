@@ -39,4 +39,5 @@ class Statistics:
             found.views["members"][name] = own.views
             found.facts |= {f"{name}, {key}": value for key, value in own.facts.items()}
             found.warnings += [f"{name}: {text}" for text in own.warnings]
+            found.misfits += [f"{name} (below views.members.{name}): {text}" for text in own.misfits]
         return found

@@ -219,7 +219,13 @@ def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
 
 def text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
     """The first ``count`` lines of numbers, [count, columns]."""
-    numbers = parse_numbers(b"\n".join(data.split(b"\n", count)[:count]))
+    lines = data.split(b"\n", count)[:count]
+    try:
+        numbers = parse_numbers(b"\n".join(lines))
+    except PointError:
+        if data.count(b"\n") >= count:
+            raise
+        numbers = parse_numbers(b"\n".join(lines[:-1]))  # the last line has no end: what cuts the file off, cuts it
     if len(numbers) != count * columns:
         raise PointError("truncated", f"{len(numbers)} numbers, but {count} lines of {columns} are announced")
     return numbers.reshape(count, columns)

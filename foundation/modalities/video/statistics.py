@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from foundation.data.moments import Facts, Moments, spread
 from foundation.modalities.image.statistics import add_colours, colours
 from foundation.types import Sample
@@ -18,6 +20,7 @@ class Statistics:
     """
 
     def __init__(self, views: Any = None, decoding: Any = None) -> None:
+        self.views = views
         self.colours = Moments()
         self.heights, self.widths, self.frames = list[float](), list[float](), list[float]()
         self.rates, self.seconds = list[float](), list[float]()
@@ -42,4 +45,22 @@ class Statistics:
             "frames per second": self.rates,
             "seconds read": self.seconds,
         }
-        return Facts(colours(self.colours), {name: spread(values) for name, values in named.items()})
+        found = Facts(colours(self.colours), {name: spread(values) for name, values in named.items()})
+        if self.views is not None:
+            found.misfits += self._misfits(self.views.global_views)
+        return found
+
+    def _misfits(self, view: Any) -> list[str]:
+        """Global clips that ask for more frames or seconds than the films have."""
+        frames, seconds = float(np.median(self.frames)), float(np.median(self.seconds))
+        if view.frames > frames:
+            return [
+                f"a global clip has {view.frames} frames and the films have {frames:g} (median): frames are repeated. "
+                f"Set views.global_views.frames to {max(1, int(frames))} or less"
+            ]
+        if view.span is None and (asked := view.frames / max(view.rates)) > seconds * 1.01:
+            return [
+                f"a global clip covers {asked:.3g} s at least and the films are {seconds:.3g} s long (median): it "
+                "covers all of a film, at another speed. Set views.global_views.rates higher or frames lower"
+            ]
+        return []

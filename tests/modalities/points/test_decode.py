@@ -461,3 +461,17 @@ def test_packed_points_may_copy_what_came_before():
     assert unpack(bytes([0]) + b"a" + bytes([7 << 5, 3, 0, 0]) + b"z", 14) == b"a" * 13 + b"z"
     with pytest.raises(PointError, match="not there"):
         unpack(bytes([0]) + b"a" + bytes([1 << 5, 5]), 9)
+
+
+def test_a_ply_that_ends_within_a_number_is_truncated():
+    header = (
+        b"ply\nformat ascii 1.0\nelement vertex 99\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    )
+    whole = header + b"\n".join(b"%d.25 -2.5 -3.75" % number for number in range(99))
+    assert len(read("ply", whole)["points"]) == 99, "the last line needs no end"
+    for cut in (len("-3.75"), len("3.75")):  # the number is gone; its sign is left
+        with pytest.raises(SampleError) as caught:
+            read("ply", whole[:-cut])
+        assert caught.value.reason == "truncated", whole[:-cut][-20:]
+    with pytest.raises(SampleError, match="not a number"):
+        read("ply", whole.replace(b"-2.5", b"-x", 1))

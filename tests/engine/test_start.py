@@ -1,0 +1,138 @@
+"""What a run says before its first step, what it refuses there, and how it ends early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from foundation.cli import main
+from foundation.engine import checkpoint, runs
+from foundation.engine.interrupt import StopFlag
+from tests.conftest import RECIPE
+
+
+def test_stop_after_belongs_to_the_command_and_not_to_the_run(tiny_recipe_file, tmp_path, capfd):
+    run = tmp_path / "run"
+    assert main(["pretrain", str(tiny_recipe_file), "train.stop_after=3 steps", "--run", str(run)]) == 0
+    out = capfd.readouterr().out
+    assert f"stopped early at step 3 of 8 (train.stop_after); go on with: foundation pretrain {run}" in out
+    found = runs.summary(run)
+    assert (found.state, found.step, found.total) == ("stopped", 3, 8) and "of 8" in (found.reason or "")
+    assert "stop_after: null" in (run / "recipe.yaml").read_text()
+    kept = (run / "recipe.yaml").read_text().replace("stop_after: null", "stop_after: 4 steps")
+    (run / "recipe.yaml").write_text(kept)  # as older versions left it
+    assert main(["pretrain", str(run)]) == 0
+    out = capfd.readouterr().out
+    assert "resuming from step-00000003" in out and f"done: {run}" in out
+    assert runs.summary(run).state == "done" and checkpoint.newest(run / "checkpoints")[0].name == "step-00000008"
+
+
+def test_a_run_begins_with_what_it_will_do(train, tiny_recipe, tmp_path):
+    said: list[str] = []
+    trainer = train(tiny_recipe("train.length=4 steps", "train.stop_after=2 steps"), tmp_path / "run", said)
+    first = next(place for place, line in enumerate(said) if line.startswith("step 1/2"))
+    head = "\n".join(said[:first])
+    trained = sum(p.numel() for p in trainer.learner.student.parameters() if p.requires_grad)
+    assert "device      float32 on cpu" in head and f"{trained:,} trained" in head
+    assert "40 in the shards, 8 in a batch" in head and f"folder      {tmp_path / 'run'}" in head
+    assert "4, the data 0.8 times, this time to step 2 (train.stop_after)" in head
+    assert "epoch 0.2, loss " in said[first] and "learning rate 3.13e-05" in said[first]
+
+
+def test_a_recipe_that_does_not_fit_the_data_is_told_with_the_keys_to_change(tiny_shards, tmp_path, capfd):
+    path = tmp_path / "own.yaml"
+    path.write_text(RECIPE.format(shards=tiny_shards).replace("name: tiny", "name: own\nabout: {samples: 1281167}"))
+    words = ["pretrain", str(path), "train.batch_size=64", "train.length=100 epochs", "--dry-run"]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert "62 (99.2 epochs)" in " ".join(out.split()), "of the 40 samples that there are, not of those it was made for"
+    assert "train.batch_size 64 is more than the 40 samples there are" in err and "train.batch_size to 4" in err
+    assert "62 steps are few" in err and "Set train.length to '1000 steps' or more" in err
+    assert main([*words, "data.samples_per_epoch=1281167"]) == 0
+    assert (
+        "data.samples_per_epoch 1,281,167 makes an epoch of 1,281,167 samples, and there are 40"
+        in capfd.readouterr().err
+    )
+    assert main([*words, "data.shards=[not-here-*.tar]"]) == 0
+    out, err = capfd.readouterr()
+    assert "the shards are not here" in err and "an epoch is counted as 1,281,167 samples" in err
+
+
+def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd):
+    words = ["pretrain", "hapt-mae-nano", "--run", str(tmp_path / "run")]
+    assert main([*words, f"data.shards=[{tiny_shards}]"]) == 2
+    assert "no sample can be read by the recipe 'hapt-mae-nano', which is for imu" in capfd.readouterr().err
+    assert main(["data", "build", "digits", str(tmp_path / "digits")]) == 0
+    assert main([*words, f"data.shards=[{tmp_path}/digits/train-*.tar]"]) == 2
+    err = capfd.readouterr().err
+    assert (
+        "these are image samples" in err
+        and "cifar10-dino-ibot-nano" in err
+        and "hapt" not in err.split("Recipes for")[1]
+    )
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_third_interrupt_does_not_wait_for_the_save():
+    with StopFlag() as flag:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher passes on what the terminal has sent already
+        time.sleep(0.11)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert flag.name == "SIGINT"
+        time.sleep(0.11)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        time.sleep(0.11)
+        os.kill(os.getpid(), signal.SIGINT)  # while the last word is written
+
+
+SLOW_SAVES = """
+import sys, time
+from foundation.cli import main
+from foundation.engine import saver
+write = saver.checkpoint.write
+def on_slow_storage(root, step, *rest):
+    time.sleep(3 if step else 0)
+    return write(root, step, *rest)
+saver.checkpoint.write = on_slow_storage
+"""
+
+
+@pytest.mark.slow
+def test_three_quick_interrupts_end_with_130_and_a_run_that_goes_on(tiny_recipe_file, tmp_path):
+    run = tmp_path / "run"
+    words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "data.workers=1", "--run", str(run)]
+    code = SLOW_SAVES + f"sys.exit(main({words!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.15)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "stopped" and "without a last save" in status["reason"]
+    assert checkpoint.newest(run / "checkpoints")[0] is not None
+
+
+def test_views_longer_than_the_recordings_are_told(tmp_path, capfd):
+    from foundation.data.shards import write_shards
+
+    header = "acc_x,acc_y,acc_z,gyr_x,gyr_y,gyr_z\n"
+    rows = "".join("0.1,0.2,9.8,0,0,0\n" for _ in range(50))  # one second at 50 Hz
+    samples = ({"__key__": f"s{i}", "csv": (header + rows).encode(), "json": b'{"rate": 50}'} for i in range(8))
+    write_shards(samples, tmp_path, "train")
+    assert main(["pretrain", "hapt-mae-nano", f"data.shards=[{tmp_path}/train-*.tar]", "--dry-run"]) == 0
+    err = capfd.readouterr().err
+    assert "recordings are 1 s (median)" in err and "Set views.global_views.size to 50 or less" in err
