@@ -17,6 +17,7 @@ from foundation.weights import header
 
 _SECONDS = 5.0
 """For the first word of the server that has the weights."""
+_CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")  # whose errors are not all of the system's
 
 
 @contextmanager
@@ -38,7 +39,9 @@ def fetching(model: str, published: Any) -> Iterator[None]:
     with _one_attempt(bool(published.hf_hub_id)) as silence:
         try:
             yield
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
+                raise
             reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"the published weights of timm's {model!r} are not on this machine and cannot be fetched from "

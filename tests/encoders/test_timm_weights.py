@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -88,18 +90,69 @@ def test_a_plan_needs_no_weights(tmp_path):
         adapter.Config(model=MODEL, weights=str(tmp_path / "absent.safetensors")).build()
 
 
-def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_for(tmp_path, monkeypatch, capsys):
-    hub = importlib.import_module("huggingface_hub.constants")
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+class Hub(BaseHTTPRequestHandler):
+    """The part of the hub's protocol by which a file is fetched."""
+
+    def do_GET(self):
+        name = f"/timm/{MODEL}.r160_in1k/resolve/main/model.safetensors"
+        data = self.server.file.read_bytes() if self.path == name else b""
+        self.server.asked.append((self.command, self.path))
+        self.send_response(200 if data or self.path == "/" else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", '"1234"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        if not data:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """``hub(address)``: where the hub's client asks from now on, with a cache of its own."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def point(address):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        return constants
+
+    return point
+
+
+def test_a_name_alone_means_the_published_weights_which_are_then_on_this_machine(trained, file, hub):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.file, server.asked = file, []
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    hub(f"http://127.0.0.1:{server.server_port}")
+    loaded = load_encoder(f"timm:{MODEL}")
+    server.shutdown()
+    server.server_close()
+    assert ("GET", f"/timm/{MODEL}.r160_in1k/resolve/main/model.safetensors") in server.asked
+    for encoder in (loaded.encoder, load_encoder(f"timm:{MODEL},pretrained").encoder):  # the second without a server
+        own = encoder.model.state_dict()
+        assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in own.items())
+
+
+def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_for(hub, capsys):
     with socket.socket() as nobody:  # listens on this port
         nobody.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        constants = hub(f"http://127.0.0.1:{nobody.getsockname()[1]}")
         begun = time.monotonic()
         assert main(["knn", "timm:resnet18", "--train", "x.tar", "--test", "x.tar"]) == 2
         assert time.monotonic() - begun < 30  # the hub's own attempts take 50 s and more
     (line,) = capsys.readouterr().err.strip().splitlines()
     for said in ("'resnet18'", "Connection refused", "timm:resnet18,weights=FILE.safetensors", "timm:resnet18,random"):
         assert said in line
-    assert not hub.HF_HUB_OFFLINE  # the next model is asked for again
+    assert not constants.HF_HUB_OFFLINE  # the next model is asked for again
