@@ -145,13 +145,14 @@ def test_a_name_alone_means_the_published_weights_which_are_then_on_this_machine
         assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in own.items())
 
 
-def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_for(hub, capsys):
+def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_for(hub, monkeypatch, capsys):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)  # the hub's own attempts have 46 s of them
     with socket.socket() as nobody:  # listens on this port
         nobody.bind(("127.0.0.1", 0))
         constants = hub(f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        begun = time.monotonic()
         assert main(["knn", "timm:resnet18", "--train", "x.tar", "--test", "x.tar"]) == 2
-        assert time.monotonic() - begun < 30  # the hub's own attempts take 50 s and more
+    assert sum(pauses) < 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     for said in ("'resnet18'", "Connection refused", "timm:resnet18,weights=FILE.safetensors", "timm:resnet18,random"):
         assert said in line
