@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.data.tally import Tally
     from foundation.errors import UserError
     from foundation.probes.road import evaluation_config, features_of_shards
-    from foundation.voice import to_stdout
+    from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
     from foundation.zoo.preprocess import Preprocess
 
@@ -92,8 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     write(out, found, loaded, arguments, left_out)
     width = sum(part.shape[1] for part in found.tokens(arguments.tokens))
-    count = "1 vector" if len(found) == 1 else f"{len(found):,} vectors"
-    to_stdout(f"wrote {out}: {count} of {width:,} numbers each, by {loaded.description}")
+    to_stdout(f"wrote {out}: {plural(len(found), 'vector')} of {width:,} numbers, by {loaded.description}")
     report(found, left_out)
     return 0
 
