@@ -17,8 +17,9 @@ class Config:
     """Where the student's encoder gets its first weights; heads always start at random."""
 
     weights: str
-    """A run folder, a checkpoint folder or an exported ``.safetensors``. They must fit, shape by shape; those of
-    another modality are adapted where the encoder's modality has a room ``inflate`` (clips take those of images)."""
+    """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape; those of another
+    modality are adapted where there is a way (clips take those of images)."""
     branch: str = "teacher"
     """Which encoder of a run folder or checkpoint: ``teacher`` or ``student``."""
     how: str | None = None

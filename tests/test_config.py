@@ -282,6 +282,8 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path: Path):
         paths.recipe(name + "x")
     with pytest.raises(UserError, match=r"no file 'none/mine\.yaml'"):
         paths.recipe("none/mine.yaml")
+    with pytest.raises(UserError, match=r"no file '.*mien\.yaml'; did you mean '.*mine\.yaml'"):
+        paths.recipe(tmp_path / "mien.yaml")
     with pytest.raises(UserError, match="is a folder"):
         paths.recipe(tmp_path)
 

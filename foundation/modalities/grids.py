@@ -5,7 +5,15 @@ Letters: R rows, C channels, N tokens, d axes of the grid.
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
+
+_CELLS = {
+    1: "r c (a i) -> r a c i",
+    2: "r c (a i) (b j) -> r (a b) c i j",
+    3: "r c (a i) (b j) (e k) -> r (a b e) c i j k",
+}
+"""By number of axes: each axis of a view cut into cells, the cells one after the other."""
 
 
 def cut(view: Tensor, cell: tuple[int, ...]) -> Tensor:
@@ -18,13 +26,9 @@ def cut(view: Tensor, cell: tuple[int, ...]) -> Tensor:
     Returns:
         [R, N, C, *cell], last axis of the grid fastest.
     """
-    axes = len(cell)
-    counts = [side // extent for side, extent in zip(view.shape[2:], cell, strict=True)]
-    for axis, (count, extent) in enumerate(zip(counts, cell, strict=True), start=2):
-        view = view.narrow(axis, 0, count * extent)
-    split = view.reshape(*view.shape[:2], *(n for pair in zip(counts, cell, strict=True) for n in pair))
-    order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-    return split.permute(order).reshape(view.shape[0], -1, view.shape[1], *cell)
+    for axis, (side, extent) in enumerate(zip(view.shape[2:], cell, strict=True), start=2):
+        view = view.narrow(axis, 0, side // extent * extent)
+    return rearrange(view, _CELLS[len(cell)], **dict(zip("ijk", cell, strict=False)))
 
 
 def spread(hidden: Tensor, size: tuple[int, ...], cell: tuple[int, ...]) -> Tensor:

@@ -84,8 +84,10 @@ def joined(parts: Sequence[Tensor], count: int) -> Tensor:
         count: views per sample.
     """
     import torch
+    from einops import rearrange
 
-    return torch.cat([part.unflatten(0, (count, -1)) for part in parts], dim=1).flatten(0, 1)
+    views = [rearrange(part, "(v r) ... -> v r ...", v=count) for part in parts]
+    return rearrange(torch.cat(views, dim=1), "v r ... -> (v r) ...")
 
 
 class ReadyViews:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor
 
 from foundation.errors import FoundationError
@@ -159,4 +160,5 @@ def gather_views(tensor: Tensor, views: int) -> Tensor:
     """
     if world_size() == 1:
         return tensor
-    return gather_rows(tensor).unflatten(0, (world_size(), views, -1)).transpose(0, 1).flatten(0, 2)
+    gathered: Tensor = rearrange(gather_rows(tensor), "(p v b) ... -> (v p b) ...", p=world_size(), v=views)
+    return gathered

@@ -96,6 +96,16 @@ def test_a_pickle_is_not_even_opened(tmp_path):
         load_encoder(tmp_path / "model.pth")
 
 
+def test_a_mistyped_folder_or_file_names_the_nearest(run, recipe, learner):
+    with pytest.raises(UserError, match=r"rnu' does not exist; did you mean '.*/run'"):
+        load_encoder(run.with_name("rnu"))
+    export_branches(recipe, learner, run / "export", 7)
+    with pytest.raises(
+        UserError, match=r"taecher\.safetensors' does not exist; did you mean '.*/teacher\.safetensors'"
+    ):
+        load_encoder(run / "export" / "taecher.safetensors")
+
+
 def test_unknown_branch_lists_those_there_are(run):
     with pytest.raises(UserError, match="no branch 'expert'; there are: student, teacher"):
         load_encoder(run, branch="expert")

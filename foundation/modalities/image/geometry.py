@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -232,9 +233,9 @@ def resample_crops(canvas: Tensor, boxes: Tensor, flips: Tensor, size: int, inte
     top, left, box_h, box_w = boxes.unbind(1)
     across = filter_matrix(left, box_w, flips, size, width, interpolation)  # [V B, size, W]
     down = filter_matrix(top, box_h, None, size, height, interpolation)  # [V B, size, H]
-    across = across.reshape(views, batch, size, width).permute(1, 3, 0, 2).reshape(batch, width, views * size)
-    lines = torch.bmm(canvas.reshape(batch, 3 * height, width).to(torch.float32), across)
-    lines = lines.round_().clamp_(0.0, 255.0).reshape(batch, 3, height, views, size)
-    lines = lines.permute(3, 0, 2, 1, 4).reshape(views * batch, height, 3 * size)
+    across = rearrange(across, "(v b) size w -> b w (v size)", v=views)
+    lines = torch.bmm(rearrange(canvas, "b c h w -> b (c h) w").to(torch.float32), across)
+    lines = lines.round_().clamp_(0.0, 255.0)
+    lines = rearrange(lines, "b (c h) (v size) -> (v b) h (c size)", c=3, v=views)
     result = torch.bmm(down, lines).round_().clamp_(0.0, 255.0)  # [V B, size, 3 size]
-    return result.reshape(views * batch, size, 3, size).transpose(1, 2).contiguous()
+    return rearrange(result, "r size (c x) -> r c size x", c=3).contiguous()

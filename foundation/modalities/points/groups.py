@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from foundation.errors import UserError
@@ -82,11 +83,13 @@ class PointTokenizer(nn.Module):
 
     def embed(self, members: Tensor) -> Tensor:
         """Tokens [R, N, D] of groups [R, N, k, C] whose coordinates are relative to their centres (mini-PointNet)."""
-        points = self.point(members.flatten(0, 2)).unflatten(0, members.shape[:3])  # BatchNorm wants channels second
+        rows, groups, _, _ = members.shape
+        together, apart = "r n k c -> (r n k) c", "(r n k) c -> r n k c"  # BatchNorm wants channels second
+        points = rearrange(self.point(rearrange(members, together)), apart, r=rows, n=groups)
         # max, not amax: it keeps one place of each group for the gradient instead of the values of all its points.
         whole = self.whole(points.max(dim=2, keepdim=True).values)
-        tokens = self.projection((self.own(points) + whole).flatten(0, 2)).unflatten(0, members.shape[:3])
-        return tokens.max(dim=2).values
+        tokens = self.projection(rearrange(self.own(points) + whole, together))
+        return rearrange(tokens, apart, r=rows, n=groups).max(dim=2).values
 
     @property
     def kept_per_token(self) -> int:

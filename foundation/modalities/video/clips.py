@@ -101,15 +101,16 @@ def frames_of(view: View, every: int, role: str) -> View:
         [V F B, 3, S, S], F frames of each clip: row ``(v * F + f) * B + b`` is frame ``f * every`` of clip v of sample
         b. The geometry keeps x and y.
     """
-    clips = view.data[:, :, ::every].unflatten(0, (view.count, -1))  # [V, B, 3, F, S, S]
-    shown = clips.permute(0, 3, 1, 2, 4, 5)
-    frames = shown.shape[1]
-    plane = view.geometry[:, :2][:, :, [0, 1, 3]].unflatten(0, (view.count, -1))  # [V, B, 2, 3]
+    from einops import rearrange, repeat
+
+    shown = view.data[:, :, ::every]
+    frames = shown.shape[2]
+    plane = view.geometry[:, :2][:, :, [0, 1, 3]]  # [V B, 2, 3]
     return View(
-        data=shown.flatten(0, 2),
+        data=rearrange(shown, "(v b) c f h w -> (v f b) c h w", v=view.count),
         modality="image",
         role=role,
         count=view.count * frames,
-        sample_ids=view.sample_ids.unflatten(0, (view.count, -1)).repeat_interleave(frames, 0).flatten(),
-        geometry=plane[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 2),
+        sample_ids=repeat(view.sample_ids, "(v b) -> (v f b)", v=view.count, f=frames),
+        geometry=repeat(plane, "(v b) i j -> (v f b) i j", v=view.count, f=frames),
     )

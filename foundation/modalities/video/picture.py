@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -174,8 +175,7 @@ def _side_by_side(moments: NDArray[np.uint8]) -> Picture:
     lines = -(-times // columns)
     full = np.full((lines * columns, height, width, 3), _EDGE, np.uint8)
     full[:times] = moments
-    grid = full.reshape(lines, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(lines * height, columns * width, 3)
+    return rearrange(full, "(l c) h w rgb -> (l h) (c w) rgb", l=lines)
 
 
 def _normalisation(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from foundation.errors import UserError
@@ -53,13 +54,13 @@ class VideoTokenizer(GridTokenizer):
                 f"the video tokenizer expects views [rows, {self.config.channels}, frames, height, width], "
                 f"but got {list(view.shape)}"
             )
-        rows, _, frames, height, width = view.shape
+        frames, height, width = view.shape[2:]
         grid = self.config.grid((frames, height, width))
         if self.config.shows == "changes":
             view = view.diff(dim=2, prepend=view[:, :, :1])
         if len(self.stem):
-            maps = self.stem(view.transpose(1, 2).flatten(0, 1))  # a frame at a time: [R T, C, h, w]
-            view = maps.unflatten(0, (rows, frames)).transpose(1, 2)
+            maps = self.stem(rearrange(view, "r c t h w -> (r t) c h w"))  # a frame at a time
+            view = rearrange(maps, "(r t) c h w -> r c t h w", t=frames)
         cells = self.flat_cells(view, self.projection.kernel_size)
         return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
 

@@ -202,12 +202,14 @@ class VideoViews(ImageViews):
         """
         from dataclasses import replace
 
+        from einops import rearrange
+
         from foundation.modalities.video.clips import copies, frames_of
 
         views = {}
         for name, view in super().finish(prepared).items():
-            clips = view.data.unflatten(0, (-1, self.roles[name].frames))
-            views[name] = replace(view, data=clips.transpose(1, 2))
+            clips = rearrange(view.data, "(r t) c h w -> r c t h w", t=self.roles[name].frames)
+            views[name] = replace(view, data=clips)
         config, whole = self.config, views["global"]
         if config.masked_copies:
             views["masked"] = copies(whole, config.masked_copies, "masked")
