@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from foundation.probes.features import FeatureSet
+from foundation.probes.features import FeatureSet, check_finite
 
 Treatment: TypeAlias = Literal["as is", "standardised", "whitened"]
 """What is done to features before they are compared."""
@@ -84,9 +84,13 @@ def fit(train: Tensor, treatment: Treatment, labels: Tensor | None = None) -> Fi
 
     Returns:
         To be applied to any features [n, D].
+
+    Raises:
+        UserError: features are not finite.
     """
     if treatment == "as is":
         return Fitted(None, None)
+    check_finite(train, "training")
     mean = train.mean(dim=0)
     deviation = train.std(dim=0, correction=0)
     varies = deviation > _CONSTANT * train.abs().amax(dim=0)
