@@ -210,10 +210,17 @@ def search(
 
 
 def neighbours_of(samples: int, leave_one_out: bool, groups: Tensor | None = None) -> int:
-    """How many samples of a bank can be neighbours of every query; see :func:`search`."""
+    """How many samples of a bank can be neighbours of every query; see :func:`search`.
+
+    Raises:
+        UserError: all samples are of one group.
+    """
     if not leave_one_out:
         return samples
-    return samples - (1 if groups is None else int(torch.bincount(groups).max()))
+    left = samples - (1 if groups is None else int(torch.bincount(groups).max()))
+    if groups is not None and not left:
+        raise UserError(f"--group puts all {samples} samples into one group: none has a neighbour outside of it")
+    return left
 
 
 def vote(similarities: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float = TEMPERATURE) -> Tensor:

@@ -33,15 +33,22 @@ def summary(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str
         note: stands below.
     """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     features = best_rows(rows)
     treatments = list(dict.fromkeys(row["treatment"] for row in rows))
     samples = rows[0]["n"] if rows else 0
     head = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}"
-    title = f"{head}\n{_cut(model, 76)}"
-    look = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    table = Table(title=title, caption=f"{note} 95 % and balanced accuracy: of the best.", show_edge=False, **look)
+    table = Table(
+        title=f"{head}\n{escape(_cut(model, 76))}",
+        title_justify="left",
+        caption=f"{note} 95 % and balanced accuracy: of the best.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
     table.add_column("features", min_width=16)
     for treatment in (*treatments, "95 %", "balanced"):
         table.add_column(treatment, justify="right", no_wrap=True)
@@ -54,13 +61,19 @@ def summary(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str
             shown = "" if row is None else percent(row["top1"])
             cells.append(f"[bold]{shown}[/bold]" if row is best else shown)
         style = "green" if best["top1"] == highest else None
-        table.add_row(LABELS.get(name, label), *cells, span(best["interval"]), percent(best["balanced"]), style=style)
+        table.add_row(
+            escape(printable(LABELS.get(name, label))),
+            *cells,
+            span(best["interval"]),
+            percent(best["balanced"]),
+            style=style,
+        )
     return table
 
 
 def _cut(text: str, width: int) -> str:
     """One line that keeps both ends of a long text."""
-    text = printable(text).replace("[", "(").replace("]", ")")
+    text = printable(text)
     if len(text) <= width:
         return text
     left = (width - 1) // 2

@@ -8,7 +8,7 @@ treatment, and what is reported compares best against best.
 not depend on units. Components below a share of the largest eigenvalue are left out and at most 512 are kept: the share
 is 0.1, 0.01 or 0.001, whichever tells training samples apart best by their nearest neighbours (each sample left out of
 its own). The eigenvalues are shrunk towards their mean as OAS says (Chen et al. 2010), which matters where samples are
-few.
+few. Of very wide features (more than 2,048 numbers) at most 2,048 samples fit it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from foundation.probes.features import FeatureSet
+from foundation.probes.features import FeatureSet, check_finite
 
 Treatment: TypeAlias = Literal["as is", "standardised", "whitened"]
 """What is done to features before they are compared."""
@@ -30,6 +30,10 @@ TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
 EIGENVALUE_FLOORS = (1e-3, 1e-2, 1e-1)
 """Components with a smaller share of the largest eigenvalue are left out: noise that whitening would raise to the rank
 of the signal. Without labels to choose by, the first counts."""
+
+MOST_SIDE = 2048
+"""Whitening of features that are wider than this is fitted on at most so many training samples, spread evenly: one
+eigendecomposition of at most 2,048 x 2,048."""
 
 CHOICE_SAMPLES = 2000
 """Training samples by which the floor is chosen, spread evenly."""
@@ -80,9 +84,13 @@ def fit(train: Tensor, treatment: Treatment, labels: Tensor | None = None) -> Fi
 
     Returns:
         To be applied to any features [n, D].
+
+    Raises:
+        UserError: features are not finite.
     """
     if treatment == "as is":
         return Fitted(None, None)
+    check_finite(train, "training")
     mean = train.mean(dim=0)
     deviation = train.std(dim=0, correction=0)
     varies = deviation > _CONSTANT * train.abs().amax(dim=0)
@@ -100,6 +108,8 @@ def _whitening(x: Tensor) -> tuple[Tensor, list[int]]:
     how many of them each floor keeps."""
     import scipy.linalg
 
+    if x.shape[1] > MOST_SIDE:
+        x = x[_spread(len(x), MOST_SIDE)]
     samples, width = x.shape
     # The smaller of both Gram matrices has the same eigenvalues.
     gram = (x.T @ x if width <= samples else x @ x.T) / samples
@@ -114,6 +124,11 @@ def _whitening(x: Tensor) -> tuple[Tensor, list[int]]:
     return vectors * ((1 - share) * kept + share * total / width).rsqrt(), counts
 
 
+def _spread(count: int, most: int) -> Tensor:
+    """At most so many of ``count`` rows, spread evenly over them."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most, dtype=torch.float64).long()
+
+
 def _shrinkage(total: float, squares: float, samples: int, width: int) -> float:
     """Share of the mean eigenvalue in each, from the sums of the eigenvalues and of their squares."""
     over = (samples + 1 - 2 / width) * (squares - total**2 / width)
@@ -123,7 +138,7 @@ def _shrinkage(total: float, squares: float, samples: int, width: int) -> float:
 def _best_count(x: Tensor, matrix: Tensor, counts: Sequence[int], labels: Tensor) -> int:
     """Of some numbers of components the one that tells the training samples apart best, each left out of its own
     neighbours."""
-    rows = torch.linspace(0, len(x) - 1, min(len(x), CHOICE_SAMPLES)).long()
+    rows = _spread(len(x), CHOICE_SAMPLES)
     neighbours = min(CHOICE_NEIGHBOURS, len(rows) - 1)
     if neighbours < 1:
         return counts[0]

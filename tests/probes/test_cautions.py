@@ -13,11 +13,10 @@ from foundation.data.shards import write_shards
 from foundation.errors import UserError
 from foundation.paths import RECIPES
 from foundation.probes import cautions
-from foundation.probes.denormals import flushed, flushes
 from foundation.probes.features import FeatureSet, fingerprints
 from foundation.probes.groups import grouped
 from foundation.probes.labels import number_classes
-from foundation.probes.linear import Grid, Settings, split
+from foundation.probes.linear import split
 from foundation.probes.scores import score, wilson_interval
 from foundation.recipe import Recipe
 from foundation.zoo.load import LoadedEncoder
@@ -101,24 +100,3 @@ def test_groups_are_read_from_keys_and_from_json(tmp_path):
     assert grouped(found, "json:who", [f"{tmp_path}/train-*.tar"])[0].tolist() == [0, 1, 0, 1, 0]
     with pytest.raises(UserError, match="'s0-0' has no such field"):
         grouped(found, "json:age", [f"{tmp_path}/train-*.tar"])
-
-
-def test_flushing_denormals_changes_no_bit_of_the_weights():
-    labels = torch.arange(64) % 3
-    x = 20 * torch.eye(3)[labels] + torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    weights, counted, before = [], [], flushes()
-    for flush in (False, True):
-        grid = Grid(Settings(learning_rates=(0.1, 10.0), blocks=(1,), pooling=(False,)), [(1, False)], [3], 3, 2000)
-        torch.set_flush_denormal(flush)
-        for _ in range(1000):
-            grid.step([x], labels)
-        torch.set_flush_denormal(False)
-        velocity = grid._velocity[0].abs()
-        counted.append(int(((velocity > 0) & (velocity < 1e-38)).sum()))
-        weights.append(grid._weights[0])
-    torch.set_flush_denormal(before)
-    assert counted[0] > 0 == counted[1], "heads that are fitted have denormal velocities"
-    assert torch.equal(*weights)
-    with flushed():
-        assert flushes()
-    assert flushes() is before

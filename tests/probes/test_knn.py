@@ -67,6 +67,27 @@ def test_blocks_equal_brute_force(leave_one_out):
     torch.testing.assert_close(found.similarities, values[:, :13])
 
 
+def test_neighbours_of_the_own_group_do_not_vote():
+    generator = torch.Generator().manual_seed(1)
+    bank, groups = torch.randn(60, 8, generator=generator), torch.arange(60) // 7
+    found = knn.search(bank, bank, 50, leave_one_out=True, groups=groups, query_block=11, bank_block=13)
+    assert not (groups[found.places] == groups[:, None]).any()
+    unit = torch.nn.functional.normalize(bank, dim=1)
+    cosine = (unit @ unit.T).masked_fill(groups[:, None] == groups, -2)
+    torch.testing.assert_close(found.similarities, cosine.sort(dim=1, descending=True).values[:, :50])
+    with pytest.raises(UserError, match="53 samples of the bank besides the query's group"):
+        knn.search(bank, bank, 54, leave_one_out=True, groups=groups)
+    with pytest.raises(UserError, match="one group"):
+        knn.neighbours_of(9, True, torch.zeros(9, dtype=torch.int64))
+
+
+def test_top5_is_left_out_where_it_says_nothing():
+    labels = torch.arange(40) % 6
+    near = knn.search(torch.randn(40, 3), torch.randn(40, 3), 10)
+    assert knn.classify(near, labels, labels, [10])[10].top5 is not None
+    assert knn.classify(near, labels % 5, labels % 5, [10])[10].top5 is None
+
+
 def test_more_neighbours_than_samples_is_the_users_mistake():
     with pytest.raises(UserError, match="5 samples"):
         knn.search(torch.randn(5, 3), torch.randn(2, 3), 6)

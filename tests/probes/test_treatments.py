@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from foundation.errors import UserError
 from foundation.probes import treatments
 from foundation.probes.features import FeatureSet
 from foundation.probes.treatments import TREATMENTS, fit, treated
@@ -61,6 +62,13 @@ def test_collapsed_features_stay_finite_under_every_treatment():
     for treatment in TREATMENTS:
         assert torch.isfinite(fit(same, treatment, labels)(same)).all()
         assert torch.isfinite(fit(same[:1], treatment, labels[:1])(same)).all()
+
+
+def test_features_that_are_not_finite_are_counted():
+    broken = correlated(9)
+    broken[4, 1] = torch.nan
+    with pytest.raises(UserError, match="1 of 9 training features are not finite"):
+        fit(broken, "whitened")
 
 
 def test_a_set_is_treated_layer_by_layer_and_earlier_layers_leave():
