@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from foundation.report.images import options_of, photo, png, unit_range
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -79,30 +79,6 @@ class Gallery:
     notes: list[str] = field(default_factory=list)
 
 
-def png(pixels: NDArray[np.uint8]) -> str:
-    """Data URI of [H, W, 3] or [H, W] uint8."""
-    return _encode(pixels, "PNG", optimize=True)
-
-
-def photo(pixels: NDArray[np.uint8]) -> str:
-    """Data URI of [H, W, 3] uint8: PNG where small, else JPEG."""
-    return png(pixels) if pixels.shape[0] <= 64 else _encode(pixels, "JPEG", quality=87)
-
-
-def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **options)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def unit_range(values: NDArray[np.floating], low: float = 1, high: float = 99) -> NDArray[np.floating]:
-    """Values scaled so that two percentiles become 0 and 1, cut there."""
-    a, b = np.percentile(values, [low, high])
-    return np.clip((values - a) / max(b - a, 1e-12), 0, 1)
-
-
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
     """An evaluation view as a picture [H, W, 3] uint8, or None where the modality cannot be drawn."""
     from foundation.errors import UserError
@@ -112,13 +88,7 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
         module = room(modality, "picture")
     except UserError:
         return None
-    return np.asarray(module.to_rgb(view, **_options(evaluation)), dtype=np.uint8)
-
-
-def _options(evaluation: Any) -> dict[str, Any]:
-    """What a picture room needs to know of an evaluation view: its normalisation, the axis that points upwards."""
-    evaluation = getattr(evaluation, "own", evaluation)
-    return {key: getattr(evaluation, key) for key in ("mean", "std", "up") if hasattr(evaluation, key)}
+    return np.asarray(module.to_rgb(view, **options_of(evaluation)), dtype=np.uint8)
 
 
 def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
@@ -221,7 +191,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
     masks = _hidden(loaded, places, len(views)) if math.prod(grid) == len(places) else None
-    options = _options(loaded.evaluation)
+    options = options_of(loaded.evaluation)
 
     def drawn_map(view: Any, values: NDArray[np.floating]) -> str:
         heat = unit_range(values, 0, 99.5).reshape(grid)
@@ -264,7 +234,7 @@ def _looks_by_place(
     from foundation.probes.road import room
 
     drawing = room(loaded.modality, "picture")
-    upright = {key: value for key, value in _options(loaded.evaluation).items() if key == "up"}
+    upright = {key: value for key, value in options_of(loaded.evaluation).items() if key == "up"}
     colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
     looks = []
     located = [loaded.config.places(view[None])[0] for view in views]
