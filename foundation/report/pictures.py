@@ -66,6 +66,7 @@ class Gallery:
         classes: names of the class numbers, as the shards' index gives them.
         counted: name of each class of ``counts``.
         notes: what could not be drawn and why.
+        legend: what axes and colours of the pictures mean; empty where they are as the eye sees them.
     """
 
     looks: tuple[Look, ...] = ()
@@ -77,6 +78,7 @@ class Gallery:
     classes: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    legend: str = ""
 
 
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
@@ -156,7 +158,10 @@ def gallery(
     rows = _neighbours(loaded, shards, features, queries, near, device, notes)
     counts, k, top1, counted = _confusion(features, device, notes)
     named = class_names(counted, shards.classes)
-    return Gallery(tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), named, notes)
+    return Gallery(
+        tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), named, notes,
+        str(_of_pictures(loaded.modality, "LEGEND", "")),
+    )  # fmt: skip
 
 
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
@@ -178,7 +183,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     if getattr(loaded.config, "places", None) is not None:
         return _looks_by_place(loaded, views, keys, features, tap if taps else None)
     places = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
-    if places.shape[1] not in _drawn_axes(loaded.modality):
+    if places.shape[1] not in _of_pictures(loaded.modality, "AXES", (2,)):
         notes.append(f"Tokens of {loaded.modality} lie in {places.shape[1]} dimensions: feature maps are not drawn.")
         return []
     grid = tuple(int(side) + 1 for side in places.max(axis=0))
@@ -214,15 +219,16 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     return looks
 
 
-def _drawn_axes(modality: str) -> tuple[int, ...]:
-    """Axes of the token grids that a modality's pictures of maps understand (``AXES`` in its room); usually two."""
+def _of_pictures(modality: str, name: str, default: Any) -> Any:
+    """What a modality says of its pictures, where it draws any: ``AXES`` of the token grids that its maps understand
+    (usually two), the ``LEGEND`` of axes and colours."""
     from foundation.errors import UserError
     from foundation.probes.road import room
 
     try:
-        return tuple(getattr(room(modality, "picture"), "AXES", (2,)))
+        return getattr(room(modality, "picture"), name, default)
     except UserError:
-        return (2,)
+        return default
 
 
 def _looks_by_place(

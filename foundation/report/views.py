@@ -55,14 +55,22 @@ class Sheet:
         kinds: a line for each kind of views: how many, of what shape, how much of them is masked.
         legend: what axes and colours mean; empty where pictures are as the eye sees them.
         notes: what could not be drawn and why.
+        own: whether these are samples that the run saw.
     """
 
     samples: tuple[Seen, ...]
     kinds: tuple[str, ...]
     legend: str = ""
+    own: bool = True
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def masked(self) -> bool:
+        """Whether a mask hides something of any of them."""
+        return any(drawn.title.endswith(_MASKED) for sample in self.samples for drawn in sample.pictures)
 
+
+_MASKED = ", masked"
 _HEIGHT, _NARROW, _WIDE = 96, 52, 300  # CSS pixels of the largest view; least and most width of any
 
 
@@ -102,7 +110,7 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
         place = (int(located.sources[row]), int(located.shards[row]), int(located.places[row]))
         raw = _quietly(lambda place=place: stream.read(*place))  # type: ignore[misc]
         raws.append(raw if raw is not None and raw["__key__"] == batch.keys[row] else None)  # a bad one was replaced
-    return _drawn(recipe, batch, raws)
+    return _drawn(recipe, batch, raws, own=not patterns)
 
 
 def _tokens(recipe: Recipe, clock: Any) -> float:
@@ -124,7 +132,7 @@ def _quietly(make: Callable[[], Any]) -> Any:
         return None
 
 
-def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any]) -> Sheet:
+def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Sheet:
     from foundation.errors import UserError
     from foundation.probes.road import room
 
@@ -148,7 +156,7 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any]) -> Sheet:
                 pictures += _views_of(recipe, name, view, batch.masks.get(name), row, drawings, widths[name])
         rows.append(Seen(key, tuple(pictures)))
     legend = str(getattr(whole, "LEGEND", ""))
-    return Sheet(tuple(rows), tuple(_kinds(batch)), legend, notes)
+    return Sheet(tuple(rows), tuple(_kinds(batch)), legend, own, notes)
 
 
 def _views_of(
@@ -165,7 +173,7 @@ def _views_of(
         if mask is not None and bool(mask.masked[place].any()):
             hidden = _masked(recipe, view, mask.masked[place].numpy(), place, drawing, options)
             if hidden is not None:
-                found.append(Drawn(f"{title}, masked", photo(hidden), width))
+                found.append(Drawn(title + _MASKED, photo(hidden), width))
     return found
 
 
