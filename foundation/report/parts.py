@@ -57,9 +57,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, number
     """
     kinds = [' class="n"' if column in numbers else "" for column in range(len(head))]
     titles = "".join(f"<th{kind}>{escape(title)}</th>" for kind, title in zip(kinds, head, strict=True))
-    lines = [
-        "<tr>" + "".join(f"<td{kind}>{name(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        # Short settings stay on one line.
+        cells = [
+            (kind or (' class="t"' if len(cell) < 12 else ""), cell) for kind, cell in zip(kinds, row, strict=True)
+        ]
+        lines.append("<tr>" + "".join(f"<td{kind}>{name(cell)}</td>" for kind, cell in cells) + "</tr>")
     content = f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return scroll(content, label)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.report.images import options_of, photo, png, unit_range
+from foundation.modalities.drawing import photo, png
+from foundation.report.images import options_of, unit_range
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet

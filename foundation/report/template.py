@@ -96,7 +96,7 @@ footer{color:var(--soft);font-size:13px;margin-top:48px}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:4px}
 @media(max-width:560px){main{padding:22px 14px 40px}header h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
 .card{padding:13px 13px}.tile .value{font-size:21px}.verdict{font-size:16px;padding:12px 14px}
-.matrix svg{min-width:430px}th[scope]{white-space:normal}}
+.matrix svg{min-width:430px}.grid:not(.small)>.card>svg text{font-size:17px}th[scope]{white-space:normal}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#111;--soft:#555;--rule:#ccc;--grid:#ddd;
 --accent:#2f6fde;--good:#178a50;--bad:#c2410c;--c1:#2f6fde;--c2:#e0702b;--c3:#178a50;--c4:#9b4fd1;--c5:#c93a63;--c6:#0f8f9c}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none;padding:0}

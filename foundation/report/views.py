@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.report.images import options_of, photo
+from foundation.modalities.drawing import photo
+from foundation.report.images import options_of
 
 if TYPE_CHECKING:
     from foundation.recipe import Recipe

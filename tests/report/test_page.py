@@ -104,8 +104,8 @@ def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
     from foundation import config
     from foundation.data.stream import build_loader, build_stream, open_sources
     from foundation.engine import build
+    from foundation.modalities.drawing import photo
     from foundation.recipe import Recipe
-    from foundation.report.images import photo
     from foundation.report.views import training_views
 
     recipe = config.load(Recipe, (complete / "recipe.yaml").read_text(), name="recipe")
