@@ -51,28 +51,40 @@ def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
     bars = [
         Bar(label(score), score.value, score.interval, _how(score), strong=score.name == "model") for score in found
     ]
+    treatments = list(dict.fromkeys(treatment for score in found for treatment in score.treated))
+    several = len(treatments) > 1  # each is shown; the best one counts
+    sizes = {score.row.get("n") for score in found}
     columns = [
         ("features", [label(score) for score in found]),
-        ("treatment", [score.treatment for score in found]),
         ("setting", [setting(score) for score in found]),
-        (short, [_percent(score.value) for score in found]),
+        (short, [] if several else [_percent(score.value) for score in found]),
+        *((text, [_percent(score.treated.get(text)) for score in found] if several else []) for text in treatments),
         ("balanced %", [_percent(score.row.get("balanced")) for score in found]),
         ("95 % interval", [" to ".join(map(_percent, score.interval or ())) for score in found]),
-        ("samples", [f"{score.row.get('n', 0):,}" for score in found]),
+        ("samples", [f"{score.row.get('n', 0):,}" for score in found] if len(sizes) > 1 else []),
     ]
     columns = [(head, cells) for head, cells in columns if any(cells)]  # older results say less
     head = [head for head, _ in columns]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
-    numbers = [place for place, text in enumerate(head) if text not in ("features", "treatment", "setting")]
+    numbers = [place for place, text in enumerate(head) if text not in ("features", "setting")]
     title = TITLES[comparison.probe]
     test, train = names.split_of(result, "test"), names.split_of(result, "train")
-    on = f"Scored on {test}" if test else f"Leaving one out of {train}" if train else ""
+    alone = not isinstance((result.get("data") or {}).get("test"), Mapping)
+    on = f"leaving one out of {train}" if alone and train else f"scored on {test}" if test else ""
     of = " · ".join(text for text in (names.model_name(str(result.get("model", ""))), on) if text)
+    caption = f"{short.removesuffix(' %')} in percent under each treatment of the features" if several else ""
     return (
         f'<div class="card"><h3>{title}</h3><p class="of">{parts.name(of)}</p>'
         f"{figures.bars(bars, axis=long, chance=comparison.chance)}"
-        f"{parts.table(head, rows, f'{title}: exact figures', numbers)}</div>"
+        f"{parts.table(head, rows, f'{title}: exact figures', numbers, caption)}{_warnings(result)}</div>"
     )
+
+
+def _warnings(result: Mapping[str, Any]) -> str:
+    """What the probe found odd about its data."""
+    said = result.get("warnings")
+    lines = "".join(f"<li>{escape(str(line))}</li>" for line in said) if isinstance(said, list) else ""
+    return f'<ul class="notes">{lines}</ul>' if lines else ""
 
 
 def label(score: Score) -> str:

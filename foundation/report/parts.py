@@ -46,7 +46,9 @@ def picture(uri: str, alternative: str, kind: str = "") -> str:
     return f'<img src="{uri}" alt="{escape(alternative)}"{classes}>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, numbers: Sequence[int] = ()) -> str:
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], label: str, numbers: Sequence[int] = (), caption: str = ""
+) -> str:
     """A table that scrolls by itself.
 
     Args:
@@ -54,6 +56,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, number
         rows: text of the cells.
         label: what it is.
         numbers: columns that are numbers, set to the right.
+        caption: above it.
     """
     kinds = [' class="n"' if column in numbers else "" for column in range(len(head))]
     titles = "".join(f"<th{kind}>{escape(title)}</th>" for kind, title in zip(kinds, head, strict=True))
@@ -64,5 +67,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str, number
             (kind or (' class="t"' if len(cell) < 12 else ""), cell) for kind, cell in zip(kinds, row, strict=True)
         ]
         lines.append("<tr>" + "".join(f"<td{kind}>{name(cell)}</td>" for kind, cell in cells) + "</tr>")
-    content = f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    content = f"<table>{above}<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return scroll(content, label)

@@ -83,6 +83,7 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--soft);font-weight:500;font-size:13px}th[scope]{white-space:nowrap}td.long{overflow-wrap:anywhere}
 tbody tr:last-child td{border-bottom:0}
+caption{text-align:left;color:var(--soft);font-size:12.5px;padding-bottom:4px}
 td.n,th.n{text-align:right;white-space:nowrap}td.t{white-space:nowrap}tr.best td{font-weight:600}
 .empty{color:var(--soft);border-style:dashed}
 .chip{display:inline-block;border:1px solid var(--rule);border-radius:99px;padding:0 10px;font-size:12.5px;

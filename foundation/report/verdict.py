@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PROBES = {"knn": "kNN", "linear": "the linear probe", "svm": "the linear SVM", "frames": "F1 of frames"}
@@ -27,6 +27,7 @@ class Score:
         value: in [0, 1].
         interval: 95 %, in [0, 1]; None where it is unknown.
         row: as the result has it.
+        treated: best value under each treatment that was tried.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Score:
     value: float
     interval: tuple[float, float] | None
     row: Mapping[str, Any]
+    treated: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def scores(result: Mapping[str, Any]) -> list[Score]:
     """
     metric = metric_of(result)
     best: dict[tuple[str, str], Score] = {}
+    treated: dict[tuple[str, str], dict[str, float]] = {}
     for row in result.get("results") or ():
         value, name = _number(row.get(metric)), row.get("name")
         if value is None or (name != "model" and name not in BASELINES):
@@ -130,8 +133,11 @@ def scores(result: Mapping[str, Any]) -> list[Score]:
         bounds = [_number(bound) for bound in row.get("interval") or ()]
         interval = (bounds[0], bounds[1]) if len(bounds) == 2 and None not in bounds else None
         kind = (name, label if name == "simple" else "")
+        treatment = str(row.get("treatment") or "")
+        of = treated.setdefault(kind, {})
+        of[treatment] = max(value, of.get(treatment, value))
         if kind not in best or value > best[kind].value:
-            best[kind] = Score(name, label, str(row.get("treatment") or ""), value, interval, row)  # type: ignore[arg-type]
+            best[kind] = Score(name, label, treatment, value, interval, row, of)  # type: ignore[arg-type]
     return sorted(best.values(), key=lambda score: (score.name != "model", -score.value))
 
 
@@ -164,7 +170,8 @@ def latest(results: Sequence[Mapping[str, Any]], probe: str) -> Mapping[str, Any
             if "model" in names:
                 found.append((len(names) > 1, result))
     compared = [result for several, result in found if several]
-    return (compared or [result for _, result in found] or [None])[-1]
+    chosen = compared or [result for _, result in found]
+    return chosen[-1] if chosen else None
 
 
 def compare(results: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:

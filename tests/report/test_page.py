@@ -153,7 +153,7 @@ def test_verdict_chance_hardware_code_and_names_of_any_script_stand_on_the_page(
     found = check(page)
     said = " ".join(found.words)
     assert "above every other feature tested by 45.0 points in kNN (next best: HOG); chance is 33.3 %." in said
-    assert "Scored on bridges (test), 24 samples" in said and "*.tar" not in said.replace(str(run), "")
+    assert "scored on bridges (test), 24 samples" in said and "*.tar" not in said.replace(str(run), "")
     assert "sample teacher at step 80 ·" in said  # without its path
     assert "whitened" in said and "balanced %" in said and "21.0" in said
     assert "Model 7" in said and "float32" in said
