@@ -232,6 +232,8 @@ def test_a_hostile_recipe_stays_text(tmp_path):
 
 @pytest.mark.slow
 def test_it_renders_in_a_browser(complete, tmp_path):
+    from foundation.report.screenshot import screenshot
+
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
@@ -252,8 +254,18 @@ def test_it_renders_in_a_browser(complete, tmp_path):
     with Image.open(picture) as image:
         assert image.size == (1280, 3200)
         assert len(image.convert("RGB").getcolors(1 << 24)) > 200  # neither blank nor an error page
+    with Image.open(screenshot(page, tmp_path / "top.png", 400, 900)) as image:
+        assert image.size == (400, 900) and len(image.convert("RGB").getcolors(1 << 24)) > 100
     dumped = subprocess.run(
         [browser, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
     )
     for heading in ("Training", "What the encoder looks at", "Nearest neighbours", "Recipe"):
         assert f"<h2>{heading}</h2>" in dumped.stdout
+
+
+def test_without_a_browser_the_picture_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    from foundation.report.screenshot import screenshot
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="needs Chromium or Chrome"):
+        screenshot(tmp_path / "page.html", tmp_path / "page.png")
