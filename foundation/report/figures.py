@@ -274,7 +274,9 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     margin = 26 + (7 * max(map(columns, shorts)) if shown else 10)
     side = cell * classes
     width, height = margin + side + 12, side + margin + 12
-    parts = [_open(width, height, "confusion matrix")]
+    # As large as its cells, and on a small screen no smaller than can be read: its box scrolls.
+    style = f"width:{width:g}px;max-width:{'none' if width < 480 else '100%'};min-width:{min(width, 480):g}px"
+    parts = [_open(width, height, "confusion matrix", style)]
     for row in range(classes):
         for column in range(classes):
             value = share[row, column]
@@ -346,8 +348,9 @@ def _joins(sign: str) -> bool:
     return unicodedata.category(sign) in ("Mn", "Me", "Cf") or "\U0001f3fb" <= sign <= "\U0001f3ff"
 
 
-def _open(width: float, height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+def _open(width: float, height: float, label: str, style: str = "") -> str:
+    own = f' style="{style}"' if style else ""
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}"{own}>'
 
 
 def _legend(labels: Sequence[str]) -> str:

@@ -181,13 +181,11 @@ def model_name(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``2 h 5 min``, ``15 min``, ``3 min 20 s``, ``8.4 s``."""
-    if seconds < 60:
+    """``8.4 s``, ``75 s``, ``3.3 min``, ``15 min``, ``2 h 5 min``, ``3 days 4 h``."""
+    if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} days {hours % 24} h"
-    if hours or minutes >= 10:
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-    return f"{minutes} min {rest} s"
+    if seconds < 6000:
+        minutes = seconds / 60
+        return f"{minutes:.1f} min" if minutes < 10 else f"{minutes:.0f} min"
+    hours, left = divmod(round(seconds / 60), 60)
+    return f"{hours // 24} days {hours % 24} h" if hours >= 48 else f"{hours} h {left} min"

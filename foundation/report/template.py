@@ -23,10 +23,10 @@ h3{font-size:14px;font-weight:600;margin:0 0 8px}
 .verdict{font-size:17px;line-height:1.5;margin:20px 0 0;padding:14px 18px;border-radius:10px;background:var(--card);
 border:1px solid var(--rule);border-left:5px solid var(--soft);max-width:none}
 .verdict.above{border-left-color:var(--good)}.verdict.below,.verdict.chance{border-left-color:var(--bad)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px;margin-top:20px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:12px;margin-top:20px}
 .tile{padding:14px 14px}
 .tile .name{color:var(--soft);font-size:13px}
-.tile .value{font-size:22px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
+.tile .value{font-size:21px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
 .tile .note{white-space:pre-line;color:var(--soft);font-size:12.5px;line-height:1.4}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px}
 .small{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
@@ -52,7 +52,7 @@ svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--soft);stroke-width:1}
 .strong .fill{background:var(--accent);opacity:1}.strong .of-bar,.amount{font-weight:600}
 .whisker{position:absolute;top:14px;height:8px;border:solid var(--ink);border-width:0 1.5px}
 .whisker::after{content:"";position:absolute;left:0;right:0;top:3px;border-top:1.5px solid var(--ink)}
-.chance{position:absolute;top:0;bottom:0;border-left:2px dashed var(--bad)}
+.track .chance{position:absolute;top:0;bottom:0;border-left:2px dashed var(--bad)}
 .scale{position:relative;height:20px;border-top:1px solid var(--soft);color:var(--soft);font-size:12px}
 .scale span{position:absolute;top:3px;transform:translateX(-50%)}
 .axis-title{color:var(--soft);font-size:12.5px;text-align:center;display:flex;flex-wrap:wrap;gap:0 16px;
@@ -76,7 +76,7 @@ align-items:start;margin-bottom:14px}
 .near img{border:3px solid transparent}.near .same img{border-color:var(--good)}
 .near .other img{border-color:var(--bad);border-style:dashed}
 .near .query img{border-color:var(--ink)}
-.matrix{max-width:720px}.matrix svg{min-width:480px}
+.matrix{width:fit-content;max-width:100%}
 .constant{color:var(--soft);font-size:13.5px;margin:12px 0 0;max-width:110ch}
 .pixel{image-rendering:pixelated}
 table{border-collapse:collapse;width:100%;font-size:14px}
@@ -97,7 +97,7 @@ footer{color:var(--soft);font-size:13px;margin-top:48px}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:4px}
 @media(max-width:560px){main{padding:22px 14px 40px}header h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
 .card{padding:13px 13px}.tile .value{font-size:21px}.verdict{font-size:16px;padding:12px 14px}
-.matrix svg{min-width:430px}.grid:not(.small)>.card>svg text{font-size:17px}th[scope]{white-space:normal}}
+.grid:not(.small)>.card>svg text{font-size:17px}th[scope]{white-space:normal}}
 @media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#111;--soft:#555;--rule:#ccc;--grid:#ddd;
 --accent:#2f6fde;--good:#178a50;--bad:#c2410c;--c1:#2f6fde;--c2:#e0702b;--c3:#178a50;--c4:#9b4fd1;--c5:#c93a63;--c6:#0f8f9c}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none;padding:0}

@@ -72,7 +72,7 @@ class Sheet:
 
 
 _MASKED = ", masked"
-_HEIGHT, _NARROW, _WIDE = 96, 52, 300  # CSS pixels of the largest view; least and most width of any
+_HEIGHT, _NARROW, _WIDE = 112, 52, 320  # CSS pixels of the largest view; least and most width of any
 
 
 def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = ()) -> Sheet:
