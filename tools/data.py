@@ -204,6 +204,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from foundation.data.sheet import contact_sheet
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.report.views import reading
     from foundation.voice import to_stderr, to_stdout
 
     if arguments.limit < 1:
@@ -221,7 +222,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
             Path(arguments.sheet),
             overwrite=arguments.overwrite,
             modality=recipe.views.modality if recipe else arguments.modality,
-            decode=recipe.decode.build() if recipe else None,
+            reading=reading(recipe) if recipe else None,
             say=to_stderr,
         )
         to_stdout(f"{arguments.sheet}: {number} picture{'' if number == 1 else 's'}")

@@ -34,7 +34,7 @@ def contact_sheet(
     number: int = 96,
     overwrite: bool = False,
     modality: str | None = None,
-    decode: Callable[[Any], Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
     say: Callable[[str], object] | None = None,
 ) -> int:
     """Write a sheet with some samples, spread evenly over the shards.
@@ -45,7 +45,8 @@ def contact_sheet(
         number: of pictures, at most.
         overwrite: replace the file if it exists.
         modality: whose pictures are drawn; None: as the index says, else images.
-        decode: reads a sample, as a recipe's views say; None: as the shards' index says, else with the defaults.
+        reading: what ``of_raw`` of the modality's pictures is told of a recipe, such as its ``decode``; None: samples
+            are read as the shards' index says, else with the defaults.
         say: gets a line about labels that no font of this machine can draw.
 
     Returns:
@@ -70,8 +71,8 @@ def contact_sheet(
     trouble = ""
     for raw in spread(facts.readable, number) if facts.readable else ():
         try:
-            reads = decode or _own_decoder(name.rpartition(".")[2], os.path.dirname(raw["__shard__"]))
-            image = Image.fromarray(drawing.of_raw(raw) if reads is None else drawing.of_raw(raw, reads))
+            own = _own_reading(name.rpartition(".")[2], os.path.dirname(raw["__shard__"]))
+            image = Image.fromarray(drawing.of_raw(raw, **(own if reading is None else reading)))
         except Exception as error:  # a damaged file raises almost anything: the sheet shows what can be shown
             trouble = trouble or f" (the first: {error})"
             continue
@@ -87,13 +88,12 @@ def contact_sheet(
 
 
 @functools.lru_cache(maxsize=64)
-def _own_decoder(modality: str, folder: str) -> Callable[[Any], Any] | None:
-    """What the index beside the shards says of how they are read; None where it says nothing."""
+def _own_reading(modality: str, folder: str) -> Mapping[str, Any]:
+    """What the index beside the shards says of how they are read; nothing where it says nothing."""
     index = read_index(Path(folder))
     if index is None or not index.decode or index.modality != modality:
-        return None
-    built: Callable[[Any], Any] = default_decoding(modality, index).build()
-    return built
+        return {}
+    return {"decode": default_decoding(modality, index).build()}
 
 
 def _fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:

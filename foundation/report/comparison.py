@@ -114,7 +114,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     for comparison in compare(run.probes):
         notes = []
         if comparison.rival is not None:
-            notes.append(f"next: {label(comparison.rival)} {100 * comparison.rival.value:.1f} %")
+            notes.append(f"next best {100 * comparison.rival.value:.1f} %:\n{label(comparison.rival)}")
         elif "k" in comparison.model.row:
             notes.append(f"k = {comparison.model.row['k']}")
         if comparison.chance is not None:

@@ -145,11 +145,11 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
         except UserError:
             notes.append(f"There is no way yet to draw {modality}: its folder has no picture.py.")
     widths = _widths(recipe, batch, drawings)
-    decode, whole = recipe.decode.build(), drawings.get(recipe.views.modality)
+    read, whole = reading(recipe), drawings.get(recipe.views.modality)
     rows = []
     for row, (key, raw) in enumerate(zip(batch.keys, raws, strict=True)):
         pictures: list[Drawn] = []
-        original = None if raw is None or whole is None else _quietly(lambda: whole.of_raw(raw, decode))  # noqa: B023
+        original = None if raw is None or whole is None else _quietly(lambda: whole.of_raw(raw, **read))  # noqa: B023
         if original is not None:
             pictures.append(Drawn("whole sample", photo(np.asarray(original)), _width(original)))
         for name, view in batch.views.items():
@@ -158,6 +158,13 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
         rows.append(Seen(key, tuple(pictures)))
     legend = str(getattr(whole, "LEGEND", ""))
     return Sheet(tuple(rows), tuple(_kinds(batch)), legend, own, notes)
+
+
+def reading(recipe: Recipe) -> dict[str, Any]:
+    """How a picture room's ``of_raw`` draws a sample as a recipe reads it: its decoder, and the axis that is upwards
+    where its views name one."""
+    up = {"up": recipe.views.up} if hasattr(recipe.views, "up") else {}
+    return {"decode": recipe.decode.build(), **up}
 
 
 def _views_of(

@@ -31,12 +31,15 @@ _PAPER, _HIDDEN = (250, 250, 250), (190, 190, 200)
 _LOOKS = ((35.0, 25.0), (125.0, 25.0), (35.0, 90.0))
 
 
-def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
-    """A sample of a shard as a person looks at it: up to 4096 of its points, z upwards.
+def of_raw(
+    raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None, up: Literal["x", "y", "z"] = "z"
+) -> Picture:
+    """A sample of a shard as a person looks at it: up to 4096 of its points.
 
     Args:
         raw: members by extension.
         decode: reads it, as a recipe's views say; None: the decoder with its defaults.
+        up: axis that points upwards.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -46,13 +49,13 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     """
     from foundation.modalities.points.decode import decode as by_default
 
-    return of_sample((decode or by_default)(raw))
+    return of_sample((decode or by_default)(raw), up)
 
 
-def of_sample(sample: Sample) -> Picture:
+def of_sample(sample: Sample, up: Literal["x", "y", "z"] = "z") -> Picture:
     """A decoded sample as :func:`of_raw` draws it."""
     points = sample["points"]
-    return to_rgb(points[:: max(1, len(points) // 4096)].T)
+    return to_rgb(points[:: max(1, len(points) // 4096)].T, up)
 
 
 def to_rgb(view: Tensor | NDArray[Any], up: Literal["x", "y", "z"] = "z", side: int = SIDE) -> Picture:
