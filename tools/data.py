@@ -37,8 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect = commands.add_parser("inspect", help="counts, sizes, labels, damage, a contact sheet")
     inspect.add_argument("shards", nargs="+", help="paths, globs, brace patterns or folders")
     inspect.add_argument(
-        "--sheet", nargs="?", const="contact-sheet.png", metavar="PNG", help="also draw samples (contact-sheet.png)"
+        "--sheet",
+        nargs="?",
+        const="contact-sheet.png",
+        metavar="FILE",
+        help="also draw samples: a .png (contact-sheet.png), or a .html, which has labels of any script",
     )
+    inspect.add_argument("--recipe", metavar="RECIPE", help="draw what this recipe's views read (rates, columns, ...)")
     inspect.add_argument("--modality", help="whose pictures the sheet shows (default: as index.json says, else image)")
     inspect.add_argument(
         "--limit", type=argument(Count), default=10_000, help="samples to look into (default: %(default)s)"
@@ -207,17 +212,31 @@ def _list() -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from foundation.data.inspect import contact_sheet, inspect
+    from foundation.data.inspect import inspect
+    from foundation.data.sheet import contact_sheet
     from foundation.errors import UserError
     from foundation.printable import printable
+    from foundation.report.views import reading
     from foundation.voice import plural, to_stderr, to_stdout
 
     if arguments.limit < 1:
         raise UserError(f"--limit must be at least 1 sample, got {arguments.limit}")
+    recipe = _recipe(arguments.recipe) if arguments.recipe else None
+    if recipe and not arguments.sheet:
+        raise UserError("--recipe says how the pictures of a sheet are read: add --sheet")
+    if recipe and arguments.modality not in (None, recipe.views.modality):
+        raise UserError(f"--recipe is one for {recipe.views.modality}, not for {arguments.modality}: leave one out")
     facts = inspect(arguments.shards, arguments.limit, arguments.verify)
     _show(facts)
     if arguments.sheet:
-        number = contact_sheet(facts, Path(arguments.sheet), overwrite=arguments.overwrite, modality=arguments.modality)
+        number = contact_sheet(
+            facts,
+            Path(arguments.sheet),
+            overwrite=arguments.overwrite,
+            modality=recipe.views.modality if recipe else arguments.modality,
+            reading=reading(recipe) if recipe else None,
+            say=to_stderr,
+        )
         to_stdout(f"{arguments.sheet}: {plural(number, 'picture')}")
     damaged = [shard for shard in facts.shards if shard.problem]
     if damaged:

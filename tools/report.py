@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 DESCRIPTION = (
-    "Write one self-contained HTML page about a run: probes, curves, attention, feature maps, nearest neighbours, "
-    "confusions, recipe. Works on unfinished runs."
+    "Write one self-contained HTML page about a run: what its probes say in a sentence, every feature that it was "
+    "compared with, the views that training saw, attention, feature maps, nearest neighbours, confusions, curves, "
+    "recipe, machine and code. Works on unfinished runs."
 )
 
 
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="samples to look at; 0: no pictures (default: %(default)s)",
     )
+    parser.add_argument(
+        "--picture", type=Path, metavar="PNG", help="also draw the top of the page, by a Chromium that is installed"
+    )
     parser.add_argument("--device", default="cpu", help="where the encoder runs (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -44,6 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=arguments.device
     )
     to_stdout(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if arguments.picture is not None:
+        # The picture of the README: foundation report runs/quickstart/run-seed0 --picture docs/images/report.png
+        from foundation.report.screenshot import screenshot
+
+        if arguments.picture.suffix.lower() != ".png":
+            raise UserError(f"--picture is a PNG: give a name that ends in .png, not {arguments.picture}")
+        to_stdout(f"written: {screenshot(page, arguments.picture)}")
     if arguments.open:
         import webbrowser
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +20,7 @@ from foundation.data.verify_shard import Group, cut_keys
 from foundation.errors import SampleError, UserError
 from foundation.voice import plural
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 _NOTES = 20  # that are named
-_CELL, _GAP = 96, 4  # pixels of a usual picture on the contact sheet and between two
 
 
 @dataclass
@@ -158,7 +152,8 @@ def _spread(number: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, number - 1, min(number, wanted)).astype(np.int64)).tolist()
 
 
-def _read(shards: ShardSet, wanted: int) -> Iterator[RawSample]:
+def spread(shards: ShardSet, wanted: int) -> Iterator[RawSample]:
+    """Some samples, spread evenly over the shards; those that cannot be read are left out."""
     for identity in _spread(shards.num_samples, wanted):
         try:
             yield shards.read(*shards.locate(identity))
@@ -170,7 +165,7 @@ def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
     from foundation.modalities import members
 
     pictures = max(1, min(limit, shards.num_samples) // 256)
-    for number, raw in enumerate(_read(shards, limit)):
+    for number, raw in enumerate(spread(shards, limit)):
         facts.looked_at += 1
         label, problem = members.label_of(raw)
         kind = {int: "numbers", str: "names", list: "several"}.get(type(label), "none")
@@ -196,72 +191,6 @@ def _look_at_picture(facts: Facts, raw: RawSample) -> None:
         return
     if numbers is not None:
         facts.image_ranges.append(numbers)
-
-
-def contact_sheet(
-    facts: Facts, out: Path, number: int = 96, overwrite: bool = False, modality: str | None = None
-) -> int:
-    """Write a PNG with some samples, spread evenly over the shards, each as its modality draws it.
-
-    Args:
-        facts: of :func:`inspect`.
-        out: file to write.
-        number: of pictures, at most.
-        overwrite: replace the file if it exists.
-        modality: whose picture room draws; None: as the index says, else images.
-
-    Returns:
-        Number of pictures on it.
-
-    Raises:
-        UserError: no sample can be shown, the file exists, or there is no such modality.
-    """
-    from PIL import Image, ImageDraw
-
-    from foundation.modalities import members
-    from foundation.plugins import resolve
-
-    if out.suffix.lower() != ".png":
-        raise UserError(f"the contact sheet is a PNG; give a name that ends in .png, not {str(out)!r}")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: add --overwrite to replace it, or give another name after --sheet")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"the folder of {out} does not exist")
-    name = resolve("foundation.modalities.{name}.views", modality or facts.modality).__name__.rpartition(".")[0]
-    drawing = importlib.import_module(f"{name}.picture")
-    width, height = drawing.CELL
-    cells: list[tuple[Image.Image, str]] = []
-    trouble = ""
-    for raw in _read(facts.readable, number) if facts.readable else ():
-        try:
-            image = Image.fromarray(drawing.of_raw(raw))
-        except Exception as error:  # as above: the sheet shows what can be shown
-            trouble = trouble or f" (the first: {error})"
-            continue
-        scale = min(width / image.width, height / image.height)
-        smooth = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        value, _ = members.label_of(raw)
-        label = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if isinstance(value, int) and value < len(facts.classes):
-            label = facts.classes[value]
-        cells.append((image.resize(size, smooth), label))
-    if not cells:
-        raise UserError(f"no sample of these shards has a picture that can be shown{trouble}")
-    columns = max(1, min(16 * _CELL // width, int(np.ceil(np.sqrt(len(cells) * 1.5 * height / width)))))
-    lines = -(-len(cells) // columns)
-    text = 14
-    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, lines * (height + _GAP + text) + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (image, label) in enumerate(cells):
-        x = _GAP + place % columns * (width + _GAP)
-        y = _GAP + place // columns * (height + _GAP + text)
-        sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
-        draw.text((x, y + height + 1), label[: 15 * width // _CELL], fill="black")
-    temporary = out.with_name(f".{out.name}.part")
-    sheet.save(temporary, "PNG")
-    os.replace(temporary, out)
-    return len(cells)
 
 
 def digest(path: Path) -> str:

@@ -1,7 +1,9 @@
-"""Drawing that knows no modality: maps of numbers and of features as colours, laid over a picture."""
+"""Drawing that knows no modality: maps of numbers and of features as colours, laid over a picture; data URIs."""
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 import numpy as np
@@ -102,3 +104,21 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
     low, high = scores.quantile(0.01, 0), scores.quantile(0.99, 0)
     share = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
     return (share * 255.0).round().to(torch.uint8).reshape(count, *grid, 3).numpy()
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    """Data URI of [H, W, 3] or [H, W] uint8."""
+    return _encode(pixels, "PNG", optimize=True)
+
+
+def photo(pixels: NDArray[np.uint8]) -> str:
+    """Data URI of [H, W, 3] uint8: PNG where small, else JPEG."""
+    return png(pixels) if pixels.shape[0] <= 64 else _encode(pixels, "JPEG", quality=87)
+
+
+def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> str:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()

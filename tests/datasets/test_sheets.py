@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundation import paths
 from foundation.cli import main
+from foundation.data import sheet
 from foundation.data.build import build, load
-from foundation.data.inspect import contact_sheet, inspect
+from foundation.data.inspect import inspect
+from foundation.data.sheet import contact_sheet
 from foundation.data.verify import verify
 from foundation.errors import SampleError, UserError
 
@@ -115,3 +118,51 @@ def test_a_recipe_says_how_samples_are_read_where_they_do_not(shared_data, capsy
     assert "1,558 samples" in shown and "add --decode" not in shown
     pairs = str(shared_data("utd_mhad_depth_imu") / "test-000000.tar")
     assert main(["data", "verify", pairs, "--recipe", "utd-paired-dino-nano", "--workers", "1"]) == 0
+
+
+def test_a_sheet_shows_what_the_recipe_reads_and_labels_of_any_script(tmp_path, capsys, monkeypatch):
+    """Two pictures in each sample, one of them named by the recipe; a class name in Chinese and one in Cyrillic."""
+    import base64
+    import io
+    import json
+    import tarfile
+
+    from PIL import Image
+
+    from foundation.cli import main
+
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as archive:
+        for number in range(2):
+            for extension, colour in (("a.png", "red"), ("b.png", "blue"), ("cls", "")):
+                stream = io.BytesIO(str(number).encode())
+                if colour:
+                    stream = io.BytesIO()
+                    Image.new("RGB", (60, 60), colour).save(stream, "PNG")
+                info = tarfile.TarInfo(f"{number}.{extension}")
+                info.size = len(stream.getvalue())
+                stream.seek(0)
+                archive.addfile(info, stream)
+    tar = str(tmp_path / "train-000000.tar")
+    assert main(["data", "index", tar]) == 0
+    index = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(index | {"classes": ["<b>桥", "мост"]}))
+    recipe = (
+        paths.recipe("quickstart")
+        .read_text()
+        .replace("  name: image\n", "  name: image\n  decode: {member: b.png}\n", 1)
+    )
+    (tmp_path / "mine.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "inspect", tar, "--sheet", "sheet.html", "--recipe", "mine.yaml"]) == 0
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("<figure>") == 2 and "&lt;b&gt;桥" in page and "мост" in page and "<b>" not in page
+    first = page.partition('src="data:image/')[2].partition(",")[2].partition('"')[0]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(first))).convert("RGB"))
+    assert pixels[48, 48, 2] > 200 > 60 > pixels[48, 48, 0]  # the blue one, not the first
+    assert main(["data", "inspect", tar, "--sheet"]) == 0
+    monkeypatch.setattr(sheet, "_fonts", tuple)  # a machine without fonts
+    sheet._font_for.cache_clear()
+    capsys.readouterr()
+    assert main(["data", "inspect", tar, "--sheet", "--overwrite"]) == 0
+    assert "2 labels, such as '<b>桥', have letters that no font of this machine draws" in capsys.readouterr().err
+    sheet._font_for.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from foundation.engine import checkpoint
+from foundation.engine.origin import code
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.trainer import Trainer
 from foundation.errors import DataBudgetError, NumericsError, UserError
@@ -38,6 +40,9 @@ def test_a_run_writes_what_the_contract_names(train, metrics, tiny_recipe, tmp_p
     names = [path.name for path in checkpoint.steps(tmp_path / "run" / "checkpoints")]
     assert names == ["step-00000006", "step-00000008"]
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+    (start,) = map(json.loads, (tmp_path / "run" / "starts.jsonl").read_text().splitlines())
+    assert (start["step"], start["processes"], start["device"]) == (0, 1, "cpu") and start["cores"] >= 1
+    assert (start["commit"], start["modified"]) == code() and start["torch"] == torch.__version__
 
 
 def test_loss_is_the_weighted_sum_of_its_parts(train, metrics, tiny_recipe, tmp_path):

@@ -1,9 +1,8 @@
-"""How a person looks at images and at what an encoder makes of them: pixels, sheets, heat maps, PCA colours."""
+"""How a person looks at images and at what an encoder makes of them: pixels, heat maps, PCA colours."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb, resize
+from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb
 from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from foundation.types import Sample
 
-__all__ = ["contact_sheet", "heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
+__all__ = ["heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
 
 CELL = (96, 96)
 """Width and height of a sample on a contact sheet, pixels."""
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
-    """A sample of a shard as a person looks at it, read with the decoder's defaults.
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
+    """A sample of a shard as a person looks at it: its pixels.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -35,9 +35,14 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.image.decode import decode
+    from foundation.modalities.image.decode import decode as by_default
 
-    return to_rgb(decode(raw)["image"])
+    return of_sample((decode or by_default)(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
+    return to_rgb(sample["image"])
 
 
 def to_rgb(
@@ -65,52 +70,6 @@ def to_rgb(
         tensor = tensor.float() * torch.tensor(std, dtype=torch.float32) + torch.tensor(mean, dtype=torch.float32)
         tensor = (tensor * 255.0).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(tensor.numpy())
-
-
-def contact_sheet(
-    images: Sequence[Any], labels: Sequence[str] | None = None, columns: int = 8, cell: int = 128, gap: int = 4
-) -> Image:
-    """Many pictures on one sheet.
-
-    Args:
-        images: normalised views or uint8 images, see :func:`to_rgb`; sizes may differ.
-        labels: one line of text under each, cut to the cell's width.
-        columns: cells per line.
-        cell: side of a cell, pixels; a picture keeps its proportions inside.
-        gap: pixels between cells.
-
-    Returns:
-        The sheet.
-
-    Raises:
-        ValueError: labels and images differ in number.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels")
-    font = ImageFont.load_default()
-    line = 14 if labels is not None else 0
-    columns = max(1, min(columns, len(images)))
-    rows = math.ceil(len(images) / columns)
-    size = (columns * (cell + gap) + gap, rows * (cell + line + gap) + gap)
-    sheet = Image.new("RGB", size if rows else (cell, cell), (245, 245, 245))
-    draw = ImageDraw.Draw(sheet)
-    for number, image in enumerate(images):
-        picture = to_rgb(image)
-        height, width = picture.shape[:2]
-        factor = cell / max(height, width)
-        new = max(1, round(height * factor)), max(1, round(width * factor))
-        picture = resize(picture, *new, smooth=factor < 2.0)
-        left = gap + (number % columns) * (cell + gap)
-        top = gap + (number // columns) * (cell + line + gap)
-        sheet.paste(Image.fromarray(picture), (left + (cell - new[1]) // 2, top + (cell - new[0]) // 2))
-        if labels is not None:
-            text = str(labels[number])
-            while text and draw.textlength(text, font=font) > cell:
-                text = text[:-1]
-            draw.text((left, top + cell + 1), text, fill=(40, 40, 40), font=font)
-    return sheet
 
 
 def overlay(image: Tensor | Picture, heat: Tensor | NDArray[Any], strength: float = 0.6, **options: Any) -> Picture:

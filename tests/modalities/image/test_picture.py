@@ -20,17 +20,6 @@ def test_to_rgb_undoes_the_normalisation():
         picture.to_rgb(torch.zeros(4, 5, 5))
 
 
-def test_contact_sheet_holds_every_picture_in_its_cell():
-    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
-    sheet = picture.contact_sheet([c[:, None, None].expand(3, 20, 40) for c in colours], ["a", "b" * 99, "c"], 2, 64)
-    assert sheet.size == (2 * 68 + 4, 2 * (64 + 14 + 4) + 4)
-    centres = [sheet.getpixel((4 + 32 + 68 * (i % 2), 4 + 32 + 82 * (i // 2))) for i in range(3)]
-    assert centres == [tuple(c.tolist()) for c in colours]
-    with pytest.raises(ValueError, match="labels"):
-        picture.contact_sheet([colours[0][:, None, None].expand(3, 4, 4)], ["a", "b"])
-    assert picture.contact_sheet([]).size == (128, 128)
-
-
 def test_overlay_is_bright_where_the_map_is_high():
     grey, heat = torch.full((3, 64, 64), 100, dtype=torch.uint8), torch.zeros(4, 4)
     heat[0, 3] = 1.0

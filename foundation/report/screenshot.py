@@ -1,0 +1,66 @@
+"""A picture of the top of a page, drawn by a browser that is installed; that of the README is one."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from foundation.errors import UserError
+from foundation.files import replace_file
+
+WIDTH, HEIGHT = 1100, 1830  # CSS pixels
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_SECONDS = 180.0
+_QUIET = (
+    "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def screenshot(page: Path, out: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Draw the top of a page.
+
+    Args:
+        page: HTML file that needs no network.
+        out: PNG; replaced if it exists.
+        width: of the window, CSS pixels.
+        height: likewise.
+
+    Returns:
+        ``out``, of at most 256 colours, as a repository may hold it.
+
+    Raises:
+        UserError: no browser is installed, it fails, or the picture cannot be written.
+    """
+    from PIL import Image
+
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None:
+        raise UserError(
+            "a picture of the page needs Chromium or Chrome: install one, or open the page and take it there"
+        )
+    root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()  # the sandbox refuses root
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "page.png"
+        words = [
+            browser, *_QUIET, *root, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}",
+            f"--screenshot={drawn}", page.resolve().as_uri(),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UserError(f"{browser} did not draw {page}: {error}") from error
+        if not drawn.exists():
+            raise UserError(f"{browser} did not draw {page}: {done.stderr.strip()[-500:]}")
+        stream = io.BytesIO()
+        with Image.open(drawn) as image:
+            image.convert("RGB").quantize(256).save(stream, "PNG", optimize=True)
+    try:
+        replace_file(out, stream.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}") from error
+    return out
