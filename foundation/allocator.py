@@ -18,8 +18,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees, up to 2 GiB, and use it again.
 
     Does nothing under another C library than glibc, or where the user has set glibc's own variables
-    (``MALLOC_TRIM_THRESHOLD_`` and so on, or ``glibc.malloc`` in ``GLIBC_TUNABLES``). Peak memory stays what it was: the
-    next step needs the same blocks.
+    (``MALLOC_TRIM_THRESHOLD_`` and so on, or ``glibc.malloc`` in ``GLIBC_TUNABLES``). Peak memory stays what it was:
+    the next step needs the same blocks.
 
     Returns:
         Whether it was set.
