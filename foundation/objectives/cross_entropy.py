@@ -34,11 +34,14 @@ class _SoftCrossEntropy(torch.autograd.Function):
         for start in range(0, rows, step):
             part = slice(start, start + step)
             wanted = target[:, part]
-            logs = torch.log_softmax(student[:, part].float() * (1.0 / temperature), dim=2)
-            losses[:, part] = -(wanted * logs).sum(dim=2)
+            mass = wanted.sum(dim=2, keepdim=True, dtype=torch.float32)  # [V or 1, b, 1]
+            scores = student[:, part].float() * (1.0 / temperature)
+            share = torch.softmax(scores, dim=2)  # its exponentials are what costs most: no second ones
+            scores -= scores.amax(dim=2, keepdim=True)  # the loss is a small difference of large numbers
+            normaliser = share.amax(dim=2).log_()  # minus the log of the sum of exp(scores): the largest score is 0
+            losses[:, part] = -mass[..., 0] * normaliser - scores.mul_(wanted).sum(dim=2)
             if ctx.gradient is not None:
-                mass = wanted.sum(dim=2, keepdim=True, dtype=torch.float32)  # [V or 1, b, 1]
-                ctx.gradient[:, part] = logs.exp_().mul_(mass).sub_(wanted)
+                ctx.gradient[:, part] = torch.addcmul(wanted, share, mass, value=-1.0)  # its negative
         return losses
 
     @staticmethod
@@ -47,7 +50,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         result, ctx.gradient = ctx.gradient, None
         if result is None:
             raise RuntimeError("soft_cross_entropy scales its gradient in place: backward runs once")
-        factor = (gradient / ctx.temperature)[..., None]
+        factor = (gradient / -ctx.temperature)[..., None]
         if result.dtype == torch.float32:
             return result.mul_(factor).to(ctx.dtype), None, None, None
         for start in range(0, result.shape[1], ctx.step):  # in one call a CPU makes float32 copies of all
