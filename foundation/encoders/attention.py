@@ -298,7 +298,7 @@ class Attention(nn.Module):
             key, value = joint.unbind(2)
             key = key if segment.rotation is None else segment.rotation(key)
             result = _softmax_attention(asked.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-            mixed.append(result.transpose(1, 2).reshape(segment.rows * first, width))
+            mixed.append(rearrange(result, "rows heads first d -> (rows first) (heads d)"))
             begin, seen = begin + segment.rows * first, seen + segment.length
         return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
