@@ -186,18 +186,17 @@ class _PackedAttention(torch.autograd.Function):
         packed = rearrange(qkv, "(r t) (k h d) -> k (r h) t d", r=rows, t=tokens, k=3, h=heads).contiguous()
         mixed, weights = _mix(*packed)
         ctx.save_for_backward(packed, weights)
-        ctx.rows = rows
-        return rearrange(mixed, "(r h) t d -> (r t) (h d)", r=rows)
+        ctx.sizes = {"r": rows, "t": tokens, "h": heads}
+        return rearrange(mixed, "(r h) t d -> (r t) (h d)", **ctx.sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         packed, weights = ctx.saved_tensors
-        rows, tokens = ctx.rows, packed.shape[2]
-        gradient = rearrange(gradient, "(r t) (h d) -> (r h) t d", r=rows, t=tokens, d=packed.shape[3]).contiguous()
+        gradient = rearrange(gradient, "(r t) (h d) -> (r h) t d", **ctx.sizes).contiguous()
         to_packed = torch.empty_like(packed)
         _mix_backward(gradient, *packed, weights, to_packed)
-        return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", r=rows), None, None, None
+        return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", **ctx.sizes), None, None, None
 
 
 def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:

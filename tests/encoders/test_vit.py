@@ -392,9 +392,9 @@ def test_backends_agree_on_a_gpu():
     torch.testing.assert_close(*results, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("tokens", [5, 17])
-def test_packed_half_precision_attention_is_the_formula_and_gives_its_gradients(tokens):
-    rows, heads, width = 3, 2, 8
+@pytest.mark.parametrize("rows", [0, 3])
+def test_packed_half_precision_attention_is_the_formula_and_gives_its_gradients(rows):
+    tokens, heads, width = 17, 2, 8
     qkv = torch.randn(rows * tokens, 3 * heads * width, dtype=torch.bfloat16, requires_grad=True)
     mixed = attend(qkv, [Segment(rows, tokens)], heads)
     direction = torch.randn_like(mixed)
@@ -402,7 +402,7 @@ def test_packed_half_precision_attention_is_the_formula_and_gives_its_gradients(
     plain = qkv.detach().double().requires_grad_()
     query, key, value = plain.view(rows, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
     weights = (query @ key.transpose(-1, -2) * width**-0.5).softmax(-1)
-    expected = (weights @ value).transpose(1, 2).reshape(rows * tokens, -1)
+    expected = (weights @ value).transpose(1, 2).reshape(rows * tokens, heads * width)
     (wanted,) = torch.autograd.grad(expected, plain, direction.double())
     torch.testing.assert_close(mixed.double(), expected, rtol=0.02, atol=0.02)
     torch.testing.assert_close(gradient.double(), wanted, rtol=0.03, atol=0.03)
