@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -93,59 +94,109 @@ def attend(qkv: Tensor, segments: Sequence[Segment], heads: int, backend: Backen
     """
     segments = merge(segments)
     parts = qkv.split([segment.length for segment in segments]) if len(segments) > 1 else (qkv,)
-    split = [split_heads(part, segment, heads) for part, segment in zip(parts, segments, strict=True)]
     if choose_backend(backend, qkv.device, len(segments)) == "xformers":
-        return _attend_xformers(split)
-    results = []
-    for query, key, value in split:
+        return _attend_xformers([split_heads(part, s, heads) for part, s in zip(parts, segments, strict=True)])
+    results: list[Tensor] = []
+    for part, segment in zip(parts, segments, strict=True):
+        if segment.rotation is None and _written_out(qkv, segment.tokens):
+            results.append(_PackedAttention.apply(part, segment.rows, segment.tokens, heads))
+            continue
+        query, key, value = split_heads(part, segment, heads)
         mixed = _softmax_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        results.append(mixed.transpose(1, 2).reshape(query.shape[0] * query.shape[1], -1))
+        results.append(rearrange(mixed, "rows heads tokens width -> (rows tokens) (heads width)"))
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-LONGEST_EXPLICIT_ROW = 512
-"""Tokens up to which half-precision attention on a CPU is written out as matrix products."""
+LONGEST_EXPLICIT_ROW = 1024
+"""Tokens up to which half-precision attention on a CPU is written out as matrix products: faster at 2,049 tokens too
+(1.6 times), but the weights of a longer row take more memory than everything else that a block keeps."""
+
+
+def _written_out(tokens: Tensor, longest: int) -> bool:
+    """Whether attention over rows of up to ``longest`` tokens is written out as matrix products.
+
+    The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
+    backward, the products written out were 2 to 10 times as fast, and 1.2 to 1.6 times as fast as the fused float32
+    kernel at 197 to 2,049 (``docs/benchmarks.md``).
+    """
+    return tokens.device.type == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
-
-    The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
-    backward, the products written out were 2 to 10 times as fast (``docs/benchmarks.md``).
-    """
+    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers."""
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
-    if query.shape[-2] > LONGEST_EXPLICIT_ROW:
+    if not _written_out(query, query.shape[-2]):
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
-    mixed: Tensor = _ExplicitAttention.apply(query.contiguous(), key.contiguous(), value.contiguous())
-    return mixed
+    mixed: Tensor = _ExplicitAttention.apply(
+        *(part.reshape(-1, *part.shape[2:]) for part in (query, key, value))  # [rows * heads, tokens, head_width]
+    )
+    return mixed.view(query.shape)
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """``softmax(q k' / sqrt(d)) v`` of contiguous [N, tokens, d] in half precision, and the softmax weights.
+
+    Every softmax is computed in float32. One half-precision copy of the weights is kept for the backward pass; autograd
+    would keep a float32 copy as well.
+    """
+    scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(query.shape[-1] ** -0.5)
+    weights = scores.softmax(-1).to(value.dtype)
+    return torch.bmm(weights, value), weights
+
+
+def _mix_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, out: Sequence[Tensor]
+) -> None:
+    """Gradients of :func:`_mix`, written into ``out``: those of query, key and value."""
+    torch.bmm(weights.transpose(1, 2), gradient, out=out[2])
+    to_weights = torch.bmm(gradient, value.transpose(1, 2))
+    to_scores = torch.ops.aten._softmax_backward_data(to_weights.float(), weights.float(), -1, torch.float32)
+    to_scores = to_scores.mul_(query.shape[-1] ** -0.5).to(query.dtype)
+    torch.bmm(to_scores, key, out=out[0])
+    torch.bmm(to_scores.transpose(1, 2), query, out=out[1])
 
 
 class _ExplicitAttention(torch.autograd.Function):
-    """``softmax(q k' / sqrt(d)) v`` as matrix products in half precision, every softmax in float32.
-
-    Keeps one half-precision copy of the weights for the backward pass; autograd would keep a float32 copy as well.
-    """
+    """Half-precision attention of [N, tokens, d] as matrix products; queries may be fewer than keys."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        scale = query.shape[-1] ** -0.5
-        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(scale)
-        weights = scores.softmax(-1).to(value.dtype)
+        mixed, weights = _mix(query, key, value)
         ctx.save_for_backward(query, key, value, weights)
-        ctx.scale = scale
-        return torch.matmul(weights, value)
+        return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, weights = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        to_value = torch.matmul(weights.transpose(-1, -2), gradient)
-        to_weights = torch.matmul(gradient, value.transpose(-1, -2))
-        to_scores = torch.ops.aten._softmax_backward_data(to_weights.float(), weights.float(), -1, torch.float32)
-        to_scores = to_scores.mul_(ctx.scale).to(query.dtype)
-        return torch.matmul(to_scores, key), torch.matmul(to_scores.transpose(-1, -2), query), to_value
+        to_query, to_key, to_value = (torch.empty_like(part) for part in (query, key, value))
+        _mix_backward(gradient.contiguous(), query, key, value, weights, (to_query, to_key, to_value))
+        return to_query, to_key, to_value
+
+
+class _PackedAttention(torch.autograd.Function):
+    """The same for a segment as its projection gives it, [rows * tokens, 3 * D] -> [rows * tokens, D].
+
+    Queries, keys and values, and their gradients, change their order in memory together, in one copy each way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, rows: int, tokens: int, heads: int) -> Tensor:
+        packed = rearrange(qkv, "(r t) (k h d) -> k (r h) t d", r=rows, t=tokens, k=3, h=heads).contiguous()
+        mixed, weights = _mix(*packed)
+        ctx.save_for_backward(packed, weights)
+        ctx.sizes = {"r": rows, "t": tokens, "h": heads}
+        return rearrange(mixed, "(r h) t d -> (r t) (h d)", **ctx.sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        packed, weights = ctx.saved_tensors
+        gradient = rearrange(gradient, "(r t) (h d) -> (r h) t d", **ctx.sizes).contiguous()
+        to_packed = torch.empty_like(packed)
+        _mix_backward(gradient, *packed, weights, to_packed)
+        return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", **ctx.sizes), None, None, None
 
 
 def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:
@@ -246,7 +297,7 @@ class Attention(nn.Module):
             key, value = joint.unbind(2)
             key = key if segment.rotation is None else segment.rotation(key)
             result = _softmax_attention(asked.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-            mixed.append(result.transpose(1, 2).reshape(segment.rows * first, width))
+            mixed.append(rearrange(result, "rows heads first d -> (rows first) (heads d)"))
             begin, seen = begin + segment.rows * first, seen + segment.length
         return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 

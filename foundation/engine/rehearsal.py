@@ -11,8 +11,9 @@ from foundation.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 
-STEP = 100
-"""Optimiser step that is rehearsed: past the first, with every schedule under way."""
+STEP = 101
+"""Optimiser step that is rehearsed: past the first, with every schedule under way, and none at which the collapse
+monitor looks by default (every 100)."""
 
 
 def random_batch(recipe: Recipe, size: int) -> Batch:
@@ -57,15 +58,16 @@ class Rehearsal:
         self.learner = build.learner(recipe, clock).to(self.place.device).train()
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
 
-    def __call__(self, batch: Batch) -> None:
-        """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it."""
+    def __call__(self, batch: Batch) -> float:
+        """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it; returns the loss."""
         place, optimizer = self.place, self.optimizer
         optimizer.apply_schedule(STEP)
         with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
-            result = self.learner(batch, STEP)
+            result = self.learner(batch, STEP, watched=False)
         result.loss.backward()
         optimizer.clip(optimizer.grad_norm())
         optimizer.step()
         optimizer.zero_grad()
         for teacher in self.learner.teachers.values():
             teacher.update(self.learner, STEP)  # type: ignore[operator]
+        return float(result.loss.detach())

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from foundation import heads as head_module
@@ -134,8 +135,7 @@ class Cluster(Objective):
                 "time, of the same size and patch size"
             )
         views = batch.views[self.config.view].count
-        ordered = frames.unflatten(0, (views, count, -1)).transpose(1, 2)  # [V, B, F, n, D]
-        return ordered.flatten(0, 1).flatten(1, 2)
+        return rearrange(frames, "(view frame b) place d -> (view b) (frame place) d", view=views, frame=count)
 
     def swap(self, student: Tensor, teacher: Tensor) -> Result:
         """Codes and loss of paired tokens [M, D] of student and teacher."""

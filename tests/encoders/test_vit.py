@@ -10,7 +10,7 @@ import torch
 
 from foundation.config import from_plain, to_plain
 from foundation.encoders import vit
-from foundation.encoders.attention import Segment, choose_backend, merge
+from foundation.encoders.attention import Segment, attend, choose_backend, merge
 from foundation.encoders.blocks import keep_rows
 from foundation.encoders.positions import PositionConfig, RotaryPositions
 from foundation.encoders.trunk import drop_path_rates
@@ -390,3 +390,19 @@ def test_backends_agree_on_a_gpu():
         except UserError as error:
             pytest.skip(str(error))
     torch.testing.assert_close(*results, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_packed_half_precision_attention_is_the_formula_and_gives_its_gradients(rows):
+    tokens, heads, width = 17, 2, 8
+    qkv = torch.randn(rows * tokens, 3 * heads * width, dtype=torch.bfloat16, requires_grad=True)
+    mixed = attend(qkv, [Segment(rows, tokens)], heads)
+    direction = torch.randn_like(mixed)
+    (gradient,) = torch.autograd.grad(mixed, qkv, direction)
+    plain = qkv.detach().double().requires_grad_()
+    query, key, value = plain.view(rows, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+    weights = (query @ key.transpose(-1, -2) * width**-0.5).softmax(-1)
+    expected = (weights @ value).transpose(1, 2).reshape(rows * tokens, heads * width)
+    (wanted,) = torch.autograd.grad(expected, plain, direction.double())
+    torch.testing.assert_close(mixed.double(), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=0.03, atol=0.03)
