@@ -37,7 +37,7 @@ def hog(view: Tensor) -> Tensor:
     import torch
     from torch.nn.functional import adaptive_avg_pool2d, pad
 
-    batch, channels, height, width = view.shape
+    batch, _, height, width = view.shape
     planes = pad(view.float(), (1, 1, 1, 1), mode="replicate")
     across, down = planes[:, :, 1:-1, 2:] - planes[:, :, 1:-1, :-2], planes[:, :, 2:, 1:-1] - planes[:, :, :-2, 1:-1]
     best = (across.square() + down.square()).argmax(1, keepdim=True)
