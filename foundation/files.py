@@ -13,6 +13,12 @@ TEMPORARY = ".tmp-"
 """Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
 
 
+def user_cache(name: str) -> Path:
+    """A folder of this program in the user's cache: ``$XDG_CACHE_HOME``, else ``~/.cache``; nothing is made."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "foundation" / name
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

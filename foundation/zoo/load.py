@@ -31,7 +31,7 @@ class LoadedEncoder:
         evaluation: the modality's ``EvaluationConfig``.
         description: one line for a person.
         sha256: of the weights' file, or None where there is none.
-        folder: where results about this model belong.
+        folder: where results about this model belong; None for a model that has no folder of the user's.
         config: the encoder's Config, to build an untrained twin.
         recipe: it was trained with, if known.
     """
@@ -41,7 +41,7 @@ class LoadedEncoder:
     evaluation: Any
     description: str
     sha256: str | None
-    folder: Path
+    folder: Path | None
     config: Any
     recipe: Recipe | None = None
 
@@ -166,7 +166,7 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         evaluation=_evaluation("image", encoder.preprocessing(), f"timm:{name}"),
         description=f"timm {model} ({'pretrained' if option else 'random weights'})",
         sha256=None,
-        folder=Path("results") / f"timm-{model}",
+        folder=None,
         config=encoder_config,
     )
 

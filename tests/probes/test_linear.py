@@ -106,7 +106,7 @@ def test_standardising_rescues_features_of_wild_scale():
     train, test = wild(blobs(400, 0)), wild(blobs(100, 1))
     small = {"epochs": 5, "blocks": (1,), "pooling": (False,)}
     plain = fit(train, test, Settings(**small)).top1
-    scaled = fit(train, test, Settings(**small, standardise=True)).top1
+    scaled = fit(train, test, Settings(**small, treatment="standardised")).top1
     assert scaled > plain + 0.1
 
 

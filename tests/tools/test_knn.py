@@ -26,17 +26,21 @@ def test_it_scores_model_and_baselines_on_the_recipes_own_data(run, capsys):
     assert "raw image" in shown
     content = results(run)
     assert content["format"] == 1
-    assert [(row["name"], row["k"]) for row in content["results"]] == [
-        (name, k) for name in ("model", "untrained", "raw", "simple", "simple") for k in (3, 5)
+    assert [(row["name"], row["treatment"], row["k"]) for row in content["results"]] == [
+        (name, treatment, k)
+        for name in ("model", "untrained", "raw", "simple", "simple")
+        for treatment in ("as is", "standardised", "whitened")
+        for k in (3, 5)
     ]
+    assert all("top5" not in row for row in content["results"]), "there are three classes"
     assert content["data"]["train"]["samples"] == 45
     assert content["data"]["test"]["samples"] == 24
     assert sum(map(sum, content["confusion"]["counts"])) == 24
     row = next(row for row in content["results"] if row["name"] == "raw")
     assert row["top1"] == 1.0  # the colour is the class
-    scores = {row["features"]: row["top1"] for row in content["results"] if row["name"] == "simple"}
+    scores = {row["features"]: row["top1"] for row in content["results"] if row["name"] == "simple" and row["k"] == 5}
     assert scores["colours of cells"] == 1.0 and scores["HOG"] < 0.8  # noise has no direction
-    assert row["interval"] == [1.0, 1.0]
+    assert row["interval"] == [pytest.approx(0.862, abs=1e-3), 1.0] and row["balanced"] == 1.0
     assert len(content["model_sha256"]) == 64
     assert content["versions"]["torch"]
 
