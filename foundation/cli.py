@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from foundation.allocator import keep_freed_memory
 from foundation.errors import FoundationError, UserError
 from foundation.search_path import leave_working_directory
 from foundation.voice import discard_output, to_stderr
@@ -180,6 +181,7 @@ def _run_script(script: Path, program: str, words: list[str]) -> int:
         arguments = parser.parse_intermixed_args(words)
     except TypeError:  # argparse cannot do that for scripts with sub-commands
         arguments = parser.parse_args(words)
+    keep_freed_memory()
     return int(module.run(arguments) or 0)
 
 

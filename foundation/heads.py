@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from foundation.chunks import row_parts
 from foundation.errors import UserError
 from foundation.ranges import Depth, Range, Side, check
 
@@ -56,17 +56,6 @@ class Config:
         return PrototypeHead(self, width) if self.prototypes is not None else Projector(self, width)
 
 
-# Elements handled at a time: on a CPU a chunk should stay in cache, on a GPU its temporaries should stay small.
-_CHUNK = {"cpu": 2**17}
-_CHUNK_ELSEWHERE = 2**26
-
-
-def _chunks(matrix: Tensor) -> Iterator[slice]:
-    rows, width = matrix.shape
-    step = max(1, _CHUNK.get(matrix.device.type, _CHUNK_ELSEWHERE) // width)
-    return (slice(start, start + step) for start in range(0, rows, step))
-
-
 class _NormaliseRows(torch.autograd.Function):
     """``length * v / |v|`` of each row, in the precision of the product that follows.
 
@@ -78,7 +67,7 @@ class _NormaliseRows(torch.autograd.Function):
     def forward(ctx: Any, direction: Tensor, length: Tensor | None, dtype: torch.dtype) -> Tensor:
         result = torch.empty_like(direction, dtype=dtype)
         inverse = direction.new_empty(len(direction), 1)
-        for part in _chunks(direction):
+        for part in row_parts(direction):
             rows = direction[part]
             inverse[part] = torch.linalg.vector_norm(rows, dim=1, keepdim=True).reciprocal_()  # [K, 1]
             result[part] = rows * (inverse[part] if length is None else inverse[part] * length[part])
@@ -91,7 +80,7 @@ class _NormaliseRows(torch.autograd.Function):
         direction, inverse, length = ctx.saved_tensors
         across = torch.empty_like(direction)
         along = torch.empty_like(inverse)  # the part that changes the length
-        for part in _chunks(direction):
+        for part in row_parts(direction):
             rows, towards = direction[part], gradient[part].to(direction.dtype)
             along[part] = (towards * rows).sum(dim=1, keepdim=True).mul_(inverse[part])
             scale = inverse[part] if length is None else inverse[part] * length[part]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foundation import heads
+from foundation import chunks, heads
 from foundation.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_gradient_of_the_normalised_rows(with_length):
 
 @pytest.mark.parametrize("freeze_scale", [False, True])
 def test_prototypes_of_many_chunks_equal_the_formula(monkeypatch, freeze_scale):
-    monkeypatch.setitem(heads._CHUNK, "cpu", 24)  # three rows of eight
+    monkeypatch.setitem(chunks.ELEMENTS, "cpu", 24)  # three rows of eight
     layer = heads.PrototypeLayer(8, 10, freeze_scale)
     plain = layer.weight_v.detach().clone().requires_grad_()
     if not freeze_scale:

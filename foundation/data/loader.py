@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from foundation import lifeline, stacks
+from foundation.allocator import give_freed_memory_back
 from foundation.data.boundary import RawOrError
 from foundation.data.order import Located
 from foundation.data.pipeline import Plan
@@ -297,6 +298,7 @@ def _start_worker(parent: int, _: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
     torch.set_num_threads(1)
+    give_freed_memory_back()
     for name in _IGNORED:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

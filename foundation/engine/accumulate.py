@@ -55,6 +55,7 @@ def accumulate(
     rounds: int,
     *,
     masked: bool,
+    watched: bool,
     see: Callable[[Batch], None],
 ) -> Accumulated:
     """Gradients of one optimiser step, added to those that the parameters have.
@@ -66,6 +67,7 @@ def accumulate(
         step: of the optimiser, from 0.
         rounds: micro-batches.
         masked: the recipe hides tokens.
+        watched: the step's figures are logged.
         see: gets each batch.
     """
     total = Accumulated()
@@ -81,7 +83,7 @@ def accumulate(
             if number + 1 < rounds:
                 stack.enter_context(without_sync(replica))
             with torch.autocast(place.device.type, place.autocast, place.autocast is not None):
-                result = replica(batch, step)
+                result = replica(batch, step, watched)
             (result.loss / rounds).backward()
         total.loss = total.loss + result.loss.detach() / rounds
         for name, value in result.parts.items():

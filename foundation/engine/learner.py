@@ -113,12 +113,14 @@ class Learner(nn.Module):
                 if request.token == "masked" and request.view not in masked_views:
                     raise UserError(f"objective {name!r} needs masked {request.view!r} views: add a masking section")
 
-    def forward(self, batch: Batch, step: int) -> StepResult:
+    def forward(self, batch: Batch, step: int, watched: bool = True) -> StepResult:
         """Loss of one batch.
 
         Args:
             batch: on the device, its views finished.
             step: optimiser step, from 0.
+            watched: whether the step's metrics are logged. Where they are not, those that cost something are left
+                out, unless a monitor has figures in this step: they are read together.
         """
         outputs: dict[Request, Tensor] = {}
         for name, teacher in self.teachers.items():
@@ -128,12 +130,14 @@ class Learner(nn.Module):
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
+        for name, monitor in self.monitors.items():
+            metrics |= {f"{name}/{key}": value for key, value in monitor(outputs, batch, step).items()}
+        watched = watched or bool(metrics)
         for name, objective in self.objectives.items():
             weight = self.weights[name].at(step, self.clock)
+            objective.watched = watched  # type: ignore[assignment]
             result = objective(outputs, batch, step)
             parts[name] = result.loss.detach()
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
             weighted.append(weight * result.loss.float())
-        for name, monitor in self.monitors.items():
-            metrics |= {f"{name}/{key}": value for key, value in monitor(outputs, batch, step).items()}
         return StepResult(torch.stack(weighted).sum(), parts, metrics)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from foundation.engine.adamw import AdamW
 from foundation.errors import UserError
 from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration, Schedule
@@ -138,13 +139,7 @@ class Optimizer:
         if not groups:
             raise UserError("optimizer: no parameter to train")
         self.rules = tuple(groups)
-        self.adamw = torch.optim.AdamW(
-            [{"params": parameters} for parameters in groups.values()],
-            lr=0.0,
-            betas=config.betas,
-            eps=config.eps,
-            fused=config.fused,
-        )
+        self.adamw = AdamW([*groups.values()], config.betas, config.eps, config.fused)
         self._values: dict[str, float] = {}
         self._measured: tuple[Tensor | None, dict[nn.Parameter, Tensor]] = (None, {})
         self.apply_schedule(0)
@@ -227,7 +222,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """AdamW's state as a flat mapping: ``PARAMETER/exp_avg``, ``/exp_avg_sq``, ``/step``, of every parameter.
@@ -266,6 +261,7 @@ class Optimizer:
         for name, parameter in self.names.items():
             if not tensors[f"{name}/step"].item():
                 continue  # AdamW makes its state at the first gradient
+            self.adamw.state[parameter] = {}
             for item in _ITEMS:
                 device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
                 dtype = torch.float32 if item == "step" else parameter.dtype

@@ -62,7 +62,7 @@ class Rehearsal:
         place, optimizer = self.place, self.optimizer
         optimizer.apply_schedule(STEP)
         with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
-            result = self.learner(batch, STEP)
+            result = self.learner(batch, STEP, watched=False)
         result.loss.backward()
         optimizer.clip(optimizer.grad_norm())
         optimizer.step()

@@ -182,7 +182,7 @@ class Trainer:
             self.watchdog.beat(step, loss=agreed["loss"], total=self.last_step)
             if values is not None:
                 self.journal.advance()
-                if step % self.recipe.train.log_every == 0 or step == self.last_step:
+                if self._logged(step):
                     self.journal.line(step, values | self._figures())
                 self._probe()
             if agreed["stop"]:
@@ -210,7 +210,7 @@ class Trainer:
         self.optimizer.apply_schedule(step)
         result = accumulate(
             self.feed, self.replica, self.place, step, self.recipe.train.accumulate,
-            masked=self.recipe.masking is not None, see=self.data_guard.see,
+            masked=self.recipe.masking is not None, watched=self._logged(step + 1), see=self.data_guard.see,
         )  # fmt: skip
         norm = self.optimizer.grad_norm()
         self.feed.prefetch()
@@ -233,22 +233,24 @@ class Trainer:
             step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0,
             self.saver.newest or self.last_checkpoint,
         )  # fmt: skip
-        figures = result.figures
         if verdict == "go":
             self.optimizer.clip(norm)
             self.optimizer.step()
             teachers: Any = self.learner.teachers
             for name, teacher in teachers.items():
-                figures |= {f"schedule/{name}_{key}": v for key, v in teacher.update(self.learner, step).items()}
+                result.figures |= {f"schedule/{name}_{key}": v for key, v in teacher.update(self.learner, step).items()}
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.position += self.recipe.train.batch_size
         if verdict == "rewind" and self._rewind():
             return None, agreed
-        self.collapse.look(step, figures)
+        self.collapse.look(step, result.figures)
         losses = {f"loss/{name}": value for name, value in result.parts.items()}
         schedules = {f"schedule/{name}": value for name, value in self.optimizer.schedule_values().items()}
-        return {"loss": result.loss, **losses, **figures, "gradient/norm": norm, **schedules}, agreed
+        return {"loss": result.loss, **losses, **result.figures, "gradient/norm": norm, **schedules}, agreed
+
+    def _logged(self, step: int) -> bool:
+        return step % self.recipe.train.log_every == 0 or step == self.last_step
 
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures."""

@@ -55,10 +55,13 @@ class Objective(nn.Module):
         plateau: cross-entropy of an output that says nothing, ``ln K`` for K prototypes, for the collapse detection;
             an objective that gives it also gives the metrics ``entropy`` (of its targets, nats), ``kl`` and, where it
             has them, ``prototypes`` (share in use). None where there is no such number.
+        watched: whether somebody looks at the metrics of the next step; the learner says so before each. Where False,
+            metrics that cost something may be left out.
     """
 
     requests: tuple[Request, ...] = ()
     plateau: float | None = None
+    watched: bool = True
 
     def attach(self, encoder: Any) -> None:
         """Look at the student's encoder once, before training: sizes that no recipe key gives, such as ``cell_shape``

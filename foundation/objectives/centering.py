@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundation.chunks import column_sums, row_parts
 from foundation.errors import UserError
 from foundation.parallel import collective
 
@@ -77,11 +78,14 @@ class Centering(nn.Module):
             if self.training and (step is None or step != self._step):
                 self._fold()
                 self._step = step
-            targets = torch.softmax((scores.float() - self.centre) / temperature, dim=-1)
+            targets = torch.empty_like(scores, dtype=torch.float32)
+            for part in row_parts(scores):
+                sharp = (scores[part].float() - self.centre).div_(temperature)
+                torch.softmax(sharp, dim=-1, out=targets[part])
             if self.training:
                 rows = (scores if over is None else over).flatten(end_dim=-2)
                 count = self.pending_count.new_full((1,), float(len(rows)))  # new_tensor would wait for the device
-                total = torch.cat([rows.sum(dim=0, dtype=torch.float32), count])
+                total = torch.cat([column_sums(rows), count])
                 total = collective.sum_over_ranks(total)
                 self.pending_sum += total[:-1]
                 self.pending_count += total[-1]
@@ -91,9 +95,10 @@ class Centering(nn.Module):
 class SinkhornKnopp(nn.Module):
     """Assignments that use all prototypes equally over the global batch (Cuturi 2013; Caron et al. 2020).
 
-    Alternating normalisation of prototypes and samples, samples last. Computed on logarithms, where temperatures and
-    scores at which ``exp`` overflows are no special case. The constant factors 1/K and 1/B of the usual notation cancel
-    in the last normalisation and are left out. Prototype sums run over all processes.
+    Alternating normalisation of prototypes and samples, samples last. The first round is computed on logarithms, where
+    temperatures and scores at which ``exp`` overflows are no special case. It leaves every prototype with a sum of at
+    least 1 / K, so that the later rounds need no logarithms. The constant factors 1/K and 1/B of the usual
+    notation cancel in the last normalisation and are left out. Prototype sums run over all processes.
     """
 
     def __init__(self, iterations: int = 3) -> None:
@@ -109,7 +114,9 @@ class SinkhornKnopp(nn.Module):
         """Assignments [R, K] of scores [R, K]; every row sums to 1. ``step`` and ``over`` are not used."""
         with torch.autocast(scores.device.type, enabled=False):
             logits = scores.float() / temperature
-            for _ in range(self.iterations):
-                logits = logits - collective.logsumexp_over_ranks(torch.logsumexp(logits, dim=0))
-                logits = torch.log_softmax(logits, dim=1)
-            return logits.exp_()
+            logits -= collective.logsumexp_over_ranks(torch.logsumexp(logits, dim=0))
+            shares = torch.softmax(logits, dim=1)
+            for _ in range(self.iterations - 1):
+                shares /= collective.sum_over_ranks(shares.sum(dim=0))
+                shares /= shares.sum(dim=1, keepdim=True)
+            return shares

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of one chunk: on a CPU it should stay in cache, on a GPU it should bound the temporary memory (256 MiB).
-_CHUNK = {"cpu": 2**17}
-_CHUNK_ELSEWHERE = 2**26
+from foundation.chunks import elements
 
 
 def _rows_per_chunk(student: Tensor, chunk: int | None) -> int:
-    elements = _CHUNK.get(student.device.type, _CHUNK_ELSEWHERE) if chunk is None else chunk
-    return max(1, elements // max(1, student.shape[0] * student.shape[2]))
+    size = elements(student.device) if chunk is None else chunk
+    return max(1, size // max(1, student.shape[0] * student.shape[2]))
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -28,21 +26,19 @@ class _SoftCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, target: Tensor, temperature: float, chunk: int | None) -> Tensor:
         views, rows, _ = student.shape
         losses = student.new_empty((views, rows), dtype=torch.float32)
-        mass = target.sum(dim=2, dtype=torch.float32)  # [V or 1, B]
         # float16 would lose the many small entries before the loss scale reaches them.
         dtype = torch.float32 if student.dtype == torch.float16 else student.dtype
         ctx.gradient = torch.empty_like(student, dtype=dtype) if ctx.needs_input_grad[0] else None
         ctx.temperature, ctx.dtype = temperature, student.dtype
-        step = _rows_per_chunk(student, chunk)
+        ctx.step = step = _rows_per_chunk(student, chunk)
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            scores = student[:, part].float() * (1.0 / temperature)
-            share = torch.softmax(scores, dim=2)
-            scores -= scores.amax(dim=2, keepdim=True)  # the loss is a small difference of large numbers
-            normaliser = share.amax(dim=2).log_()  # minus the log of the sum of exp(scores): the largest score is 0
-            losses[:, part] = -mass[:, part] * normaliser - (target[:, part] * scores).sum(dim=2)
+            wanted = target[:, part]
+            logs = torch.log_softmax(student[:, part].float() * (1.0 / temperature), dim=2)
+            losses[:, part] = -(wanted * logs).sum(dim=2)
             if ctx.gradient is not None:
-                ctx.gradient[:, part] = share.mul_(mass[:, part, None]).sub_(target[:, part])
+                mass = wanted.sum(dim=2, keepdim=True, dtype=torch.float32)  # [V or 1, b, 1]
+                ctx.gradient[:, part] = logs.exp_().mul_(mass).sub_(wanted)
         return losses
 
     @staticmethod
@@ -51,7 +47,13 @@ class _SoftCrossEntropy(torch.autograd.Function):
         result, ctx.gradient = ctx.gradient, None
         if result is None:
             raise RuntimeError("soft_cross_entropy scales its gradient in place: backward runs once")
-        return result.mul_((gradient / ctx.temperature)[..., None]).to(ctx.dtype), None, None, None
+        factor = (gradient / ctx.temperature)[..., None]
+        if result.dtype == torch.float32:
+            return result.mul_(factor).to(ctx.dtype), None, None, None
+        for start in range(0, result.shape[1], ctx.step):  # in one call a CPU makes float32 copies of all
+            part = slice(start, start + ctx.step)
+            result[:, part] = result[:, part].float().mul_(factor[:, part])
+        return result.to(ctx.dtype), None, None, None
 
 
 def soft_cross_entropy(student: Tensor, target: Tensor, temperature: float = 1.0, chunk: int | None = None) -> Tensor:

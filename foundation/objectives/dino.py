@@ -122,8 +122,7 @@ class Dino(Objective):
             raise UserError(
                 f"dino needs pairs of different views: ask for two {config.teacher_view!r} views or for local views"
             )
-        figures = targets.figures(assignments.flatten(0, 1))
-        metrics |= figures | {"kl": torch.stack(plain).sum() / pairs - figures["entropy"]}
+        metrics |= targets.figures(self, assignments.flatten(0, 1), torch.stack(plain).sum() / pairs)
         return Result(torch.stack(weighted).sum() / pairs, metrics)
 
 

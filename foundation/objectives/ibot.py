@@ -115,9 +115,8 @@ class Ibot(Objective):
         losses = soft_cross_entropy(outputs[self.student_request], assignments, config.student_temperature)
         total = (losses * mask.weights).sum()
         loss = mask.over_rows(total) if config.divide_by == "masked_rows" else total / mask.masked.shape[0]
-        figures = targets.figures(assignments)
         mean = losses.detach().sum() / max(1, len(losses))
-        metrics = figures | {"kl": mean - figures["entropy"], "masked": mask.masked.float().mean()}
+        metrics = targets.figures(self, assignments, mean) | {"masked": mask.masked.float().mean()}
         return Result(loss, metrics)
 
     def _all(self, student: Tensor, teacher: Tensor, batch: Batch, step: int) -> Result:
@@ -125,6 +124,5 @@ class Ibot(Objective):
         temperature = self.config.teacher_temperature.at(step, self.clock)
         assignments = self.targets(teacher, temperature, step)
         loss = soft_cross_entropy(student, assignments, self.config.student_temperature).mean()
-        figures = targets.figures(assignments)
         masked = batch.masks[self.config.view].masked.float().mean()
-        return Result(loss, figures | {"kl": loss.detach() - figures["entropy"], "masked": masked})
+        return Result(loss, targets.figures(self, assignments, loss) | {"masked": masked})

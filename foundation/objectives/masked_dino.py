@@ -87,5 +87,4 @@ class MaskedDino(Objective):
             assignments: Tensor = self.target(seen, temperature, step)  # [R, K]
             copies = scores.unflatten(0, (-1, len(seen)))  # copy-major, as the views make them
             loss = soft_cross_entropy(copies, assignments[None], self.config.student_temperature).mean()
-            figures = targets.figures(assignments)
-            return Result(loss, figures | {"kl": loss.detach() - figures["entropy"]})
+            return Result(loss, targets.figures(self, assignments, loss))

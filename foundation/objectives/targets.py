@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from foundation import heads as head_module
 from foundation import ranges
 from foundation.errors import UserError
+from foundation.objectives.base import Objective
 from foundation.objectives.centering import Centering, SinkhornKnopp
 
 
@@ -48,16 +49,29 @@ def build(config: Any, count: int) -> nn.Module:
 
 
 @torch.no_grad()
-def figures(assignments: Tensor) -> dict[str, Tensor]:
-    """What tells a collapse, from assignments [R, K]: device scalars, no wait for the device.
+def figures(objective: Objective, assignments: Tensor, loss: Tensor) -> dict[str, Tensor]:
+    """What tells a collapse, as device scalars, no wait for the device; nothing where the objective is not watched.
 
-    ``entropy`` is the mean over rows (nats; log K for uniform targets, 0 for one-hot ones). ``prototypes`` is the
-    number of prototypes that are the first choice of some row, as a share of the largest number possible, min(R, K).
+    ``entropy`` is the mean over rows (nats; log K for uniform targets, 0 for one-hot ones). ``kl`` is the loss less
+    that entropy. ``prototypes`` is the number of prototypes that are the first choice of some row, as a share of the
+    largest number possible, min(R, K).
+
+    Args:
+        objective: whose figures they are.
+        assignments: [R, K].
+        loss: mean cross-entropy with them.
     """
+    if not objective.watched:
+        return {}
+    entropy, prototypes = _entropy_and_prototypes(assignments)
+    return {"entropy": entropy, "prototypes": prototypes, "kl": loss.detach() - entropy}
+
+
+def _entropy_and_prototypes(assignments: Tensor) -> tuple[Tensor, Tensor]:
     rows, count = assignments.shape
     if rows == 0:
-        return {"entropy": assignments.new_zeros(()), "prototypes": assignments.new_zeros(())}
+        return assignments.new_zeros(()), assignments.new_zeros(())
     logs = assignments.clamp(min=torch.finfo(assignments.dtype).tiny).log_()  # torch.special.entr is ten times slower
     entropy = -logs.mul_(assignments).sum() / rows
     used = assignments.new_zeros(count).index_fill_(0, assignments.argmax(dim=1), 1.0)
-    return {"entropy": entropy, "prototypes": used.sum() / min(rows, count)}
+    return entropy, used.sum() / min(rows, count)

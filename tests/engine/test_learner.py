@@ -88,3 +88,15 @@ def test_weights_scale_the_loss(tiny_recipe, batch):
     heavy = build.learner(tiny_recipe("encoder.drop_path=0", "objectives.2.weight=1.1"), Clock(10, 10)).eval()
     difference = heavy(batch, 0).loss - light(batch, 0).loss
     torch.testing.assert_close(difference, light(batch, 0).parts["koleo"], rtol=1e-3, atol=1e-4)
+
+
+def test_figures_that_cost_something_are_left_out_unless_logged_or_looked_at(recipe, batch):
+    learner = build.learner(recipe, Clock(10, 10)).train()
+    monitor = learner.monitors["features"]
+    monitor.samples, monitor.every = len(batch.views["global"].data), 4
+    for step, watched, costly in ((0, False, True), (1, False, False), (2, True, True), (4, False, True)):
+        metrics = learner(batch, step, watched).metrics
+        assert ("features/std" in metrics) == (step % 4 == 0)
+        for name in ("dino", "ibot"):
+            assert {f"{name}/{key}" in metrics for key in ("entropy", "kl", "prototypes")} == {costly}
+        assert "koleo/distance" in metrics and "dino/loss_global" in metrics

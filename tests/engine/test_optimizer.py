@@ -224,3 +224,23 @@ def test_foreign_state_is_refused_by_name():
 def test_impossible_settings_name_field_and_value():
     with pytest.raises(UserError, match=r"optimizer\.clip is 0; it must be above 0 .*, or null"):
         optimizer.Config(clip=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_updates_are_those_of_torchs_adamw_bit_for_bit(fused):
+    config = optimizer.Config(learning_rate=constant(0.01), scaling="none", weight_decay=constant(0.3), fused=fused)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    built = config.build({"x": ours}, CLOCK, 1)
+    groups = [{"params": [theirs.weight], "weight_decay": 0.3}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=config.betas, eps=config.eps, fused=fused)
+    for number in range(4):
+        ours.weight.grad = torch.randn(3, 5)
+        theirs.weight.grad = ours.weight.grad.clone()
+        if number:  # a parameter that has no gradient at first begins later
+            ours.bias.grad = torch.randn(3)
+            theirs.bias.grad = ours.bias.grad.clone()
+        built.step()
+        reference.step()
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+    assert int(built.tensors()["x.bias/step"]) == 3

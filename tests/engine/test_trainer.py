@@ -60,6 +60,20 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(train, metrics, ti
     assert losses == [line["loss"] for line in metrics(tmp_path / "cut")]
 
 
+def test_what_is_logged_does_not_depend_on_how_often(train, metrics, tiny_recipe, tmp_path):
+    lines = []
+    for every in (1, 4):
+        train(tiny_recipe(f"train.log_every={every}", "data.workers=0"), tmp_path / str(every))
+        lines.append([line for line in metrics(tmp_path / str(every)) if line["step"] % 4 == 0])
+    often, seldom = lines
+    assert len(seldom) == 2
+    for one, other in zip(often, seldom, strict=True):
+        clocked = [key for key in one if key.startswith(("throughput", "data/", "time", "memory"))]
+        assert {k: v for k, v in one.items() if k not in clocked} == {
+            k: v for k, v in other.items() if k not in clocked
+        }
+
+
 def test_number_of_workers_does_not_change_the_losses(train, metrics, tiny_recipe, tmp_path):
     for workers in (0, 3):
         train(tiny_recipe(f"data.workers={workers}"), tmp_path / str(workers))

@@ -81,12 +81,13 @@ def warm_up(recipe) -> None:
     import torch
 
     from foundation.engine import build
+    from foundation.engine.adamw import AdamW
 
     place = build.placement(recipe)
     with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
         layer = torch.nn.Linear(64, 64, device=place.device)
         layer(torch.randn(64, 64, device=place.device)).sum().backward()
-    torch.optim.AdamW(layer.parameters(), fused=True).step()
+    AdamW([list(layer.parameters())], (0.9, 0.999), 1e-8, fused=True).step()
 
 
 def held(recipe) -> int:

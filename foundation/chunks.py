@@ -1,0 +1,41 @@
+"""Parts of a large matrix that are handled one after the other, so that what is computed of each stays in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+ELEMENTS = {"cpu": 2**17}
+"""Elements of a part, by kind of device: on a CPU half a mebibyte of float32."""
+ELEMENTS_ELSEWHERE = 2**26
+"""On a GPU a part should only bound the temporary memory (256 MiB)."""
+
+
+def elements(device: torch.device) -> int:
+    """Elements that one part should have at most."""
+    return ELEMENTS.get(device.type, ELEMENTS_ELSEWHERE)
+
+
+def row_parts(matrix: Tensor) -> Iterator[slice]:
+    """Slices of the rows of a matrix [R, K], at least one row each."""
+    rows, width = matrix.shape
+    return _parts(rows, elements(matrix.device) // max(1, width))
+
+
+def column_sums(matrix: Tensor) -> Tensor:
+    """Sums [K] of a matrix [R, K] over its rows in float32; the same numbers whatever the size of the parts."""
+    if matrix.dtype == torch.float32 or matrix.device.type != "cpu":
+        return matrix.sum(dim=0, dtype=torch.float32)
+    # In one call a CPU makes a float32 copy of the whole matrix first.
+    rows, width = matrix.shape
+    sums = matrix.new_empty(width, dtype=torch.float32)
+    for part in _parts(width, max(64, elements(matrix.device) // max(1, rows) // 64 * 64)):
+        torch.sum(matrix[:, part].float(), dim=0, out=sums[part])
+    return sums
+
+
+def _parts(length: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
+    return (slice(start, start + step) for start in range(0, length, step))
