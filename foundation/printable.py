@@ -32,9 +32,19 @@ def cell(text: object) -> str:
     return escape(printable(text))
 
 
+_JOINERS = ("\u200c", "\u200d")
+"""Are no visible signs, and names need them: emoji of several signs, Persian and the scripts of India."""
+
+
 def escape(text: str) -> str:
-    """Printable text for a page: no sign of it is read as HTML, and all can be written as UTF-8."""
-    return html.escape(printable(text, lines=True))
+    """Printable text for a page: no sign of it is read as HTML, and all can be written as UTF-8.
+
+    Unlike on a terminal, signs that join letters stay: a browser draws what they join.
+    """
+    whole = str(text)
+    if not any(sign in whole for sign in _JOINERS):
+        return html.escape(printable(whole, lines=True))
+    return "".join(sign if sign in _JOINERS else html.escape(printable(sign, lines=True)) for sign in whole)
 
 
 def moment(seconds: float) -> str:

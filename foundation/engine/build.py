@@ -137,7 +137,7 @@ class Placement:
     def plain(self) -> dict[str, str]:
         """``device``, ``processor`` (its model) and ``precision``, for checkpoints and cards."""
         precision = "float32" if self.autocast is None else str(self.autocast).removeprefix("torch.")
-        return {"device": self.device.type, "processor": _processor(self.device), "precision": precision}
+        return {"device": self.device.type, "processor": processor(self.device), "precision": precision}
 
 
 def words(computed: Mapping[str, str]) -> str:
@@ -146,9 +146,9 @@ def words(computed: Mapping[str, str]) -> str:
 
 
 @cache
-def _processor(device: torch.device) -> str:
-    """Model of a processor, as its maker calls it."""
-    if device.type == "cuda":
+def processor(device: torch.device | None = None) -> str:
+    """Model of a processor, as its maker calls it; None: of the machine's own."""
+    if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         with open("/proc/cpuinfo") as file:

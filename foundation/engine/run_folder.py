@@ -23,7 +23,10 @@ from foundation.voice import to_stderr
 
 _ATTEMPTS = 5
 _FOLDERS_OF_A_RUN = ("checkpoints", "export", "probes", "tensorboard", "heartbeat", "stalls")
-_FILES_OF_A_RUN = ("recipe.yaml", "metrics.jsonl", "status.json", "report.html", "bad-steps.jsonl", "bad-samples.jsonl")
+_FILES_OF_A_RUN = (
+    "recipe.yaml", "metrics.jsonl", "status.json", "starts.jsonl", "report.html", "bad-steps.jsonl",
+    "bad-samples.jsonl",
+)  # fmt: skip
 
 
 class RunFolder:

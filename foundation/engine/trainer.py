@@ -24,6 +24,7 @@ from foundation.engine.guard import NumericsGuard
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.journal import Journal
 from foundation.engine.last_writes import last_writes
+from foundation.engine.origin import record_start
 from foundation.engine.probing import run_probe
 from foundation.engine.resume import compare
 from foundation.engine.run_folder import RunFolder
@@ -142,6 +143,7 @@ class Trainer:
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
         self._status("running")
+        record_start(self.folder, self.progress.step, self.place.plain())
         if self.last_checkpoint is None:
             self._save(wait=True)
         elif rank() == 0:

@@ -10,6 +10,7 @@ from foundation.errors import FoundationError, UserError
 from foundation.report.page import render
 from foundation.report.pictures import Gallery, gallery
 from foundation.report.run import Run, read_run
+from foundation.report.views import Sheet
 
 
 def write_report(
@@ -39,7 +40,8 @@ def write_report(
 
     run = read_run(folder)
     pictures, problem, parameters = _pictures(run, shards, samples, device)
-    text = render(run, pictures, problem, parameters)
+    views, no_views = _views(run, shards, samples)
+    text = render(run, pictures, problem, parameters, views, no_views)
     out = out or folder / "report.html"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,24 @@ def _pictures(
             raise
         return None, f"{error}; name other shards with --shards", parameters
     return made, None, parameters
+
+
+def _views(run: Run, shards: Sequence[str], samples: int) -> tuple[Sheet | None, str | None]:
+    """What training saw, or why it cannot be shown; neither where nothing was asked for or no recipe is there."""
+    from foundation import config
+    from foundation.recipe import Recipe
+    from foundation.report.views import training_views
+
+    if samples < 1 or not run.recipe:
+        return None, None
+    try:
+        recipe = config.load(Recipe, run.recipe, name=str(run.path / "recipe.yaml"))
+        return training_views(recipe, samples=min(samples, _MOST_VIEWS), patterns=shards), None
+    except FoundationError as error:
+        return None, f"{error}" if shards else f"{error}; name other shards with --shards"
+
+
+_MOST_VIEWS = 4  # samples: each has many pictures
 
 
 def _own_shards(recipe: Any) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ stay sharp, and a curve costs kilobytes. Colours are CSS variables of the page (
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ WIDTH, HEIGHT = 560, 300
 RIGHT, TOP, BOTTOM = 16, 14, 44
 COLOURS = 6
 MOST_POINTS = 300
+MOST_NUMBERED = 12
+"""Classes of a confusion matrix with a number in each cell."""
 
 
 @dataclass(frozen=True)
@@ -194,45 +197,64 @@ def line_chart(
     return "".join(parts) + _legend([item.label for item, *_ in lines])
 
 
-def bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, x_label: str) -> str:
-    """Horizontal bars of shares in [0, 1], shown in percent, with their 95 % intervals.
+@dataclass(frozen=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        label: in front of it.
+        value: share in [0, 1].
+        interval: 95 %, in [0, 1], or None.
+        note: small, under the label.
+        strong: drawn in the accent colour.
+    """
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
+    note: str = ""
+    strong: bool = False
+
+
+def bars(rows: Sequence[Bar], *, axis: str, chance: float | None = None) -> str:
+    """Horizontal bars of shares, shown in percent, as HTML: names of any length and script wrap, on small screens too.
 
     Args:
-        rows: label, value, interval or None.
-        x_label: of the horizontal axis.
+        rows: from top to bottom.
+        axis: what the shares are, with the unit.
+        chance: share that is marked by a dashed line through all bars; None: no line.
     """
     if not rows:
         return ""
-    height, left, right = 34, 168, 66
-    total = 12 + height * len(rows) + 40
-    width = 520
-    high = max(0.05, *(interval[1] if interval else value for _, value, interval in rows))
-    scale = (width - left - right) / high
-    parts = [_open(width, total, x_label)]
-    base = 12 + height * len(rows)
-    marks = ticks(0, 100 * high, 5)
-    for mark, text in zip(marks, _tick_labels(marks), strict=True):
-        x = left + mark / 100 * scale
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{base}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 16}" text-anchor="middle">{text}</text>')
-    for place, (label, value, interval) in enumerate(rows):
-        y = 12 + place * height
-        colour = "b1" if place == 0 else "b0"
-        short = label if len(label) <= 25 else label[:24] + "…"
-        parts.append(
-            f'<text class="name" x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(short)}'
-            f"<title>{escape(label)}</title></text>"
+    known = [row.interval[1] for row in rows if row.interval and math.isfinite(row.interval[1])]
+    high = max(0.05, *(row.value for row in rows), *known, chance or 0.0)
+
+    def at(share: float) -> str:
+        return f"{100 * min(1.0, max(0.0, share / high)):.2f}%"
+
+    line = "" if chance is None else f'<i class="chance" style="left:{at(chance)}"></i>'
+    lines = []
+    for row in rows:
+        whisker = ""
+        if row.interval is not None and all(map(math.isfinite, row.interval)):
+            low, top = row.interval
+            whisker = f'<i class="whisker" style="left:{at(low)};width:{at(top - low)}"></i>'
+        note = f"<small>{escape(row.note)}</small>" if row.note else ""
+        kind = "bar strong" if row.strong else "bar"
+        lines.append(
+            f'<div class="{kind}"><div class="of-bar"><bdi>{escape(row.label)}</bdi>{note}</div>'
+            f'<div class="track"><i class="fill" style="width:{at(row.value)}"></i>{line}{whisker}</div>'
+            f'<div class="amount">{100 * row.value:.1f} %</div></div>'
         )
-        parts.append(f'<rect class="{colour}" x="{left}" y="{y + 2}" width="{value * scale:.1f}" height="21" rx="3"/>')
-        end = left + value * scale
-        if interval is not None and all(map(math.isfinite, interval)):
-            a, b = (left + bound * scale for bound in interval)
-            parts.append(f'<line class="whisker" x1="{a:.1f}" x2="{b:.1f}" y1="{y + 12.5}" y2="{y + 12.5}"/>')
-            end = max(end, b)
-        parts.append(f'<text class="value" x="{end + 8:.1f}" y="{y + 17}">{100 * value:.1f} %</text>')
-    x = (left + width - right) / 2
-    parts.append(f'<text class="label" x="{x}" y="{total - 6}" text-anchor="middle">{escape(x_label)}</text></svg>')
-    return "".join(parts)
+    marks = ticks(0, 100 * high, 5)
+    places = [
+        f'<span style="left:{at(mark / 100)}">{text}</span>'
+        for mark, text in zip(marks, _tick_labels(marks), strict=True)
+    ]
+    said = "" if chance is None else f'<span class="by-chance"><i></i>chance {100 * chance:.1f} %</span>'
+    under = [f'<div class="scale">{"".join(places)}</div>', f'<div class="axis-title">{escape(axis)}{said}</div>']
+    lines += [f'<div class="bar"><div class="of-bar"></div>{content}<div></div></div>' for content in under]
+    return f'<div class="bars">{"".join(lines)}</div>'
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -246,9 +268,10 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     classes = len(table)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     labels = [names[place] if place < len(names) else str(place) for place in range(classes)]
-    cell = 44 if classes <= 12 else max(4, 560 // classes)
+    shorts = [shortened(label, 16) for label in labels]
+    cell = 44 if classes <= MOST_NUMBERED else max(4, 560 // classes)
     shown = classes <= 40
-    margin = 26 + (min(110, 8 * max(map(len, labels))) if shown else 10)
+    margin = 26 + (7 * max(map(columns, shorts)) if shown else 10)
     side = cell * classes
     width, height = margin + side + 12, side + margin + 12
     parts = [_open(width, height, "confusion matrix")]
@@ -264,15 +287,15 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
                     f'<rect class="{colour}" x="{x}" y="{y}" width="{cell}" height="{cell}" '
                     f'fill-opacity="{min(1.0, 0.06 + 0.94 * value):.3f}"><title>{escape(title)}</title></rect>'
                 )
-            if classes <= 12 and value >= 0.005:
+            if classes <= MOST_NUMBERED and value >= 0.005:
                 strong = " strong" if value > 0.55 else ""
                 parts.append(
                     f'<text class="count{strong}" x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">'
                     f"{100 * value:.0f}</text>"
                 )
     if shown:
-        for place, name in enumerate(labels):
-            short = escape(name if len(name) <= 14 else name[:13] + "…")
+        for place, name in enumerate(shorts):
+            short = escape(name)
             middle = 8 + (place + 0.5) * cell + 4
             parts.append(f'<text class="tick" x="{margin - 6}" y="{middle:.1f}" text-anchor="end">{short}</text>')
             across = margin + (place + 0.5) * cell + 4
@@ -289,6 +312,38 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
         "predicted class</text></svg>"
     )
     return "".join(parts)
+
+
+_JOINER = "\u200d"
+"""Ties signs to one picture: three persons to a family."""
+
+
+def columns(text: str) -> int:
+    """Width of a text in letters of the Latin script: those of Chinese, Japanese and Korean are twice as wide."""
+    return sum(0 if _joins(sign) else 1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many columns; signs that belong together are not torn apart."""
+    if columns(text) <= most:
+        return text
+    clusters: list[str] = []
+    for sign in text:
+        if clusters and (_joins(sign) or clusters[-1].endswith(_JOINER)):
+            clusters[-1] += sign
+        else:
+            clusters.append(sign)
+    kept = ""
+    for cluster in clusters:
+        if columns(kept + cluster) >= most:
+            break
+        kept += cluster
+    return kept.rstrip() + "…"
+
+
+def _joins(sign: str) -> bool:
+    """Whether a sign belongs to the one before it: accents, joiners, choices of a form, tones of skin."""
+    return unicodedata.category(sign) in ("Mn", "Me", "Cf") or "\U0001f3fb" <= sign <= "\U0001f3ff"
 
 
 def _open(width: float, height: float, label: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from foundation import schema
 from foundation.engine.lines import read_lines, said_of
+from foundation.engine.origin import STARTS, Start
 from foundation.engine.runs import Status
 from foundation.errors import UserError
 from foundation.redact import redact
+
+_MOST_STARTS = 16 * schema.MEBIBYTE
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Run:
         probes: probe results, oldest first.
         status: of ``status.json``.
         card: of the exported teacher (or student).
+        starts: of the run, each with its code, machine and processes; empty for a run of an older version.
         problems: what is damaged and left out, with the reason.
     """
 
@@ -35,6 +40,7 @@ class Run:
     probes: list[dict[str, Any]] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    starts: list[Mapping[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +53,18 @@ class Run:
         lines = [line for line in self.metrics if key in line and not isinstance(line[key], str)]
         return [line["step"] for line in lines], [line[key] for line in lines]
 
-    def keys(self) -> list[str]:
+    @property
+    def seconds(self) -> float | None:
+        """Time spent in steps that count, over all starts; None where the metrics do not say."""
+        total, last = 0.0, 0.0
+        values = [value for value in self.series("time/seconds")[1] if value is not None]
+        for value in values:
+            if value < last:  # the clock of a start begins at 0
+                total += last
+            last = value
+        return total + last if values else None
+
+    def figures(self) -> list[str]:
         """Names of all numeric metrics, in order of appearance."""
         found: dict[str, None] = {}
         for line in self.metrics:
@@ -82,6 +99,7 @@ def read_run(path: Path) -> Run:
         run.problems.append(str(error))
     run.probes = read_results(path / "probes", run.problems.append)
     run.status = _json(Status, path / "status.json", run.problems)
+    run.starts = _starts(path / STARTS, run.problems)
     for branch in ("teacher", "student"):
         run.card = run.card or _json(_Card, path / "export" / f"{branch}.json", run.problems)
     if not (run.recipe or run.metrics or run.probes or run.card or (path / "checkpoints").is_dir()):
@@ -94,6 +112,25 @@ class _Card(TypedDict, total=False):
     file: str
     sha256: str
     foundation_version: str
+    computed: dict[str, str]
+
+
+def _starts(path: Path, problems: list[str]) -> list[Mapping[str, Any]]:
+    try:
+        texts = schema.read_bytes(path, _MOST_STARTS).splitlines()
+    except FileNotFoundError:
+        return []
+    except schema.FormError as error:
+        problems.append(str(error))
+        return []
+    found: list[Mapping[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            found.append(schema.check(Start, schema.parse(text, str(path)), str(path)))
+        except schema.FormError:
+            if text:
+                problems.append(f"{path.name}: line {number} is damaged")
+    return found
 
 
 def _json(form: Any, path: Path, problems: list[str]) -> dict[str, Any]:

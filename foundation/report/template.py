@@ -20,9 +20,13 @@ h3{font-size:14px;font-weight:600;margin:0 0 8px}
 .lead{color:var(--soft);margin:0 0 14px;max-width:78ch}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:16px 18px;min-width:0}
 .of{color:var(--soft);font-size:12.5px;margin:-6px 0 10px;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(143px,1fr));gap:12px;margin-top:24px}
+.verdict{font-size:17px;line-height:1.5;margin:20px 0 0;padding:14px 18px;border-radius:10px;background:var(--card);
+border:1px solid var(--rule);border-left:5px solid var(--soft);max-width:none}
+.verdict.above{border-left-color:var(--good)}.verdict.below,.verdict.chance{border-left-color:var(--bad)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px;margin-top:20px}
+.tile{padding:14px 14px}
 .tile .name{color:var(--soft);font-size:13px}
-.tile .value{font-size:25px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
+.tile .value{font-size:22px;font-weight:600;line-height:1.3;letter-spacing:-.01em}
 .tile .note{white-space:pre-line;color:var(--soft);font-size:12.5px;line-height:1.4}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px}
 .small{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
@@ -39,27 +43,46 @@ svg .grid{stroke:var(--grid)}svg .axis{stroke:var(--soft);stroke-width:1}
 .dot.s3,.k3{fill:var(--c3);background:var(--c3)}.dot.s4,.k4{fill:var(--c4);background:var(--c4)}
 .dot.s5,.k5{fill:var(--c5);background:var(--c5)}.dot.s6,.k6{fill:var(--c6);background:var(--c6)}
 .dot.s1,.dot.s2,.dot.s3,.dot.s4,.dot.s5,.dot.s6{stroke:var(--card)}
-.b1{fill:var(--accent)}.b0{fill:var(--soft);fill-opacity:.45}.whisker{stroke:var(--ink);stroke-width:1.5}
+.bars{margin:4px 0 14px;font-size:13px}
+.bar{display:grid;grid-template-columns:minmax(96px,36%) 1fr 58px;gap:0 10px;align-items:center}
+.of-bar{text-align:right;line-height:1.25;padding:4px 0;overflow-wrap:anywhere}
+.of-bar small{display:block;color:var(--soft);font-size:11.5px}
+.track{position:relative;height:36px;border-left:1px solid var(--soft)}
+.fill{position:absolute;left:0;top:7px;height:22px;border-radius:0 3px 3px 0;background:var(--soft);opacity:.45}
+.strong .fill{background:var(--accent);opacity:1}.strong .of-bar,.amount{font-weight:600}
+.whisker{position:absolute;top:14px;height:8px;border:solid var(--ink);border-width:0 1.5px}
+.whisker::after{content:"";position:absolute;left:0;right:0;top:3px;border-top:1.5px solid var(--ink)}
+.chance{position:absolute;top:0;bottom:0;border-left:2px dashed var(--bad)}
+.scale{position:relative;height:20px;border-top:1px solid var(--soft);color:var(--soft);font-size:12px}
+.scale span{position:absolute;top:3px;transform:translateX(-50%)}
+.axis-title{color:var(--soft);font-size:12.5px;text-align:center;display:flex;flex-wrap:wrap;gap:0 16px;
+justify-content:center}
+.by-chance i{display:inline-block;height:11px;border-left:2px dashed var(--bad);margin-right:6px;vertical-align:-1px}
 .cell{fill:none;stroke:var(--grid)}.hit{fill:var(--c1)}.miss{fill:var(--c2)}svg .count{fill:var(--ink);font-size:12px}
 svg .count.strong{fill:var(--card);font-weight:600}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:6px;color:var(--soft);font-size:12.5px}
 .legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;vertical-align:middle}
 .scroll{overflow-x:auto}
-.maps{display:grid;gap:8px;align-items:end;min-width:760px}
-.maps figure,.near figure{margin:0;min-width:0}
-.maps img,.near img{display:block;width:100%;height:auto;border-radius:6px;background:var(--grid)}
-figcaption{color:var(--soft);font-size:12px;line-height:1.35;padding-top:4px;overflow:hidden;text-overflow:ellipsis;
-white-space:nowrap}
+.maps{display:grid;grid-template-columns:repeat(var(--columns),minmax(76px,1fr));gap:8px;align-items:end}
+.maps figure,.near figure,.views figure{margin:0;min-width:0}
+.maps img,.near img,.views img{display:block;width:100%;height:auto;border-radius:5px;background:var(--grid)}
+figcaption{color:var(--soft);font-size:12px;line-height:1.35;padding-top:4px;overflow-wrap:anywhere}
 .maps .head{color:var(--soft);font-size:12.5px}
-.near{display:grid;grid-template-columns:1.12fr 14px repeat(var(--n),1fr);gap:10px;align-items:end;min-width:640px;
-margin-bottom:14px}
+.views{display:flex;flex-wrap:wrap;gap:8px 10px;align-items:flex-start;padding:12px 0;border-top:1px solid var(--rule)}
+.views:first-child{padding-top:0;border-top:0}.views:last-child{padding-bottom:0}
+.views figure{max-width:100%}.views .key{flex:0 0 100%;color:var(--soft);font-size:12.5px;overflow-wrap:anywhere}
+.near{display:grid;grid-template-columns:minmax(84px,1.12fr) 6px repeat(var(--n),minmax(76px,1fr));gap:10px;
+align-items:start;margin-bottom:14px}
 .near img{border:3px solid transparent}.near .same img{border-color:var(--good)}
-.near .other img{border-color:var(--bad)}
+.near .other img{border-color:var(--bad);border-style:dashed}
 .near .query img{border-color:var(--ink)}
+.matrix{max-width:720px}.matrix svg{min-width:480px}
+.constant{color:var(--soft);font-size:13.5px;margin:12px 0 0;max-width:110ch}
 .pixel{image-rendering:pixelated}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top}
-th{color:var(--soft);font-weight:500;font-size:13px}tbody tr:last-child td{border-bottom:0}
+th{color:var(--soft);font-weight:500;font-size:13px}th[scope]{white-space:nowrap}td.long{overflow-wrap:anywhere}
+tbody tr:last-child td{border-bottom:0}
 td.n,th.n{text-align:right;white-space:nowrap}td.t{white-space:nowrap}tr.best td{font-weight:600}
 .empty{color:var(--soft);border-style:dashed}
 .chip{display:inline-block;border:1px solid var(--rule);border-radius:99px;padding:0 10px;font-size:12.5px;
@@ -70,7 +93,15 @@ pre{overflow-x:auto;font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"
 margin:12px 0 0}
 ul.notes{color:var(--soft);margin:12px 0 0;padding-left:20px}
 footer{color:var(--soft);font-size:13px;margin-top:48px}
-@media print{body{background:#fff}.card{break-inside:avoid}}
+:focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:4px}
+@media(max-width:560px){main{padding:22px 14px 40px}header h1{font-size:23px}.tiles{grid-template-columns:1fr 1fr}
+.card{padding:13px 13px}.tile .value{font-size:21px}.verdict{font-size:16px;padding:12px 14px}
+.matrix svg{min-width:430px}th[scope]{white-space:normal}}
+@media print{:root{color-scheme:light;--bg:#fff;--card:#fff;--ink:#111;--soft:#555;--rule:#ccc;--grid:#ddd;
+--accent:#2f6fde;--good:#178a50;--bad:#c2410c;--c1:#2f6fde;--c2:#e0702b;--c3:#178a50;--c4:#9b4fd1;--c5:#c93a63;--c6:#0f8f9c}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none;padding:0}
+.card,.near,.views,figure,tr{break-inside:avoid}h2{break-after:avoid}.scroll{overflow:visible}
+details::details-content{content-visibility:visible;height:auto}pre{white-space:pre-wrap;overflow-wrap:anywhere}}
 """
 
 PAGE = """<!doctype html>

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from foundation.report import figures
-from foundation.report.figures import Series
+from foundation.report.figures import Bar, Series
 
 
 def parsed(svg):
@@ -70,9 +70,22 @@ def test_long_curves_are_thinned():
 
 
 def test_bars_and_confusions_are_well_formed():
-    tree = parsed(figures.bars([("a & b", 0.5, (0.4, 0.6)), ("c", 0.0, None)], x_label="top-1 (%)"))
-    assert [element.text for element in tree.iter("text")].count("50.0 %") == 1
+    bars = [Bar("a & b", 0.5, (0.4, 0.6), note="whitened"), Bar("c", 0.0)]
+    tree = ElementTree.fromstring(figures.bars(bars, axis="top-1 (%)", chance=0.25))
+    texts = list(tree.itertext())
+    assert texts.count("50.0 %") == 1 and {"a & b", "whitened", "top-1 (%)", "chance 25.0 %"} <= set(texts)
+    drawn = [element.attrib for element in tree.iter("i") if "style" in element.attrib]
+    assert [item["class"] for item in drawn] == ["fill", "chance", "whisker", "fill", "chance"]
+    assert drawn[1]["style"] == "left:41.67%"  # 25 of the 60 that the interval reaches
     tree = parsed(figures.confusion([[8, 2], [0, 0]], ["<cat>"]))
     titles = [element.text for element in tree.iter("title")]
     assert "<cat> taken for 1: 2 (20 %)" in titles
     assert parsed(figures.confusion([[1] * 100] * 100, [])) is not None
+
+
+def test_long_class_names_are_cut_where_signs_of_any_script_end():
+    assert figures.shortened("short", 16) == "short"
+    assert figures.shortened("长江大桥的夜景照片", 10) == "长江大桥…"  # two columns each
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    assert figures.shortened(family * 9, 8) == family + "…"  # no member is left alone
+    assert figures.columns("e\u0301a") == 2

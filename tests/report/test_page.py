@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from foundation.engine.origin import code, record_start
+from foundation.engine.run_folder import RunFolder
 from foundation.errors import UserError
 from foundation.report.build import write_report
 
@@ -21,6 +24,7 @@ class Checker(HTMLParser):
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.open, self.headings, self.images, self.charts, self.text = [], [], 0, 0, []
+        self.words, self.cards = [], []  # all text but that of the recipe; headings of cards
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
@@ -45,6 +49,10 @@ class Checker(HTMLParser):
         self.text.append(data)
         if self.open and self.open[-1] in ("h1", "h2"):
             self.headings.append(data)
+        if self.open and self.open[-1] == "h3":
+            self.cards.append(data)
+        if not {"pre", "style", "summary"} & set(self.open):
+            self.words.append(data)
 
 
 def check(page):
@@ -70,11 +78,12 @@ def test_a_whole_run_shows_curves_pictures_neighbours_and_confusions(complete):
     assert page.stat().st_size < 3_000_000
     found = check(page)
     expected = [
-        "Training",
-        "Schedules",
-        "What it looks at",
+        "What training saw",
+        "What the encoder looks at",
         "Nearest neighbours",
         "Which classes it confuses",
+        "Training",
+        "Schedules",
         "Recipe",
     ]
     assert [heading for heading in found.headings if heading in expected] == expected
@@ -82,7 +91,90 @@ def test_a_whole_run_shows_curves_pictures_neighbours_and_confusions(complete):
     assert found.images >= 3 * (1 + 1 + 3 + 1) + 6 * 5  # samples with mean, heads and components; neighbours
     assert "sample <run> & co" in found.headings  # escaped in the file, itself on the page
     assert "<run>" not in page.read_text()
-    assert any("learning_rate" in text for text in found.text)
+    assert any("learning_rate" in text for text in found.text)  # of the recipe
+    words = " ".join(found.words)
+    assert re.findall(r"\b[a-z]+_[a-z_]+\b|\b(?:loss|dino|koleo|probe|data|schedule)/\w+", words) == []  # no raw keys
+    assert "Entropy of the teacher's assignments" in words and "entropy (nats)" in words
+    assert "Divergence" not in found.cards and "Prototypes in use" not in found.cards  # they never change
+    assert "DINO: divergence of the student from the teacher 0.5; DINO: prototypes in use 70 %" in words
+    assert "Learning rate" in found.cards and "Teacher momentum" not in found.cards and "teacher momentum 0.99" in words
+
+
+def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
+    from foundation import config
+    from foundation.data.stream import build_loader, build_stream, open_sources
+    from foundation.engine import build
+    from foundation.recipe import Recipe
+    from foundation.report.images import photo
+    from foundation.report.views import training_views
+
+    recipe = config.load(Recipe, (complete / "recipe.yaml").read_text(), name="recipe")
+    sheet = training_views(recipe, samples=3)
+    sources = open_sources(recipe.data)
+    clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
+    stream = build_stream(recipe.data, sources, seed=recipe.seed, global_batch=8, clock=clock)
+    pipeline = build.pipeline(recipe, recipe.views.build(), True)
+    with build_loader(stream, pipeline, batch_size=8, global_batch=8, workers=0) as loader:
+        batch = next(iter(loader))
+    assert [seen.name for seen in sheet.samples] == list(batch.keys[:3])
+    room = __import__("foundation.modalities.image.picture", fromlist=["picture"])
+    masked = batch.masks["global"].masked
+    for row, seen in enumerate(sheet.samples):
+        titles = [drawn.title for drawn in seen.pictures]
+        hidden = [f"global {view + 1}, masked" for view in range(2) if masked[view * 8 + row].any()]
+        assert [title for title in titles if title.endswith("masked")] == hidden
+        assert titles[0] == "whole sample" and titles[-2:] == ["local 1", "local 2"]
+        second = seen.pictures[titles.index("global 2")].picture
+        assert second == photo(room.to_rgb(batch.views["global"].data[8 + row]))
+    assert sheet.own and sheet.kinds[1] == "2 local views of 3 × 8 × 8"
+    assert sheet.samples[0].pictures[0].width == 2 * sheet.samples[0].pictures[-1].width - 8  # local: half, at least 52
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("苹果树", "منزل", "дом"), ("\U0001f468\u200d\U0001f469\u200d\U0001f467", "<script>", "\u202eevil\x1b[31m")],
+)
+def test_verdict_chance_hardware_code_and_names_of_any_script_stand_on_the_page(tmp_path, complete, names):
+    run = tmp_path / "run"
+    shutil.copytree(complete, run)
+    row = {"n": 24, "interval": [0.5, 0.8], "k": 5}
+    rows = [{"name": "model", "features": "x", "top1": 0.7}, {"name": "simple", "features": "HOG", "top1": 0.25}]
+    rows.append({"name": "simple", "features": names[0], "top1": 0.2, "treatment": "whitened", "balanced": 0.21})
+    (run / "probes").mkdir(exist_ok=True)
+    content = {
+        "format": 1, "probe": "knn", "model": "sample teacher at step 80 (/a/b/step-80)", "metric": "top1",
+        "results": [row | values | {"interval": [values["top1"] - 0.1, values["top1"] + 0.1]} for values in rows],
+        "confusion": {"counts": [[7, 1, 0], [2, 5, 1], [0, 0, 8]], "k": 5, "classes": list(names)},
+        "data": {"test": {"shards": ["/some/where/bridges/test-*.tar"], "samples": 24}},
+    }  # fmt: skip
+    (run / "probes" / "knn.json").write_text(json.dumps(content))
+    record_start(RunFolder(run), 0, {"device": "cpu", "processor": "Model 7", "precision": "float32"})
+    page = write_report(run, samples=0)
+    found = check(page)
+    said = " ".join(found.words)
+    assert "above every other feature tested by 45.0 points in kNN (next best: HOG); chance is 33.3 %." in said
+    assert "Scored on bridges (test), 24 samples" in said and "*.tar" not in said.replace(str(run), "")
+    assert "sample teacher at step 80 ·" in said  # without its path
+    assert "whitened" in said and "balanced %" in said and "21.0" in said
+    assert "Model 7" in said and "float32" in said
+    commit, _ = code()
+    assert commit is None or f"git commit {commit}" in said
+    shown = [name if name.isprintable() or "\u200d" in name else "\\u202eevil\\x1b[31m" for name in names]
+    assert all(any(name in text for text in found.text) for name in shown)
+    assert "<script>" not in page.read_text()
+
+
+def test_a_damaged_start_is_named_and_the_duration_adds_up_over_starts(tmp_path):
+    lines = [
+        {"step": step, "loss": 1.0 / step, "time/seconds": time} for step, time in ((1, 5.0), (2, 65.0), (3, 10.0))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "starts.jsonl").write_text(
+        '{"device": "cuda", "processor": "<GPU>", "processes": 2}\n{"cores": "x"}\n[\n'
+    )
+    said = " ".join(check(write_report(tmp_path)).words)
+    assert "1 min 15 s" in said and "2 × GPU" in said and "<GPU>" in said
+    assert "starts.jsonl: line 2 is damaged" in said and "starts.jsonl: line 3 is damaged" in said
 
 
 def test_a_run_that_has_only_a_recipe_says_what_is_missing(tmp_path, complete):
@@ -94,7 +186,8 @@ def test_a_run_that_has_only_a_recipe_says_what_is_missing(tmp_path, complete):
     assert "No metrics have been written yet." in said
     assert "No probe has been run yet" in said
     assert "No pictures" in said
-    assert found.images == 0
+    assert "What training saw" in found.headings  # the recipe and its shards are enough for that
+    assert found.images == 4 * 5 + sum(text.endswith(", masked") for text in found.text)
 
 
 def test_metrics_alone_are_enough(tmp_path, complete):
@@ -162,5 +255,5 @@ def test_it_renders_in_a_browser(complete, tmp_path):
     dumped = subprocess.run(
         [browser, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
     )
-    for heading in ("Training", "What it looks at", "Nearest neighbours", "Recipe"):
+    for heading in ("Training", "What the encoder looks at", "Nearest neighbours", "Recipe"):
         assert f"<h2>{heading}</h2>" in dumped.stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,22 +12,26 @@ from torch import Tensor
 
 from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture, resize
+from foundation.types import Sample
 
 _SMALLEST = 96  # pixels of the shorter side: spectrograms of few bands are enlarged to be seen
 
 
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
+LEGEND = "Time runs to the right and frequency upwards; bright is loud."
+"""What the axes and colours of its pictures mean, for a person."""
 CELL = (160, 72)
 """Width and height of a sample on a contact sheet, pixels."""
 _LONGEST = 10.0  # seconds of a recording on a contact sheet
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
     """A sample of a shard as a person looks at it: up to ten seconds of its spectrogram, at its own rate.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -35,10 +39,15 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.audio.decode import decode
+    from foundation.modalities.audio.decode import decode as by_default
+
+    return of_sample((decode or by_default)(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
     from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
 
-    sample = decode(raw)
     rate = int(sample["audio_rate"])
     seconds = min(len(sample["audio"]) / rate, _LONGEST)
     front = FrontEndConfig(rate=rate, window=0.032, hop=max(0.004, seconds / 160), high=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +17,20 @@ from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from foundation.types import Sample
+
 __all__ = ["contact_sheet", "heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
 
 CELL = (96, 96)
 """Width and height of a sample on a contact sheet, pixels."""
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
-    """A sample of a shard as a person looks at it, read with the decoder's defaults.
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
+    """A sample of a shard as a person looks at it: its pixels.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -35,9 +38,14 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.image.decode import decode
+    from foundation.modalities.image.decode import decode as by_default
 
-    return to_rgb(decode(raw)["image"])
+    return of_sample((decode or by_default)(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
+    return to_rgb(sample["image"])
 
 
 def to_rgb(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,26 @@ from torch import Tensor
 from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture, resize
 from foundation.modalities.imu.evaluation import MEAN, STD
+from foundation.types import Sample
 
 _COLOURS = ((214, 69, 65), (39, 140, 70), (45, 95, 200))  # x, y, z
 _PAPER, _LINE, _HIDDEN = (255, 255, 255), (214, 214, 220), (176, 176, 186)
 _PANEL = 3  # channels of one panel
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
+LEGEND = "Time runs to the right; x is red, y green and z blue, with a panel for every three channels."
+"""What the axes and colours of its pictures mean, for a person."""
 CELL = (192, 144)
 """Width and height of a sample on a contact sheet, pixels."""
 _SHARP = 3  # lines are drawn so many times as large and reduced: smooth edges
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
     """A sample of a shard as a person looks at it: its traces from begin to end.
 
     Args:
         raw: members by extension. Where nothing says the rate, time has no scale.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -38,7 +42,12 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     """
     from foundation.modalities.imu.decode import Config
 
-    readings = Config(rate=50.0).build()(raw)["imu"]
+    return of_sample((decode or Config(rate=50.0).build())(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
+    readings = sample["imu"]
     count = readings.shape[1]
     return to_rgb(readings.T, (0.0,) * count, (1.0,) * count)
 

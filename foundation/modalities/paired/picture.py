@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +14,26 @@ from foundation.errors import SampleError, UserError
 from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb, resize
 
 if TYPE_CHECKING:
-    from foundation.types import View
+    from foundation.types import Sample, View
 
 __all__ = ["heat_rgb", "pca_rgb", "to_rgb", "together"]
 
+LEGEND = "Each modality as it is usually drawn; time runs to the right."
+"""What the axes and colours of its pictures mean, for a person."""
 CELL = (192, 192)
 """Width and height of a sample on a contact sheet, pixels."""
 _GAP = 6
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
+_MODALITIES = ("video", "image", "audio", "imu", "points")
+
+
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
     """A sample of a shard as a person looks at it: whatever modalities can be read from it, one below the other.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: each modality with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -38,10 +44,12 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     from foundation.modalities import members
     from foundation.modalities.imu.decode import EXTENSIONS
 
+    if decode is not None:
+        return of_sample(decode(raw))
     parts: list[Picture] = []
     problem: SampleError | None = None
     left = dict(raw)
-    for modality in ("video", "image", "audio", "imu", "points"):
+    for modality in _MODALITIES:
         try:
             parts.append(_room(modality).of_raw(left))
         except SampleError as error:
@@ -53,6 +61,11 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
         assert problem is not None
         raise problem
     return _stacked(parts, 256)
+
+
+def of_sample(sample: Sample) -> Picture:
+    """The modalities of a decoded sample, one below the other."""
+    return _stacked([_room(name).of_sample(sample) for name in _MODALITIES if name in sample], 256)
 
 
 def to_rgb(view: Tensor | NDArray[Any], **options: Any) -> Picture:

@@ -6,7 +6,7 @@ maps of numbers come with the places of their tokens, and every point takes the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb
 from foundation.modalities.points.neighbours import per_point
+from foundation.types import Sample
 
 __all__ = ["heat_rgb", "mask_overlay", "overlay", "pca_colours", "render", "to_rgb"]
 
 SIDE = 160
 """Pixels of one of the three drawings."""
+LEGEND = "Each cloud from three directions: two from above an edge, one from the top; colour is height."
+"""What the axes and colours of its pictures mean, for a person."""
 CELL = (288, 96)
 """Width and height of a sample on a contact sheet, pixels."""
 _PAPER, _HIDDEN = (250, 250, 250), (190, 190, 200)
@@ -28,11 +31,12 @@ _PAPER, _HIDDEN = (250, 250, 250), (190, 190, 200)
 _LOOKS = ((35.0, 25.0), (125.0, 25.0), (35.0, 90.0))
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
     """A sample of a shard as a person looks at it: up to 4096 of its points, z upwards.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -40,9 +44,14 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.points.decode import decode
+    from foundation.modalities.points.decode import decode as by_default
 
-    points = decode(raw)["points"]
+    return of_sample((decode or by_default)(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
+    points = sample["points"]
     return to_rgb(points[:: max(1, len(points) // 4096)].T)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture
 from foundation.modalities.image import picture as still
 from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+from foundation.types import Sample
 
 __all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
 
@@ -25,16 +26,19 @@ COLUMNS = 4
 """Frames in a line of a strip, and times in a line of a map of tokens."""
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
+LEGEND = "Frames in the order of time, from left to right and then down."
+"""What the axes and colours of its pictures mean, for a person."""
 CELL = (256, 128)
 """Width and height of a sample on a contact sheet, pixels."""
 _GAP, _EDGE = 2, (32, 32, 36)
 
 
-def of_raw(raw: Mapping[str, Any]) -> Picture:
-    """A sample of a shard as a person looks at it: a film strip, read with the decoder's defaults.
+def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None) -> Picture:
+    """A sample of a shard as a person looks at it: a film strip.
 
     Args:
         raw: members by extension.
+        decode: reads it, as a recipe's views say; None: the decoder with its defaults.
 
     Returns:
         uint8 [H, W, 3], of any size.
@@ -42,9 +46,14 @@ def of_raw(raw: Mapping[str, Any]) -> Picture:
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.video.decode import decode
+    from foundation.modalities.video.decode import decode as by_default
 
-    return to_rgb(decode(raw)["video"])
+    return of_sample((decode or by_default)(raw))
+
+
+def of_sample(sample: Sample) -> Picture:
+    """A decoded sample as :func:`of_raw` draws it."""
+    return to_rgb(sample["video"])
 
 
 def to_rgb(

@@ -1,0 +1,114 @@
+"""The encoder beside what it was compared with: the sentence at the top, and a card with bars for each probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foundation.printable import escape
+from foundation.report import figures, names, parts
+from foundation.report.figures import Bar
+from foundation.report.run import Run
+from foundation.report.verdict import Comparison, Score, Verdict, compare, latest, metric_of, scores
+
+TITLES = {
+    "knn": "k nearest neighbours",
+    "linear": "Linear probe",
+    "svm": "Linear support vector machine",
+    "frames": "Moment by moment: linear probe of frames",
+}
+_LABELS = {"model": "this encoder", "untrained": "same encoder, untrained"}
+
+
+def sentence(found: Verdict | None) -> str:
+    """The verdict at the top of the page; nothing where no probe has scored the encoder."""
+    if found is None:
+        return ""
+    return f'<p class="verdict {found.standing or "alone"}">{escape(found.text)}</p>'
+
+
+def probes(run: Run) -> str:
+    """A card for each probe."""
+    lead = (
+        "Accuracy of the frozen encoder on labelled data, beside the same encoder before training, the raw input and "
+        "simple features of the modality. Each counts with the treatment that suits it best; whiskers are 95 % "
+        "intervals, the dashed line is chance: always answering the most frequent class."
+    )
+    blocks = []
+    for comparison in compare(run.probes):
+        result = latest(run.probes, comparison.probe)
+        assert result is not None
+        blocks.append(_card(result, comparison))
+    if not blocks:
+        hint = f"No probe has been run yet: foundation knn {run.path} --baselines --test SHARDS"
+        return parts.section("What it learned", lead, parts.empty(hint))
+    return parts.section("What it learned", lead, f'<div class="grid">{"".join(blocks)}</div>')
+
+
+def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
+    short, long = ("top-1 %", "top-1 accuracy (%)") if metric_of(result) == "top1" else ("F1 %", "F1 (%)")
+    found = scores(result)
+    bars = [
+        Bar(label(score), score.value, score.interval, _how(score), strong=score.name == "model") for score in found
+    ]
+    columns = [
+        ("features", [label(score) for score in found]),
+        ("treatment", [score.treatment for score in found]),
+        ("setting", [setting(score) for score in found]),
+        (short, [_percent(score.value) for score in found]),
+        ("balanced %", [_percent(score.row.get("balanced")) for score in found]),
+        ("95 % interval", [" to ".join(map(_percent, score.interval or ())) for score in found]),
+        ("samples", [f"{score.row.get('n', 0):,}" for score in found]),
+    ]
+    columns = [(head, cells) for head, cells in columns if any(cells)]  # older results say less
+    head = [head for head, _ in columns]
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    numbers = [place for place, text in enumerate(head) if text not in ("features", "treatment", "setting")]
+    title = TITLES[comparison.probe]
+    test, train = names.split_of(result, "test"), names.split_of(result, "train")
+    on = f"Scored on {test}" if test else f"Leaving one out of {train}" if train else ""
+    of = " · ".join(text for text in (names.model_name(str(result.get("model", ""))), on) if text)
+    return (
+        f'<div class="card"><h3>{title}</h3><p class="of">{parts.name(of)}</p>'
+        f"{figures.bars(bars, axis=long, chance=comparison.chance)}"
+        f"{parts.table(head, rows, f'{title}: exact figures', numbers)}</div>"
+    )
+
+
+def label(score: Score) -> str:
+    """A feature for a person."""
+    return _LABELS.get(score.name) or score.label
+
+
+def setting(score: Score) -> str:
+    """What was chosen for a feature: neighbours, the head, the cost."""
+    row = score.row
+    if "head" in row:
+        return str(row["head"])
+    return f"k = {row['k']}" if "k" in row else f"C = {row['cost']:g}" if "cost" in row else ""
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, (int, float)) else ""
+
+
+def _how(score: Score) -> str:
+    return "" if score.treatment in ("", "as is") else score.treatment
+
+
+def tiles(run: Run) -> list[tuple[str, str, str]]:
+    """Title, value and note of a tile for each probe."""
+    found = []
+    for comparison in compare(run.probes):
+        notes = []
+        if comparison.rival is not None:
+            notes.append(f"next: {label(comparison.rival)} {100 * comparison.rival.value:.1f} %")
+        elif "k" in comparison.model.row:
+            notes.append(f"k = {comparison.model.row['k']}")
+        if comparison.chance is not None:
+            notes.append(f"chance {100 * comparison.chance:.1f} %")
+        found.append((_TILES[comparison.probe], f"{100 * comparison.model.value:.1f} %", "\n".join(notes)))
+    return found
+
+
+_TILES = {"knn": "kNN top-1", "linear": "Linear top-1", "svm": "Linear SVM top-1", "frames": "F1 of frames"}
