@@ -1,9 +1,10 @@
 """Patches of real photographs that dependencies carry, under random light: where in which photograph is this?
 
 Two photographs of scikit-learn and one of matplotlib are cut into tiles; a sample is a small window of a tile, at a
-random place, size and mirror image, under a random colour cast and exposure. The class is the tile. Raw pixels say
-little about it (place and light change them all), while features that ignore place and light, but keep texture and
-structure, say a lot. Test windows come from a band of each tile that no training window touches.
+random place and size, mirrored or not, turned by quarters, under a random colour cast, exposure and contrast. The class
+is the tile. Raw pixels, the colours of cells and the directions of edges change with place, turn and light; colours and
+texture together, wherever they lie, tell more. Test windows come from a band of each tile that no training window
+touches, so their pixels were never seen.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CARD = {
     "layout": "jpg, cls",
     "size": "18 tiles; 6,000 training and 1,200 test patches; about 8 MB",
 }
-_NUMBERS = 12  # random numbers of one patch
+_NUMBERS = 13  # random numbers of one patch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", type=argument(CountOrNone), default=1200, help="test patches (default: %(default)s)")
     parser.add_argument(
-        "--light", type=argument(Share), default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+        "--light", type=argument(Share), default=0.3, help="how much the light changes, 0 to 1 (default: %(default)s)"
     )
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of places and light (default: %(default)s)")
 
@@ -127,9 +128,11 @@ class _Split:
             left = int(random[2] * (own.shape[1] - side + 1))
             patch = own[top : top + side, left : left + side]
             patch = patch[:, ::-1] if random[3] < 0.5 else patch
+            patch = np.rot90(patch, int(4 * random[12]))
             pixels = np.asarray(Image.fromarray(patch).resize((a.size, a.size), Image.Resampling.BICUBIC), np.float64)
             buffer = io.BytesIO()
-            Image.fromarray(light(pixels, random[4:], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
+            lit = light(pixels, random[4:12], a.light, channels=False)
+            Image.fromarray(lit).save(buffer, "JPEG", quality=95, subsampling=0)
             key = f"{self.split}-{place:05d}"
             yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
 
@@ -142,11 +145,14 @@ def band(tile: NDArray[np.uint8], split: str, random: float) -> NDArray[np.uint8
     return tile[:above] if random < 0.5 else tile[below:]
 
 
-def light(pixels: NDArray[np.float64], random: NDArray[np.float64], strength: float) -> NDArray[np.uint8]:
-    """A colour cast (gain of each channel), an exposure (gamma) and a contrast, and one of the six channel orders."""
+def light(
+    pixels: NDArray[np.float64], random: NDArray[np.float64], strength: float, channels: bool = True
+) -> NDArray[np.uint8]:
+    """A colour cast (gain of each channel), an exposure (gamma) and a contrast; with ``channels`` one of their six
+    orders."""
     gains = 1 + strength * (2 * random[:3] - 1)
     gamma = 2.0 ** (strength * 2 * (2 * random[3] - 1))
     contrast = 1 + strength * (2 * random[4] - 1)
-    order = np.argsort(random[5:8]) if strength > 0 else np.arange(3)
+    order = np.argsort(random[5:8]) if channels and strength > 0 else np.arange(3)
     lit = 255 * (np.clip(pixels[..., order] * gains, 0, 255) / 255) ** gamma
     return np.clip(lit.mean() + contrast * (lit - lit.mean()), 0, 255).round().astype(np.uint8)

@@ -127,7 +127,7 @@ def turn_boxes(
 
 
 def inside(boxes: NDArray[np.int64], turns: Tensor) -> Tensor:
-    """Maps from view coordinates to source pixels, [R, 2, 3], of what :func:`turn_boxes` returns (as :func:`affine`)."""
+    """Maps from view coordinates to source pixels, [R, 2, 3], of what :func:`turn_boxes` returns; as :func:`affine`."""
     outer = affine(boxes, np.zeros(len(boxes), np.bool_))
     maps = outer[:, :, :2] @ turns
     maps[:, :, 2] += outer[:, :, 2]
