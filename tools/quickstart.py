@@ -17,7 +17,7 @@ command, shown before it runs; what is done already is not done again."""
 
 # For each modality: its data set and its recipe.
 QUICKSTARTS = {
-    "image": ("textures", "quickstart"),
+    "image": ("photo_tiles", "quickstart"),
     "audio": ("calls", "quickstart-audio"),
     "points": ("solids", "quickstart-points"),
     "video": ("photo_pans", "quickstart-video"),
@@ -37,18 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from foundation.errors import UserError
-
     data, recipe = QUICKSTARTS[arguments.modality]
     name = "quickstart" if arguments.modality == "image" else f"quickstart-{arguments.modality}"
     out: Path = arguments.out or Path("runs") / name
     shards, folder, start = out / "shards", out / f"run-seed{arguments.seed}", time.perf_counter()
-    if built_from(shards) not in (None, data):
-        raise UserError(
-            f"{shards} holds the data set {built_from(shards)!r}, the quickstart now trains on {data!r}: "
-            "name another folder with --out, or delete this one"
-        )
-    if built_from(shards) is None:
+    if not already_built(shards, data):
         command("data", "build", data, str(shards))
     train, test = str(shards / "train-*.tar"), str(shards / "test-*.tar")
     fresh = ["--fresh", "--overwrite"] if arguments.fresh else []
@@ -64,12 +57,29 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def built_from(shards: Path) -> str | None:
-    """Name of the data set that lies in a folder; None where there is none."""
+def already_built(shards: Path, data: str) -> bool:
+    """Whether the shards of a data set lie in a folder.
+
+    Raises:
+        UserError: other shards lie there, of another data set or of other options than those of today.
+    """
+    from foundation.data.build import load
     from foundation.data.index import read_index
+    from foundation.errors import UserError
 
     index = read_index(shards)
-    return None if index is None else str(index.about.get("dataset", "?"))
+    if index is None:
+        return False
+    parser = argparse.ArgumentParser()
+    load(data).module.add_arguments(parser)
+    wanted = {"dataset": data, **vars(parser.parse_args([]))}
+    there = {"dataset": index.about.get("dataset"), **index.about.get("options", {})}
+    other = [
+        f"{key} is {there[key]!r}, not {value!r}" for key, value in wanted.items() if there.get(key, value) != value
+    ]
+    if other:
+        raise UserError(f"{shards} holds other data than the quickstart's ({', '.join(other)}): choose another --out")
+    return True
 
 
 def command(*words: str) -> None:
