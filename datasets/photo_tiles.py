@@ -1,9 +1,10 @@
 """Patches of real photographs that need no download, under random light: where in which photograph is this?
 
-Two photographs that scikit-learn carries and one that lies beside this file are cut into tiles; a sample is a small
-window of a tile, at a random place, size and mirror image, under a random colour cast and exposure. The class is the
-tile. Raw pixels say little about it (place and light change them all), while features that ignore place and light,
-but keep texture and structure, say a lot. Test windows come from a band of each tile that no training window touches.
+Two photographs of scikit-learn and one that lies beside this file are cut into tiles; a sample is a small window of a tile, at a
+random place (of three the one with most contrast) and size, mirrored or not, turned by quarters, under a random colour
+cast, exposure and contrast and with its colour channels in any order. The class is the tile. Raw pixels, the colours of
+cells and HOG change with place, turn and light; features that ignore these, but keep texture and structure, say more.
+Test windows come from a band of each tile that no training window touches.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ CARD = {
     "modality": "image",
     "splits": ["train", "test"],
     "layout": "jpg, cls",
-    "size": "18 tiles; 6,000 training and 1,200 test patches; about 8 MB",
+    "size": "18 tiles; 4,000 training and 1,200 test patches; about 16 MB",
 }
-_NUMBERS = 12  # random numbers of one patch
+_TRIES = 3  # places of which a patch takes the one with most contrast: a black corner says nothing
+_NUMBERS = 13 + 2 * (_TRIES - 1)  # random numbers of one patch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=argument(Side), default=32, help="width and height of a patch (default: %(default)s)"
     )
     parser.add_argument(
-        "--train", type=argument(CountOrNone), default=6000, help="training patches (default: %(default)s)"
+        "--train", type=argument(CountOrNone), default=4000, help="training patches (default: %(default)s)"
     )
     parser.add_argument("--test", type=argument(CountOrNone), default=1200, help="test patches (default: %(default)s)")
     parser.add_argument(
-        "--light", type=argument(Share), default=0.5, help="strength of the colour cast, 0 to 1 (default: %(default)s)"
+        "--light", type=argument(Share), default=0.5, help="how much the light changes, 0 to 1 (default: %(default)s)"
     )
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of places and light (default: %(default)s)")
 
@@ -122,13 +124,16 @@ class _Split:
             tile = self.tiles[label]
             own = band(tile, self.split, random[11])
             side = min(round(a.size * (0.8 + 0.8 * random[0])), own.shape[0])
-            top = int(random[1] * (own.shape[0] - side + 1))
-            left = int(random[2] * (own.shape[1] - side + 1))
-            patch = own[top : top + side, left : left + side]
+            corners = np.concatenate([random[1:3], random[13:]]).reshape(_TRIES, 2) * (
+                np.array(own.shape[:2]) - side + 1
+            )
+            patches = [own[top : top + side, left : left + side] for top, left in corners.astype(int)]
+            patch = max(patches, key=np.std)
             patch = patch[:, ::-1] if random[3] < 0.5 else patch
+            patch = np.rot90(patch, int(4 * random[12]))
             pixels = np.asarray(Image.fromarray(patch).resize((a.size, a.size), Image.Resampling.BICUBIC), np.float64)
             buffer = io.BytesIO()
-            Image.fromarray(light(pixels, random[4:], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
+            Image.fromarray(light(pixels, random[4:12], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
             key = f"{self.split}-{place:05d}"
             yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
 

@@ -43,7 +43,10 @@ class Staging:
                 self._lock(block)
             # Each view is a storage of its own: safetensors refuses tensors that share one.
             self._views[name] = {
+                # An empty block has no stride, which a view as another type needs.
                 key: torch.from_numpy(block[slice(*places[key])]).view(t.dtype).view(t.shape)
+                if t.numel()
+                else torch.empty(t.shape, dtype=t.dtype)
                 for key, t in group.items()
             }
 

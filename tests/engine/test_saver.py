@@ -14,6 +14,7 @@ import torch
 
 from foundation.engine import checkpoint, retention
 from foundation.engine.saver import Config, Saver
+from foundation.engine.staging import Staging
 from foundation.errors import RequeueRequest, UserError
 from foundation.schedules import Clock, Duration
 
@@ -384,3 +385,12 @@ def test_a_folder_that_cannot_be_pruned_does_not_stop_training(saver, tmp_path, 
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Config(**settings)
+
+
+def test_a_state_without_numbers_is_staged_as_it_is():
+    """The queue of ``contrast`` in the batch alone has no rows."""
+    staged = Staging().take({"objective": {"queue": torch.zeros(0, 128), "ids": torch.zeros(0, dtype=torch.int64)}})
+    assert {key: (t.shape, t.dtype) for key, t in staged["objective"].items()} == {
+        "queue": (torch.Size((0, 128)), torch.float32),
+        "ids": (torch.Size((0,)), torch.int64),
+    }

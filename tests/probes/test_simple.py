@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,26 @@ def test_a_clip_is_known_by_where_it_changes():
     assert torch.equal(changes[:144].reshape(12, 12)[:6], torch.ones(6, 12))
     assert not changes[:144].reshape(12, 12)[6:].any()
     assert torch.equal(changes[144:], torch.full((3,), 0.5))
+
+
+def test_hog_is_what_dalal_and_triggs_describe():
+    """Against loops over pixels, cells and blocks."""
+    view = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(2))
+    image, (height, width) = view[0].double(), view.shape[2:]
+    cells = torch.zeros(height // 8, width // 8, 9, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            above, below, left, right = max(y - 1, 0), min(y + 1, height - 1), max(x - 1, 0), min(x + 1, width - 1)
+            slopes = [(float(c[y, right] - c[y, left]), float(c[below, x] - c[above, x])) for c in image]
+            across, down = max(slopes, key=lambda slope: math.hypot(*slope))
+            place = math.degrees(math.atan2(down, across)) % 180 / 20 - 0.5
+            share = place - math.floor(place)
+            for number, part in ((math.floor(place), 1 - share), (math.floor(place) + 1, share)):
+                cells[y // 8, x // 8, number % 9] += part * math.hypot(across, down) / 64
+    found = simple_features("image", None)["HOG"](view).reshape(4, 9, height // 8 - 1, width // 8 - 1)
+    for row in range(height // 8 - 1):
+        for column in range(width // 8 - 1):
+            block = cells[row : row + 2, column : column + 2].reshape(4, 9)
+            block = (block / (block.square().sum() + 1e-4).sqrt()).clamp(max=0.2)
+            block = block / (block.square().sum() + 1e-4).sqrt()
+            torch.testing.assert_close(found[:, :, row, column].double(), block, atol=1e-5, rtol=1e-4)

@@ -39,7 +39,7 @@ def test_it_scores_model_and_baselines_on_the_recipes_own_data(run, capsys):
     row = next(row for row in content["results"] if row["name"] == "raw")
     assert row["top1"] == 1.0  # the colour is the class
     scores = {row["features"]: row["top1"] for row in content["results"] if row["name"] == "simple" and row["k"] == 5}
-    assert scores["colours of cells"] == 1.0 and scores["directions of edges"] < 0.8  # noise has no direction
+    assert scores["colours of cells"] == 1.0 and scores["HOG"] < 0.8  # noise has no direction
     assert row["interval"] == [pytest.approx(0.862, abs=1e-3), 1.0] and row["balanced"] == 1.0
     assert len(content["model_sha256"]) == 64
     assert content["versions"]["torch"]

@@ -84,6 +84,82 @@ def affine(boxes: NDArray[np.int64], flips: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy(matrix)
 
 
+def turn_boxes(
+    boxes: NDArray[np.int64],
+    flips: NDArray[np.bool_],
+    angles: NDArray[np.float64],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], Tensor]:
+    """Turns crops about their centres, within the image: no pixel is invented.
+
+    A turned crop that would reach beyond an edge is moved inwards; one that has no room at its angle is made smaller.
+
+    Args:
+        boxes: [R, 4] top, left, height, width.
+        flips: [R] mirrored left-right (before it is turned) or not.
+        angles: [R] radians, clockwise as one sees it.
+        heights: [R] pixels of the image.
+        widths: [R] pixels of the image.
+
+    Returns:
+        [R, 4] int64, the upright boxes around the turned crops; and [R, 2, 3] float32, maps from view coordinates in
+        [0, 1]^2 (x, y) to coordinates in [0, 1]^2 of those boxes.
+    """
+    top, left, height, width = boxes.T.astype(np.float64)
+    cos, sin = np.cos(angles), np.sin(angles)
+    around_h, around_w = height * abs(cos) + width * abs(sin), width * abs(cos) + height * abs(sin)
+    room = np.minimum(1.0, np.minimum(heights / around_h, widths / around_w))
+    half_h, half_w = room * around_h / 2, room * around_w / 2
+    y = np.clip(top + height / 2, half_h, heights - half_h)
+    x = np.clip(left + width / 2, half_w, widths - half_w)
+    outer_top, outer_left = np.floor(y - half_h + 1e-6).clip(0), np.floor(x - half_w + 1e-6).clip(0)
+    outer_h = np.minimum(np.ceil(y + half_h - 1e-6), heights) - outer_top
+    outer_w = np.minimum(np.ceil(x + half_w - 1e-6), widths) - outer_left
+    across = np.where(flips, -1.0, 1.0) * room * width
+    down = room * height
+    matrix = np.empty((len(boxes), 2, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = across * cos, -down * sin
+    matrix[:, 1, 0], matrix[:, 1, 1] = across * sin, down * cos
+    matrix[:, :, 2] = np.stack([x - outer_left, y - outer_top], 1) - matrix[:, :, :2].sum(2) / 2
+    matrix /= np.stack([outer_w, outer_h], 1)[:, :, None]
+    outer = np.stack([outer_top, outer_left, outer_h, outer_w], 1).astype(np.int64)
+    return outer, torch.from_numpy(matrix.astype(np.float32))
+
+
+def inside(boxes: NDArray[np.int64], turns: Tensor) -> Tensor:
+    """Maps from view coordinates to source pixels, [R, 2, 3], of what :func:`turn_boxes` returns; as :func:`affine`."""
+    outer = affine(boxes, np.zeros(len(boxes), np.bool_))
+    maps = outer[:, :, :2] @ turns
+    maps[:, :, 2] += outer[:, :, 2]
+    return maps
+
+
+def turned_side(size: int) -> int:
+    """Pixels at which the box around a turned crop is resampled: a square of ``size`` fits in at every angle."""
+    return math.ceil(size * math.sqrt(2.0))
+
+
+def turn(pixels: Tensor, turns: Tensor, size: int, interpolation: str) -> Tensor:
+    """Reads turned crops from the upright boxes around them.
+
+    Args:
+        pixels: uint8 or float32 [R, 3, P, P], boxes resampled to P pixels (:func:`turned_side`), values in [0, 255].
+        turns: [R, 2, 3] from :func:`turn_boxes`.
+        size: side of the result, pixels.
+        interpolation: ``bicubic`` or ``bilinear``.
+
+    Returns:
+        [R, 3, size, size] of the same type, whole values in [0, 255].
+    """
+    place = (torch.arange(size, device=pixels.device, dtype=torch.float32) + 0.5) / size
+    ones = torch.ones((size, size), device=pixels.device)
+    view = torch.stack([place.expand(size, size), place[:, None].expand(size, size), ones]).flatten(1)  # [3, S S]
+    grid = (2.0 * (turns @ view) - 1.0).transpose(1, 2).reshape(-1, size, size, 2)
+    values = F.grid_sample(pixels.float(), grid, mode=interpolation, padding_mode="border", align_corners=False)
+    return values.round_().clamp_(0.0, 255.0).to(pixels.dtype)
+
+
 def resize_crops(
     images: Sequence[Tensor],
     boxes: NDArray[np.int64],

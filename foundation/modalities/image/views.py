@@ -146,6 +146,9 @@ class MultiCropConfig:
 class Config(MultiCropConfig):
     """Multi-crop recipe of images."""
 
+    degrees: Annotated[float, Range(0, 180)] = 0.0
+    """Each view is turned by an angle uniform in [-this, this]; 180 for images that have no upside. A turned crop stays
+    within the image: where it would not fit, it is moved or made smaller."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How files become pixels, in training and in probes."""
 
@@ -192,6 +195,8 @@ class PreparedRole:
         plan: the photometric steps.
         sample_ids: int64 [R].
         geometry: float32 [R, 2, 3].
+        turns: float32 [R, 2, 3] where views are turned: from view coordinates to coordinates in [0, 1]^2 of the box,
+            the flip included; None where they are not, or the geometric half is done.
     """
 
     pixels: Tensor | None
@@ -200,6 +205,7 @@ class PreparedRole:
     plan: Plan
     sample_ids: Tensor
     geometry: Tensor
+    turns: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,7 @@ class Prepared:
                 plan=function(role.plan),
                 sample_ids=function(role.sample_ids),
                 geometry=function(role.geometry),
+                turns=None if role.turns is None else function(role.turns),
             )
             for name, role in self.roles.items()
         }
@@ -255,6 +262,7 @@ class ImageViews:
                 if crop.count
             }
         )
+        self._degrees = config.degrees if isinstance(config, Config) else 0.0
         self._accelerator = device_is_accelerator
         self.on_device = config.placement == "device" or (config.placement == "auto" and device_is_accelerator)
 
@@ -295,16 +303,26 @@ class ImageViews:
             canvas = geometry.pack(images)
         for name, crop in self.roles.items():
             boxes, flips = self._draw_geometry(name, crop, draws, heights, widths)
+            maps, turns, side = geometry.affine(boxes, flips), None, crop.size
+            if self._degrees:
+                angles = np.deg2rad(self._draw_angles(name, crop, draws))
+                every = np.tile(heights, crop.count), np.tile(widths, crop.count)
+                boxes, turns = geometry.turn_boxes(boxes, flips, angles, *every)
+                maps, side = geometry.inside(boxes, turns), geometry.turned_side(crop.size)
+                flips = np.zeros_like(flips)  # they are in the turns
             pixels = None
             if not self.on_device:
-                pixels = geometry.resize_crops(images, boxes, flips, crop.size, self.config.interpolation)
+                pixels = geometry.resize_crops(images, boxes, flips, side, self.config.interpolation)
+                if turns is not None:
+                    pixels, turns = geometry.turn(pixels, turns, crop.size, self.config.interpolation), None
             roles[name] = PreparedRole(
                 pixels=pixels,
                 boxes=geometry.scale_boxes(boxes, factors, sizes) if self.on_device else torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
                 plan=self._plan(name, crop, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
-                geometry=geometry.affine(boxes, flips),
+                geometry=maps,
+                turns=turns,
             )
         return Prepared(roles, canvas)
 
@@ -317,6 +335,7 @@ class ImageViews:
         for name, crop in self.roles.items():
             some = [part.roles[name] for part in parts]
             pixels = [role.pixels for role in some if role.pixels is not None]
+            turns = [role.turns for role in some if role.turns is not None]
             roles[name] = PreparedRole(
                 pixels=joined(pixels, crop.count) if pixels else None,
                 boxes=joined([role.boxes for role in some], crop.count),
@@ -324,6 +343,7 @@ class ImageViews:
                 plan=self._plan(name, crop, draws),
                 sample_ids=joined([role.sample_ids for role in some], crop.count),
                 geometry=joined([role.geometry for role in some], crop.count),
+                turns=joined(turns, crop.count) if turns else None,
             )
         canvases = [image for part in parts if part.canvas is not None for image in part.canvas]
         return Prepared(roles, geometry.pack(canvases) if canvases else None)
@@ -349,9 +369,12 @@ class ImageViews:
             pixels = role.pixels
             if pixels is None:
                 assert prepared.canvas is not None
+                side = crop.size if role.turns is None else geometry.turned_side(crop.size)
                 pixels = geometry.resample_crops(
-                    prepared.canvas, role.boxes, role.flips, crop.size, self.config.interpolation
+                    prepared.canvas, role.boxes, role.flips, side, self.config.interpolation
                 )
+                if role.turns is not None:
+                    pixels = geometry.turn(pixels, role.turns, crop.size, self.config.interpolation)
             data = photometric.run_plan(
                 pixels, role.plan, self.config.mean, self.config.std, float(self.config.solarise_threshold)
             )
@@ -371,6 +394,14 @@ class ImageViews:
             boxes.append(geometry.crop_boxes(uniforms, heights, widths, crop.scale, self.config.aspect))
             flips.append(draws.uniform(f"{self.modality}.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
         return np.concatenate(boxes), np.concatenate(flips)
+
+    def _draw_angles(self, role: str, crop: CropConfig, draws: Draws) -> NDArray[np.float64]:
+        """[R] degrees, by which each view is turned."""
+        import numpy as np
+
+        streams = (f"{self.modality}.{role}.{view}.turn" for view in range(crop.count))
+        uniforms = np.concatenate([draws.uniform(stream, 1)[:, 0] for stream in streams])
+        return self._degrees * (2.0 * uniforms - 1.0)
 
     def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
         import numpy as np
