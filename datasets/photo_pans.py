@@ -28,7 +28,7 @@ from foundation.ranges import Share, Side, argument
 CARD = {
     "title": "Photo pans",
     "licence": "china.jpg and flower.jpg: CC BY 2.0; grace_hopper.jpg: public domain (US Navy)",
-    "source": "scikit-learn's load_sample_images, matplotlib's sample data",
+    "source": "scikit-learn's load_sample_images; grace_hopper.jpg, as matplotlib's sample data have it",
     "citation": "'Summer Palace' by Pere Ubu, 'dahlia' by dany13, Grace Hopper by James S. Davis (US Navy)",
     "modality": "video",
     "splits": ["train", "test"],
@@ -58,7 +58,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
     """Clips of both splits.
 
     Raises:
-        UserError: an option cannot work, or scikit-learn or matplotlib is missing.
+        UserError: an option cannot work, or scikit-learn is missing.
     """
     if not 8 <= arguments.size <= 64 or not 0 <= arguments.light <= 1:
         raise UserError("photo_pans: --size must lie in 8 to 64, --light in [0, 1]")

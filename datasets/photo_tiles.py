@@ -1,9 +1,9 @@
-"""Patches of real photographs that dependencies carry, under random light: where in which photograph is this?
+"""Patches of real photographs that need no download, under random light: where in which photograph is this?
 
-Two photographs of scikit-learn and one of matplotlib are cut into tiles; a sample is a small window of a tile, at a
-random place, size and mirror image, under a random colour cast and exposure. The class is the tile. Raw pixels say
-little about it (place and light change them all), while features that ignore place and light, but keep texture and
-structure, say a lot. Test windows come from a band of each tile that no training window touches.
+Two photographs that scikit-learn carries and one that lies beside this file are cut into tiles; a sample is a small
+window of a tile, at a random place, size and mirror image, under a random colour cast and exposure. The class is the
+tile. Raw pixels say little about it (place and light change them all), while features that ignore place and light,
+but keep texture and structure, say a lot. Test windows come from a band of each tile that no training window touches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DESCRIPTION = "write patches of photographs as shards"
 CARD = {
     "title": "Photo tiles",
     "licence": "china.jpg and flower.jpg: CC BY 2.0; grace_hopper.jpg: public domain (US Navy)",
-    "source": "scikit-learn's load_sample_images, matplotlib's sample data",
+    "source": "scikit-learn's load_sample_images; grace_hopper.jpg, as matplotlib's sample data have it",
     "citation": "'Summer Palace' by Pere Ubu, 'dahlia' by dany13, Grace Hopper by James S. Davis (US Navy)",
     "modality": "image",
     "splits": ["train", "test"],
@@ -56,15 +56,14 @@ def photographs() -> dict[str, NDArray[np.uint8]]:
     """Photographs by name, [H, W, 3].
 
     Raises:
-        UserError: scikit-learn or matplotlib is missing.
+        UserError: scikit-learn is missing.
     """
     try:
-        import matplotlib
         from PIL import Image
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise UserError(f"the data set 'photo_tiles' needs scikit-learn and matplotlib: {error}") from error
-    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+        raise UserError(f"the data set 'photo_tiles' needs scikit-learn: {error}") from error
+    hopper = Path(__file__).with_name("grace_hopper.jpg")
     return {
         "china": load_sample_image("china.jpg"),
         "flower": load_sample_image("flower.jpg"),

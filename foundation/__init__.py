@@ -1,3 +1,48 @@
 """Self-supervised pretraining of encoders, from shards to a report. Start with ``foundation --help``."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from foundation.zoo.model import Model, Tokens
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(
+    source: str | Path, *, branch: str = "teacher", device: torch.device | str = "cpu", tokens: Tokens = "cls"
+) -> Model:
+    """Load a pretrained encoder as a module of PyTorch.
+
+    ::
+
+        model = foundation.load("runs/mine")
+        features = model("photo.jpg")                  # [1, width]; also a PIL image or a uint8 array [H, W, 3]
+        features = model(["a.jpg", "b.jpg"])           # [2, width]
+        features = model(model.preprocess(["a.jpg"]))  # a batch that is ready: float [1, 3, H, W], normalised
+
+    Args:
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or a model of timm: ``timm:NAME``
+            (its published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``. Loading runs no
+            code from any of these files.
+        branch: which encoder of a run: ``teacher`` or ``student``.
+        device: where it computes.
+        tokens: what stands for a sample: ``cls``, its class token; ``patches``, the mean of its patch tokens (better
+            where training had no loss on the class token, as with masked autoencoders); ``both``, side by side.
+
+    Returns:
+        A module in evaluation mode; what it takes for each modality is said by
+        :meth:`foundation.zoo.model.Model.forward`.
+
+    Raises:
+        foundation.errors.UserError: naming what was looked for and what is there.
+    """
+    from foundation.zoo.model import load as load_model  # torch is imported when a model is wanted
+
+    return load_model(source, branch=branch, device=device, tokens=tokens)

@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "svm": ("tools/svm.py", "score a frozen encoder by a linear support vector machine"),
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
+        "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
     },

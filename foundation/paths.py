@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
 
 from foundation.errors import FoundationError, UserError
@@ -21,6 +23,21 @@ def bundled(folder: str) -> Path:
         if path.is_dir():
             return path
     raise FoundationError(f"the installation is incomplete: no folder {folder!r} inside or beside {PACKAGE}")
+
+
+def user_cache() -> Path:
+    """Folder for what may be lost: copies of remote shards, features of models that have no folder of their own."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "foundation"
+
+
+def near_path(path: Path) -> str:
+    """``; did you mean 'runs/mine'?`` when something beside a path that does not exist has a name like it."""
+    try:
+        there = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
+    except OSError:
+        return ""
+    matches = difflib.get_close_matches(path.name, list(there), n=1, cutoff=0.6)
+    return f"; did you mean {str(there[matches[0]])!r}?" if matches else ""
 
 
 def recipes() -> dict[str, Path]:
@@ -48,4 +65,5 @@ def recipe(name_or_path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{name} is a folder, not a recipe; give a YAML file or one of the shipped recipes: {known}")
     what = "no file" if path.suffix in (".yaml", ".yml") else "no recipe called"
-    raise UserError(f"{what} {name!r}{near(path.stem, shipped)} (shipped: {known}; or give the path of a YAML file)")
+    similar = near_path(path) or near(path.stem, shipped)
+    raise UserError(f"{what} {name!r}{similar} (shipped: {known}; or give the path of a YAML file)")

@@ -93,6 +93,39 @@ def test_no_place_of_one_machine_is_named():
     assert not found
 
 
+LARGE: dict[str, str] = {}
+"""Tracked files above ``MOST_BYTES``, and why each is needed: every clone pays for them, now and for ever."""
+MOST_BYTES = 400_000
+
+
+def test_no_large_file_is_tracked_that_nobody_vouches_for():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    large = {str(file.relative_to(ROOT)): file.stat().st_size for file in files if file.stat().st_size > MOST_BYTES}
+    assert large.keys() == LARGE.keys(), "a cache, a result or a picture that is too large? Else vouch for it in LARGE"
+
+
+def test_every_pattern_of_package_data_brings_a_file():
+    settings = PROJECT["tool"]["setuptools"]
+    folders = settings["package-dir"]
+    for package, patterns in settings["package-data"].items():
+        folder = ROOT / folders.get(package, package.replace(".", "/"))
+        for pattern in patterns:
+            assert list(folder.glob(pattern)), f"{package}: {pattern} matches nothing"
+
+
+def test_every_data_file_of_the_packages_is_in_a_pattern():
+    settings = PROJECT["tool"]["setuptools"]
+    brought = set()
+    for package, patterns in settings["package-data"].items():
+        folder = ROOT / settings["package-dir"].get(package, package.replace(".", "/"))
+        brought |= {file for pattern in patterns for file in folder.glob(pattern)}
+    there = {file for name in ("foundation", *FOLDERS) for file in (ROOT / name).rglob("*") if file.is_file()}
+    assert not {f for f in there - brought if f.suffix not in (".py", ".pyc")}
+
+
 def test_the_recipe_reference_is_up_to_date():
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "recipe_reference.py"), "--check"], capture_output=True, text=True

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.probes import command, frame_features, frames
     from foundation.probes.features import depth_of, plain
+    from foundation.probes.table import percent, span
     from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
@@ -82,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
             {"name": candidate.name, "features": candidate.label, "n": len(test), **plain(result),
              "interval": list(result.frame_interval)}
         )  # fmt: skip
-        cells = (command.percent(result.frame_f1), command.span(result.frame_interval))
-        more = (command.percent(result.event_f1), command.span(result.event_interval))
+        cells = (percent(result.frame_f1), span(result.frame_interval))
+        more = (percent(result.event_f1), span(result.event_interval))
         table.add_row(candidate.label, *cells, *more)
         if candidate.name == "model":
             for name, part in (("train", train), ("test", test)):
@@ -101,9 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
                      "limit": arguments.limit, "baselines": arguments.baselines},
         "results": rows,
     }  # fmt: skip
-    path = command.save(job, "frames", content, begun)
+    written = command.save(job, "frames", content, begun)
     Console().print(table)
-    to_stdout(f"written: {path}")
+    to_stdout(written)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classification (cosine, temperature 0.07)."
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_arguments(parser)
     parser.add_argument("--k", nargs="+", type=argument(Count), help="numbers of neighbours (default: 10 20 100 200)")
     command.add_tokens(parser)
+    command.add_treatments(parser)
     parser.add_argument(
         "--temperature", type=argument(Temperature), default=0.07, help="of the votes (default: %(default)s)"
     )
@@ -28,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
-    from rich.table import Table
 
     from foundation.errors import UserError
-    from foundation.probes import command, knn
+    from foundation.probes import command, knn, table
+    from foundation.probes.treatments import treated
     from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
@@ -39,64 +41,68 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--temperature must be above 0, got {arguments.temperature}")
     job = command.prepare(arguments, needs_test=False)
     alone = not job.test
-    table = Table(title=f"kNN, {'leave one out' if alone else 'train to test'}")
-    for name in ("features", "k", "top-1 %", "95 %", "top-5 %"):
-        table.add_column(name, justify="left" if name == "features" else "right")
-    rows, confusion, data, ks, best_k, names = [], None, {}, (), 0, ()
+    rows: list[dict[str, Any]] = []
+    looked: dict[str, Any] = {}
+    confusion: dict[str, Any] = {}
+    ks: tuple[int, ...] = ()
     for candidate in job.candidates(simple=True):
         bank, queries = job.splits(candidate)
+        if candidate.name == "model":
+            looked = job.look(bank, queries, arguments.tokens)
         if arguments.per_class is not None:
             if alone or arguments.per_class < 1:
                 raise UserError("--per-class needs --test shards and at least 1 sample of each class")
             bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
-        ks, note = knn.choose_k(arguments.k, len(bank) - alone)
-        near = knn.search(
-            knn.vectors(bank, arguments.tokens),
-            knn.vectors(queries, arguments.tokens),
-            max(ks),
-            leave_one_out=alone,
-            device=job.device,
-            what=f"{candidate.name}: search",
-        )
-        found = knn.classify(
-            near, bank.labels, queries.labels, ks, temperature=arguments.temperature, seed=arguments.seed
-        )
-        best = max(found.values(), key=lambda accuracy: accuracy.top1)
-        if candidate.name == "model":
-            command.report_skipped(bank, "train")
-            command.report_skipped(queries, "test")
-            if note:
-                to_stderr(note)
-            data = {"train": command.describe_data(job.train, bank)}
-            data["test"] = "leave one out" if alone else command.describe_data(job.test, queries)
-            names, classes, best_k = bank.classes, len(bank.classes), best.k
-            if classes <= 200:
-                pairs = queries.labels * classes + best.predictions
-                confusion = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
-        for k, accuracy in found.items():
-            result = {"top1": accuracy.top1, "top5": accuracy.top5, "interval": list(accuracy.interval)}
-            rows.append({"name": candidate.name, "features": candidate.label, "k": k, "n": len(queries), **result})
-            mark = "bold" if accuracy is best else None
-            cells = (command.percent(accuracy.top1), command.span(accuracy.interval), command.percent(accuracy.top5))
-            table.add_row(candidate.label, str(k), *cells, style=mark)
-        table.add_section()
+        groups = bank.groups if alone and len(bank.groups) else None
+        ks, note = knn.choose_k(arguments.k, knn.neighbours_of(len(bank), alone, groups))
+        if note and candidate.name == "model":
+            to_stderr(note)
+        for treatment in command.treatments(arguments):
+            patches = arguments.tokens != "cls"
+            known, asked = treated(treatment, bank, queries, blocks=1, patches=patches)
+            near = knn.search(
+                knn.vectors(known, arguments.tokens),
+                knn.vectors(asked, arguments.tokens),
+                max(ks),
+                leave_one_out=alone,
+                groups=groups,
+                device=job.device,
+                what=f"{candidate.name}, {treatment}: search",
+            )
+            found = knn.classify(near, bank.labels, queries.labels, ks, temperature=arguments.temperature)
+            for k, accuracy in found.items():
+                result = {"k": k, "n": len(queries), "top1": accuracy.top1, "balanced": accuracy.balanced}
+                if accuracy.top5 is not None:
+                    result["top5"] = accuracy.top5
+                row = {"name": candidate.name, "features": candidate.label, "treatment": treatment, **result}
+                rows.append(row | {"interval": list(accuracy.interval)})
+                if candidate.name == "model" and accuracy.top1 > confusion.get("top1", -1):
+                    confusion = {"k": k, "treatment": treatment, "top1": accuracy.top1, "counts": None, "classes": None}
+                    classes = len(bank.classes)
+                    if classes <= 200:
+                        pairs = torch.bincount(queries.labels * classes + accuracy.predictions, minlength=classes**2)
+                        confusion |= {"counts": pairs.reshape(classes, classes).tolist(), "classes": list(bank.classes)}
     content = {
         "metric": "top1",
-        "data": data,
+        **looked,
         "settings": {
             "k": list(ks),
             "temperature": arguments.temperature,
             "per_class": arguments.per_class,
             "tokens": arguments.tokens,
+            "treatments": list(command.treatments(arguments)),
+            "group": arguments.group,
             "limit": arguments.limit,
             "baselines": arguments.baselines,
         },
         "results": rows,
-        "confusion": {"k": best_k, "counts": confusion, "classes": list(names) if confusion else None},
+        "confusion": confusion,
     }
-    path = command.save(job, "knn", content, begun)
-    Console().print(table)
-    to_stdout(f"written: {path}")
+    written = command.save(job, "knn", content, begun)
+    title = f"kNN, {'leave one out' if alone else 'train to test'}"
+    chosen = f"k = {ks[0]}" if len(ks) == 1 else f"each at the best k of {', '.join(map(str, ks))}"
+    Console().print(table.summary(title, job.loaded.description, rows, f"Bold: the best treatment. {chosen}."))
+    to_stdout(written)
     return 0
 
 

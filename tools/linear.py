@@ -6,11 +6,20 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from foundation.probes.command import Candidate
+    from foundation.probes.linear import LinearResult
 
 DESCRIPTION = (
     "Score a frozen encoder by a grid of linear classifiers: learning rates x last 1 or 4 blocks x with or without the "
-    "mean patch token, all trained at once. The head to report is chosen on training samples kept back."
+    "mean patch token, all trained at once, for the features as they are, standardised and whitened. The head to "
+    "report is chosen on training samples kept back."
 )
 
 
@@ -31,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates", nargs="+", type=argument(Positive), help="for a batch of 256 (default: 1e-5 to 1)"
     )
     parser.add_argument("--blocks", nargs="+", type=argument(Depth), help="numbers of last blocks (default: 1 4)")
-    parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
+    command.add_treatments(parser)
     parser.add_argument(
         "--select-on",
         choices=("validation", "test"),
@@ -50,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from foundation.probes import command, linear
-    from foundation.probes.features import depth_of
-    from foundation.voice import to_stderr, to_stdout
+    from foundation.probes import command, linear, table
+    from foundation.probes.features import depth_of, plain
+    from foundation.voice import to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)
@@ -61,59 +70,80 @@ def run(arguments: argparse.Namespace) -> int:
         blocks=tuple(arguments.blocks or _fitting(depth_of(job.loaded.encoder))),
         epochs=10 if arguments.end_to_end and arguments.epochs is None else arguments.epochs,
         batch_size=arguments.head_batch_size,
-        standardise=arguments.standardise,
         select_on=arguments.select_on,
         seed=arguments.seed,
     )
-    table = Table(title=f"Linear probe, head chosen on {settings.select_on}")
-    for name, justify in (("features", "left"), ("head", "left"), ("top-1 %", "right"), ("95 %", "right")):
-        table.add_column(name, justify=justify)
-    rows, data, grid = [], {}, Table(title="All heads of the model, top-1 %")
+    wanted = command.treatments(arguments)
+    if arguments.end_to_end and arguments.treatments is None:
+        wanted = wanted[:1]  # each treatment is a pass over freshly augmented views in every epoch
+    rows: list[dict[str, Any]] = []
+    looked: dict[str, Any] = {}
+    grid = Table(title="All heads of the model, top-1 %")
     for candidate in job.candidates(simple=not arguments.end_to_end):
         own = settings
         if candidate.name in ("raw", "simple"):  # one vector for each sample: no blocks, no patch tokens
             own = dataclasses.replace(settings, blocks=(1,), pooling=(False,))
-        blocks = own.blocks
-        train, test = job.splits(candidate, max(blocks))
-        augmented = _augmented(job, candidate, max(blocks), train) if arguments.end_to_end else None
-        result = linear.fit(
-            train, test, own, device=job.device, augmented=augmented, what=f"{candidate.name}: {len(train)} samples"
-        )
-        heads = [
-            {"name": head.name, "learning_rate": head.learning_rate, "blocks": head.blocks, "pooling": head.pooling,
-             "validation": None if result.validation is None else result.validation[place], "top1": result.test[place]}
-            for place, head in enumerate(result.heads)
-        ]  # fmt: skip
-        rows.append(
-            {"name": candidate.name, "features": candidate.label, "n": len(test), "top1": result.top1,
-             "interval": list(result.interval), "head": result.chosen.name, "heads": heads}
-        )  # fmt: skip
+        train, test = job.splits(candidate, max(own.blocks))
         if candidate.name == "model":
-            command.report_skipped(train, "train")
-            command.report_skipped(test, "test")
-            data = {"train": command.describe_data(job.train, train), "test": command.describe_data(job.test, test)}
-            _fill(grid, heads)
-            edges = {"smallest": min(own.learning_rates), "largest": max(own.learning_rates)}
-            for edge, rate in edges.items():
-                if result.chosen.learning_rate == rate and len(own.learning_rates) > 1:
-                    to_stderr(f"the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates")
-        table.add_row(candidate.label, result.chosen.name, command.percent(result.top1), command.span(result.interval))
-    from foundation.probes.features import plain
-
+            looked = job.look(train, test, None)
+        augmented = _augmented(job, candidate, max(own.blocks), train) if arguments.end_to_end else None
+        for treatment in wanted:
+            result = linear.fit(
+                train,
+                test,
+                dataclasses.replace(own, treatment=treatment),
+                device=job.device,
+                augmented=augmented,
+                what=f"{candidate.name}, {treatment}: {len(train)} samples",
+            )
+            row = _row(candidate, treatment, result, len(test))
+            rows.append(row)
+            if candidate.name == "model":
+                _fill(grid, treatment, row["heads"])
+    _edges(rows, settings.learning_rates)
     content = {
         "metric": "top1",
-        "data": data,
-        "settings": {**plain(settings), "end_to_end": arguments.end_to_end, "limit": arguments.limit,
-                     "baselines": arguments.baselines},
+        **looked,
+        "settings": {**plain(settings), "treatment": list(wanted), "group": arguments.group,
+                     "end_to_end": arguments.end_to_end, "limit": arguments.limit, "baselines": arguments.baselines},
         "results": rows,
     }  # fmt: skip
-    path = command.save(job, "linear", content, begun)
+    written = command.save(job, "linear", content, begun)
     console = Console()
     if arguments.all:
         console.print(grid)
-    console.print(table)
-    to_stdout(f"written: {path}")
+    best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
+    note = f"Bold: the best treatment. Head of the model: {best['head']}."
+    title = f"Linear probe, head chosen on {settings.select_on}"
+    console.print(table.summary(title, job.loaded.description, rows, note))
+    to_stdout(written)
     return 0
+
+
+def _row(candidate: Candidate, treatment: str, result: LinearResult, samples: int) -> dict[str, Any]:
+    """What the result file says of one feature under one treatment."""
+    heads = [
+        {"name": head.name, "learning_rate": head.learning_rate, "blocks": head.blocks, "pooling": head.pooling,
+         "validation": None if result.validation is None else result.validation[place], "top1": result.test[place]}
+        for place, head in enumerate(result.heads)
+    ]  # fmt: skip
+    return {
+        "name": candidate.name, "features": candidate.label, "treatment": treatment, "n": samples, "top1": result.top1,
+        "balanced": result.balanced, "interval": list(result.interval), "head": result.chosen.name,
+        "learning_rate": result.chosen.learning_rate, "heads": heads,
+    }  # fmt: skip
+
+
+def _edges(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> None:
+    """Say where the best learning rate of the model may lie beyond those that were tried."""
+    from foundation.voice import to_stderr
+
+    if len(rates) < 2:
+        return
+    for edge, rate in (("smallest", min(rates)), ("largest", max(rates))):
+        at = [row["treatment"] for row in rows if row["name"] == "model" and row["learning_rate"] == rate]
+        if at:
+            to_stderr(f"{', '.join(at)}: the chosen learning rate {rate:g} is the {edge} tried: see --learning-rates")
 
 
 def _fitting(depth: int) -> tuple[int, ...]:
@@ -121,14 +151,15 @@ def _fitting(depth: int) -> tuple[int, ...]:
     return tuple(sorted({1, min(4, depth)}))
 
 
-def _fill(grid, heads) -> None:  # type: ignore[no-untyped-def]
-    from foundation.probes import command
+def _fill(grid: Table, treatment: str, heads: Sequence[dict[str, Any]]) -> None:
+    from foundation.probes.table import percent
 
-    for name in ("head", "kept back", "test"):
-        grid.add_column(name, justify="left" if name == "head" else "right")
+    if not grid.columns:
+        for name in ("treatment", "head", "kept back", "test"):
+            grid.add_column(name, justify="left" if name in ("treatment", "head") else "right")
     for head in heads:
-        held = "" if head["validation"] is None else command.percent(head["validation"])
-        grid.add_row(head["name"], held, command.percent(head["top1"]))
+        held = "" if head["validation"] is None else percent(head["validation"])
+        grid.add_row(treatment, head["name"], held, percent(head["top1"]))
 
 
 def _augmented(job, candidate, blocks, train):  # type: ignore[no-untyped-def]

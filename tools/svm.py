@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 DESCRIPTION = (
     "Score a frozen encoder by a linear support vector machine on its features (the ModelNet40 protocol of point cloud "
@@ -22,51 +24,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cost", nargs="+", type=argument(Positive), default=[1.0], metavar="C", help="of errors (default: 1)"
     )
     command.add_tokens(parser)
-    parser.add_argument("--standardise", action="store_true", help="features with mean 0 and deviation 1")
+    command.add_treatments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.table import Table
 
-    from foundation.probes import command, svm
+    from foundation.probes import command, svm, table
     from foundation.probes.features import plain
     from foundation.voice import to_stdout
 
     begun = time.time()
-    settings = svm.Settings(
-        costs=tuple(arguments.cost),
-        tokens=arguments.tokens,
-        standardise=arguments.standardise,
-        seed=arguments.seed,
-    )
+    settings = svm.Settings(costs=tuple(arguments.cost), tokens=arguments.tokens, seed=arguments.seed)
+    wanted = command.treatments(arguments)
     job = command.prepare(arguments, needs_test=True)
-    table = Table(title="Linear support vector machine")
-    for name, justify in (("features", "left"), ("cost", "right"), ("top-1 %", "right"), ("95 %", "right")):
-        table.add_column(name, justify=justify)
-    rows, data = [], {}
+    rows: list[dict[str, Any]] = []
+    looked: dict[str, Any] = {}
     for candidate in job.candidates(simple=True):
         train, test = job.splits(candidate)
-        result = svm.fit(train, test, settings)
         if candidate.name == "model":
-            command.report_skipped(train, "train")
-            command.report_skipped(test, "test")
-            data = {"train": command.describe_data(job.train, train), "test": command.describe_data(job.test, test)}
-        rows.append(
-            {"name": candidate.name, "features": candidate.label, "n": len(test), "top1": result.top1,
-             "interval": list(result.interval), "cost": result.cost, "validation": result.validation}
-        )  # fmt: skip
-        cells = (f"{result.cost:g}", command.percent(result.top1), command.span(result.interval))
-        table.add_row(candidate.label, *cells)
+            looked = job.look(train, test, arguments.tokens)
+        for treatment in wanted:
+            result = svm.fit(train, test, dataclasses.replace(settings, treatment=treatment))
+            rows.append(
+                {"name": candidate.name, "features": candidate.label, "treatment": treatment, "n": len(test),
+                 "top1": result.top1, "balanced": result.balanced, "interval": list(result.interval),
+                 "cost": result.cost, "validation": result.validation}
+            )  # fmt: skip
     content = {
         "metric": "top1",
-        "data": data,
-        "settings": {**plain(settings), "limit": arguments.limit, "baselines": arguments.baselines},
+        **looked,
+        "settings": {**plain(settings), "treatment": list(wanted), "group": arguments.group,
+                     "limit": arguments.limit, "baselines": arguments.baselines},
         "results": rows,
-    }
-    path = command.save(job, "svm", content, begun)
-    Console().print(table)
-    to_stdout(f"written: {path}")
+    }  # fmt: skip
+    written = command.save(job, "svm", content, begun)
+    best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
+    note = f"Bold: the best treatment. Cost of the model's machine: {best['cost']:g}."
+    Console().print(table.summary("Linear support vector machine", job.loaded.description, rows, note))
+    to_stdout(written)
     return 0
 
 

@@ -36,6 +36,7 @@ from foundation import schema
 from foundation.data.download import Download, Expected
 from foundation.data.remote import RemoteError, is_full, is_pipe, shown
 from foundation.data.sums import Facts, Sums
+from foundation.paths import user_cache
 
 FOLDER_VARIABLE = "FOUNDATION_CACHE"
 _DAY = 86400.0
@@ -87,8 +88,7 @@ def default_folder() -> Path:
     """Where the copies go: ``FOUNDATION_CACHE``, else ``foundation/shards`` in the user's cache folder."""
     if given := os.environ.get(FOLDER_VARIABLE):
         return Path(given).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "foundation" / "shards"
+    return user_cache() / "shards"
 
 
 class Cache:

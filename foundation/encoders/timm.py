@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders import timm_weights
 from foundation.errors import UserError
 from foundation.ranges import ShareBelowOne, Side, check
 from foundation.types import Features
@@ -28,7 +31,11 @@ class Config:
     """Name in timm, such as ``vit_small_patch16_224`` or ``resnet50``; ``timm.list_models()`` lists them."""
 
     pretrained: bool = False
-    """Load timm's published weights (downloads them)."""
+    """Start from timm's published weights, which are downloaded once; false: random weights."""
+
+    weights: str | None = None
+    """Start from a ``.safetensors`` file with weights of this model, such as its published ``model.safetensors`` that
+    was downloaded on another machine; ``pretrained`` is then not looked at."""
 
     size: tuple[Side, Side] | None = None
     """Input size at which learned positions are trained; None takes the model's own. Models that can, take any size."""
@@ -85,29 +92,51 @@ def import_timm() -> Any:
 
 def _create(config: Config, *, weights: bool = True) -> nn.Module:
     timm = import_timm()
-    if not timm.is_model(config.model.partition(".")[0]):
-        near = timm.list_models(f"*{config.model.partition('_')[0]}*")[:8]
-        raise UserError(f"timm has no model {config.model!r}" + (f"; similar: {', '.join(near)}" if near else ""))
-    options: dict[str, Any] = {
-        "pretrained": config.pretrained and weights,
-        "num_classes": 0,
-        "in_chans": config.channels,
-    }
+    published = _published(timm, config.model)
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
+    source: AbstractContextManager[None] = nullcontext()
+    if weights and torch.get_default_device().type != "meta":  # a plan needs no weights
+        if config.weights is not None:
+            source = timm_weights.reading(config.model, config.weights)
+            options["pretrained_cfg_overlay"] = {"file": config.weights, "custom_load": False}
+        elif config.pretrained:
+            source = timm_weights.fetching(config.model, published)
+        options["pretrained"] = config.pretrained or config.weights is not None
+    with source:
+        return _first_that_builds(timm, config, options)
+
+
+def _published(timm: Any, model: str) -> Any:
+    """What timm says of a model's published weights, None where it publishes none.
+
+    Raises:
+        UserError: timm has no such model, or no such weights of it; names the nearest that there are.
+    """
+    name = model.partition(".")[0]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.6)
+        raise UserError(f"timm has no model {model!r}" + (f"; similar: {', '.join(near)}" if near else ""))
+    try:
+        return timm.get_pretrained_cfg(model)
+    except RuntimeError as error:  # of the tag behind the dot
+        tags = timm.list_pretrained(f"{name}.*")
+        near = difflib.get_close_matches(model, tags, n=5, cutoff=0.0)
+        raise UserError(f"timm has no model {model!r}" + (f"; there are: {', '.join(near)}" if near else "")) from error
+
+
+def _first_that_builds(timm: Any, config: Config, options: dict[str, Any]) -> nn.Module:
     with_size = {"img_size": config.size} if config.size is not None else {}
     # Not every family knows these options; a model without positions takes any size anyway.
     attempts: list[dict[str, Any]] = [{**with_size, "dynamic_img_size": True}, with_size, {}]
     for extra in attempts:
         try:
-            return timm.create_model(config.model, **options, **extra)
+            model: nn.Module = timm.create_model(config.model, **options, **extra)
+            return model
         except TypeError as error:
             if extra == attempts[-1] or "unexpected keyword" not in str(error):
                 raise
-        except (ValueError, RuntimeError) as error:  # of the words behind the dot: a tag that is none, an address
-            if "." not in config.model:
-                raise
-            raise UserError(f"timm has no model {config.model!r}: {error}") from error
     raise AssertionError("the last attempt returns or raises")
 
 

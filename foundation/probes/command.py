@@ -22,12 +22,23 @@ from foundation.redact import redact
 from foundation.voice import to_stderr
 
 if TYPE_CHECKING:
-    from foundation.probes.features import FeatureSet
+    from foundation.probes.features import FeatureSet, Tokens
+    from foundation.probes.treatments import Treatment
     from foundation.zoo.load import LoadedEncoder
 
 MODEL_HELP = (
-    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (random weights) or "
-    "timm:NAME,pretrained"
+    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (its published weights), "
+    "timm:NAME,weights=FILE.safetensors or timm:NAME,random"
+)
+
+
+TREATMENTS = ("as-is", "standardised", "whitened")
+"""Names of treatments on the command line."""
+
+GROUP_HELP = (
+    "samples that belong together (one subject, one recording) stay on one side where training samples are kept back, "
+    "and are no neighbours of each other where one is left out: json:FIELD for a field of their json, else a regular "
+    "expression for their keys, of which the part in brackets counts, such as '^(s[0-9]+)'"
 )
 
 
@@ -65,7 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also score the same encoder untrained, the raw input, and simple features of the modality",
     )
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="result file (default: in the model's folder)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="result file (default: in the model's folder; none for a model of timm, which has no folder)",
+    )
 
 
 def add_tokens(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +92,26 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         default="cls",
         help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
     )
+
+
+def add_treatments(parser: argparse.ArgumentParser) -> None:
+    """The options of probes that compare features by accuracy: treatments and groups."""
+    parser.add_argument(
+        "--treatments",
+        nargs="+",
+        choices=TREATMENTS,
+        help="what is done to every feature alike before it is scored, fitted on the training split: nothing, mean 0 "
+        "and deviation 1, or PCA whitening (default: each, and best is compared with best)",
+    )
+    parser.add_argument("--group", metavar="RULE", help=GROUP_HELP)
+
+
+def treatments(arguments: argparse.Namespace) -> tuple[Treatment, ...]:
+    """What the command line asks for, in the order in which tables show it."""
+    from foundation.probes.treatments import TREATMENTS as known
+
+    wanted = [name.replace("-", " ") for name in arguments.treatments or TREATMENTS]
+    return tuple(name for name in known if name in wanted)
 
 
 @dataclass(frozen=True)
@@ -138,20 +174,49 @@ class Job:
                 yield Candidate("simple", label, SimpleEncoder(function), digest)
 
     def splits(self, candidate: Candidate, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
-        """Labelled features of the training and of the test shards (without those, of the training shards twice).
+        """Labelled features of the training and of the test shards (without those, the training ones twice).
 
-        Their classes have one numbering. Simple features are of many units; they are standardised by the training
-        samples.
+        Their classes have one numbering, and the training samples their groups where ``--group`` asks for them.
         """
+        import dataclasses
+
+        from foundation.probes.groups import grouped
         from foundation.probes.labels import number_classes
 
         train = self.features(candidate, self.train, blocks, "train")
-        test = self.features(candidate, self.test, blocks, "test") if self.test else train
-        train, test = number_classes(train, test)
-        if candidate.name == "simple":
-            scaled = train.standardised(train)
-            return scaled, (test.standardised(train) if self.test else scaled)
+        rule = getattr(self.arguments, "group", None)
+        if rule is not None:
+            train = dataclasses.replace(train, groups=grouped(train, rule, self.train)[0])
+        if not self.test:
+            (train,) = number_classes(train)
+            return train, train
+        train, test = number_classes(train, self.features(candidate, self.test, blocks, "test"))
         return train, test
+
+    def look(self, train: FeatureSet, test: FeatureSet, tokens: Tokens | None) -> dict[str, Any]:
+        """Say what a person should know of the model's splits, and give what the result file says of them.
+
+        Args:
+            train: features of the model.
+            test: likewise; ``train`` itself to leave one out.
+            tokens: that are scored; None for a probe that has no choice.
+
+        Returns:
+            ``data`` and ``warnings`` of the result file.
+        """
+        from foundation.probes import cautions
+
+        report_skipped(train, "train")
+        data: dict[str, Any] = {"train": describe_data(self.train, train), "test": "leave one out"}
+        if self.test:
+            report_skipped(test, "test")
+            data["test"] = describe_data(self.test, test)
+        if len(train.groups):
+            data["groups"] = {"rule": self.arguments.group, "count": int(train.groups.max()) + 1}
+        warnings = [*cautions.of_splits(train, test), *cautions.of_tokens(self.loaded, tokens)]
+        for warning in warnings:
+            to_stderr(f"warning: {warning}")
+        return {"data": data, "warnings": warnings}
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""
@@ -163,7 +228,8 @@ class Job:
         workers = default_workers() if a.workers is None else a.workers
         if str(self.device) == "cpu":
             leave_one_processor()
-        folder = self.loaded.folder / "probes" / "cache" if self.loaded.folder.is_dir() else default_cache()
+        own = self.loaded.folder
+        folder = own / "probes" / "cache" if own is not None and own.is_dir() else default_cache()
         return features_of_shards(
             candidate.encoder,
             patterns,
@@ -249,8 +315,12 @@ def report_skipped(features: FeatureSet, name: str) -> None:
             print(f"  {printable(message)}", file=sys.stderr)
 
 
-def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
-    """Write the result file beside the model, whole or not at all, and return its path."""
+def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> str:
+    """Write the result file where ``--json`` says, else beside the model, whole or not at all.
+
+    Returns:
+        A line for a person: where it is, or that a model without a folder leaves none.
+    """
     from foundation.files import replace_json
     from foundation.probes.features import plain, weights_digest
     from foundation.probes.results import FORMAT, versions
@@ -273,19 +343,13 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> Path:
     digest = hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:10]
     name = Path(redact((job.test or job.train)[0])).parent.name or "data"
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
-    path = job.arguments.json or job.loaded.folder / "probes" / f"{probe}-{safe}-{digest}.json"
+    path, own = job.arguments.json, job.loaded.folder
+    if path is None:
+        if own is None:
+            return "not written: this model has no folder; give --json FILE to keep the figures"
+        path = own / "probes" / f"{probe}-{safe}-{digest}.json"
     try:
         replace_json(path, whole)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
-    return path
-
-
-def percent(value: float) -> str:
-    """0.4567 -> ``45.7``."""
-    return f"{100 * value:.1f}"
-
-
-def span(interval: Sequence[float]) -> str:
-    """95 % interval in percent."""
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+    return f"written: {path}"

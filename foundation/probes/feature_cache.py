@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from foundation.files import sync_file, temporary_name
+from foundation.paths import user_cache
 from foundation.probes.features import FeatureSet
 
 _log = logging.getLogger("foundation.probes")
@@ -43,6 +44,7 @@ def save_features(path: Path, features: FeatureSet, key: str) -> None:
     tensors = {f"cls.{place}": layer.contiguous() for place, layer in enumerate(features.cls)}
     keys = torch.frombuffer(bytearray(json.dumps(features.keys).encode()), dtype=torch.uint8)
     tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys, "ids": features.ids}
+    tensors["prints"] = features.prints
     if features.patches.data_ptr() == features.cls[-1].data_ptr():
         tensors["patches"] = features.patches.clone()
     note = {"key": key, "skipped": json.dumps(dict(features.skipped)), "messages": json.dumps(features.messages)}
@@ -93,6 +95,7 @@ def load_features(path: Path, key: str) -> FeatureSet | None:
         skipped=json.loads(note["skipped"]),
         messages=tuple(json.loads(note["messages"])),
         names=tuple(json.loads(note["names"])),
+        prints=tensors["prints"],
     )
 
 
@@ -128,5 +131,4 @@ def _entry_digest(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str
 
 def default_cache() -> Path:
     """Folder for features of models that have no run folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "foundation" / "features"
+    return user_cache() / "features"

@@ -7,6 +7,7 @@ data. Nothing here knows a modality: decoding and the evaluation view come from 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +24,16 @@ from foundation.errors import UserError
 from foundation.probes.results import progress
 from foundation.types import Features
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
 
 Tokens: TypeAlias = Literal["cls", "patches", "both"]
 """What stands for a sample: its class token, the mean of its patch tokens, or both."""
 
 TOKENS: tuple[Tokens, ...] = get_args(Tokens)
+
+_HASHED = 1 << 13
+"""Numbers of a view that are hashed at once."""
 
 RAW_NUMBERS = 3 * 64 * 64
 """Most numbers per sample that the raw baseline keeps; larger views are averaged down to fit."""
@@ -50,6 +55,10 @@ class FeatureSet:
         names: [S] labels that are no class numbers (a name, a list where a sample has several), None elsewhere; empty
             where all are numbers or absent.
         classes: name of each class number, once :func:`foundation.probes.labels.number_classes` has numbered them.
+        prints: [S] int64, :func:`fingerprints` of what the encoder saw: equal where samples have equal content; empty
+            where unknown.
+        groups: [S] int64, samples of one number (one subject, one recording) must stay on one side of a split; empty
+            where each sample stands for itself.
     """
 
     cls: tuple[Tensor, ...]
@@ -61,6 +70,8 @@ class FeatureSet:
     messages: tuple[str, ...] = ()
     names: tuple[Any, ...] = ()
     classes: tuple[str, ...] = ()
+    prints: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,17 +116,9 @@ class FeatureSet:
             keys=tuple(self.keys[row] for row in rows.tolist()),
             ids=self.ids[rows] if len(self.ids) else self.ids,
             names=tuple(self.names[row] for row in rows.tolist()) if self.names else (),
+            prints=self.prints[rows] if len(self.prints) else self.prints,
+            groups=self.groups[rows] if len(self.groups) else self.groups,
         )
-
-    def standardised(self, like: FeatureSet) -> FeatureSet:
-        """Features with the mean taken off and divided by the deviation of another set's, number by number."""
-
-        def scaled(own: Tensor, other: Tensor) -> Tensor:
-            deviation = other.std(dim=0, unbiased=False)
-            return (own - other.mean(dim=0)) / deviation.where(deviation > 1e-12, torch.ones_like(deviation))
-
-        layers = tuple(scaled(own, other) for own, other in zip(self.cls, like.cls, strict=True))
-        return dataclasses.replace(self, cls=layers, patches=scaled(self.patches, like.patches))
 
 
 class RawEncoder(nn.Module):
@@ -181,6 +184,11 @@ def depth_of(encoder: nn.Module) -> int:
     return int(depth)
 
 
+def has_class_token(encoder: nn.Module) -> bool:
+    """Whether what stands for a whole sample is a token of its own, and not the mean of the patch tokens."""
+    return int(getattr(encoder, "prefix", 1)) > 0
+
+
 def final_norm(encoder: nn.Module) -> nn.Module | None:
     """What stands between the last block and the class token; None where an encoder does not say."""
     for owner in (getattr(encoder, "trunk", None), getattr(encoder, "model", None), encoder):
@@ -196,14 +204,14 @@ def _layers(encoder: nn.Module, view: Tensor, blocks: int) -> tuple[list[Tensor]
     depth = depth_of(encoder)
     names = tuple(f"block.{index}" for index in range(depth - blocks, depth - 1))
     features = encoder([view], taps=names)[0] if names else encoder([view])[0]
-    norm, has_class_token = final_norm(encoder), getattr(encoder, "prefix", 1) > 0
+    norm, first = final_norm(encoder), has_class_token(encoder)
     earlier = []
     for name in names:
         tokens = features.taps[name]
-        token = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
+        token = tokens[:, 0] if first else tokens.mean(dim=1)
         # DINOv2 puts the trunk's last norm on the tokens of every block that it reads.
         fits = norm is not None and token.shape[-1:] == tuple(getattr(norm, "normalized_shape", token.shape[-1:]))
-        earlier.append(norm(token) if norm is not None and fits and has_class_token else token)
+        earlier.append(norm(token) if norm is not None and fits and first else token)
     patches = features.patches
     if patches.shape[1] == 0:
         pooled = features.cls
@@ -252,6 +260,7 @@ def extract(
     pooled: list[Tensor] = []
     labels: list[Tensor] = []
     ids: list[Tensor] = []
+    prints: list[Tensor] = []
     keys: list[str] = []
     names: list[Any] = []
     skipped: dict[str, int] = {}
@@ -266,8 +275,10 @@ def extract(
                     skipped[reason] = skipped.get(reason, 0) + count
                 messages.extend(batch.messages[: max(0, 8 - len(messages))])
                 if len(batch.keys):
+                    view = batch.data.to(device, non_blocking=True)
                     with context:
-                        tokens, mean = _layers(encoder, batch.data.to(device, non_blocking=True), blocks)
+                        tokens, mean = _layers(encoder, view, blocks)
+                    prints.append(fingerprints(view).cpu())
                     for layer, token in zip(layers, tokens, strict=True):
                         layer.append(token.float().cpu())
                     pooled.append(mean.float().cpu())
@@ -292,7 +303,28 @@ def extract(
         skipped=skipped,
         messages=tuple(messages),
         names=tuple(names[:limit]) if any(name is not None for name in names) else (),
+        prints=torch.cat(prints)[:limit].clone(),
     )
+
+
+def fingerprints(view: Tensor) -> Tensor:
+    """[B] int64 for views [B, ...]: equal for equal numbers and, but for a chance of 2 ** -31, for no others.
+
+    A sum of the bits of all numbers, each times a random number of its own (multilinear hashing): exact in integers, so
+    that neither the device nor what stands beside a sample in the batch matters.
+    """
+    bits = view.float().flatten(1).contiguous().view(torch.int32)
+    total = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
+    for start in range(0, bits.shape[1], _HASHED):
+        part = bits[:, start : start + _HASHED]
+        total += (part * _factors(start)[: part.shape[1]].to(bits.device)).sum(dim=1)
+    return total
+
+
+@functools.lru_cache(maxsize=512)
+def _factors(start: int) -> Tensor:
+    """Odd factors of the numbers from ``start`` on; the same in every version of the libraries."""
+    return torch.from_numpy((np.random.PCG64(start).random_raw(_HASHED) | 1).view(np.int64))
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
-from foundation.probes.results import bootstrap_interval, progress
+from foundation.probes.results import progress
+from foundation.probes.scores import score
+from foundation.probes.treatments import TREATMENTS, Treatment, treated
 from foundation.ranges import Count, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 DEFAULT_K = (10, 20, 100, 200)
 TEMPERATURE = 0.07
+NO_TOP5 = 5
+"""With so many classes or fewer nearly every sample has its class among the best five."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class Config:
     tokens: Tokens = "cls"
     """``cls``: class token; ``patches``: mean of the patch tokens, for encoders whose class token no loss trains;
     ``both``: side by side, each of length 1."""
+    treatment: Treatment = "as is"
+    """What is done to the features first, fitted on ``train``: nothing, ``standardised`` or PCA-``whitened``."""
     limit: Count | None = None
     """At most so many samples of each split, spread evenly over its shards; None: all."""
     batch_size: Side = 256
@@ -50,6 +56,8 @@ class Config:
             raise UserError("probes: knn.train is empty: name the labelled shards that vote")
         if self.tokens not in TOKENS:
             raise UserError(f"probes: knn.tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
+        if self.treatment not in TREATMENTS:
+            raise UserError(f"probes: knn.treatment must be one of {', '.join(TREATMENTS)}, got {self.treatment!r}")
         check(self, "knn")
 
     def build(self) -> Config:
@@ -75,7 +83,7 @@ class Config:
             autocast: run it in bfloat16.
 
         Returns:
-            ``probe/knn_top1`` and ``probe/knn_top5`` in [0, 1].
+            ``probe/knn_top1``, ``probe/knn_balanced`` and, for more than five classes, ``probe/knn_top5``, in [0, 1].
 
         Raises:
             UserError: when shards are missing or hold no labels.
@@ -89,9 +97,11 @@ class Config:
         bank, queries = number_classes(bank, queries)
         alone = not self.test
         k = min(self.k, len(bank) - alone)
+        bank, queries = treated(self.treatment, bank, queries, blocks=1, patches=self.tokens != "cls")
         near = search(vectors(bank, self.tokens), vectors(queries, self.tokens), k, leave_one_out=alone, device=device)
         result = classify(near, bank.labels, queries.labels, [k])[k]
-        return {"probe/knn_top1": result.top1, "probe/knn_top5": result.top5}
+        values = {"probe/knn_top1": result.top1, "probe/knn_balanced": result.balanced}
+        return values if result.top5 is None else values | {"probe/knn_top5": result.top5}
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,9 @@ class Accuracy:
     Attributes:
         k: neighbours.
         top1: share of queries whose label wins, in [0, 1].
-        top5: share of queries whose label is among the min(5, k) best classes.
+        balanced: mean over classes of the share of their queries that is right.
+        top5: share of queries whose label is among the min(5, k) best classes; None for five classes or fewer, of
+            which it says nothing.
         interval: 95 % interval of ``top1``.
         predictions: [Q] int64.
         correct: [Q] bool.
@@ -122,7 +134,8 @@ class Accuracy:
 
     k: int
     top1: float
-    top5: float
+    balanced: float
+    top5: float | None
     interval: tuple[float, float]
     predictions: Tensor
     correct: Tensor
@@ -139,6 +152,7 @@ def search(
     k: int,
     *,
     leave_one_out: bool = False,
+    groups: Tensor | None = None,
     device: torch.device | str = "cpu",
     query_block: int = 1024,
     bank_block: int = 16_384,
@@ -151,6 +165,7 @@ def search(
         queries: [Q, D]; normalised here.
         k: neighbours.
         leave_one_out: queries are the bank itself, and a row is not its own neighbour.
+        groups: [S] int64; leaving one out, rows of one group (windows of one recording) are no neighbours either.
         device: where the products run; only one block of queries and one of the bank lie there.
         query_block: queries per block.
         bank_block: bank rows per block.
@@ -159,10 +174,10 @@ def search(
     Raises:
         UserError: when k is larger than the bank, or features are not finite.
     """
-    available = len(bank) - leave_one_out
+    available = neighbours_of(len(bank), leave_one_out, groups)
     if not 1 <= k <= available:
-        others = " besides the query itself" if leave_one_out else ""
-        raise UserError(f"k must lie between 1 and the {available} samples of the bank{others}, got {k}")
+        besides = "" if not leave_one_out else " besides the query" + (" itself" if groups is None else "'s group")
+        raise UserError(f"k must lie between 1 and the {available} samples of the bank{besides}, got {k}")
     check_finite(bank, "bank")
     check_finite(queries, "query")
     bank = nn.functional.normalize(bank.float(), dim=1)
@@ -182,6 +197,9 @@ def search(
                     own = torch.arange(start, start + len(block), device=device) - first
                     inside = ((own >= 0) & (own < cosine.shape[1])).nonzero().flatten()
                     cosine[inside, own[inside]] = -torch.inf
+                    if groups is not None:
+                        others = groups[first : first + bank_block].to(device)
+                        cosine[groups[start : start + len(block), None].to(device) == others] = -torch.inf
                 value, column = cosine.topk(min(k, cosine.shape[1]), dim=1)
                 best, rows = torch.cat([best, value], dim=1), torch.cat([rows, column + first], dim=1)
                 best, order = best.topk(min(k, best.shape[1]), dim=1)
@@ -189,6 +207,13 @@ def search(
             similarities.append(best.cpu())
             places.append(rows.cpu())
     return Neighbours(torch.cat(similarities).clone(), torch.cat(places).clone())
+
+
+def neighbours_of(samples: int, leave_one_out: bool, groups: Tensor | None = None) -> int:
+    """How many samples of a bank can be neighbours of every query; see :func:`search`."""
+    if not leave_one_out:
+        return samples
+    return samples - (1 if groups is None else int(torch.bincount(groups).max()))
 
 
 def vote(similarities: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float = TEMPERATURE) -> Tensor:
@@ -253,7 +278,6 @@ def classify(
     *,
     temperature: float = TEMPERATURE,
     num_classes: int | None = None,
-    seed: int = 0,
     block: int = 4096,
 ) -> dict[int, Accuracy]:
     """Accuracy for each k from one search.
@@ -265,7 +289,6 @@ def classify(
         ks: numbers of neighbours.
         temperature: of the weights.
         num_classes: C; None: the largest label plus one.
-        seed: of the intervals.
         block: queries voted at once.
     """
     count = int(max(bank_labels.max(), labels.max())) + 1 if num_classes is None else num_classes
@@ -281,14 +304,15 @@ def classify(
             first.append(ranks[:, 0])
             fifth.append((ranks == labels[part, None]).any(dim=1))
         predictions = torch.cat(first)
-        correct = predictions == labels
+        scored = score(predictions, labels)
         found[k] = Accuracy(
             k=k,
-            top1=float(correct.float().mean()),
-            top5=float(torch.cat(fifth).float().mean()),
-            interval=bootstrap_interval(correct.numpy(), seed),
+            top1=scored.top1,
+            balanced=scored.balanced,
+            top5=float(torch.cat(fifth).float().mean()) if count > NO_TOP5 else None,
+            interval=scored.interval,
             predictions=predictions,
-            correct=correct,
+            correct=predictions == labels,
         )
     return found
 

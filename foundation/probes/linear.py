@@ -14,10 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet, check_finite
-from foundation.probes.results import bootstrap_interval, progress
+from foundation.probes.results import progress
+from foundation.probes.scores import score
+from foundation.probes.treatments import TREATMENTS, Treatment, apply, fit_layers
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
 """DINOv2's 13 for a batch of 256, and three above them, which narrow encoders want."""
@@ -27,6 +30,14 @@ EPOCHS = 50
 
 STEPS = 2000
 """Fewer steps than this leave the heads of a small split far from fitted."""
+
+_NO_ERROR = 1e-30
+_NO_VELOCITY = 1e-25
+_CLEANED_EVERY = 100
+"""Numbers below 1e-38 are denormal, and processors compute them up to a hundred times slower. Heads that are fitted
+have many: errors of samples that they are sure of, and velocities that decay by a tenth in each step. Both are set to 0
+long before, where they no longer change a bit of any weight, whatever the thread. (``torch.set_flush_denormal`` reaches
+the calling thread only.)"""
 
 VALIDATION_LIMIT = 10_000
 """Most samples of the training split that are kept back to choose a head."""
@@ -48,21 +59,23 @@ class Settings:
     """Samples per step."""
     momentum: float = 0.9
     """Of stochastic gradient descent; there is no weight decay."""
-    standardise: bool = False
-    """Give every feature mean 0 and deviation 1 over the training split first."""
+    treatment: Treatment = "as is"
+    """What is done to the features first, fitted on the training split: nothing, ``standardised``, PCA-``whitened``."""
     select_on: Literal["validation", "test"] = "validation"
     """Where the head to report is chosen. ``test`` reports the best of all heads on the test split, as DINOv2 does;
     the number is then optimistic."""
     validation_share: float = 0.1
     """Share of the training split kept back to choose the head (at most 10,000 samples)."""
     seed: int = 0
-    """Of the split, the weights, the order and the interval."""
+    """Of the split, the weights and the order."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise UserError(f"learning_rates must be positive numbers, got {list(self.learning_rates)}")
         if not self.blocks or min(self.blocks) < 1:
             raise UserError(f"blocks must be numbers of at least 1, got {list(self.blocks)}")
+        if self.treatment not in TREATMENTS:
+            raise UserError(f"treatment must be one of {', '.join(TREATMENTS)}, got {self.treatment!r}")
         if not self.pooling:
             raise UserError("pooling is empty: name at least one of with and without")
         if (self.epochs is not None and self.epochs < 1) or self.batch_size < 1:
@@ -92,6 +105,7 @@ class LinearResult:
     Attributes:
         chosen: the head that is reported.
         top1: its accuracy on the test split, in [0, 1].
+        balanced: mean over the classes of the test split of the share of their samples that is right.
         interval: 95 % interval of ``top1``.
         predictions: [Q] int64, of the chosen head.
         heads: all heads in order of the grid.
@@ -101,6 +115,7 @@ class LinearResult:
 
     chosen: Head
     top1: float
+    balanced: float
     interval: tuple[float, float]
     predictions: Tensor
     heads: tuple[Head, ...]
@@ -161,10 +176,12 @@ class Grid:
         for kind, x in enumerate(xs):
             error = self.logits(kind, x).softmax(dim=2)
             error[torch.arange(len(x), device=x.device), :, labels] -= 1
-            error = error.flatten(1).div_(len(x))
-            velocity = self._velocity[kind].mul_(self.settings.momentum)
-            velocity[:-1].addmm_(x.T, error)
-            velocity[-1] += error.sum(dim=0)
+            error = hardshrink(error.flatten(1).div_(len(x)), _NO_ERROR)
+            velocity, momentum = self._velocity[kind], self.settings.momentum
+            velocity[:-1].addmm_(x.T, error, beta=momentum)
+            velocity[-1].mul_(momentum).add_(error.sum(dim=0))
+            if self.done % _CLEANED_EVERY == 0:
+                self._velocity[kind] = velocity = hardshrink(velocity, _NO_VELOCITY)
             self._weights[kind].addcmul_(velocity, self._rates[None], value=-factor)
         self.done += 1
 
@@ -184,32 +201,34 @@ def _blocks(features: FeatureSet, block: int) -> list[FeatureSet]:
     return [features.take(rows) for rows in torch.arange(len(features)).split(block)]
 
 
-def _standardiser(train: FeatureSet) -> Callable[[FeatureSet], FeatureSet]:
-    from dataclasses import replace
-
-    moments = [(layer.mean(dim=0), layer.std(dim=0).clamp(min=1e-6)) for layer in (*train.cls, train.patches)]
-
-    def apply(features: FeatureSet) -> FeatureSet:
-        scaled = [
-            (layer - mean) / deviation
-            for layer, (mean, deviation) in zip((*features.cls, features.patches), moments, strict=True)
-        ]
-        return replace(features, cls=tuple(scaled[:-1]), patches=scaled[-1])
-
-    return apply
-
-
-def split(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(count: int, share: float, seed: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows kept back, disjoint and seeded.
 
+    Args:
+        count: of samples.
+        share: of them that is kept back.
+        seed: of the draw.
+        groups: [count] int64; a group is kept back whole or not at all. Empty or None: each sample by itself.
+
     Raises:
-        UserError: when there are too few samples to keep any back.
+        UserError: when there are too few samples, or groups, to keep any back.
     """
     kept = min(max(1, round(count * share)), VALIDATION_LIMIT)
     if count - kept < 1:
         raise UserError(f"{count} labelled samples are too few to keep some back: give more, or --select-on test")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[kept:].sort().values, order[:kept].sort().values
+    generator = torch.Generator().manual_seed(seed)
+    if groups is None or not len(groups):
+        order = torch.randperm(count, generator=generator)
+        return order[kept:].sort().values, order[:kept].sort().values
+    sizes = torch.bincount(groups)
+    there = sizes.nonzero().flatten()
+    if len(there) < 2:
+        raise UserError("--group puts all samples into one group: none can be kept back to choose a head")
+    order = there[torch.randperm(len(there), generator=generator)]
+    # Whole groups until there are enough samples, and never all of them.
+    enough = int((sizes[order].cumsum(dim=0) < kept).sum()) + 1
+    held = torch.isin(groups, order[: min(enough, len(order) - 1)])
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
 def fit(
@@ -245,12 +264,12 @@ def fit(
     wanted = train.labels
     rows, held = torch.arange(len(train)), None
     if settings.select_on == "validation":
-        rows, kept_back = split(len(train), settings.validation_share, settings.seed)
+        rows, kept_back = split(len(train), settings.validation_share, settings.seed, train.groups)
         held = train.take(kept_back)
-    prepare = _standardiser(train.take(rows)) if settings.standardise else lambda features: features
-    held, test = (None if held is None else prepare(held)), prepare(test)
+    fitted = fit_layers(settings.treatment, train.take(rows), blocks=most, patches=any(settings.pooling))
+    held, test = (None if held is None else apply(fitted, held)[0]), apply(fitted, test)[0]
     kinds = [(blocks, pooling) for blocks in settings.blocks for pooling in settings.pooling]
-    widths = [inputs(train.take(rows[:1]), *kind).shape[1] for kind in kinds]
+    widths = [inputs(test.take(torch.zeros(1, dtype=torch.int64)), *kind).shape[1] for kind in kinds]
     steps_per_epoch = -(-len(rows) // settings.batch_size)
     count = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_epoch))
     grid = Grid(settings, kinds, widths, num_classes, count * steps_per_epoch, device)
@@ -263,21 +282,22 @@ def fit(
                 source = train if augmented is None else augmented(epoch)
                 if len(source) != len(train):
                     raise UserError(f"epoch {epoch} of the augmented data has {len(source)} samples, not {len(train)}")
-                current = prepare(source.take(rows))
+                (current,) = apply(fitted, source.take(rows))
                 tensors = [inputs(current, *kind).to(device) for kind in kinds]
                 labels = wanted[rows].to(device)  # of ``train``: freshly augmented features have the data's own labels
             for batch in torch.randperm(len(rows), generator=generator).to(device).split(settings.batch_size):
                 grid.step([tensor[batch] for tensor in tensors], labels[batch])
         on_test = grid.predict(test, device)
         on_held = None if held is None else grid.predict(held, device)
-    test_scores = (on_test == test.labels).float().mean(dim=1).tolist()
-    held_scores = None if held is None or on_held is None else (on_held == held.labels).float().mean(dim=1).tolist()
+    test_scores = (on_test == test.labels).double().mean(dim=1).tolist()
+    held_scores = None if held is None or on_held is None else (on_held == held.labels).double().mean(dim=1).tolist()
     best = int(np.argmax(test_scores if held_scores is None else held_scores))
-    correct = on_test[best] == test.labels
+    scored = score(on_test[best], test.labels)
     return LinearResult(
         chosen=grid.heads[best],
-        top1=test_scores[best],
-        interval=bootstrap_interval(correct.numpy(), settings.seed),
+        top1=scored.top1,
+        balanced=scored.balanced,
+        interval=scored.interval,
         predictions=on_test[best].clone(),
         heads=grid.heads,
         validation=None if held_scores is None else tuple(held_scores),

@@ -1,4 +1,4 @@
-"""What every probe says in the end: an accuracy with its interval, a JSON file, a line for a person while it works."""
+"""What every probe leaves behind: its JSON file, and a line for a person while it works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foundation import schema
 from foundation.voice import to_stderr
@@ -20,28 +19,6 @@ T = TypeVar("T")
 FORMAT = 1
 """Version of the JSON files; readers refuse what is newer."""
 MOST_BYTES = 64 * schema.MEBIBYTE
-
-
-def bootstrap_interval(correct: NDArray[np.bool_], seed: int = 0, draws: int = 2_000) -> tuple[float, float]:
-    """95 % interval of an accuracy: percentiles of resampled test sets (Efron 1979).
-
-    Resampling n right-or-wrong answers with replacement is a binomial draw, so no answers need to be copied.
-
-    Args:
-        correct: [n] bool.
-        seed: of the resampling.
-        draws: number of resampled test sets.
-
-    Returns:
-        Lower and upper bound, in [0, 1]; (nan, nan) for an empty test set.
-    """
-    count = len(correct)
-    if not count:
-        return float("nan"), float("nan")
-    accuracy = float(np.mean(correct))
-    shares = np.random.default_rng(seed).binomial(count, accuracy, size=draws) / count
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def versions() -> dict[str, str]:
@@ -59,12 +36,14 @@ def versions() -> dict[str, str]:
 
 
 class Row(TypedDict, total=False):
-    """The score of one encoder, or of one of its settings, in [0, 1] under the name that the result's ``metric`` says
-    (``top1``), with its 95 % interval and the number of test samples."""
+    """The score of one feature under one treatment and setting, in [0, 1] under the name that the result's ``metric``
+    says (``top1``), with its 95 % interval and the number of test samples."""
 
     name: str
     features: str
+    treatment: str
     top1: float | None
+    balanced: float | None
     interval: tuple[float, float] | None
     n: int
     k: int

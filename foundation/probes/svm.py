@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.probes.features import TOKENS, FeatureSet, Tokens, check_finite
-from foundation.probes.results import bootstrap_interval
+from foundation.probes.linear import split
+from foundation.probes.scores import score
+from foundation.probes.treatments import TREATMENTS, Treatment, treated
 from foundation.ranges import LARGEST, Range, Side, Workers, check
 from foundation.schedules import Duration
 
@@ -29,18 +31,20 @@ class Settings:
     """Cost C of a sample on the wrong side; several: the best on samples kept back."""
     tokens: Tokens = "cls"
     """``cls``: class token; ``patches``: mean of the patch tokens; ``both``: side by side."""
-    standardise: bool = False
-    """Give every feature mean 0 and deviation 1 over the training split first."""
+    treatment: Treatment = "as is"
+    """What is done to the features first, fitted on the training split: nothing, ``standardised``, PCA-``whitened``."""
     validation_share: float = 0.1
     """Share of the training split kept back to choose the cost."""
     seed: int = 0
-    """Of the split, the solver's order and the interval."""
+    """Of the split and the solver's order."""
 
     def __post_init__(self) -> None:
         if not self.costs or not all(cost > 0 for cost in self.costs):
             raise UserError(f"svm: costs must be positive numbers (usual: 1), got {list(self.costs)}")
         if self.tokens not in TOKENS:
             raise UserError(f"svm: tokens must be one of {', '.join(TOKENS)}, got {self.tokens!r}")
+        if self.treatment not in TREATMENTS:
+            raise UserError(f"svm: treatment must be one of {', '.join(TREATMENTS)}, got {self.treatment!r}")
         if not 0 < self.validation_share < 1:
             raise UserError(f"svm: validation_share must lie between 0 and 1, got {self.validation_share}")
 
@@ -59,8 +63,8 @@ class Config:
     """Cost C of a sample on the wrong side."""
     tokens: Tokens = "cls"
     """``cls``: class token; ``patches``: mean of the patch tokens; ``both``: side by side."""
-    standardise: bool = False
-    """Give every feature mean 0 and deviation 1 over the training split first."""
+    treatment: Treatment = "as is"
+    """What is done to the features first, fitted on the training split: nothing, ``standardised``, PCA-``whitened``."""
     limit: Annotated[int, Range(2, LARGEST)] | None = None
     """At most so many samples of each split, spread evenly over its shards; None: all."""
     batch_size: Side = 256
@@ -77,7 +81,7 @@ class Config:
 
     def settings(self) -> Settings:
         """What the machine is given."""
-        return Settings(costs=(self.cost,), tokens=self.tokens, standardise=self.standardise)
+        return Settings(costs=(self.cost,), tokens=self.tokens, treatment=self.treatment)
 
     def build(self) -> Config:
         """The probe is its settings: nothing has to be made."""
@@ -117,6 +121,7 @@ class SvmResult:
     Attributes:
         cost: that was used.
         top1: accuracy on the test split, in [0, 1].
+        balanced: mean over the classes of the test split of the share of their samples that is right.
         interval: 95 % interval of ``top1``.
         predictions: [Q] int64.
         validation: accuracy of each cost on the samples kept back; None where there was nothing to choose.
@@ -124,6 +129,7 @@ class SvmResult:
 
     cost: float
     top1: float
+    balanced: float
     interval: tuple[float, float]
     predictions: Tensor
     validation: tuple[float, ...] | None
@@ -141,12 +147,10 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
         UserError: fewer than two classes, classes with too few samples to keep one back, or features not finite.
     """
     settings = settings or Settings()
-    x, queries = (torch.cat(part.tokens(settings.tokens), dim=1) for part in (train, test))
-    check_finite(x, "training")
-    check_finite(queries, "test")
-    if settings.standardise:
-        mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0).clamp(min=1e-6)
-        x, queries = (x - mean) / deviation, (queries - mean) / deviation
+    for part, what in ((train, "training"), (test, "test")):
+        check_finite(torch.cat(part.tokens(settings.tokens), dim=1), what)
+    both = treated(settings.treatment, train, test, blocks=1, patches=settings.tokens != "cls")
+    x, queries = (torch.cat(part.tokens(settings.tokens), dim=1) for part in both)
     known, targets = x.numpy(), train.labels.numpy()
     if len(np.unique(targets)) < 2:
         raise UserError("svm: the training split holds one class only: there is nothing to tell apart")
@@ -156,12 +160,16 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
         from sklearn.model_selection import train_test_split
 
         try:
-            rest, kept = train_test_split(
-                np.arange(len(targets)),
-                test_size=settings.validation_share,
-                stratify=targets,
-                random_state=settings.seed,
-            )
+            if len(train.groups):
+                share, seed = settings.validation_share, settings.seed
+                rest, kept = (part.numpy() for part in split(len(targets), share, seed, train.groups))
+            else:
+                rest, kept = train_test_split(
+                    np.arange(len(targets)),
+                    test_size=settings.validation_share,
+                    stratify=targets,
+                    random_state=settings.seed,
+                )
         except ValueError as error:
             raise UserError(
                 f"svm: too few training samples to choose among {len(settings.costs)} costs: {error}"
@@ -172,8 +180,8 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
         )
         cost = settings.costs[int(np.argmax(validation))]
     predictions = torch.from_numpy(_machine(known, targets, cost, settings.seed).predict(queries.numpy()))
-    correct = (predictions == test.labels).numpy()
-    return SvmResult(cost, float(correct.mean()), bootstrap_interval(correct, settings.seed), predictions, validation)
+    scored = score(predictions, test.labels)
+    return SvmResult(cost, scored.top1, scored.balanced, scored.interval, predictions, validation)
 
 
 def _machine(x: Any, labels: Any, cost: float, seed: int) -> Any:

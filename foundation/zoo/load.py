@@ -15,6 +15,7 @@ from foundation import config, schema
 from foundation.engine import checkpoint
 from foundation.errors import UserError
 from foundation.modalities.lattice import check_evaluation
+from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
@@ -31,7 +32,7 @@ class LoadedEncoder:
         evaluation: the modality's ``EvaluationConfig``.
         description: one line for a person.
         sha256: of the weights' file, or None where there is none.
-        folder: where results about this model belong.
+        folder: where results about this model belong; None for a model that has no folder of the user's.
         config: the encoder's Config, to build an untrained twin.
         recipe: it was trained with, if known.
     """
@@ -41,7 +42,7 @@ class LoadedEncoder:
     evaluation: Any
     description: str
     sha256: str | None
-    folder: Path
+    folder: Path | None
     config: Any
     recipe: Recipe | None = None
 
@@ -63,8 +64,9 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
     """Load an encoder.
 
     Args:
-        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or ``timm:NAME`` (random weights)
-            or ``timm:NAME,pretrained``.
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or a model of timm:
+            ``timm:NAME`` (its published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or
+            ``timm:NAME,random``.
         device: where it shall compute.
         branch: which of a run's encoders: ``teacher`` or ``student``.
 
@@ -88,10 +90,10 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
     exported = path / "export" / f"{branch}.safetensors"
     if exported.exists():
         return _from_export(exported, device)
-    what = "is no run, checkpoint or export" if path.exists() else "does not exist"
+    what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
-        f"model {text!r} {what}: give a run folder, a checkpoint folder (step-00001000), an exported "
-        "NAME.safetensors, or timm:NAME"
+        f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
+        "NAME.safetensors, or timm:NAME)"
     )
 
 
@@ -99,6 +101,8 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
     from safetensors.torch import load_file
 
     card_path = path.with_suffix(".json")
+    if not path.is_file() and not card_path.exists():
+        raise UserError(f"model '{path}' does not exist{near_path(path)}")
     if not path.is_file() or not card_path.exists():
         raise UserError(f"an export is two files: {path} and {card_path.name}; one is missing")
     card = schema.read_json(Card, card_path)
@@ -155,27 +159,34 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
 
 def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
     model, _, option = name.partition(",")
-    if option not in ("", "pretrained"):
-        raise UserError(f"timm:{name}: after the comma only 'pretrained' is understood")
-    encoder_config = resolve("foundation.encoders.{name}", "timm").Config(model=model, pretrained=bool(option))
-    torch.manual_seed(0)
-    encoder = encoder_config.build()
+    option, _, file = option.partition("=")
+    if (option, bool(file)) not in (("", False), ("pretrained", False), ("random", False), ("weights", True)):
+        raise UserError(
+            f"timm:{name}: after the comma stands 'random' or 'weights=FILE.safetensors'; without it the published "
+            "weights are taken"
+        )
+    kind = resolve("foundation.encoders.{name}", "timm").Config
+    encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = encoder_config.build()
+    said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
     return LoadedEncoder(
         encoder=encoder.to(device).eval().requires_grad_(False),
         modality="image",
         evaluation=_evaluation("image", encoder.preprocessing(), f"timm:{name}"),
-        description=f"timm {model} ({'pretrained' if option else 'random weights'})",
+        description=f"timm {model} ({said})",
         sha256=None,
-        folder=Path("results") / f"timm-{model}",
+        folder=None,
         config=encoder_config,
     )
 
 
 def _without_download(encoder_config: Any) -> Any:
-    """The same encoder, whose weights come from a file: it must not fetch others first, as ``pretrained`` says."""
-    if any(item.name == "pretrained" for item in dataclasses.fields(encoder_config)):
-        return dataclasses.replace(encoder_config, pretrained=False)
-    return encoder_config
+    """The same encoder, whose weights come from elsewhere: it must not fetch or read those that its settings name."""
+    names = {item.name for item in dataclasses.fields(encoder_config)}
+    nothing = {name: value for name, value in {"pretrained": False, "weights": None}.items() if name in names}
+    return dataclasses.replace(encoder_config, **nothing) if nothing else encoder_config
 
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:

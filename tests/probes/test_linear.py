@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
+from foundation.probes import linear
 from foundation.probes.features import FeatureSet
 from foundation.probes.linear import Grid, Settings, fit, split
 
@@ -46,6 +47,25 @@ def test_a_step_is_torch_sgd_on_cross_entropy():
         schedule.step()
     x = torch.randn(4, 6)
     torch.testing.assert_close(grid.logits(0, x), torch.stack([head(x) for head in heads], dim=1).detach())
+
+
+def test_fitted_heads_have_no_denormal_numbers_and_the_weights_are_the_same_without_them(monkeypatch):
+    labels = torch.arange(64) % 3
+    x = 20 * torch.eye(3)[labels] + torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    weights, counted = [], []
+    for cleaned in (True, False):
+        if not cleaned:
+            monkeypatch.setattr(linear, "hardshrink", lambda values, _: values)
+        grid = Grid(Settings(learning_rates=(0.1, 10.0), blocks=(1,), pooling=(False,)), [(1, False)], [3], 3, 2000)
+        found = 0
+        for _ in range(1200):
+            grid.step([x], labels)
+            velocity = grid._velocity[0].abs()
+            found += int(((velocity > 0) & (velocity < 1e-37)).sum())
+        counted.append(found)
+        weights.append(grid._weights[0])
+    assert counted[0] == 0 < counted[1]
+    assert torch.equal(*weights)
 
 
 def test_it_learns_a_separable_problem():
@@ -106,7 +126,7 @@ def test_standardising_rescues_features_of_wild_scale():
     train, test = wild(blobs(400, 0)), wild(blobs(100, 1))
     small = {"epochs": 5, "blocks": (1,), "pooling": (False,)}
     plain = fit(train, test, Settings(**small)).top1
-    scaled = fit(train, test, Settings(**small, standardise=True)).top1
+    scaled = fit(train, test, Settings(**small, treatment="standardised")).top1
     assert scaled > plain + 0.1
 
 

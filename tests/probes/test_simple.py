@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from foundation.probes.features import FeatureSet
 from foundation.probes.road import evaluation_config, room, simple_features
 
 MODALITIES = Path(__file__).resolve().parents[2] / "foundation" / "modalities"
@@ -111,18 +109,3 @@ def test_a_clip_is_known_by_where_it_changes():
     assert torch.equal(changes[:144].reshape(12, 12)[:6], torch.ones(6, 12))
     assert not changes[:144].reshape(12, 12)[6:].any()
     assert torch.equal(changes[144:], torch.full((3,), 0.5))
-
-
-def test_standardised_by_another_set():
-    def features(values):
-        return FeatureSet(
-            (torch.tensor(values),),
-            torch.tensor(values),
-            torch.zeros(len(values), dtype=torch.long),
-            ("a",) * len(values),
-        )
-
-    train, test = features([[0.0, 5.0], [4.0, 5.0]]), features([[2.0, 6.0], [8.0, 5.0]])
-    assert test.standardised(train).cls[0].tolist() == [[0.0, 1.0], [3.0, 0.0]]  # what never changes is not divided
-    assert train.standardised(train).patches.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
-    assert dataclasses.asdict(test.standardised(train))["keys"] == test.keys

@@ -19,24 +19,28 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
     assert main(["linear", str(run), "--baselines", "--workers", "0", "--epochs", "20", "--json", str(out)]) == 0
     assert "head chosen on validation" in " ".join(capsys.readouterr().out.split())
     content = json.loads(out.read_text())
-    names = [row["name"] for row in content["results"]]
-    assert names == ["model", "untrained", "raw", "simple", "simple"]
+    treatments = ["as is", "standardised", "whitened"]
+    assert [(row["name"], row["treatment"]) for row in content["results"]] == [
+        (name, treatment) for name in ("model", "untrained", "raw", "simple", "simple") for treatment in treatments
+    ]
     model = content["results"][0]
     assert len(model["heads"]) == 64
     chosen = next(head for head in model["heads"] if head["name"] == model["head"])
     assert chosen["validation"] == max(head["validation"] for head in model["heads"])
     assert model["top1"] == chosen["top1"] > 0.6
-    assert len(content["results"][2]["heads"]) == 16
+    assert len(content["results"][6]["heads"]) == 16
     assert content["settings"]["select_on"] == "validation"
 
 
 def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
     out = tmp_path / "linear.json"
     arguments = ["--end-to-end", "--epochs", "2", "--learning-rates", "0.1", "--blocks", "1", "--workers", "0"]
+    arguments += ["--group", "^(00[0-9])"]
     assert main(["linear", str(run), *arguments, "--json", str(out)]) == 0
     content = json.loads(out.read_text())
     assert content["settings"]["end_to_end"] is True
-    assert len(content["results"][0]["heads"]) == 2
+    assert len(content["results"]) == 1 and len(content["results"][0]["heads"]) == 2
+    assert content["data"]["groups"] == {"rule": "^(00[0-9])", "count": 5}
 
 
 def test_test_shards_are_needed(run, sample_run, tmp_path, capsys):

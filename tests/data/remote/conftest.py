@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from foundation.data import remote, storages
+from tests.data.remote.s3_server import S3Server
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -143,22 +143,18 @@ def serve() -> Iterator[Callable[[Path], Web]]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Address of a server that speaks S3."""
-    moto = pytest.importorskip("moto.server", reason="the S3 tests need moto: pip install 'moto[server]'")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+def s3_server() -> Iterator[S3Server]:
+    """A server that speaks S3."""
+    server = S3Server()
+    yield server
     server.stop()
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
     """``bucket(folder)``: a bucket with its files -> ``s3://bucket``, reached as a user would, by the environment."""
     for name, value in {
-        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL": s3_server.url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -166,11 +162,8 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], 
 
     def fill(folder: Path) -> str:
         s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem()
         name = f"shards-{os.getpid()}-{time.monotonic_ns()}"
-        system.mkdir(name)
-        for file in folder.iterdir():
-            system.put_file(str(file), f"{name}/{file.name}")
+        s3_server.buckets[name] = folder
         return f"s3://{name}"
 
     return fill

@@ -260,6 +260,15 @@ def test_missing_objects_and_buckets(make_shards: MakeShards, bucket: Any, cache
         open_shards("s3://no-such-bucket/train-*.tar", cache=cache)
 
 
+def test_a_wrong_secret_is_refused_at_once(
+    make_shards: MakeShards, bucket: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = bucket(make_shards(7))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+    with pytest.raises(UserError, match=r"index\.json: access is refused"):
+        open_shards(f"{place}/train-000000.tar", cache=cache)
+
+
 @pytest.mark.usefixtures("bucket")
 def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     for module, address in (("urllib3", "https://x.org/a.tar"), ("s3fs", "s3://b/a.tar"), ("fsspec", "s3://b/a.tar")):

@@ -1,0 +1,35 @@
+"""Waveforms that are in memory as the files that the decoder reads, so that one set of rules holds for both."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from foundation.errors import UserError
+from foundation.modalities.audio.decode import library
+
+
+def members(value: Any, rate: float | None = None) -> dict[str, bytes]:
+    """A waveform as the member of a sample; nothing of it is lost.
+
+    Args:
+        value: float array [T] or [T, channels], full scale is 1, or int16.
+        rate: samples per second.
+
+    Raises:
+        UserError: it is none of these, nobody says the rate, or soundfile is not installed.
+    """
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.ndim not in (1, 2) or 0 in array.shape or (array.dtype.kind != "f" and array.dtype != np.int16):
+        raise UserError(
+            f"an array {list(array.shape)} of {array.dtype} is no waveform: give float [samples] or [samples, "
+            "channels], full scale 1, or int16"
+        )
+    if rate is None or int(rate) != rate or rate < 1:
+        raise UserError(f"a waveform in memory needs its samples per second: rate=16000, for example (rate is {rate})")
+    data = io.BytesIO()
+    single = array if array.dtype == np.int16 else array.astype(np.float32)
+    library().write(data, single, int(rate), format="WAV", subtype="PCM_16" if array.dtype == np.int16 else "FLOAT")
+    return {"wav": data.getvalue()}

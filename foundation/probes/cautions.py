@@ -1,0 +1,91 @@
+"""What a person should know before believing the figures of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from foundation.probes.features import FeatureSet, Tokens, has_class_token
+
+if TYPE_CHECKING:
+    from foundation.zoo.load import LoadedEncoder
+
+_NAMED = 10
+"""Most classes that one line names."""
+
+
+def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
+    """What is wrong with a training and a test split of one numbering of classes; the same object twice: leave one out.
+
+    Returns:
+        Sentences; none where nothing is wrong.
+    """
+    told = []
+    if len(train.classes) < 2:
+        told.append(
+            f"all {len(train):,} training samples have the label {train.classes[0]!r}: with one class every accuracy "
+            "is 100 % and says nothing"
+        )
+    if len(train) < len(train.classes):
+        told.append(f"the training split has {len(train):,} samples for {len(train.classes):,} classes")
+    if train is test:
+        return told
+    learnt, asked = (set(part.labels.tolist()) for part in (train, test))
+    if absent := sorted(learnt - asked):
+        told.append(f"{_classes(absent, train)} no test sample: no figure speaks of {_them(absent)}")
+    if unknown := sorted(asked - learnt):
+        told.append(f"{_classes(unknown, train)} no training sample: test samples of {_them(unknown)} count as wrong")
+    told.extend(_overlap(train, test))
+    return told
+
+
+def _classes(labels: Sequence[int], features: FeatureSet) -> str:
+    names = ", ".join(features.classes[label] for label in labels[:_NAMED])
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return f"class {names} has" if len(labels) == 1 else f"classes {names}{more} have"
+
+
+def _them(labels: Sequence[int]) -> str:
+    return "it" if len(labels) == 1 else "them"
+
+
+def _overlap(train: FeatureSet, test: FeatureSet) -> list[str]:
+    """Test samples of which the encoder saw the very same content among the training samples."""
+    if not len(train.prints) or not len(test.prints):
+        return []
+    rows = torch.isin(test.prints, train.prints).nonzero().flatten().tolist()
+    if not rows:
+        return []
+    first = test.keys[rows[0]]
+    known = train.keys[int((train.prints == test.prints[rows[0]]).nonzero()[0])]
+    other = "" if known == first else f", as {known!r}"
+    verb = "is" if len(rows) == 1 else "are"
+    return [
+        f"{len(rows):,} of the {len(test):,} test samples {verb} in the training split too, number by number (first: "
+        f"{first!r}{other}): the accuracy is too high"
+    ]
+
+
+def of_tokens(loaded: LoadedEncoder, tokens: Tokens | None) -> list[str]:
+    """Whether a class token is scored that no loss of the run ever asked for, as in masked autoencoders.
+
+    Args:
+        loaded: the model.
+        tokens: that are scored; None for a probe that has no choice (class tokens, with and without patch tokens).
+    """
+    from foundation.schedules import Clock
+
+    recipe = loaded.recipe
+    if recipe is None or recipe.initial is not None or tokens == "patches" or not has_class_token(loaded.encoder):
+        return []
+    width = int(loaded.encoder.width)  # type: ignore[arg-type]
+    built = [config.build(clock=Clock(1, 1.0), heads=recipe.heads, width=width) for config in recipe.objectives]
+    if any(request.token == "cls" for objective in built for request in objective.requests):
+        return []
+    instead = "foundation knn and svm have" if tokens is None else "give"
+    return [
+        "no loss of this recipe trains the class token, which is scored here: "
+        f"{instead} --tokens patches (mean of the patch tokens)"
+    ]

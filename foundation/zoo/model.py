@@ -1,0 +1,111 @@
+"""A pretrained encoder as a module of PyTorch: what :func:`foundation.load` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from foundation.errors import UserError
+from foundation.types import Features
+from foundation.zoo.load import LoadedEncoder, load_encoder
+from foundation.zoo.preprocess import Item, Preprocess
+
+Tokens: TypeAlias = Literal["cls", "patches", "both"]
+"""What stands for a sample: its class token, the mean of its patch tokens, or both side by side."""
+
+
+class Model(nn.Module):
+    """An encoder that takes files, arrays or batches, and gives one vector for each sample.
+
+    In evaluation mode, its parameters without gradients. To train it further: ``model.requires_grad_().train()``.
+
+    Attributes:
+        encoder: the network; ``encoder([batch])[0]`` has class token, registers and patch tokens.
+        preprocess: from samples to the batch that ``encoder`` takes.
+        modality: of the samples, such as ``image``.
+        width: numbers of a vector.
+        description: what was loaded, one line.
+    """
+
+    def __init__(self, loaded: LoadedEncoder, tokens: Tokens = "cls") -> None:
+        super().__init__()
+        if tokens not in get_args(Tokens):
+            raise UserError(f"tokens is {tokens!r}; choose cls, patches or both")
+        self.encoder: Any = loaded.encoder
+        self.preprocess = Preprocess(loaded.modality, loaded.evaluation)
+        self.modality, self.tokens, self.description = self.preprocess.modality, tokens, loaded.description
+        self.width = int(self.encoder.width) * (2 if tokens == "both" else 1)
+
+    def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
+        """Features [batch, width] float32, on the model's device.
+
+        Args:
+            x: one sample or a list of samples (a list may have any length, a single one counts as one), each
+
+                - a path of a file, of any format that ``foundation data build`` reads for this modality;
+                - in memory, for images: a PIL image, or uint8 [height, width, 3], RGB, 0 to 255;
+                - for sound: float [samples] or [samples, channels], full scale 1, with ``rate`` in Hz;
+                - for point clouds: float [points, 3 or more], x, y, z first, in the unit of the training data;
+                - for video: uint8 [frames, height, width, 3], RGB, with ``rate`` in frames per second;
+                - for inertial sensors: float [readings, channels], in the channels and units of the training data, with
+                  ``rate`` in Hz;
+
+                or a tensor: a batch that is ready, as ``preprocess`` makes it (for images float [batch, 3, height,
+                width], normalised).
+            rate: see above; where it is not given, the one that the recipe of the training says.
+            batch_size: samples of a list that are encoded together.
+
+        Raises:
+            UserError: something is no file, or of another kind than the model takes.
+            SampleError: a file that cannot be used; names it.
+        """
+        if isinstance(x, Tensor):
+            return self._of_batch(x)
+        items = list(x) if isinstance(x, list | tuple) else [x]
+        device = next(self.encoder.parameters()).device
+        starts = range(0, max(1, len(items)), max(1, batch_size))
+        views = (self.preprocess(items[start : start + max(1, batch_size)], rate=rate) for start in starts)
+        return torch.cat([self._vectors(batch.to(device)) for batch in views])
+
+    def _of_batch(self, batch: Tensor) -> Tensor:
+        if not batch.is_floating_point():
+            raise UserError(
+                f"a tensor of {batch.dtype} is no batch that is ready for the encoder: give a NumPy array for one "
+                "sample, or what model.preprocess makes"
+            )
+        try:
+            return self._vectors(batch)
+        except (UserError, RuntimeError, ValueError, IndexError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"a batch {list(batch.shape)} does not fit this model of {self.modality} ({reason}): model.preprocess "
+                "makes one from files or arrays"
+            ) from error
+
+    def _vectors(self, batch: Tensor) -> Tensor:
+        features = self.encoder([batch])[0]
+        parts = {"cls": [features.cls], "patches": [mean_patch(features)]}
+        chosen = parts["cls"] + parts["patches"] if self.tokens == "both" else parts[self.tokens]
+        return torch.cat([part.float() for part in chosen], dim=1)
+
+
+def mean_patch(features: Features) -> Tensor:
+    """Mean [R, D] of the patch tokens that are no padding; the class token where there are none."""
+    if features.patches.shape[1] == 0:
+        return features.cls
+    patches = features.patches.float()
+    if features.valid is None:
+        return patches.mean(dim=1)
+    weight = features.valid[..., None].float()
+    return (patches * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def load(
+    source: str | Path, *, branch: str = "teacher", device: torch.device | str = "cpu", tokens: Tokens = "cls"
+) -> Model:
+    """Load a pretrained encoder; see :func:`foundation.load`."""
+    return Model(load_encoder(source, device, branch), tokens)

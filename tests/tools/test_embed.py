@@ -1,0 +1,78 @@
+"""``foundation embed``: files and shards to features on disk, and nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import foundation
+from foundation.cli import main
+from foundation.zoo.export import write_export
+
+
+@pytest.fixture
+def model(tiny_recipe, tmp_path):
+    recipe = tiny_recipe()
+    torch.manual_seed(0)
+    return str(write_export(tmp_path / "model.safetensors", recipe.encoder.build().state_dict(), recipe, "teacher", 0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures, one of them damaged, and what else lies in folders."""
+    for number, name in enumerate(("cats/a.png", "cats/b.jpg", "dogs/a.png", "dogs/broken.png")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:400])
+    (tmp_path / "photos" / "notes.txt").write_text("hello")
+    (tmp_path / "photos" / ".DS_Store").write_text("")
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_files(model, folder, tmp_path, capsys):
+    out = tmp_path / "new" / "features.npz"
+    assert main(["embed", model, str(folder), str(out), "--device", "cpu", "--batch-size", "2"]) == 0
+    said = capsys.readouterr()
+    assert "3 vectors of 32 numbers" in said.out
+    assert (
+        "left out: 1 hidden, 1 .txt, 1 truncated" in said.err and "broken.png" in said.err and "notes.txt" in said.err
+    )
+    with np.load(out) as found:
+        keys, features, about = found["keys"].tolist(), found["features"], json.loads(str(found["about"]))
+        assert found["labels"].tolist() == [-1, -1, -1] and "names" not in found.files
+    assert keys == [str(folder / name) for name in ("cats/a.png", "cats/b.jpg", "dogs/a.png")]
+    np.testing.assert_allclose(features, foundation.load(model)(keys).numpy(), rtol=1e-5, atol=1e-5)
+    assert about["left_out"] == {"hidden": 1, ".txt": 1, "truncated": 1} and about["tokens"] == "cls"
+    before = out.read_bytes()
+    assert main(["embed", model, str(folder), str(out)]) == 2
+    assert "features.npz exists: choose another name, or add --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main(["embed", model, str(folder / "cats" / "a.png"), str(out), "--overwrite", "--tokens", "both"]) == 0
+    assert np.load(out)["features"].shape == (1, 64)
+
+
+def test_shards_keep_their_keys_and_labels(model, tiny_shards, tmp_path):
+    out = tmp_path / "features.npz"
+    assert main(["embed", model, tiny_shards, str(out), "--device", "cpu"]) == 0
+    with np.load(out) as found:
+        assert found["keys"].tolist() == [f"s{i:03d}" for i in range(40)]
+        assert found["labels"].tolist() == [i % 4 for i in range(40)]
+        assert found["features"].shape == (40, 32) and np.isfinite(found["features"]).all()
+
+
+def test_mistakes_are_said_before_anything_is_read(model, folder, tiny_shards, tmp_path, capsys):
+    def refused(*words):
+        assert main(["embed", model, *map(str, words)]) == 2
+        return capsys.readouterr().err
+
+    assert "must end with .npz" in refused(folder, folder / "cats")
+    assert "did you mean" in refused(tmp_path / "photo", tmp_path / "x.npz")
+    assert "files and shards in one command" in refused(folder, tiny_shards, tmp_path / "x.npz")
+    assert "no files that this model reads (1 .txt)" in refused(folder / "notes.txt", tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()

@@ -1,0 +1,242 @@
+"""``foundation embed``: the features of files or shards, as arrays for use elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foundation.data.tally import Tally
+    from foundation.probes.features import FeatureSet
+    from foundation.zoo.load import LoadedEncoder
+    from foundation.zoo.preprocess import Preprocess
+
+DESCRIPTION = """\
+Write one feature vector for each file, or for each sample of shards, to a NumPy archive:
+  features  float32 [n, width]
+  keys      [n] paths of the files, or keys of the samples
+  labels    int64 [n] class numbers, -1 where a sample has none
+  names     [n] labels that are names; only where there are some
+  about     JSON: model, preprocessing, what was left out
+Read it with numpy.load("features.npz")["features"]."""
+EXAMPLES = """\
+examples:
+  foundation embed runs/mine photos features.npz                  all pictures of a folder
+  foundation embed runs/mine a.jpg b.jpg features.npz             some files
+  foundation embed runs/mine "data/test-*.tar" features.npz       shards
+  foundation embed timm:resnet18 photos features.npz              a published encoder"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.plugins import add_option
+    from foundation.probes import command
+    from foundation.ranges import Rate, Side, Workers, argument
+
+    add_option(parser)
+    parser.add_argument("model", metavar="MODEL", help=command.MODEL_HELP)
+    parser.add_argument("sources", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, NAME.npz")
+    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    command.add_tokens(parser)
+    parser.add_argument("--size", type=argument(Side), metavar="PIXELS", help="side of the view; default: the model's")
+    parser.add_argument(
+        "--rate", type=argument(Rate), help="samples, readings or frames per second of files that do not say it"
+    )
+    parser.add_argument("--batch-size", type=argument(Side), default=64, help="samples per pass (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=argument(Workers), default=0, help="processes that read shards (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    import torch
+
+    from foundation.data.tally import Tally
+    from foundation.errors import UserError
+    from foundation.probes.road import evaluation_config, features_of_shards
+    from foundation.voice import to_stdout
+    from foundation.zoo.load import load_encoder
+    from foundation.zoo.preprocess import Preprocess
+
+    out: Path = arguments.out
+    if out.suffix != ".npz":
+        raise UserError(f"{out}: the last word names the file to write, and it must end with .npz")
+    if out.exists() and not arguments.overwrite:
+        raise UserError(f"{out} exists: choose another name, or add --overwrite")
+    wanted = arguments.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    loaded = load_encoder(arguments.model, device, arguments.branch)
+    evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
+    loaded = dataclasses.replace(loaded, evaluation=evaluation)
+    preprocess, left_out = Preprocess(loaded.modality, evaluation), Tally()
+    files = find_files(arguments.sources, preprocess, left_out)
+    if files is not None:
+        found = of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size)
+    else:
+        found = features_of_shards(
+            loaded.encoder,
+            arguments.sources,
+            modality=loaded.modality,
+            evaluation=evaluation,
+            device=device,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            what="embed",
+        )
+    write(out, found, loaded, arguments, left_out)
+    width = sum(part.shape[1] for part in found.tokens(arguments.tokens))
+    count = "1 vector" if len(found) == 1 else f"{len(found):,} vectors"
+    to_stdout(f"wrote {out}: {count} of {width:,} numbers each, by {loaded.description}")
+    report(found, left_out)
+    return 0
+
+
+def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) -> list[Path] | None:
+    """The files that some words of a user mean; None where they mean shards.
+
+    Raises:
+        UserError: files and shards together, nothing there, or nothing that the model reads.
+    """
+    from foundation.data.remote import is_remote
+    from foundation.data.walk import walk
+    from foundation.errors import UserError
+    from foundation.paths import near_path
+
+    files: list[Path] = []
+    shards = 0
+    for source in sources:
+        path = Path(source).expanduser()
+        if is_remote(source) or path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+            shards += 1
+        elif path.is_dir():
+            files += [path / found.name for found in walk(path, left_out)]
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{source} does not exist{near_path(path)}")
+    for file in files:
+        if preprocess.extension_of(file) is None:
+            left_out.add(file.suffix or "no extension", str(file))
+    files = [file for file in files if preprocess.extension_of(file) is not None]
+    if shards and files:
+        raise UserError("files and shards in one command: embed them one after the other")
+    if not shards and not files:
+        kinds = ", ".join(f"{number} {reason}" for reason, number in left_out.counts.items()) or "empty"
+        raise UserError(
+            f"{' '.join(sources)}: no files that this model reads ({kinds}); it takes {preprocess.modality} files: "
+            f"{', '.join(preprocess.extensions)}"
+        )
+    return None if shards else files
+
+
+def of_files(
+    loaded: LoadedEncoder, files: Sequence[Path], preprocess: Preprocess, rate: float | None, batch_size: int
+) -> FeatureSet:
+    """Features of files in their order; those that cannot be used are counted.
+
+    Raises:
+        UserError: none can be used.
+    """
+    from foundation.probes.features import extract
+
+    device = next(loaded.encoder.parameters()).device
+    batches = _batches(files, preprocess, rate, batch_size)
+    return extract(loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="embed")
+
+
+def _batches(files: Sequence[Path], preprocess: Preprocess, rate: float | None, size: int) -> Iterator[Any]:
+    import numpy as np
+
+    from foundation.counter import Draws
+    from foundation.data.pipeline import EvalPipeline, Plan
+    from foundation.errors import SampleError
+
+    def read(number: int) -> Any:
+        try:
+            return preprocess.raw(files[number], rate, number) | {"__key__": str(files[number])}
+        except SampleError as error:
+            return error
+
+    pipeline = EvalPipeline(preprocess.decode, preprocess.views)  # type: ignore[arg-type]
+    for start in range(0, len(files), size):
+        numbers = range(start, min(start + size, len(files)))
+        draws = Draws(0, np.zeros(len(numbers), np.int64), np.array(numbers, np.int64))
+        plan = Plan(start, 0, len(numbers), len(numbers), 0)
+        yield pipeline([read(number) for number in numbers], draws, plan, _no_other)
+
+
+def _no_other(row: int, attempt: int) -> Any:
+    raise AssertionError("no other sample takes the place of a bad one here")
+
+
+def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argparse.Namespace, left_out: Tally) -> None:
+    """Write the archive, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    import json
+
+    import numpy as np
+    import torch
+
+    from foundation import __version__
+    from foundation.errors import UserError
+    from foundation.files import sync_file, temporary_name
+    from foundation.probes.features import plain
+
+    about = {
+        "model": loaded.description,
+        "model_sha256": loaded.sha256,
+        "modality": loaded.modality,
+        "tokens": arguments.tokens,
+        "evaluation": plain(loaded.evaluation),
+        "left_out": {**left_out.counts, **found.skipped},
+        "foundation_version": __version__,
+    }
+    arrays = {
+        "features": torch.cat(found.tokens(arguments.tokens), dim=1).numpy(),
+        "keys": np.array(found.keys),
+        "labels": found.labels.numpy(),
+        "about": np.array(json.dumps(about, ensure_ascii=False)),
+    }
+    if found.names:
+        texts = ["" if name is None else name if isinstance(name, str) else json.dumps(name) for name in found.names]
+        arrays["names"] = np.array(texts)
+    temporary = temporary_name(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        sync_file(temporary)
+        temporary.replace(out)
+    except PermissionError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def report(found: FeatureSet, left_out: Tally) -> None:
+    """Say on standard error what was left out, and why."""
+    from foundation.voice import to_stderr
+
+    reasons = {**left_out.counts, **found.skipped}
+    if not reasons:
+        return
+    to_stderr("left out: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons.items()))
+    for line in (*found.messages[:3], *(names[0] for names in left_out.first.values())):
+        to_stderr(f"  {line}")
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
