@@ -58,7 +58,7 @@ def test_features_of_clouds_stay_when_they_are_turned():
         [[[1], [2], [4.0]]]
     )
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
-    stored = {"quantiles of the axes", "occupancy grid"}
+    stored = {"quantiles of the axes", "occupancy grid", "shapes and directions of neighbourhoods"}
     for name, function in simple_features("points", None).items():
         before, after = function(clouds), function(turn @ clouds)
         if name in stored:

@@ -25,6 +25,7 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
         "occupancy grid": occupancy,
         "occupancy grid, principal axes": aligned_occupancy,
         "shapes of neighbourhoods": neighbourhoods,
+        "shapes and directions of neighbourhoods": leaning_neighbourhoods,
     }
 
 
@@ -82,6 +83,16 @@ def neighbourhoods(view: Tensor) -> Tensor:
     Quantiles over the points of the three shares of the local eigenvalues' square roots, and of the distance to the
     twelfth neighbour over the cloud's radius.
     """
+    return _quantiles(_neighbourhoods(view)[:, :4])
+
+
+def leaning_neighbourhoods(view: Tensor) -> Tensor:
+    """The same, and how far the main direction and the normal of each neighbourhood lean from x, y and z, [B, 160]."""
+    return _quantiles(_neighbourhoods(view))
+
+
+def _neighbourhoods(view: Tensor) -> Tensor:
+    """Of each point [B, 10, P]: three shares, a distance, and the unsigned main direction and normal."""
     import torch
 
     xyz = _centred(view).transpose(1, 2)
@@ -90,12 +101,13 @@ def neighbourhoods(view: Tensor) -> Tensor:
         distances, near = torch.cdist(cloud, cloud).topk(min(_NEAREST + 1, len(cloud)), largest=False)
         group = cloud[near]
         group = group - group.mean(dim=1, keepdim=True)
-        spread = torch.linalg.eigvalsh(group.transpose(1, 2) @ group / group.shape[1]).clamp(min=0).sqrt()  # ascending
-        low, middle, high = spread.unbind(1)
+        spread, axes = torch.linalg.eigh(group.transpose(1, 2) @ group / group.shape[1])  # ascending
+        low, middle, high = spread.clamp(min=0).sqrt().unbind(1)
         high = high.clamp(min=1e-9)
         radius = cloud.norm(dim=1).amax().clamp(min=1e-9)
-        rows.append(torch.stack([(high - middle) / high, (middle - low) / high, low / high, distances[:, -1] / radius]))
-    return _quantiles(torch.stack(rows))
+        shares = torch.stack([(high - middle) / high, (middle - low) / high, low / high, distances[:, -1] / radius])
+        rows.append(torch.cat([shares, axes[:, :, 2].T.abs(), axes[:, :, 0].T.abs()]))
+    return torch.stack(rows)
 
 
 def _principal(xyz: Tensor) -> Tensor:
