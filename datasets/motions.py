@@ -1,9 +1,11 @@
-"""Motions of a body-worn sensor: eight activities of many wearers, each of whom carries it in another way.
+"""Strokes of a hand-held sensor that is knocked now and then: six kinds, told apart by their course in time.
 
-The trajectories are those of the ``synthetic`` pairs (foundation/modalities/paired/scene.py) without pictures: walking,
-stairs, turning, shaking and so on, with steps, tempo and direction of their own in every recording. A wearer holds the
-sensor at an attitude of their own, which turns all axes together, and so does every recording a little. Wearers of the
-test split occur nowhere else. Raw readings say above all how the sensor is carried.
+A recording holds strokes of one kind, one after the other with pauses between. Each is a short swing: it is struck and
+dies away, is one jolt, comes twice, hums on, rolls on without a pause, or goes round in a circle. How it is held (any
+attitude), how strongly (1 to 16) and how fast it is moved, when a stroke begins and how long the pauses are differ
+from recording to recording, whatever the kind. Gravity, a slow sway and noise lie over it all, and knocks: about two in
+a second, often stronger than the strokes, in any direction. They flood spectra and statistics of the whole recording.
+Two stretches of one recording share the strokes and not the knocks, which an encoder can learn from its views.
 """
 
 from __future__ import annotations
@@ -13,43 +15,43 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foundation.data import generated
 from foundation.data.generated import Numbers
-from foundation.errors import UserError
 from foundation.modalities.imu import write
+from foundation.modalities.imu.units import GRAVITY
 from foundation.modalities.imu.windows import turn
-from foundation.modalities.paired.scene import ACTIVITIES, LONGEST, Sensor, trajectory
-from foundation.ranges import Degrees, argument
 
 CARD = {
-    "title": "Motions of a body-worn sensor",
+    "title": "Motions: strokes of a hand-held sensor",
     "licence": "CC0-1.0",
     "source": "made by this program",
     "citation": "none",
     "modality": "imu",
     "splits": ["train", "test"],
-    "layout": "npy float32 [200, 6] (4 s at 50 Hz, m/s^2 and rad/s), cls (activity), json (imu_rate, units, wearer)",
-    "size": "8 activities; 2,400 + 640 recordings by 60 + 20 wearers, 20 MB",
+    "layout": "npy float32 [400, 6] (8 s at 50 Hz, m/s^2 and rad/s), cls (kind of stroke), json (imu_rate, units)",
+    "size": "6 kinds of stroke; 1,440 + 480 recordings, 19 MB",
 }
-RATE, SECONDS = 50.0, 4.0
-WEARERS = {"train": 60, "test": 20}
+RATE, SECONDS = 50.0, 8.0
+KINDS = ("strike", "jolt", "double", "hum", "roll", "circle")
+FORCE, SPIN = 3.0, 0.8
+"""Usual size of a stroke, m/s^2 and rad/s."""
+KNOCK, KNOCKS = 3.0, 2.0
+"""Size of a usual knock over that of a stroke, and knocks in a second, on average."""
+_BUMP = np.array([0.5, 1.0, -0.7, 0.3])
+"""A knock, at 50 Hz."""
+_NOISE = np.repeat([0.25, 0.06], 3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the user can choose."""
-    generated.add_arguments(parser, train=2400, test=640)
-    parser.add_argument(
-        "--sway",
-        type=argument(Degrees),
-        default=15.0,
-        help="degrees by which a recording is turned further (default: %(default)s)",
-    )
+    generated.add_arguments(parser, train=1440, test=480)
 
 
 def classes(arguments: argparse.Namespace) -> list[str]:
-    """Names of the activities."""
-    return list(ACTIVITIES)
+    """Names of the kinds of stroke."""
+    return list(KINDS)
 
 
 def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
@@ -58,19 +60,86 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
     Raises:
         UserError: an impossible option.
     """
-    if not 0 <= arguments.sway <= 180:
-        raise UserError(f"--sway {arguments.sway}: must lie in 0 to 180 degrees")
-    assert SECONDS <= LONGEST
-    times = (np.arange(round(SECONDS * RATE)) + 0.5) / RATE
 
     def make(label: int, number: int, numbers: Numbers, split: str) -> Mapping[str, bytes]:
-        wearer = numbers.whole(WEARERS[split])
-        carried = turn("any", 0, 180.0, Numbers(arguments.seed, wearer, f"motions.{split}.wearer").many(3))
-        swayed = turn("any", 0, arguments.sway, numbers.many(3)) @ carried
-        path = trajectory(ACTIVITIES[label], SECONDS, arguments.seed, number, f"motions.{split}")
-        readings = Sensor(RATE, arguments.seed, number, f"motions.{split}").record(path, times)
-        turned = (readings.reshape(-1, 2, 3) @ swayed.T).reshape(-1, 6)
-        facts = {**write.facts(RATE), "wearer": wearer, "activity": ACTIVITIES[label]}
-        return {"npy": write.array(turned), "json": json.dumps(facts).encode()}
+        readings = recording(KINDS[label], numbers)
+        return {"npy": write.array(readings), "json": json.dumps(write.facts(RATE)).encode()}
 
-    return generated.samples("motions", arguments, ACTIVITIES, make)
+    return generated.samples("motions", arguments, KINDS, make)
+
+
+def course(kind: str, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How a stroke goes on.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        share: of the stroke that is over, [n] in [0, 1].
+
+    Returns:
+        loudness [n] in [0, 2], and cycles that are over [n] as a share of all, 0 to 1.
+    """
+    edge = np.clip(np.minimum(share, 1 - share) / 0.12, 0, 1)
+    if kind == "strike":
+        return 1.8 * np.clip(share / 0.06, 0, 1) * np.exp(-3.5 * share), share
+    if kind == "jolt":
+        return 2.0 * np.clip(1 - np.abs(share - 0.5) / 0.15, 0, 1), share
+    if kind == "double":
+        return np.clip(1.3 * np.sin(2 * np.pi * share) ** 2, 0, 1), share
+    if kind == "roll":
+        return np.full_like(share, 0.6), share
+    return edge, share
+
+
+def recording(kind: str, random: Numbers) -> NDArray[np.float64]:
+    """Strokes of one kind, [400, 6]: what an accelerometer (m/s^2, with gravity) and a gyroscope (rad/s) read."""
+    times = np.arange(round(SECONDS * RATE)) / RATE
+    tempo, strength = random.ratio(0.6, 1.65), random.ratio(0.25, 4.0)
+    cycles_per_second = 3.6 * tempo
+    held = turn("any", 0, 180.0, random.many(3))
+    force, spin = np.zeros((2, len(times), 3))
+    begin = -random.between(0, 1) / tempo
+    while begin < times[-1]:
+        length = random.ratio(0.8, 1.25) / tempo
+        during = (times > begin) & (times < begin + length)
+        loud, cycles = course(kind, (times[during] - begin) / length)
+        phase = 2 * np.pi * (cycles_per_second * length * cycles + random.between(0, 1))
+        loud = loud * strength * random.ratio(0.5, 2.0)
+        tilted = turn("any", 0, 25.0, random.many(3)).T
+        moved, turned = _swing(kind, loud * np.sin(phase), loud * np.cos(phase))
+        force[during] += FORCE * moved @ tilted
+        spin[during] += SPIN * turned @ tilted
+        begin += length + (0 if kind == "roll" else random.between(0.1, 1.0) / tempo)
+    readings = np.concatenate([(force + _gravity(times, random)) @ held.T, spin @ held.T], axis=1)
+    readings += strength * _NOISE * random.normal(readings.size).reshape(readings.shape)
+    _knock(readings, strength, random)
+    return np.asarray(readings)
+
+
+def _knock(readings: NDArray[np.float64], strength: float, random: Numbers) -> None:
+    """Adds knocks of 0.08 s to readings [T, 6]: 1 to twice the usual number, of any size and direction."""
+    count = 1 + random.whole(round(2 * KNOCKS * len(readings) / RATE))
+    begins = (random.many(count) * (len(readings) - len(_BUMP))).astype(int)
+    sizes = KNOCK * strength * np.exp(1.2 * (2 * random.many(count) - 1))
+    ways = random.normal(6 * count).reshape(count, 6) * np.repeat([FORCE, SPIN], 3)
+    for begin, size, way in zip(begins, sizes, ways, strict=True):
+        readings[begin : begin + len(_BUMP)] += size * _BUMP[:, None] * way
+
+
+def _swing(
+    kind: str, there: NDArray[np.float64], across: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Acceleration and angular velocity [n, 3] of a swing along the first axis, which turns about the third."""
+    rest = np.zeros_like(there)
+    turned = np.stack([rest, rest, across], 1)
+    if kind == "circle":  # as strong as a swing, but round
+        return np.sqrt(0.5) * np.stack([there, across, rest], 1), turned
+    return np.stack([there, rest, rest], 1), turned
+
+
+def _gravity(times: NDArray[np.float64], random: Numbers) -> NDArray[np.float64]:
+    """[T, 3] m/s^2 from a random direction that sways slowly."""
+    down = np.tile(turn("any", 0, 180.0, random.many(3))[2], (len(times), 1))
+    for axis in range(3):
+        size, hertz = random.between(0.02, 0.15), random.between(0.1, 0.5)
+        down[:, axis] += size * np.sin(2 * np.pi * (hertz * times + random.between(0, 1)))
+    return np.asarray(GRAVITY * down / np.linalg.norm(down, axis=1, keepdims=True))

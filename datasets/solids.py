@@ -1,7 +1,10 @@
-"""Things built of boxes, tubes, balls and rings, as scanned point clouds: drawn by this file, so no download.
+"""Heaps of things built of boxes, tubes, balls and rings, as scanned point clouds: drawn by this file, so no download.
 
-Twelve kinds of things with random proportions, turned any way, stretched, seen from one side (the far side has fewer
-points or none), with noise and stray points. Coordinates say little about the kind of a thing then, its parts say all.
+What lies there? A scan shows five things of one kind out of twelve, each with proportions of its own, turned about the
+vertical and leaning up to 40 degrees to each side. The heap has any proportions, is stretched along its axes, turned
+about the vertical, and seen from one side (the far side has fewer points or none), with noise and stray points. How the
+heap lies and how far it reaches say nothing about the kind: the shapes of the single things do, wherever they are. Two
+crops of a scan share the kind and little else, which an encoder can learn. ``--things 1`` draws single things.
 """
 
 from __future__ import annotations
@@ -20,18 +23,26 @@ from foundation.errors import UserError
 from foundation.ranges import CountOrNone, Seed, Side, argument
 
 CARD = {
-    "title": "Solids: things of simple parts, scanned",
+    "title": "Solids: heaps of things of simple parts, scanned",
     "licence": "CC0-1.0",
     "source": "drawn by this file",
     "citation": "none",
     "modality": "points",
     "splits": ["train", "test"],
     "layout": "npy float32 [points, 3], cls",
-    "size": "1,440 + 480 clouds of 768 points, 18 MB",
+    "size": "1,440 + 480 clouds of 1,024 points, 28 MB",
 }
 
 Points = NDArray[np.float64]
+Numbers = Callable[[str, int], NDArray[np.float64]]
+"""Uniform numbers of one scan, by what they are for: (name, count) -> [count]."""
 _SHAPE_DRAWS = 40
+_STRETCH = 0.4
+"""Along each axis of the heap, the logarithm of the largest factor."""
+_NOISE = 0.02
+"""Standard deviation of a scan's noise, where a thing reaches about 1 from its middle."""
+_TILT = 40.0
+"""Largest angle, degrees, by which a thing leans about each horizontal axis."""
 _AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
 
@@ -207,7 +218,13 @@ _THINGS: dict[str, Callable[[_Random], list[_Part]]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--points", type=argument(Side), default=768, help="points of a cloud (default: %(default)s)")
+    parser.add_argument("--points", type=argument(Side), default=1024, help="points of a cloud (default: %(default)s)")
+    parser.add_argument(
+        "--things",
+        type=argument(Side),
+        default=5,
+        help="things in a scan (default: %(default)s)",
+    )
     parser.add_argument(
         "--train", type=argument(CountOrNone), default=1440, help="clouds to train on (default: %(default)s)"
     )
@@ -231,9 +248,12 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, _Split]:
     for name, least in (("points", 64), ("train", 1), ("test", 1)):
         if getattr(arguments, name) < least:
             raise UserError(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
+    if arguments.things > arguments.points // 16:
+        most = arguments.points // 16
+        raise UserError(f"--things {arguments.things} with --points {arguments.points}: at most {most}, 16 points each")
     # Numbers of the two splits never meet, whatever their sizes.
     return {
-        split: _Split(arguments.seed, split, first, getattr(arguments, split), arguments.points)
+        split: _Split(arguments.seed, split, first, getattr(arguments, split), arguments.points, arguments.things)
         for split, first in (("train", 0), ("test", 1 << 40))
     }
 
@@ -245,6 +265,7 @@ class _Split:
     first: int
     count: int
     points: int
+    things: int
 
     def __len__(self) -> int:
         return self.count
@@ -254,7 +275,7 @@ class _Split:
         for place in range(self.count):
             label = place % len(names)
             stream = io.BytesIO()
-            np.save(stream, scan(names[label], self.points, self.seed, self.first + place))
+            np.save(stream, scan(names[label], self.points, self.seed, self.first + place, self.things))
             yield {
                 "__key__": f"{self.split}-{names[label]}-{place:05d}",
                 "npy": stream.getvalue(),
@@ -262,14 +283,45 @@ class _Split:
             }
 
 
-def scan(kind: str, count: int, seed: int, identity: int) -> NDArray[np.float32]:
+def _thing(kind: str, count: int, numbers: Numbers, number: int) -> Points:
+    """Points [count, 3] on one thing, turned about the vertical and leaning, 0.9 to 1.1 from its middle to its end."""
+    from foundation.modalities.rotations import rotation
+
+    how = numbers(f"thing{number}", 8)
+    parts = _THINGS[kind](_Random(numbers(f"shape{number}", _SHAPE_DRAWS)))
+    u = numbers(f"surface{number}", 5 * count).reshape(count, 5)
+    areas = np.cumsum([part.area for part in parts])
+    which = np.searchsorted(areas / areas[-1], u[:, 0], side="right").clip(max=len(parts) - 1)
+    cloud = np.empty((count, 3))
+    for place, part in enumerate(parts):
+        cloud[which == place] = part.place(u[which == place, 1:])
+    cloud -= cloud.mean(0)
+    cloud *= (0.9 + 0.2 * how[3]) / np.sqrt((cloud**2).sum(1).max())
+    leaning = rotation("axis", 0, _TILT, how[4:]) @ rotation("axis", 1, _TILT, how[5:])
+    return np.asarray(cloud @ (leaning @ rotation("axis", 2, 180.0, how[:3])).T)
+
+
+def _spots(things: int, numbers: Numbers) -> Points:
+    """Where the things lie [things, 3]: in a box of any proportions, each far from the ones before it (16 tries)."""
+    sides = np.exp(0.9 * (2 * numbers("box", 3) - 1))
+    sides *= 1.3 * (things / sides.prod()) ** (1 / 3)
+    tries = (numbers("spots", 3 * 16 * things).reshape(things, 16, 3) - 0.5) * sides
+    spots = tries[0, :1]
+    for own in tries[1:]:
+        near = np.linalg.norm(own[:, None] - spots, axis=2).min(1)
+        spots = np.concatenate([spots, own[near.argmax()][None]])
+    return spots
+
+
+def scan(kind: str, count: int, seed: int, identity: int, things: int) -> NDArray[np.float32]:
     """One cloud [count, 3], mean at the origin, largest radius 1.
 
     Args:
-        kind: of the thing.
+        kind: of the things.
         count: points.
         seed: of the set.
         identity: number of the cloud; no two have the same.
+        things: that lie in it.
     """
     from foundation.counter import normal
     from foundation.modalities.rotations import rotation
@@ -277,22 +329,20 @@ def scan(kind: str, count: int, seed: int, identity: int) -> NDArray[np.float32]
     def numbers(what: str, number: int) -> NDArray[np.float64]:
         return counter.uniform(seed, 0, identity, f"solids.{what}", number)[0]
 
-    parts = _THINGS[kind](_Random(numbers("shape", _SHAPE_DRAWS)))
     plenty = 3 * count
-    u = numbers("surface", 5 * plenty).reshape(plenty, 5)
-    areas = np.cumsum([part.area for part in parts])
-    which = np.searchsorted(areas / areas[-1], u[:, 0], side="right").clip(max=len(parts) - 1)
-    cloud = np.empty((plenty, 3))
-    for number, part in enumerate(parts):
-        cloud[which == number] = part.place(u[which == number, 1:])
-    how = numbers("pose", 12)
-    cloud = (cloud - cloud.mean(0)) * (0.8 + 0.45 * how[:3])
-    cloud = cloud @ rotation("any", 2, 180.0, how[3:6]).T
-    cloud /= np.sqrt((cloud**2).sum(1).max())
+    how = numbers("pose", 16)
+    shares = [len(part) for part in np.array_split(np.arange(plenty), things)]
+    pieces = [_thing(kind, share, numbers, number) for number, share in enumerate(shares)]
+    cloud = np.concatenate([a + b for a, b in zip(pieces, _spots(things, numbers), strict=True)])
+    cloud = (cloud - cloud.mean(0)) * np.exp(_STRETCH * (2 * how[:3] - 1))
+    cloud = cloud @ rotation("axis", 2, 180.0, how[3:6]).T
+    reach = np.sqrt((cloud**2).sum(1).max())
+    cloud /= reach
     # The scanner stands at +x: what faces away is seen less, down to a share that differs from scan to scan.
     chance = numbers("seen", plenty) ** (1 / (0.15 + how[6] + np.clip(cloud[:, 0] + 0.6, 0, 1)))
     cloud = cloud[np.argsort(-chance, kind="stable")[:count]]
-    cloud += (0.005 + 0.02 * how[7]) * normal(numbers("noise", 3 * count + count % 2))[: 3 * count].reshape(count, 3)
+    bell = normal(numbers("noise", 3 * count + count % 2))[: 3 * count].reshape(count, 3)
+    cloud += _NOISE / reach * bell
     stray = int(0.01 * how[8] * count)  # few: farthest-point sampling finds every one of them
     cloud[:stray] = 1.4 * numbers("stray", 3 * count).reshape(count, 3)[:stray] - 0.7
     cloud -= cloud.mean(0)

@@ -72,12 +72,48 @@ def test_points_lie_evenly_on_their_surfaces(make: str) -> None:
         assert np.allclose(np.hypot(out, points[:, 1]), 0.2)
 
 
+def test_a_heap_holds_several_things_of_one_kind_each_in_its_own_attitude(read: Read) -> None:
+    solids = load("solids").module
+
+    def numbers(what: str, number: int) -> np.ndarray:
+        return np.random.default_rng(sum(map(ord, what))).random(number)
+
+    one, other = (solids._thing("ladder", 400, numbers, number) for number in (0, 1))
+    for thing in (one, other):
+        assert 0.7 <= np.linalg.norm(thing, axis=1).max() <= 1.3
+    axes = [np.linalg.eigh(np.cov(thing.T))[1][:, -1] for thing in (one, other)]
+    assert abs(axes[0] @ axes[1]) < 0.98
+    spots = solids._spots(6, numbers)
+    apart = np.linalg.norm(spots[:, None] - spots[None], axis=2)[np.triu_indices(6, 1)]
+    assert apart.min() > 0.4
+    single, heap = (
+        read("solids", "--train", "1", "--test", "1", "--points", "200", "--things", things)["train"][0]["npy"]
+        for things in ("1", "6")
+    )
+    assert single != heap
+
+
+def test_how_a_heap_reaches_says_nothing_about_its_kind() -> None:
+    solids = load("solids").module
+    reach = {
+        kind: np.array([np.linalg.svd(solids.scan(kind, 200, 0, number, 6))[1] for number in range(24)])
+        for kind in ("car", "mug")
+    }
+    shares = {kind: (values / values[:, :1])[:, 1:].mean(0) for kind, values in reach.items()}
+    assert np.abs(shares["car"] - shares["mug"]).max() < 0.1
+
+
 def test_a_file_of_clouds_can_be_read_by_numpy(read: Read) -> None:
     (sample, *_) = read("solids", "--train", "1", "--test", "1")["train"]
-    assert np.load(io.BytesIO(sample["npy"]), allow_pickle=False).shape == (768, 3)
+    assert np.load(io.BytesIO(sample["npy"]), allow_pickle=False).shape == (1024, 3)
 
 
 def test_impossible_numbers_are_refused(read: Read) -> None:
-    for words, message in ((("--points", "10"), "at least 64"), (("--test", "0"), "at least 1")):
+    for words, message in (
+        (("--points", "10"), "at least 64"),
+        (("--things", "0"), "it must be from 1"),
+        (("--things", "65"), "at most 64, 16 points each"),
+        (("--test", "0"), "at least 1"),
+    ):
         with pytest.raises(UserError, match=message):
             read("solids", *words)

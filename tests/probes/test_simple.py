@@ -59,8 +59,29 @@ def test_features_of_clouds_stay_when_they_are_turned():
         [[[1], [2], [4.0]]]
     )
     turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator))
+    stored = {"quantiles of the axes", "occupancy grid", "shapes and directions of neighbourhoods"}
     for name, function in simple_features("points", None).items():
-        torch.testing.assert_close(function(turn @ clouds), function(clouds), atol=2e-3, rtol=1e-3, msg=name)
+        before, after = function(clouds), function(turn @ clouds)
+        if name in stored:
+            assert (before - after).abs().max() > 0.05, name
+        else:
+            torch.testing.assert_close(after, before, atol=6e-3, rtol=1e-3, msg=name)  # one point over a cell's border
+
+
+def test_neighbourhoods_tell_lines_from_planes_from_solids():
+    generator = torch.Generator().manual_seed(0)
+    line, plane, solid = (torch.rand(1, 3, 600, generator=generator) for _ in range(3))
+    line[:, 1:], plane[:, 2:] = 0, 0
+    function = simple_features("points", None)["shapes of neighbourhoods"]
+    for cloud, most in ((line, 0), (plane, 1), (solid, 2)):
+        shares = function(cloud).reshape(4, 16)[:3].median(dim=1).values  # line-like, flat, scattered
+        assert shares.argmax() == most, shares
+
+
+def test_an_occupied_cell_holds_its_share_of_the_points():
+    cloud = torch.tensor([[[-1.0, -1.0, 1.0, 1.0], [-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0]]])
+    grid = simple_features("points", None)["occupancy grid"](cloud).reshape(6, 6, 6)
+    assert grid[0, 0, 5] == 0.5 and grid[5, 5, 0] == 0.5 and grid.sum() == 1
 
 
 def test_a_turned_sensor_keeps_the_features_of_its_lengths():
@@ -71,6 +92,15 @@ def test_a_turned_sensor_keeps_the_features_of_its_lengths():
     before, after = function(view).reshape(7, 8), function(turned).reshape(7, 8)
     torch.testing.assert_close(before[:, 6:], after[:, 6:])
     assert not torch.allclose(before[:, :6], after[:, :6])
+
+
+def test_the_spectra_of_short_stretches_know_bursts_from_a_steady_hum():
+    times = torch.arange(128.0)
+    hum = torch.sin(2 * torch.pi * 6 / 32 * times).expand(1, 6, 128)
+    bursts = 2.0 * hum * (times % 64 < 16)
+    function = simple_features("imu", None)["spectrum of short stretches"]
+    steady, broken = (function(view).reshape(8, 32)[0, 16:] for view in (hum, bursts))  # deviation over time
+    assert steady[5] < 0.1 and broken[5] > 1
 
 
 def test_a_clip_is_known_by_where_it_changes():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FREQUENCIES = 24
+_FREQUENCIES, _STRETCH = 24, 32
 
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -20,6 +20,7 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
         "statistics of each axis": statistics,
         "spectrum of each axis": spectrum,
         "statistics and spectrum": statistics_and_spectrum,
+        "spectrum of short stretches": short_spectrum,
     }
 
 
@@ -48,6 +49,21 @@ def statistics_and_spectrum(view: Tensor) -> Tensor:
     import torch
 
     return torch.cat([statistics(view), spectrum(view)], dim=1)
+
+
+def short_spectrum(view: Tensor) -> Tensor:
+    """Mean and deviation over time of the logarithmic spectra of stretches of 32 steps, [B, up to 32 x channels].
+
+    The deviation says what the spectrum of the whole does not: whether a motion comes evenly or in bursts.
+    """
+    import torch
+
+    x = _with_lengths(view)
+    size = min(_STRETCH, x.shape[2])
+    parts = x.unfold(2, size, max(1, size // 2))  # [B, channels, stretches, size]
+    parts = (parts - parts.mean(dim=3, keepdim=True)) * torch.hann_window(size, device=x.device)
+    logs = torch.fft.rfft(parts, dim=3).abs()[..., 1:].clamp(min=1e-2).log()
+    return torch.cat([logs.mean(dim=2), logs.std(dim=2, unbiased=False)], dim=2).flatten(1)
 
 
 def _with_lengths(view: Tensor) -> Tensor:
