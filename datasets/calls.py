@@ -1,9 +1,10 @@
-"""Calls of invented animals: the same eight calls by many callers, each with its own voice, in noise.
+"""Calls of invented animals: the same six calls by many callers, one after another, each with its own voice, in noise.
 
-A call is a short phrase, a course of pitch or loudness, repeated without end; a recording begins anywhere in it. Each
-is another one played backwards or upside down, so how loud the bands are, and how much that changes, is the same for
-both. A caller has a pitch, a timbre (how fast harmonics fade, two resonances), a tempo and a breath of its own; a
-recording adds loudness, the colour of a microphone and noise. Callers of the test split are heard nowhere else.
+A call is a short phrase whose pitch rises or falls, smoothly, trembling or in beats. In a recording one caller after
+another answers with the same call, so that two cuttings have nothing in common but the call: each caller has a pitch
+and a timbre (how fast harmonics fade, two resonances, breath), each phrase a tempo and a loudness. A recording begins
+anywhere, and adds the colour of a microphone and noise. Each call upside down is another call: how loud the bands are,
+and how much that changes, says little about the way. Callers of the test split are heard nowhere else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,18 +30,19 @@ CARD = {
     "modality": "audio",
     "splits": ["train", "test"],
     "layout": "wav (8 kHz, 16 bits), cls (call)",
-    "size": "8 calls; 2,400 + 600 recordings of 1 s by 80 + 20 callers, 54 MB",
+    "size": "6 calls; 600 + 600 recordings of 2 s by 80 + 20 callers, 41 MB",
 }
 RATE = 8000
-SECONDS = 1.0
+SECONDS = 2.0
 CALLERS = {"train": 80, "test": 20}
-CALLS = ("rise", "fall", "arch", "dip", "step up", "step down", "swell", "fade")
+STYLES = ("smooth", "trembling", "beaten")
+CALLS = tuple(f"{style} {way}" for style in STYLES for way in ("rise", "fall"))
 
 Signal = NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    generated.add_arguments(parser, train=2400, test=600)
+    generated.add_arguments(parser, train=600, test=600)
     parser.add_argument(
         "--noise",
         type=argument(NonNegative),
@@ -64,7 +66,9 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
         raise UserError(f"--noise must lie in 0 to 10, got {arguments.noise}")
 
     def make(label: int, number: int, draw: Numbers, split: str) -> dict[str, bytes]:
-        caller = Numbers(arguments.seed, draw.whole(CALLERS[split]), f"calls.{split}.caller")
+        def caller(number: int) -> Numbers:
+            return Numbers(arguments.seed, number % CALLERS[split], f"calls.{split}.caller")
+
         return {"wav": _wav(recording(CALLS[label], caller, draw, arguments.noise))}
 
     return generated.samples("calls", arguments, CALLS, make)
@@ -76,21 +80,17 @@ def course(call: str, t: Signal, draw: Numbers) -> tuple[Signal, Signal]:
     Args:
         call: one of :data:`CALLS`.
         t: [samples] number of phrases since the first; fractions are places within one.
-        draw: numbers of this recording.
+        draw: numbers of this phrase.
     """
-    width = draw.between(0.6, 0.9)  # octaves from the lowest to the highest note
-    place = t % 1.0 / draw.between(0.65, 0.85)  # the rest of each phrase is silence
-    pitch, loud = np.zeros_like(t), np.ones_like(t)
-    if call in ("rise", "fall"):
-        pitch = width * (place - 0.5)
-    elif call in ("arch", "dip"):
-        pitch = width * (np.sin(np.pi * place) - 0.5)
-    elif call in ("step up", "step down"):
-        pitch = width * ((place > 0.5) - 0.5)
-    else:
-        loud = place**2 if call == "swell" else (1.0 - place) ** 2
-    sign = -1.0 if call in ("fall", "dip", "step down") else 1.0
-    return sign * pitch, np.where(place < 1.0, loud, 0.0)
+    style, way = call.split()
+    width = draw.between(0.7, 1.1)  # octaves from the lowest to the highest note
+    place = t % 1.0 / draw.between(0.75, 0.9)  # the rest of each phrase is silence
+    pitch, loud = place - 0.5, np.ones_like(t)
+    if style == "trembling":
+        pitch = pitch + 0.22 * np.sin(2.0 * np.pi * 4.0 * place)
+    elif style == "beaten":
+        loud = (3.0 * place % 1.0 < 0.5).astype(np.float64)
+    return (-1.0 if way == "fall" else 1.0) * width * pitch, np.where(place < 1.0, loud, 0.0)
 
 
 def voice(pitch: Signal, loud: Signal, caller: Numbers, draw: Numbers) -> Signal:
@@ -104,21 +104,34 @@ def voice(pitch: Signal, loud: Signal, caller: Numbers, draw: Numbers) -> Signal
     frequency = own * 2.0**pitch
     phase = 2.0 * np.pi * np.cumsum(frequency) / RATE
     sound = np.zeros_like(pitch)
-    for harmonic in range(1, 9):
+    for harmonic in range(1, 7):
         f = harmonic * frequency
-        gain = harmonic**-fade * sum(0.2 + np.exp(-0.5 * (np.log2(f / at) / width) ** 2) for at, width in resonances)
+        octaves = np.log2(f)
+        gain = harmonic**-fade * sum(
+            0.2 + np.exp(-0.5 * ((octaves - np.log2(at)) / width) ** 2) for at, width in resonances
+        )
         sound += np.where(f < 0.47 * RATE, gain, 0.0) * np.sin(harmonic * phase + caller.between(0.0, 6.28))
     sound = sound / max(float(np.sqrt(np.mean(sound**2))), 1e-9)
     return (sound + breath * draw.normal(len(pitch))) * np.convolve(loud, np.ones(60) / 60, "same")
 
 
-def recording(call: str, caller: Numbers, draw: Numbers, noise: float) -> Signal:
-    """One call on its background, [samples] with its peak below 1."""
-    length = round(SECONDS * RATE)
-    t = np.arange(length) / RATE
-    phrases = caller.ratio(3.5, 5.5) * draw.ratio(0.9, 1.1)  # in a second
-    pitch, loud = course(call, phrases * t + draw.between(0.0, 1.0), draw)
-    sound = voice(pitch, loud, caller, draw)
+def recording(call: str, callers: Callable[[int], Numbers], draw: Numbers, noise: float) -> Signal:
+    """One call, again and again by one caller after another, on its background; [samples] with its peak below 1.
+
+    Args:
+        call: one of :data:`CALLS`.
+        callers: the numbers of one of the split's callers.
+        draw: numbers of this recording.
+        noise: loudness of the background.
+    """
+    length, phrases, heard = round(SECONDS * RATE), [], 0
+    skipped = round(draw.between(0.0, 0.25) * RATE)  # it begins anywhere in the first phrase
+    while heard < length + skipped:
+        samples = round(RATE / draw.ratio(3.2, 6.0))
+        pitch, loud = course(call, np.arange(samples) / samples, draw)
+        phrases.append(voice(pitch, loud, callers(draw.whole(1 << 30)), draw) * draw.ratio(0.6, 1.6))
+        heard += samples
+    sound = np.concatenate(phrases)[skipped : skipped + length]
     sound += noise * draw.ratio(0.03, 0.3) * draw.normal(length)
     # The microphone: louder or softer towards high notes.
     spectrum = np.fft.rfft(sound)

@@ -12,7 +12,7 @@ from foundation.data.build import load
 from foundation.data.generated import Numbers, samples
 from foundation.errors import UserError
 
-SETS = ("calls", "photo_pans", "motions")
+SETS = ("calls", "drifting_shapes", "motions")
 
 
 def drawn(name: str, *words: str):
@@ -79,7 +79,7 @@ def test_impossible_options_are_refused():
     with pytest.raises(UserError, match="--noise"):
         drawn("calls", "--noise", "-1")
     with pytest.raises(UserError, match="--size"):
-        drawn("photo_pans", "--size", "4")
+        drawn("drifting_shapes", "--size", "4")
 
 
 def test_test_callers_are_heard_nowhere_else():
@@ -89,39 +89,55 @@ def test_test_callers_are_heard_nowhere_else():
     assert not set(train) & set(test)
 
 
-def test_a_call_and_its_mirror_image_have_the_same_notes():
-    """What mean and deviation of a band measure does not tell them apart: the course backwards is the other call."""
+def test_every_call_upside_down_is_another_call():
+    """How loud a call is says nothing about its way, and its pitch only by where it goes."""
     module = load("calls").module
     phase = np.linspace(0.0, 1.0, 2001)[:-1]
-    for call, other in (("rise", "fall"), ("step up", "step down"), ("swell", "fade")):
-        pitch, loud = module.course(call, phase, Numbers(0, 1, "a"))
-        back, soft = module.course(other, phase, Numbers(0, 1, "a"))
-        assert not np.allclose(pitch, back) or not np.allclose(loud, soft), call
-        for one, two in ((loud, soft), (loud * pitch, soft * back)):
-            assert abs(one.mean() - two.mean()) < 2e-3 and abs(one.std() - two.std()) < 2e-3, call
+    for style in module.STYLES:
+        pitch, loud = module.course(f"{style} rise", phase, Numbers(0, 1, "a"))
+        other, same = module.course(f"{style} fall", phase, Numbers(0, 1, "a"))
+        assert np.array_equal(pitch, -other) and np.array_equal(loud, same) and np.ptp(pitch) > 0.5, style
 
 
-def test_a_pan_stays_inside_its_band():
-    """A photograph whose middle quarter is white: training clips show none of it, test clips nothing else."""
-    module, tiles = load("photo_pans").module, load("photo_tiles").module
-    tile = np.zeros((160, 120, 3), np.uint8)
-    tile[60:100] = 255
-    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
-    for number in range(12):
-        for split, shade in (("train", 0), ("test", 255)):
-            band = tiles.band(tile, split, number / 12)
-            clip = module.pan(band, Numbers(0, number, split), 16, unlit)
-            assert clip.shape == (10, 16, 16, 3)
-            assert (clip == shade).all(), (number, split)
+def test_one_caller_after_another_is_heard_in_a_recording():
+    module, heard = load("calls").module, []
+
+    def caller(number: int) -> Numbers:
+        heard.append(number % 80)
+        return Numbers(0, number % 80, "caller")
+
+    sound = module.recording("smooth rise", caller, Numbers(0, 0, "x"), noise=0.0)
+    assert len(sound) == module.SECONDS * module.RATE and 0 < np.abs(sound).max() < 1
+    assert 6 <= len(heard) <= 15 and len(set(heard)) > len(heard) / 2
 
 
-def test_a_pan_moves():
-    module = load("photo_pans").module
-    band = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (40, 1, 3))  # brighter to the right
-    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
-    steps = []
-    for number in range(8):
-        means = module.pan(band, Numbers(0, number, "x"), 16, unlit).mean(axis=(1, 2, 3))
-        assert np.abs(np.diff(means, n=2)).max() < 1.6  # in a straight line, at one speed
-        steps.append(float(np.diff(means).mean()))
-    assert np.ptp(steps) > 1.0
+def test_shapes_differ_in_nothing_but_their_form():
+    """The same numbers give shapes of each kind the same places and contrast: light and its spread do not tell them."""
+    module = load("drifting_shapes").module
+    means, spreads = [], []
+    for kind in module.KINDS:
+        clips = np.stack([module.clip(kind, Numbers(0, n, "x"), 32, noise=0.0) for n in range(8)]).astype(np.float64)
+        means.append(clips.mean(axis=(1, 2, 3)))
+        spreads.append(clips.std(axis=(1, 2, 3)).mean())
+    assert np.ptp(means, axis=0).mean() < 10  # of 255
+    assert max(spreads) < 1.3 * min(spreads)
+
+
+def test_shapes_live_for_a_few_frames():
+    module = load("drifting_shapes").module
+    clip = module.clip("disc", Numbers(0, 0, "x"), 32, noise=0.0).astype(np.float64)
+    ground = np.median(clip)
+    first, last = (np.abs(frame - ground) > 20 for frame in (clip[0], clip[-1]))
+    assert first.any() and last.any()
+    assert (first & last).sum() < 0.6 * min(first.sum(), last.sum())
+
+
+def test_every_kind_of_shape_has_a_form_of_its_own():
+    module = load("drifting_shapes").module
+    v, u = np.mgrid[-1.2:1.2:64j, -1.2:1.2:64j]
+    forms = {kind: module.shape(kind, u, v) for kind in module.KINDS}
+    for kind, form in forms.items():
+        assert form.min() == 0.0 and form.max() == 1.0, kind
+        for other, form_of_other in forms.items():  # nor turned by quarters
+            turns = [np.abs(form - np.rot90(form_of_other, quarter)).mean() for quarter in range(4)]
+            assert kind == other or min(turns) > 0.03, (kind, other)

@@ -46,11 +46,23 @@ def test_a_pair_is_measured_by_what_the_probe_sees_of_it():
 
 def test_sound_played_backwards_is_the_same_on_the_whole():
     views = torch.randn(2, 1, 8, 30)
-    function, parts = simple_features("audio", None).values()
+    function, parts, deltas = simple_features("audio", None).values()
     torch.testing.assert_close(function(views), function(views.flip(3)))
     assert not torch.allclose(parts(views), parts(views.flip(3)))  # these know what comes first
     torch.testing.assert_close(parts(views)[:, :8], views[:, 0, :, :8].mean(2))
     assert not torch.allclose(function(views), function(views.flip(2)))
+    forward, backward = deltas(views), deltas(views.flip(3))
+    torch.testing.assert_close(forward[:, :16], function(views))
+    torch.testing.assert_close(forward[:, 16:24], -backward[:, 16:24])  # what rose falls
+    torch.testing.assert_close(forward[:, 24:32], backward[:, 24:32])
+
+
+def test_a_band_that_rises_steadily_has_that_slope():
+    from foundation.modalities.audio.simple import slope
+
+    rising = 0.5 * torch.arange(12.0).expand(1, 1, 12)
+    torch.testing.assert_close(slope(rising)[0, 0, 2:-2], torch.full((8,), 0.5))
+    assert (slope(rising)[0, 0, [0, -1]] < 0.5).all()  # the ends go on level
 
 
 def test_features_of_clouds_stay_when_they_are_turned():
@@ -133,3 +145,12 @@ def test_hog_is_what_dalal_and_triggs_describe():
             block = (block / (block.square().sum() + 1e-4).sqrt()).clamp(max=0.2)
             block = block / (block.square().sum() + 1e-4).sqrt()
             torch.testing.assert_close(found[:, :, row, column].double(), block, atol=1e-5, rtol=1e-4)
+
+
+def test_frame_differences_know_which_way_time_goes():
+    clip = torch.rand(1, 3, 6, 24, 24)
+    function = simple_features("video", None)["frame differences"]
+    forward, backward = (function(c).reshape(5, 36) for c in (clip, clip.flip(2)))
+    torch.testing.assert_close(forward, -backward.flip(0))
+    assert function(torch.rand(1, 3, 1, 24, 24)).shape == (1, 36)  # a single frame: no change
+    assert function(torch.rand(1, 3, 16, 24, 24)).shape == (1, 8 * 36)

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+_REACH = 2
+"""Frames on both sides that a slope is fitted to (the usual width of delta coefficients)."""
+
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """Simple features by name, each from evaluation views [B, 1, mels, frames] to [B, D]."""
-    return {"log-mel mean and deviation": mean_and_deviation, "log-mel means of four parts": four_parts}
+    return {
+        "log-mel mean and deviation": mean_and_deviation,
+        "log-mel means of four parts": four_parts,
+        "log-mel deltas": deltas,
+    }
 
 
 def mean_and_deviation(view: Tensor) -> Tensor:
@@ -29,3 +36,30 @@ def four_parts(view: Tensor) -> Tensor:
     bands = view[:, 0].float()
     means = [part.mean(dim=2) for part in bands.tensor_split(4, dim=2) if part.shape[2]]
     return torch.cat([*means, bands.std(dim=2, unbiased=False)], dim=1)
+
+
+def deltas(view: Tensor) -> Tensor:
+    """Mean and standard deviation over time of each band, of its slope and of the slope's slope, [B, 6 mels]."""
+    import torch
+
+    bands = view[:, 0].float()
+    slopes = slope(bands)
+    courses = (bands, slopes, slope(slopes))
+    moments = [moment for course in courses for moment in (course.mean(dim=2), course.std(dim=2, unbiased=False))]
+    return torch.cat(moments, dim=1)
+
+
+def slope(bands: Tensor) -> Tensor:
+    """Slope of a straight line through the frames around each frame (delta coefficients, Furui 1986), as ``bands``.
+
+    Args:
+        bands: [B, mels, frames]; the first and last frame go on beyond the ends.
+    """
+    from torch.nn.functional import pad
+
+    frames, wide = bands.shape[2], pad(bands, (_REACH, _REACH), mode="replicate")
+    later = [wide[:, :, _REACH + step :][:, :, :frames] for step in range(1, _REACH + 1)]
+    earlier = [wide[:, :, _REACH - step :][:, :, :frames] for step in range(1, _REACH + 1)]
+    steps = range(1, _REACH + 1)
+    rise = sum(step * (after - before) for step, after, before in zip(steps, later, earlier, strict=True))
+    return rise / (2 * sum(step * step for step in steps))

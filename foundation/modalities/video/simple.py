@@ -9,11 +9,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SIDE = 12
+_DIFFERENCES = (8, 6)
+"""Most moments, and cells along a side, of which signed differences are kept."""
 
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """Simple features by name, each from evaluation views [B, 3, T, H, W] to [B, D]."""
-    return {"mean and deviation of frames": mean_and_deviation, "changes between frames": changes}
+    return {
+        "mean and deviation of frames": mean_and_deviation,
+        "changes between frames": changes,
+        "frame differences": differences,
+    }
 
 
 def mean_and_deviation(view: Tensor) -> Tensor:
@@ -30,6 +36,20 @@ def changes(view: Tensor) -> Tensor:
 
     steps = _coarse(view).diff(dim=1).abs()
     return torch.cat([steps.mean(dim=1).flatten(1), steps.mean(dim=(2, 3))], dim=1)
+
+
+def differences(view: Tensor) -> Tensor:
+    """What becomes lighter or darker where and when: signed differences of frames, [B, moments x 6 x 6].
+
+    At most 8 moments; of a longer clip, means of neighbouring differences.
+    """
+    from torch.nn.functional import adaptive_avg_pool3d
+
+    frames = _coarse(view)
+    steps = frames.diff(dim=1) if frames.shape[1] > 1 else frames * 0
+    moments, side = _DIFFERENCES
+    size = (min(moments, steps.shape[1]), min(side, steps.shape[2]), min(side, steps.shape[3]))
+    return adaptive_avg_pool3d(steps, size).flatten(1)
 
 
 def _coarse(view: Tensor) -> Tensor:
