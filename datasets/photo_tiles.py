@@ -2,9 +2,9 @@
 
 Two photographs of scikit-learn and one that lies beside this file are cut into tiles; a sample is a small window of a
 tile, at a random place (of three the one with most contrast) and size, mirrored or not, turned by quarters, under a
-random colour cast, exposure and contrast and with its colour channels in any order. The class is the tile. Raw pixels, the colours of
-cells and HOG change with place, turn and light; features that ignore these, but keep texture and structure, say more.
-Test windows come from a band of each tile that no training window touches.
+random colour cast, exposure and contrast and with its colour channels in any order. The class is the tile. Raw pixels,
+the colours of cells and HOG change with place, turn and light; features that ignore these, but keep texture and
+structure, say more. Test windows come from a band of each tile that no training window touches.
 """
 
 from __future__ import annotations
