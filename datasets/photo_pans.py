@@ -61,7 +61,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
         UserError: an option cannot work, or scikit-learn is missing.
     """
     if not 8 <= arguments.size <= 64 or not 0 <= arguments.light <= 1:
-        raise UserError("photo-pans: --size must lie in 8 to 64, --light in [0, 1]")
+        raise UserError("photo_pans: --size must lie in 8 to 64, --light in [0, 1]")
     photos = load("photo_tiles").module
     tiles = [tile for photo in photos.photographs().values() for tile in photos.tiles(photo)]
 

@@ -168,8 +168,8 @@ def _build(arguments: argparse.Namespace) -> int:
     every = sum(entry.samples for entries in built.index.splits.values() for entry in entries)
     for split, entries in built.index.splits.items():
         samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
-        share = f" ({100 * samples / every:.1f} %)" if len(built.index.splits) > 1 else ""
-        counted = f"{plural(samples, 'sample')}{share} in {plural(len(entries), 'shard')}, {_bytes(size)}"
+        share = f", {100 * samples / every:.1f} % of all" if len(built.index.splits) > 1 else ""
+        counted = f"{plural(samples, 'sample')} in {plural(len(entries), 'shard')}, {_bytes(size)}{share}"
         to_stdout(f"{arguments.out / split}-*.tar: {counted}")
     return 0
 
@@ -183,13 +183,13 @@ def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
 
 def _list() -> int:
     from shutil import get_terminal_size
-    from textwrap import wrap
+    from textwrap import fill
 
     from foundation.data.build import available, load, shown_name
 
     cards = {name: load(name).card for name in available()}
     own = [name for name, card in cards.items() if card["source"].startswith("a folder")]
-    wide = min(get_terminal_size().columns, 120) - 6
+    wide = min(get_terminal_size().columns, 120)
     for title, names in (
         ("your own data", own),
         ("public data sets and made-up ones", [n for n in cards if n not in own]),
@@ -199,8 +199,8 @@ def _list() -> int:
             card = cards[name]
             print(f"  {shown_name(name)}")
             facts = f"{card['modality']}; {', '.join(card['splits'])}; {card['size']}; licence: {card['licence']}"
-            for line in (*wrap(card["title"], wide), *wrap(facts, wide)):
-                print(f"      {line}")
+            for text in (card["title"], facts):
+                print(fill(text, wide, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False))
         print()
     print("foundation data build NAME --help      what a data set needs and which options it has")
     return 0
@@ -365,7 +365,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     _show_findings(found)
     if found.decoded and found.errors and not arguments.recipe:
-        print("samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say")
+        said = "samples were read as their modality does by default; --recipe RECIPE reads them as a recipe's views say"
+        print(f"{said}, --modality NAME as another modality does")
     if arguments.json:
         write_report(found, arguments.json)
         to_stdout(f"report: {arguments.json}")

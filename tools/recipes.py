@@ -21,6 +21,8 @@ examples:
   foundation recipes copy quickstart my.yaml      then edit it and: foundation pretrain my.yaml
 """
 
+_INDENT = " " * 6
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", metavar="{list,show,copy}", required=True)
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(modality: str | None) -> int:
     from itertools import groupby
-    from textwrap import wrap
+    from textwrap import fill
 
     from foundation.catalogue import entries
     from foundation.errors import UserError
@@ -64,8 +66,8 @@ def _list(modality: str | None) -> int:
         print(f"{name}:")
         for entry in group:
             print(f"  {entry.name}")
-            for line in (*wrap(entry.about.summary, wide - 6), *wrap(_needs(entry.about), wide - 6)):
-                print(f"      {line}")
+            for text in (entry.about.summary, _needs(entry.about)):
+                print(fill(text, wide, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False))
         print()
     print("foundation recipes copy NAME mine.yaml      makes one your own")
     return 0

@@ -201,9 +201,9 @@ def _set_apart(items: list[Item], fraction: float, seed: int) -> dict[str, list[
     for item, number in zip(items, numbers, strict=True):
         by_class.setdefault(item.label, []).append((number, item.name))
     apart: set[str] = set()
-    for members in by_class.values():
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        apart.update(name for _, name in sorted(members)[:count])
+    for ranked in map(sorted, by_class.values()):
+        count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
+        apart.update(name for _, name in ranked[:count])
     splits = {
         "train": [item for item in items if item.name not in apart],
         "test": [item for item in items if item.name in apart],

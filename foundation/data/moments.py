@@ -73,7 +73,7 @@ class Facts:
 
 
 class Collector(Protocol):
-    """The class ``Statistics`` in a modality's room ``statistics``; made with the recipe's views, or None."""
+    """The class ``Statistics`` in a modality's module ``statistics``; made with the recipe's views, or None."""
 
     def add(self, sample: Sample, raw: Mapping[str, Any]) -> None:
         """Take a sample: decoded, and its members."""

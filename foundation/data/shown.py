@@ -23,17 +23,18 @@ def findings(found: Findings) -> Iterator[str]:
     for counts, severity in ((found.errors, "error"), (found.warnings, "warning")):
         word = "problem" if severity == "error" else "warning"
         for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            yield f"{severity}: {plural(number, word)} {reason}: {REASONS[reason]}"
+            yield f"{plural(number, word)}, {reason}: {REASONS[reason]}"
             causes: dict[str, list[Problem]] = {}
             for problem in found.problems:
                 if (problem.severity, problem.reason) == (severity, reason):
                     causes.setdefault(_cause(problem), []).append(problem)
             most_first = sorted(causes.values(), key=len, reverse=True)
-            for alike in most_first[:_CAUSES]:
+            named = most_first[:_CAUSES]
+            left = number - sum(map(len, named))  # problems beyond a limit are counted without their cause
+            for alike in named:
                 yield f"  {printable(' '.join(alike[0].detail.split()))}"
-                yield f"    {_places(alike)}"
-            left = number - sum(map(len, most_first[:_CAUSES]))
-            if left:
+                yield f"    {_places(alike, left if len(named) == 1 else 0)}"
+            if left and len(named) != 1:
                 yield f"  and {left:,} more"
 
 
@@ -42,7 +43,7 @@ def _cause(problem: Problem) -> str:
     return re.sub(r"\d+", "#", problem.detail.replace(problem.key, "") if problem.key else problem.detail)
 
 
-def _places(alike: list[Problem]) -> str:
+def _places(alike: list[Problem], further: int) -> str:
     """``train-000000.tar: a, b, c; test-000000.tar: d (and 21 more)``."""
     by_shard: dict[str, list[str]] = {}
     for problem in alike[:NAMED]:
@@ -51,7 +52,8 @@ def _places(alike: list[Problem]) -> str:
         f"{printable(shard)}: {', '.join(map(printable, keys))}" if any(keys) else printable(shard)
         for shard, keys in by_shard.items()
     )
-    return named + (f" (and {len(alike) - NAMED:,} more)" if len(alike) > NAMED else "")
+    left = max(0, len(alike) - NAMED) + further
+    return named + (f" (and {left:,} more)" if left else "")
 
 
 def facts(values: Mapping[str, Any]) -> Iterator[str]:

@@ -121,7 +121,7 @@ def collector_of(modality: str, views: Any = None, decoding: Any = None) -> Coll
     except ModuleNotFoundError as error:
         if error.name != f"{package}.statistics":
             raise
-        raise UserError(f"the modality {modality!r} says no statistics (it has no room 'statistics')") from None
+        raise UserError(f"the modality {modality!r} says no statistics (it has no module 'statistics')") from None
     collector: Collector = room.Statistics(views, decoding)
     return collector
 

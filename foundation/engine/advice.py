@@ -88,9 +88,14 @@ def _of_samples(recipe: Recipe, sources: Mapping[str, ShardSet]) -> Iterator[str
             except SampleError as error:
                 refused.append(error)
                 continue
-            if collector is not None:
+            if collector is None:
+                continue
+            try:
                 collector.add(sample, raw)
                 seen += 1
+            except Exception as error:  # whatever it is: advice keeps no run from starting
+                yield f"the samples could not be measured: {error}"
+                collector = None
         held = _modality_of(shards)
         foreign = held not in ("", wanted)
         if len(refused) == len(places) and (foreign or (not held and all(e.reason == "missing" for e in refused))):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import time
 from types import FrameType, TracebackType
 
-from foundation.parallel.collective import any_rank
+from foundation.parallel.collective import any_rank, rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 _PRESSES = 3
+_SAVING = b"\nfoundation: saving after this step (Ctrl-C twice more ends without)\n"
 _ONE_PRESS = 0.1  # seconds: a terminal signals every process of the run, and the launcher passes the signal on
 
 
@@ -36,6 +38,9 @@ class StopFlag:
         if number != signal.SIGINT or now - self._last_press < _ONE_PRESS:
             return
         self._presses, self._last_press = self._presses + 1, now
+        if self._presses == 1 and rank() == 0:
+            with contextlib.suppress(OSError):  # print() may be what the signal has interrupted
+                os.write(2, _SAVING)
         if self._presses == _PRESSES:
             raise KeyboardInterrupt
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from foundation.engine.build import Placement
 from foundation.engine.learner import Learner
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.saver import Saver
 from foundation.errors import RequeueRequest
+from foundation.parallel.collective import on_first_rank, rank
 from foundation.recipe import Recipe
+
+LAST_SECONDS = 60.0
+"""At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
+_LOOK_AGAIN_SECONDS = 2.0
 
 
 def last_writes(
@@ -40,3 +48,31 @@ def last_writes(
             f"start the same command again, or write it with 'foundation export {folder.path}'"
         )
     return None
+
+
+def try_for_a_while(
+    write: Callable[[], str | None],
+    save_anew: Callable[[], None],
+    stopped: Callable[[], bool],
+    say: Callable[[str], None],
+) -> None:
+    """Write until everything is there; all processes call this together.
+
+    Args:
+        write: for process 0: what could not be written, or None.
+        save_anew: for all processes, before another attempt.
+        stopped: whether a signal has come.
+        say: gets each line meant for a person.
+
+    Raises:
+        RequeueRequest: in all processes, when there is no room for :data:`LAST_SECONDS`, or a signal has come.
+    """
+    until, again = time.monotonic() + LAST_SECONDS, False
+    while (problem := on_first_rank(write)) is not None:
+        if not on_first_rank(lambda: not stopped() and time.monotonic() < until):
+            raise RequeueRequest(problem)
+        if not again and rank() == 0:
+            say(f"{problem}. Trying again for {LAST_SECONDS:.0f} seconds")
+        again = True
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        save_anew()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from foundation.engine.feed import Feed
 from foundation.engine.guard import NumericsGuard
 from foundation.engine.interrupt import StopFlag
 from foundation.engine.journal import Journal
-from foundation.engine.last_writes import last_writes
+from foundation.engine.last_writes import last_writes, try_for_a_while
 from foundation.engine.probing import run_probe
 from foundation.engine.resume import compare
 from foundation.engine.run_folder import RunFolder
@@ -43,10 +42,6 @@ from foundation.parallel.collective import (
 from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
-
-LAST_SECONDS = 60.0
-"""At the end of training a full disk is given so long to have room for the last checkpoint and the exports."""
-_LOOK_AGAIN_SECONDS = 2.0
 
 
 class Trainer:
@@ -410,25 +405,17 @@ class Trainer:
         Raises:
             RequeueRequest: in all processes, when there is no room all the while.
         """
-        until, again = time.monotonic() + LAST_SECONDS, False
+
+        def write() -> str | None:
+            step = self.progress.step
+            return last_writes(self.saver, self.recipe, self.learner, self.folder, step, self.place)
+
+        def save_anew() -> None:
+            if on_first_rank(lambda: not self.saver.has(self.progress.step)):
+                self._save()
+
         with self.watchdog.longer("last checkpoint and export"):
-            while True:
-                problem = on_first_rank(
-                    lambda: last_writes(
-                        self.saver, self.recipe, self.learner, self.folder, self.progress.step, self.place
-                    )
-                )
-                if problem is None:
-                    return
-                go_on = on_first_rank(lambda: self.stop.name is None and time.monotonic() < until)
-                if not go_on:
-                    raise RequeueRequest(problem)
-                if not again and rank() == 0:
-                    self.say(f"{problem}. Trying again for {LAST_SECONDS:.0f} seconds")
-                again = True
-                time.sleep(_LOOK_AGAIN_SECONDS)
-                if on_first_rank(lambda: not self.saver.has(self.progress.step)):
-                    self._save()
+            try_for_a_while(write, save_anew, stopped=lambda: self.stop.name is not None, say=self.say)
 
     def _skipped(self) -> Counter[str]:
         """Bad samples of all processes by reason."""

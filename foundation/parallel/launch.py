@@ -106,7 +106,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], say: Callable[[str], None
                 "stopped. The same command goes on from the last checkpoint"
             )
             return AGAIN
-        if code != AGAIN:
+        if code not in (AGAIN, 130):  # asked to wait no longer
             say(f"process {failed} of {len(children)} failed first, with exit code {code}")
         return code
 

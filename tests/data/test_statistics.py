@@ -80,8 +80,8 @@ def test_images_say_mean_and_std_as_a_recipe_takes_them(tmp_path: Path, capsys: 
     each = [picture.reshape(-1, 3) / 255 for picture in [*pictures, as_seen]]
     assert np.allclose(words["mean"], np.mean([part.mean(axis=0) for part in each], axis=0), rtol=1e-3)
     assert "3 of 4 samples" in said and "# left out: 1 decode" in said
-    assert "width: {least: 8, median: 10, most: 30}" in said
-    assert "largest number (uint16): {least: 4095, median: 4095, most: 4095}" in said
+    assert "# width: least 8, median 10, most 30" in said
+    assert "# largest number (uint16): least 4095, median 4095, most 4095" in said
     recipe = config.load(Recipe, paths.recipe("quickstart"), [f"views.{name}={value}" for name, value in words.items()])
     assert recipe.views.std == tuple(words["std"])
 

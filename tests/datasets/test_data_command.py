@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from foundation.data.shards import open_shards
+from foundation.data.shards import open_shards, write_shards
 
 Command = Callable[..., Any]
 OWN = """
@@ -119,3 +119,27 @@ def test_index_of_foreign_shards(tmp_path: Path, command: Command, own: Path) ->
     after = json.loads((tmp_path / "out" / "index.json").read_text())
     assert after["splits"] == before["splits"]
     assert open_shards(tmp_path / "out").num_samples == 6
+
+
+def test_verify_says_each_cause_once_with_the_first_samples(tmp_path: Path, command: Callable[..., Any]) -> None:
+    broken = ({"__key__": f"s{i}", "png": b"\x89PNG\r\n\x1a\n" + bytes(20 + i)} for i in range(7))
+    write_shards(broken, tmp_path / "out", "train")
+    found = command("data", "verify", tmp_path / "out", "--decode", "--workers", "1")
+    lines = found.stdout.splitlines()
+    assert found.returncode == 3 and lines[0].startswith("1 shard, 7 samples, ")
+    (head,) = [place for place, line in enumerate(lines) if line.startswith("7 problems, decode: ")]
+    assert "train-000000.tar: s0, s1, s2, s3, s4 (and 2 more)" in lines[head + 2]
+    assert len(lines) <= head + 4, found.stdout
+
+
+def test_statistics_speak_plainly_and_the_list_names_own_data_first(command: Callable[..., Any], tmp_path) -> None:
+    from foundation.data.shown import facts
+
+    counts = {"rate (Hz)": {"8000": 109, "16000": 1}, "seconds": {"least": 0.5, "median": 1}, "channels": ["a", "b"]}
+    assert list(facts(counts)) == [
+        "rate (Hz): 8000 (109 samples), 16000 (1 sample)", "seconds: least 0.5, median 1", "channels: a, b",
+    ]  # fmt: skip
+    listed = command("data", "build", "--list").stdout.splitlines()
+    names = [line.strip() for line in listed if line.startswith("  ") and not line.startswith("   ")]
+    own = ["audio-folder", "ego-video-imu", "folder", "imu-folder", "point-folder", "video-folder"]
+    assert names[: len(own)] == own and "speech-commands" in names and not any("_" in name for name in names)

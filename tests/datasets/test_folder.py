@@ -109,10 +109,8 @@ def test_classes_without_a_file_on_one_side_are_named(tmp_path: Path, command: C
         "data", "build", "folder", str(tmp_path / "out"), "--root", str(tmp_path / "in"), "--test-fraction", "0.3"
     )
     assert "1 class without a file in test\n    dog: 1 file in train" in said.stderr
-    assert (
-        "train-*.tar: 3 samples (75.0 %) in 1 shard, " in said.stdout
-        and "1 sample (25.0 %) in 1 shard, " in said.stdout
-    )
+    assert "train-*.tar: 3 samples in 1 shard, " in said.stdout and ", 75.0 % of all" in said.stdout
+    assert "test-*.tar: 1 sample in 1 shard, " in said.stdout and ", 25.0 % of all" in said.stdout
 
 
 def test_unreadable_files_are_left_out_and_named(tmp_path: Path, command: Callable[..., Any]) -> None:
@@ -288,7 +286,7 @@ def test_a_picture_that_its_rule_would_flatten_is_said_while_building(
     heights[0, 0] = 1e6
     Image.fromarray(heights).save(tmp_path / "in" / "one.tif")
     done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "in")
-    assert "worth knowing of files that were taken: 1 files\n  1 range\n    one.tif: 2 of " in done.stderr
+    assert "worth knowing of files that were taken: 1 file\n  1 range\n    one.tif: 2 of " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -337,9 +335,9 @@ def test_a_manifest_names_a_file_twice_or_by_no_name_at_all(tmp_path: Path, comm
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (("mine/train/cat", "mine/test/cat"), ("mine/test/: its 1 files are in the split 'train'", "mine/train/")),
-        (("training/cat", "testing/cat"), ("testing/: its 1 files are in the split 'train'", "training/")),
-        (("cat/train", "cat/Test"), ("cat/Test/: its 1 files are in the split 'train'",)),
+        (("mine/train/cat", "mine/test/cat"), ("mine/test/: with 1 file in the split 'train'", "mine/train/")),
+        (("training/cat", "testing/cat"), ("testing/: with 1 file in the split 'train'", "training/")),
+        (("cat/train", "cat/Test"), ("cat/Test/: with 1 file in the split 'train'",)),
         (("train/cat", "Test/cat"), ()),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from foundation.cli import main
 from foundation.data.inspect import index_shards
-from foundation.engine import checkpoint, trainer, watchdog
+from foundation.engine import checkpoint, last_writes, watchdog
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.trainer import Trainer
 from foundation.engine.watchdog import Watchdog
@@ -172,7 +172,7 @@ def at_step_4(monkeypatch) -> Callable[[Callable[[], object]], None]:
 
         monkeypatch.setattr(Watchdog, "beat", beat_and_act)
 
-    monkeypatch.setattr(trainer, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(last_writes, "LAST_SECONDS", 1.0)
     monkeypatch.setattr(watchdog, "_WRITE_EVERY", 0.05)
     return plan
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.engine import saver, trainer
+from foundation.engine import last_writes, saver
 from foundation.engine.metrics import MetricsWriter, read
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.watchdog import Watchdog
@@ -193,8 +193,8 @@ def at_step(monkeypatch):
         monkeypatch.setattr(Watchdog, "beat", beat_and_act)
 
     monkeypatch.setattr(saver, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(trainer, "LAST_SECONDS", 1.0)
-    monkeypatch.setattr(trainer, "_LOOK_AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(last_writes, "LAST_SECONDS", 1.0)
+    monkeypatch.setattr(last_writes, "_LOOK_AGAIN_SECONDS", 0.3)
     return plan
 
 

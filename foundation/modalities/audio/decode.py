@@ -18,6 +18,7 @@ from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 from foundation.modalities.audio.errors import AudioError
 from foundation.ranges import Seconds, check
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +183,7 @@ def read(data: bytes, max_seconds: float = Config.max_seconds, channels: str = C
     if not np.isfinite(waveform).all():
         places = np.flatnonzero(~np.isfinite(waveform))
         first = f"the first at {places[0] / stream.rate:g} s"
-        raise AudioError("not_finite", f"{len(places)} samples are NaN or infinite, {first}")
+        raise AudioError("not_finite", f"{plural(len(places), 'sample is', 'samples are')} NaN or infinite, {first}")
     return Waveform(waveform, stream.rate, kind, stream.channels, (*stream.notes, *_notes(waveform, stream.fractions)))
 
 

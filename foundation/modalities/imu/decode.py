@@ -28,6 +28,7 @@ from foundation.modalities.imu.times import (
     unit_of,
 )
 from foundation.ranges import Range, Seconds, check
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,7 +216,9 @@ class ImuDecoder:
         table = read(raw[name], name, wanted, None if names is None else tuple(names), members.place_of(raw))
         values = table.values
         if len(values) < config.min_steps:
-            raise ImuError("too_short", f"{len(values)} readings; at least {config.min_steps} are needed (min_steps)")
+            raise ImuError(
+                "too_short", f"{plural(len(values), 'reading')}; at least {config.min_steps} are needed (min_steps)"
+            )
         if not config.bridge and not np.isfinite(values).all(axis=1).any():
             column = int(np.argmin(np.isfinite(values[0])))
             text = f"reading 0 of {config.channels[column]} is {values[0, column]}, and every other lacks a number too"
@@ -244,7 +247,12 @@ class ImuDecoder:
         long_enough = [stretch for stretch in found if len(stretch.values) >= config.min_steps]
         if len(long_enough) < len(found):
             lost = len(found) - len(long_enough)
-            notes.append(Note("too_short", f"{lost} stretches of fewer than {config.min_steps} readings are left out"))
+            notes.append(
+                Note(
+                    "too_short",
+                    f"{plural(lost, 'stretch', 'stretches')} of fewer than {config.min_steps} readings left out",
+                )
+            )
         if not long_enough:
             most = max(len(stretch.values) for stretch in found)
             raise ImuError(

@@ -11,6 +11,7 @@ from foundation.errors import Note, SampleError, UserError
 from foundation.modalities import members
 from foundation.ranges import Count, Range, check
 from foundation.types import Sample
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +145,9 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> C
     different = _different(points[:, :3], config.min_points)
     if different < config.min_points:
         repeated = f", {different} of them different" if different < len(points) else ""
-        raise PointError("too_short", f"{len(points)} points{repeated}; at least {config.min_points} are needed")
+        raise PointError(
+            "too_short", f"{plural(len(points), 'point')}{repeated}; at least {config.min_points} are needed"
+        )
     return Cloud(points, origin, notes)
 
 

@@ -81,7 +81,7 @@ def _nan(data: bytes) -> bytes:
             "shape",
             "Hz",
         ),
-        (_nan, "float", "not_finite", "1 samples are NaN"),
+        (_nan, "float", "not_finite", "1 sample is NaN"),
     ],
 )
 def test_damage_is_named(raw, damage, kind, reason, words):

@@ -35,7 +35,7 @@ def test_every_point_of_the_file_gets_features(small_run, solids, tmp_path, caps
     source = f"{solids}/test-*.tar"
     words = ["dense", str(small_run), str(tmp_path / "out"), "--shards", source, "--limit", "5", "--blocks", "2"]
     assert main([*words, "--batch-size", "2"]) == 0
-    assert "written: 5 samples in 1 shards" in capsys.readouterr().out
+    assert "written: 5 samples in 1 shard," in capsys.readouterr().out
     found = arrays(tmp_path / "out")
     originals = open_shards([source])
     keys = {originals.read(*originals.locate(n))["__key__"]: n for n in range(originals.num_samples)}
