@@ -64,7 +64,7 @@ def photographs() -> dict[str, NDArray[np.uint8]]:
         from PIL import Image
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise UserError(f"the data set 'photo-tiles' needs scikit-learn: {error}") from error
+        raise UserError(f"the data set 'photo_tiles' needs scikit-learn: {error}") from error
     hopper = Path(__file__).with_name("grace_hopper.jpg")
     return {
         "china": load_sample_image("china.jpg"),
@@ -94,7 +94,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, Any]:
         UserError: an option cannot work.
     """
     if arguments.size < 8 or min(arguments.train, arguments.test) < 1 or not 0 <= arguments.light <= 1:
-        raise UserError("photo-tiles: --size must be at least 8, --train and --test at least 1, --light in [0, 1]")
+        raise UserError("photo_tiles: --size must be at least 8, --train and --test at least 1, --light in [0, 1]")
     parts = [tile for photo in photographs().values() for tile in tiles(photo)]
     return {split: _Split(arguments, parts, split, getattr(arguments, split)) for split in ("train", "test")}
 

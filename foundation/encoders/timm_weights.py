@@ -105,7 +105,7 @@ def _one_attempt(from_hub: bool) -> Iterator[str]:
     if not from_hub:
         yield ""
         return
-    hub = importlib.import_module("huggingface_hub.constants")
+    hub: Any = importlib.import_module("huggingface_hub.constants")
     if hub.HF_HUB_OFFLINE:
         yield "HF_HUB_OFFLINE is set"
         return

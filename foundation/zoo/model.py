@@ -35,10 +35,11 @@ class Model(nn.Module):
         super().__init__()
         if tokens not in get_args(Tokens):
             raise UserError(f"tokens is {tokens!r}; choose cls, patches or both")
-        self.encoder: Any = loaded.encoder
+        encoder: Any = loaded.encoder
+        self.encoder = encoder
         self.preprocess = Preprocess(loaded.modality, loaded.evaluation)
         self.modality, self.tokens, self.description = self.preprocess.modality, tokens, loaded.description
-        self.width = int(self.encoder.width) * (2 if tokens == "both" else 1)
+        self.width = int(encoder.width) * (2 if tokens == "both" else 1)
 
     def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
         """Features [batch, width] float32, on the model's device.
