@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import torch
-    from rich.console import Console
 
     from foundation.errors import UserError
     from foundation.probes import command, knn, table
@@ -100,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     }
     written = command.save(job, "knn", content, begun)
     title = f"kNN, {'leave one out' if alone else 'train to test'}"
-    chosen = f"k = {ks[0]}" if len(ks) == 1 else f"each at the best k of {', '.join(map(str, ks))}"
-    Console().print(table.summary(title, job.loaded.description, rows, f"Bold: the best treatment. {chosen}."))
+    chosen = f"k = {ks[0]}." if len(ks) == 1 else f"Each figure at the best k of {', '.join(map(str, ks))}."
+    table.show(title, job.loaded.description, rows, chosen)
     to_stdout(written)
     return 0
 

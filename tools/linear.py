@@ -109,13 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
         "results": rows,
     }  # fmt: skip
     written = command.save(job, "linear", content, begun)
-    console = Console()
     if arguments.all:
-        console.print(grid)
+        Console().print(grid)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
-    note = f"Bold: the best treatment. Head of the model: {best['head']}."
     title = f"Linear probe, head chosen on {settings.select_on}"
-    console.print(table.summary(title, job.loaded.description, rows, note))
+    table.show(title, job.loaded.description, rows, f"Head of the model: {best['head']}.")
     to_stdout(written)
     return 0
 

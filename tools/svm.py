@@ -28,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from foundation.probes import command, svm, table
     from foundation.probes.features import plain
     from foundation.voice import to_stdout
@@ -60,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     written = command.save(job, "svm", content, begun)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
-    note = f"Bold: the best treatment. Cost of the model's machine: {best['cost']:g}."
-    Console().print(table.summary("Linear support vector machine", job.loaded.description, rows, note))
+    note = f"Cost of the model's machine: {best['cost']:g}."
+    table.show("Linear support vector machine", job.loaded.description, rows, note)
     to_stdout(written)
     return 0
 

@@ -23,32 +23,35 @@ def best_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[s
     return found
 
 
-def summary(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
-    """A table that fits 80 columns.
+def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -> None:
+    """Print the table of a probe, which fits 80 columns, with what it is of above and how to read it below.
 
     Args:
         title: names the probe.
         model: what was scored; it is cut to one line.
         rows: of the result file: ``name``, ``features``, ``treatment``, ``top1``, ``balanced``, ``interval``, ``n``.
-        note: stands below.
+        note: on the settings.
     """
+    from rich.console import Console
+
+    samples = rows[0]["n"] if rows else 0
+    console = Console()
+    above = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}\n{_cut(model, 78)}"
+    below = f"Bold: the best treatment, whose 95 % interval and balanced accuracy follow.\n{note}"
+    console.print(above, markup=False, highlight=False)
+    console.print(summary(rows))
+    console.print(below, markup=False, highlight=False)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row for each feature, one column for each treatment; arguments as for :func:`show`."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     features = best_rows(rows)
     treatments = list(dict.fromkeys(row["treatment"] for row in rows))
-    samples = rows[0]["n"] if rows else 0
-    head = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}"
-    table = Table(
-        title=f"{head}\n{escape(_cut(model, 76))}",
-        title_justify="left",
-        caption=f"{note} 95 % and balanced accuracy: of the best.",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("features", min_width=16)
     for treatment in (*treatments, "95 %", "balanced"):
         table.add_column(treatment, justify="right", no_wrap=True)
