@@ -122,8 +122,9 @@ def value(key: str, number: float) -> str:
     kind = figure(key)
     shown = f"{100 * number:.4g} %" if kind.percent else f"{number:.4g}"
     title = kind.title
-    acronym = title[1:2].isupper()
-    return f"{title if acronym else title[:1].lower() + title[1:]} {shown}"
+    first = title.split()[0]
+    named = first[1:] != first[1:].lower()  # DINO, KoLeo
+    return f"{title if named else title[:1].lower() + title[1:]} {shown}"
 
 
 def set_name(patterns: Sequence[str]) -> str:
