@@ -144,7 +144,7 @@ def _set_name(pattern: str) -> str:
     generic = ("shards", "data", "train", "test", "")
     parts = [part for part in folder.parts if part not in ("/", ".", "..") and not part.endswith(":")]
     named = next((part for part in reversed(parts) if part not in generic), parts[-1] if parts else "shards")
-    title = _title(folder) or named
+    title = _title(folder) or (named if parts or not split else split)
     return f"{title} ({split})" if split and split != title else title
 
 
