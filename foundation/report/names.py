@@ -122,8 +122,9 @@ def value(key: str, number: float) -> str:
     kind = figure(key)
     shown = f"{100 * number:.4g} %" if kind.percent else f"{number:.4g}"
     title = kind.title
-    acronym = title[1:2].isupper()
-    return f"{title if acronym else title[:1].lower() + title[1:]} {shown}"
+    first = title.split()[0]
+    named = first[1:] != first[1:].lower()  # DINO, KoLeo
+    return f"{title if named else title[:1].lower() + title[1:]} {shown}"
 
 
 def set_name(patterns: Sequence[str]) -> str:
@@ -143,7 +144,7 @@ def _set_name(pattern: str) -> str:
     generic = ("shards", "data", "train", "test", "")
     parts = [part for part in folder.parts if part not in ("/", ".", "..") and not part.endswith(":")]
     named = next((part for part in reversed(parts) if part not in generic), parts[-1] if parts else "shards")
-    title = _title(folder) or named
+    title = _title(folder) or (named if parts or not split else split)
     return f"{title} ({split})" if split and split != title else title
 
 

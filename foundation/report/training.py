@@ -111,7 +111,8 @@ def _constant(run: Run, keys: Sequence[str], varying: set[str]) -> str:
     said = [names.value(key, values[0]) for key, values in same if values]
     if not said:
         return ""
-    return f'<p class="constant"><strong>The same throughout:</strong> {escape("; ".join(said))}.</p>'
+    head = "The same throughout:" if varying else "All that has been logged so far:"
+    return f'<p class="constant"><strong>{head}</strong> {escape("; ".join(said))}.</p>'
 
 
 def _values(run: Run, key: str) -> list[float]:

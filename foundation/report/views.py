@@ -90,9 +90,13 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
     from foundation.data.pipeline import Plan
     from foundation.data.stream import build_stream, open_sources
     from foundation.engine import build
-    from foundation.errors import FoundationError
+    from foundation.errors import FoundationError, UserError
 
     data = dataclasses.replace(recipe.data, shards=tuple(patterns), sources={}) if patterns else recipe.data
+    # The folder may be someone else's: no program is started, and no folder is written to, because its recipe says so.
+    data = dataclasses.replace(data, allow_pipes=False, cache=None)
+    if any(pattern.startswith("pipe:") for pattern in data.patterns):
+        raise UserError("its shards are the output of a program, which a report does not start")
     sources = open_sources(data)
     clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
     stream = build_stream(

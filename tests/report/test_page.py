@@ -217,6 +217,17 @@ def test_vanished_data_is_a_note_but_wrong_shards_are_an_error(tmp_path, sample_
         write_report(run, shards=[str(tmp_path / "none-*.tar")])
 
 
+def test_a_report_starts_no_program_that_the_recipe_of_a_run_names(tmp_path, complete):
+    run = tmp_path / "of someone else"
+    run.mkdir()
+    recipe = (complete / "recipe.yaml").read_text()
+    start, end = recipe.index("data:"), recipe.index("\nviews:")
+    harm = f"data:\n  shards: ['pipe:touch {tmp_path / 'harm'}']\n  allow_pipes: true\n  samples_per_epoch: 45"
+    (run / "recipe.yaml").write_text(recipe[:start] + harm + recipe[end:])
+    assert "which a report does not start" in " ".join(check(write_report(run)).words)
+    assert not (tmp_path / "harm").exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path)
