@@ -184,7 +184,8 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, rows: int, tokens: int, heads: int) -> Tensor:
         packed = rearrange(qkv, "(r t) (k h d) -> k (r h) t d", r=rows, t=tokens, k=3, h=heads).contiguous()
-        mixed, weights = _mix(*packed)
+        query, key, value = packed.unbind(0)
+        mixed, weights = _mix(query, key, value)
         ctx.save_for_backward(packed, weights)
         ctx.sizes = {"r": rows, "t": tokens, "h": heads}
         return rearrange(mixed, "(r h) t d -> (r t) (h d)", **ctx.sizes)
@@ -195,7 +196,8 @@ class _PackedAttention(torch.autograd.Function):
         packed, weights = ctx.saved_tensors
         gradient = rearrange(gradient, "(r t) (h d) -> (r h) t d", **ctx.sizes).contiguous()
         to_packed = torch.empty_like(packed)
-        _mix_backward(gradient, *packed, weights, to_packed)
+        query, key, value = packed.unbind(0)
+        _mix_backward(gradient, query, key, value, weights, to_packed.unbind(0))
         return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", **ctx.sizes), None, None, None
 
 
