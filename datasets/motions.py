@@ -1,11 +1,11 @@
-"""Strokes of a hand-held sensor that is knocked now and then: six kinds, told apart by their course in time.
+"""Strokes of a hand-held sensor that is knocked now and then: five kinds, told apart by their course in time.
 
 A recording holds strokes of one kind, one after the other with pauses between. Each is a short swing: it is struck and
-dies away, is one jolt, comes twice, hums on, rolls on without a pause, or goes round in a circle. How it is held (any
-attitude), how strongly (1 to 16) and how fast it is moved, when a stroke begins and how long the pauses are differ
-from recording to recording, whatever the kind. Gravity, a slow sway and noise lie over it all, and knocks: about two in
-a second, often stronger than the strokes, in any direction. They flood spectra and statistics of the whole recording.
-Two stretches of one recording share the strokes and not the knocks, which an encoder can learn from its views.
+dies away, is one jolt, comes twice, hums on, or rolls on without a pause. How the sensor is held (any attitude), how
+strongly (1 to 4) and how fast it is moved, when a stroke begins and how long the pauses are differ from recording to
+recording, whatever the kind. Gravity, a slow sway and noise lie over it all, and knocks: about one in a second, often
+stronger than the strokes, in any direction, which flood spectra and statistics of the whole recording. Two stretches of
+a recording share the strokes and not the knocks, which an encoder can learn from its views.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ CARD = {
     "modality": "imu",
     "splits": ["train", "test"],
     "layout": "npy float32 [400, 6] (8 s at 50 Hz, m/s^2 and rad/s), cls (kind of stroke), json (imu_rate, units)",
-    "size": "6 kinds of stroke; 1,440 + 480 recordings, 19 MB",
+    "size": "5 kinds of stroke; 1,440 + 480 recordings, 19 MB",
 }
 RATE, SECONDS = 50.0, 8.0
-KINDS = ("strike", "jolt", "double", "hum", "roll", "circle")
+KINDS = ("strike", "jolt", "double", "hum", "roll")
 FORCE, SPIN = 3.0, 0.8
 """Usual size of a stroke, m/s^2 and rad/s."""
-KNOCK, KNOCKS = 3.0, 2.0
+CYCLES = 3.6
+"""Swings in a stroke."""
+KNOCK, KNOCKS = 2.0, 1.2
 """Size of a usual knock over that of a stroke, and knocks in a second, on average."""
 _BUMP = np.array([0.5, 1.0, -0.7, 0.3])
 """A knock, at 50 Hz."""
@@ -68,46 +70,44 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
     return generated.samples("motions", arguments, KINDS, make)
 
 
-def course(kind: str, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How a stroke goes on.
+def loudness(kind: str, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How strong a swing is in the course of a stroke.
 
     Args:
         kind: one of :data:`KINDS`.
         share: of the stroke that is over, [n] in [0, 1].
 
     Returns:
-        loudness [n] in [0, 2], and cycles that are over [n] as a share of all, 0 to 1.
+        [n] in [0, 2].
     """
-    edge = np.clip(np.minimum(share, 1 - share) / 0.12, 0, 1)
     if kind == "strike":
-        return 1.8 * np.clip(share / 0.06, 0, 1) * np.exp(-3.5 * share), share
+        return np.asarray(1.8 * np.clip(share / 0.06, 0, 1) * np.exp(-3.5 * share))
     if kind == "jolt":
-        return 2.0 * np.clip(1 - np.abs(share - 0.5) / 0.15, 0, 1), share
+        return np.asarray(2.0 * np.clip(1 - np.abs(share - 0.5) / 0.15, 0, 1))
     if kind == "double":
-        return np.clip(1.3 * np.sin(2 * np.pi * share) ** 2, 0, 1), share
-    if kind == "roll":
-        return np.full_like(share, 0.6), share
-    return edge, share
+        return np.asarray(np.clip(1.3 * np.sin(2 * np.pi * share) ** 2, 0, 1))
+    if kind == "hum":
+        return np.asarray(np.clip(np.minimum(share, 1 - share) / 0.12, 0, 1))
+    return np.full_like(share, 0.6)
 
 
 def recording(kind: str, random: Numbers) -> NDArray[np.float64]:
     """Strokes of one kind, [400, 6]: what an accelerometer (m/s^2, with gravity) and a gyroscope (rad/s) read."""
     times = np.arange(round(SECONDS * RATE)) / RATE
-    tempo, strength = random.ratio(0.6, 1.65), random.ratio(0.25, 4.0)
-    cycles_per_second = 3.6 * tempo
+    tempo, strength = random.ratio(0.6, 1.65), random.ratio(0.5, 2.0)
     held = turn("any", 0, 180.0, random.many(3))
     force, spin = np.zeros((2, len(times), 3))
     begin = -random.between(0, 1) / tempo
     while begin < times[-1]:
         length = random.ratio(0.8, 1.25) / tempo
         during = (times > begin) & (times < begin + length)
-        loud, cycles = course(kind, (times[during] - begin) / length)
-        phase = 2 * np.pi * (cycles_per_second * length * cycles + random.between(0, 1))
-        loud = loud * strength * random.ratio(0.5, 2.0)
+        share = (times[during] - begin) / length
+        phase = 2 * np.pi * (CYCLES * tempo * length * share + random.between(0, 1))
+        loud = loudness(kind, share) * strength * random.ratio(0.5, 2.0)
         tilted = turn("any", 0, 25.0, random.many(3)).T
-        moved, turned = _swing(kind, loud * np.sin(phase), loud * np.cos(phase))
-        force[during] += FORCE * moved @ tilted
-        spin[during] += SPIN * turned @ tilted
+        # A swing along the first axis, which turns about the third.
+        force[during] += FORCE * (loud * np.sin(phase))[:, None] * tilted[0]
+        spin[during] += SPIN * (loud * np.cos(phase))[:, None] * tilted[2]
         begin += length + (0 if kind == "roll" else random.between(0.1, 1.0) / tempo)
     readings = np.concatenate([(force + _gravity(times, random)) @ held.T, spin @ held.T], axis=1)
     readings += strength * _NOISE * random.normal(readings.size).reshape(readings.shape)
@@ -123,17 +123,6 @@ def _knock(readings: NDArray[np.float64], strength: float, random: Numbers) -> N
     ways = random.normal(6 * count).reshape(count, 6) * np.repeat([FORCE, SPIN], 3)
     for begin, size, way in zip(begins, sizes, ways, strict=True):
         readings[begin : begin + len(_BUMP)] += size * _BUMP[:, None] * way
-
-
-def _swing(
-    kind: str, there: NDArray[np.float64], across: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Acceleration and angular velocity [n, 3] of a swing along the first axis, which turns about the third."""
-    rest = np.zeros_like(there)
-    turned = np.stack([rest, rest, across], 1)
-    if kind == "circle":  # as strong as a swing, but round
-        return np.sqrt(0.5) * np.stack([there, across, rest], 1), turned
-    return np.stack([there, rest, rest], 1), turned
 
 
 def _gravity(times: NDArray[np.float64], random: Numbers) -> NDArray[np.float64]:

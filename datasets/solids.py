@@ -1,10 +1,10 @@
-"""Heaps of things built of boxes, tubes, balls and rings, as scanned point clouds: drawn by this file, so no download.
+"""Groups of things built of boxes, tubes, balls and rings, as scanned point clouds: drawn by this file, so no download.
 
-What lies there? A scan shows five things of one kind out of twelve, each with proportions of its own, turned about the
-vertical and leaning up to 40 degrees to each side. The heap has any proportions, is stretched along its axes, turned
-about the vertical, and seen from one side (the far side has fewer points or none), with noise and stray points. How the
-heap lies and how far it reaches say nothing about the kind: the shapes of the single things do, wherever they are. Two
-crops of a scan share the kind and little else, which an encoder can learn. ``--things 1`` draws single things.
+What stands there? A scan shows two to eight things of one kind out of twelve, each with proportions of its own, upright
+and turned about the vertical. The group has any proportions, is stretched along its axes, turned about the vertical,
+and seen from one side (the far side has fewer points or none), with noise and stray points. How the group stands and
+how far it reaches say nothing about the kind: the shapes of the single things do, wherever they are. Two crops of a
+scan share the kind and little else, which an encoder can learn. ``--things 1`` draws single things.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from foundation.errors import UserError
 from foundation.ranges import CountOrNone, Seed, Side, argument
 
 CARD = {
-    "title": "Solids: heaps of things of simple parts, scanned",
+    "title": "Solids: groups of things of simple parts, scanned",
     "licence": "CC0-1.0",
     "source": "drawn by this file",
     "citation": "none",
@@ -38,11 +38,9 @@ Numbers = Callable[[str, int], NDArray[np.float64]]
 """Uniform numbers of one scan, by what they are for: (name, count) -> [count]."""
 _SHAPE_DRAWS = 40
 _STRETCH = 0.4
-"""Along each axis of the heap, the logarithm of the largest factor."""
+"""Along each axis of the group, the logarithm of the largest factor."""
 _NOISE = 0.02
 """Standard deviation of a scan's noise, where a thing reaches about 1 from its middle."""
-_TILT = 40.0
-"""Largest angle, degrees, by which a thing leans about each horizontal axis."""
 _AXES = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}
 
 
@@ -222,8 +220,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--things",
         type=argument(Side),
-        default=5,
-        help="things in a scan (default: %(default)s)",
+        default=8,
+        help="most things in a scan; the fewest are a quarter of them (default: %(default)s)",
     )
     parser.add_argument(
         "--train", type=argument(CountOrNone), default=1440, help="clouds to train on (default: %(default)s)"
@@ -284,7 +282,7 @@ class _Split:
 
 
 def _thing(kind: str, count: int, numbers: Numbers, number: int) -> Points:
-    """Points [count, 3] on one thing, turned about the vertical and leaning, 0.9 to 1.1 from its middle to its end."""
+    """Points [count, 3] on one thing, turned about the vertical, 0.8 to 1.2 from its middle to its end."""
     from foundation.modalities.rotations import rotation
 
     how = numbers(f"thing{number}", 8)
@@ -296,9 +294,8 @@ def _thing(kind: str, count: int, numbers: Numbers, number: int) -> Points:
     for place, part in enumerate(parts):
         cloud[which == place] = part.place(u[which == place, 1:])
     cloud -= cloud.mean(0)
-    cloud *= (0.9 + 0.2 * how[3]) / np.sqrt((cloud**2).sum(1).max())
-    leaning = rotation("axis", 0, _TILT, how[4:]) @ rotation("axis", 1, _TILT, how[5:])
-    return np.asarray(cloud @ (leaning @ rotation("axis", 2, 180.0, how[:3])).T)
+    cloud *= (0.8 + 0.4 * how[3]) / np.sqrt((cloud**2).sum(1).max())
+    return np.asarray(cloud @ rotation("axis", 2, 180.0, how[:3]).T)
 
 
 def _spots(things: int, numbers: Numbers) -> Points:
@@ -321,7 +318,7 @@ def scan(kind: str, count: int, seed: int, identity: int, things: int) -> NDArra
         count: points.
         seed: of the set.
         identity: number of the cloud; no two have the same.
-        things: that lie in it.
+        things: the most that lie in it; the fewest are a quarter of them.
     """
     from foundation.counter import normal
     from foundation.modalities.rotations import rotation
@@ -331,6 +328,8 @@ def scan(kind: str, count: int, seed: int, identity: int, things: int) -> NDArra
 
     plenty = 3 * count
     how = numbers("pose", 16)
+    fewest = max(1, things // 4)
+    things = fewest + int(how[9] * (things - fewest + 1))
     shares = [len(part) for part in np.array_split(np.arange(plenty), things)]
     pieces = [_thing(kind, share, numbers, number) for number, share in enumerate(shares)]
     cloud = np.concatenate([a + b for a, b in zip(pieces, _spots(things, numbers), strict=True)])

@@ -104,7 +104,13 @@ def problems(
 
 @pytest.mark.fault(2, "two processes stopped and started again: BatchNorm in stem and head, masks of uneven size")
 def test_two_processes_go_on_bit_for_bit_and_give_the_losses_of_one(many_runs, tmp_path, happened):
-    assert problems(many_runs, tmp_path, ["quickstart-imu"], "heads.cls.norm=batch") == {}
+    masked = (
+        "heads.cls.norm=batch", "masking={probability: 0.5, ratio: [0.2, 0.6], kind: span, span: 2}",
+        "heads.patch={prototypes: 512, hidden: 256, bottleneck: 96, layers: 2}",
+        "objectives=[{name: dino, head: cls, target: sinkhorn}, {name: ibot, head: patch, target: sinkhorn, "
+        "divide_by: masked_rows}, {name: koleo, weight: 0.1}]",
+    )  # fmt: skip
+    assert problems(many_runs, tmp_path, ["quickstart-imu"], *masked) == {}
     happened("losses and SHA-256 of a run that never stopped; one process: the same losses to 1e-5")
 
 

@@ -293,20 +293,32 @@ class ImuDecoder:
 
     def _finished(self, values: NDArray[np.float64], rate: float, gravity: bool) -> NDArray[np.float32]:
         """Float32 readings, tested after the cast, without gravity where that is wanted."""
+        config = self.config
+        cast = self._cast(
+            values
+        )  # before gravity is taken off: the filter would spread one bad reading over the others
+        if not gravity or config.gravity != "remove":
+            return cast
+        from foundation.modalities.imu.signals import slow
+
+        columns = [i for i, channel in enumerate(config.channels) if units.kind_of(channel) == "acceleration"]
+        values = values.copy()
+        values[:, columns] -= slow(values[:, columns], rate, config.gravity_hz)
+        return self._cast(values)
+
+    def _cast(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Readings in float32.
+
+        Raises:
+            ImuError: one of them is not finite then.
+        """
         import numpy as np
 
-        config = self.config
-        if gravity and config.gravity == "remove":
-            from foundation.modalities.imu.signals import slow
-
-            columns = [i for i, channel in enumerate(config.channels) if units.kind_of(channel) == "acceleration"]
-            values = values.copy()
-            values[:, columns] -= slow(values[:, columns], rate, config.gravity_hz)
         with np.errstate(over="ignore"):
             cast = np.ascontiguousarray(values, dtype=np.float32)
         if not np.isfinite(cast).all():
             row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(cast)))
-            raise ImuError("not_finite", f"reading {row} of {config.channels[column]} is {values[row, column]:g}")
+            raise ImuError("not_finite", f"reading {row} of {self.config.channels[column]} is {values[row, column]:g}")
         return cast
 
     def _units(self, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -154,5 +154,5 @@ def test_knn_scores_the_export_of_a_run(shared_data, small_run, tmp_path):
     data = ["--train", f"{shapes}/train-*.tar", "--test", f"{shapes}/test-*.tar", "--limit", "160", "--workers", "0"]
     exported = str(small_run / "export" / "teacher.safetensors")
     assert main(["knn", exported, *data, "--k", "5", "--size", "256", "--json", str(out)]) == 0
-    (row,) = json.loads(out.read_text())["results"]
-    assert row["top1"] > 0.15, "even two steps leave far more than chance (6 %)"
+    rows = json.loads(out.read_text())["results"]  # one for each treatment
+    assert max(row["top1"] for row in rows) > 0.15, "even two steps leave far more than chance (6 %)"
