@@ -20,7 +20,7 @@ QUICKSTARTS = {
     "image": ("photo_tiles", "quickstart"),
     "audio": ("calls", "quickstart-audio"),
     "points": ("solids", "quickstart-points"),
-    "video": ("drifting_shapes", "quickstart-video"),
+    "video": ("photo_pans", "quickstart-video"),
     "imu": ("motions", "quickstart-imu"),
 }
 NAMES = {"model": "trained encoder", "untrained": "the same encoder, untrained"}

@@ -12,7 +12,7 @@ from foundation.data.build import load
 from foundation.data.generated import Numbers, samples
 from foundation.errors import UserError
 
-SETS = ("calls", "drifting_shapes", "motions")
+SETS = ("calls", "photo_pans", "motions")
 
 
 def drawn(name: str, *words: str):
@@ -79,7 +79,7 @@ def test_impossible_options_are_refused():
     with pytest.raises(UserError, match="--noise"):
         drawn("calls", "--noise", "-1")
     with pytest.raises(UserError, match="--size"):
-        drawn("drifting_shapes", "--size", "4")
+        drawn("photo_pans", "--size", "4")
 
 
 def test_test_callers_are_heard_nowhere_else():
@@ -111,33 +111,27 @@ def test_one_caller_after_another_is_heard_in_a_recording():
     assert 6 <= len(heard) <= 15 and len(set(heard)) > len(heard) / 2
 
 
-def test_shapes_differ_in_nothing_but_their_form():
-    """The same numbers give shapes of each kind the same places and contrast: light and its spread do not tell them."""
-    module = load("drifting_shapes").module
-    means, spreads = [], []
-    for kind in module.KINDS:
-        clips = np.stack([module.clip(kind, Numbers(0, n, "x"), 32, noise=0.0) for n in range(8)]).astype(np.float64)
-        means.append(clips.mean(axis=(1, 2, 3)))
-        spreads.append(clips.std(axis=(1, 2, 3)).mean())
-    assert np.ptp(means, axis=0).mean() < 10  # of 255
-    assert max(spreads) < 1.3 * min(spreads)
+def test_a_pan_stays_inside_its_band():
+    """A photograph whose middle quarter is white: training clips show none of it, test clips nothing else."""
+    module, tiles = load("photo_pans").module, load("photo_tiles").module
+    tile = np.zeros((160, 120, 3), np.uint8)
+    tile[60:100] = 255
+    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
+    for number in range(12):
+        for split, shade in (("train", 0), ("test", 255)):
+            band = tiles.band(tile, split, number / 12)
+            clip = module.pan(band, Numbers(0, number, split), 16, unlit)
+            assert clip.shape == (10, 16, 16, 3)
+            assert (clip == shade).all(), (number, split)
 
 
-def test_shapes_live_for_a_few_frames():
-    module = load("drifting_shapes").module
-    clip = module.clip("disc", Numbers(0, 0, "x"), 32, noise=0.0).astype(np.float64)
-    ground = np.median(clip)
-    first, last = (np.abs(frame - ground) > 20 for frame in (clip[0], clip[-1]))
-    assert first.any() and last.any()
-    assert (first & last).sum() < 0.6 * min(first.sum(), last.sum())
-
-
-def test_every_kind_of_shape_has_a_form_of_its_own():
-    module = load("drifting_shapes").module
-    v, u = np.mgrid[-1.2:1.2:64j, -1.2:1.2:64j]
-    forms = {kind: module.shape(kind, u, v) for kind in module.KINDS}
-    for kind, form in forms.items():
-        assert form.min() == 0.0 and form.max() == 1.0, kind
-        for other, form_of_other in forms.items():  # nor turned by quarters
-            turns = [np.abs(form - np.rot90(form_of_other, quarter)).mean() for quarter in range(4)]
-            assert kind == other or min(turns) > 0.03, (kind, other)
+def test_a_pan_moves():
+    module = load("photo_pans").module
+    band = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (40, 1, 3))  # brighter to the right
+    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
+    steps = []
+    for number in range(8):
+        means = module.pan(band, Numbers(0, number, "x"), 16, unlit).mean(axis=(1, 2, 3))
+        assert np.abs(np.diff(means, n=2)).max() < 1.6  # in a straight line, at one speed
+        steps.append(float(np.diff(means).mean()))
+    assert np.ptp(steps) > 1.0

@@ -25,7 +25,7 @@ SETS = {
     "image": ("photo_tiles", []),
     "audio": ("calls", []),
     "points": ("solids", []),
-    "video": ("drifting_shapes", []),
+    "video": ("photo_pans", []),
     "imu": ("motions", []),
     "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),
 }

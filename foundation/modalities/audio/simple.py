@@ -58,8 +58,8 @@ def slope(bands: Tensor) -> Tensor:
     from torch.nn.functional import pad
 
     frames, wide = bands.shape[2], pad(bands, (_REACH, _REACH), mode="replicate")
-    later = [wide[:, :, _REACH + step :][:, :, :frames] for step in range(1, _REACH + 1)]
-    earlier = [wide[:, :, _REACH - step :][:, :, :frames] for step in range(1, _REACH + 1)]
-    steps = range(1, _REACH + 1)
-    rise = sum(step * (after - before) for step, after, before in zip(steps, later, earlier, strict=True))
-    return rise / (2 * sum(step * step for step in steps))
+    rise = bands * 0
+    for step in range(1, _REACH + 1):
+        after, before = (wide[:, :, _REACH + shift :][:, :, :frames] for shift in (step, -step))
+        rise = rise + step * (after - before)
+    return rise / (2 * sum(step * step for step in range(1, _REACH + 1)))
