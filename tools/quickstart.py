@@ -17,7 +17,7 @@ command, shown before it runs; what is done already is not done again."""
 
 # For each modality: its data set and its recipe.
 QUICKSTARTS = {
-    "image": ("photo_tiles", "quickstart"),
+    "image": ("letters", "quickstart"),
     "audio": ("calls", "quickstart-audio"),
     "points": ("solids", "quickstart-points"),
     "video": ("photo_pans", "quickstart-video"),

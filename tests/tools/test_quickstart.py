@@ -13,10 +13,10 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "quickstart.py"
 
 def test_shards_of_other_options_are_refused_before_anything_is_trained(tmp_path, capsys):
     shards = tmp_path / "shards"
-    assert main(["data", "build", "photo_tiles", str(shards), "--train", "18", "--test", "18", "--light", "0"]) == 0
+    assert main(["data", "build", "letters", str(shards), "--train", "18", "--test", "18", "--size", "48"]) == 0
     assert main(["quickstart", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert f"{shards} holds other data" in said and "light is 0.0, not 0.5" in said and "choose another --out" in said
+    assert f"{shards} holds other data" in said and "size is 48, not 64" in said and "choose another --out" in said
     assert not list(tmp_path.glob("run-*"))
 
 
