@@ -19,7 +19,7 @@ command, shown before it runs; what is done already is not done again."""
 QUICKSTARTS = {
     "image": ("letters", "quickstart"),
     "audio": ("calls", "quickstart-audio"),
-    "points": ("solids", "quickstart-points"),
+    "points": ("wires", "quickstart-points"),
     "video": ("photo_pans", "quickstart-video"),
     "imu": ("motions", "quickstart-imu"),
 }

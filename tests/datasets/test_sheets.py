@@ -24,7 +24,7 @@ MODALITIES = sorted(
 SETS = {
     "image": ("photo_tiles", []),
     "audio": ("calls", []),
-    "points": ("solids", []),
+    "points": ("wires", []),
     "video": ("photo_pans", []),
     "imu": ("motions", []),
     "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),

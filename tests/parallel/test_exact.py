@@ -16,7 +16,7 @@ ManyRuns = Callable[..., list[list[int]]]
 BUILD = {
     "image": ("digits", "--copies", "1"),
     "audio": ("calls", "--train", "12", "--test", "4"),
-    "points": ("solids", "--train", "12", "--test", "4", "--points", "2048"),
+    "points": ("wires", "--train", "12", "--test", "4", "--points", "2048"),
     "video": ("photo_pans", "--train", "12", "--test", "4"),
     "imu": ("motions", "--train", "12", "--test", "4"),
     "paired": ("synthetic", "--train", "12", "--test", "4"),

@@ -13,17 +13,17 @@ SMALL = ("train.stop_after=2 steps", "train.batch_size=8", "train.log_every=1", 
 
 
 @pytest.fixture(scope="session")
-def solids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wires(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 36 + 24 clouds of 2,048 points."""
-    out = tmp_path_factory.mktemp("solids") / "shards"
-    assert main(["data", "build", "solids", str(out), "--train", "36", "--test", "24", "--points", "2048"]) == 0
+    out = tmp_path_factory.mktemp("wires") / "shards"
+    assert main(["data", "build", "wires", str(out), "--train", "36", "--test", "24", "--points", "2048"]) == 0
     return out
 
 
 @pytest.fixture(scope="session")
-def small_run(solids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(wires: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of the small recipe."""
     run = tmp_path_factory.mktemp("run") / "run"
-    settings = (f"data.shards=['{solids}/train-*.tar']", *SMALL)
+    settings = (f"data.shards=['{wires}/train-*.tar']", *SMALL)
     assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 0
     return run

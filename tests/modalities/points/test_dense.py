@@ -31,8 +31,8 @@ def arrays(folder, split="dense") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def test_every_point_of_the_file_gets_features(small_run, solids, tmp_path, capsys):
-    source = f"{solids}/test-*.tar"
+def test_every_point_of_the_file_gets_features(small_run, wires, tmp_path, capsys):
+    source = f"{wires}/test-*.tar"
     words = ["dense", str(small_run), str(tmp_path / "out"), "--shards", source, "--limit", "5", "--blocks", "2"]
     assert main([*words, "--batch-size", "2"]) == 0
     assert "written: 5 samples in 1 shard," in capsys.readouterr().out
@@ -79,8 +79,8 @@ def test_large_clouds_are_worked_through_in_parts(monkeypatch):
     assert np.array_equal(dense.spread(tokens, places, samples, EvaluationConfig())[0]["features"], whole)
 
 
-def test_mistakes(small_run, solids, tmp_path, capsys):
-    source = f"{solids}/test-*.tar"
+def test_mistakes(small_run, wires, tmp_path, capsys):
+    source = f"{wires}/test-*.tar"
     for words, message in (
         (["--blocks", "4"], "between 1 and the encoder's depth 3"),
         (["--limit", "0"], "argument --limit: 0 given; it must be from 1"),

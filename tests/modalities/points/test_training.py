@@ -38,13 +38,13 @@ RECIPES = {
 }
 
 
-def shards(solids: Path) -> str:
-    return f"data.shards=['{solids}/train-*.tar']"
+def shards(wires: Path) -> str:
+    return f"data.shards=['{wires}/train-*.tar']"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_recipe_trains(name, solids, tmp_path, metrics):
-    settings = (shards(solids), *SMALL, *RECIPES[name])
+def test_each_recipe_trains(name, wires, tmp_path, metrics):
+    settings = (shards(wires), *SMALL, *RECIPES[name])
     assert main(["pretrain", name, *settings, "--run", str(tmp_path / "run")]) == 0
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
@@ -81,9 +81,9 @@ def test_published_numbers_stand_in_the_recipes():
     assert (tokens.groups((1024,)), tokens.group_size, tokens.widths) == (64, 32, (128, 256, 512))
 
 
-def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(solids, tmp_path, capsys):
+def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(wires, tmp_path, capsys):
     run = tmp_path / "run"
-    settings = (shards(solids), *SMALL, "encoder.depth=1", "views.decode.max_points=2047")
+    settings = (shards(wires), *SMALL, "encoder.depth=1", "views.decode.max_points=2047")
     assert main(["pretrain", "shapes16-dino-ibot-nano", *settings, "--run", str(run)]) == 3
     assert "2048 points are more than max_points = 2047" in capsys.readouterr().err
     settings = (*settings[:-1], "views.decode.max_points=3000")
@@ -92,7 +92,7 @@ def test_the_decoder_settings_of_a_recipe_reach_training_and_probes(solids, tmp_
     assert card["evaluation"]["decode"]["max_points"] == 3000
     card["evaluation"]["decode"]["max_points"] = 2000
     (run / "export" / "teacher.json").write_text(json.dumps(card))
-    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{solids}/test-*.tar"]
+    words = ["knn", str(run / "export" / "teacher.safetensors"), "--train", f"{wires}/test-*.tar"]
     assert main([*words, "--workers", "0"]) == 2
     assert "2048 points are more than max_points = 2000" in capsys.readouterr().err
 
@@ -127,8 +127,8 @@ def _npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def test_a_resumed_run_keeps_its_queue_bit_for_bit(solids, tmp_path, metrics):
-    settings = (shards(solids), "train.length=4 steps", "train.batch_size=8", "data.workers=0", "train.log_every=1")
+def test_a_resumed_run_keeps_its_queue_bit_for_bit(wires, tmp_path, metrics):
+    settings = (shards(wires), "train.length=4 steps", "train.batch_size=8", "data.workers=0", "train.log_every=1")
     settings += ("objectives.1.queue=40", "train.precision=float32", "checkpoints.every=2 steps", *TINY)
 
     def train(run: str, *more: str) -> dict[str, str]:
