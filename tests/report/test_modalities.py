@@ -19,7 +19,7 @@ from foundation.report.pictures import gallery
 from foundation.zoo.export import write_export
 from foundation.zoo.load import load_encoder
 
-SETS = {"audio": "calls", "points": "solids", "video": "photo_pans", "imu": "motions"}
+SETS = {"audio": "calls", "points": "solids", "video": "camera_moves", "imu": "motions"}
 
 
 @pytest.fixture(scope="module", params=SETS)
