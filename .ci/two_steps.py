@@ -19,7 +19,7 @@ DATA_SETS = {
     "image": ("digits", "--copies", "1"),
     "audio": ("calls", "--train", "48", "--test", "12"),
     "points": ("wires", "--train", "48", "--test", "12", "--points", "2048"),
-    "video": ("photo_pans", "--train", "48", "--test", "12"),
+    "video": ("camera_moves", "--train", "48", "--test", "12"),
     "imu": ("motions", "--train", "48", "--test", "16"),
     "paired": ("synthetic", "--train", "16", "--test", "8"),
 }

@@ -20,7 +20,7 @@ QUICKSTARTS = {
     "image": ("letters", "quickstart"),
     "audio": ("calls", "quickstart-audio"),
     "points": ("wires", "quickstart-points"),
-    "video": ("photo_pans", "quickstart-video"),
+    "video": ("camera_moves", "quickstart-video"),
     "imu": ("motions", "quickstart-imu"),
 }
 NAMES = {"model": "trained encoder", "untrained": "the same encoder, untrained"}

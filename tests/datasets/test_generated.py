@@ -12,7 +12,7 @@ from foundation.data.build import load
 from foundation.data.generated import Numbers, samples
 from foundation.errors import UserError
 
-SETS = ("calls", "photo_pans", "motions")
+SETS = ("calls", "camera_moves", "motions")
 
 
 def drawn(name: str, *words: str):
@@ -79,7 +79,7 @@ def test_impossible_options_are_refused():
     with pytest.raises(UserError, match="--noise"):
         drawn("calls", "--noise", "-1")
     with pytest.raises(UserError, match="--size"):
-        drawn("photo_pans", "--size", "4")
+        drawn("camera_moves", "--size", "4")
 
 
 def test_test_callers_are_heard_nowhere_else():
@@ -111,27 +111,63 @@ def test_one_caller_after_another_is_heard_in_a_recording():
     assert 6 <= len(heard) <= 15 and len(set(heard)) > len(heard) / 2
 
 
-def test_a_pan_stays_inside_its_band():
-    """A photograph whose middle quarter is white: training clips show none of it, test clips nothing else."""
-    module, tiles = load("photo_pans").module, load("photo_tiles").module
-    tile = np.zeros((160, 120, 3), np.uint8)
-    tile[60:100] = 255
-    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
-    for number in range(12):
-        for split, shade in (("train", 0), ("test", 255)):
-            band = tiles.band(tile, split, number / 12)
-            clip = module.pan(band, Numbers(0, number, split), 16, unlit)
-            assert clip.shape == (10, 16, 16, 3)
-            assert (clip == shade).all(), (number, split)
+def test_test_films_show_what_no_training_film_shows():
+    """A photograph whose right three eighths are white: training parts show none of it, test parts nothing else."""
+    module = load("camera_moves").module
+    photo = np.zeros((400, 640, 3), np.uint8)
+    photo[:, 400:] = 255
+    assert (module.part(photo, "train") == 0).all()
+    assert (module.part(photo, "test") == 255).all()
 
 
-def test_a_pan_moves():
-    module = load("photo_pans").module
-    band = np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (40, 1, 3))  # brighter to the right
-    unlit = lambda pixels, random: pixels.round().clip(0, 255).astype(np.uint8)  # noqa: E731
-    steps = []
-    for number in range(8):
-        means = module.pan(band, Numbers(0, number, "x"), 16, unlit).mean(axis=(1, 2, 3))
-        assert np.abs(np.diff(means, n=2)).max() < 1.6  # in a straight line, at one speed
-        steps.append(float(np.diff(means).mean()))
-    assert np.ptp(steps) > 1.0
+def scene() -> np.ndarray:
+    """A picture with one bright disc in its middle, as :func:`part` gives it."""
+    y, x = np.mgrid[:360, :360] - 180.0
+    return np.where(np.hypot(x, y) < 8, 255, 0).astype(np.uint8)
+
+
+def test_a_camera_pans_the_way_it_is_called(monkeypatch):
+    """What is seen moves the other way."""
+    module = load("camera_moves").module
+    monkeypatch.setattr(module, "place", lambda picture, draw: np.array([180.0, 180.0]))
+    y, x = np.mgrid[:32, :32] - 15.5
+    for number in range(6):
+        for move, way in (("pan right", (-1, 0)), ("pan left", (1, 0)), ("pan down", (0, -1)), ("pan up", (0, 1))):
+            frames = module.shot(scene(), move, Numbers(0, number, "x"), 32, 5).astype(float)
+            places = [((frame * x).sum() / frame.sum(), (frame * y).sum() / frame.sum()) for frame in frames[1:4]]
+            gone = np.subtract(places[-1], places[0])
+            assert np.dot(gone, way) > 2.0 and abs(np.dot(gone, way[::-1])) < np.dot(gone, way), (number, move, gone)
+
+
+def test_a_camera_closes_in_and_draws_back(monkeypatch):
+    module = load("camera_moves").module
+    monkeypatch.setattr(module, "place", lambda picture, draw: np.array([180.0, 180.0]))
+    for number in range(6):
+        for move, larger in (("close in", True), ("draw back", False)):
+            frames = module.shot(scene(), move, Numbers(0, number, "x"), 32, 6)
+            sizes = (frames > 127).sum(axis=(1, 2))
+            assert (sizes[-1] > 1.3 * sizes[0]) if larger else (sizes[0] > 1.3 * sizes[-1]), (number, move)
+
+
+def test_a_roll_the_other_way_is_the_same_film_backwards(monkeypatch):
+    """So no frame by itself tells the way."""
+    module = load("camera_moves").module
+    monkeypatch.setattr(module, "place", lambda picture, draw: np.array([180.0, 180.0]))
+    turns = []
+    for move in ("roll right", "roll left"):
+        y, x = np.mgrid[:360, :360] - 180.0
+        bar = np.where((np.abs(y) < 4) & (x > 0), 255, 0).astype(np.uint8)
+        frames = module.shot(bar, move, Numbers(0, 3, "x"), 32, 5).astype(float)
+        y, x = np.mgrid[:32, :32] - 15.5
+        angles = np.unwrap([np.arctan2((frame * y).sum(), (frame * x).sum()) for frame in frames])
+        turns.append(angles[-1] - angles[0])
+    assert turns[0] < -0.4 and turns[1] > 0.4  # what is seen turns the other way
+
+
+def test_shots_of_a_film_have_nothing_in_common_but_the_move():
+    module = load("camera_moves").module
+    picture = np.arange(360 * 360, dtype=np.int64).reshape(360, 360) * 2654435761 % 251
+    frames = module.clip([picture.astype(np.uint8)], "pan up", Numbers(0, 1, "x"), 32, 0.5)
+    assert frames.shape == (32, 32, 32) and frames.dtype == np.uint8
+    means = frames.mean(axis=(1, 2))
+    assert (np.abs(np.diff(means)) > 4.0).sum() >= 2  # cuts

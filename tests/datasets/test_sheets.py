@@ -25,7 +25,7 @@ SETS = {
     "image": ("photo_tiles", []),
     "audio": ("calls", []),
     "points": ("wires", []),
-    "video": ("photo_pans", []),
+    "video": ("camera_moves", []),
     "imu": ("motions", []),
     "paired": ("synthetic", ["--frames", "npy", "--seconds", "1", "--size", "16"]),
 }

@@ -17,7 +17,7 @@ BUILD = {
     "image": ("digits", "--copies", "1"),
     "audio": ("calls", "--train", "12", "--test", "4"),
     "points": ("wires", "--train", "12", "--test", "4", "--points", "2048"),
-    "video": ("photo_pans", "--train", "12", "--test", "4"),
+    "video": ("camera_moves", "--train", "12", "--test", "4"),
     "imu": ("motions", "--train", "12", "--test", "4"),
     "paired": ("synthetic", "--train", "12", "--test", "4"),
 }
