@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from foundation.allocator import keep_freed_memory
+from foundation.ctrl_c import end_while_importing
 from foundation.errors import FoundationError, UserError
 from foundation.search_path import leave_working_directory
 from foundation.voice import discard_output, to_stderr, warn_in_one_line
@@ -65,6 +66,9 @@ examples:
 75 saved, please start the same command again, 130 interrupted, 137 killed (kill -9, or out of memory), 141 the reader
 of the output has gone, 143 ended by SIGTERM before there was anything to save."""
 
+SETTINGS = "key=value"
+"""What the help of a verb calls words that change settings of a recipe."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _PACKAGES = (
@@ -80,9 +84,9 @@ _PACKAGES = (
 )
 
 
-_SETTING = re.compile(r"^unrecognized arguments: .*?--([a-z_]+(?:\.[a-z0-9_]+)+(?:=\S*)?)")
-
-
+_UNKNOWN = re.compile(r"^unrecognized arguments: .*?(--?[^\s=]+)(=\S*)?")
+_SETTING = re.compile(r"--[a-z_]+(?:\.[a-z0-9_]+)+")
+_REQUIRED = re.compile(r"^the following arguments are required: (.*)")
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
@@ -95,9 +99,20 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        setting = _SETTING.search(message)
-        if setting:
-            raise UserError(f"settings are written without dashes: {setting[1]} ({self.prog} --help)")
+        unknown, required = _UNKNOWN.search(message), _REQUIRED.search(message)
+        if unknown and _SETTING.fullmatch(unknown[1]):
+            setting = unknown[1].removeprefix("--") + (unknown[2] or "=VALUE")
+            raise UserError(f"settings are written without dashes: {setting} ({self.prog} --help)")
+        if unknown:
+            closest = _near(unknown[1], list(self._option_string_actions))
+            message += closest
+            if not closest and any(action.metavar == SETTINGS for action in self._actions):
+                message += "; settings of the recipe are written as key=value, such as train.batch_size=64"
+        if required:  # argparse counts words of which there may be none
+            some = {action.metavar or action.dest for action in self._actions if action.nargs == "*"}
+            names = required[1].split(", ")
+            needed = [name for name in names if name not in some] or names
+            message = f"the following arguments are required: {', '.join(needed)}"
         choice = _CHOICE.search(message)
         if choice:
             there = re.findall(r"[^\s',]+", choice[2])
@@ -123,6 +138,7 @@ def main_script(file: str) -> int:
 def _begin() -> None:
     """What a process does first, before anything else is imported."""
     leave_working_directory()
+    end_while_importing()
     warn_in_one_line()
     # Warnings of torch's C++ code come with a place in its source and mean nothing to a user, such as the one that
     # DistributedDataParallel looked for unused parameters and found none. TORCH_CPP_LOG_LEVEL=WARNING shows them.

@@ -210,10 +210,13 @@ class Reader:
         key, equals, value = text.partition("=")
         start = start_of(f"override {text}")
         self._overrides.add(start.name)
-        node = compose(value, start.name) or ScalarNode(_TAG + "null", "", start, start)
+        try:
+            node = compose(value, start.name) or ScalarNode(_TAG + "null", "", start, start)
+        except UserError as error:
+            raise UserError(f"{error}; text with brackets, braces or commas stands in double quotes") from None
         parts, here = key.strip().split("."), root
         if not equals or not all(parts):
-            self.problem(ScalarNode("", "", start), "write it as key.sub=value")
+            self.problem(ScalarNode("", "", start), "write it as key.sub=value, without spaces beside the =")
             return
         for place, part in enumerate(parts):
             last, so_far = place == len(parts) - 1, ".".join(parts[: place + 1])
@@ -355,7 +358,7 @@ class Reader:
                 continue
             full = _join(key, name)
             if name not in fields:
-                hint = near(name, fields) or f" (known here: {', '.join(fields) or 'none'})"
+                hint = near(name, fields) or _below(name, hints) or f" (known here: {', '.join(fields) or 'none'})"
                 self.problem(key_node, f"unknown key {full!r}{hint}")
                 unknown.append(name)
                 continue
@@ -425,6 +428,15 @@ def _said_of(key: str, text: str) -> str:
     if not key or text.startswith(f"{section}."):
         return text
     return f"{key}: {text.removeprefix(f'{section}: ')}"
+
+
+def _below(name: str, hints: Mapping[str, Any]) -> str:
+    """A question whether a key of a section was meant, where one has this very key."""
+    for section, hint in hints.items():
+        kinds = [ranges.bare(member) for member in members_of(hint)]
+        if any(dataclasses.is_dataclass(k) and name in hints_of(typing.cast(type, k)) for k in kinds):
+            return f"; did you mean {_join(section, name)!r}?"
+    return ""
 
 
 def _join(key: str, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -122,7 +123,7 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
         trainer = Trainer(recipe, folder, say, arguments.accept_changes)
         on_first_rank(lambda: begin(folder, trainer))
         trainer.run()
-        look = f"export in {folder.export}; look at it: foundation report {folder.path}"
+        look = f"export in {folder.export}; look at it: foundation report {shlex.quote(str(folder.path))}"
         say(f"{trainer.stopped_early or f'done: {folder.path}'} ({look})")
 
 

@@ -262,3 +262,49 @@ def test_torch_does_not_tell_the_user_about_parameters_that_are_all_used(tmp_pat
         [sys.executable, "-c", DATA_PARALLEL], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0 and "find_unused_parameters" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "required: recipe (foundation"),
+        (["x", "--train.batch_size", "32"], "settings are written without dashes: train.batch_size=VALUE ("),
+        (["x", "--train.batch_size=32"], "settings are written without dashes: train.batch_size=32 ("),
+        (["x", "--dryrun"], "--dryrun; did you mean '--dry-run'? ("),
+        (["x", "--batch=3"], "--batch=3; settings of the recipe are written as key=value"),
+    ],
+)
+def test_slips_on_the_command_line_say_what_to_type(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["pretrain", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stem", ["null", "1e3", "true", "mine-2"])
+def test_a_copied_recipe_is_named_by_text_whatever_its_file_is_called(stem: str, tmp_path: Path, capsys):
+    from foundation import config
+    from foundation.recipe import Recipe
+
+    folder = tmp_path / "my recipes"
+    folder.mkdir()
+    assert cli.main(["recipes", "copy", "quickstart", str(folder / f"{stem}.yaml")]) == 0
+    assert f"foundation pretrain '{folder}/{stem}.yaml'" in capsys.readouterr().out
+    assert config.load(Recipe, folder / f"{stem}.yaml").name == stem
+
+
+def test_an_interrupt_in_an_import_ends_the_program_though_the_importer_drops_it(tmp_path: Path):
+    (tmp_path / "slow_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(1)\n"
+    )
+    code = """
+        from foundation.ctrl_c import end_while_importing
+        end_while_importing()
+        try:
+            import slow_module
+        except BaseException:
+            pass
+        print("went on")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "foundation: interrupted\n")

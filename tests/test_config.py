@@ -239,7 +239,8 @@ def test_overrides_change_any_key():
         ("objectives.1.weight=1", "no entry 'objectives.1': the list has 1 entries, counted from 0"),
         ("objectives.dino.weight=1", "no entry 'objectives.dino'"),
         ("steps", "override steps: write it as key.sub=value"),
-        ("=1", "write it as key.sub=value"),
+        ("=1", "write it as key.sub=value, without spaces beside the ="),
+        ("momentum=1", "unknown key 'momentum'; did you mean 'optimizer.momentum'?"),
         ("optimizer.steps=0", "steps must be at least 1, got 0"),
     ],
 )
@@ -247,6 +248,13 @@ def test_a_wrong_override_is_quoted(override: str, words: str):
     assert any(
         words in line for line in mistakes("name: x\noptimizer: {steps: 1}\nobjectives: [{name: koleo}]", override)
     )
+
+
+def test_an_override_with_braces_says_that_text_is_quoted():
+    with pytest.raises(UserError, match="text with brackets, braces or commas stands in double quotes"):
+        config.load(Toy, "name: x", ["shards=[http://host/train-{000..003}.tar]"])
+    read = config.load(Toy, "name: x\noptimizer: {steps: 1}", ['shards=["http://host/train-{000..003}.tar"]'])
+    assert read.shards == ("http://host/train-{000..003}.tar",)
 
 
 def test_dump_loads_back_equal():

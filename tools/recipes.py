@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from shutil import get_terminal_size
@@ -83,6 +85,8 @@ def _needs(about: About) -> str:
 
 
 def _copy(file: Path, to: Path) -> int:
+    import yaml
+
     from foundation.errors import UserError
     from foundation.voice import to_stdout
 
@@ -91,14 +95,15 @@ def _copy(file: Path, to: Path) -> int:
         raise UserError(f"{target.name}: the run is named after the file: use letters, digits, '_', '.' and '-'")
     if target.suffix not in (".yaml", ".yml"):
         raise UserError(f"{target} should end in .yaml (or be an existing folder)")
+    name = target.stem if isinstance(yaml.safe_load(target.stem), str) else json.dumps(target.stem)  # null, 1e3
     try:
         with target.open("x", encoding="utf-8") as out:  # the run gets the file's name, and so a folder of its own
-            out.write(re.sub(r"(?m)^name: .*$", f"name: {target.stem}", file.read_text(encoding="utf-8"), count=1))
+            out.write(re.sub(r"(?m)^name: .*$", f"name: {name}", file.read_text(encoding="utf-8"), count=1))
     except FileExistsError:
         raise UserError(f"{target} exists already; choose another name or remove it first") from None
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
-    to_stdout(f"{target}  (train it: foundation pretrain {target})")
+    to_stdout(f"{target}  (train it: foundation pretrain {shlex.quote(str(target))})")
     return 0
 
 

@@ -329,9 +329,8 @@ def open_shards(
         counts.append(samples)
     shards = ShardSet(origins, counts, finder.classes, warnings, copies, prefetch)
     if shards.num_samples < 1:
-        raise UserError(
-            f"no samples in {plural(len(found), 'shard')} ({origins[0].name}, ...): members need names like key.jpg"
-        )
+        named = f"{origins[0].name}{', ...' if len(origins) > 1 else ''}"
+        raise UserError(f"no samples in {plural(len(found), 'shard')} ({named}): members need names like key.jpg")
     return shards
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -42,7 +43,7 @@ class Journal:
         self._metrics = MetricsWriter(folder.path, step) if self._first else None
         self._bar = tqdm(
             total=last_step, initial=step, unit="step", desc=printable(name), dynamic_ncols=True,
-            disable=not (self._first and sys.stderr.isatty()),
+            disable=not (self._first and _can_show_a_bar()),
         )  # fmt: skip
 
     def __enter__(self) -> Journal:
@@ -124,3 +125,12 @@ class Journal:
         if before >= step or step >= self.last_step:
             return ""
         return f", {duration((self.last_step - step) * (now - then) / (step - before))} left"
+
+
+def _can_show_a_bar() -> bool:
+    """Whether standard error is a terminal that can go back in a line and knows its width; else lines are printed."""
+    try:
+        known = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
+    return known and os.environ.get("TERM") != "dumb"

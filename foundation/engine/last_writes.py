@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 
@@ -45,7 +46,7 @@ def last_writes(
     except OSError as error:
         return (
             f"step {step:,} is saved, but the export cannot be written to {folder.export}: {error}. Make room and "
-            f"start the same command again, or write it with 'foundation export {folder.path}'"
+            f"start the same command again, or write it with 'foundation export {shlex.quote(str(folder.path))}'"
         )
     return None
 

@@ -149,7 +149,8 @@ class Trainer:
         new = self.last_checkpoint is None
         if rank() == 0:
             samples, workers = self.stream.num_samples, self.loader_workers
-            head = banner(self.recipe, self.learner, self.clock, self.place, samples, self.last_step, workers)
+            run = (self.recipe, self.learner, self.clock, self.place)
+            head = banner(*run, samples, self.last_step, workers, self.progress.step)
             for line in (*head, f"  folder      {self.folder.path}", *(f"warning: {line}" for line in self.advice)):
                 self.say(line)
         if new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def banner(
     samples: int,
     last_step: int,
     workers: int,
+    step: int = 0,
 ) -> Iterator[str]:
     """The lines between the command and the first step.
 
@@ -39,6 +41,7 @@ def banner(
         samples: in the shards.
         last_step: at which it stops this time.
         workers: loader processes of each process.
+        step: done already.
     """  # fmt: skip
     count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
     encoder = sum(p.numel() for p in learner.student.encoder.parameters())
@@ -46,6 +49,8 @@ def banner(
     commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
     epochs = clock.total_steps * recipe.train.batch_size / max(1, samples)
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
+    if early and last_step <= step:
+        early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"
     threads = f", {plural(torch.get_num_threads(), 'thread')}" if place.device.type == "cpu" else ""
     yield f"{recipe.name}: foundation {version['version']}{commit if 'commit' in version else ''}"
     yield (
@@ -84,7 +89,10 @@ def stopped_early(step: int, total: int, folder: Path) -> str | None:
     """What to say of a run that ``train.stop_after`` has ended before its length; None where it is complete."""
     if step >= total:
         return None
-    return f"stopped early at step {step:,} of {total:,} (train.stop_after); go on with: foundation pretrain {folder}"
+    return (
+        f"stopped early at step {step:,} of {total:,} (train.stop_after); go on with: "
+        f"foundation pretrain {shlex.quote(str(folder))}"
+    )
 
 
 def end_by(error: BaseException, newest: Path | None) -> tuple[str, str]:

@@ -7,6 +7,7 @@ tensors travel by gloo and GPU tensors by NCCL, so that a flag of the host never
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -75,8 +76,9 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
+        said = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[:200]  # gloo begins with a place in its source
         raise PeerError(
-            f"process {rank} of {size} lost another process of the run ({str(error).splitlines()[0][:200]}). What it "
+            f"process {rank} of {size} lost another process of the run ({said}). What it "
             "said stands in its own output. The same command goes on from the last checkpoint"
         ) from error
     finally:

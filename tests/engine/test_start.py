@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
 
 from foundation.cli import main
-from foundation.engine import checkpoint, runs
+from foundation.engine import checkpoint, journal, runs
 from foundation.engine.interrupt import StopFlag
 from tests.conftest import RECIPE
 
@@ -31,6 +34,28 @@ def test_stop_after_belongs_to_the_command_and_not_to_the_run(tiny_recipe_file, 
     out = capfd.readouterr().out
     assert "resuming from step-00000003" in out and f"done: {run}" in out
     assert runs.summary(run).state == "done" and checkpoint.newest(run / "checkpoints")[0].name == "step-00000008"
+
+
+def test_a_stop_that_lies_behind_is_said_and_folders_are_quoted(train, tiny_recipe, tmp_path):
+    run = tmp_path / "my run"
+    train(tiny_recipe("train.length=8 steps", "train.stop_after=3 steps"), run, [])
+    said: list[str] = []
+    trainer = train(tiny_recipe("train.length=8 steps", "train.stop_after=2 steps"), run, said)
+    assert any("train.stop_after is step 2, and step 3 is done: nothing is trained this time" in line for line in said)
+    assert trainer.stopped_early.endswith(f"go on with: foundation pretrain '{run}'")
+
+
+def test_a_terminal_of_unknown_width_gets_lines_instead_of_a_bar(monkeypatch):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        assert not journal._can_show_a_bar(), "a bar of no columns is nothing"
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 80, 0, 0))
+        assert journal._can_show_a_bar()
+        monkeypatch.setenv("TERM", "dumb")
+        assert not journal._can_show_a_bar()
+    os.close(ours)
 
 
 def test_a_run_begins_with_what_it_will_do(train, tiny_recipe, tmp_path):
