@@ -321,7 +321,8 @@ def report_skipped(features: FeatureSet, name: str) -> None:
 
     count = sum(features.skipped.values())
     if count:
-        to_stderr(f"{name}: {count} unreadable samples were left out")
+        verb = "sample was" if count == 1 else "samples were"
+        to_stderr(f"{name}: {count:,} {verb} left out of {count + len(features):,}")
         for message in features.messages[:3]:
             print(f"  {printable(message)}", file=sys.stderr)
 
