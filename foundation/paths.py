@@ -32,6 +32,8 @@ def user_cache() -> Path:
 
 def near_path(path: Path) -> str:
     """``; did you mean 'runs/mine'?`` when something beside a path that does not exist has a name like it."""
+    if path.is_symlink():
+        return f": it is a link to {str(path.readlink())!r}, which is not there"
     try:
         there = {entry.name: entry for entry in path.parent.iterdir() if not entry.name.startswith(".")}
     except OSError:

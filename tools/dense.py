@@ -39,11 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    import torch
-
     from foundation.data.write import write_shards
     from foundation.errors import SampleError, UserError
     from foundation.printable import printable
+    from foundation.probes.command import usable_device
     from foundation.probes.dense import dense_features
     from foundation.probes.road import evaluation_config
     from foundation.voice import plural, to_stdout
@@ -53,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    wanted = arguments.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
     loaded = dataclasses.replace(loaded, evaluation=evaluation)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foundation.data.tally import Tally
-    from foundation.probes.features import FeatureSet
+    from foundation.probes.features import FeatureSet, Tokens
     from foundation.zoo.load import LoadedEncoder
     from foundation.zoo.preprocess import Preprocess
 
@@ -56,10 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    import torch
-
     from foundation.data.tally import Tally
     from foundation.errors import UserError
+    from foundation.probes.command import usable_device
     from foundation.probes.road import evaluation_config, features_of_shards
     from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
@@ -68,10 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".npz":
         raise UserError(f"{out}: the last word names the file to write, and it must end with .npz")
-    if out.exists() and not arguments.overwrite:
-        raise UserError(f"{out} exists: choose another name, or add --overwrite")
-    wanted = arguments.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    check_place(out, arguments.overwrite)
+    device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
     loaded = dataclasses.replace(loaded, evaluation=evaluation)
@@ -93,8 +90,29 @@ def run(arguments: argparse.Namespace) -> int:
     write(out, found, loaded, arguments, left_out)
     width = sum(part.shape[1] for part in found.tokens(arguments.tokens))
     to_stdout(f"wrote {out}: {plural(len(found), 'vector')} of {width:,} numbers, by {loaded.description}")
-    report(found, left_out)
+    report(found, left_out, arguments.tokens)
     return 0
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Whether a file can be written there, before hours are spent on what it shall hold.
+
+    Raises:
+        UserError: it exists, or its folder cannot be made or written.
+    """
+    import os
+
+    from foundation.errors import UserError
+
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name the file to write")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists: choose another name, or add --overwrite")
+    there = next((folder for folder in out.absolute().parents if os.path.lexists(folder)), Path("/"))
+    if not there.is_dir():
+        raise UserError(f"cannot write {out}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {out}: no permission to write into {there}")
 
 
 def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) -> list[Path] | None:
@@ -103,6 +121,8 @@ def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) 
     Raises:
         UserError: files and shards together, nothing there, or nothing that the model reads.
     """
+    import glob
+
     from foundation.data.remote import is_remote
     from foundation.data.walk import walk
     from foundation.errors import UserError
@@ -118,6 +138,8 @@ def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) 
             files += [path / found.name for found in walk(path, left_out)]
         elif path.is_file():
             files.append(path)
+        elif found := [Path(name) for name in sorted(glob.glob(str(path))) if Path(name).is_file()]:
+            files += found
         else:
             raise UserError(f"{source} does not exist{near_path(path)}")
     for file in files:
@@ -212,20 +234,24 @@ def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argpar
     temporary = temporary_name(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        sync_file(temporary)
-        temporary.replace(out)
-    except PermissionError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            sync_file(temporary)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def report(found: FeatureSet, left_out: Tally) -> None:
-    """Say on standard error what was left out, and why."""
+def report(found: FeatureSet, left_out: Tally, tokens: Tokens) -> None:
+    """Say on standard error what was left out, and why, and whether vectors are of no use."""
     from foundation.voice import to_stderr
 
+    bad = sum(~part.isfinite().all(dim=1) for part in found.tokens(tokens)).count_nonzero()
+    if bad:
+        to_stderr(f"warning: {int(bad):,} of {len(found):,} vectors hold NaN or infinity")
     reasons = {**left_out.counts, **found.skipped}
     if not reasons:
         return

@@ -31,6 +31,7 @@ def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
     if len(train) < len(train.classes):
         told.append(f"the training split has {len(train):,} samples for {len(train.classes):,} classes")
     if train is test:
+        told.extend(_left_out(train))
         return told
     learnt, asked = (set(part.labels.tolist()) for part in (train, test))
     if absent := sorted(learnt - asked):
@@ -38,6 +39,23 @@ def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
     if unknown := sorted(asked - learnt):
         told.append(f"{_classes(unknown, train)} no training sample: test samples of {_them(unknown)} count as wrong")
     told.extend(_overlap(train, test))
+    return told
+
+
+def _left_out(features: FeatureSet) -> list[str]:
+    """What makes leaving one out say too little or too much of samples."""
+    told = []
+    if alone := (torch.bincount(features.labels, minlength=len(features.classes)) == 1).nonzero().flatten().tolist():
+        found = "it cannot be found, and counts" if len(alone) == 1 else "they cannot be found, and count"
+        told.append(f"{_classes(alone, features)} one sample: with that left out {found} as wrong")
+    if len(features.prints) and not len(features.groups):
+        _, place, count = features.prints.unique(return_inverse=True, return_counts=True)
+        rows = (count[place] > 1).nonzero().flatten().tolist()
+        if rows:
+            told.append(
+                f"{len(rows):,} of the {len(features):,} samples have a twin, the same number by number (first: "
+                f"{features.keys[rows[0]]!r}): left out, each finds its twin, and the accuracy is too high"
+            )
     return told
 
 

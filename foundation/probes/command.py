@@ -247,14 +247,32 @@ class Job:
         ).labelled()
 
 
+def usable_device(wanted: str) -> Any:
+    """The ``torch.device`` that a command line names; ``auto``: a GPU where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    import torch
+
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise UserError("--device meta: nothing can be computed there")
+    return device
+
+
 def prepare(arguments: argparse.Namespace, *, needs_test: bool) -> Job:
     """Load the model and settle which data to use.
 
     Raises:
         UserError: for a model that cannot be loaded, or data that nobody named.
     """
-    import torch
-
     from foundation.probes.road import evaluation_config
     from foundation.zoo.load import load_encoder
 
@@ -262,14 +280,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool) -> Job:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-    wanted = arguments.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+    device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     train, test = _data(arguments, loaded)
     if needs_test and not test:
@@ -310,7 +321,8 @@ def report_skipped(features: FeatureSet, name: str) -> None:
 
     count = sum(features.skipped.values())
     if count:
-        to_stderr(f"{name}: {count} unreadable samples were left out")
+        verb = "sample was" if count == 1 else "samples were"
+        to_stderr(f"{name}: {count:,} {verb} left out of {count + len(features):,}")
         for message in features.messages[:3]:
             print(f"  {printable(message)}", file=sys.stderr)
 

@@ -82,7 +82,7 @@ class FeatureSet:
         return tuple(part.float() for part in found)
 
     def labelled(self) -> FeatureSet:
-        """Only the samples that have one label, a class number or a name; those with several are counted as skipped.
+        """Only the samples that have one label, a class number or a name; others are counted as skipped.
 
         Raises:
             UserError: when there are none.
@@ -100,11 +100,14 @@ class FeatureSet:
         if len(rows) == len(self):
             return self
         part = self.take(rows)
-        if not several:
-            return part
-        said = f"{several} samples with several labels each: this probe needs one"
-        skipped = {**self.skipped, "label": self.skipped.get("label", 0) + several}
-        return dataclasses.replace(part, skipped=skipped, messages=(*self.messages, said))
+        none = len(self) - len(rows) - several
+        said = [f"{none} without a label"] * bool(none)
+        said += [f"{several} with several labels each: this probe needs one"] * bool(several)
+        skipped = dict(self.skipped)
+        for reason, count in (("no label", none), ("label", several)):
+            if count:
+                skipped[reason] = skipped.get(reason, 0) + count
+        return dataclasses.replace(part, skipped=skipped, messages=(*said, *self.messages))
 
     def take(self, rows: Tensor) -> FeatureSet:
         """Some of the samples; ``rows`` [n] int64."""

@@ -170,6 +170,7 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = encoder_config.build()
+    check_finite(encoder.state_dict(), f"timm:{name}")
     said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
     return LoadedEncoder(
         encoder=encoder.to(device).eval().requires_grad_(False),

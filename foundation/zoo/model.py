@@ -67,10 +67,9 @@ class Model(nn.Module):
         if isinstance(x, Tensor):
             return self._of_batch(x)
         items = list(x) if isinstance(x, list | tuple) else [x]
-        device = next(self.encoder.parameters()).device
         starts = range(0, max(1, len(items)), max(1, batch_size))
         views = (self.preprocess(items[start : start + max(1, batch_size)], rate=rate) for start in starts)
-        return torch.cat([self._vectors(batch.to(device)) for batch in views])
+        return torch.cat([self._vectors(batch) for batch in views])
 
     def _of_batch(self, batch: Tensor) -> Tensor:
         if not batch.is_floating_point():
@@ -88,7 +87,8 @@ class Model(nn.Module):
             ) from error
 
     def _vectors(self, batch: Tensor) -> Tensor:
-        features = self.encoder([batch])[0]
+        weight = next(self.encoder.parameters())
+        features = self.encoder([batch.to(weight.device, weight.dtype)])[0]
         parts = {"cls": [features.cls], "patches": [mean_patch(features)]}
         chosen = parts["cls"] + parts["patches"] if self.tokens == "both" else parts[self.tokens]
         return torch.cat([part.float() for part in chosen], dim=1)

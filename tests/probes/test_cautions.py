@@ -54,6 +54,17 @@ def test_a_test_sample_among_the_training_samples_is_found_by_its_content():
     assert (fingerprints(changed) != fingerprints(views)).tolist() == [False, False, True, False, False, False]
 
 
+def test_leaving_one_out_names_twins_and_classes_of_one_sample():
+    views = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    views[5] = views[2]
+    (alone,) = number_classes(features([0, 0, 1, 1, 7, 1], views=views))
+    single, twins = cautions.of_splits(alone, alone)
+    assert single == "class 7 has one sample: with that left out it cannot be found, and counts as wrong"
+    assert twins.startswith("2 of the 6 samples have a twin") and "'s1-2'" in twins
+    grouped_ = dataclasses.replace(alone, groups=torch.arange(6))
+    assert cautions.of_splits(grouped_, grouped_) == [single]
+
+
 @pytest.mark.parametrize(("name", "told"), [("fsdd-mae-nano", True), ("fsdd-dino-ibot-nano", False)])
 def test_a_class_token_that_no_loss_trains_is_named(name, told):
     recipe = config.load(Recipe, (RECIPES / f"{name}.yaml").read_text(), name=name)

@@ -12,6 +12,7 @@ from PIL import Image
 import foundation
 from foundation.cli import main
 from foundation.zoo.export import write_export
+from foundation.zoo.preprocess import Preprocess
 
 
 @pytest.fixture
@@ -64,6 +65,28 @@ def test_shards_keep_their_keys_and_labels(model, tiny_shards, tmp_path):
         assert found["keys"].tolist() == [f"s{i:03d}" for i in range(40)]
         assert found["labels"].tolist() == [i % 4 for i in range(40)]
         assert found["features"].shape == (40, 32) and np.isfinite(found["features"]).all()
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(model, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Preprocess, "raw", lambda *_: pytest.fail("a file was read first"))
+    file = folder / "cats" / "a.png"
+    (tmp_path / "d.npz").mkdir()
+    for out, why in ((tmp_path / "d.npz", "is a folder"), (file / "x.npz", "a.png is no folder")):
+        assert main(["embed", model, str(file), str(out), "--overwrite", "--device", "cpu"]) == 2
+        assert why in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert main(["embed", model, str(file), str(tmp_path / "x.npz"), "--device", "cpu"]) == 2
+    assert "x.npz: No space left on device" in capsys.readouterr().err and not list(tmp_path.glob("*x.npz*"))
+
+
+def test_a_quoted_pattern_of_files_and_a_device_that_is_not_there(model, folder, tmp_path, capsys):
+    assert main(["embed", model, str(folder / "cats" / "*.*"), str(tmp_path / "x.npz"), "--device", "cpu"]) == 0
+    assert len(np.load(tmp_path / "x.npz")["keys"]) == 2
+    out = str(tmp_path / "y.npz")
+    for words in (["embed", model, str(folder), out], ["dense", model, out, "--shards", "x.tar"]):
+        assert main([*words, "--device", "phone"]) == 2
+        assert "--device phone: " in capsys.readouterr().err
 
 
 def test_mistakes_are_said_before_anything_is_read(model, folder, tiny_shards, tmp_path, capsys):

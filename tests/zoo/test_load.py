@@ -118,3 +118,14 @@ def test_untrained_twin_differs_and_does_not_move_the_random_state(run):
     assert torch.equal(before, torch.get_rng_state())
     assert not torch.equal(features(twin), features(loaded.encoder))
     assert torch.equal(features(twin), features(loaded.untrained(seed=3)))
+
+
+def test_weights_of_timm_that_are_not_finite_are_named(tmp_path):
+    timm = pytest.importorskip("timm", exc_type=Exception)
+    from safetensors.torch import save_file
+
+    tensors = timm.create_model("test_vit", pretrained=False).state_dict()
+    tensors["norm.weight"][0] = float("nan")
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=r"1 of the 64 numbers of '.*norm\.weight' are NaN"):
+        load_encoder(f"timm:test_vit,weights={tmp_path / 'bad.safetensors'}")

@@ -119,6 +119,31 @@ def test_pictures_in_memory_are_read_as_those_in_files(exported, tmp_path):
             model(wrong)
 
 
+def test_a_model_of_another_precision_takes_the_same_samples(exported):
+    path, image = exported("quickstart"), RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    wanted = foundation.load(path)(image)
+    for dtype, near in ((torch.float64, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)):
+        model = foundation.load(path).to(dtype)
+        torch.testing.assert_close(model(image), wanted, rtol=near, atol=near)
+        assert model(model.preprocess(image)).dtype == torch.float32
+
+
+def test_what_is_laid_out_wrongly_is_said_in_every_modality(exported):
+    images = foundation.load(exported("quickstart"))
+    with pytest.raises(UserError, match="0 x 0 pixels"):
+        images(Image.new("RGB", (0, 0)))
+    assert images(Image.new("LA", (8, 8)).convert("La")).shape == (1, images.width)
+    sound = foundation.load(exported("quickstart-audio"))
+    with pytest.raises(UserError, match=r"\[2, 16000\] looks transposed.*array\.T"):
+        sound(np.zeros((2, 16000), np.float32), rate=16000)
+    for rate in (float("nan"), float("inf"), 0):
+        with pytest.raises(UserError, match="needs its samples per second"):
+            sound(np.zeros(16000, np.float32), rate=rate)
+    frames = RNG.integers(0, 256, (20, 48, 64, 3), dtype=np.uint8)
+    with pytest.raises(SampleError, match="looks like one picture"):
+        foundation.load(exported("quickstart-video"))(list(frames), rate=10)
+
+
 def test_tokens_are_chosen_when_the_model_is_loaded(exported):
     path = exported("quickstart")
     image = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -133,6 +158,9 @@ def test_what_cannot_be_read_is_named(exported, tmp_path):
     write_image(tmp_path / "photo")
     (tmp_path / "broken.png").write_bytes((tmp_path / "photo.png").read_bytes()[:500])
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "link.png").symlink_to("gone.png")
+    with pytest.raises(UserError, match=r"link\.png does not exist: it is a link to 'gone\.png'"):
+        model(tmp_path / "link.png")
     with pytest.raises(UserError, match=r"phto\.png does not exist; did you mean '.*photo\.png'"):
         model(tmp_path / "phto.png")
     with pytest.raises(SampleError, match=r"'broken\.png': truncated"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 from foundation.errors import UserError
@@ -27,7 +28,11 @@ def members(value: Any, rate: float | None = None) -> dict[str, bytes]:
             f"an array {list(array.shape)} of {array.dtype} is no waveform: give float [samples] or [samples, "
             "channels], full scale 1, or int16"
         )
-    if rate is None or int(rate) != rate or rate < 1:
+    if array.ndim == 2 and array.shape[1] > array.shape[0]:
+        raise UserError(
+            f"an array {list(array.shape)} looks transposed: a waveform is [samples, channels], so give array.T"
+        )
+    if rate is None or not 1 <= rate < math.inf or int(rate) != rate:
         raise UserError(f"a waveform in memory needs its samples per second: rate=16000, for example (rate is {rate})")
     data = io.BytesIO()
     single = array if array.dtype == np.int16 else array.astype(np.float32)

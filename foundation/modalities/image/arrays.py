@@ -23,11 +23,13 @@ def members(value: Any, rate: float | None = None) -> dict[str, bytes]:
 
     if not isinstance(value, Image.Image):
         value = _of_array(value)
+    if 0 in value.size:
+        raise UserError(f"a picture of {value.width} x {value.height} pixels has nothing to look at")
     if value.mode == "F":
         return {"tif": _saved(value, "TIFF")}
     exif = value.getexif()
     if value.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
-        value = value.convert("RGB")
+        value = value.convert("LA" if value.mode == "La" else "RGB")
     return {"png": _saved(value, "PNG", compress_level=0, exif=exif)}
 
 

@@ -41,6 +41,10 @@ def read_stack(data: bytes, name: str, rate: float, config: Config, share: float
     if fact.dtype not in ("uint8", "|u1", "u1"):
         raise VideoError("shape", f"frames must be uint8, 0 to 255, not {fact.dtype}: scale and convert them first")
     shape = fact.shape
+    if len(shape) == 3 and shape[2] in (1, 3):
+        raise VideoError(
+            "shape", f"{list(shape)} looks like one picture [H, W, 3]; a clip is [T, H, W] or [T, H, W, 3]"
+        )
     if not (len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))) or 0 in shape:
         raise VideoError("shape", f"{list(shape)}: frames are [T, H, W], [T, H, W, 3] or [T, 3, H, W]")
     height, width = shape[1:3] if len(shape) == 3 or shape[3] in (1, 3) else shape[2:4]
