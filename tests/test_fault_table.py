@@ -22,7 +22,7 @@ def test_the_page_names_every_injected_fault_and_no_other(pytestconfig):
 
 
 def test_the_page_explains_every_reason_in_the_words_of_the_program():
-    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "fix-an-error.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
     assert rows == REASONS
 
