@@ -54,9 +54,11 @@ def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
     treatments = list(dict.fromkeys(treatment for score in found for treatment in score.treated))
     several = len(treatments) > 1  # each is shown; the best one counts
     sizes = {score.row.get("n") for score in found}
+    settings = {setting(score) for score in found}
+    # Where each feature has its own, the file of the probe has them all.
+    chosen = settings.pop() if len(settings) == 1 else f"{label(found[0])}: {setting(found[0])}" if settings else ""
     columns = [
         ("features", [label(score) for score in found]),
-        ("setting", [setting(score) for score in found]),
         (short, [] if several else [_percent(score.value) for score in found]),
         *((text, [_percent(score.treated.get(text)) for score in found] if several else []) for text in treatments),
         ("balanced %", [_percent(score.row.get("balanced")) for score in found]),
@@ -66,13 +68,14 @@ def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
     columns = [(head, cells) for head, cells in columns if any(cells)]  # older results say less
     head = [head for head, _ in columns]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
-    numbers = [place for place, text in enumerate(head) if text not in ("features", "setting")]
+    numbers = [place for place, text in enumerate(head) if text != "features"]
     title = TITLES[comparison.probe]
     test, train = names.split_of(result, "test"), names.split_of(result, "train")
     alone = not isinstance((result.get("data") or {}).get("test"), Mapping)
     on = f"leaving one out of {train}" if alone and train else f"scored on {test}" if test else ""
     of = " · ".join(text for text in (names.model_name(str(result.get("model", ""))), on) if text)
-    caption = f"{short.removesuffix(' %')} in percent under each treatment of the features" if several else ""
+    below = f"{short.removesuffix(' %')} in percent under each treatment of the features" if several else ""
+    caption = ", ".join(text for text in (below, chosen) if text)
     return (
         f'<div class="card"><h3>{title}</h3><p class="of">{parts.name(of)}</p>'
         f"{figures.bars(bars, axis=long, chance=comparison.chance)}"
@@ -114,7 +117,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     for comparison in compare(run.probes):
         notes = []
         if comparison.rival is not None:
-            notes.append(f"next best {100 * comparison.rival.value:.1f} %:\n{label(comparison.rival)}")
+            notes.append(f"next best: {label(comparison.rival)},\n{100 * comparison.rival.value:.1f} %")
         elif "k" in comparison.model.row:
             notes.append(f"k = {comparison.model.row['k']}")
         if comparison.chance is not None:

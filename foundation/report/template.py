@@ -80,7 +80,7 @@ align-items:start;margin-bottom:14px}
 .constant{color:var(--soft);font-size:13.5px;margin:12px 0 0;max-width:110ch}
 .pixel{image-rendering:pixelated}
 table{border-collapse:collapse;width:100%;font-size:14px}
-th,td{text-align:left;padding:7px 10px;border-bottom:1px solid var(--rule);vertical-align:top}
+th,td{text-align:left;padding:6px 8px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--soft);font-weight:500;font-size:13px}th[scope]{white-space:nowrap}td.long{overflow-wrap:anywhere}
 tbody tr:last-child td{border-bottom:0}
 caption{text-align:left;color:var(--soft);font-size:12.5px;padding-bottom:4px}
