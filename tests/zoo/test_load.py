@@ -118,3 +118,8 @@ def test_untrained_twin_differs_and_does_not_move_the_random_state(run):
     assert torch.equal(before, torch.get_rng_state())
     assert not torch.equal(features(twin), features(loaded.encoder))
     assert torch.equal(features(twin), features(loaded.untrained(seed=3)))
+
+
+def test_the_bare_name_of_a_published_model_is_told_how_to_write_it():
+    with pytest.raises(UserError, match=r"did you mean timm:resnet18\?"):
+        load_encoder("resnet18")
