@@ -262,3 +262,11 @@ def test_torch_does_not_tell_the_user_about_parameters_that_are_all_used(tmp_pat
         [sys.executable, "-c", DATA_PARALLEL], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0 and "find_unused_parameters" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["help"], "usage: foundation [--help"), (["help", "data"], "usage: foundation data")]
+)
+def test_help_is_a_word_too(words, said, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith(said)
