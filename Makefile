@@ -84,7 +84,7 @@ else
 endif
 
 define install
-@echo "installing foundation into $(VENV) (the first time downloads torch)"
+@echo "installing foundation into $(VENV): torch and what it needs, up to 6 GB; minutes without a word the first time"
 $(if $(TORCH_SPEC),$(INSTALL) $(TORCH_SPEC))
 $(INSTALL) --editable '$(1)'
 endef

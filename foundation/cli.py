@@ -185,6 +185,8 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
 
 
 def _dispatch(words: list[str]) -> int:
+    if words and words[0] == "help":  # as git and others have it: help, help VERB
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0

@@ -308,3 +308,11 @@ def test_an_interrupt_in_an_import_ends_the_program_though_the_importer_drops_it
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "foundation: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["help"], "usage: foundation [--help"), (["help", "data"], "usage: foundation data")]
+)
+def test_help_is_a_word_too(words, said, capsys):
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith(said)

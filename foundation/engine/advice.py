@@ -26,6 +26,8 @@ from foundation.voice import plural
 
 FEW_STEPS = 1000
 """Fewer optimiser steps than these teach an encoder little."""
+FEW_SAMPLES = 20
+"""Fewer samples than these teach an encoder little, whatever the batch."""
 _LOOKED_AT = 4  # samples of a source that are decoded at the start
 _OFF = 1.1  # an epoch that is set may be longer than the data by this factor before it is worth a word
 
@@ -47,10 +49,16 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
 
 def _of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
     batch, steps = recipe.train.batch_size, clock.total_steps
+    if samples < FEW_SAMPLES:
+        yield (
+            f"{plural(samples, 'sample')} will teach an encoder little, though the run goes through: gather some "
+            "hundred at least; long recordings may be cut into pieces (`foundation data build NAME --help`)"
+        )
     if batch > samples:
+        change = f". Set train.batch_size to {_batch_for(samples):,} or less" if samples >= FEW_SAMPLES else ""
         yield (
             f"train.batch_size {batch:,} is more than the {plural(samples, 'sample')} there are: every step sees the "
-            f"same ones several times. Set train.batch_size to {_batch_for(samples):,} or less"
+            f"same ones several times{change}"
         )
     epoch = clock.steps_per_epoch * batch
     key = "train.steps_per_epoch" if recipe.train.steps_per_epoch else "data.samples_per_epoch"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,8 +95,20 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        "NAME.safetensors, or timm:NAME)"
+        f"NAME.safetensors, or timm:NAME){_published(text)}"
     )
+
+
+def _published(text: str) -> str:
+    """A hint for a bare word that is the name of a timm model, such as ``resnet18``; empty for any other."""
+    if not re.fullmatch(r"[a-z0-9_.]+", text):
+        return ""
+    with suppress(ImportError, RuntimeError):
+        import timm
+
+        if timm.is_model(text):
+            return f"; did you mean timm:{text}?"
+    return ""
 
 
 def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:

@@ -160,4 +160,5 @@ def test_views_longer_than_the_recordings_are_told(tmp_path, capfd):
     write_shards(samples, tmp_path, "train")
     assert main(["pretrain", "hapt-mae-nano", f"data.shards=[{tmp_path}/train-*.tar]", "--dry-run"]) == 0
     err = capfd.readouterr().err
+    assert "8 samples will teach an encoder little" in err and "train.batch_size to" not in err
     assert "recordings are 1 s (median)" in err and "Set views.global_views.size to 50 or less" in err

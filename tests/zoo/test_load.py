@@ -129,3 +129,8 @@ def test_weights_of_timm_that_are_not_finite_are_named(tmp_path):
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match=r"1 of the 64 numbers of '.*norm\.weight' are NaN"):
         load_encoder(f"timm:test_vit,weights={tmp_path / 'bad.safetensors'}")
+
+
+def test_the_bare_name_of_a_published_model_is_told_how_to_write_it():
+    with pytest.raises(UserError, match=r"did you mean timm:resnet18\?"):
+        load_encoder("resnet18")

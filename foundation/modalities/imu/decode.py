@@ -235,7 +235,8 @@ class ImuDecoder:
         start = self._number(facts, ("imu_start",), -math.inf) or 0.0
         if table.times is None:
             if rate is None:
-                raise ImuError("shape", "neither json (imu_rate), nor the recipe (decode.rate), nor times say the rate")
+                told = "neither times, nor json (imu_rate), nor the recipe (views.decode.rate), nor data build (--rate)"
+                raise ImuError("shape", f"nothing says how many readings a second: {told}")
             if rate > HIGHEST_RATE:
                 raise ImuError("shape", f"{rate:g} Hz: expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} Hz")
             times, origin, shown = np.arange(len(values)) / rate, 0.0, lambda row: f"{row / rate:.6f} s"
