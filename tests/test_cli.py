@@ -264,9 +264,9 @@ def test_torch_does_not_tell_the_user_about_parameters_that_are_all_used(tmp_pat
     assert done.returncode == 0 and "find_unused_parameters" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "said"), [(["help"], "usage: foundation [--help"), (["help", "data"], "usage: foundation data")]
-)
-def test_help_is_a_word_too(words, said, capsys):
-    assert cli.main(words) == 0
-    assert capsys.readouterr().out.startswith(said)
+def test_help_is_a_word_too(capsys):
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: foundation [--help")
+    with pytest.raises(SystemExit) as end:  # argparse ends by itself
+        cli.main(["help", "data"])
+    assert end.value.code == 0 and "usage: foundation data" in capsys.readouterr().out
