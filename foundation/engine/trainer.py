@@ -129,10 +129,11 @@ class Trainer:
             self.feed = self._feed()
             stack.callback(lambda: self.feed.close())
             stack.callback(self.saver.close)
-            seconds = self.recipe.guard.stall_seconds
-            self.watchdog = stack.enter_context(
-                Watchdog(self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since)
+            seconds, step = self.recipe.guard.stall_seconds, self.progress.step or None
+            dog = Watchdog(
+                self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since, step=step
             )
+            self.watchdog = stack.enter_context(dog)
             self._prepare()
             self._train()
             self._finish()

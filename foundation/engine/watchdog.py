@@ -82,6 +82,7 @@ class Watchdog:
         stall_seconds: longest time between two beats; 0 writes heartbeats and ends nothing that was not asked to stop.
         workers: gives the process numbers of the loader's workers.
         asked: gives the ``time.monotonic()`` at which the process was asked to stop, None before.
+        step: that a run goes on from; None for a new one.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class Watchdog:
         stall_seconds: float,
         workers: Callable[[], Sequence[int]] = tuple,
         asked: Callable[[], float | None] = lambda: None,
+        step: int | None = None,
     ) -> None:
         self.folder, self.rank, self.stall_seconds, self.workers = folder, rank, stall_seconds, workers
         self._asked, self._launcher = asked, lifeline.launcher()
-        self._beat: dict[str, Any] = {"step": None}
+        self._beat: dict[str, Any] = {"step": step}
         self._stopped = 0.0  # seconds in which this process was stopped, all together
         self._took: dict[str, float] = {}  # longest time that each kind of work took
         self._now = _Now.begin("first step", LONGER)

@@ -182,9 +182,10 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
 
 
 def test_no_limit_ends_nothing(tmp_path):
-    with Watchdog(RunFolder(tmp_path), 0, 0.0):
+    with Watchdog(RunFolder(tmp_path), 0, 0.0, step=7):
         time.sleep(1.2)
-    assert json.loads((tmp_path / HEARTBEATS / "rank0.json").read_text())["doing"] == "first step"
+    beat = json.loads((tmp_path / HEARTBEATS / "rank0.json").read_text())
+    assert (beat["doing"], beat["step"]) == ("first step", 7), "a run that goes on says where, before its first step"
 
 
 @pytest.mark.fault(10, "the heartbeat's folder cannot be written")
