@@ -52,6 +52,7 @@ _WHOLE = {
     "schedule/weight_decay": Figure("Weight decay", "weight decay"),
     "probe/knn_top1": Figure("kNN", "top-1 accuracy (%)", percent=True),
     "probe/knn_top5": Figure("kNN, top-5", "top-5 accuracy (%)", percent=True),
+    "probe/knn_balanced": Figure("kNN, mean over classes", "balanced accuracy (%)", percent=True),
     "probe/svm_top1": Figure("Linear SVM", "top-1 accuracy (%)", percent=True),
     "probe/frame_f1": Figure("Frames", "F1 (%)", percent=True),
     "probe/event_f1": Figure("Events", "F1 (%)", percent=True),

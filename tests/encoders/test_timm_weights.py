@@ -87,7 +87,8 @@ def test_names_that_are_near_are_said():
 
 def test_a_plan_needs_no_weights(tmp_path):
     with torch.device("meta"):
-        adapter.Config(model=MODEL, weights=str(tmp_path / "absent.safetensors")).build()
+        planned = adapter.Config(model=MODEL, weights=str(tmp_path / "absent.safetensors")).build()
+    assert all(parameter.is_meta for parameter in planned.parameters()), "a plan takes no memory and reads no file"
 
 
 class Hub(BaseHTTPRequestHandler):
