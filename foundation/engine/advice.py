@@ -18,6 +18,7 @@ from foundation.data.index import read_index
 from foundation.data.moments import Collector
 from foundation.data.shards import GIB, ShardSet
 from foundation.data.statistics import collector_of
+from foundation.deadline import within
 from foundation.errors import SampleError, UserError
 from foundation.printable import printable
 from foundation.recipe import Recipe
@@ -29,6 +30,7 @@ FEW_STEPS = 1000
 FEW_SAMPLES = 20
 """Fewer samples than these teach an encoder little, whatever the batch."""
 _LOOKED_AT = 4  # samples of a source that are decoded at the start
+_PATIENCE = 30.0  # seconds for that: storage that does not answer is the watchdog's affair, which begins after this
 _OFF = 1.1  # an epoch that is set may be longer than the data by this factor before it is worth a word
 
 
@@ -44,7 +46,14 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
         UserError: the shards are of another modality than the recipe's.
     """
     samples = sum(int(shards.num_samples) for shards in sources.values())
-    return [*_of_counts(recipe, clock, samples), *_of_samples(recipe, sources)]
+    try:
+        fit = within(_PATIENCE, lambda: list(_of_samples(recipe, sources)))
+    except TimeoutError:
+        fit = [
+            f"a few samples could not be read in {_PATIENCE:g} seconds: whether they fit the recipe is not known. "
+            "Storage or decoder hang, or are slow: look at them with `foundation data inspect`"
+        ]
+    return [*_of_counts(recipe, clock, samples), *fit]
 
 
 def _of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:

@@ -253,8 +253,8 @@ def test_the_command_needs_no_torch(copy, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_silent_and_then_done(tiny_recipe_file, tmp_path):
-    """The real thing: running while it trains, silent after SIGKILL, done after the same command again."""
+def test_a_killed_run_is_silent_and_goes_on_when_started_again(tiny_recipe_file, tmp_path):
+    """The real thing: running while it trains, silent after SIGKILL, and the same command goes on."""
     run = tmp_path / "runs" / "real"
     words = [sys.executable, "-m", "foundation", "pretrain", str(tiny_recipe_file), "--run", str(run), "data.workers=1"]
     process = subprocess.Popen([*words, "train.length=5000 steps"], stdout=subprocess.DEVNULL)
@@ -274,4 +274,4 @@ def test_a_killed_run_is_silent_and_then_done(tiny_recipe_file, tmp_path):
         [*words, "train.length=5000 steps", f"train.stop_after={silent.step + 5} steps"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert runs.summary(run).state == "done" and runs.summary(run).step == silent.step + 5
+    assert runs.summary(run).state == "stopped" and runs.summary(run).step == silent.step + 5

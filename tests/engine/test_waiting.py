@@ -100,7 +100,8 @@ def test_term_ends_a_wait_for_a_batch_and_workers_end_with_their_process(tiny_re
     wait_for(lambda: worker.extend(pid for pid in children(process.pid) if b"sentry" not in name_of(pid)) or worker)
     wait_for(lambda: list((run / "stalls").glob("rank0-worker-*.txt")))
     process.kill()
-    process.communicate()
+    out, _ = process.communicate()
+    assert "a few samples could not be read in 30 seconds" in out, "the look at the samples waited for ever"
     wait_for(lambda: not any(map(lives, worker)), seconds=10)
     happened(
         "saves the step that was reached and exits with 75 within seconds, naming the shards; hung workers end too"
