@@ -139,6 +139,8 @@ class HttpStorage:
         finally:
             if answer.length_remaining != 0:  # half read: no other answer can follow on this connection
                 answer.close()
+            else:  # also one without a body wants its end to be read, or the next request finds it in its way
+                answer.drain_conn()
             answer.release_conn()
 
     def _check(self, address: str, answer: Any) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.data import remote
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import single
 from foundation.data.stream import build_loader
@@ -212,6 +213,19 @@ def test_a_run_goes_on_without_a_shard_that_cannot_be_had(
     assert messages and all(
         "train-000002.tar" in message and "HTTP 503 (attempt 6 of 6)" in message for message in messages
     )
+
+
+def test_an_answer_without_a_body_leaves_the_connection_usable(make_shards: MakeShards, serve: Any) -> None:
+    web = serve(make_shards(7))
+    web.faults["train-000000.tar"] = ["503", "404", "503"]
+    address = f"{web.url}/train-000000.tar"
+    storage, errors = remote.storage_of(address), []
+    for _ in range(3):
+        with pytest.raises(remote.RemoteError) as caught:
+            storage.stat(address)
+        errors.append(caught.value)  # an error that is kept keeps the answer too: nobody else closes it
+    assert [error.detail for error in errors] == ["HTTP 503", "HTTP 404: not there", "HTTP 503"]
+    assert storage.stat(address).size == (web.folder / "train-000000.tar").stat().st_size
 
 
 def test_secrets_of_an_address_stay_secret(make_shards: MakeShards, serve: Any, cache: Path) -> None:
