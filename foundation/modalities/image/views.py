@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from foundation.counter import Draws
-    from foundation.modalities.image.photometric import Parameters, Plan
+    from foundation.modalities.image.plan import Parameters, Plan
     from foundation.types import Sample, View
 
 
@@ -349,10 +349,13 @@ class ImageViews:
         return Prepared(roles, geometry.pack(canvases) if canvases else None)
 
     def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
-        from foundation.modalities.image import photometric
+        return self._ordered(self._draw_photometric(role, crop, draws), crop.size)
 
-        parameters = self._draw_photometric(role, crop, draws)
-        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
+    def _ordered(self, parameters: Parameters, size: int) -> Plan:
+        from foundation.modalities.image.plan import make_plan
+
+        threshold = float(self.config.solarise_threshold)
+        return make_plan(parameters, size, self.config.blur_radius, threshold, batched=self._accelerator)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.
@@ -375,9 +378,7 @@ class ImageViews:
                 )
                 if role.turns is not None:
                     pixels = geometry.turn(pixels, role.turns, crop.size, self.config.interpolation)
-            data = photometric.run_plan(
-                pixels, role.plan, self.config.mean, self.config.std, float(self.config.solarise_threshold)
-            )
+            data = photometric.run_plan(pixels, role.plan, self.config.mean, self.config.std)
             views[name] = View(data, self.modality, name, crop.count, role.sample_ids, role.geometry)
         return views
 
@@ -406,7 +407,7 @@ class ImageViews:
     def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
         import numpy as np
 
-        from foundation.modalities.image.photometric import Parameters
+        from foundation.modalities.image.plan import Parameters
 
         config = self.config
         parts: list[dict[str, NDArray]] = []

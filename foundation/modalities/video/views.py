@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foundation.counter import Draws
-    from foundation.modalities.image.photometric import Parameters, Plan
+    from foundation.modalities.image.plan import Parameters, Plan
     from foundation.types import Sample, View
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
@@ -220,10 +220,7 @@ class VideoViews(ImageViews):
         return views
 
     def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
-        from foundation.modalities.image import photometric
-
-        parameters = _of_frames(self._draw_photometric(role, crop, draws), crop.frames)
-        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
+        return self._ordered(_of_frames(self._draw_photometric(role, crop, draws), crop.frames), crop.size)
 
     def _draw_spans(
         self,
