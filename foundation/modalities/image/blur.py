@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,30 +79,44 @@ def blur_bands(kernels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         size: of the line, pixels.
 
     Returns:
-        [R, K, 16, 16 + 2 radius] float32, of the K blocks that differ: :func:`_band_taps` says which they are.
+        [R, K, 16, 16 + 2 radius] float32, of the K blocks that differ.
     """
-    taps, _ = _band_taps(size, kernels.shape[1] - 1)
+    bands = _bands_of(size, kernels.shape[1] - 1)
     padded = np.concatenate([kernels, np.zeros((len(kernels), 1), np.float32)], 1)
-    weights: NDArray[np.float32] = padded[:, taps].sum(1)
-    return weights
+    weights: NDArray[np.float32] = padded.take(bands.taps, axis=1)
+    for places, taps in bands.images:
+        weights[:, places] += padded.take(taps, axis=1)
+    return weights.reshape(len(kernels), *bands.shape)
+
+
+class _Bands(NamedTuple):
+    """Which taps connect an input pixel to an output pixel of a line.
+
+    Attributes:
+        shape: K, 16, 16 + 2 radius.
+        taps: [K x 16 x (16 + 2 radius)] the tap that meets the pixel itself; radius + 1 = none.
+        images: where other taps meet its image beyond the first or the last edge: places in ``taps``, and these taps.
+        which: [blocks] which of the K different matrices each block has.
+    """
+
+    shape: tuple[int, ...]
+    taps: NDArray[np.int64]
+    images: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
+    which: NDArray[np.int64]
 
 
 @lru_cache(maxsize=64)
-def _band_taps(size: int, radius: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which taps connect an input pixel to an output pixel of a line.
-
-    Returns:
-        [3, K, 16, 16 + 2 radius] the taps that meet the pixel itself, its image beyond the first edge, and that beyond
-        the last one (radius + 1 = none), of the K different blocks; [blocks] which of them each block is.
-    """
+def _bands_of(size: int, radius: int) -> _Bands:
     starts = np.arange(0, size, _BLOCK)
     output = (starts[:, None] + np.arange(_BLOCK))[:, :, None]  # [blocks, 16, 1]
     pixel = (starts[:, None] + np.arange(-radius, _BLOCK + radius))[:, None]  # [blocks, 1, 16 + 2 radius]
     inside, last = (pixel >= 0) & (pixel < size) & (output < size), size - 1
     images = ((pixel, inside), (-pixel, inside & (pixel > 0)), (2 * last - pixel, inside & (pixel < last)))
     taps = [np.where(there, abs(image - output), radius + 1).clip(max=radius + 1) for image, there in images]
-    different, which = np.unique(np.stack(taps, 1), axis=0, return_inverse=True)
-    return np.ascontiguousarray(different.swapaxes(0, 1)), which.reshape(-1)
+    different, which = np.unique(np.stack(taps, 1), axis=0, return_inverse=True)  # [K, 3, 16, 16 + 2 radius]
+    own, *others = different.swapaxes(0, 1).reshape(3, -1)
+    met = tuple((np.flatnonzero(other <= radius), other[other <= radius]) for other in others)
+    return _Bands((len(different), *taps[0].shape[1:]), own, met, which.reshape(-1))
 
 
 class ViewBlur:
@@ -109,12 +124,12 @@ class ViewBlur:
 
     Args:
         memory: see :func:`view_memory`; the pixels are blurred in place, the rest is working memory.
-        channels: C, planes of a view.
-        size: height and width, pixels.
+        size: height and width of the view, pixels.
+        channels: 3, or 1: the first plane alone.
     """
 
-    def __init__(self, memory: Tensor, channels: int, size: int) -> None:
-        self.memory, self.channels, self.size = memory, channels, size
+    def __init__(self, memory: Tensor, size: int, channels: int = 3) -> None:
+        self.memory, self.size, self.channels = memory, size, channels
         self.blocks = -(-size // _BLOCK)
         self._prepared: dict[int, tuple[NDArray[np.int64], NDArray[np.float32], tuple[Tensor, ...]]] = {}
 
@@ -137,7 +152,7 @@ class ViewBlur:
         """The memory as each step sees it."""
         channels, blocks, span, memory = self.channels, self.blocks, _BLOCK + 2 * radius, self.memory
         side, plane = blocks * _BLOCK, memory.shape[1]
-        which = np.tile(_band_taps(self.size, radius)[1], channels)
+        which = np.tile(_bands_of(self.size, radius).which, channels)
         matrices = np.empty((len(which), _BLOCK, span), np.float32)
         down = torch.from_numpy(matrices)
         # Windows overlap, and reach into other lines, other planes and other memory: finite numbers, which get weight 0.

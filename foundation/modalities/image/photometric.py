@@ -18,8 +18,8 @@ from torch import Tensor
 
 from foundation.modalities.image import colour
 from foundation.modalities.image.blur import ViewBlur, blur_rows, view_memory
-from foundation.modalities.image.colour import Planes
 from foundation.modalities.image.plan import BatchPlan, Plan, Program, RowPlan, Step
+from foundation.modalities.image.planes import Planes, RowPlanes, ViewPlanes
 
 _COLOUR: dict[str, Callable[[Planes, Any], None]] = {
     "brightness": colour.brightness,
@@ -55,13 +55,13 @@ def run_plan(pixels: Tensor, plan: Plan, mean: Sequence[float], std: Sequence[fl
 
 def _run_rows(pixels: Tensor, plan: RowPlan, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     rows, channels, _, size = pixels.shape
-    out = torch.empty(pixels.shape, dtype=torch.float32)
+    out = np.empty(pixels.shape, np.float32)  # NumPy asks for huge pages: hundreds of page faults fewer for each view
     scale = np.array([1.0 / (255.0 * s) for s in std], np.float32)[:, None, None]
     shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
     view = _KEPT.view(size)
-    for row, program, result in zip(pixels.unbind(0), plan.programs, out.numpy(), strict=True):
+    for row, program, result in zip(pixels.unbind(0), plan.programs, out, strict=True):
         view.run(row, program, scale, shift, result)
-    return out
+    return torch.from_numpy(out)
 
 
 class _View:
@@ -69,24 +69,31 @@ class _View:
 
     def __init__(self, size: int) -> None:
         memory = view_memory(size)
-        self.whole = Planes.of_view(memory, size)
-        self.grey = self.whole.first()
-        self.blurs = {self.whole: ViewBlur(memory, 3, size), self.grey: ViewBlur(memory, 1, size)}
-        self.arrays = {planes: planes.image.numpy() for planes in (self.whole, self.grey)}
+        self.whole, self.grey = ViewPlanes(memory, size), ViewPlanes(memory, size, channels=1)
+        self.blurs = {self.whole: ViewBlur(memory, size, channels=3), self.grey: ViewBlur(memory, size, channels=1)}
 
     def run(self, row: Tensor, program: Program, scale: Any, shift: Any, result: NDArray[np.float32]) -> None:
+        """Takes ``row`` through the program and writes it, normalised, to ``result``."""
         view = self.whole
-        view.image.copy_(row)
+        view.load(row)
         for name, value in program:
             if name == "blur":
                 self.blurs[view](value)
             elif name == "greyscale":  # one plane is enough for what follows
                 colour.grey_plane(view)
+                self.grey.gain, self.grey.offset = view.gain, view.offset
                 view = self.grey
             else:
                 _COLOUR[name](view, value)
-        np.multiply(self.arrays[view], scale, out=result)
-        result += shift
+        shift = shift + scale * view.offset
+        scale = scale * view.gain
+        if view is self.whole:
+            array = view.array
+            array *= scale
+            np.add(array, shift, out=result)
+        else:
+            np.multiply(view.array, scale, out=result)
+            result += shift
 
 
 class _Kept(threading.local):
@@ -122,7 +129,7 @@ def _apply(x: Tensor, step: Step, plan: BatchPlan) -> Tensor:
     values = plan.floats[slice(*step.values)]
     if step.operation == "blur":
         return blur_rows(x, values.view(-1, step.width))
-    _COLOUR[step.operation](Planes.of_rows(x), values.view(-1, 1, 1, 1))
+    _COLOUR[step.operation](RowPlanes(x), values.view(-1, 1, 1, 1))
     return x
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,20 +42,6 @@ class Parameters:
     blur: NDArray[np.bool_]
     sigma: NDArray[np.float64]
     solarise: NDArray[np.bool_]
-
-
-class Operation(NamedTuple):
-    """One operation on one row.
-
-    Attributes:
-        name: of the function.
-        values: factor, shift in sixths of a turn, threshold, or the right half of a kernel.
-        turn: rows that have an operation of the same name at the same turn can take it together.
-    """
-
-    name: str
-    values: list[float]
-    turn: tuple[int, int, int]
 
 
 Program: TypeAlias = tuple[tuple[str, Any], ...]
@@ -141,80 +127,82 @@ def make_plan(
     Returns:
         The plan. What a row's pixels become does not depend on the other rows, and on ``batched`` only by rounding.
     """
-    programs = _programs(parameters, radius, threshold)
+    programs, kernels = _programs(parameters, radius, threshold)
     if batched:
-        return _merged(programs)
-    bands = _bands(programs, size)
-    return RowPlan(
-        tuple(
-            tuple((name, bands[row] if name == "blur" else values[0]) for name, values, _ in program)
-            for row, program in enumerate(programs)
-        )
-    )
+        return _merged(programs, kernels)
+    _make_bands(programs, kernels, size)
+    return RowPlan(tuple(map(tuple, programs)))
 
 
-def _bands(programs: list[list[Operation]], size: int) -> dict[int, NDArray[np.float32]]:
-    """The matrices of each row that is blurred; made for all rows of one radius at once."""
-    kernels: dict[int, dict[int, list[float]]] = {}
-    for row, program in enumerate(programs):
-        for name, values, _ in program:
-            if name == "blur":
-                kernels.setdefault(len(values), {})[row] = values
-    bands: dict[int, NDArray[np.float32]] = {}
-    for rows in kernels.values():
-        bands.update(zip(rows, blur_bands(np.array(list(rows.values()), np.float32), size), strict=True))
-    return bands
+def _programs(
+    parameters: Parameters, radius: int, threshold: float
+) -> tuple[list[list[tuple[str, Any]]], dict[int, list[float]]]:
+    """The operations of each row, and the kernel of each row that is blurred.
 
-
-def _programs(parameters: Parameters, radius: int, threshold: float) -> list[list[Operation]]:
-    """The operations of each row. Works on plain lists: a row has few values, and numpy's calls would cost more."""
+    Works on plain lists: a row has few values, and NumPy's calls would cost more.
+    """
+    programs: list[list[tuple[str, Any]]] = []
     order, factors = parameters.order.tolist(), parameters.factors.tolist()
-    greyscale, blur, solarise = (flags.tolist() for flags in (parameters.greyscale, parameters.blur, parameters.solarise))
-    radii: list[int] = []
-    kernels: list[list[float]] = []
-    if any(blur):
-        sigma = np.where(parameters.blur, parameters.sigma, 1e-3)
-        radii, kernels = blur_radius(sigma, radius).tolist(), blur_kernels(sigma, radius).tolist()
-    programs = []
+    greyscale, blur, solarise = parameters.greyscale.tolist(), parameters.blur.tolist(), parameters.solarise.tolist()
     for row, jitter in enumerate(parameters.jitter.tolist()):
-        program: list[Operation] = []
+        program: list[tuple[str, Any]] = []
         if jitter:
-            for turn, number in enumerate(order[row]):
-                name, value, parts = JITTER[number], factors[row][number], 1
-                if name == "hue":  # which goes a sixth of a turn at most in one step
-                    parts = math.ceil(6.0 * abs(value))
-                    value = 6.0 * value / max(parts, 1)
-                elif value == 1.0:
-                    continue
-                program += [Operation(name, [value], (turn, number, part)) for part in range(parts)]
+            for number in order[row]:
+                name, value = JITTER[number], factors[row][number]
+                if name == "hue":
+                    turns = math.ceil(6.0 * abs(value))  # it goes a sixth of a turn at most at once
+                    program += [(name, 6.0 * value / turns)] * turns
+                elif value != 1.0:
+                    program.append((name, value))
         if greyscale[row]:
-            program.append(Operation("greyscale", [0.0], (4, 0, 0)))
+            program.append(("greyscale", 0.0))
         if blur[row]:
-            program.append(Operation("blur", kernels[row][: radii[row] + 1], (5, 0, 0)))
+            program.append(("blur", None))
         if solarise[row]:
-            program.append(Operation("solarise", [threshold], (6, 0, 0)))
+            program.append(("solarise", threshold))
         programs.append(program)
-    return programs
+    blurred = np.flatnonzero(parameters.blur)
+    if not len(blurred):
+        return programs, {}
+    sigma = parameters.sigma[blurred]
+    lengths, halves = (blur_radius(sigma, radius) + 1).tolist(), blur_kernels(sigma, radius).tolist()
+    kernels = {row: half[:length] for row, half, length in zip(blurred.tolist(), halves, lengths, strict=True)}
+    return programs, kernels
 
 
-def _merged(programs: list[list[Operation]]) -> BatchPlan:
-    """Steps of all rows that have the same operation at the same turn."""
-    merged: dict[tuple[int, int, int], list[tuple[int, Operation]]] = {}
+def _make_bands(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[float]], size: int) -> None:
+    """Puts the matrices of each blur into the programs; made for all rows of one radius at once."""
+    rows: dict[int, list[int]] = {}
+    for row, kernel in kernels.items():
+        rows.setdefault(len(kernel), []).append(row)
+    for some in rows.values():
+        bands = blur_bands(np.array([kernels[row] for row in some], np.float32), size)
+        for row, matrices in zip(some, bands, strict=True):
+            program = programs[row]
+            program[program.index(("blur", None))] = ("blur", matrices)
+
+
+def _merged(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[float]]) -> BatchPlan:
+    """Steps of all rows that have the same operation at the same place of their programs."""
+    after = {"greyscale": 1, "blur": 2, "solarise": 3}  # these come last, together, wherever they are in a program
+    places: dict[tuple[int, int, str], list[tuple[int, Any]]] = {}
     for row, program in enumerate(programs):
-        for operation in program:
-            merged.setdefault(operation.turn, []).append((row, operation))
+        for place, (name, value) in enumerate(program):
+            last = after.get(name, 0)
+            places.setdefault((last, 0 if last else place, name), []).append((row, value))
     steps: list[Step] = []
     integers: list[int] = []
     floats: list[float] = []
-    for turn in sorted(merged):
-        chosen, rows = merged[turn], None
+    for key in sorted(places):
+        name, chosen, rows = key[2], places[key], None
         if len(chosen) < len(programs):
             rows = (len(integers), len(integers) + len(chosen))
             integers += [row for row, _ in chosen]
-        start, width = len(floats), max(len(operation.values) for _, operation in chosen)
-        for _, operation in chosen:
-            floats += operation.values + [0.0] * (width - len(operation.values))
-        steps.append(Step(chosen[0][1].name, rows, (start, len(floats)), width))
+        values = [kernels[row] if name == "blur" else [value] for row, value in chosen]
+        start, width = len(floats), max(map(len, values))
+        for value in values:
+            floats += value + [0.0] * (width - len(value))
+        steps.append(Step(name, rows, (start, len(floats)), width))
     return BatchPlan(
         tuple(steps), torch.tensor(integers, dtype=torch.int64), torch.tensor(floats, dtype=torch.float32)
     )

@@ -409,25 +409,29 @@ class ImageViews:
 
         from foundation.modalities.image.plan import Parameters
 
-        config = self.config
-        parts: list[dict[str, NDArray]] = []
-        for view in range(crop.count):
-            stream = f"{self.modality}.{role}.{view}."
-            jitter, blur = draws.uniform(stream + "jitter", 9), draws.uniform(stream + "blur", 2)
-            low = np.array([max(0.0, 1.0 - v) for v in (config.brightness, config.contrast, config.saturation)])
-            high = 1.0 + np.array([config.brightness, config.contrast, config.saturation])
-            factors = np.empty((len(draws.ids), 4))
-            factors[:, :3] = low + (high - low) * jitter[:, 1:4]
-            factors[:, 3] = config.hue * (2.0 * jitter[:, 4] - 1.0)
-            parts.append(
-                {
-                    "order": np.argsort(jitter[:, 5:], axis=1, kind="stable"),
-                    "factors": factors,
-                    "jitter": jitter[:, 0] < config.jitter,
-                    "greyscale": draws.uniform(stream + "greyscale", 1)[:, 0] < config.greyscale,
-                    "blur": blur[:, 0] < crop.blur[view % len(crop.blur)],
-                    "sigma": config.blur_sigma[0] + (config.blur_sigma[1] - config.blur_sigma[0]) * blur[:, 1],
-                    "solarise": draws.uniform(stream + "solarise", 1)[:, 0] < crop.solarise[view % len(crop.solarise)],
-                }
-            )
-        return Parameters(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        config, views = self.config, range(crop.count)
+
+        def uniform(name: str, count: int) -> NDArray[np.float64]:
+            """[R, count] in [0, 1), each view from a stream of its own."""
+            streams = (f"{self.modality}.{role}.{view}.{name}" for view in views)
+            return np.concatenate([draws.uniform(stream, count) for stream in streams])
+
+        def shares(values: tuple[float, ...]) -> NDArray[np.float64]:
+            """[R] the probability of each row."""
+            return np.repeat([values[view % len(values)] for view in views], len(draws.ids))
+
+        jitter, blur = uniform("jitter", 9), uniform("blur", 2)
+        spread = np.array([config.brightness, config.contrast, config.saturation])
+        low, high = np.maximum(0.0, 1.0 - spread), 1.0 + spread
+        factors = np.empty((len(jitter), 4))
+        factors[:, :3] = low + (high - low) * jitter[:, 1:4]
+        factors[:, 3] = config.hue * (2.0 * jitter[:, 4] - 1.0)
+        return Parameters(
+            order=np.argsort(jitter[:, 5:], axis=1, kind="stable"),
+            factors=factors,
+            jitter=jitter[:, 0] < config.jitter,
+            greyscale=uniform("greyscale", 1)[:, 0] < config.greyscale,
+            blur=blur[:, 0] < shares(crop.blur),
+            sigma=config.blur_sigma[0] + (config.blur_sigma[1] - config.blur_sigma[0]) * blur[:, 1],
+            solarise=uniform("solarise", 1)[:, 0] < shares(crop.solarise),
+        )
