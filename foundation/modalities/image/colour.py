@@ -24,14 +24,7 @@ def contrast(x: Planes, factor: Any) -> None:
 
 def saturation(x: Planes, factor: Any) -> None:
     """Mixes with the grey image."""
-    xp, pixels, (red, green, blue) = x.xp, x.pixels, x.planes
-    grey, plane, rest = x.work.low, x.work.middle, 1.0 - factor
-    xp.multiply(red, RED * rest, out=grey)
-    grey += xp.multiply(green, GREEN * rest, out=plane)
-    grey += xp.multiply(blue, BLUE * rest, out=plane)
-    pixels *= factor
-    pixels += grey
-    x.clip(factor)
+    x.mix_grey(factor)
 
 
 def hue(x: Planes, shift: Any) -> None:

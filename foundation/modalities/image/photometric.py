@@ -85,8 +85,10 @@ class _View:
                 view = self.grey
             else:
                 _COLOUR[name](view, value)
-        shift = shift + scale * view.offset
-        scale = scale * view.gain
+        if view.offset != 0.0:
+            shift = shift + scale * view.offset
+        if view.gain != 1.0:
+            scale = scale * view.gain
         if view is self.whole:
             array = view.array
             array *= scale

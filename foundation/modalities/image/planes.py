@@ -52,8 +52,16 @@ class Planes(ABC):
         """``factor`` times each pixel plus ``offset``, clipped."""
 
     @abstractmethod
-    def clip(self, factor: Any) -> None:
-        """Clips pixels that were mixed with others by ``factor``; by one of up to 1 they have stayed within [0, 255]."""
+    def mix_grey(self, factor: Any) -> None:
+        """``factor`` times each pixel plus ``1 - factor`` times its grey value, clipped."""
+
+    def _grey(self, share: Any) -> Any:
+        """``share`` times the grey values, in working memory."""
+        (red, green, blue), grey, plane = self.planes, self.work.low, self.work.middle
+        self.xp.multiply(red, RED * share, out=grey)
+        grey += self.xp.multiply(green, GREEN * share, out=plane)
+        grey += self.xp.multiply(blue, BLUE * share, out=plane)
+        return grey
 
     @abstractmethod
     def settle(self) -> None:
@@ -90,6 +98,7 @@ class ViewPlanes(Planes):
         self._work = Work(*array[4:8], bits[7], picture, bits[8 : 8 + channels], tuple(picture))
         self._sums = np.empty(channels * size, np.float32)
         self._lines = torch.from_numpy(self._sums).view(channels, size)
+        self._weights = _line_weights(size, size, memory.device).numpy()
         self.gain, self.offset = 1.0, 0.0
 
     @property
@@ -103,9 +112,16 @@ class ViewPlanes(Planes):
 
     def mix(self, factor: float, offset: float) -> None:
         self.gain, self.offset = self.gain * factor, self.offset * factor + offset
-        self.clip(factor)
+        self._clip(factor)
 
-    def clip(self, factor: float) -> None:
+    def mix_grey(self, factor: float) -> None:
+        factor = max(factor, 1e-6)  # a sum that is divided by the factor, which the gain has in return
+        pixels = self.pixels
+        pixels += self._grey((1.0 - factor) / factor)
+        self.gain *= factor
+        self._clip(factor)
+
+    def _clip(self, factor: float) -> None:
         if factor > 1.0:
             self.settle()
             self.memory.clamp_(0.0, 255.0)
@@ -120,8 +136,7 @@ class ViewPlanes(Planes):
 
     def mean_grey(self) -> float:
         torch.sum(self.image, -1, out=self._lines)  # line by line: the same whatever number of threads works on it
-        weights = _line_weights(*self.image.shape[1:], self.image.device).numpy()
-        return self.gain * float(np.dot(self._sums, weights)) + self.offset
+        return self.gain * float(np.dot(self._sums, self._weights)) + self.offset
 
 
 class RowPlanes(Planes):
@@ -143,11 +158,11 @@ class RowPlanes(Planes):
         return Work(*planes.unbind(0), bits[0], picture, bits[1], picture.split(1, 1))
 
     def mix(self, factor: Tensor, offset: Tensor | float) -> None:
-        self.pixels.mul_(factor).add_(offset)
-        self.clip(factor)
+        self.pixels.mul_(factor).add_(offset).clamp_(0.0, 255.0)  # to look at factors would be to wait for the device
 
-    def clip(self, factor: Tensor) -> None:
-        self.pixels.clamp_(0.0, 255.0)  # whatever the factors are: to look at them is to wait for the device
+    def mix_grey(self, factor: Tensor) -> None:
+        grey = self._grey(1.0 - factor)
+        self.pixels.mul_(factor).add_(grey).clamp_(0.0, 255.0)
 
     def settle(self) -> None:
         pass

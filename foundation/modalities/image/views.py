@@ -319,7 +319,7 @@ class ImageViews:
                 pixels=pixels,
                 boxes=geometry.scale_boxes(boxes, factors, sizes) if self.on_device else torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
-                plan=self._plan(name, crop, draws),
+                plan=self.plan(name, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
                 geometry=maps,
                 turns=turns,
@@ -340,7 +340,7 @@ class ImageViews:
                 pixels=joined(pixels, crop.count) if pixels else None,
                 boxes=joined([role.boxes for role in some], crop.count),
                 flips=joined([role.flips for role in some], crop.count),
-                plan=self._plan(name, crop, draws),
+                plan=self.plan(name, draws),
                 sample_ids=joined([role.sample_ids for role in some], crop.count),
                 geometry=joined([role.geometry for role in some], crop.count),
                 turns=joined(turns, crop.count) if turns else None,
@@ -348,14 +348,13 @@ class ImageViews:
         canvases = [image for part in parts if part.canvas is not None for image in part.canvas]
         return Prepared(roles, geometry.pack(canvases) if canvases else None)
 
-    def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
-        return self._ordered(self._draw_photometric(role, crop, draws), crop.size)
-
-    def _ordered(self, parameters: Parameters, size: int) -> Plan:
+    def plan(self, role: str, draws: Draws) -> Plan:
+        """What happens to the colours of a role's views, in their order."""
         from foundation.modalities.image.plan import make_plan
 
-        threshold = float(self.config.solarise_threshold)
-        return make_plan(parameters, size, self.config.blur_radius, threshold, batched=self._accelerator)
+        crop, threshold = self.roles[role], float(self.config.solarise_threshold)
+        parameters = self._draw_photometric(role, crop, draws)
+        return make_plan(parameters, crop.size, self.config.blur_radius, threshold, batched=self._accelerator)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.
