@@ -7,6 +7,7 @@ The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -59,10 +60,12 @@ def _places(count: int) -> NDArray[np.uint64]:
 
 
 def _bits(
-    seed: int, epochs: NDArray[np.uint64], ids: NDArray[np.uint64], stream: str, count: int
+    seed: int, epochs: NDArray[np.uint64], ids: NDArray[np.uint64], streams: Sequence[str], count: int
 ) -> NDArray[np.uint64]:
-    key = _mix(_mix(epochs + _stream_key(seed, stream)) + ids)  # [B]
-    return _mix(key[:, None] + _places(count))
+    """[streams x B, count]."""
+    keys = np.array([_stream_key(seed, stream) for stream in streams])
+    keys = _mix(_mix(keys[:, None] + epochs) + ids)  # [streams, B]
+    return _mix(keys.reshape(-1, 1) + _places(count))
 
 
 def bits(seed: int, epochs: object, ids: object, stream: str, count: int) -> NDArray[np.uint64]:
@@ -78,7 +81,7 @@ def bits(seed: int, epochs: object, ids: object, stream: str, count: int) -> NDA
     Returns:
         [B, count] uint64.
     """
-    return _bits(seed, _mixed_epochs(epochs), _mixed_ids(ids), stream, count)
+    return _bits(seed, _mixed_epochs(epochs), _mixed_ids(ids), (stream,), count)
 
 
 def uniform(seed: int, epochs: object, ids: object, stream: str, count: int) -> NDArray[np.float64]:
@@ -120,8 +123,12 @@ class Draws:
 
     def uniform(self, stream: str, count: int) -> NDArray[np.float64]:
         """[B, count] in [0, 1)."""
-        epochs, ids = self._mixed  # the same for every stream
-        return _uniform(_bits(self.seed, epochs, ids, stream, count))
+        return self.uniforms((stream,), count)
+
+    def uniforms(self, streams: Sequence[str], count: int) -> NDArray[np.float64]:
+        """[streams x B, count] in [0, 1): what :meth:`uniform` gives for one stream after the other, at once."""
+        epochs, ids = self._mixed
+        return _uniform(_bits(self.seed, epochs, ids, streams, count))
 
     @cached_property
     def _mixed(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -388,20 +388,18 @@ class ImageViews:
 
         from foundation.modalities.image import geometry
 
-        boxes, flips = [], []
-        for view in range(crop.count):
-            uniforms = draws.uniform(f"{self.modality}.{role}.{view}.crop", geometry.CROP_DRAWS)
-            boxes.append(geometry.crop_boxes(uniforms, heights, widths, crop.scale, self.config.aspect))
-            flips.append(draws.uniform(f"{self.modality}.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
-        return np.concatenate(boxes), np.concatenate(flips)
+        streams = [f"{self.modality}.{role}.{view}" for view in range(crop.count)]
+        uniforms = draws.uniforms([f"{stream}.crop" for stream in streams], geometry.CROP_DRAWS)
+        every = np.tile(heights, crop.count), np.tile(widths, crop.count)
+        boxes = geometry.crop_boxes(uniforms, *every, crop.scale, self.config.aspect)
+        return boxes, draws.uniforms([f"{stream}.flip" for stream in streams], 1)[:, 0] < self.config.flip
 
     def _draw_angles(self, role: str, crop: CropConfig, draws: Draws) -> NDArray[np.float64]:
         """[R] degrees, by which each view is turned."""
         import numpy as np
 
-        streams = (f"{self.modality}.{role}.{view}.turn" for view in range(crop.count))
-        uniforms = np.concatenate([draws.uniform(stream, 1)[:, 0] for stream in streams])
-        return self._degrees * (2.0 * uniforms - 1.0)
+        streams = [f"{self.modality}.{role}.{view}.turn" for view in range(crop.count)]
+        return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
     def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
         import numpy as np
@@ -411,9 +409,8 @@ class ImageViews:
         config, views = self.config, range(crop.count)
 
         def uniform(name: str, count: int) -> NDArray[np.float64]:
-            """[R, count] in [0, 1), each view from a stream of its own."""
-            streams = (f"{self.modality}.{role}.{view}.{name}" for view in views)
-            return np.concatenate([draws.uniform(stream, count) for stream in streams])
+            """[R, count] in [0, 1)."""
+            return draws.uniforms([f"{self.modality}.{role}.{view}.{name}" for view in views], count)
 
         def shares(values: tuple[float, ...]) -> NDArray[np.float64]:
             """[R] the probability of each row."""
