@@ -142,11 +142,10 @@ class ViewBlur:
         radius = (bands.shape[2] - _BLOCK) // 2
         if radius not in self._prepared:
             self._prepared[radius] = self._prepare(radius)
-        which, matrices, (down, rows, lines, across, columns, blocks, pixels, result) = self._prepared[radius]
+        which, matrices, (down, rows, lines, columns, across, blocks) = self._prepared[radius]
         np.take(bands, which, axis=0, out=matrices, mode="clip")
         torch.bmm(down, rows, out=lines)
         torch.bmm(columns, across, out=blocks)
-        pixels.copy_(result)
 
     def _prepare(self, radius: int) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[Tensor, ...]]:
         """The memory as each step sees it."""
@@ -160,7 +159,5 @@ class ViewBlur:
         start = 4 * plane + -(-radius // _BLOCK) * _BLOCK
         lines = memory.as_strided((channels * blocks, _BLOCK, side), (_BLOCK * side, side, 1), start)
         columns = memory.as_strided((blocks, channels * side, span), (_BLOCK, side, 1), start - radius)
-        done = memory.view(-1)[-channels * plane :].view(blocks, channels, side, _BLOCK)
-        pixels = memory[1 : 1 + channels].view(channels, side, blocks, _BLOCK)
-        across = down[:blocks].transpose(1, 2)
-        return which, matrices, (down, rows, lines, across, columns, done.flatten(1, 2), pixels, done.permute(1, 2, 0, 3))
+        pixels = memory[1 : 1 + channels].view(channels * side, blocks, _BLOCK).transpose(0, 1)
+        return which, matrices, (down, rows, lines, columns, down[:blocks].transpose(1, 2), pixels)
