@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-
 _BLOCK = 16
 
 
@@ -65,8 +64,7 @@ def view_memory(size: int) -> Tensor:
         view: giving it back to the operating system and fetching it anew costs more than the arithmetic.
     """
     side = -(-size // _BLOCK) * _BLOCK
-    with torch.inference_mode(False):  # else a probe's views would make memory that training may not write to
-        return torch.zeros((11, side * side), dtype=torch.float32)
+    return torch.zeros((11, side * side), dtype=torch.float32)
 
 
 def blur_bands(kernels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -154,7 +152,7 @@ class ViewBlur:
         which = np.tile(_bands_of(self.size, radius).which, channels)
         matrices = np.empty((len(which), _BLOCK, span), np.float32)
         down = torch.from_numpy(matrices)
-        # Windows overlap, and reach into other lines, other planes and other memory: finite numbers, which get weight 0.
+        # Windows overlap, and reach into other lines, planes and memory: finite numbers, which get weight 0.
         rows = memory.as_strided((channels * blocks, span, side), (_BLOCK * side, side, 1), plane - radius * side)
         start = 4 * plane + -(-radius // _BLOCK) * _BLOCK
         lines = memory.as_strided((channels * blocks, _BLOCK, side), (_BLOCK * side, side, 1), start)

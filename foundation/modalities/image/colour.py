@@ -33,8 +33,8 @@ def hue(x: Planes, shift: Any) -> None:
     Let m <= d <= M be the three channels of a pixel by size. A turn of up to a sixth of the circle moves d alone, by
     shift (M - m), until it meets M or m; from there on what it met moves, the other way. So a channel x, followed by y
     and preceded by z in the circle red, green, blue, becomes ``clip(2 x - d - sign(y - z) shift (M - m), m, M)``: the
-    sign is the same for the smallest and the largest channel and the other one for d, of which ``2 x - d`` is d. No case
-    distinction, no division, no trip to HSV and back. (Where y = z the channel is already at its limit.)
+    sign is the same for the smallest and the largest channel, and the other one for d, of which ``2 x - d`` is d. No
+    case distinction, no division, no trip to HSV and back. (Where y = z, the channel is at its limit either way.)
 
     Args:
         x: the pixels.

@@ -1,8 +1,8 @@
 """What happens to the colours of each view, in which order: drawn parameters become steps.
 
 A CPU takes one row after the other, each with a program of its own (:class:`RowPlan`), so that a view stays in the
-second-level cache from its first operation to its last. An accelerator takes all rows at once (:class:`BatchPlan`): the
-numbers of the rows of each step and their values are tensors already, so that running it never asks the device anything.
+second-level cache from its first operation to its last. An accelerator takes all rows at once (:class:`BatchPlan`):
+which rows a step takes and their values are tensors already, so that running it never asks the device anything.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _programs(
                 name, value = JITTER[number], factors[row][number]
                 if name == "hue":
                     turns = math.ceil(6.0 * abs(value))  # it goes a sixth of a turn at most at once
-                    program += [(name, 6.0 * value / turns)] * turns
+                    program += [(name, 6.0 * value / max(turns, 1))] * turns
                 elif value != 1.0:
                     program.append((name, value))
         if greyscale[row]:
@@ -203,6 +203,4 @@ def _merged(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[float
         for value in values:
             floats += value + [0.0] * (width - len(value))
         steps.append(Step(name, rows, (start, len(floats)), width))
-    return BatchPlan(
-        tuple(steps), torch.tensor(integers, dtype=torch.int64), torch.tensor(floats, dtype=torch.float32)
-    )
+    return BatchPlan(tuple(steps), torch.tensor(integers, dtype=torch.int64), torch.tensor(floats, dtype=torch.float32))

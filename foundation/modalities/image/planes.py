@@ -1,4 +1,4 @@
-"""Pixels by plane, as the operations on colours see them: one view on a CPU, or all rows of a batch on an accelerator."""
+"""Pixels by plane, as the operations on colours see them: one view on a CPU, or all of a batch on an accelerator."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Planes(ABC):
 class ViewPlanes(Planes):
     """Planes of one view on a CPU: NumPy's arrays [3, P x P] and [P x P], factors are floats.
 
-    A call of NumPy costs a third of a call of torch, and one pass over a view of 96 pixels takes hardly longer than that.
-    The memory is used again for view after view: giving it back to the operating system and fetching it anew costs more
+    A call of NumPy costs a third of a call of torch, and one pass over a view of 96 pixels takes hardly longer. The
+    memory is used again for view after view: giving it back to the operating system and fetching it anew costs more
     than the arithmetic.
 
-    The pixels are ``gain x pixels + offset``: mixing with black or grey by a factor of up to 1 needs no clipping, and all
-    operations but :func:`~foundation.modalities.image.colour.solarise` commute with it, so that it costs nothing.
+    The pixels are ``gain x pixels + offset``: mixing with black or grey by a factor of up to 1 needs no clipping, and
+    all operations but :func:`~foundation.modalities.image.colour.solarise` commute with it, so that it costs nothing.
 
     Args:
         memory: see :func:`~foundation.modalities.image.blur.view_memory`.
@@ -95,7 +95,8 @@ class ViewPlanes(Planes):
         self.image = self.memory.view(channels, side, side)[:, :size, :size]
         self.array: NDArray[np.float32] = self.image.numpy()
         bits, picture = array.view(np.int32), array[8 : 8 + channels]
-        self._work = Work(*array[4:8], bits[7], picture, bits[8 : 8 + channels], tuple(picture))
+        low, middle, high, chroma = array[4:8]
+        self._work = Work(low, middle, high, chroma, bits[7], picture, bits[8 : 8 + channels], tuple(picture))
         self._sums = np.empty(channels * size, np.float32)
         self._lines = torch.from_numpy(self._sums).view(channels, size)
         self._weights = _line_weights(size, size, memory.device).numpy()
@@ -154,8 +155,9 @@ class RowPlanes(Planes):
         rows, _, height, width = self.pixels.shape
         planes = torch.empty((4, rows, 1, height, width), device=self.pixels.device)
         picture = torch.empty((rows, 3, height, width), device=self.pixels.device)
-        bits = planes[3].view(torch.int32), picture.view(torch.int32)
-        return Work(*planes.unbind(0), bits[0], picture, bits[1], picture.split(1, 1))
+        low, middle, high, chroma = planes.unbind(0)
+        bits = chroma.view(torch.int32), picture.view(torch.int32)
+        return Work(low, middle, high, chroma, bits[0], picture, bits[1], picture.split(1, 1))
 
     def mix(self, factor: Tensor, offset: Tensor | float) -> None:
         self.pixels.mul_(factor).add_(offset).clamp_(0.0, 255.0)  # to look at factors would be to wait for the device

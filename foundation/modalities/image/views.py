@@ -396,8 +396,6 @@ class ImageViews:
 
     def _draw_angles(self, role: str, crop: CropConfig, draws: Draws) -> NDArray[np.float64]:
         """[R] degrees, by which each view is turned."""
-        import numpy as np
-
         streams = [f"{self.modality}.{role}.{view}.turn" for view in range(crop.count)]
         return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
