@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from foundation.counter import Draws
-    from foundation.modalities.image.photometric import Parameters, Plan
+    from foundation.modalities.image.plan import Parameters, Plan
     from foundation.types import Sample, View
 
 
@@ -319,7 +319,7 @@ class ImageViews:
                 pixels=pixels,
                 boxes=geometry.scale_boxes(boxes, factors, sizes) if self.on_device else torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
-                plan=self._plan(name, crop, draws),
+                plan=self.plan(name, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, crop.count)),
                 geometry=maps,
                 turns=turns,
@@ -340,7 +340,7 @@ class ImageViews:
                 pixels=joined(pixels, crop.count) if pixels else None,
                 boxes=joined([role.boxes for role in some], crop.count),
                 flips=joined([role.flips for role in some], crop.count),
-                plan=self._plan(name, crop, draws),
+                plan=self.plan(name, draws),
                 sample_ids=joined([role.sample_ids for role in some], crop.count),
                 geometry=joined([role.geometry for role in some], crop.count),
                 turns=joined(turns, crop.count) if turns else None,
@@ -348,11 +348,13 @@ class ImageViews:
         canvases = [image for part in parts if part.canvas is not None for image in part.canvas]
         return Prepared(roles, geometry.pack(canvases) if canvases else None)
 
-    def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
-        from foundation.modalities.image import photometric
+    def plan(self, role: str, draws: Draws) -> Plan:
+        """What happens to the colours of a role's views, in their order."""
+        from foundation.modalities.image.plan import make_plan
 
+        crop, threshold = self.roles[role], float(self.config.solarise_threshold)
         parameters = self._draw_photometric(role, crop, draws)
-        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
+        return make_plan(parameters, crop.size, self.config.blur_radius, threshold, batched=self._accelerator)
 
     def finish(self, prepared: Prepared) -> dict[str, View]:
         """Does the rest, on the device where ``prepared`` lies; never waits for it.
@@ -375,9 +377,7 @@ class ImageViews:
                 )
                 if role.turns is not None:
                     pixels = geometry.turn(pixels, role.turns, crop.size, self.config.interpolation)
-            data = photometric.run_plan(
-                pixels, role.plan, self.config.mean, self.config.std, float(self.config.solarise_threshold)
-            )
+            data = photometric.run_plan(pixels, role.plan, self.config.mean, self.config.std)
             views[name] = View(data, self.modality, name, crop.count, role.sample_ids, role.geometry)
         return views
 
@@ -388,45 +388,44 @@ class ImageViews:
 
         from foundation.modalities.image import geometry
 
-        boxes, flips = [], []
-        for view in range(crop.count):
-            uniforms = draws.uniform(f"{self.modality}.{role}.{view}.crop", geometry.CROP_DRAWS)
-            boxes.append(geometry.crop_boxes(uniforms, heights, widths, crop.scale, self.config.aspect))
-            flips.append(draws.uniform(f"{self.modality}.{role}.{view}.flip", 1)[:, 0] < self.config.flip)
-        return np.concatenate(boxes), np.concatenate(flips)
+        streams = [f"{self.modality}.{role}.{view}" for view in range(crop.count)]
+        uniforms = draws.uniforms([f"{stream}.crop" for stream in streams], geometry.CROP_DRAWS)
+        every = np.tile(heights, crop.count), np.tile(widths, crop.count)
+        boxes = geometry.crop_boxes(uniforms, *every, crop.scale, self.config.aspect)
+        return boxes, draws.uniforms([f"{stream}.flip" for stream in streams], 1)[:, 0] < self.config.flip
 
     def _draw_angles(self, role: str, crop: CropConfig, draws: Draws) -> NDArray[np.float64]:
         """[R] degrees, by which each view is turned."""
-        import numpy as np
-
-        streams = (f"{self.modality}.{role}.{view}.turn" for view in range(crop.count))
-        uniforms = np.concatenate([draws.uniform(stream, 1)[:, 0] for stream in streams])
-        return self._degrees * (2.0 * uniforms - 1.0)
+        streams = [f"{self.modality}.{role}.{view}.turn" for view in range(crop.count)]
+        return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
     def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
         import numpy as np
 
-        from foundation.modalities.image.photometric import Parameters
+        from foundation.modalities.image.plan import Parameters
 
-        config = self.config
-        parts: list[dict[str, NDArray]] = []
-        for view in range(crop.count):
-            stream = f"{self.modality}.{role}.{view}."
-            jitter, blur = draws.uniform(stream + "jitter", 9), draws.uniform(stream + "blur", 2)
-            low = np.array([max(0.0, 1.0 - v) for v in (config.brightness, config.contrast, config.saturation)])
-            high = 1.0 + np.array([config.brightness, config.contrast, config.saturation])
-            factors = np.empty((len(draws.ids), 4))
-            factors[:, :3] = low + (high - low) * jitter[:, 1:4]
-            factors[:, 3] = config.hue * (2.0 * jitter[:, 4] - 1.0)
-            parts.append(
-                {
-                    "order": np.argsort(jitter[:, 5:], axis=1, kind="stable"),
-                    "factors": factors,
-                    "jitter": jitter[:, 0] < config.jitter,
-                    "greyscale": draws.uniform(stream + "greyscale", 1)[:, 0] < config.greyscale,
-                    "blur": blur[:, 0] < crop.blur[view % len(crop.blur)],
-                    "sigma": config.blur_sigma[0] + (config.blur_sigma[1] - config.blur_sigma[0]) * blur[:, 1],
-                    "solarise": draws.uniform(stream + "solarise", 1)[:, 0] < crop.solarise[view % len(crop.solarise)],
-                }
-            )
-        return Parameters(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        config, views = self.config, range(crop.count)
+
+        def uniform(name: str, count: int) -> NDArray[np.float64]:
+            """[R, count] in [0, 1)."""
+            return draws.uniforms([f"{self.modality}.{role}.{view}.{name}" for view in views], count)
+
+        def shares(values: tuple[float, ...]) -> NDArray[np.float64]:
+            """[R] the probability of each row."""
+            return np.repeat([values[view % len(values)] for view in views], len(draws.ids))
+
+        jitter, blur = uniform("jitter", 9), uniform("blur", 2)
+        spread = np.array([config.brightness, config.contrast, config.saturation])
+        low, high = np.maximum(0.0, 1.0 - spread), 1.0 + spread
+        factors = np.empty((len(jitter), 4))
+        factors[:, :3] = low + (high - low) * jitter[:, 1:4]
+        factors[:, 3] = config.hue * (2.0 * jitter[:, 4] - 1.0)
+        return Parameters(
+            order=np.argsort(jitter[:, 5:], axis=1, kind="stable"),
+            factors=factors,
+            jitter=jitter[:, 0] < config.jitter,
+            greyscale=uniform("greyscale", 1)[:, 0] < config.greyscale,
+            blur=blur[:, 0] < shares(crop.blur),
+            sigma=config.blur_sigma[0] + (config.blur_sigma[1] - config.blur_sigma[0]) * blur[:, 1],
+            solarise=uniform("solarise", 1)[:, 0] < shares(crop.solarise),
+        )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from foundation.counter import Draws
-    from foundation.modalities.image.photometric import Parameters, Plan
+    from foundation.modalities.image.plan import Parameters
     from foundation.types import Sample, View
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
@@ -186,7 +186,7 @@ class VideoViews(ImageViews):
                 pixels=pixels.flatten(0, 1),
                 boxes=torch.from_numpy(boxes),
                 flips=torch.from_numpy(flips),
-                plan=self._plan(name, clip, draws),
+                plan=self.plan(name, draws),
                 sample_ids=torch.from_numpy(np.tile(draws.ids, clip.count)),
                 geometry=clips.affine(boxes, flips, placed),
             )
@@ -219,11 +219,8 @@ class VideoViews(ImageViews):
                 views["masked_frame"] = copies(views["frame"], config.masked_frames, "masked_frame")
         return views
 
-    def _plan(self, role: str, crop: Any, draws: Draws) -> Plan:
-        from foundation.modalities.image import photometric
-
-        parameters = _of_frames(self._draw_photometric(role, crop, draws), crop.frames)
-        return photometric.make_plan(parameters, crop.size, self.config.blur_radius, not self._accelerator)
+    def _draw_photometric(self, role: str, crop: Any, draws: Draws) -> Parameters:
+        return _of_frames(super()._draw_photometric(role, crop, draws), crop.frames)
 
     def _draw_spans(
         self,
