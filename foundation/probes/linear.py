@@ -1,23 +1,22 @@
 """Linear classification of frozen features with a grid of heads trained at once (Oquab et al. 2023, DINOv2).
 
 Every head is a learning rate and a kind of input: the class tokens of the last n blocks side by side, with or without
-the mean patch token. All heads of one kind are one matrix, so a step of all learning rates costs one product.
-The gradient of softmax cross-entropy is written out: there is nothing else to differentiate.
+the mean patch token. How they train together, and why most of them leave early, is said in
+:mod:`foundation.probes.grid`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet, check_finite
+from foundation.probes.grid import Grid, Head, rungs
 from foundation.probes.results import progress
 from foundation.probes.scores import score
 from foundation.probes.treatments import TREATMENTS, Treatment, apply, fit_layers
@@ -30,14 +29,6 @@ EPOCHS = 50
 
 STEPS = 2000
 """Fewer steps than this leave the heads of a small split far from fitted."""
-
-_NO_ERROR = 1e-30
-_NO_VELOCITY = 1e-25
-_CLEANED_EVERY = 100
-"""Numbers below 1e-38 are denormal, and processors compute them up to a hundred times slower. Heads that are fitted
-have many: errors of samples that they are sure of, and velocities that decay by a tenth in each step. Both are set to 0
-long before, where they no longer change a bit of any weight, whatever the thread. (``torch.set_flush_denormal`` reaches
-the calling thread only.)"""
 
 VALIDATION_LIMIT = 10_000
 """Most samples of the training split that are kept back to choose a head."""
@@ -68,6 +59,9 @@ class Settings:
     """Share of the training split kept back to choose the head (at most 10,000 samples)."""
     seed: int = 0
     """Of the split, the weights and the order."""
+    leave: bool = True
+    """After each tenth of the steps the worst quarter of the grid leaves, until a quarter is left; off: all heads train
+    to the end, which takes two and a half times as long."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -85,20 +79,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One cell of the grid."""
-
-    learning_rate: float
-    blocks: int
-    pooling: bool
-
-    @property
-    def name(self) -> str:
-        pooled = " + mean patch" if self.pooling else ""
-        return f"last {self.blocks} block{'s' if self.blocks > 1 else ''}{pooled}, lr {self.learning_rate:g}"
-
-
-@dataclass(frozen=True)
 class LinearResult:
     """What the grid found.
 
@@ -109,8 +89,10 @@ class LinearResult:
         interval: 95 % interval of ``top1``.
         predictions: [Q] int64, of the chosen head.
         heads: all heads in order of the grid.
-        validation: accuracy of each head on the samples kept back; None when heads were chosen on the test split.
-        test: accuracy of each head on the test split.
+        steps: that each of them took.
+        validation: accuracy of each head on the samples kept back, at the end or when it left; None when heads were
+            chosen on the test split.
+        test: accuracy of each head on the test split; None for those that left, unless they were chosen there.
     """
 
     chosen: Head
@@ -119,86 +101,86 @@ class LinearResult:
     interval: tuple[float, float]
     predictions: Tensor
     heads: tuple[Head, ...]
+    steps: tuple[int, ...]
     validation: tuple[float, ...] | None
-    test: tuple[float, ...]
+    test: tuple[float | None, ...]
 
 
-def inputs(features: FeatureSet, blocks: int, pooling: bool) -> Tensor:
-    """[S, blocks x D (+ D)] input of one kind of head."""
-    parts = list(features.cls[-blocks:])
-    return torch.cat([*parts, features.patches] if pooling else parts, dim=1)
+@dataclass(frozen=True)
+class Inputs:
+    """One matrix in which the heads of each kind see columns that lie side by side.
 
-
-class Grid:
-    """All heads of a grid, kind by kind.
-
-    Args:
-        settings: the grid.
-        kinds: (blocks, pooling) pairs.
-        widths: width of the input of each kind.
-        num_classes: C.
-        total_steps: of the cosine that takes every learning rate to 0.
-        device: where the weights lie.
+    Attributes:
+        blocks: class tokens of so many last blocks are in it.
+        pooling: the mean patch token is in it, behind those.
+        spans: columns of these numbers for each kind.
+        bases: of :func:`basis`, for each kind; what it gives stands behind the numbers.
+        device: where the matrix lies.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        kinds: Sequence[tuple[int, bool]],
-        widths: Sequence[int],
-        num_classes: int,
-        total_steps: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.settings, self.kinds, self.num_classes = settings, tuple(kinds), num_classes
-        self.total_steps, self.done = total_steps, 0
-        self.heads = tuple(Head(rate, *kind) for kind in kinds for rate in settings.learning_rates)
-        count = len(settings.learning_rates)
-        generator = torch.Generator().manual_seed(settings.seed)
-        scaled = torch.tensor(settings.learning_rates) * settings.batch_size / 256
-        self._rates = scaled.repeat_interleave(num_classes).to(device)  # [heads x C]
-        self._weights, self._velocity = [], []
-        for width in widths:
-            # The last row is the bias, which starts at zero.
-            weight = torch.zeros(width + 1, count * num_classes)
-            weight[:-1] = torch.randn(width, num_classes, generator=generator).mul_(0.01).repeat(1, count)
-            self._weights.append(weight.to(device))
-            self._velocity.append(torch.zeros_like(self._weights[-1]))
+    blocks: int
+    pooling: bool
+    spans: tuple[slice, ...]
+    bases: tuple[Tensor | None, ...]
+    device: torch.device | str
 
-    def logits(self, kind: int, x: Tensor) -> Tensor:
-        """[B, heads of this kind, C] for x [B, width]."""
-        weight = self._weights[kind]
-        return torch.addmm(weight[-1], x, weight[:-1]).unflatten(1, (-1, self.num_classes))
+    @classmethod
+    def of(
+        cls, settings: Settings, features: FeatureSet, num_classes: int, passes: int | None, device: torch.device | str
+    ) -> Inputs:
+        """How the training samples' features become inputs; ``passes`` over them, None: they will be others."""
+        blocks, pooling = max(settings.blocks), any(settings.pooling)
+        widths = [layer.shape[1] for layer in features.cls[-blocks:]]
+        end = sum(widths)
+        spans = [
+            slice(end - sum(widths[-count:]), end + pooled * features.patches.shape[1])
+            for count in settings.blocks
+            for pooled in settings.pooling
+        ]
+        plain = cls(blocks, pooling, tuple(spans), (None,) * len(spans), device)
+        if passes is None:
+            return plain
+        x, heads = plain(features), num_classes * len(settings.learning_rates)
+        return replace(plain, bases=tuple(basis(x[:, span], heads, passes) for span in spans))
 
-    def step(self, xs: Sequence[Tensor], labels: Tensor) -> None:
-        """One step of all heads; xs: an input [B, width] for each kind, labels [B]."""
-        factor = 0.5 * (1 + np.cos(np.pi * self.done / self.total_steps))
-        for kind, x in enumerate(xs):
-            error = self.logits(kind, x).softmax(dim=2)
-            error[torch.arange(len(x), device=x.device), :, labels] -= 1
-            error = hardshrink(error.flatten(1).div_(len(x)), _NO_ERROR)
-            velocity, momentum = self._velocity[kind], self.settings.momentum
-            velocity[:-1].addmm_(x.T, error, beta=momentum)
-            velocity[-1].mul_(momentum).add_(error.sum(dim=0))
-            if self.done % _CLEANED_EVERY == 0:
-                self._velocity[kind] = velocity = hardshrink(velocity, _NO_VELOCITY)
-            self._weights[kind].addcmul_(velocity, self._rates[None], value=-factor)
-        self.done += 1
+    def __call__(self, features: FeatureSet, rows: slice = slice(None)) -> Tensor:
+        """[S, W] inputs of all kinds."""
+        parts = (*features.cls[-self.blocks :], *[features.patches] * self.pooling)
+        x = torch.cat([part[rows] for part in parts], dim=1).to(self.device)
+        reduced = [x[:, span] @ own for span, own in zip(self.spans, self.bases, strict=True) if own is not None]
+        return torch.cat([x, *reduced], dim=1) if reduced else x
 
-    def predict(self, features: FeatureSet, device: torch.device | str, block: int = 4096) -> Tensor:
-        """[heads, S] int64 predictions."""
-        predictions = []
-        for kind, (blocks, pooling) in enumerate(self.kinds):
-            rows = [
-                self.logits(kind, inputs(features_block, blocks, pooling).to(device)).argmax(dim=2).cpu()
-                for features_block in _blocks(features, block)
-            ]
-            predictions.append(torch.cat(rows).T)
-        return torch.cat(predictions)
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """Of the matrix, for each kind."""
+        end, found = max(span.stop for span in self.spans), []
+        for span, own in zip(self.spans, self.bases, strict=True):
+            if own is not None:
+                span = slice(end, end + own.shape[1])
+                end = span.stop
+            found.append(span)
+        return tuple(found)
 
 
-def _blocks(features: FeatureSet, block: int) -> list[FeatureSet]:
-    return [features.take(rows) for rows in torch.arange(len(features)).split(block)]
+def basis(x: Tensor, heads: int, passes: int) -> Tensor | None:
+    """Directions in which heads can learn anything from inputs, where there are fewer than numbers.
+
+    A gradient is a sum of inputs, so no head ever leaves the span of the training samples. In coordinates of that span
+    it takes the same steps, and has as many weights as there are samples.
+
+    Args:
+        x: [S, W] training inputs of one kind.
+        heads: of this kind, times classes.
+        passes: over the training split.
+
+    Returns:
+        [W, S] orthonormal columns, or None where finding them takes more time than they save.
+    """
+    samples, width = x.shape
+    # Householder's 4 W S S operations, against 4 S (W - S) for each head, class and pass; most heads leave early.
+    if width * samples > 0.4 * passes * heads * (width - samples):
+        return None
+    return torch.linalg.qr(x.T).Q
 
 
 def split(count: int, share: float, seed: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -260,46 +242,85 @@ def fit(
     for name, part in (("train", train), ("test", test)):
         for layer in (*part.cls, part.patches):
             check_finite(layer, name)
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    wanted = train.labels
     rows, held = torch.arange(len(train)), None
     if settings.select_on == "validation":
         rows, kept_back = split(len(train), settings.validation_share, settings.seed, train.groups)
         held = train.take(kept_back)
     fitted = fit_layers(settings.treatment, train.take(rows), blocks=most, patches=any(settings.pooling))
     held, test = (None if held is None else apply(fitted, held)[0]), apply(fitted, test)[0]
+    judge = test if held is None else held
+
+    def of_pass(number: int) -> FeatureSet:
+        source = train if augmented is None else augmented(number)
+        if len(source) != len(train):
+            raise UserError(f"epoch {number} of the augmented data has {len(source)} samples, not {len(train)}")
+        return apply(fitted, source.take(rows))[0]
+
+    steps_per_pass = -(-len(rows) // settings.batch_size)
+    passes = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_pass))
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    current = of_pass(0)
+    inputs = Inputs.of(settings, current, num_classes, passes if augmented is None else None, device)
     kinds = [(blocks, pooling) for blocks in settings.blocks for pooling in settings.pooling]
-    widths = [inputs(test.take(torch.zeros(1, dtype=torch.int64)), *kind).shape[1] for kind in kinds]
-    steps_per_epoch = -(-len(rows) // settings.batch_size)
-    count = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_epoch))
-    grid = Grid(settings, kinds, widths, num_classes, count * steps_per_epoch, device)
+    total_steps = passes * steps_per_pass
+    leaving = rungs(len(kinds) * len(settings.learning_rates), total_steps) if settings.leave else {}
+    grid = Grid(
+        settings.learning_rates,
+        kinds,
+        inputs.columns,
+        num_classes,
+        batch_size=settings.batch_size,
+        momentum=settings.momentum,
+        total_steps=total_steps,
+        seed=settings.seed,
+        averages=bool(leaving),
+        device=device,
+    )
+    judged, steps = [0.0] * len(grid.heads), [0] * len(grid.heads)
+    # Labels are those of ``train``: freshly augmented features have the data's own.
+    labels = train.labels[rows].to(device)
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    epochs = range(count)
-    current = None
+    x = inputs(current)
     with torch.inference_mode():
-        for epoch in progress(epochs, count, what, "epoch") if what else epochs:
-            if current is None or augmented is not None:
-                source = train if augmented is None else augmented(epoch)
-                if len(source) != len(train):
-                    raise UserError(f"epoch {epoch} of the augmented data has {len(source)} samples, not {len(train)}")
-                (current,) = apply(fitted, source.take(rows))
-                tensors = [inputs(current, *kind).to(device) for kind in kinds]
-                labels = wanted[rows].to(device)  # of ``train``: freshly augmented features have the data's own labels
+        for number in progress(range(passes), passes, what, "epoch") if what else range(passes):
+            if augmented is not None and number:
+                x = inputs(of_pass(number))
             for batch in torch.randperm(len(rows), generator=generator).to(device).split(settings.batch_size):
-                grid.step([tensor[batch] for tensor in tensors], labels[batch])
-        on_test = grid.predict(test, device)
-        on_held = None if held is None else grid.predict(held, device)
-    test_scores = (on_test == test.labels).double().mean(dim=1).tolist()
-    held_scores = None if held is None or on_held is None else (on_held == held.labels).double().mean(dim=1).tolist()
-    best = int(np.argmax(test_scores if held_scores is None else held_scores))
-    scored = score(on_test[best], test.labels)
+                grid.step(x, batch, labels)
+                if grid.done in leaving:
+                    _judge(grid, inputs, judge, judged, steps, averaged=True)
+                    best = sorted(grid.training, key=lambda place: -judged[place])[: leaving[grid.done]]
+                    grid.keep(best, averages=grid.done < max(leaving))
+        _judge(grid, inputs, judge, judged, steps)
+        on_test = predict(grid, inputs, test)
+    best = max(grid.training, key=lambda place: judged[place])
+    of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
+    predictions = on_test[grid.training.index(best)].clone()
+    scored = score(predictions, test.labels)
     return LinearResult(
         chosen=grid.heads[best],
         top1=scored.top1,
         balanced=scored.balanced,
         interval=scored.interval,
-        predictions=on_test[best].clone(),
+        predictions=predictions,
         heads=grid.heads,
-        validation=None if held_scores is None else tuple(held_scores),
-        test=tuple(test_scores),
+        steps=tuple(steps),
+        validation=None if held is None else tuple(judged),
+        test=tuple(judged) if held is None else tuple(map(of_heads.get, range(len(grid.heads)))),
     )
+
+
+def predict(grid: Grid, inputs: Inputs, features: FeatureSet, averaged: bool = False, block: int = 4096) -> Tensor:
+    """[heads that train, S] int64 classes on the CPU, in blocks of bounded memory; see :meth:`Grid.predict`."""
+    starts = range(0, len(features), block)
+    found = [grid.predict(inputs(features, slice(start, start + block)), averaged).cpu() for start in starts]
+    return torch.cat(found, dim=1)
+
+
+def _judge(
+    grid: Grid, inputs: Inputs, features: FeatureSet, accuracies: list[float], steps: list[int], averaged: bool = False
+) -> None:
+    """Note the accuracy on labelled features, and the steps, of each head that still trains."""
+    right = (predict(grid, inputs, features, averaged) == features.labels).double().mean(dim=1).tolist()
+    for place, accuracy in zip(grid.training, right, strict=True):
+        accuracies[place], steps[place] = accuracy, grid.done
