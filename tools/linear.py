@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.head_batch_size,
         select_on=arguments.select_on,
         seed=arguments.seed,
-        leave=not arguments.all,
+        prune=not arguments.all,
     )
     wanted = command.treatments(arguments)
     if arguments.end_to_end and arguments.treatments is None:

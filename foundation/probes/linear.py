@@ -59,7 +59,7 @@ class Settings:
     """Share of the training split kept back to choose the head (at most 10,000 samples)."""
     seed: int = 0
     """Of the split, the weights and the order."""
-    leave: bool = True
+    prune: bool = True
     """After each tenth of the steps the worst quarter of the grid leaves, until a quarter is left; off: all heads train
     to the end, which takes two and a half times as long."""
 
@@ -114,7 +114,7 @@ class Inputs:
         blocks: class tokens of so many last blocks are in it.
         pooling: the mean patch token is in it, behind those.
         spans: columns of these numbers for each kind.
-        bases: of :func:`basis`, for each kind; what it gives stands behind the numbers.
+        bases: of :func:`basis`, for each kind. What they give stands behind the numbers, or alone where all have one.
         device: where the matrix lies.
     """
 
@@ -145,15 +145,15 @@ class Inputs:
 
     def __call__(self, features: FeatureSet, rows: slice = slice(None)) -> Tensor:
         """[S, W] inputs of all kinds."""
-        parts = (*features.cls[-self.blocks :], *[features.patches] * self.pooling)
-        x = torch.cat([part[rows] for part in parts], dim=1).to(self.device)
+        tokens = (*features.cls[-self.blocks :], *[features.patches] * self.pooling)
+        x = torch.cat([token[rows] for token in tokens], dim=1).to(self.device)
         reduced = [x[:, span] @ own for span, own in zip(self.spans, self.bases, strict=True) if own is not None]
-        return torch.cat([x, *reduced], dim=1) if reduced else x
+        return torch.cat([x] * any(own is None for own in self.bases) + reduced, dim=1) if reduced else x
 
     @property
     def columns(self) -> tuple[slice, ...]:
         """Of the matrix, for each kind."""
-        end, found = max(span.stop for span in self.spans), []
+        found, end = [], max(span.stop for span in self.spans) if any(own is None for own in self.bases) else 0
         for span, own in zip(self.spans, self.bases, strict=True):
             if own is not None:
                 span = slice(end, end + own.shape[1])
@@ -248,7 +248,6 @@ def fit(
         held = train.take(kept_back)
     fitted = fit_layers(settings.treatment, train.take(rows), blocks=most, patches=any(settings.pooling))
     held, test = (None if held is None else apply(fitted, held)[0]), apply(fitted, test)[0]
-    judge = test if held is None else held
 
     def of_pass(number: int) -> FeatureSet:
         source = train if augmented is None else augmented(number)
@@ -259,11 +258,12 @@ def fit(
     steps_per_pass = -(-len(rows) // settings.batch_size)
     passes = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_pass))
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    current = of_pass(0)
-    inputs = Inputs.of(settings, current, num_classes, passes if augmented is None else None, device)
+    first = of_pass(0)
+    inputs = Inputs.of(settings, first, num_classes, passes if augmented is None else None, device)
+    x = inputs(first)
     kinds = [(blocks, pooling) for blocks in settings.blocks for pooling in settings.pooling]
     total_steps = passes * steps_per_pass
-    leaving = rungs(len(kinds) * len(settings.learning_rates), total_steps) if settings.leave else {}
+    leaving = rungs(len(kinds) * len(settings.learning_rates), total_steps) if settings.prune else {}
     grid = Grid(
         settings.learning_rates,
         kinds,
@@ -276,11 +276,17 @@ def fit(
         averages=bool(leaving),
         device=device,
     )
-    judged, steps = [0.0] * len(grid.heads), [0] * len(grid.heads)
     # Labels are those of ``train``: freshly augmented features have the data's own.
     labels = train.labels[rows].to(device)
+    judged, steps = [0.0] * len(grid.heads), [0] * len(grid.heads)
+
+    def judge(averaged: bool = False) -> None:
+        part = test if held is None else held
+        right = (predict(grid, inputs, part, averaged) == part.labels).double().mean(dim=1).tolist()
+        for place, accuracy in zip(grid.training, right, strict=True):
+            judged[place], steps[place] = accuracy, grid.done
+
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    x = inputs(current)
     with torch.inference_mode():
         for number in progress(range(passes), passes, what, "epoch") if what else range(passes):
             if augmented is not None and number:
@@ -288,10 +294,10 @@ def fit(
             for batch in torch.randperm(len(rows), generator=generator).to(device).split(settings.batch_size):
                 grid.step(x, batch, labels)
                 if grid.done in leaving:
-                    _judge(grid, inputs, judge, judged, steps, averaged=True)
-                    best = sorted(grid.training, key=lambda place: -judged[place])[: leaving[grid.done]]
-                    grid.keep(best, averages=grid.done < max(leaving))
-        _judge(grid, inputs, judge, judged, steps)
+                    judge(averaged=True)
+                    stay = sorted(grid.training, key=lambda place: -judged[place])[: leaving[grid.done]]
+                    grid.keep(stay, averages=grid.done < max(leaving))
+        judge()
         on_test = predict(grid, inputs, test)
     best = max(grid.training, key=lambda place: judged[place])
     of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
@@ -315,12 +321,3 @@ def predict(grid: Grid, inputs: Inputs, features: FeatureSet, averaged: bool = F
     starts = range(0, len(features), block)
     found = [grid.predict(inputs(features, slice(start, start + block)), averaged).cpu() for start in starts]
     return torch.cat(found, dim=1)
-
-
-def _judge(
-    grid: Grid, inputs: Inputs, features: FeatureSet, accuracies: list[float], steps: list[int], averaged: bool = False
-) -> None:
-    """Note the accuracy on labelled features, and the steps, of each head that still trains."""
-    right = (predict(grid, inputs, features, averaged) == features.labels).double().mean(dim=1).tolist()
-    for place, accuracy in zip(grid.training, right, strict=True):
-        accuracies[place], steps[place] = accuracy, grid.done

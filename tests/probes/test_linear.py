@@ -49,7 +49,7 @@ def test_a_small_split_is_passed_through_until_the_heads_are_fitted(monkeypatch)
 def test_the_head_that_wins_is_as_if_all_had_trained_to_the_end():
     train, test = blobs(400, 0, noise=4), blobs(200, 1, noise=4)
     grid = {"blocks": (1,), "epochs": 400}
-    whole, halved = (fit(train, test, Settings(**grid, leave=leave)) for leave in (False, True))
+    whole, halved = (fit(train, test, Settings(**grid, prune=prune)) for prune in (False, True))
     assert set(whole.steps) == {1200}
     assert sorted(halved.steps) == sorted([120, 240, 360, 1200] * 8)
     place = halved.heads.index(halved.chosen)
@@ -60,7 +60,7 @@ def test_the_head_that_wins_is_as_if_all_had_trained_to_the_end():
 
 def test_more_numbers_than_samples_are_the_same_problem_in_coordinates_of_their_span():
     train, test = blobs(45, 0, width=400), blobs(50, 1, width=400)
-    settings = Settings(blocks=(1, 4), leave=False, epochs=8)
+    settings = Settings(blocks=(1, 4), prune=False, epochs=8)
     wide = Inputs.of(settings, train, 5, None, "cpu")
     narrow = Inputs.of(settings, train, 5, 8, "cpu")
     assert [span.stop - span.start for span in wide.columns] == [400, 800, 1600, 2000]

@@ -35,8 +35,8 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
 
 def test_heads_that_left_are_told_from_those_that_trained_to_the_end(run, tmp_path, capsys):
     out = tmp_path / "linear.json"
-    arguments = ["--blocks", "1", "--learning-rates", *"1e-5 1e-4 1e-3 1e-2 1e-1 1".split(), "--epochs", "1000"]
-    arguments += ["--treatments", "as-is", "--workers", "0", "--json", str(out)]
+    arguments = ["--blocks", "1", "--learning-rates", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+    arguments += ["--epochs", "1000", "--treatments", "as-is", "--workers", "0", "--json", str(out)]
 
     def heads(*more):
         assert main(["linear", str(run), *arguments, *more]) == 0
