@@ -1,7 +1,8 @@
 """A grid of linear heads trained at once by stochastic gradient descent, and its heads that cannot win leave early.
 
-Every head is a learning rate and a kind of input. The heads of one kind are one matrix, so a step of all learning rates
-costs two products. The gradient of softmax cross-entropy is written out: there is nothing else to differentiate.
+Every head is a learning rate and a kind of input. Kinds share numbers (all see the class token of the last block), so
+weights are laid out by the numbers that they belong to: one product serves all heads that see them. The gradient of
+softmax cross-entropy is written out: there is nothing else to differentiate.
 
 Nearly all of the time is in products of heads that are not chosen. So heads compete while they train (successive
 halving: Jamieson and Talwalkar 2016): after each tenth of the steps the worst quarter of the grid leaves, until a
@@ -12,6 +13,7 @@ it will settle on.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,32 +62,47 @@ def rungs(heads: int, total_steps: int) -> dict[int, int]:
     return {tenth * total_steps // 10: max(least, heads - tenth * heads // 4) for tenth in (1, 2, 3)}
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Numbers of the inputs that the same heads see.
+
+    Attributes:
+        columns: of the inputs.
+        heads: places of the heads, one behind the other.
+    """
+
+    columns: slice
+    heads: slice
+
+
 class Grid:
-    """All heads of a grid, kind by kind.
+    """All heads of a grid.
+
+    Inputs are [S, W] of all heads; their last column is 1, and its weight the bias.
 
     Args:
-        learning_rates: for a batch of 256; scaled by batch size / 256.
-        kinds: (blocks, pooling) pairs.
-        columns: of the inputs that the heads of each kind see.
+        heads: in the order of their places.
+        segments: what they see.
+        width: W.
         num_classes: C.
-        batch_size: samples per step.
+        batch_size: most samples per step; learning rates, which are for 256, are scaled by batch size / 256.
         momentum: of stochastic gradient descent.
         total_steps: of the cosine that takes every learning rate to 0.
-        seed: of the weights; heads of one kind begin with the same ones.
+        seed: of the weights, which are the same for all heads that see a number.
         averages: means of the weights are kept for :meth:`predict`, until :meth:`keep` says otherwise.
         device: where the weights lie.
 
     Attributes:
-        heads: all of them, in order of the grid.
-        training: places in ``heads`` of those that have not left, ascending.
+        heads: all of them.
+        training: places of those that have not left, ascending.
         done: steps.
     """
 
     def __init__(
         self,
-        learning_rates: Sequence[float],
-        kinds: Sequence[tuple[int, bool]],
-        columns: Sequence[slice],
+        heads: Sequence[Head],
+        segments: Sequence[Segment],
+        width: int,
         num_classes: int,
         *,
         batch_size: int,
@@ -95,85 +112,81 @@ class Grid:
         averages: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.heads = tuple(Head(rate, *kind) for kind in kinds for rate in learning_rates)
-        self.training = tuple(range(len(self.heads)))
+        self.heads, self.training = tuple(heads), tuple(range(len(heads)))
         self.num_classes, self.momentum, self.total_steps, self.done = num_classes, momentum, total_steps, 0
-        self._columns = tuple(columns)
+        self._segments = (*segments, Segment(slice(width - 1, width), slice(0, len(heads))))
         generator = torch.Generator().manual_seed(seed)
-        scaled = torch.tensor(learning_rates) * batch_size / 256
-        # [width + 1, C x heads]: the last row is the bias, which starts at zero; the heads of one class stand side by
-        # side, over which softmax is fastest.
-        self._rates, self._weights = [], []
-        for span in columns:
-            weight = torch.zeros(span.stop - span.start + 1, num_classes, len(learning_rates))
-            weight[:-1] = torch.randn(len(weight) - 1, num_classes, 1, generator=generator).mul_(0.01)
-            self._weights.append(weight.flatten(1).to(device))
-            self._rates.append(scaled.repeat(num_classes).to(device))
+        # [heads x C, numbers] of each segment. Logits are [heads, C, B], so that softmax runs over whole rows.
+        self._weights = []
+        for segment in self._segments:
+            numbers = segment.columns.stop - segment.columns.start
+            weight = torch.randn(num_classes, numbers, generator=generator).mul_(0.01)
+            self._weights.append(weight.repeat(segment.heads.stop - segment.heads.start, 1).to(device))
+        self._weights[-1].zero_()
         self._velocity = [torch.zeros_like(weight) for weight in self._weights]
         self._sums = [torch.zeros_like(weight) for weight in self._weights] if averages else []
-        self._one_hot = torch.eye(num_classes, device=device)[..., None]
-        self._ones = torch.ones(batch_size, device=device)
+        rates = torch.tensor([head.learning_rate for head in heads]) * batch_size / 256
+        self._rates = rates.repeat_interleave(num_classes)[:, None].to(device)
+        self._one_hot = torch.eye(num_classes, device=device)
         # A batch has its place, because new memory for each costs more than the copy. Its rows lie a little further
         # apart than they are long: at a distance of 4 KiB or a multiple they would share few lines of the cache.
-        width = max(span.stop for span in columns)
-        self._batch = torch.empty(batch_size, width + 16, device=device)[:, :width]
+        self._batch = torch.empty(batch_size, width + 15, device=device)[:, :width]
 
-    def logits(self, kind: int, x: Tensor, averaged: bool = False) -> Tensor:
-        """[B, C, heads of this kind that train].
+    def _rows(self, segment: Segment) -> slice:
+        """Of the weights of all heads that train, those of the heads that see a segment."""
+        start, stop = (bisect_left(self.training, place) for place in (segment.heads.start, segment.heads.stop))
+        return slice(start * self.num_classes, stop * self.num_classes)
+
+    def logits(self, x: Tensor, averaged: bool = False) -> Tensor:
+        """[heads that train, C, B].
 
         Args:
-            kind: place in ``kinds``.
-            x: [B, W] inputs of all kinds.
-            averaged: of the sum of the weights since heads left last, or since the beginning: its largest is that of
+            x: [B, W] inputs.
+            averaged: by the sum of the weights since heads left last, or since the beginning; its largest is that of
                 their mean.
         """
-        weight = (self._sums if averaged else self._weights)[kind]
-        heads = weight.shape[1] // self.num_classes
-        return torch.addmm(weight[-1], x[:, self._columns[kind]], weight[:-1]).unflatten(1, (self.num_classes, heads))
+        found = x.new_zeros(len(self._rates), len(x))
+        for segment, weight in zip(self._segments, self._sums if averaged else self._weights, strict=True):
+            found[self._rows(segment)].addmm_(weight, x[:, segment.columns].T)
+        return found.unflatten(0, (len(self.training), self.num_classes))
 
     def step(self, inputs: Tensor, rows: Tensor, labels: Tensor) -> None:
         """One step of all heads that have not left.
 
         Args:
-            inputs: [S, W] of all samples, for all kinds.
+            inputs: [S, W] of all samples.
             rows: [B] int64, the samples of this step.
             labels: [S] int64 of all samples.
         """
         factor = 0.5 * (1 + np.cos(np.pi * self.done / self.total_steps))
         x = torch.index_select(inputs, 0, rows, out=self._batch[: len(rows)])
-        wanted = self._one_hot[labels[rows]]
-        mean = {"beta": self.momentum, "alpha": 1 / len(rows)}
-        for kind, weight in enumerate(self._weights):
-            if not weight.shape[1]:
-                continue
-            error = self.logits(kind, x).softmax(dim=1).sub_(wanted)
-            error = hardshrink(error.flatten(1), _NO_ERROR)
-            velocity = self._velocity[kind]
-            velocity[:-1].addmm_(x[:, self._columns[kind]].T, error, **mean)
-            velocity[-1].addmv_(error.T, self._ones[: len(rows)], **mean)
+        error = self.logits(x).softmax(dim=1).sub_(self._one_hot[:, labels[rows]])
+        error = hardshrink(error.flatten(0, 1), _NO_ERROR)
+        for place, segment in enumerate(self._segments):
+            own, weight, velocity = self._rows(segment), self._weights[place], self._velocity[place]
+            velocity.addmm_(error[own], x[:, segment.columns], beta=self.momentum, alpha=1 / len(rows))
             if self.done % _CLEANED_EVERY == 0:
-                self._velocity[kind] = velocity = hardshrink(velocity, _NO_VELOCITY)
-            weight.addcmul_(velocity, self._rates[kind], value=-factor)
+                self._velocity[place] = velocity = hardshrink(velocity, _NO_VELOCITY)
+            weight.addcmul_(velocity, self._rates[own], value=-factor)
             if self._sums and self.done % _SUMMED_EVERY == 0:
-                self._sums[kind].add_(weight)
+                self._sums[place].add_(weight)
         self.done += 1
 
     def predict(self, x: Tensor, averaged: bool = False) -> Tensor:
         """[heads that train, B] int64 classes of inputs [B, W]; ``averaged``: by the mean of the weights."""
-        return torch.cat([self.logits(kind, x, averaged).argmax(dim=1).T for kind in range(len(self._weights))])
+        return self.logits(x, averaged).argmax(dim=1)
 
     def keep(self, places: Sequence[int], averages: bool) -> None:
         """Only these heads go on.
 
         Args:
-            places: in ``heads``, of some that train.
+            places: of some heads that train.
             averages: means of the weights begin anew; else none are kept any longer.
         """
-        stay = torch.tensor([place in places for place in self.training], device=self._ones.device)
-        counts = [weight.shape[1] // self.num_classes for weight in self._weights]
-        for kind, of_kind in enumerate(stay.split(counts)):
-            stays = of_kind.repeat(self.num_classes)
-            for parts in (self._weights, self._velocity, self._rates):
-                parts[kind] = parts[kind][..., stays]
+        stay = torch.tensor([place in places for place in self.training], device=self._rates.device)
+        stay = stay.repeat_interleave(self.num_classes)
+        for parts in (self._weights, self._velocity):
+            parts[:] = [part[stay[self._rows(of)]] for part, of in zip(parts, self._segments, strict=True)]
+        self._rates = self._rates[stay]
         self.training = tuple(sorted(places))
         self._sums = [torch.zeros_like(weight) for weight in self._weights] if averages else []

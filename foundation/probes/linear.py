@@ -7,8 +7,9 @@ the mean patch token. How they train together, and why most of them leave early,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet, check_finite
-from foundation.probes.grid import Grid, Head, rungs
+from foundation.probes.grid import Grid, Head, Segment, rungs
 from foundation.probes.results import progress
 from foundation.probes.scores import score
 from foundation.probes.treatments import TREATMENTS, Treatment, apply, fit_layers
@@ -108,19 +109,17 @@ class LinearResult:
 
 @dataclass(frozen=True)
 class Inputs:
-    """One matrix in which the heads of each kind see columns that lie side by side.
+    """One matrix with what all heads see.
 
     Attributes:
-        blocks: class tokens of so many last blocks are in it.
-        pooling: the mean patch token is in it, behind those.
-        spans: columns of these numbers for each kind.
-        bases: of :func:`basis`, for each kind. What they give stands behind the numbers, or alone where all have one.
+        kinds: of heads, (blocks, pooling) pairs.
+        widths: of the class tokens of the last blocks, and of the mean patch token (0: nobody sees it).
+        bases: of :func:`basis`, for each kind. What they give stands behind the tokens, or alone where all have one.
         device: where the matrix lies.
     """
 
-    blocks: int
-    pooling: bool
-    spans: tuple[slice, ...]
+    kinds: tuple[tuple[int, bool], ...]
+    widths: tuple[int, ...]
     bases: tuple[Tensor | None, ...]
     device: torch.device | str
 
@@ -129,37 +128,63 @@ class Inputs:
         cls, settings: Settings, features: FeatureSet, num_classes: int, passes: int | None, device: torch.device | str
     ) -> Inputs:
         """How the training samples' features become inputs; ``passes`` over them, None: they will be others."""
-        blocks, pooling = max(settings.blocks), any(settings.pooling)
-        widths = [layer.shape[1] for layer in features.cls[-blocks:]]
-        end = sum(widths)
-        spans = [
-            slice(end - sum(widths[-count:]), end + pooled * features.patches.shape[1])
-            for count in settings.blocks
-            for pooled in settings.pooling
-        ]
-        plain = cls(blocks, pooling, tuple(spans), (None,) * len(spans), device)
+        blocks = sorted(set(settings.blocks))
+        # In this order all kinds that see a token stand beside each other.
+        kinds = [(count, False) for count in blocks if False in settings.pooling]
+        kinds += [(count, True) for count in reversed(blocks) if True in settings.pooling]
+        widths = [token.shape[1] for token in features.cls[-blocks[-1] :]]
+        widths.append(features.patches.shape[1] if True in settings.pooling else 0)
+        plain = cls(tuple(kinds), tuple(widths), (None,) * len(kinds), device)
         if passes is None:
             return plain
         x, heads = plain(features), num_classes * len(settings.learning_rates)
-        return replace(plain, bases=tuple(basis(x[:, span], heads, passes) for span in spans))
+        return replace(plain, bases=tuple(basis(x[:, plain._span(*kind)], heads, passes) for kind in kinds))
+
+    def _span(self, blocks: int, pooling: bool) -> slice:
+        """Columns that a kind sees, where it has no basis."""
+        tokens = self.widths[:-1]
+        return slice(sum(tokens[: len(tokens) - blocks]), sum(tokens) + pooling * self.widths[-1])
 
     def __call__(self, features: FeatureSet, rows: slice = slice(None)) -> Tensor:
-        """[S, W] inputs of all kinds."""
-        tokens = (*features.cls[-self.blocks :], *[features.patches] * self.pooling)
+        """[S, W] inputs; the last column is 1."""
+        tokens = [*features.cls[1 - len(self.widths) :], *[features.patches] * (self.widths[-1] > 0)]
         x = torch.cat([token[rows] for token in tokens], dim=1).to(self.device)
-        reduced = [x[:, span] @ own for span, own in zip(self.spans, self.bases, strict=True) if own is not None]
-        return torch.cat([x] * any(own is None for own in self.bases) + reduced, dim=1) if reduced else x
+        reduced = zip(self.kinds, self.bases, strict=True)
+        parts = [x[:, self._span(*kind)] @ own for kind, own in reduced if own is not None]
+        return torch.cat([x] * self._plain() + [*parts, x.new_ones(len(x), 1)], dim=1)
 
-    @property
-    def columns(self) -> tuple[slice, ...]:
-        """Of the matrix, for each kind."""
-        found, end = [], max(span.stop for span in self.spans) if any(own is None for own in self.bases) else 0
-        for span, own in zip(self.spans, self.bases, strict=True):
+    def _plain(self) -> bool:
+        return any(own is None for own in self.bases)
+
+    def segments(self, rates: int) -> list[Segment]:
+        """Columns, and who sees them: of each kind as many heads as there are learning rates."""
+        counts = sorted({0, *(blocks for blocks, _ in self.kinds)})
+        end = self._span(0, False).stop
+        seen = [(slice(end, end + self.widths[-1]), [pooling for _, pooling in self.kinds])]
+        for fewer, count in pairwise(counts):
+            columns = slice(self._span(count, False).start, self._span(fewer, False).start)
+            seen.append((columns, [blocks >= count for blocks, _ in self.kinds]))
+        found, end = [], sum(self.widths) if self._plain() else 0
+        for columns, sees in seen:
+            places = [place for place, own in enumerate(self.bases) if own is None and sees[place]]
+            found += [Segment(columns, slice(place * rates, (place + 1) * rates)) for place in places]
+        for place, own in enumerate(self.bases):
             if own is not None:
-                span = slice(end, end + own.shape[1])
-                end = span.stop
-            found.append(span)
-        return tuple(found)
+                found.append(Segment(slice(end, end + own.shape[1]), slice(place * rates, (place + 1) * rates)))
+                end += own.shape[1]
+        return merged(found)
+
+
+def merged(segments: Sequence[Segment]) -> list[Segment]:
+    """Segments of the same columns whose heads follow each other are one."""
+    found: list[Segment] = []
+    for segment in segments:
+        last = found[-1] if found else None
+        if last is not None and last.columns == segment.columns and last.heads.stop == segment.heads.start:
+            found[-1] = Segment(last.columns, slice(last.heads.start, segment.heads.stop))
+        else:
+            found.append(segment)
+    return found
 
 
 def basis(x: Tensor, heads: int, passes: int) -> Tensor | None:
@@ -261,13 +286,13 @@ def fit(
     first = of_pass(0)
     inputs = Inputs.of(settings, first, num_classes, passes if augmented is None else None, device)
     x = inputs(first)
-    kinds = [(blocks, pooling) for blocks in settings.blocks for pooling in settings.pooling]
+    heads = [Head(rate, *kind) for kind in inputs.kinds for rate in settings.learning_rates]
     total_steps = passes * steps_per_pass
-    leaving = rungs(len(kinds) * len(settings.learning_rates), total_steps) if settings.prune else {}
+    leaving = rungs(len(heads), total_steps) if settings.prune else {}
     grid = Grid(
-        settings.learning_rates,
-        kinds,
-        inputs.columns,
+        heads,
+        inputs.segments(len(settings.learning_rates)),
+        x.shape[1],
         num_classes,
         batch_size=settings.batch_size,
         momentum=settings.momentum,

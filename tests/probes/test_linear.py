@@ -58,18 +58,50 @@ def test_the_head_that_wins_is_as_if_all_had_trained_to_the_end():
     assert [score is None for score in halved.test] == [steps < 1200 for steps in halved.steps]
 
 
+def seen(inputs, features, kind):
+    """Numbers that the heads of a kind see, and the one of the bias."""
+    found = [part for part in inputs.segments(3) if part.heads.start <= 3 * kind < part.heads.stop]
+    return torch.cat([inputs(features)[:, part.columns] for part in found] + [inputs(features)[:, -1:]], dim=1)
+
+
+def test_every_kind_of_head_sees_its_tokens_and_nothing_else():
+    features = blobs(6, 0, width=5)
+    settings = Settings(blocks=(4, 1, 2), pooling=(False, True))
+    inputs = Inputs.of(settings, features, 5, None, "cpu")
+    assert inputs(features).shape == (6, 26)
+    for kind, (blocks, pooling) in enumerate(inputs.kinds):
+        wanted = torch.cat([*features.cls[-blocks:], *[features.patches] * pooling, torch.ones(6, 1)], dim=1)
+        assert sorted(seen(inputs, features, kind)[0].tolist()) == sorted(wanted[0].tolist())
+    assert len(inputs.segments(3)) == 4, "tokens of blocks 4 and 3, 2, 1, and the mean patch token: all heads at once"
+    alone = Inputs.of(Settings(blocks=(1,), pooling=(False,)), features, 5, None, "cpu")
+    assert alone(features).shape == (6, 6), "without the token that no head sees"
+
+
+def test_some_kinds_in_a_basis_of_their_own_leave_the_tokens_to_the_others():
+    features = blobs(45, 0, width=30)
+    inputs = Inputs.of(Settings(), features, 5, 50, "cpu")
+    assert [own is None for own in inputs.bases] == [True, False, False, False]
+    assert inputs(features).shape == (45, 150 + 3 * 45 + 1)
+    plain = Inputs.of(Settings(), features, 5, None, "cpu")
+    for kind in range(4):
+        x, z = seen(plain, features, kind), seen(inputs, features, kind)
+        torch.testing.assert_close(z @ z.T, x @ x.T, rtol=1e-4, atol=1e-2)
+
+
 def test_more_numbers_than_samples_are_the_same_problem_in_coordinates_of_their_span():
     train, test = blobs(45, 0, width=400), blobs(50, 1, width=400)
-    settings = Settings(blocks=(1, 4), prune=False, epochs=8)
+    settings = Settings(blocks=(1, 4), pooling=(True, False))
     wide = Inputs.of(settings, train, 5, None, "cpu")
     narrow = Inputs.of(settings, train, 5, 8, "cpu")
-    assert [span.stop - span.start for span in wide.columns] == [400, 800, 1600, 2000]
-    assert [span.stop - span.start for span in narrow.columns] == [45] * 4
-    for one, other in zip(wide.columns, narrow.columns, strict=True):
-        x, z = wide(train)[:, one], narrow(train)[:, other]
+    assert wide.kinds == narrow.kinds == ((1, False), (4, False), (4, True), (1, True))
+    assert [own.shape for own in narrow.bases] == [(400, 45), (1600, 45), (2000, 45), (800, 45)]
+    assert wide(test).shape == (50, 2001) and narrow(test).shape == (50, 4 * 45 + 1)
+    for kind in range(4):
+        x, q = seen(wide, train, kind), seen(wide, test, kind)
+        z, p = seen(narrow, train, kind), seen(narrow, test, kind)
+        # What heads learn and say is in the products of samples with training samples.
         torch.testing.assert_close(z @ z.T, x @ x.T, rtol=1e-4, atol=1e-2)
-        # What heads learn of test samples are their products with training samples.
-        torch.testing.assert_close(narrow(test)[:, other] @ z.T, wide(test)[:, one] @ x.T, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(p @ z.T, q @ x.T, rtol=1e-4, atol=1e-2)
     assert basis(torch.randn(45, 44), 80, 8) is None
     assert basis(torch.randn(45, 46), 80, 8) is None, "one column less is not worth a decomposition"
 
