@@ -5,17 +5,19 @@ weights are laid out by the numbers that they belong to: one product serves all 
 softmax cross-entropy is written out: there is nothing else to differentiate.
 
 Nearly all of the time is in products of heads that are not chosen. So heads compete while they train (successive
-halving: Jamieson and Talwalkar 2016): after each tenth of the steps the worst quarter of the grid leaves, until a
-quarter is left, which trains to the end exactly as it would in the whole grid. What is compared is the mean of a head's
-weights over that tenth (Polyak and Juditsky 1992), because at its full rate a head with a large one swings about what
-it will settle on.
+halving: Jamieson and Talwalkar 2016): after each twelfth of the steps the worst quarter of the grid leaves, until a
+quarter is left, which trains to the end exactly as it would in the whole grid. Two things make early figures a fair
+forecast. What is compared is the mean of a head's weights over that twelfth (Polyak and Juditsky 1992), because at its
+full rate a head with a large one swings about what it will settle on. And a head counts as much as the better of its
+neighbours in learning rate, because the best rate moves by about one place until the end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ FEWEST_HEADS = 4
 """So many heads, if there are, train to the end however small the grid is."""
 
 FEWEST_STEPS = 1000
-"""Of fewer steps no head leaves: a tenth of them would say too little."""
+"""Of fewer steps no head leaves: a twelfth of them would say too little."""
 
 _NO_ERROR = 1e-30
 _NO_VELOCITY = 1e-25
@@ -59,7 +61,19 @@ def rungs(heads: int, total_steps: int) -> dict[int, int]:
     if total_steps < FEWEST_STEPS:
         return {}
     least = min(heads, FEWEST_HEADS)
-    return {tenth * total_steps // 10: max(least, heads - tenth * heads // 4) for tenth in (1, 2, 3)}
+    return {part * total_steps // 12: max(least, heads - part * heads // 4) for part in (1, 2, 3)}
+
+
+def contenders(accuracies: Mapping[Head, float], count: int) -> list[Head]:
+    """So many of some heads that may still win, by their accuracy and that of their neighbours in learning rate."""
+    order = sorted(accuracies, key=lambda head: (head.blocks, head.pooling, head.learning_rate))
+    best = dict(accuracies)
+    for one, other in pairwise(order):
+        if (one.blocks, one.pooling) == (other.blocks, other.pooling):
+            best[one] = max(best[one], accuracies[other])
+            best[other] = max(best[other], accuracies[one])
+    # Of equals the larger rate: near chance, where all are equal, it will be the first to leave it.
+    return sorted(order, key=lambda head: (best[head], accuracies[head], head.learning_rate), reverse=True)[:count]
 
 
 @dataclass(frozen=True)
@@ -176,17 +190,17 @@ class Grid:
         """[heads that train, B] int64 classes of inputs [B, W]; ``averaged``: by the mean of the weights."""
         return self.logits(x, averaged).argmax(dim=1)
 
-    def keep(self, places: Sequence[int], averages: bool) -> None:
+    def keep(self, heads: Collection[Head], averages: bool) -> None:
         """Only these heads go on.
 
         Args:
-            places: of some heads that train.
+            heads: some that train.
             averages: means of the weights begin anew; else none are kept any longer.
         """
-        stay = torch.tensor([place in places for place in self.training], device=self._rates.device)
+        stay = torch.tensor([self.heads[place] in heads for place in self.training], device=self._rates.device)
         stay = stay.repeat_interleave(self.num_classes)
         for parts in (self._weights, self._velocity):
             parts[:] = [part[stay[self._rows(of)]] for part, of in zip(parts, self._segments, strict=True)]
         self._rates = self._rates[stay]
-        self.training = tuple(sorted(places))
+        self.training = tuple(place for place in self.training if self.heads[place] in heads)
         self._sums = [torch.zeros_like(weight) for weight in self._weights] if averages else []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet, check_finite
-from foundation.probes.grid import Grid, Head, Segment, rungs
+from foundation.probes.grid import Grid, Head, Segment, contenders, rungs
 from foundation.probes.results import progress
 from foundation.probes.scores import score
 from foundation.probes.treatments import TREATMENTS, Treatment, apply, fit_layers
@@ -61,8 +61,8 @@ class Settings:
     seed: int = 0
     """Of the split, the weights and the order."""
     prune: bool = True
-    """After each tenth of the steps the worst quarter of the grid leaves, until a quarter is left; off: all heads train
-    to the end, which takes two and a half times as long."""
+    """After each twelfth of the steps the worst quarter of the grid leaves, until a quarter is left; off: all heads
+    train to the end, which takes two and a half times as long."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -320,8 +320,8 @@ def fit(
                 grid.step(x, batch, labels)
                 if grid.done in leaving:
                     judge(averaged=True)
-                    stay = sorted(grid.training, key=lambda place: -judged[place])[: leaving[grid.done]]
-                    grid.keep(stay, averages=grid.done < max(leaving))
+                    accuracies = {grid.heads[place]: judged[place] for place in grid.training}
+                    grid.keep(contenders(accuracies, leaving[grid.done]), averages=grid.done < max(leaving))
         judge()
         on_test = predict(grid, inputs, test)
     best = max(grid.training, key=lambda place: judged[place])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from foundation.probes import grid as module
-from foundation.probes.grid import Grid, Head, Segment, rungs
+from foundation.probes.grid import Grid, Head, Segment, contenders, rungs
 
 
 def heads_of(*rates, kinds=1):
@@ -74,7 +74,7 @@ def test_heads_that_stay_train_on_as_if_the_others_had():
         grid = Grid(heads, parts, 10, 4, batch_size=20, momentum=0.9, total_steps=40, averages=True)
         for step in range(40):
             if step == 10 and places:
-                grid.keep(places, averages=False)
+                grid.keep([heads[place] for place in places], averages=False)
             grid.step(with_ones(x), torch.arange(20) + 20 * (step % 3), labels)
         return grid
 
@@ -98,8 +98,20 @@ def test_heads_are_judged_by_the_mean_of_their_weights():
     assert not torch.equal(grid.predict(x)[0], wanted), "the rate is large: the last weights are others"
 
 
-def test_after_each_tenth_a_quarter_leaves_until_a_quarter_is_left():
-    assert rungs(64, 2000) == {200: 48, 400: 32, 600: 16}
-    assert rungs(6, 2000) == {200: 5, 400: 4, 600: 4}, "some always train to the end"
-    assert rungs(2, 2000) == {200: 2, 400: 2, 600: 2}
-    assert not rungs(64, 999), "a tenth of so few steps says too little"
+def test_the_best_heads_go_on_and_their_neighbours_in_learning_rate():
+    rates = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    accuracies = dict(zip(heads_of(*rates, kinds=2), [0.2, 0.4, 0.9, 0.3, 0.3, 0.7, 0.7, 0.6, 0.1, 0.8], strict=True))
+
+    def kept(count):
+        return sorted((head.blocks, head.learning_rate) for head in contenders(accuracies, count))
+
+    assert kept(3) == [(0, 1e-3), (0, 1e-2), (0, 1e-1)], "neighbours of the best come before the second best"
+    assert kept(5) == [(0, 1e-3), (0, 1e-2), (0, 1e-1), (1, 1e-1), (1, 1.0)]
+    assert kept(6)[3] == (1, 1e-3), "of equals the larger rate"
+
+
+def test_after_each_twelfth_a_quarter_leaves_until_a_quarter_is_left():
+    assert rungs(64, 2000) == {166: 48, 333: 32, 500: 16}
+    assert rungs(6, 2000) == {166: 5, 333: 4, 500: 4}, "some always train to the end"
+    assert rungs(2, 2000) == {166: 2, 333: 2, 500: 2}
+    assert not rungs(64, 999), "a twelfth of so few steps says too little"

@@ -43,7 +43,7 @@ def test_heads_that_left_are_told_from_those_that_trained_to_the_end(run, tmp_pa
         return json.loads(out.read_text())["results"][0]["heads"]
 
     left = heads()
-    assert sorted(head["steps"] for head in left) == [100] * 3 + [200] * 3 + [300] * 2 + [1000] * 4
+    assert sorted(head["steps"] for head in left) == [83] * 3 + [166] * 3 + [250] * 2 + [1000] * 4
     assert [head["top1"] is None for head in left] == [head["steps"] < 1000 for head in left]
     assert "All heads" not in capsys.readouterr().out
     assert {head["steps"] for head in heads("--all")} == {1000}
