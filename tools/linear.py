@@ -52,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="new augmented views (random resized crop, flip) of the training split in every epoch, no cached features",
     )
-    parser.add_argument("--all", action="store_true", help="show every head of the grid")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="train every head of the grid to the end and show them all (default: after each twelfth of the steps the "
+        "quarter of the grid that is worst leaves, until a quarter is left)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.head_batch_size,
         select_on=arguments.select_on,
         seed=arguments.seed,
+        prune=not arguments.all,
     )
     wanted = command.treatments(arguments)
     if arguments.end_to_end and arguments.treatments is None:
@@ -98,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
             row = _row(candidate, treatment, result, len(test))
             rows.append(row)
-            if candidate.name == "model":
+            if candidate.name == "model" and arguments.all:
                 _fill(grid, treatment, row["heads"])
     _edges(rows, settings.learning_rates)
     content = {
@@ -122,7 +128,8 @@ def _row(candidate: Candidate, treatment: str, result: LinearResult, samples: in
     """What the result file says of one feature under one treatment."""
     heads = [
         {"name": head.name, "learning_rate": head.learning_rate, "blocks": head.blocks, "pooling": head.pooling,
-         "validation": None if result.validation is None else result.validation[place], "top1": result.test[place]}
+         "steps": result.steps[place], "validation": None if result.validation is None else result.validation[place],
+         "top1": result.test[place]}
         for place, head in enumerate(result.heads)
     ]  # fmt: skip
     return {

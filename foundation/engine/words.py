@@ -46,13 +46,15 @@ def banner(
     count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
     encoder = sum(p.numel() for p in learner.student.encoder.parameters())
     version = code_version()
-    commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
+    commit = ""
+    if "commit" in version:  # not of an installed wheel
+        commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
     epochs = clock.total_steps * recipe.train.batch_size / max(1, samples)
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
     if early and last_step <= step:
         early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"
     threads = f", {plural(torch.get_num_threads(), 'thread')}" if place.device.type == "cpu" else ""
-    yield f"{recipe.name}: foundation {version['version']}{commit if 'commit' in version else ''}"
+    yield f"{recipe.name}: foundation {version['version']}{commit}"
     yield (
         f"  device      {place_in_words(place.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
         f"{plural(workers, 'loader worker')}{' each' if world_size() > 1 and workers else ''}"

@@ -1,23 +1,23 @@
 """Linear classification of frozen features with a grid of heads trained at once (Oquab et al. 2023, DINOv2).
 
 Every head is a learning rate and a kind of input: the class tokens of the last n blocks side by side, with or without
-the mean patch token. All heads of one kind are one matrix, so a step of all learning rates costs one product.
-The gradient of softmax cross-entropy is written out: there is nothing else to differentiate.
+the mean patch token. How they train together, and why most of them leave early, is said in
+:mod:`foundation.probes.grid`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet, check_finite
+from foundation.probes.grid import Grid, Head, Segment, contenders, rungs
 from foundation.probes.results import progress
 from foundation.probes.scores import score
 from foundation.probes.treatments import TREATMENTS, Treatment, apply, fit_layers
@@ -30,14 +30,6 @@ EPOCHS = 50
 
 STEPS = 2000
 """Fewer steps than this leave the heads of a small split far from fitted."""
-
-_NO_ERROR = 1e-30
-_NO_VELOCITY = 1e-25
-_CLEANED_EVERY = 100
-"""Numbers below 1e-38 are denormal, and processors compute them up to a hundred times slower. Heads that are fitted
-have many: errors of samples that they are sure of, and velocities that decay by a tenth in each step. Both are set to 0
-long before, where they no longer change a bit of any weight, whatever the thread. (``torch.set_flush_denormal`` reaches
-the calling thread only.)"""
 
 VALIDATION_LIMIT = 10_000
 """Most samples of the training split that are kept back to choose a head."""
@@ -68,6 +60,9 @@ class Settings:
     """Share of the training split kept back to choose the head (at most 10,000 samples)."""
     seed: int = 0
     """Of the split, the weights and the order."""
+    prune: bool = True
+    """After each twelfth of the steps the worst quarter of the grid leaves, until a quarter is left; off: all heads
+    train to the end, which takes two and a half times as long."""
 
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -85,20 +80,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One cell of the grid."""
-
-    learning_rate: float
-    blocks: int
-    pooling: bool
-
-    @property
-    def name(self) -> str:
-        pooled = " + mean patch" if self.pooling else ""
-        return f"last {self.blocks} block{'s' if self.blocks > 1 else ''}{pooled}, lr {self.learning_rate:g}"
-
-
-@dataclass(frozen=True)
 class LinearResult:
     """What the grid found.
 
@@ -109,8 +90,10 @@ class LinearResult:
         interval: 95 % interval of ``top1``.
         predictions: [Q] int64, of the chosen head.
         heads: all heads in order of the grid.
-        validation: accuracy of each head on the samples kept back; None when heads were chosen on the test split.
-        test: accuracy of each head on the test split.
+        steps: that each of them took.
+        validation: accuracy of each head on the samples kept back, at the end or when it left; None when heads were
+            chosen on the test split.
+        test: accuracy of each head on the test split; None for those that left, unless they were chosen there.
     """
 
     chosen: Head
@@ -119,86 +102,110 @@ class LinearResult:
     interval: tuple[float, float]
     predictions: Tensor
     heads: tuple[Head, ...]
+    steps: tuple[int, ...]
     validation: tuple[float, ...] | None
-    test: tuple[float, ...]
+    test: tuple[float | None, ...]
 
 
-def inputs(features: FeatureSet, blocks: int, pooling: bool) -> Tensor:
-    """[S, blocks x D (+ D)] input of one kind of head."""
-    parts = list(features.cls[-blocks:])
-    return torch.cat([*parts, features.patches] if pooling else parts, dim=1)
+@dataclass(frozen=True)
+class Inputs:
+    """One matrix with what all heads see.
 
-
-class Grid:
-    """All heads of a grid, kind by kind.
-
-    Args:
-        settings: the grid.
-        kinds: (blocks, pooling) pairs.
-        widths: width of the input of each kind.
-        num_classes: C.
-        total_steps: of the cosine that takes every learning rate to 0.
-        device: where the weights lie.
+    Attributes:
+        kinds: of heads, (blocks, pooling) pairs.
+        widths: of the class tokens of the last blocks, and of the mean patch token (0: nobody sees it).
+        bases: of :func:`basis`, for each kind. What they give stands behind the tokens, or alone where all have one.
+        device: where the matrix lies.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        kinds: Sequence[tuple[int, bool]],
-        widths: Sequence[int],
-        num_classes: int,
-        total_steps: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.settings, self.kinds, self.num_classes = settings, tuple(kinds), num_classes
-        self.total_steps, self.done = total_steps, 0
-        self.heads = tuple(Head(rate, *kind) for kind in kinds for rate in settings.learning_rates)
-        count = len(settings.learning_rates)
-        generator = torch.Generator().manual_seed(settings.seed)
-        scaled = torch.tensor(settings.learning_rates) * settings.batch_size / 256
-        self._rates = scaled.repeat_interleave(num_classes).to(device)  # [heads x C]
-        self._weights, self._velocity = [], []
-        for width in widths:
-            # The last row is the bias, which starts at zero.
-            weight = torch.zeros(width + 1, count * num_classes)
-            weight[:-1] = torch.randn(width, num_classes, generator=generator).mul_(0.01).repeat(1, count)
-            self._weights.append(weight.to(device))
-            self._velocity.append(torch.zeros_like(self._weights[-1]))
+    kinds: tuple[tuple[int, bool], ...]
+    widths: tuple[int, ...]
+    bases: tuple[Tensor | None, ...]
+    device: torch.device | str
 
-    def logits(self, kind: int, x: Tensor) -> Tensor:
-        """[B, heads of this kind, C] for x [B, width]."""
-        weight = self._weights[kind]
-        return torch.addmm(weight[-1], x, weight[:-1]).unflatten(1, (-1, self.num_classes))
+    @classmethod
+    def of(
+        cls, settings: Settings, features: FeatureSet, num_classes: int, passes: int | None, device: torch.device | str
+    ) -> Inputs:
+        """How the training samples' features become inputs; ``passes`` over them, None: they will be others."""
+        blocks = sorted(set(settings.blocks))
+        # In this order all kinds that see a token stand beside each other.
+        kinds = [(count, False) for count in blocks if False in settings.pooling]
+        kinds += [(count, True) for count in reversed(blocks) if True in settings.pooling]
+        widths = [token.shape[1] for token in features.cls[-blocks[-1] :]]
+        widths.append(features.patches.shape[1] if True in settings.pooling else 0)
+        plain = cls(tuple(kinds), tuple(widths), (None,) * len(kinds), device)
+        if passes is None:
+            return plain
+        x, heads = plain(features), num_classes * len(settings.learning_rates)
+        return replace(plain, bases=tuple(basis(x[:, plain._span(*kind)], heads, passes) for kind in kinds))
 
-    def step(self, xs: Sequence[Tensor], labels: Tensor) -> None:
-        """One step of all heads; xs: an input [B, width] for each kind, labels [B]."""
-        factor = 0.5 * (1 + np.cos(np.pi * self.done / self.total_steps))
-        for kind, x in enumerate(xs):
-            error = self.logits(kind, x).softmax(dim=2)
-            error[torch.arange(len(x), device=x.device), :, labels] -= 1
-            error = hardshrink(error.flatten(1).div_(len(x)), _NO_ERROR)
-            velocity, momentum = self._velocity[kind], self.settings.momentum
-            velocity[:-1].addmm_(x.T, error, beta=momentum)
-            velocity[-1].mul_(momentum).add_(error.sum(dim=0))
-            if self.done % _CLEANED_EVERY == 0:
-                self._velocity[kind] = velocity = hardshrink(velocity, _NO_VELOCITY)
-            self._weights[kind].addcmul_(velocity, self._rates[None], value=-factor)
-        self.done += 1
+    def _span(self, blocks: int, pooling: bool) -> slice:
+        """Columns that a kind sees, where it has no basis."""
+        tokens = self.widths[:-1]
+        return slice(sum(tokens[: len(tokens) - blocks]), sum(tokens) + pooling * self.widths[-1])
 
-    def predict(self, features: FeatureSet, device: torch.device | str, block: int = 4096) -> Tensor:
-        """[heads, S] int64 predictions."""
-        predictions = []
-        for kind, (blocks, pooling) in enumerate(self.kinds):
-            rows = [
-                self.logits(kind, inputs(features_block, blocks, pooling).to(device)).argmax(dim=2).cpu()
-                for features_block in _blocks(features, block)
-            ]
-            predictions.append(torch.cat(rows).T)
-        return torch.cat(predictions)
+    def __call__(self, features: FeatureSet, rows: slice = slice(None)) -> Tensor:
+        """[S, W] inputs; the last column is 1."""
+        tokens = [*features.cls[1 - len(self.widths) :], *[features.patches] * (self.widths[-1] > 0)]
+        x = torch.cat([token[rows] for token in tokens], dim=1).to(self.device)
+        reduced = zip(self.kinds, self.bases, strict=True)
+        parts = [x[:, self._span(*kind)] @ own for kind, own in reduced if own is not None]
+        return torch.cat([x] * self._plain() + [*parts, x.new_ones(len(x), 1)], dim=1)
+
+    def _plain(self) -> bool:
+        return any(own is None for own in self.bases)
+
+    def segments(self, rates: int) -> list[Segment]:
+        """Columns, and who sees them: of each kind as many heads as there are learning rates."""
+        counts = sorted({0, *(blocks for blocks, _ in self.kinds)})
+        end = self._span(0, False).stop
+        seen = [(slice(end, end + self.widths[-1]), [pooling for _, pooling in self.kinds])]
+        for fewer, count in pairwise(counts):
+            columns = slice(self._span(count, False).start, self._span(fewer, False).start)
+            seen.append((columns, [blocks >= count for blocks, _ in self.kinds]))
+        found, end = [], sum(self.widths) if self._plain() else 0
+        for columns, sees in seen:
+            places = [place for place, own in enumerate(self.bases) if own is None and sees[place]]
+            found += [Segment(columns, slice(place * rates, (place + 1) * rates)) for place in places]
+        for place, own in enumerate(self.bases):
+            if own is not None:
+                found.append(Segment(slice(end, end + own.shape[1]), slice(place * rates, (place + 1) * rates)))
+                end += own.shape[1]
+        return merged(found)
 
 
-def _blocks(features: FeatureSet, block: int) -> list[FeatureSet]:
-    return [features.take(rows) for rows in torch.arange(len(features)).split(block)]
+def merged(segments: Sequence[Segment]) -> list[Segment]:
+    """Segments of the same columns whose heads follow each other are one."""
+    found: list[Segment] = []
+    for segment in segments:
+        last = found[-1] if found else None
+        if last is not None and last.columns == segment.columns and last.heads.stop == segment.heads.start:
+            found[-1] = Segment(last.columns, slice(last.heads.start, segment.heads.stop))
+        else:
+            found.append(segment)
+    return found
+
+
+def basis(x: Tensor, heads: int, passes: int) -> Tensor | None:
+    """Directions in which heads can learn anything from inputs, where there are fewer than numbers.
+
+    A gradient is a sum of inputs, so no head ever leaves the span of the training samples. In coordinates of that span
+    it takes the same steps, and has as many weights as there are samples.
+
+    Args:
+        x: [S, W] training inputs of one kind.
+        heads: of this kind, times classes.
+        passes: over the training split.
+
+    Returns:
+        [W, S] orthonormal columns, or None where finding them takes more time than they save.
+    """
+    samples, width = x.shape
+    # Householder's 4 W S S operations, against 4 S (W - S) for each head, class and pass; most heads leave early.
+    if width * samples > 0.4 * passes * heads * (width - samples):
+        return None
+    return torch.linalg.qr(x.T).Q
 
 
 def split(count: int, share: float, seed: int, groups: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -260,46 +267,82 @@ def fit(
     for name, part in (("train", train), ("test", test)):
         for layer in (*part.cls, part.patches):
             check_finite(layer, name)
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    wanted = train.labels
     rows, held = torch.arange(len(train)), None
     if settings.select_on == "validation":
         rows, kept_back = split(len(train), settings.validation_share, settings.seed, train.groups)
         held = train.take(kept_back)
     fitted = fit_layers(settings.treatment, train.take(rows), blocks=most, patches=any(settings.pooling))
     held, test = (None if held is None else apply(fitted, held)[0]), apply(fitted, test)[0]
-    kinds = [(blocks, pooling) for blocks in settings.blocks for pooling in settings.pooling]
-    widths = [inputs(test.take(torch.zeros(1, dtype=torch.int64)), *kind).shape[1] for kind in kinds]
-    steps_per_epoch = -(-len(rows) // settings.batch_size)
-    count = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_epoch))
-    grid = Grid(settings, kinds, widths, num_classes, count * steps_per_epoch, device)
+
+    def of_pass(number: int) -> FeatureSet:
+        source = train if augmented is None else augmented(number)
+        if len(source) != len(train):
+            raise UserError(f"epoch {number} of the augmented data has {len(source)} samples, not {len(train)}")
+        return apply(fitted, source.take(rows))[0]
+
+    steps_per_pass = -(-len(rows) // settings.batch_size)
+    passes = settings.epochs or max(EPOCHS, -(-STEPS // steps_per_pass))
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    first = of_pass(0)
+    inputs = Inputs.of(settings, first, num_classes, passes if augmented is None else None, device)
+    x = inputs(first)
+    heads = [Head(rate, *kind) for kind in inputs.kinds for rate in settings.learning_rates]
+    total_steps = passes * steps_per_pass
+    leaving = rungs(len(heads), total_steps) if settings.prune else {}
+    grid = Grid(
+        heads,
+        inputs.segments(len(settings.learning_rates)),
+        x.shape[1],
+        num_classes,
+        batch_size=settings.batch_size,
+        momentum=settings.momentum,
+        total_steps=total_steps,
+        seed=settings.seed,
+        averages=bool(leaving),
+        device=device,
+    )
+    # Labels are those of ``train``: freshly augmented features have the data's own.
+    labels = train.labels[rows].to(device)
+    judged, steps = [0.0] * len(grid.heads), [0] * len(grid.heads)
+
+    def judge(averaged: bool = False) -> None:
+        part = test if held is None else held
+        right = (predict(grid, inputs, part, averaged) == part.labels).double().mean(dim=1).tolist()
+        for place, accuracy in zip(grid.training, right, strict=True):
+            judged[place], steps[place] = accuracy, grid.done
+
     generator = torch.Generator().manual_seed(settings.seed + 1)
-    epochs = range(count)
-    current = None
     with torch.inference_mode():
-        for epoch in progress(epochs, count, what, "epoch") if what else epochs:
-            if current is None or augmented is not None:
-                source = train if augmented is None else augmented(epoch)
-                if len(source) != len(train):
-                    raise UserError(f"epoch {epoch} of the augmented data has {len(source)} samples, not {len(train)}")
-                (current,) = apply(fitted, source.take(rows))
-                tensors = [inputs(current, *kind).to(device) for kind in kinds]
-                labels = wanted[rows].to(device)  # of ``train``: freshly augmented features have the data's own labels
+        for number in progress(range(passes), passes, what, "epoch") if what else range(passes):
+            if augmented is not None and number:
+                x = inputs(of_pass(number))
             for batch in torch.randperm(len(rows), generator=generator).to(device).split(settings.batch_size):
-                grid.step([tensor[batch] for tensor in tensors], labels[batch])
-        on_test = grid.predict(test, device)
-        on_held = None if held is None else grid.predict(held, device)
-    test_scores = (on_test == test.labels).double().mean(dim=1).tolist()
-    held_scores = None if held is None or on_held is None else (on_held == held.labels).double().mean(dim=1).tolist()
-    best = int(np.argmax(test_scores if held_scores is None else held_scores))
-    scored = score(on_test[best], test.labels)
+                grid.step(x, batch, labels)
+                if grid.done in leaving:
+                    judge(averaged=True)
+                    accuracies = {grid.heads[place]: judged[place] for place in grid.training}
+                    grid.keep(contenders(accuracies, leaving[grid.done]), averages=grid.done < max(leaving))
+        judge()
+        on_test = predict(grid, inputs, test)
+    best = max(grid.training, key=lambda place: judged[place])
+    of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
+    predictions = on_test[grid.training.index(best)].clone()
+    scored = score(predictions, test.labels)
     return LinearResult(
         chosen=grid.heads[best],
         top1=scored.top1,
         balanced=scored.balanced,
         interval=scored.interval,
-        predictions=on_test[best].clone(),
+        predictions=predictions,
         heads=grid.heads,
-        validation=None if held_scores is None else tuple(held_scores),
-        test=tuple(test_scores),
+        steps=tuple(steps),
+        validation=None if held is None else tuple(judged),
+        test=tuple(judged) if held is None else tuple(map(of_heads.get, range(len(grid.heads)))),
     )
+
+
+def predict(grid: Grid, inputs: Inputs, features: FeatureSet, averaged: bool = False, block: int = 4096) -> Tensor:
+    """[heads that train, S] int64 classes on the CPU, in blocks of bounded memory; see :meth:`Grid.predict`."""
+    starts = range(0, len(features), block)
+    found = [grid.predict(inputs(features, slice(start, start + block)), averaged).cpu() for start in starts]
+    return torch.cat(found, dim=1)

@@ -45,6 +45,13 @@ def test_a_run_writes_what_the_contract_names(train, metrics, tiny_recipe, tmp_p
     assert (start["commit"], start["modified"]) == code() and start["torch"] == torch.__version__
 
 
+def test_a_run_begins_outside_of_a_git_checkout(train, tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("foundation.engine.words.code_version", lambda: {"version": "1.2.3"})
+    said: list[str] = []
+    train(tiny_recipe("train.length=1 steps"), tmp_path / "run", said)
+    assert any(line.endswith("foundation 1.2.3") for text in said for line in text.splitlines())
+
+
 def test_loss_is_the_weighted_sum_of_its_parts(train, metrics, tiny_recipe, tmp_path):
     train(tiny_recipe("train.length=2 steps"), tmp_path / "run")
     line = metrics(tmp_path / "run")[0]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from foundation.probes import linear
 from foundation.probes.features import FeatureSet
-from foundation.probes.linear import Grid, Settings, fit, split
+from foundation.probes.grid import Grid
+from foundation.probes.linear import Inputs, Settings, basis, fit, split
 
 
 def blobs(count, seed, noise=1.0, layers=4, width=12, classes=5):
@@ -24,48 +24,6 @@ def blobs(count, seed, noise=1.0, layers=4, width=12, classes=5):
         labels=labels,
         keys=tuple(map(str, range(count))),
     )
-
-
-def test_a_step_is_torch_sgd_on_cross_entropy():
-    settings = Settings(learning_rates=(0.01, 0.2), blocks=(1,), pooling=(False,), batch_size=16)
-    torch.manual_seed(0)
-    grid = Grid(settings, [(1, False)], [6], 3, total_steps=10)
-    heads = [torch.nn.Linear(6, 3) for _ in settings.learning_rates]
-    groups = []
-    for place, (head, rate) in enumerate(zip(heads, settings.learning_rates, strict=True)):
-        columns = grid._weights[0][:, 3 * place : 3 * place + 3]
-        head.weight.data, head.bias.data = columns[:-1].T.clone(), columns[-1].clone()
-        groups.append({"params": head.parameters(), "lr": rate * 16 / 256})
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
-    for _ in range(10):
-        x, labels = torch.randn(16, 6), torch.randint(3, (16,))
-        grid.step([x], labels)
-        optimizer.zero_grad()
-        sum(torch.nn.functional.cross_entropy(head(x), labels) for head in heads).backward()
-        optimizer.step()
-        schedule.step()
-    x = torch.randn(4, 6)
-    torch.testing.assert_close(grid.logits(0, x), torch.stack([head(x) for head in heads], dim=1).detach())
-
-
-def test_fitted_heads_have_no_denormal_numbers_and_the_weights_are_the_same_without_them(monkeypatch):
-    labels = torch.arange(64) % 3
-    x = 20 * torch.eye(3)[labels] + torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-    weights, counted = [], []
-    for cleaned in (True, False):
-        if not cleaned:
-            monkeypatch.setattr(linear, "hardshrink", lambda values, _: values)
-        grid = Grid(Settings(learning_rates=(0.1, 10.0), blocks=(1,), pooling=(False,)), [(1, False)], [3], 3, 2000)
-        found = 0
-        for _ in range(1200):
-            grid.step([x], labels)
-            velocity = grid._velocity[0].abs()
-            found += int(((velocity > 0) & (velocity < 1e-37)).sum())
-        counted.append(found)
-        weights.append(grid._weights[0])
-    assert counted[0] == 0 < counted[1]
-    assert torch.equal(*weights)
 
 
 def test_it_learns_a_separable_problem():
@@ -88,11 +46,72 @@ def test_a_small_split_is_passed_through_until_the_heads_are_fitted(monkeypatch)
     assert len(counted) == 3, "what is asked for is done"
 
 
+def test_the_head_that_wins_is_as_if_all_had_trained_to_the_end():
+    train, test = blobs(400, 0, noise=4), blobs(200, 1, noise=4)
+    grid = {"blocks": (1,), "epochs": 400}
+    whole, halved = (fit(train, test, Settings(**grid, prune=prune)) for prune in (False, True))
+    assert set(whole.steps) == {1200}
+    assert sorted(halved.steps) == sorted([100, 200, 300, 1200] * 8)
+    place = halved.heads.index(halved.chosen)
+    assert halved.top1 == whole.test[place] and halved.validation[place] == whole.validation[place]
+    assert halved.validation[place] == max(whole.validation), "no better head has left"
+    assert [score is None for score in halved.test] == [steps < 1200 for steps in halved.steps]
+
+
+def seen(inputs, features, kind):
+    """Numbers that the heads of a kind see, and the one of the bias."""
+    found = [part for part in inputs.segments(3) if part.heads.start <= 3 * kind < part.heads.stop]
+    return torch.cat([inputs(features)[:, part.columns] for part in found] + [inputs(features)[:, -1:]], dim=1)
+
+
+def test_every_kind_of_head_sees_its_tokens_and_nothing_else():
+    features = blobs(6, 0, width=5)
+    settings = Settings(blocks=(4, 1, 2), pooling=(False, True))
+    inputs = Inputs.of(settings, features, 5, None, "cpu")
+    assert inputs(features).shape == (6, 26)
+    for kind, (blocks, pooling) in enumerate(inputs.kinds):
+        wanted = torch.cat([*features.cls[-blocks:], *[features.patches] * pooling, torch.ones(6, 1)], dim=1)
+        assert sorted(seen(inputs, features, kind)[0].tolist()) == sorted(wanted[0].tolist())
+    assert len(inputs.segments(3)) == 4, "tokens of blocks 4 and 3, 2, 1, and the mean patch token: all heads at once"
+    alone = Inputs.of(Settings(blocks=(1,), pooling=(False,)), features, 5, None, "cpu")
+    assert alone(features).shape == (6, 6), "without the token that no head sees"
+
+
+def test_some_kinds_in_a_basis_of_their_own_leave_the_tokens_to_the_others():
+    features = blobs(45, 0, width=30)
+    inputs = Inputs.of(Settings(), features, 5, 50, "cpu")
+    assert [own is None for own in inputs.bases] == [True, False, False, False]
+    assert inputs(features).shape == (45, 150 + 3 * 45 + 1)
+    plain = Inputs.of(Settings(), features, 5, None, "cpu")
+    for kind in range(4):
+        x, z = seen(plain, features, kind), seen(inputs, features, kind)
+        torch.testing.assert_close(z @ z.T, x @ x.T, rtol=1e-4, atol=1e-2)
+
+
+def test_more_numbers_than_samples_are_the_same_problem_in_coordinates_of_their_span():
+    train, test = blobs(45, 0, width=400), blobs(50, 1, width=400)
+    settings = Settings(blocks=(1, 4), pooling=(True, False))
+    wide = Inputs.of(settings, train, 5, None, "cpu")
+    narrow = Inputs.of(settings, train, 5, 8, "cpu")
+    assert wide.kinds == narrow.kinds == ((1, False), (4, False), (4, True), (1, True))
+    assert [own.shape for own in narrow.bases] == [(400, 45), (1600, 45), (2000, 45), (800, 45)]
+    assert wide(test).shape == (50, 2001) and narrow(test).shape == (50, 4 * 45 + 1)
+    for kind in range(4):
+        x, q = seen(wide, train, kind), seen(wide, test, kind)
+        z, p = seen(narrow, train, kind), seen(narrow, test, kind)
+        # What heads learn and say is in the products of samples with training samples.
+        torch.testing.assert_close(z @ z.T, x @ x.T, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(p @ z.T, q @ x.T, rtol=1e-4, atol=1e-2)
+    assert basis(torch.randn(45, 44), 80, 8) is None
+    assert basis(torch.randn(45, 46), 80, 8) is None, "one column less is not worth a decomposition"
+
+
 def test_the_head_is_chosen_without_the_test_split():
     train, test = blobs(300, 0, noise=4), blobs(100, 1, noise=4)
     settings = Settings(epochs=5, learning_rates=(1e-5, 1e-2, 1e-1))
     result = fit(train, test, settings)
-    best = max(range(len(result.heads)), key=lambda place: result.validation[place])
+    ends = [place for place, steps in enumerate(result.steps) if steps == max(result.steps)]
+    best = max(ends, key=lambda place: result.validation[place])
     assert result.chosen == result.heads[best]
     assert result.top1 == result.test[best]
     scrambled = fit(train, FeatureSet(test.cls, test.patches, test.labels.roll(1), test.keys), settings)

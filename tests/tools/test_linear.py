@@ -26,10 +26,28 @@ def test_it_chooses_a_head_and_keeps_all(run, tmp_path, capsys):
     model = content["results"][0]
     assert len(model["heads"]) == 64
     chosen = next(head for head in model["heads"] if head["name"] == model["head"])
+    assert {head["steps"] for head in model["heads"]} == {20}
     assert chosen["validation"] == max(head["validation"] for head in model["heads"])
     assert model["top1"] == chosen["top1"] > 0.6
     assert len(content["results"][6]["heads"]) == 16
     assert content["settings"]["select_on"] == "validation"
+
+
+def test_heads_that_left_are_told_from_those_that_trained_to_the_end(run, tmp_path, capsys):
+    out = tmp_path / "linear.json"
+    arguments = ["--blocks", "1", "--learning-rates", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+    arguments += ["--epochs", "1000", "--treatments", "as-is", "--workers", "0", "--json", str(out)]
+
+    def heads(*more):
+        assert main(["linear", str(run), *arguments, *more]) == 0
+        return json.loads(out.read_text())["results"][0]["heads"]
+
+    left = heads()
+    assert sorted(head["steps"] for head in left) == [83] * 3 + [166] * 3 + [250] * 2 + [1000] * 4
+    assert [head["top1"] is None for head in left] == [head["steps"] < 1000 for head in left]
+    assert "All heads" not in capsys.readouterr().out
+    assert {head["steps"] for head in heads("--all")} == {1000}
+    assert "All heads" in capsys.readouterr().out
 
 
 def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
