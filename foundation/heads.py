@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from foundation.chunks import row_parts
 from foundation.errors import UserError
+from foundation.linear import Linear, linear
 from foundation.ranges import Depth, Range, Side, check
 
 
@@ -111,7 +112,7 @@ class PrototypeLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type
-        return F.linear(x, self.weight(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype))
+        return linear(x, self.weight(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype))
 
 
 def perceptron(config: Config, width: int) -> nn.Sequential:
@@ -120,7 +121,7 @@ def perceptron(config: Config, width: int) -> nn.Sequential:
     for layer in range(config.layers):
         last = layer == config.layers - 1
         inputs = width if layer == 0 else config.hidden
-        modules.append(nn.Linear(inputs, config.bottleneck if last else config.hidden, bias=config.bias))
+        modules.append(Linear(inputs, config.bottleneck if last else config.hidden, bias=config.bias))
         if not last:
             if config.norm == "batch":
                 modules.append(nn.BatchNorm1d(config.hidden))

@@ -214,7 +214,7 @@ class Features:
     Attributes:
         cls: [R, D] class token after the final norm (a pooled feature for encoders without one).
         registers: [R, registers, D] after the final norm.
-        patches: [R, N, D] after the final norm; [R, 0, D] where the caller did not want them.
+        patches: [R, N, D] after the final norm; [M, D] where the caller wanted those at M places only.
         taps: by tap name (``block.3``: tokens after block 3, prefix tokens included, not normed), as asked for.
         valid: [R, N] bool, False for padding; None when every token is real.
     """

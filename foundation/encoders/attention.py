@@ -6,7 +6,6 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,49 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from foundation.encoders.positions import Rotation
+from foundation.encoders.segments import Segment, Wanted, merge, select
 from foundation.errors import UserError
+from foundation.linear import Linear, linear
 
 Backend = Literal["auto", "sdpa", "xformers"]
-
-
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """Consecutive rows of equal length in a packed matrix.
-
-    Attributes:
-        rows: number of rows R.
-        tokens: tokens of a row, class and register tokens included.
-        rotation: rotary tables of these rows, or None.
-    """
-
-    rows: int
-    tokens: int
-    rotation: Rotation | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens of all rows together."""
-        return self.rows * self.tokens
-
-
-def merge(segments: Sequence[Segment]) -> list[Segment]:
-    """Join neighbours that can share one attention call."""
-    merged: list[Segment] = []
-    for segment in segments:
-        last = merged[-1] if merged else None
-        if last is not None and last.tokens == segment.tokens and last.rotation is segment.rotation:
-            merged[-1] = replace(last, rows=last.rows + segment.rows)
-        else:
-            merged.append(segment)
-    return merged
-
-
-def first_tokens(tokens: Tensor, segments: Sequence[Segment], count: int) -> Tensor:
-    """The first ``count`` tokens of each row, [T, D] -> [sum of rows * count, D]."""
-    parts = tokens.split([segment.length for segment in segments])
-    rows = [part.view(s.rows, s.tokens, -1)[:, :count].flatten(0, 1) for part, s in zip(parts, segments, strict=True)]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def split_heads(qkv: Tensor, segment: Segment, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,12 +223,12 @@ class Attention(nn.Module):
         self.heads = heads
         self.zero_key_bias = zero_key_bias and qkv_bias
         self.backend: Backend = backend
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.out = Linear(width, width)
 
     def project(self, inputs: Tensor) -> Tensor:
         """Queries, keys and values, [T, D] -> [T, 3 * D]."""
-        return F.linear(inputs, self.qkv.weight, self._bias())
+        return linear(inputs, self.qkv.weight, self._bias())
 
     def _bias(self) -> Tensor | None:
         if not self.zero_key_bias:
@@ -275,32 +236,38 @@ class Attention(nn.Module):
         query, key, value = self.qkv.bias.chunk(3)
         return torch.cat((query, torch.zeros_like(key), value))
 
-    def forward(self, inputs: Tensor, segments: Sequence[Segment], first: int | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, segments: Sequence[Segment], wanted: Sequence[Wanted] | None = None) -> Tensor:
         """Mix the tokens of each row.
 
         Args:
             inputs: [T, D] packed tokens.
             segments: how they are packed.
-            first: only the first so many tokens of each row are wanted; they must not be rotated.
+            wanted: for each segment the tokens for which the result is wanted; None: all.
 
         Returns:
-            [T, D]; with ``first`` [sum of rows * first, D].
+            [T, D]; with ``wanted`` [K, D].
         """
-        if first is None:
+        if wanted is None:
             return self.out(attend(self.project(inputs), segments, self.heads, self.backend))
         width, bias = inputs.shape[-1], self._bias()
         parts = (None, None) if bias is None else bias.split((width, 2 * width))
-        query = F.linear(first_tokens(inputs, segments, first), self.qkv.weight[:width], parts[0])
-        memory = F.linear(inputs, self.qkv.weight[width:], parts[1])
-        mixed, begin, seen = [], 0, 0
-        for segment in segments:
-            asked = query[begin : begin + segment.rows * first].view(segment.rows, first, self.heads, -1)
-            joint = memory[seen : seen + segment.length].view(segment.rows, segment.tokens, 2, self.heads, -1)
-            key, value = joint.unbind(2)
-            key = key if segment.rotation is None else segment.rotation(key)
-            result = _softmax_attention(asked.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-            mixed.append(rearrange(result, "rows heads first d -> (rows first) (heads d)"))
-            begin, seen = begin + segment.rows * first, seen + segment.length
+        queries = linear(select(inputs, wanted), self.qkv.weight[:width], parts[0])
+        memory = linear(inputs, self.qkv.weight[width:], parts[1])
+        mixed = []
+        for some, asked, seen in zip(
+            wanted,
+            queries.split([len(some.places) for some in wanted]),
+            memory.split([segment.length for segment in segments]),
+            strict=True,
+        ):
+            rows, tokens, rotation = some.segment.rows, some.segment.tokens, some.segment.rotation
+            query = some.spread(asked).unflatten(-1, (self.heads, -1))
+            key, value = seen.view(rows, tokens, 2, self.heads, -1).unbind(2)
+            if rotation is not None:
+                key = rotation(key)
+                query = rotation(query) if some.patches else query  # the prefix has no place
+            result = _softmax_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+            mixed.append(some.gather(rearrange(result, "rows heads queries d -> (rows queries) (heads d)")))
         return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
     def inspect(self, inputs: Tensor, segments: Sequence[Segment], kind: str) -> list[Tensor]:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from foundation.encoders.attention import Attention, Backend, Segment, first_tokens
+from foundation.encoders.attention import Attention, Backend
+from foundation.encoders.segments import Segment, Wanted, select
+from foundation.linear import Linear
 
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForward = Literal["mlp", "swiglu", "swiglu64"]
@@ -52,8 +54,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, width)
+        self.hidden = Linear(width, hidden)
+        self.out = Linear(hidden, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
@@ -65,8 +67,8 @@ class SwiGlu(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, 2 * hidden)
-        self.out = nn.Linear(hidden, width)
+        self.hidden = Linear(width, 2 * hidden)
+        self.out = Linear(hidden, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[T, D] -> [T, D]."""
@@ -111,7 +113,7 @@ class Block(nn.Module):
         tokens: Tensor,
         segments: Sequence[Segment],
         generator: torch.Generator | None = None,
-        first: int | None = None,
+        wanted: Sequence[Wanted] | None = None,
     ) -> Tensor:
         """Run the block.
 
@@ -119,27 +121,33 @@ class Block(nn.Module):
             tokens: [T, D] packed tokens.
             segments: how they are packed, one for each view.
             generator: source of the drop path; torch's own generator of the device when None.
-            first: only the first so many tokens of each row are wanted (class and register tokens after the last
-                block). The others are looked at and not computed.
+            wanted: for each segment the tokens that are wanted (those that something reads after the last block). The
+                others are looked at and not computed. None: all are.
 
         Returns:
-            [T, D]; with ``first`` [sum of rows * first, D].
+            [T, D]; with ``wanted`` [K, D].
         """
-        wanted = tokens if first is None else first_tokens(tokens, segments, first)
-        after = segments if first is None else [replace(s, tokens=first, rotation=None) for s in segments]
-        if self.training and self.drop_path > 0:
+        dropping = self.training and self.drop_path > 0
+        if wanted is not None:
+            some = select(tokens, wanted)
+            factor = _row_factors(wanted, segments, self.drop_path, generator) if dropping else None
+            part = self.attention(self.attention_norm(tokens), segments, wanted)
+            some = add_residual(some, part if factor is None else part * factor, self.attention_scale)
+            factor = _row_factors(wanted, segments, self.drop_path, generator) if dropping else None
+            part = self.ffn(self.ffn_norm(some))
+            return add_residual(some, part if factor is None else part * factor, self.ffn_scale)
+        if dropping:
             kept = keep_rows(segments, self.drop_path, tokens.device, generator)
             if kept is not None:
-                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments, first)
-                wanted = (kept if first is None else kept.cut(first)).add(wanted, part, self.attention_scale)
-            kept = keep_rows(after, self.drop_path, tokens.device, generator)
+                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments)
+                tokens = kept.add(tokens, part, self.attention_scale)
+            kept = keep_rows(segments, self.drop_path, tokens.device, generator)
             if kept is not None:
-                part = self.ffn(self.ffn_norm(kept.select(wanted)))
-                wanted = kept.add(wanted, part, self.ffn_scale)
-            return wanted
-        part = self.attention(self.attention_norm(tokens), segments, first)
-        wanted = add_residual(wanted, part, self.attention_scale)
-        return add_residual(wanted, self.ffn(self.ffn_norm(wanted)), self.ffn_scale)
+                part = self.ffn(self.ffn_norm(kept.select(tokens)))
+                tokens = kept.add(tokens, part, self.ffn_scale)
+            return tokens
+        tokens = add_residual(tokens, self.attention(self.attention_norm(tokens), segments), self.attention_scale)
+        return add_residual(tokens, self.ffn(self.ffn_norm(tokens)), self.ffn_scale)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -219,10 +227,6 @@ class KeptRows:
         """Rows / kept, for each segment."""
         return [segment.rows / len(kept) for segment, kept in zip(self.whole, self.rows, strict=True)]
 
-    def cut(self, first: int) -> KeptRows:
-        """The same rows where only the first tokens of each are there."""
-        return KeptRows.of([replace(segment, tokens=first, rotation=None) for segment in self.whole], self.rows)
-
     def select(self, tokens: Tensor) -> Tensor:
         """The kept tokens, [K, D]."""
         return tokens.index_select(0, self.index)
@@ -241,11 +245,29 @@ class KeptRows:
 def keep_rows(
     segments: Sequence[Segment], drop_path: float, device: torch.device, generator: torch.Generator | None
 ) -> KeptRows | None:
-    """Draw ``max(floor(R * (1 - drop_path)), 1)`` of the R rows of each segment; None where there are no tokens."""
-    where = generator.device if generator is not None else device
-    rows = [
-        torch.randperm(s.rows, generator=generator, device=where)[: max(int(s.rows * (1 - drop_path)), 1)].to(device)
-        for s in segments
-        if s.length
-    ]
+    """Draw the rows that one residual is computed for; None where there are no tokens."""
+    rows = [_draw(s.rows, drop_path, device, generator) for s in segments if s.length]
     return KeptRows.of(segments, rows) if rows else None
+
+
+def _draw(rows: int, drop_path: float, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """``max(floor(R * (1 - drop_path)), 1)`` numbers of R rows at random."""
+    where = generator.device if generator is not None else device
+    return torch.randperm(rows, generator=generator, device=where)[: max(int(rows * (1 - drop_path)), 1)].to(device)
+
+
+def _row_factors(
+    wanted: Sequence[Wanted], segments: Sequence[Segment], drop_path: float, generator: torch.Generator | None
+) -> Tensor:
+    """Factor of each wanted token, [K, 1]: rows / kept in rows that one residual keeps, 0 in those that skip it.
+
+    Wanted tokens are few, and how many lie in the kept rows only the device knows: all are computed.
+    """
+    factors = []
+    for some, segment in zip(wanted, segments, strict=True):
+        of_row = torch.zeros(segment.rows, device=some.places.device)
+        if segment.length:
+            kept = _draw(segment.rows, drop_path, of_row.device, generator)
+            of_row = of_row.index_fill(0, kept, segment.rows / len(kept))
+        factors.append(of_row.index_select(0, some.rows))
+    return torch.cat(factors)[:, None]

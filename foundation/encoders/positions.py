@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import Linear
 from foundation.ranges import Positive, Range, Side, check
 
 _CACHE_ENTRIES = 64
@@ -219,7 +220,7 @@ class CoordinatePositions(nn.Module):
 
     def __init__(self, width: int, dimensions: int, config: PositionConfig) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(dimensions, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
+        self.network = nn.Sequential(Linear(dimensions, config.hidden), nn.GELU(), Linear(config.hidden, width))
         self.reset_parameters()
 
     def forward(self, places: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Towers(nn.Module):
     """
 
     supports_masks = True
-    supports_whole = True
+    supports_wanted = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Towers(nn.Module):
         taps: Sequence[str] = (),
         *,
         generator: torch.Generator | None = None,
-        whole: Sequence[bool] | None = None,
+        wanted: Sequence[Tensor | None] | None = None,
         drop: Sequence[int | None] | None = None,
     ) -> list[Features]:
         """Encode each view by its tower, the views of one tower in one pass; arguments and results as of a single one.
@@ -156,7 +156,7 @@ class Towers(nn.Module):
             own = [number for number, owner in enumerate(owners) if owner == name]
             some = {
                 key: [values[number] for number in own]
-                for key, values in (("whole", whole), ("drop", drop))
+                for key, values in (("wanted", wanted), ("drop", drop))
                 if values is not None
             }
             features = self.towers[name](

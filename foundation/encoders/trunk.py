@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foundation.encoders.attention import Segment
 from foundation.encoders.blocks import Block, BlockShape, make_norm
+from foundation.encoders.segments import Segment, Wanted
 
 TAP_KINDS = ("block", "queries", "keys", "values", "attention")
 
@@ -35,6 +35,11 @@ def visible(mask: Tensor, hidden: int, prefix: int) -> Tensor:
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, : mask.shape[1] - hidden]
     front = torch.arange(prefix, device=mask.device).expand(len(mask), -1)
     return torch.cat((front, order + prefix), dim=1)[:, :, None]
+
+
+def choose(patches: Tensor, chosen: Tensor | None) -> Tensor:
+    """Patch tokens [R, N, D] at places [M] of the flattened [R * N], [M, D]; all as they are for None."""
+    return patches if chosen is None else patches.flatten(0, 1).index_select(0, chosen)
 
 
 class Trunk(nn.Module):
@@ -63,7 +68,7 @@ class Trunk(nn.Module):
         segments: Sequence[Segment] | Callable[[], Sequence[Segment]],
         taps: Sequence[str] = (),
         generator: torch.Generator | None = None,
-        whole: Sequence[bool] | None = None,
+        wanted: Sequence[Tensor | None] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Run all views in one packed pass.
 
@@ -72,42 +77,42 @@ class Trunk(nn.Module):
             segments: for each view its shape and rotation; a function is called once for each block.
             taps: names as ``Encoder.tap_names`` lists them.
             generator: source of the drop path.
-            whole: for each view whether its patch tokens are wanted; None: all are. Where they are not, the last block
-                leaves them out, unless it is tapped.
+            wanted: for each view the places of the patch tokens that are wanted, [M_i] int64 in the flattened
+                [R_i * N_i]; None: all are. The last block leaves the others out, unless it is tapped.
 
         Returns:
-            for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens [R_i, N_i, D] (N_i = 0
-            where they are not wanted), and what was tapped.
+            for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens ([R_i, N_i, D]; where some
+            are wanted, those [M_i, D]), and what was tapped.
         """
         width = rows[0].shape[-1]
         tokens = torch.cat([view.reshape(-1, width) for view in rows]) if len(rows) > 1 else rows[0].reshape(-1, width)
-        wanted: dict[int, list[str]] = {}
+        inner: dict[int, list[str]] = {}
         for tap in taps:
             kind, place = tap.split(".")
-            wanted.setdefault(int(place), []).append(kind)
+            inner.setdefault(int(place), []).append(kind)
         tapped: list[dict[str, Tensor]] = [{} for _ in rows]
+        choice = [None] * len(rows) if wanted is None else list(wanted)
         last = len(self.blocks) - 1
-        short = not all(whole or (True,)) and last not in wanted
+        short = any(chosen is not None for chosen in choice) and last not in inner
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
-            for kind in wanted.get(number, ()):
+            for kind in inner.get(number, ()):
                 if kind != "block":
-                    inner = block.attention.inspect(block.attention_norm(tokens), current, kind)
-                    for view, value in zip(tapped, inner, strict=True):
+                    seen = block.attention.inspect(block.attention_norm(tokens), current, kind)
+                    for view, value in zip(tapped, seen, strict=True):
                         view[f"{kind}.{number}"] = value
             if short and number == last:
-                assert whole is not None
-                views = self._finish(block, tokens, current, generator, whole)
-                return *self._normed(views), tapped
+                return *self._finish(block, tokens, current, generator, choice), tapped
             tokens = block(tokens, current, generator)
-            if "block" in wanted.get(number, ()):
+            if "block" in inner.get(number, ()):
                 for view, value in zip(tapped, self.unpack(tokens, rows), strict=True):
                     view[f"block.{number}"] = value
+        views = self.unpack(tokens if self.class_norm is not None else self.norm(tokens), rows)
+        prefixes, patches = [view[:, : self.prefix] for view in views], [view[:, self.prefix :] for view in views]
         if self.class_norm is not None:
-            return *self._normed(self.unpack(tokens, rows)), tapped
-        views = self.unpack(self.norm(tokens), rows)
-        return [view[:, : self.prefix] for view in views], [view[:, self.prefix :] for view in views], tapped
+            prefixes, patches = [self.class_norm(view) for view in prefixes], [self.norm(view) for view in patches]
+        return prefixes, [choose(view, chosen) for view, chosen in zip(patches, choice, strict=True)], tapped
 
     def _finish(
         self,
@@ -115,34 +120,45 @@ class Trunk(nn.Module):
         tokens: Tensor,
         segments: Sequence[Segment],
         generator: torch.Generator | None,
-        whole: Sequence[bool],
-    ) -> list[Tensor]:
-        """The last block where some views need their prefix only: once for those, once for the others."""
-        parts = tokens.split([s.length for s in segments])
-        results: dict[int, Tensor] = {}
-        for first in (None, self.prefix):
-            chosen = [i for i, all_of_it in enumerate(whole) if all_of_it == (first is None)]
-            if chosen:
-                some = [segments[i] for i in chosen]
-                packed = parts[chosen[0]] if len(chosen) == 1 else torch.cat([parts[i] for i in chosen])
-                done = block(packed, some, generator, first)
-                sizes = [(s.rows, s.tokens if first is None else first) for s in some]
-                for i, part, size in zip(chosen, done.split([r * n for r, n in sizes]), sizes, strict=True):
-                    results[i] = part.view(*size, -1)
-        return [results[i] for i in range(len(segments))]
+        choice: Sequence[Tensor | None],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The last block and the final norm where not all patches are wanted.
+
+        Views of which all, some or no patches are wanted run apart: rows of the last need few queries.
+        """
+        parts = tokens.split([segment.length for segment in segments])
+        kinds = ["all" if chosen is None else "some" if len(chosen) else "none" for chosen in choice]
+        results: dict[int, tuple[Tensor, Tensor]] = {}
+        for kind in ("all", "some", "none"):
+            group = [i for i, its in enumerate(kinds) if its == kind]
+            if not group:
+                continue
+            some = [segments[i] for i in group]
+            packed = parts[group[0]] if len(group) == 1 else torch.cat([parts[i] for i in group])
+            wanted = [Wanted.of(segments[i], self.prefix, chosen) for i in group if (chosen := choice[i]) is not None]
+            done = block(packed, some, generator, wanted or None)
+            sizes = [len(w.places) for w in wanted] or [segment.length for segment in some]
+            for i, part in zip(group, done.split(sizes), strict=True):
+                results[i] = self._ends(part, segments[i], kind == "all")
+        prefixes, patches = zip(*(results[i] for i in range(len(segments))), strict=True)
+        return list(prefixes), list(patches)
+
+    def _ends(self, tokens: Tensor, segment: Segment, whole: bool) -> tuple[Tensor, Tensor]:
+        """Normed prefix tokens [R, prefix, D] and patch tokens [R, N, D] of whole rows, or [M, D] of wanted tokens."""
+        if self.class_norm is None:
+            tokens = self.norm(tokens)
+        if whole:
+            rows = tokens.view(segment.rows, segment.tokens, -1)
+            prefix, patches = rows[:, : self.prefix], rows[:, self.prefix :]
+        else:
+            prefix, patches = tokens.tensor_split((segment.rows * self.prefix,))
+            prefix = prefix.view(segment.rows, self.prefix, -1)
+        return (prefix, patches) if self.class_norm is None else (self.class_norm(prefix), self.norm(patches))
 
     def unpack(self, tokens: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
         """Cut packed tokens [T, D] back into views shaped as ``rows``."""
         parts = tokens.split([view.shape[0] * view.shape[1] for view in rows])
         return [part.view(view.shape) for part, view in zip(parts, rows, strict=True)]
-
-    def _normed(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Final norm of each view [R_i, prefix + N_i, D], cut into prefix and patch tokens."""
-        cut = self.prefix
-        if self.class_norm is not None:
-            return [self.class_norm(view[:, :cut]) for view in views], [self.norm(view[:, cut:]) for view in views]
-        normed = [self.norm(view) for view in views]
-        return [view[:, :cut] for view in normed], [view[:, cut:] for view in normed]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

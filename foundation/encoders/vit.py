@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foundation.encoders.attention import Backend, Segment
+from foundation.encoders.attention import Backend
 from foundation.encoders.blocks import BlockShape, FeedForward, Norm
 from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
 from foundation.encoders.presets import PRESETS, Preset, PresetName
-from foundation.encoders.trunk import TAP_KINDS, Trunk, drop_path_rates, visible
+from foundation.encoders.segments import Segment
+from foundation.encoders.trunk import TAP_KINDS, Trunk, choose, drop_path_rates, visible
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
@@ -175,12 +176,12 @@ class Encoder(nn.Module):
         width: width D of a token.
         depth: number of blocks.
         supports_masks: hidden patches are possible.
-        supports_whole: ``forward`` takes ``whole``.
+        supports_wanted: ``forward`` takes ``wanted``.
         supports_drop: ``forward`` takes ``drop``.
     """
 
     supports_masks = True
-    supports_whole = True
+    supports_wanted = True
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -233,7 +234,7 @@ class Encoder(nn.Module):
         taps: Sequence[str] = (),
         *,
         generator: torch.Generator | None = None,
-        whole: Sequence[bool] | None = None,
+        wanted: Sequence[Tensor | None] | None = None,
         drop: Sequence[int | None] | None = None,
     ) -> list[Features]:
         """Encode views of any sizes, packed into one pass where that is faster.
@@ -244,8 +245,9 @@ class Encoder(nn.Module):
             taps: what to return beside the features, see ``tap_names``.
             generator: source of drop path and position augmentation in training; torch's own generator of the device
                 when None.
-            whole: for each view whether its patches are wanted; None: all are. Where they are not, the last block
-                computes class and register tokens only, and ``patches`` is [R_i, 0, D].
+            wanted: for each view the places of the patches that are wanted, [M_i] int64 in the flattened
+                [R_i * N_i]; None: all are. The last block computes these, class and register tokens only, and
+                ``patches`` is [M_i, D], in the order of the places.
             drop: for each view the number of hidden patches in each of its rows, if those are left out of the trunk; or
                 None for mask tokens in their place. At the places left out, ``patches`` holds the mask token with its
                 position, as a decoder wants it (MAE); taps hold the visible ones only.
@@ -259,7 +261,6 @@ class Encoder(nn.Module):
             UserError: unknown tap, size that does not fit the patches, mask of the wrong shape.
         """
         self.check_taps(taps)
-        whole = whole if self.config.class_token else None  # the mean needs all patches
         views = list(views)
         if not views:
             return []
@@ -277,24 +278,31 @@ class Encoder(nn.Module):
             rows.append(tokens)
             grids.append(grid)
             valids.append(valid)
+        choice = [None] * len(views) if wanted is None else list(wanted)
+        inside = [  # what the trunk may leave out
+            chosen if chosen is not None and self._may_leave_out(chosen, place in left_out) else None
+            for place, chosen in enumerate(choice)
+        ]
         groups = [range(len(rows))] if self._pack(rows) else [range(i, i + 1) for i in range(len(rows))]
         prefixes: list[Tensor] = []
         patches: list[Tensor] = []
         tapped: list[dict[str, Tensor]] = []
         for group in groups:
             some, places = [rows[i] for i in group], [grids[i] for i in group]
-            wanted = None if whole is None else [whole[i] for i in group]
-            results = self.trunk(some, self._segments(some, places, generator), taps, generator, wanted)
+            read = [inside[i] for i in group]
+            results = self.trunk(some, self._segments(some, places, generator), taps, generator, read)
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])
         first = int(self.config.class_token)
         pooled = [prefix[:, 0] if first else patch.mean(1) for prefix, patch in zip(prefixes, patches, strict=True)]
         for place, (tokens, kept) in left_out.items():
-            if patches[place].shape[1]:
+            if inside[place] is None:
                 where = (kept[:, self.prefix :] - self.prefix).expand(-1, -1, self.width)
                 whole_view = tokens[:, self.prefix :].to(patches[place].dtype)
                 patches[place] = whole_view.scatter(1, where, patches[place])
+        for place, (chosen, already) in enumerate(zip(choice, inside, strict=True)):
+            patches[place] = choose(patches[place], chosen if already is None else None)
         return [
             Features(cls=cls, registers=prefix[:, first:], patches=patch, taps=taps_of_view, valid=valid)
             for cls, prefix, patch, taps_of_view, valid in zip(pooled, prefixes, patches, tapped, valids, strict=True)
@@ -328,6 +336,11 @@ class Encoder(nn.Module):
         # The residual stream keeps the parameters' precision: under autocast only the patches come in half precision.
         together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(self.mask_token.dtype)]
         return torch.cat(together, dim=1), grid, valid
+
+    def _may_leave_out(self, wanted: Tensor, hidden_left_out: bool) -> bool:
+        """Whether patches that are not wanted may be missing from the trunk's result: not where their mean stands in
+        for a class token, nor where the wanted ones are still to be put between hidden ones."""
+        return self.config.class_token and not (hidden_left_out and len(wanted))
 
     def _pack(self, rows: Sequence[Tensor]) -> bool:
         """Whether these views run together, see ``Config.packing``."""

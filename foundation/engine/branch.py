@@ -22,7 +22,7 @@ class Branch(nn.Module):
 
     encoder: Any
     """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``. One
-    with ``supports_whole`` is also told of which views the patches are wanted, see ``foundation.encoders.vit``."""
+    with ``supports_wanted`` is also told which patches of each view are read, see ``foundation.encoders.vit``."""
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class Branch(nn.Module):
                 views[name] = mask.overwrite(views[name], self.encoder.tokenizer.spread(mask.masked, views[name]))
         masks = [hidden[name].masked if name in hidden and hidden[name].mode != "input" else None for name in names]
         options: dict[str, Any] = {}
-        if getattr(self.encoder, "supports_whole", False):
-            options["whole"] = [any(r.view == name and r.token != "cls" for r in requests) for name in names]
+        if getattr(self.encoder, "supports_wanted", False):
+            options["wanted"] = [_places(batch, name, requests) for name in names]
         if any(mask.mode == "drop" for mask in hidden.values()):
             left_out = {name: mask.hidden_per_row for name, mask in hidden.items() if mask.mode == "drop"}
             options["drop"] = [left_out.get(name) for name in names]
         features: list[Features] = self.encoder(list(views.values()), masks, **options)
         by_view = dict(zip(names, features, strict=True))
-        tokens = {request: _select(by_view[request.view], request, batch) for request in requests}
+        tokens = {request: _tokens(by_view[request.view], request, batch) for request in requests}
         outputs = cells | {request: tensor for request, tensor in tokens.items() if request.head is None}
         for head in dict.fromkeys(request.head for request in requests if request.head is not None):
             wanted = [request for request in requests if request.head == head]
@@ -70,9 +70,18 @@ class Branch(nn.Module):
         return outputs
 
 
-def _select(features: Features, request: Request, batch: Batch) -> Tensor:
+def _places(batch: Batch, view: str, requests: Iterable[Request]) -> Tensor | None:
+    """Places of the patches of a view that some request reads, [M] in the flattened [R * N]; None: all are read."""
+    tokens = {request.token for request in requests if request.view == view}
+    if "patches" in tokens:
+        return None
+    return batch.masks[view].indices if "masked" in tokens else batch.views[view].sample_ids.new_empty(0)
+
+
+def _tokens(features: Features, request: Request, batch: Batch) -> Tensor:
     if request.token == "cls":
         return features.cls
-    if request.token == "patches":
-        return features.patches
-    return features.patches.flatten(0, 1).index_select(0, batch.masks[request.view].indices)
+    patches = features.patches
+    if request.token == "patches" or patches.ndim == 2:  # no others than the masked ones
+        return patches
+    return patches.flatten(0, 1).index_select(0, batch.masks[request.view].indices)

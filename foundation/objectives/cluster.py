@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foundation import heads as head_module
 from foundation.errors import UserError
+from foundation.linear import Linear
 from foundation.objectives.base import Objective, Request, Result
 from foundation.objectives.centering import SinkhornKnopp
 from foundation.objectives.reconstruction import Decoder
@@ -94,7 +95,7 @@ class Cluster(Objective):
         self.project: nn.Module = nn.Identity()
         if config.decoder_depth:
             self.decoder = Decoder(width, config.decoder_width, config.decoder_depth, config.decoder_heads)
-            self.project = nn.Linear(config.decoder_width, width)
+            self.project = Linear(config.decoder_width, width)
             nn.init.trunc_normal_(self.project.weight, std=0.02)
             nn.init.zeros_(self.project.bias)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))

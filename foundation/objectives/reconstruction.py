@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation import heads as head_module
-from foundation.encoders.attention import Segment
 from foundation.encoders.blocks import Block, BlockShape
+from foundation.encoders.segments import Segment
 from foundation.errors import UserError
+from foundation.linear import Linear
 from foundation.objectives.base import Objective, Request, Result
 from foundation.ranges import Depth, DepthOrNone, Positive, Range, Side, check
 from foundation.schedules import Clock, Weight
@@ -124,7 +125,7 @@ class Reconstruction(Objective):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             layers += [nn.GELU()] if layers else []
-            layers.append(nn.Linear(inputs, outputs))
+            layers.append(Linear(inputs, outputs))
             nn.init.trunc_normal_(layers[-1].weight, std=0.02)  # type: ignore[arg-type]
             nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
         self.predict = nn.Sequential(*layers)
@@ -196,7 +197,7 @@ class Decoder(nn.Module):
             layer_scale=None,
             backend="auto",
         )
-        self.embed = nn.Linear(inputs, width)
+        self.embed = Linear(inputs, width)
         nn.init.trunc_normal_(self.embed.weight, std=0.02)
         nn.init.zeros_(self.embed.bias)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(depth))

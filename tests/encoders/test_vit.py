@@ -10,9 +10,10 @@ import torch
 
 from foundation.config import from_plain, to_plain
 from foundation.encoders import vit
-from foundation.encoders.attention import Segment, attend, choose_backend, merge
+from foundation.encoders.attention import attend, choose_backend
 from foundation.encoders.blocks import keep_rows
 from foundation.encoders.positions import PositionConfig, RotaryPositions
+from foundation.encoders.segments import Segment, merge
 from foundation.encoders.trunk import drop_path_rates
 from foundation.errors import UserError
 from foundation.modalities.image import tokenizer

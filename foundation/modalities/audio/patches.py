@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import linear
 from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.patches import conv_stem
 
@@ -56,7 +56,7 @@ class AudioTokenizer(GridTokenizer):
         grid = self.config.grid((view.shape[2], view.shape[3]))
         whole = view[..., : grid[1] * self.config.patch[1]]
         cells = self.flat_cells(self.stem(whole), self.projection.kernel_size)
-        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
+        return linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""

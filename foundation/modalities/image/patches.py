@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import linear
 from foundation.modalities.grids import GridTokenizer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class ImageTokenizer(GridTokenizer):
             )
         grid = self.config.grid((view.shape[2], view.shape[3]))
         pixels = self.flat_cells(self.stem(view), self.projection.kernel_size)
-        return F.linear(pixels, self.projection.weight.flatten(1), self.projection.bias), grid, None
+        return linear(pixels, self.projection.weight.flatten(1), self.projection.bias), grid, None
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import linear
 from foundation.modalities.grids import GridTokenizer, spread
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ImuTokenizer(GridTokenizer):
         grid = self.config.grid((view.shape[2],))
         maps = view if self.config.layout == "joint" else view.reshape(-1, 1, view.shape[2])
         cells = self.flat_cells(self.stem(maps), self.projection.kernel_size)
-        tokens = F.linear(cells, self.projection.weight.flatten(1), self.projection.bias)
+        tokens = linear(cells, self.projection.weight.flatten(1), self.projection.bias)
         return tokens.reshape(view.shape[0], grid[0] * grid[1], self.width), grid, None
 
     def cells(self, view: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import Linear
 from foundation.modalities.points.neighbours import farthest_points, gather_points, nearest_points
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ class PointTokenizer(nn.Module):
         def norm(channels: int) -> nn.Module:
             return nn.LayerNorm(channels) if config.norm == "layer" else nn.BatchNorm1d(channels)
 
-        self.point = nn.Sequential(nn.Linear(config.channels, first), norm(first), nn.ReLU(), nn.Linear(first, second))
+        self.point = nn.Sequential(Linear(config.channels, first), norm(first), nn.ReLU(), Linear(first, second))
         # Published: one layer of [maximum of the group, the point's own]. The two halves of its matrix stand apart, so
         # that the group's half is multiplied once per group and not once per point.
-        self.whole = nn.Linear(second, third)
-        self.own = nn.Linear(second, third, bias=False)
-        self.projection = nn.Sequential(norm(third), nn.ReLU(), nn.Linear(third, width))
+        self.whole = Linear(second, third)
+        self.own = Linear(second, third, bias=False)
+        self.projection = nn.Sequential(norm(third), nn.ReLU(), Linear(third, width))
         self.reset_parameters()
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.linear import linear
 from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.patches import conv_stem
 
@@ -62,7 +62,7 @@ class VideoTokenizer(GridTokenizer):
             maps = self.stem(rearrange(view, "r c t h w -> (r t) c h w"))  # a frame at a time
             view = rearrange(maps, "(r t) c h w -> r c t h w", t=frames)
         cells = self.flat_cells(view, self.projection.kernel_size)
-        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
+        return linear(cells, self.projection.weight.flatten(1), self.projection.bias), grid, None
 
     def flops(self, tokens: int) -> int:
         """Floating point operations of the matrix products for that many tokens, forward."""

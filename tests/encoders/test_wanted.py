@@ -1,4 +1,4 @@
-"""Patches that no objective asks for: the last block leaves them out, and nothing else changes."""
+"""Patches that no objective reads: the last block leaves them out, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -43,47 +43,79 @@ def first_rows():
         {"drop_path": 0.4, "position": ROTARY},
         {"separate_class_norm": True, "zero_key_bias": True},
         {"qkv_bias": False, "ffn": "swiglu", "drop_path": 0.4, "layer_scale": 0.5},
+        {"class_token": False, "registers": 0},
+        {"depth": 1, "registers": 0, "norm": "rmsnorm"},
     ],
 )
 @pytest.mark.parametrize("packing", ["always", "never"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_patches_that_nobody_wants_change_nothing_else(settings, packing, autocast):
     encoder = lively(packing=packing, **settings).train()
-    views = [torch.randn(2, 3, 16, 16), torch.randn(2, 3, 8, 8), torch.randn(2, 3, 16, 8)]
+    views = [torch.randn(2, 3, 16, 16), torch.randn(3, 3, 16, 16), torch.randn(2, 3, 8, 8), torch.randn(2, 3, 16, 8)]
+    places = [None, torch.tensor([3, 0, 17, 16, 15]), torch.empty(0, dtype=torch.int64), torch.tensor([15])]
     results = []
-    for whole in (None, [True, False, False]):
+    for wanted in (None, places):
         encoder.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast), first_rows():
-            features = encoder(views, whole=whole)
-        sum(f.cls.float().square().sum() + f.registers.float().sin().sum() for f in features).backward()
+            features = encoder(views, wanted=wanted)
+        patches = [features[0].patches.flatten(0, 1)]
+        for found, chosen in zip(features[1:], places[1:], strict=True):
+            patches.append(found.patches if wanted else found.patches.flatten(0, 1)[chosen])
+        loss = sum(f.cls.float().square().sum() + f.registers.float().sin().sum() for f in features)
+        (loss + sum(patch.float().square().sum() for patch in patches)).backward()
         gradients = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
-        results.append((features, gradients))
-    (full, expected), (short, gradients) = results
-    assert [f.patches.shape[1] for f in short] == [16, 0, 0]
+        results.append((features, patches, gradients))
+    (full, expected_patches, expected), (short, patches, gradients) = results
+    assert short[0].patches.shape == (2, 16, 32)
+    assert [f.patches.shape for f in short[1:]] == [(5, 32), (0, 32), (1, 32)]
     near = {"rtol": 0.05, "atol": 0.05} if autocast else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(short[0].patches, full[0].patches, **near)
+    torch.testing.assert_close(patches, expected_patches, **near)
     for a, b in zip(short, full, strict=True):
         torch.testing.assert_close((a.cls, a.registers), (b.cls, b.registers), **near)
+    assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         scale = expected[name].abs().max() + 1e-3
         torch.testing.assert_close(gradient / scale, expected[name] / scale, **near)
 
 
+def test_the_last_block_computes_wanted_tokens_only():
+    encoder = lively(registers=1).eval()
+    rows = []
+    encoder.trunk.blocks[-1].ffn.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    view = torch.randn(2, 3, 16, 16)
+    for wanted in (None, torch.tensor([1, 2, 30]), torch.empty(0, dtype=torch.int64)):
+        encoder([view], wanted=[wanted])
+    assert rows == [2 * 18, 2 * 2 + 3, 2 * 2]
+
+
 def test_a_tapped_last_block_computes_all_tokens():
     encoder = lively().eval()
-    view = torch.randn(2, 3, 16, 16)
+    view, places = torch.randn(2, 3, 16, 16), torch.tensor([5, 20])
     (full,) = encoder([view], taps=["block.2"])
-    (short,) = encoder([view], taps=["block.2"], whole=[False])
+    (short,) = encoder([view], taps=["block.2"], wanted=[places])
     torch.testing.assert_close(short.taps["block.2"], full.taps["block.2"])
+    torch.testing.assert_close(short.patches, full.patches.flatten(0, 1)[places])
+
+
+def test_wanted_patches_where_hidden_ones_are_left_out():
+    encoder = lively().eval()
+    view, mask = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, dtype=torch.bool)
+    mask[:, 4:] = True
+    places = torch.tensor([1, 6, 16, 31])  # seen and hidden ones
+    (full,) = encoder([view], [mask], drop=[12])
+    for chosen in (places, places[:0]):
+        (short,) = encoder([view], [mask], drop=[12], wanted=[chosen])
+        torch.testing.assert_close(short.patches, full.patches.flatten(0, 1)[chosen])
+        torch.testing.assert_close(short.cls, full.cls)
 
 
 def test_a_branch_leaves_out_what_no_request_needs():
     seen = []
 
     class Watched(vit.Encoder):
-        def forward(self, *arguments, whole=None, **keywords):
-            seen.append(whole)
-            return super().forward(*arguments, whole=whole, **keywords)
+        def forward(self, *arguments, wanted=None, **keywords):
+            seen.append([None if places is None else places.tolist() for places in wanted])
+            return super().forward(*arguments, wanted=wanted, **keywords)
 
     encoder = Watched(lively().config)
     views = {
@@ -96,9 +128,11 @@ def test_a_branch_leaves_out_what_no_request_needs():
     batch = Batch(views, masks, ("a", "b"), torch.zeros(2), 0, 2)
     branch = Branch(encoder, {})
     cls = [Request("student", view, "cls") for view in views]
-    assert set(branch(batch, [*cls, Request("student", "global", "masked")])) == {
-        *cls,
-        Request("student", "global", "masked"),
-    }
+    masked, patches = (Request("student", "global", token) for token in ("masked", "patches"))
+    some = branch(batch, [*cls, masked])
+    assert set(some) == {*cls, masked}
+    everything = branch(batch, [*cls, masked, patches])
     branch(batch, cls)
-    assert seen == [[True, False], [False, False]]
+    assert seen == [[[3, 19], []], [None, []], [[], []]]
+    torch.testing.assert_close(some[masked], everything[masked])
+    torch.testing.assert_close(some[masked], everything[patches][:, 3])

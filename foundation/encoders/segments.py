@@ -1,0 +1,101 @@
+"""How rows of tokens lie packed in one matrix, and which of their tokens are read after the last block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from foundation.encoders.positions import Rotation
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Consecutive rows of equal length in a packed matrix.
+
+    Attributes:
+        rows: number of rows R.
+        tokens: tokens of a row, class and register tokens included.
+        rotation: rotary tables of these rows, or None.
+    """
+
+    rows: int
+    tokens: int
+    rotation: Rotation | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of all rows together."""
+        return self.rows * self.tokens
+
+
+def merge(segments: Sequence[Segment]) -> list[Segment]:
+    """Join neighbours that can share one attention call."""
+    merged: list[Segment] = []
+    for segment in segments:
+        last = merged[-1] if merged else None
+        if last is not None and last.tokens == segment.tokens and last.rotation is segment.rotation:
+            merged[-1] = replace(last, rows=last.rows + segment.rows)
+        else:
+            merged.append(segment)
+    return merged
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Tokens of a segment that something reads: the prefix of every row, and then some of its patch tokens.
+
+    Attributes:
+        segment: how its tokens are packed.
+        prefix: class and register tokens in front of each row.
+        places: [rows * prefix + M] int64 of the wanted tokens in the segment, the prefixes first.
+    """
+
+    segment: Segment
+    prefix: int
+    places: Tensor
+
+    @classmethod
+    def of(cls, segment: Segment, prefix: int, patches: Tensor) -> Wanted:
+        """The prefix of every row and the patch tokens at ``patches``, [M] int64 in the flattened [rows * N]."""
+        rows, front = (torch.arange(count, device=patches.device) for count in (segment.rows, prefix))
+        places = (rows[:, None] * segment.tokens + front).flatten()
+        if len(patches):
+            row = patches.div(segment.tokens - prefix, rounding_mode="floor")
+            places = torch.cat((places, patches + (row + 1) * prefix))
+        return cls(segment, prefix, places)
+
+    @property
+    def patches(self) -> int:
+        """Wanted patch tokens M."""
+        return len(self.places) - self.segment.rows * self.prefix
+
+    @property
+    def rows(self) -> Tensor:
+        """[rows * prefix + M] the row of each wanted token."""
+        return self.places.div(self.segment.tokens, rounding_mode="floor")
+
+    def spread(self, tokens: Tensor) -> Tensor:
+        """Wanted tokens as queries of their rows, [rows * prefix + M, D] -> [rows, queries, D].
+
+        Where patches are wanted each token stands in its own place, and zeros in those of the others: rows want
+        different numbers of them, and places carry rotations.
+        """
+        if not self.patches:
+            return tokens.view(self.segment.rows, self.prefix, -1)
+        all_of_them = tokens.new_zeros(self.segment.length, tokens.shape[-1]).index_copy(0, self.places, tokens)
+        return all_of_them.view(self.segment.rows, self.segment.tokens, -1)
+
+    def gather(self, queries: Tensor) -> Tensor:
+        """Back from :meth:`spread`, [rows * queries, D] -> [rows * prefix + M, D]."""
+        return queries.index_select(0, self.places) if self.patches else queries
+
+
+def select(tokens: Tensor, wanted: Sequence[Wanted]) -> Tensor:
+    """The wanted tokens of packed segments, [T, D] -> [K, D], one segment after the other."""
+    if len(wanted) == 1:
+        return tokens.index_select(0, wanted[0].places)
+    parts = tokens.split([part.segment.length for part in wanted])
+    return torch.cat([part.index_select(0, some.places) for part, some in zip(parts, wanted, strict=True)])

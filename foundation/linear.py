@@ -1,0 +1,100 @@
+"""Linear layers whose float32 products run in oneDNN where that is the quicker of torch's two CPU libraries.
+
+torch sends float32 products on a CPU to MKL, which takes its slower kernels on processors of other makers than its own.
+oneDNN, which torch also carries (for half precision, convolutions and compiled graphs), has the same kernels for all.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+FEWEST_PRODUCTS = 2**25
+"""Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
+
+
+@functools.cache
+def onednn_is_quicker() -> bool:
+    """Whether this processor is an x86-64 of another maker than MKL's, and this torch can call oneDNN."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # no Linux
+        return False
+    if "AuthenticAMD" not in processor or not torch.backends.mkldnn.is_available():
+        return False
+    try:  # what torch's compiler emits for a linear layer: no part of the documented interface
+        return bool(_product(torch.ones(2, 1), torch.ones(3, 1), None).sum() == 6.0)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``inputs @ weight.T + bias`` by oneDNN; the weight may be any transposed view, inputs are made contiguous."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return result
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """[T, I] -> [T, O]."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        to_inputs = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_inputs = _product(gradient, weight.t(), None)
+        if ctx.needs_input_grad[1]:
+            # oneDNN wants the first factor contiguous: worth the copy where that is the narrower one.
+            narrow = gradient.shape[1] <= inputs.shape[1]
+            to_weight = _product(gradient.t(), inputs.t(), None) if narrow else gradient.t() @ inputs
+        if ctx.needs_input_grad[2]:
+            to_bias = gradient.sum(dim=0)
+        return to_inputs, to_weight, to_bias
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``inputs @ weight.T + bias`` as ``torch.nn.functional.linear``, equal to it within rounding.
+
+    Args:
+        inputs: [..., I].
+        weight: [O, I].
+        bias: [O].
+
+    Returns:
+        [..., O].
+    """
+    if not _by_onednn(inputs, weight):
+        return F.linear(inputs, weight, bias)
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    result: Tensor = _OneDnnLinear.apply(flat, weight, bias)
+    return result.unflatten(0, inputs.shape[:-1])
+
+
+def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype == weight.dtype == torch.float32
+        and inputs.numel() * weight.shape[0] >= FEWEST_PRODUCTS
+        and not torch.is_autocast_enabled("cpu")
+        and onednn_is_quicker()
+    )
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` by :func:`linear`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        return linear(inputs, self.weight, self.bias)

@@ -1,0 +1,84 @@
+"""Linear layers by oneDNN: the numbers and gradients of torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from foundation import linear as module
+from foundation.linear import Linear, linear
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """oneDNN for products of any size on any processor that torch's build has it for."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    monkeypatch.setattr(module, "FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(module, "onednn_is_quicker", lambda: True)
+
+
+def by_onednn(result) -> bool:
+    """Whether the layer that made a result is ours: the last node, or the one before the view that shapes it."""
+    node = result.grad_fn
+    return any("OneDnn" in n.name() for n in (node, *(before for before, _ in node.next_functions)) if n is not None)
+
+
+def both(inputs, weight, bias, gradient=None):
+    """Result and gradients by :func:`linear` and by torch."""
+    results = []
+    for function in (linear, F.linear):
+        leaves = [None if x is None else x.clone().requires_grad_() for x in (inputs, weight, bias)]
+        result = function(*leaves)
+        (result.square() if gradient is None else result * gradient).sum().backward()
+        results.append([result, *(leaf.grad for leaf in leaves if leaf is not None)])
+    return results
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (0,)])
+@pytest.mark.parametrize("outputs", [6, 40])
+@pytest.mark.parametrize("bias", [True, False])
+def test_numbers_and_gradients_are_those_of_torch(always, shape, outputs, bias):
+    torch.manual_seed(0)
+    ours, theirs = both(torch.randn(*shape, 16), torch.randn(outputs, 16), torch.randn(outputs) if bias else None)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+    assert by_onednn(ours[0]) == (0 not in shape) and not by_onednn(theirs[0])
+
+
+def test_inputs_weights_and_gradients_in_any_order_of_memory(always):
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(16, 9).t(), torch.randn(16, 24)[:, ::2].t()
+    ours, theirs = both(inputs, weight, None, torch.ones(1).expand(9, 12))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_needs_no_gradient_gets_none(always):
+    layer, inputs = Linear(8, 4), torch.randn(5, 8)
+    layer(inputs).sum().backward()
+    assert inputs.grad is None and layer.weight.grad is not None
+    layer.requires_grad_(False)
+    layer(inputs.requires_grad_()).sum().backward()
+    torch.testing.assert_close(inputs.grad, layer.weight.sum(0).expand(5, 8))
+    with torch.no_grad():
+        assert layer(inputs).grad_fn is None
+
+
+def test_other_precisions_go_the_usual_way(always):
+    inputs, layer = torch.randn(5, 8), Linear(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(inputs).dtype == torch.bfloat16
+    assert layer.double()(inputs.double()).dtype == torch.float64
+    assert linear(torch.ones(2, 3, device="meta"), torch.ones(4, 3, device="meta")).shape == (2, 4)
+
+
+def test_a_torch_without_the_operator_is_served_by_its_own(monkeypatch):
+    def gone(*_):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(module, "_product", gone)
+    module.onednn_is_quicker.cache_clear()
+    try:
+        assert not module.onednn_is_quicker()
+    finally:
+        module.onednn_is_quicker.cache_clear()
