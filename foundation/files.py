@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 TEMPORARY = ".tmp-"
 """Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
 
@@ -54,6 +56,28 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def require_place(path: Path, instead: str) -> None:
+    """Refuse a place for a file that is written only after long work.
+
+    Args:
+        path: of the file.
+        instead: what to do, for the message.
+
+    Raises:
+        UserError: it is a folder, or its folder cannot be made or written to.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not folder.is_dir():
+        problem = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"{folder} is not writable"
+    else:
+        return
+    raise UserError(f"cannot write {path}: {problem}; {instead}")
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:

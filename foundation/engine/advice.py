@@ -18,6 +18,7 @@ from foundation.data.index import read_index
 from foundation.data.moments import Collector
 from foundation.data.shards import GIB, ShardSet
 from foundation.data.statistics import collector_of
+from foundation.engine.probing import look_ahead
 from foundation.errors import SampleError, UserError
 from foundation.printable import printable
 from foundation.recipe import Recipe
@@ -41,10 +42,10 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
         sources: opened shards by name.
 
     Raises:
-        UserError: the shards are of another modality than the recipe's.
+        UserError: the shards are of another modality than the recipe's, or a probe of the recipe cannot use its own.
     """
     samples = sum(int(shards.num_samples) for shards in sources.values())
-    return [*_of_counts(recipe, clock, samples), *_of_samples(recipe, sources)]
+    return [*_of_counts(recipe, clock, samples), *_of_samples(recipe, sources), *look_ahead(recipe)]
 
 
 def _of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:

@@ -64,6 +64,13 @@ class Config:
         """The probe is its settings: nothing has to be made."""
         return self
 
+    def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
+        """See :class:`foundation.engine.probing.LooksAhead`."""
+        from foundation.probes.beforehand import check_labels
+
+        splits = (("knn: training", self.train), ("knn: test", self.test))
+        return check_labels(splits, modality=modality, evaluation=evaluation, limit=self.limit, least=1)
+
     def measure(
         self,
         encoder: nn.Module,
