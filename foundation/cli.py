@@ -55,7 +55,7 @@ examples:
   foundation quickstart                           see everything work, without a download or an accelerator
   foundation data build digits data/digits        make shards from a data set
   foundation pretrain cifar10-dino-ibot-nano --dry-run
-                                                  what a recipe would do: settings, parameters, memory
+                                                  what a recipe would do: steps, parameters, memory
   foundation pretrain my.yaml optimizer.learning_rate=1e-3
                                                   train, with one setting changed
   foundation knn runs/my --train TRAIN --test TEST

@@ -29,6 +29,7 @@ FEW_STEPS = 1000
 """Fewer optimiser steps than these teach an encoder little."""
 FEW_SAMPLES = 20
 """Fewer samples than these teach an encoder little, whatever the batch."""
+_FEWER = 4  # a recipe that suits so many times the samples that there are is worth a word
 _LOOKED_AT = 4  # samples of a source that are decoded at the start
 _OFF = 1.1  # an epoch that is set may be longer than the data by this factor before it is worth a word
 
@@ -45,15 +46,22 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
         UserError: the shards are of another modality than the recipe's, or a probe of the recipe cannot use its own.
     """
     samples = sum(int(shards.num_samples) for shards in sources.values())
-    return [*_of_counts(recipe, clock, samples), *_of_samples(recipe, sources), *look_ahead(recipe)]
+    return [*of_counts(recipe, clock, samples), *_of_samples(recipe, sources), *look_ahead(recipe)]
 
 
-def _of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
+def of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
+    """What does not fit the number of samples of all sources, a sentence each."""
     batch, steps = recipe.train.batch_size, clock.total_steps
     if samples < FEW_SAMPLES:
         yield (
             f"{plural(samples, 'sample')} will teach an encoder little, though the run goes through: gather some "
             "hundred at least; long recordings may be cut into pieces (`foundation data build NAME --help`)"
+        )
+    elif (suited := recipe.about.samples) and samples * _FEWER <= suited:
+        yield (
+            f"{plural(samples, 'sample')} are few for a recipe whose settings suit about {suited:,} (about.samples): "
+            f"expect little more than simple features give. Gather more, or see what 'foundation recipes list "
+            f"{recipe.views.modality}' has for fewer"
         )
     if batch > samples:
         change = f". Set train.batch_size to {_batch_for(samples):,} or less" if samples >= FEW_SAMPLES else ""

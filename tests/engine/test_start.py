@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import signal
@@ -14,9 +16,14 @@ import time
 
 import pytest
 
+from foundation import config, paths
+from foundation.catalogue import of_modality
 from foundation.cli import main
+from foundation.data.sources import open_sources
 from foundation.engine import checkpoint, journal, runs
+from foundation.engine.advice import advice, of_counts
 from foundation.engine.interrupt import StopFlag
+from foundation.recipe import Recipe
 from tests.conftest import RECIPE
 
 
@@ -87,6 +94,49 @@ def test_a_recipe_that_does_not_fit_the_data_is_told_with_the_keys_to_change(tin
     assert main([*words, "data.shards=[not-here-*.tar]"]) == 0
     out, err = capfd.readouterr()
     assert "the shards are not here" in err and "an epoch is counted as 1,281,167 samples" in err
+
+
+def test_far_fewer_samples_than_the_recipe_suits_are_told_last(tiny_shards, tmp_path, train, tiny_recipe):
+    path = tmp_path / "own.yaml"
+    path.write_text(RECIPE.format(shards=tiny_shards).replace("name: tiny", "name: own\nabout: {samples: 160}"))
+    both = io.StringIO()
+    with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
+        assert main(["pretrain", str(path), "--dry-run"]) == 0
+    text = both.getvalue()
+    few = "warning: 40 samples are few for a recipe whose settings suit about 160 (about.samples)"
+    assert text.splitlines()[-1].startswith(few) and "recipes list image" in text
+    assert "parameters, encoder" in text and "optimizer:" not in text
+    said: list[str] = []
+    train(tiny_recipe("about.samples=160", "train.length=1 steps"), tmp_path / "run", said)
+    assert any(line.startswith(few) for line in said)
+    said.clear()
+    train(tiny_recipe("about.samples=159", "train.length=1 steps"), tmp_path / "another", said)
+    assert not any("are few for a recipe" in line for line in said)
+
+
+@pytest.mark.parametrize("modality", ["image", "audio", "points", "video", "imu", "paired"])
+def test_every_modality_has_a_recipe_that_says_how_much_data_it_suits(modality):
+    recipe = config.load(Recipe, paths.recipe(of_modality(modality)[0]), ["data.shards=[]"])
+    told = "\n".join(of_counts(recipe, recipe.clock(80), 80))
+    assert f"80 samples are few for a recipe whose settings suit about {recipe.about.samples:,}" in told
+
+
+def test_the_samples_of_a_mixture_are_counted_together(tiny_recipe, tiny_shards):
+    parts = [tiny_shards.replace("*", f"00000{part}") for part in range(2)]
+    mixture = f"data.sources={{a: {{shards: '{parts[0]}'}}, b: {{shards: '{parts[1]}'}}}}"
+    for suited, few in ((160, True), (159, False)):
+        recipe = tiny_recipe("data.shards=[]", mixture, f"about.samples={suited}")
+        told = advice(recipe, recipe.clock(40), open_sources(recipe.data))
+        assert any("40 samples are few" in line for line in told) == few
+
+
+def test_every_setting_is_shown_when_asked_for(tiny_recipe_file, tmp_path, capsys):
+    words = ["pretrain", str(tiny_recipe_file), "train.batch_size=4", "--run", str(tmp_path / "run")]
+    assert main([*words, "--show-recipe"]) == 0
+    shown = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    read = config.load(Recipe, shown)
+    assert read.train.batch_size == 4 and "shuffle_window: 16" in shown and "peer_timeout_seconds" in shown
 
 
 def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd):
