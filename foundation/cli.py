@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from foundation.allocator import keep_freed_memory
 from foundation.ctrl_c import end_while_importing
@@ -84,7 +84,9 @@ _PACKAGES = (
 )
 
 
-_UNKNOWN = re.compile(r"^unrecognized arguments: .*?(--?[^\s=]+)(=\S*)?")
+EXTRA = "unrecognized arguments: "
+"""How argparse begins a message about words that nothing takes."""
+_UNKNOWN = re.compile(rf"^{EXTRA}(?:.*?\s)?(--?[^\s=]+)(=\S*)?")
 _SETTING = re.compile(r"--[a-z_]+(?:\.[a-z0-9_]+)+")
 _REQUIRED = re.compile(r"^the following arguments are required: (.*)")
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -108,6 +110,9 @@ class Parser(argparse.ArgumentParser):
             message += closest
             if not closest and any(action.metavar == SETTINGS for action in self._actions):
                 message += "; settings of the recipe are written as key=value, such as train.batch_size=64"
+        elif message.startswith(EXTRA):
+            words = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+            message += f"; without an option it takes {', '.join(words) or 'nothing'}"
         if required:  # argparse counts words of which there may be none
             some = {action.metavar or action.dest for action in self._actions if action.nargs == "*"}
             names = required[1].split(", ")
@@ -118,6 +123,26 @@ class Parser(argparse.ArgumentParser):
             there = re.findall(r"[^\s',]+", choice[2])
             message = f"{choice[1]!r} is none of {', '.join(there)}{_near(choice[1], there)}"
         raise UserError(f"{message} ({self.prog} --help)")
+
+    def add_subparsers(self, **settings: Any) -> Any:
+        """As in argparse; each command answers for the words that follow it."""
+        settings.setdefault("parser_class", Command)
+        return super().add_subparsers(**settings)
+
+
+class Command(Parser):
+    """One of a verb's commands: says itself what it does not know, where argparse would hand it to the verb."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As in argparse, but that nothing may be left.
+
+        Raises:
+            UserError: for words that the command does not know.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
