@@ -58,26 +58,24 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def require_place(path: Path, instead: str) -> None:
+def require_place(path: Path, instead: str = "") -> None:
     """Refuse a place for a file that is written only after long work.
 
     Args:
         path: of the file.
-        instead: what to do, for the message.
+        instead: what to do about it, for the message.
 
     Raises:
         UserError: it is a folder, or its folder cannot be made or written to.
     """
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir():
-        problem = "it is a folder"
-    elif not folder.is_dir():
-        problem = f"{folder} is no folder"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        problem = f"{folder} is not writable"
-    else:
-        return
-    raise UserError(f"cannot write {path}: {problem}; {instead}")
+        raise UserError(f"{path} is a folder: name the file to write")
+    there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
+    problem = "" if os.access(there, os.W_OK | os.X_OK) else f"no permission to write into {there}"
+    if not there.is_dir():
+        problem = f"{there} is no folder"
+    if problem:
+        raise UserError(f"cannot write {path}: {problem}" + (f"; {instead}" if instead else ""))
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -263,10 +263,12 @@ def usable_device(wanted: str) -> Any:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("nothing can be computed there")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
-    if device.type == "meta":
-        raise UserError("--device meta: nothing can be computed there")
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        raise UserError(f"--device {wanted}: not here; on this machine there is {', '.join(there)}") from error
     return device
 
 
