@@ -88,6 +88,15 @@ def test_a_quoted_pattern_of_files_and_a_device_that_is_not_there(model, folder,
         assert "--device phone: not here; on this machine there is cpu" in capsys.readouterr().err
 
 
+def test_vectors_that_are_no_numbers_are_told(tiny_recipe, folder, tmp_path, capsys):
+    recipe = tiny_recipe()
+    weights = {name: torch.full_like(part, 1e38) for name, part in recipe.encoder.build().state_dict().items()}
+    broken = str(write_export(tmp_path / "broken.safetensors", weights, recipe, "teacher", 0))
+    words = [str(folder / "cats"), str(tmp_path / "x.npz"), "--device", "cpu", "--tokens", "both"]
+    assert main(["embed", broken, *words]) == 0
+    assert "warning: 2 of 2 vectors hold NaN or infinity" in capsys.readouterr().err
+
+
 def test_mistakes_are_said_before_anything_is_read(model, folder, tiny_shards, tmp_path, capsys):
     def refused(*words):
         assert main(["embed", model, *map(str, words)]) == 2
