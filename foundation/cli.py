@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from foundation.allocator import keep_freed_memory
-from foundation.ctrl_c import end_while_importing
-from foundation.errors import FoundationError, UserError
+from foundation.ctrl_c import INTERRUPTED, end_now, end_while_importing, speaks
+from foundation.errors import FoundationError, RequeueRequest, UserError
 from foundation.search_path import leave_working_directory
 from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
@@ -149,15 +149,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
     if arguments is None:
         _begin()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(words)
+    code = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+    return code if arguments is not None else _ended(code)
 
 
 def main_script(file: str) -> int:
     """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
     _begin()
     path = Path(file).resolve()
-    return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+    code = _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+    return _ended(code)
+
+
+def _ended(code: int) -> int:
+    """The last thing that a process does: one that was asked to stop is deaf from here on and ends at once."""
+    if code in (INTERRUPTED, RequeueRequest.exit_code):
+        end_now(code)
+    return code
 
 
 def _begin() -> None:
@@ -192,11 +200,14 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
         sys.stdout.flush()
         return code
     except FoundationError as error:
-        to_stderr(f"foundation: {error}")
+        together = isinstance(error, RequeueRequest) and error.__cause__ is None  # in all processes of a run
+        if speaks() or not together:
+            to_stderr(f"foundation: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        to_stderr("foundation: interrupted")
-        return 130
+        if speaks():
+            to_stderr("foundation: interrupted")
+        return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -174,31 +174,56 @@ import sys, time
 from foundation.cli import main
 from foundation.engine import saver
 write = saver.checkpoint.write
-def on_slow_storage(root, step, *rest):
-    time.sleep(3 if step else 0)
+def on_storage_that_hangs(root, step, *rest):
+    time.sleep(300 if step else 0)
     return write(root, step, *rest)
-saver.checkpoint.write = on_slow_storage
+saver.checkpoint.write = on_storage_that_hangs
+sys.exit(main())
+"""
+LAUNCHER = """
+import sys
+from foundation.parallel.launch import run_processes
+sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2, lambda line: print(line, file=sys.stderr)))
 """
 
 
 @pytest.mark.slow
-def test_three_quick_interrupts_end_with_130_and_a_run_that_goes_on(tiny_recipe_file, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_three_quick_interrupts_end_with_130_and_one_word_while_a_save_hangs(tiny_recipe_file, tmp_path, processes):
     run = tmp_path / "run"
     words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "data.workers=1", "--run", str(run)]
-    code = SLOW_SAVES + f"sys.exit(main({words!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
+    command = [sys.executable, "-c", *([LAUNCHER] if processes > 1 else []), SLOW_SAVES, *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
     while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.15)
+        time.sleep(0.3)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err, err
+    said = "\nfoundation: saving after this step (Ctrl-C twice more ends without)\nfoundation: interrupted\n"
+    assert (process.returncode, err) == (130, said)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped" and "without a last save" in status["reason"]
     assert checkpoint.newest(run / "checkpoints")[0] is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nothing of it is left
+
+
+@pytest.mark.slow
+def test_processes_that_are_asked_to_stop_say_so_once(tiny_recipe_file, tmp_path):
+    run = tmp_path / "run"
+    words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "--processes", "2", "--run", str(run)]
+    command = [sys.executable, "-m", "foundation", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and err.count("stopped by SIGINT") == 1 and "killed" not in err, err
 
 
 def test_views_longer_than_the_recordings_are_told(tmp_path, capfd):
