@@ -12,14 +12,16 @@ import os
 # Of mallopt(3), as malloc.h numbers them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGEST = 2**31 - 1
+_LIMITS = ("trim_threshold", "mmap_threshold", "mmap_max", "top_pad")
+"""What a user may have set on purpose; other variables of glibc, such as the number of arenas, do not touch these."""
 
 
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees, up to 2 GiB, and use it again.
 
-    Does nothing under another C library than glibc, or where the user has set glibc's own variables
-    (``MALLOC_TRIM_THRESHOLD_`` and so on, or ``glibc.malloc`` in ``GLIBC_TUNABLES``). Peak memory stays what it was:
-    the next step needs the same blocks.
+    Does nothing under another C library than glibc, or where the user has set one of these limits by glibc's own
+    variables (``MALLOC_TRIM_THRESHOLD_`` or ``glibc.malloc.trim_threshold`` in ``GLIBC_TUNABLES``, and so on).
+    Peak memory stays what it was: the next step needs the same blocks.
 
     Returns:
         Whether it was set.
@@ -50,8 +52,8 @@ def _set(values: dict[int, int]) -> bool:
 
 
 def _chosen_by_user() -> bool:
-    by_variable = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
-    return by_variable or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return any(f"MALLOC_{limit.upper()}_" in os.environ or f"glibc.malloc.{limit}=" in tunables for limit in _LIMITS)
 
 
 def _is_glibc() -> bool:

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from foundation.allocator import keep_freed_memory
-from foundation.ctrl_c import end_while_importing
-from foundation.errors import FoundationError, UserError
+from foundation.ctrl_c import INTERRUPTED, end_now, end_while_importing, speaks
+from foundation.errors import FoundationError, RequeueRequest, UserError
 from foundation.search_path import leave_working_directory
 from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
@@ -55,7 +55,7 @@ examples:
   foundation quickstart                           see everything work, without a download or an accelerator
   foundation data build digits data/digits        make shards from a data set
   foundation pretrain cifar10-dino-ibot-nano --dry-run
-                                                  what a recipe would do: settings, parameters, memory
+                                                  what a recipe would do: steps, parameters, memory
   foundation pretrain my.yaml optimizer.learning_rate=1e-3
                                                   train, with one setting changed
   foundation knn runs/my --train TRAIN --test TEST
@@ -84,7 +84,9 @@ _PACKAGES = (
 )
 
 
-_UNKNOWN = re.compile(r"^unrecognized arguments: .*?(--?[^\s=]+)(=\S*)?")
+EXTRA = "unrecognized arguments: "
+"""How argparse begins a message about words that nothing takes."""
+_UNKNOWN = re.compile(rf"^{EXTRA}(?:.*?\s)?(--?[^\s=]+)(=\S*)?")
 _SETTING = re.compile(r"--[a-z_]+(?:\.[a-z0-9_]+)+")
 _REQUIRED = re.compile(r"^the following arguments are required: (.*)")
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -108,6 +110,9 @@ class Parser(argparse.ArgumentParser):
             message += closest
             if not closest and any(action.metavar == SETTINGS for action in self._actions):
                 message += "; settings of the recipe are written as key=value, such as train.batch_size=64"
+        elif message.startswith(EXTRA):
+            words = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+            message += f"; without an option it takes {', '.join(words) or 'nothing'}"
         if required:  # argparse counts words of which there may be none
             some = {action.metavar or action.dest for action in self._actions if action.nargs == "*"}
             names = required[1].split(", ")
@@ -119,20 +124,48 @@ class Parser(argparse.ArgumentParser):
             message = f"{choice[1]!r} is none of {', '.join(there)}{_near(choice[1], there)}"
         raise UserError(f"{message} ({self.prog} --help)")
 
+    def add_subparsers(self, **settings: Any) -> Any:
+        """As in argparse; each command answers for the words that follow it."""
+        settings.setdefault("parser_class", Command)
+        return super().add_subparsers(**settings)
+
+
+class Command(Parser):
+    """One of a verb's commands: says itself what it does not know, where argparse would hand it to the verb."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As in argparse, but that nothing may be left.
+
+        Raises:
+            UserError: for words that the command does not know.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, []
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
     if arguments is None:
         _begin()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(words)
+    code = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+    return code if arguments is not None else _ended(code)
 
 
 def main_script(file: str) -> int:
     """Run one script as if its verb had been called; for the last lines of the scripts themselves."""
     _begin()
     path = Path(file).resolve()
-    return _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+    code = _guarded(sys.argv[1:], path, f"python {os.path.relpath(path)}")
+    return _ended(code)
+
+
+def _ended(code: int) -> int:
+    """The last thing that a process does: one that was asked to stop is deaf from here on and ends at once."""
+    if code in (INTERRUPTED, RequeueRequest.exit_code):
+        end_now(code)
+    return code
 
 
 def _begin() -> None:
@@ -167,11 +200,14 @@ def _guarded(words: list[str], script: Path | None = None, program: str = "") ->
         sys.stdout.flush()
         return code
     except FoundationError as error:
-        to_stderr(f"foundation: {error}")
+        together = isinstance(error, RequeueRequest) and error.__cause__ is None  # in all processes of a run
+        if speaks() or not together:
+            to_stderr(f"foundation: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        to_stderr("foundation: interrupted")
-        return 130
+        if speaks():
+            to_stderr("foundation: interrupted")
+        return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -16,7 +16,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 
 from foundation import schema
-from foundation.config_reader import Reader, compose, fields_of, hints_of, mapping_at, members_of, plugin_of, start_of
+from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of
+from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
 from foundation.errors import UserError
 from foundation.plugins import name_of
 from foundation.printable import printable
@@ -59,6 +60,7 @@ def load(
         text = str(source)
     reader = Reader(own)
     root = compose(text, name) or mapping_at(start_of(name))
+    refuse_spaces(overrides)
     for override in overrides:
         reader.override(root, override)
     value = reader.read(cls, root, "")

@@ -10,30 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from foundation import ranges
+from foundation.config_nodes import TAG, compose, find, found_in, is_null, mapping_at, no_entry, place_of, start_of
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near, resolve
 
-_TAG = "tag:yaml.org,2002:"
-_STANDARD_TAGS = {
-    _TAG + t for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "value", "merge")
-}
+_STANDARD_TAGS = {TAG + t for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "value", "merge")}
 _WORDS_FOR_BOOL = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 _BAD: Any = object()  # stands for a value that has been reported already
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes nodes with their places; refuses aliases, so a small file can never unfold into a huge one."""
-
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            text = "aliases (*name) are not supported: repeat the value, or quote text that begins with *"
-            raise yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 # Types
@@ -78,50 +64,6 @@ def _describe(hint: Any) -> str:
     return found or f"a mapping ({hint.__name__})" if isinstance(hint, type) or found else str(hint)
 
 
-# Nodes
-
-
-def compose(text: str, name: str) -> Node | None:
-    """The tree of a YAML text, None for an empty one; ``name`` stands in messages before the line."""
-    try:
-        loader = _Loader(text)
-        loader.name = name
-        node: Node | None = loader.get_single_node()
-        return node
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = name if mark is None else _place(mark)
-        raise UserError(f"{place}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise UserError(f"{name}: nested too deeply") from None
-
-
-def start_of(name: str) -> yaml.Mark:
-    """The first place of a text."""
-    return yaml.Mark(name, 0, 0, 0, None, 0)
-
-
-def mapping_at(mark: yaml.Mark) -> MappingNode:
-    """An empty mapping that stands somewhere."""
-    return MappingNode(_TAG + "map", [], mark, mark)
-
-
-def _place(mark: yaml.Mark) -> str:
-    return mark.name if mark.name.startswith("override ") else f"{mark.name}:{mark.line + 1}"
-
-
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag == _TAG + "null"
-
-
-def _found(node: Node) -> str:
-    if isinstance(node, ScalarNode):
-        return "nothing (null)" if _is_null(node) else repr(node.value)
-    return "a mapping" if isinstance(node, MappingNode) else "a list"
-
-
 def _fits(hint: Any, node: Node) -> bool:
     """Whether a type can be written in the shape of this node (mapping, list or scalar)."""
     hint = ranges.bare(hint)
@@ -139,10 +81,6 @@ def _of_words(hint: Any) -> bool:
     """Lists of text or paths: one entry may be written without brackets (``data.shards=train-{000..099}.tar``)."""
     arguments = get_args(hint)
     return bool(arguments) and arguments[0] in (str, Path) and (get_origin(hint) is list or Ellipsis in arguments)
-
-
-def _find(node: MappingNode, key: str) -> Node | None:
-    return next((value for k, value in node.value if k.value == key), None)
 
 
 # Scalars: each takes the text and whether it was quoted, and raises ValueError with a hint or nothing
@@ -202,7 +140,7 @@ class Reader:
     def problem(self, where: Node, text: str) -> Any:
         mark = where.start_mark
         line = 10**9 if mark.name.startswith("override ") else mark.line
-        self.problems.append((line, f"{_place(mark)}: {text}"))
+        self.problems.append((line, f"{place_of(mark)}: {text}"))
         return _BAD
 
     def override(self, root: Node, text: str) -> None:
@@ -211,7 +149,7 @@ class Reader:
         start = start_of(f"override {text}")
         self._overrides.add(start.name)
         try:
-            node = compose(value, start.name) or ScalarNode(_TAG + "null", "", start, start)
+            node = compose(value, start.name) or ScalarNode(TAG + "null", "", start, start)
         except UserError as error:
             raise UserError(f"{error}; text with brackets, braces or commas stands in double quotes") from None
         parts, here = key.strip().split("."), root
@@ -219,20 +157,20 @@ class Reader:
             self.problem(ScalarNode("", "", start), "write it as key.sub=value, without spaces beside the =")
             return
         for place, part in enumerate(parts):
-            last, so_far = place == len(parts) - 1, ".".join(parts[: place + 1])
+            last = place == len(parts) - 1
             if isinstance(here, SequenceNode):
                 if not part.isdigit() or int(part) >= len(here.value):
-                    self.problem(node, f"no entry {so_far!r}: the list has {len(here.value)} entries, counted from 0")
+                    self.problem(node, no_entry(here, parts, place))
                     return
                 if last:
                     here.value[int(part)] = node
                 here = here.value[int(part)]
             elif isinstance(here, MappingNode):
-                below = _find(here, part)
-                if last or below is None or _is_null(below):
+                below = find(here, part)
+                if last or below is None or is_null(below):
                     new = node if last else mapping_at(node.start_mark)
                     kept = [(k, v) for k, v in here.value if k.value != part]
-                    here.value = [*kept, (ScalarNode(_TAG + "str", part, node.start_mark, node.end_mark), new)]
+                    here.value = [*kept, (ScalarNode(TAG + "str", part, node.start_mark, node.end_mark), new)]
                     below = new
                 here = below
             else:
@@ -247,7 +185,7 @@ class Reader:
         ``nullable`` that a message may name null as a way out.
         """
         if node.tag not in _STANDARD_TAGS:
-            return self.problem(node, f"{key!r} has the tag {node.tag.replace(_TAG, '!!')!r}; tags are not supported")
+            return self.problem(node, f"{key!r} has the tag {node.tag.replace(TAG, '!!')!r}; tags are not supported")
         value = self.read_type(ranges.bare(hint), node, key, default)
         if value is _BAD:
             return _BAD
@@ -274,7 +212,7 @@ class Reader:
             return self.read_plugin(plugin, node, key, default)
         if plugin is None and hint in (Any, object):
             return self.read_any(node, key)
-        if isinstance(origin, type) and hasattr(origin, "from_yaml") and not _is_null(node):
+        if isinstance(origin, type) and hasattr(origin, "from_yaml") and not is_null(node):
             try:
                 value = origin.from_yaml(self.read_any(node, key))
             except UserError as error:
@@ -285,8 +223,8 @@ class Reader:
             return self.read_dataclass(typing.cast(type, origin), node, key)
         if origin in (tuple, list) and isinstance(node, SequenceNode):
             return self.read_sequence(hint, node, key)
-        if origin in (tuple, list) and isinstance(node, ScalarNode) and not _is_null(node) and _of_words(hint):
-            return self.read_sequence(hint, SequenceNode(_TAG + "seq", [node], node.start_mark, node.end_mark), key)
+        if origin in (tuple, list) and isinstance(node, ScalarNode) and not is_null(node) and _of_words(hint):
+            return self.read_sequence(hint, SequenceNode(TAG + "seq", [node], node.start_mark, node.end_mark), key)
         if origin in (dict, Mapping) and isinstance(node, MappingNode):
             return self.read_mapping(hint, node, key)
         if origin is Literal and isinstance(node, ScalarNode):
@@ -296,20 +234,20 @@ class Reader:
             known = ", ".join(options)
             return self.problem(node, f"{key!r} is {node.value!r}{near(node.value, options)} (possible: {known})")
         help_text = ""
-        if origin in (type(None), None) and _is_null(node):
+        if origin in (type(None), None) and is_null(node):
             return None
-        if origin in _SCALARS and isinstance(node, ScalarNode) and not _is_null(node):
+        if origin in _SCALARS and isinstance(node, ScalarNode) and not is_null(node):
             try:
                 return _SCALARS[origin](node.value, node.style is not None)
             except ValueError as error:
                 help_text = f"; {error}" if str(error).startswith("write ") else ""
         wanted = _describe(hint if plugin is None else Annotated[Any, plugin])
         what = repr(key) if key else "the whole text"
-        return self.problem(node, f"{what} must be {wanted}, found {_found(node)}{help_text}")
+        return self.problem(node, f"{what} must be {wanted}, found {found_in(node)}{help_text}")
 
     def read_union(self, hint: Any, node: Node, key: str, default: Any) -> Any:
         members = members_of(hint)
-        if _is_null(node) and type(None) in members:
+        if is_null(node) and type(None) in members:
             return None
         nullable = type(None) in members
         # Where one member alone has the shape of the node, it explains its own problems best.
@@ -330,17 +268,17 @@ class Reader:
             self.out_of_range = True
             self.problems += outside.problems
             return _BAD
-        found = _found(node) + ("; write null" if spelt_none else "")
+        found = found_in(node) + ("; write null" if spelt_none else "")
         return self.problem(node, f"{key!r} must be {_describe(hint)}, found {found}")
 
     def read_plugin(self, plugin: Plugin, node: MappingNode, key: str, default: Any) -> Any:
-        name_node = _find(node, "name")
+        name_node = find(node, "name")
         if name_node is None and not dataclasses.is_dataclass(default):
             return self.problem(node, f"missing required key {_join(key, 'name')!r}: which {plugin.kind}?")
         if name_node is None:
             return self.read_dataclass(type(default), node, key)
         if not isinstance(name_node, ScalarNode):
-            return self.problem(name_node, f"{_join(key, 'name')!r} must be text, found {_found(name_node)}")
+            return self.problem(name_node, f"{_join(key, 'name')!r} must be text, found {found_in(name_node)}")
         try:
             own = self.own or name_node.start_mark.name in self._overrides
             cls = resolve(plugin.pattern, name_node.value, own=own).Config
@@ -406,16 +344,16 @@ class Reader:
         if isinstance(node, SequenceNode):
             return self.read_sequence(list[Any], node, key)
         assert isinstance(node, ScalarNode)
-        return None if _is_null(node) else _read_any(node.value, node.style is not None)
+        return None if is_null(node) else _read_any(node.value, node.style is not None)
 
     def entries(self, node: MappingNode, key: str) -> list[tuple[str, Node, Node]]:
         """Name, key node and value node of each entry; reports what cannot be a key and what is there twice."""
         seen: dict[str, tuple[str, Node, Node]] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                self.problem(key_node, f"a key must be plain text, found {_found(key_node)}")
+                self.problem(key_node, f"a key must be plain text, found {found_in(key_node)}")
             elif key_node.value in seen:
-                first = _place(seen[key_node.value][1].start_mark)
+                first = place_of(seen[key_node.value][1].start_mark)
                 self.problem(key_node, f"key {_join(key, key_node.value)!r} is given twice (first at {first})")
             else:
                 seen[key_node.value] = (key_node.value, key_node, value_node)

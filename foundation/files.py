@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 TEMPORARY = ".tmp-"
 """Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
 
@@ -54,6 +56,26 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def require_place(path: Path, instead: str = "") -> None:
+    """Refuse a place for a file that is written only after long work.
+
+    Args:
+        path: of the file.
+        instead: what to do about it, for the message.
+
+    Raises:
+        UserError: it is a folder, or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the file to write")
+    there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
+    problem = "" if os.access(there, os.W_OK | os.X_OK) else f"no permission to write into {there}"
+    if not there.is_dir():
+        problem = f"{there} is no folder"
+    if problem:
+        raise UserError(f"cannot write {path}: {problem}" + (f"; {instead}" if instead else ""))
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:

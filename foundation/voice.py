@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def _shown(text: str) -> str:
-    return printable(redact(text), lines=True)
+    return printable(redact(text), lines=True, isolates=True)
 
 
 def to_stderr(text: str) -> None:

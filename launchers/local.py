@@ -21,7 +21,9 @@ EXAMPLES = """\
 examples:
   foundation pretrain cifar10-dino-ibot-nano data.shards=[data/cifar10/train-*.tar]
   foundation pretrain dinov2-vitl14 --dry-run --processes 96
-                                                      settings, parameters, tokens per step, memory
+                                                      steps, parameters, tokens per step, memory
+  foundation pretrain my.yaml train.batch_size=64 --show-recipe
+                                                      every setting, those that the file leaves out as well
   foundation pretrain my.yaml optimizer.learning_rate.start=1e-3 --run runs/trial
   foundation pretrain runs/trial                      resume a run by its own recipe
   foundation pretrain my.yaml --processes 2           data parallel on this machine
@@ -40,7 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key=value", help="settings to change, e.g. train.batch_size=64"
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/NAME)")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, print what would run, train nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, print steps, parameters, memory and what does not fit, train nothing",
+    )
+    parser.add_argument(
+        "--show-recipe", action="store_true", help="print every setting as it stands, as YAML, and train nothing"
+    )
     parser.add_argument(
         "--processes",
         type=argument(Processes),
@@ -59,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation import config, lifeline, paths
     from foundation.errors import UserError
     from foundation.recipe import Recipe
+    from foundation.voice import to_stdout
 
     lifeline.end_with_launcher()
     given = Path(arguments.recipe)
@@ -72,10 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"{source} starts programs ({programs[0]!r}), and a run folder may come from someone else: if you trust "
             "it, add data.allow_pipes=true"
         )
+    if arguments.show_recipe:
+        to_stdout(config.dump(recipe))
     if arguments.dry_run:
         from foundation.engine.plan import show_plan
 
         show_plan(recipe, arguments.processes)
+    if arguments.dry_run or arguments.show_recipe:
         return 0
     if arguments.overwrite and not arguments.fresh:
         raise UserError("--overwrite goes with --fresh; without them a run resumes")

@@ -236,8 +236,10 @@ def test_overrides_change_any_key():
         ("optimizer.stepps=4", "override optimizer.stepps=4: unknown key 'optimizer.stepps'; did you mean 'steps'?"),
         ("optimizer.steps=x", "override optimizer.steps=x: 'optimizer.steps' must be a whole number"),
         ("optimizer.steps.x=1", "'optimizer.steps' is a plain value, not a mapping; override it whole"),
-        ("objectives.1.weight=1", "no entry 'objectives.1': the list has 1 entries, counted from 0"),
-        ("objectives.dino.weight=1", "no entry 'objectives.dino'"),
+        ("objectives.1.weight=1", "no entry 'objectives.1': 'objectives' is a list of 1, counted from 0 (0 koleo)"),
+        ("objectives.koleo.weight=1", "for 'koleo' write objectives.0.weight"),
+        ("objectives.kolo.weight=1", "counted from 0 (0 koleo); did you mean 'koleo'?"),
+        ("shards.x=1", "no entry 'shards.x': 'shards' is a list of 2, counted from 0"),
         ("steps", "override steps: write it as key.sub=value"),
         ("=1", "write it as key.sub=value, without spaces beside the ="),
         ("momentum=1", "unknown key 'momentum'; did you mean 'optimizer.momentum'?"),
@@ -246,8 +248,29 @@ def test_overrides_change_any_key():
 )
 def test_a_wrong_override_is_quoted(override: str, words: str):
     assert any(
-        words in line for line in mistakes("name: x\noptimizer: {steps: 1}\nobjectives: [{name: koleo}]", override)
+        words in line
+        for line in mistakes("name: x\nshards: [a, b]\noptimizer: {steps: 1}\nobjectives: [{name: koleo}]", override)
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer.steps", "=", "4"], "beside the =: optimizer.steps=4"),
+        (["name=y", "optimizer.steps=", "4"], "beside the =: optimizer.steps=4"),
+        (["optimizer.steps", "=4", "name=y"], "beside the =: optimizer.steps=4"),
+        (["name=y", "shards", "=", "[a]"], "beside the =: 'shards=[a]'"),
+    ],
+)
+def test_an_override_that_the_shell_has_split_is_put_together(words: list[str], said: str):
+    with pytest.raises(UserError) as caught:
+        config.load(Toy, "name: x\noptimizer: {steps: 1}", words)
+    assert said in str(caught.value) and "problem" not in str(caught.value)
+
+
+def test_an_override_with_nothing_behind_it_is_null():
+    read = config.load(Toy, "name: x\noptimizer: {steps: 1}", ["optimizer.clip=", "shards=[b]"])
+    assert read.optimizer.clip is None and read.shards == ("b",)
 
 
 def test_an_override_with_braces_says_that_text_is_quoted():

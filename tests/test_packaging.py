@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -187,3 +188,16 @@ def test_the_wheel_from_the_source_archive_holds_all_and_exposes_one_name(tmp_pa
     code = "import foundation, sys; from foundation.paths import bundled; print(foundation.__file__, bundled('tools'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [str(target / "foundation/__init__.py"), str(target / "foundation/_bundled/tools")]
+
+
+def test_make_says_how_much_it_installs_and_that_it_is_silent(tmp_path: Path):
+    if shutil.which("make") is None:
+        pytest.skip("no make on this machine")
+    for target in ("quickstart", "test"):
+        words = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}", f"PYTHON={sys.executable}"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        assert done.returncode == 0, done.stderr
+        (line,) = (line for line in done.stdout.splitlines() if "installing foundation" in line)
+        assert "up to 6 GB; minutes without a word" in line and line.startswith("echo")
+        assert done.stdout.index(line) < done.stdout.index("--editable"), "before it happens"
+    assert not (tmp_path / "venv").exists()

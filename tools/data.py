@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from foundation.data.inspect import Facts
@@ -94,13 +94,16 @@ def _add_statistics(commands: Any) -> None:
 
 
 def _add_build(commands: Any) -> None:
-    from foundation.cli import Parser
+    from foundation.cli import EXTRA, Command
     from foundation.data.build import load, shown_name
     from foundation.data.write import MAX_BYTES, SAMPLES_PER_SHARD
+    from foundation.errors import UserError
     from foundation.ranges import Bytes, Count, argument
 
-    class BuildParser(Parser):
+    class BuildParser(Command):
         """Adds the options of the data set that is named to its own."""
+
+        files: str | None = None
 
         def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
             words = list(args or ())
@@ -108,9 +111,26 @@ def _add_build(commands: Any) -> None:
             dataset = None
             if name is not None and "--list" not in words:
                 dataset = load(name)
-                dataset.module.add_arguments(self.add_argument_group(f"options of {shown_name(dataset.name)}"))
+                group = self.add_argument_group(f"options of {shown_name(dataset.name)}")
+                dataset.module.add_arguments(group)
+                self.files = next((a.option_strings[0] for a in group._group_actions if a.type is Path), None)
             self.set_defaults(dataset=dataset)
             return super().parse_known_args(words, namespace)
+
+        def error(self, message: str) -> NoReturn:
+            """Says by which option a data set takes its files, where they stand beside the folder of the shards."""
+            _, extra, more = message.partition(EXTRA)
+            dataset, files = self.get_default("dataset"), self.files
+            extra = extra and not more.startswith("-")
+            if dataset is None or not (extra or (files and files in message)):
+                super().error(message)
+            name = shown_name(dataset.name)
+            if extra and files is None:
+                raise UserError(f"{more}: {name} takes no files of yours: foundation data build {name} OUT")
+            said = f"{more}: one folder stands without an option, that of the shards" if extra else message
+            raise UserError(
+                f"{said}; {name} takes its files by {files}: foundation data build {name} OUT {files} FILES"
+            )
 
     commands._parser_class = BuildParser
     build = commands.add_parser(
@@ -118,7 +138,7 @@ def _add_build(commands: Any) -> None:
         help="write a data set as shards",
         usage="foundation data build [--list] NAME OUT [options of NAME]",
     )
-    commands._parser_class = Parser
+    commands._parser_class = Command
     build.add_argument("name", nargs="?", help="a data set (see --list) or the path of a .py file like those")
     build.add_argument("out", nargs="?", type=Path, help="folder of the shards")
     build.add_argument("--list", action="store_true", help="show what can be built")

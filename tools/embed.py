@@ -100,19 +100,12 @@ def check_place(out: Path, overwrite: bool) -> None:
     Raises:
         UserError: it exists, or its folder cannot be made or written.
     """
-    import os
-
     from foundation.errors import UserError
+    from foundation.files import require_place
 
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: name the file to write")
+    require_place(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another name, or add --overwrite")
-    there = next((folder for folder in out.absolute().parents if os.path.lexists(folder)), Path("/"))
-    if not there.is_dir():
-        raise UserError(f"cannot write {out}: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {out}: no permission to write into {there}")
 
 
 def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) -> list[Path] | None:
@@ -165,11 +158,14 @@ def of_files(
     Raises:
         UserError: none can be used.
     """
+    import dataclasses
+
     from foundation.probes.features import extract
 
     device = next(loaded.encoder.parameters()).device
     batches = _batches(files, preprocess, rate, batch_size)
-    return extract(loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="embed")
+    found = extract(loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="embed")
+    return dataclasses.replace(found, keys=tuple(str(files[number]) for number in found.ids.tolist()))
 
 
 def _batches(files: Sequence[Path], preprocess: Preprocess, rate: float | None, size: int) -> Iterator[Any]:
@@ -181,7 +177,7 @@ def _batches(files: Sequence[Path], preprocess: Preprocess, rate: float | None, 
 
     def read(number: int) -> Any:
         try:
-            return preprocess.raw(files[number], rate, number) | {"__key__": str(files[number])}
+            return preprocess.raw(files[number], rate, number)
         except SampleError as error:
             return error
 

@@ -38,13 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation.errors import UserError
-    from foundation.probes import command, frame_features, frames
+    from foundation.probes import beforehand, command, frame_features, frames
     from foundation.probes.features import depth_of, plain
     from foundation.probes.table import percent, span
     from foundation.voice import to_stderr, to_stdout
 
     begun = time.time()
-    job = command.prepare(arguments, needs_test=True)
+    job = command.prepare(arguments, needs_test=True, labels=False)
+    beforehand.check_each((job.train, job.test), arguments.limit, frame_features.read_events, "'events' in its json")
     if not 1 <= arguments.blocks <= depth_of(job.loaded.encoder):
         raise UserError(f"--blocks must lie between 1 and the encoder's depth {depth_of(job.loaded.encoder)}")
     settings = frames.Settings(

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.errors import UserError
     from foundation.probes import command, knn, table
+    from foundation.probes.road import open_limited
     from foundation.probes.treatments import treated
     from foundation.voice import to_stderr, to_stdout
 
@@ -40,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--temperature must be above 0, got {arguments.temperature}")
     job = command.prepare(arguments, needs_test=False)
     alone = not job.test
+    if arguments.per_class is not None and (alone or arguments.per_class < 1):
+        raise UserError("--per-class needs --test shards and at least 1 sample of each class")
+    knn.choose_k(arguments.k, knn.neighbours_of(open_limited(job.train, arguments.limit).num_samples, alone))
     rows: list[dict[str, Any]] = []
     looked: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
@@ -49,8 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
         if candidate.name == "model":
             looked = job.look(bank, queries, arguments.tokens)
         if arguments.per_class is not None:
-            if alone or arguments.per_class < 1:
-                raise UserError("--per-class needs --test shards and at least 1 sample of each class")
             bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
         groups = bank.groups if alone and len(bank.groups) else None
         ks, note = knn.choose_k(arguments.k, knn.neighbours_of(len(bank), alone, groups))

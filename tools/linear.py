@@ -66,10 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.probes import command, linear, table
     from foundation.probes.features import depth_of, plain
+    from foundation.probes.road import check_augmented
     from foundation.voice import to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)
+    if arguments.end_to_end:
+        check_augmented(job.loaded.modality, job.evaluation)
     settings = linear.Settings(
         learning_rates=tuple(arguments.learning_rates or linear.LEARNING_RATES),
         blocks=tuple(arguments.blocks or _fitting(depth_of(job.loaded.encoder))),

@@ -103,6 +103,7 @@ def show(folder: Path, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from foundation.printable import cell as named
     from foundation.probes.table import percent, span
     from foundation.report.verdict import Score, scores, verdict
 
@@ -126,7 +127,7 @@ def show(folder: Path, seconds: float) -> None:
 
     for feature in best[0]:
         name, label = feature
-        table.add_row(NAMES.get(name, label), *(cell(scored.get(feature)) for scored in best))
+        table.add_row(named(NAMES.get(name, label)), *(cell(scored.get(feature)) for scored in best))
     console = Console()
     console.print()
     console.print(table)

@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
+    from foundation.probes.command import usable_device
     from foundation.report.build import write_report
     from foundation.voice import to_stdout
 
     if arguments.samples < 0:
         raise UserError(f"--samples must be 0 or more, got {arguments.samples}")
-    page = write_report(
-        arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=arguments.device
-    )
+    device = usable_device(arguments.device)
+    page = write_report(arguments.run, arguments.out, shards=arguments.shards, samples=arguments.samples, device=device)
     to_stdout(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if arguments.picture is not None:
         # The picture of the README: foundation report runs/quickstart/run-seed0 --picture docs/images/report.png

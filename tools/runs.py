@@ -112,7 +112,7 @@ def _print_table(found: list[RunSummary], root: Path) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
-    from foundation.printable import moment, printable
+    from foundation.printable import moment, padded, printable
 
     item = runs.summary(arguments.folder, silent_after=arguments.silent_after)
     last = runs.tail(arguments.folder)
@@ -142,7 +142,7 @@ def _show(arguments: argparse.Namespace) -> int:
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         if value is not None:
-            print(f"{printable(name):<{width}}{_number(value) if isinstance(value, float) else printable(value)}")
+            print(f"{padded(name, width)}{_number(value) if isinstance(value, float) else printable(value)}")
     for line in training[-arguments.lines :] if arguments.lines > 0 else []:
         rate = _number(runs.number_or_none(line.get("throughput/samples_per_second")), ".0f")
         print(f"step {line['step']:,}: loss {_number(line['loss'])}, {rate} samples/s")
@@ -153,7 +153,7 @@ def _best(arguments: argparse.Namespace) -> int:
     from foundation.engine import runs
     from foundation.errors import UserError
     from foundation.plugins import near
-    from foundation.printable import printable
+    from foundation.printable import padded, printable
 
     folders = list(runs.find(arguments.folder))
     found = [(runs.best(folder, arguments.metric, arguments.lowest, _warn), folder) for folder in folders]
@@ -183,7 +183,7 @@ def _best(arguments: argparse.Namespace) -> int:
         print(f"{'run':<{width}}{printable(arguments.metric):<{number}}where")
         for value, step, folder in members[: arguments.limit]:
             where = f"step {step:,}" if step is not None else "probe result"
-            print(f"{printable(folder):<{width}}{value:<{number}.5g}{where}")
+            print(f"{padded(folder, width)}{value:<{number}.5g}{where}")
     if len(groups) > 1:
         _warn("losses of different objectives do not compare: the best of each kind is listed by itself")
     return 0

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.time()
     settings = svm.Settings(costs=tuple(arguments.cost), tokens=arguments.tokens, seed=arguments.seed)
     wanted = command.treatments(arguments)
-    job = command.prepare(arguments, needs_test=True)
+    job = command.prepare(arguments, needs_test=True, least=2)
     rows: list[dict[str, Any]] = []
     looked: dict[str, Any] = {}
     for candidate in job.candidates(simple=True):

@@ -35,6 +35,8 @@ from foundation.ranges import Seed, ShareBelowOne, argument
 from foundation.voice import plural
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
+_SIDE_CARS = frozenset(("aae", "json", "lab", "srt", "thm", "txt", "vtt", "xml", "xmp", "yaml", "yml"))
+"""Extensions of files that cameras and programs put beside others of the same name."""
 _LIKE_SPLITS = frozenset((*_SPLITS, "training", "testing", "dev", "eval", "evaluation"))
 
 
@@ -100,7 +102,7 @@ def samples(
             f"say what such files are, for example +{unknown[0]}={decoding.EXTENSIONS[0]}"
         )
     _scan.cache_clear()  # files may have come since; classes, asked for afterwards, are those of this scan
-    items, left_out = _scan(arguments.root, arguments.csv, arguments.extensions)
+    items, left_out, beside = _scan(arguments.root, arguments.csv, arguments.extensions)
     if not 0 <= arguments.test_fraction < 1:
         raise UserError(f"--test-fraction {arguments.test_fraction}: must be at least 0 and less than 1")
     splits: dict[str, list[Item]] = {}
@@ -116,6 +118,7 @@ def samples(
     for split in result.values():
         split.decode, split.describe, split.left_out = decode, describe, tally
     notes = next(iter(result.values())).notes
+    notes.merge(beside)
     if arguments.csv is None:
         notes.merge(_unseen_splits(items))
     notes.merge(_missing_classes(splits))
@@ -229,30 +232,37 @@ def _wanted(extensions: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[tuple[Item, ...], Tally]:
-    """The files, and those that are left out before one is opened."""
-    wanted, left_out = _wanted(extensions), Tally()
+def _scan(root: Path | None, manifest: Path | None, extensions: str) -> tuple[tuple[Item, ...], Tally, Tally]:
+    """The files, those that are left out before one is opened, and those that lie beside one that is taken."""
+    wanted, left_out, beside = _wanted(extensions), Tally(), Tally()
     if manifest is not None:
-        return _scan_manifest(manifest, root or manifest.parent, wanted, left_out), left_out
+        return _scan_manifest(manifest, root or manifest.parent, wanted, left_out), left_out, beside
     if root is None:
         raise UserError("say where the files are: --root FOLDER or --csv MANIFEST")
     if not root.is_dir():
         raise UserError(f"--root {root}: there is no such folder")
-    items = []
+    items, others, taken = [], [], set()
     for found in walk(root, left_out):
         suffix = _suffix(found.name, wanted)
         if suffix is None:
-            left_out.add(*_other(found.name))
+            others.append(found.name)
             continue
+        taken |= {found.name, found.name[: -len(suffix) - 1]}
         parts = found.name.split("/")
         own = len(parts) > 1 and parts[0].lower() in _SPLITS
         split, parts = (parts[0].lower(), parts[1:]) if own else ("train", parts)
         label = shown(parts[0]) if len(parts) > 1 else None
         path = Path(root, found.name)
         items.append(Item(path, found.name, label, split, wanted[suffix], bytes=found.bytes, suffix=suffix))
+    for name in others:
+        stem, _, suffix = name.rpartition(".")
+        if suffix.lower() in _SIDE_CARS and stem in taken:
+            beside.add(f".{suffix.lower()} beside a file that is taken, not read", name)
+        else:
+            left_out.add(*_other(name))
     if not items:
         raise UserError(f"--root {root}: no files that end in {', '.join(sorted(wanted))}{_but(left_out)}")
-    return tuple(items), left_out
+    return tuple(items), left_out, beside
 
 
 def _but(left_out: Tally) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -147,12 +147,13 @@ class ShardSet:
         shard = int(np.searchsorted(self._starts + self.counts, identity, side="right"))
         return shard, identity - int(self._starts[shard])
 
-    def read(self, shard: int, place: int) -> RawSample:
+    def read(self, shard: int, place: int, only: Collection[str] | None = None) -> RawSample:
         """Read one sample.
 
         Args:
             shard: number of the shard.
             place: number of the sample in it.
+            only: extensions of the members to read, such as those of labels; None: all.
 
         Raises:
             SampleError: naming shard and key, with one of ``foundation.errors.REASONS``.
@@ -176,9 +177,11 @@ class ShardSet:
         sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
         check_members(path, key, table.extensions[place])
         first, end = int(table.first[place]), int(table.first[place + 1])
-        if not isinstance(opened.source, int):
+        if not isinstance(opened.source, int) and only is None:
             self._hold(opened, path, key, first, end)
         for number, extension in enumerate(table.extensions[place], start=first):
+            if only is not None and extension not in only:
+                continue
             offset, size = int(table.offsets[number]), int(table.sizes[number])
             sample[extension] = read_payload(opened.source, path, key, extension, offset, size, table.bytes)
         if not table.complete and place == len(table.keys) - 1 and self._lacks_members(shard, table):

@@ -17,6 +17,7 @@ from foundation.data.inspect import Facts, spread
 from foundation.errors import UserError
 from foundation.files import replace_file
 from foundation.printable import escape, printable
+from foundation.voice import plural
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +48,7 @@ def contact_sheet(
         modality: whose pictures are drawn; None: as the index says, else images.
         reading: what ``of_raw`` of the modality's pictures is told of a recipe, such as its ``decode``; None: samples
             are read as the shards' index says, else with the defaults.
-        say: gets a line about labels that no font of this machine can draw.
+        say: gets a line about samples that cannot be shown, and about labels that no font of this machine can draw.
 
     Returns:
         Number of pictures on it.
@@ -68,13 +69,13 @@ def contact_sheet(
     name = resolve("foundation.modalities.{name}.views", modality or facts.modality).__name__.rpartition(".")[0]
     drawing = importlib.import_module(f"{name}.picture")
     cells: list[tuple[Image.Image, str]] = []
-    trouble = ""
+    trouble, bad = "", 0
     for raw in spread(facts.readable, number) if facts.readable else ():
         try:
             own = _own_reading(name.rpartition(".")[2], os.path.dirname(raw["__shard__"]))
             image = Image.fromarray(drawing.of_raw(raw, **(own if reading is None else reading)))
         except Exception as error:  # a damaged file raises almost anything: the sheet shows what can be shown
-            trouble = trouble or f" (the first: {error})"
+            trouble, bad = trouble or f" (the first: {error})", bad + 1
             continue
         cells.append((_fitted(image, drawing.CELL), _label(raw, facts.classes)))
     if not cells:
@@ -84,6 +85,8 @@ def contact_sheet(
         replace_file(out, content)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}") from error
+    if bad and say is not None:
+        say(f"{bad:,} of the {plural(bad + len(cells), 'sample')} looked at cannot be shown{trouble}")
     return len(cells)
 
 

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def _unreachable(address: str) -> str:
             return ""
     except urllib.error.HTTPError:
         return ""
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # no answer, one that is no HTTP, no address
         reason = getattr(error, "reason", None) or error
-        return "" if isinstance(reason, ssl.SSLError) else f"{address}: {reason}"
+        said = " ".join(str(reason).split())[:200] or type(reason).__name__
+        return "" if isinstance(reason, ssl.SSLError) else f"{address}: {said}"

@@ -6,7 +6,7 @@ at all are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from foundation.data.moments import Collector
 from foundation.data.shards import GIB, ShardSet
 from foundation.data.statistics import collector_of
 from foundation.deadline import within
+from foundation.engine.probing import look_ahead
 from foundation.errors import SampleError, UserError
 from foundation.printable import printable
 from foundation.recipe import Recipe
@@ -29,6 +30,7 @@ FEW_STEPS = 1000
 """Fewer optimiser steps than these teach an encoder little."""
 FEW_SAMPLES = 20
 """Fewer samples than these teach an encoder little, whatever the batch."""
+_FEWER = 4  # a recipe that suits so many times the samples that there are is worth a word
 _LOOKED_AT = 4  # samples of a source that are decoded at the start
 _PATIENCE = 30.0  # seconds for that: storage that does not answer is the watchdog's affair, which begins after this
 _OFF = 1.1  # an epoch that is set may be longer than the data by this factor before it is worth a word
@@ -43,25 +45,37 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
         sources: opened shards by name.
 
     Raises:
-        UserError: the shards are of another modality than the recipe's.
+        UserError: the shards are of another modality than the recipe's, or a probe of the recipe cannot use its own.
     """
     samples = sum(int(shards.num_samples) for shards in sources.values())
+    fit = _in_time(lambda: list(_of_samples(recipe, sources)), "a few samples", "they fit the recipe")
+    able = _in_time(lambda: look_ahead(recipe), "labels of the probes' shards", "they will do")
+    return [*of_counts(recipe, clock, samples), *fit, *able]
+
+
+def _in_time(look: Callable[[], list[str]], what: str, unknown: str) -> list[str]:
     try:
-        fit = within(_PATIENCE, lambda: list(_of_samples(recipe, sources)))
+        return within(_PATIENCE, look)
     except TimeoutError:
-        fit = [
-            f"a few samples could not be read in {_PATIENCE:g} seconds: whether they fit the recipe is not known. "
-            "Storage or decoder hang, or are slow: look at them with `foundation data inspect`"
+        return [
+            f"{what} could not be read in {_PATIENCE:g} seconds: whether {unknown} is not known. Storage or decoder "
+            "hang, or are slow: look at them with `foundation data inspect`"
         ]
-    return [*_of_counts(recipe, clock, samples), *fit]
 
 
-def _of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
+def of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
+    """What does not fit the number of samples of all sources, a sentence each."""
     batch, steps = recipe.train.batch_size, clock.total_steps
     if samples < FEW_SAMPLES:
         yield (
             f"{plural(samples, 'sample')} will teach an encoder little, though the run goes through: gather some "
             "hundred at least; long recordings may be cut into pieces (`foundation data build NAME --help`)"
+        )
+    elif (suited := recipe.about.samples) and samples * _FEWER <= suited:
+        yield (
+            f"{plural(samples, 'sample')} are few for a recipe whose settings suit about {suited:,} (about.samples): "
+            f"expect little more than simple features give. Gather more, or see what 'foundation recipes list "
+            f"{recipe.views.modality}' has for fewer"
         )
     if batch > samples:
         change = f". Set train.batch_size to {_batch_for(samples):,} or less" if samples >= FEW_SAMPLES else ""

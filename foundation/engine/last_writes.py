@@ -46,7 +46,7 @@ def last_writes(
     except OSError as error:
         return (
             f"step {step:,} is saved, but the export cannot be written to {folder.export}: {error}. Make room and "
-            f"start the same command again, or write it with 'foundation export {shlex.quote(str(folder.path))}'"
+            f"start the same command again, or write it: foundation export {shlex.quote(str(folder.path))}"
         )
     return None
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from foundation import config
 from foundation.data.shards import ShardSet
 from foundation.data.sources import open_sources
 from foundation.engine import build
 from foundation.engine.advice import advice
 from foundation.engine.learner import STUDENT, Learner
 from foundation.errors import UserError
-from foundation.printable import printable
 from foundation.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
@@ -149,13 +148,12 @@ def _memory(
 
 
 def show_plan(recipe: Recipe, processes: int = 1) -> None:
-    """Print the resolved recipe and its figures."""
+    """Print the figures of a recipe, and behind them, where a person looks, what does not fit."""
     from rich.console import Console
     from rich.table import Table
 
     figures = plan(recipe, processes)
     console = Console()
-    print(printable(config.dump(recipe), lines=True))
     table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")
@@ -181,5 +179,6 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    sys.stdout.flush()  # before the warnings, also where both streams go into one file
     for line in figures.advice:
         to_stderr(f"warning: {line}")

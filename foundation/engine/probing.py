@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from foundation.engine.build import Placement
 from foundation.recipe import Recipe
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A probe that can say before the first step whether its data will do."""
+
+    def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
+        """Warnings, a sentence each.
+
+        Args:
+            modality: folder name in ``foundation/modalities``.
+            evaluation: that modality's ``EvaluationConfig``.
+
+        Raises:
+            UserError: the probe could not be measured.
+        """
+
+
+def look_ahead(recipe: Recipe) -> list[str]:
+    """What the recipe's probes warn of; those that cannot tell are left out.
+
+    Raises:
+        UserError: one of them could not be measured, hours later.
+    """
+    modality, evaluation = recipe.views.modality, recipe.views.evaluation()
+    probes = [probe.build() for probe in recipe.probes]
+    able = [probe for probe in probes if isinstance(probe, LooksAhead)]
+    return [f"probes: {line}" for probe in able for line in probe.look_ahead(modality=modality, evaluation=evaluation)]
 
 
 def run_probe(probe: Any, recipe: Recipe, learner: Any, place: Placement) -> dict[str, float]:

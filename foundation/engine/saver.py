@@ -235,8 +235,10 @@ class Saver:
     def __enter__(self) -> Saver:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Whoever presses Ctrl-C three times does not wait for a save, which is whole or not there when it is cut off.
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self.close()
 
     def _join(self) -> None:
         if self._thread is not None:

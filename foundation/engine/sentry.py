@@ -5,7 +5,8 @@ program every second how long it may be silent; after that the sentry asks for t
 in C, and kills the process. A timer in C could not tell a process that hangs from one that was stopped (SIGSTOP, a job
 that the scheduler suspends): this program looks, and time in which it was stopped itself does not count.
 
-Called as ``sentry.py PID SIGNAL FILE``, with the numbers on standard input; it ends when that is closed.
+Called as ``sentry.py PID SIGNAL FILE``, with the numbers on standard input; it ends when it reads ``end``, and when
+that is closed. To close it is not enough where the process has workers: they hold what it held when they were forked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import signal
 import sys
 import time
 
+END = b"end"
+"""What the process says that no longer needs to be watched."""
 _LOOK_SECONDS = 1.0
 _DUMP_SECONDS = 10.0  # for writing the stacks: the storage may be what hangs
 _DEAF = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # sent to everybody; the process that is watched decides
@@ -45,7 +48,7 @@ def watch(pid: int, number: int, stacks: str) -> None:
             return
         if select.select([0], [], [], _LOOK_SECONDS)[0]:
             told = os.read(0, 4096)
-            if not told:
+            if not told or told.split()[-1] == END:
                 return
             allowed, waited = float(told.split()[-1]), 0.0
         elif not is_stopped(pid):

@@ -40,6 +40,7 @@ from foundation.parallel.collective import (
     sums_over_ranks,
     world_size,
 )
+from foundation.parallel.process_group import is_lost_connection
 from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers, leave_one_processor
 from foundation.recipe import Recipe
@@ -119,8 +120,10 @@ class Trainer:
                 self._run()
                 self._status(*(("stopped", self.stopped_early) if self.stopped_early else ("done",)))
             except BaseException as error:
+                if self.stop.name == "SIGINT" and isinstance(error, RuntimeError) and is_lost_connection(error):
+                    error = KeyboardInterrupt()  # another process was quicker to end
                 self._status(*end_by(error, self.saver.newest))
-                raise
+                raise error
 
     def _run(self) -> None:
         with ExitStack() as stack:
@@ -128,7 +131,7 @@ class Trainer:
             self.journal = stack.enter_context(journal)
             self.feed = self._feed()
             stack.callback(lambda: self.feed.close())
-            stack.callback(self.saver.close)
+            stack.enter_context(self.saver)
             seconds, step = self.recipe.guard.stall_seconds, self.progress.step or None
             dog = Watchdog(
                 self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since, step=step

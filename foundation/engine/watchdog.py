@@ -180,6 +180,7 @@ class Watchdog:
     def _dismiss(self) -> None:
         assert self._sentry is not None and self._sentry.stdin is not None
         with contextlib.suppress(OSError):
+            os.write(self._sentry.stdin.fileno(), sentry.END + b"\n")
             self._sentry.stdin.close()
         try:
             self._sentry.wait(timeout=2)

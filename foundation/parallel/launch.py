@@ -18,8 +18,9 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _FIRST_PORT, _LAST_PORT = 20000, 32000  # below the ports that Linux hands out by itself
 _PATIENCE_SECONDS = 20.0  # the others notice a lost process by themselves; then they are asked to end, then killed
 _SAVE_SECONDS = 3600.0
+_IMPATIENT_SECONDS = 5.0  # for processes that were interrupted: there is nothing to save
 _POLL_SECONDS = 0.05
-AGAIN = 75
+AGAIN, INTERRUPTED = 75, 130
 
 
 def free_port(wanted: int, say: Callable[[str], None] = print) -> int:
@@ -98,22 +99,32 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], say: Callable[[str], None
             continue
         code = codes[failed]
         assert code is not None
-        # Processes that were asked to stop wait for the save; one that died leaves the others waiting for nothing.
-        _end(children, _SAVE_SECONDS if code == AGAIN else _PATIENCE_SECONDS)
+        # Processes that were asked to stop wait for the save; one that died leaves the others waiting for nothing, and
+        # so does one whom a person has asked to wait no longer.
+        if code == INTERRUPTED:
+            _end(children, _IMPATIENT_SECONDS, (None, signal.SIGKILL))
+        else:
+            _end(children, _SAVE_SECONDS if code == AGAIN else _PATIENCE_SECONDS)
+        if code == -signal.SIGINT:  # one press more, while it was ending
+            return AGAIN if AGAIN in (child.poll() for child in children) else INTERRUPTED
         if code < 0:
             say(
                 f"process {failed} of {len(children)} was killed by {signal.Signals(-code).name}; the others were "
                 "stopped. The same command goes on from the last checkpoint"
             )
             return AGAIN
-        if code not in (AGAIN, 130):  # asked to wait no longer
+        if code not in (AGAIN, INTERRUPTED):
             say(f"process {failed} of {len(children)} failed first, with exit code {code}")
         return code
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+def _end(
+    children: Sequence[subprocess.Popen[bytes]],
+    patience: float,
+    numbers: Sequence[signal.Signals | None] = (None, signal.SIGTERM, signal.SIGKILL),
+) -> None:
     """Wait some seconds for all to end by themselves; then TERM, then KILL."""
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number in numbers:
         if number is not None:
             _signal_all(children, number)
         deadline = time.monotonic() + patience

@@ -74,7 +74,7 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
     try:
         yield
     except RuntimeError as error:
-        if not _is_lost_connection(error):
+        if not is_lost_connection(error):
             raise
         said = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[:200]  # gloo begins with a place in its source
         raise PeerError(
@@ -85,7 +85,7 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
         dist.destroy_process_group()
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: RuntimeError) -> bool:
     """Whether a collective failed because a process is gone; gloo has no error type for it, NCCL has."""
     text = str(error)
     return isinstance(error, dist.DistBackendError) or any(

@@ -16,6 +16,11 @@ _NAMED = 10
 """Most classes that one line names."""
 
 
+def one_class(label: str) -> str:
+    """What to say of a training split with a single class."""
+    return f"all training samples are of class {label!r}: with one class every accuracy is 100 % and says nothing"
+
+
 def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
     """What is wrong with a training and a test split of one numbering of classes; the same object twice: leave one out.
 
@@ -24,10 +29,7 @@ def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
     """
     told = []
     if len(train.classes) < 2:
-        told.append(
-            f"all {len(train):,} training samples have the label {train.classes[0]!r}: with one class every accuracy "
-            "is 100 % and says nothing"
-        )
+        told.append(one_class(train.classes[0]))
     if len(train) < len(train.classes):
         told.append(f"the training split has {len(train):,} samples for {len(train.classes):,} classes")
     if train is test:

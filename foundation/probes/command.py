@@ -142,6 +142,7 @@ class Job:
         train: patterns of the training shards.
         test: patterns of the test shards; empty to leave one out of ``train``.
         device: where to compute.
+        told: warnings that were given before the first forward pass.
     """
 
     arguments: argparse.Namespace
@@ -150,6 +151,7 @@ class Job:
     train: tuple[str, ...]
     test: tuple[str, ...]
     device: Any
+    told: tuple[str, ...] = ()
 
     def candidates(self, simple: bool = False) -> Iterator[Candidate]:
         """The model, then the baselines when asked for.
@@ -184,7 +186,7 @@ class Job:
         from foundation.probes.labels import number_classes
 
         train = self.features(candidate, self.train, blocks, "train")
-        rule = getattr(self.arguments, "group", None)
+        rule = self.arguments.group
         if rule is not None:
             train = dataclasses.replace(train, groups=grouped(train, rule, self.train)[0])
         if not self.test:
@@ -215,7 +217,8 @@ class Job:
             data["groups"] = {"rule": self.arguments.group, "count": int(train.groups.max()) + 1}
         warnings = [*cautions.of_splits(train, test), *cautions.of_tokens(self.loaded, tokens)]
         for warning in warnings:
-            to_stderr(f"warning: {warning}")
+            if warning not in self.told:
+                to_stderr(f"warning: {warning}")
         return {"data": data, "warnings": warnings}
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
@@ -260,33 +263,59 @@ def usable_device(wanted: str) -> Any:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("nothing can be computed there")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
-    if device.type == "meta":
-        raise UserError("--device meta: nothing can be computed there")
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        raise UserError(f"--device {wanted}: not here; on this machine there is {', '.join(there)}") from error
     return device
 
 
-def prepare(arguments: argparse.Namespace, *, needs_test: bool) -> Job:
-    """Load the model and settle which data to use.
+def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = True, least: int = 1) -> Job:
+    """Load the model, settle which data to use, and look whether they will do before the first forward pass.
+
+    Args:
+        arguments: of the command line.
+        needs_test: leaving one out is no way for this probe.
+        labels: the probe needs one label for a sample.
+        least: classes that it needs.
 
     Raises:
-        UserError: for a model that cannot be loaded, or data that nobody named.
+        UserError: for a model that cannot be loaded, data that nobody named or that the probe cannot use, a result
+            file that cannot be written.
     """
+    from foundation.files import require_place
+    from foundation.probes import beforehand
     from foundation.probes.road import evaluation_config
     from foundation.zoo.load import load_encoder
 
-    for name, least in (("batch_size", 1), ("workers", 0), ("limit", 2), ("size", 1)):
+    for name, lowest in (("batch_size", 1), ("workers", 0), ("limit", 2), ("size", 1)):
         value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if value is not None and value < lowest:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+    if arguments.json is not None:
+        require_place(arguments.json, "choose another place by --json FILE")
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     train, test = _data(arguments, loaded)
     if needs_test and not test:
         raise UserError("no test shards: give --test SHARDS")
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
-    return Job(arguments, loaded, evaluation, train, test, device)
+    told: list[str] = []
+    if labels:
+        told = beforehand.check_labels(
+            (("training", train), ("test", test)),
+            modality=loaded.modality,
+            evaluation=evaluation,
+            limit=arguments.limit,
+            least=least,
+        )
+        if arguments.group is not None:
+            beforehand.check_group(train, arguments.group, arguments.limit)
+    for warning in told:
+        to_stderr(f"warning: {warning}")
+    return Job(arguments, loaded, evaluation, train, test, device, tuple(told))
 
 
 def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[str, ...], tuple[str, ...]]:

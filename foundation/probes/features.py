@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.probes.results import progress
 from foundation.types import Features
+from foundation.voice import plural
 
 CACHE_VERSION = 4
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
@@ -91,12 +92,7 @@ class FeatureSet:
         rows = ((self.labels >= 0) | named if self.names else self.labels >= 0).nonzero().flatten()
         several = sum(isinstance(name, list) for name in self.names)
         if not len(rows):
-            if several:
-                raise UserError(
-                    f"{several} of the {len(self)} samples have several labels each: this probe needs one label per "
-                    "sample, as a member .cls or a single value in .json"
-                )
-            raise UserError(f"none of the {len(self)} samples has a label: this probe needs labelled shards")
+            raise UserError(no_labels(len(self), several))
         if len(rows) == len(self):
             return self
         part = self.take(rows)
@@ -122,6 +118,16 @@ class FeatureSet:
             prints=self.prints[rows] if len(self.prints) else self.prints,
             groups=self.groups[rows] if len(self.groups) else self.groups,
         )
+
+
+def no_labels(samples: int, several: int) -> str:
+    """What to say of samples none of which has one label, ``several`` of them because they have more."""
+    if several:
+        return (
+            f"{several:,} of the {plural(samples, 'sample')} have several labels each: this probe needs one label per "
+            "sample, as a member .cls or a single value in .json"
+        )
+    return f"none of the {plural(samples, 'sample')} has a label: this probe needs labelled shards"
 
 
 class RawEncoder(nn.Module):

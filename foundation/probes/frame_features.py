@@ -99,7 +99,7 @@ def _batches(
     batch = []
     for number in range(shards.num_samples):
         try:
-            raw = shards.read(*_locate(shards, number))
+            raw = shards.read(*shards.locate(number))
             batch.append((decoded(decode, raw), read_events(raw)))
         except SampleError as error:
             _note(note, error)
@@ -114,10 +114,6 @@ def _note(note: dict[str, Any], error: SampleError) -> None:
     note["skipped"][error.reason] = note["skipped"].get(error.reason, 0) + 1
     if len(note["messages"]) < 8:
         note["messages"].append(str(error))
-
-
-def _locate(shards: Any, number: int) -> tuple[int, int]:
-    return shards.locate(number) if hasattr(shards, "locate") else (0, number)
 
 
 def _columns(encoder: nn.Module | None, view: Tensor) -> tuple[NDArray[np.int64], int]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.probes import events as measures
-from foundation.probes.frame_features import FrameSet, number_events, of_shards
+from foundation.probes.frame_features import FrameSet, number_events, of_shards, read_events
 from foundation.probes.linear import split
 from foundation.ranges import LARGEST, Count, Range, Seconds, Side, check
 from foundation.schedules import Duration
@@ -85,6 +85,13 @@ class Config:
     def build(self) -> Config:
         """The probe is its settings: nothing has to be made."""
         return self
+
+    def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
+        """See :class:`foundation.engine.probing.LooksAhead`."""
+        from foundation.probes.beforehand import check_each
+
+        check_each((self.train, self.test), self.limit, read_events, "'events' in its json")
+        return []
 
     def measure(
         self, encoder: nn.Module, *, modality: str, evaluation: Any, device: torch.device | str = "cpu"

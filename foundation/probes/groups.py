@@ -30,10 +30,15 @@ def grouped(features: FeatureSet, rule: str, patterns: Sequence[str]) -> tuple[T
     Raises:
         UserError: for a rule that is no regular expression, and for a sample that it says nothing of.
     """
-    name = _of_json(rule.removeprefix(JSON_FIELD), patterns) if rule.startswith(JSON_FIELD) else _of_keys(rule)
+    name = naming(rule, patterns)
     names = [name(key, number) for key, number in zip(features.keys, features.ids.tolist(), strict=True)]
     numbers = {text: place for place, text in enumerate(sorted(set(names)))}
     return torch.tensor([numbers[text] for text in names], dtype=torch.int64), len(numbers)
+
+
+def naming(rule: str, patterns: Sequence[str]) -> Callable[[str, int], str]:
+    """The function from key and number of a sample to the name of its group; arguments and errors as above."""
+    return _of_json(rule.removeprefix(JSON_FIELD), patterns) if rule.startswith(JSON_FIELD) else _of_keys(rule)
 
 
 def _of_keys(rule: str) -> Callable[[str, int], str]:

@@ -20,6 +20,7 @@ from foundation.probes.scores import score
 from foundation.probes.treatments import TREATMENTS, Treatment, treated
 from foundation.ranges import Count, Range, Side, Workers, check
 from foundation.schedules import Duration
+from foundation.voice import plural
 
 DEFAULT_K = (10, 20, 100, 200)
 TEMPERATURE = 0.07
@@ -63,6 +64,13 @@ class Config:
     def build(self) -> Config:
         """The probe is its settings: nothing has to be made."""
         return self
+
+    def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
+        """See :class:`foundation.engine.probing.LooksAhead`."""
+        from foundation.probes.beforehand import check_labels
+
+        splits = (("knn: training", self.train), ("knn: test", self.test))
+        return check_labels(splits, modality=modality, evaluation=evaluation, limit=self.limit, least=1)
 
     def measure(
         self,
@@ -269,12 +277,14 @@ def choose_k(wanted: Sequence[int] | None, available: int) -> tuple[tuple[int, .
     if wanted is not None:
         wrong = [k for k in wanted if not 1 <= k <= available]
         if wrong or not wanted:
-            raise UserError(f"k must lie between 1 and the {available} samples of the bank, got {wrong or 'nothing'}")
+            raise UserError(
+                f"k must lie between 1 and the {plural(available, 'sample')} of the bank, got {wrong or 'nothing'}"
+            )
         return tuple(sorted(set(wanted))), None
     kept = tuple(k for k in DEFAULT_K if k <= available) or (available,)
     if len(kept) == len(DEFAULT_K):
         return kept, None
-    return kept, f"the bank holds {available} samples: k cut from {list(DEFAULT_K)} to {list(kept)}"
+    return kept, f"the bank holds {plural(available, 'sample')}: k cut from {list(DEFAULT_K)} to {list(kept)}"
 
 
 def classify(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,9 +108,13 @@ class Thinned:
         self.counts = np.array([limit], dtype=np.int64)
         self.shards, self.num_samples = (f"{limit} samples of {len(shards.shards)} shards",), limit
 
-    def read(self, shard: int, place: int) -> Any:
-        """The raw sample, with its number in the whole set."""
-        return self.whole.read(*self.whole.locate(int(self.kept[place])))
+    def locate(self, number: int) -> tuple[int, int]:
+        """Shard and place by which :meth:`read` finds a sample, by its number among those that are kept."""
+        return 0, number
+
+    def read(self, shard: int, place: int, only: Collection[str] | None = None) -> Any:
+        """The raw sample, with its number in the whole set; ``only`` as for the whole set."""
+        return self.whole.read(*self.whole.locate(int(self.kept[place])), only)
 
 
 class AugmentedView:
@@ -132,10 +136,14 @@ class AugmentedView:
         return view.data
 
 
+def decode_config(modality: str, evaluation: Any = None) -> Any:
+    """What the evaluation's ``decode`` says, if it has one, else the modality's defaults."""
+    return getattr(evaluation, "decode", None) or room(modality, "decode").Config()
+
+
 def decoder(modality: str, evaluation: Any = None) -> Callable[[Any], Any]:
-    """Raw sample -> sample: as the evaluation's ``decode`` says, if it has one, else with the modality's defaults."""
-    module = room(modality, "decode")
-    config = getattr(evaluation, "decode", None) or module.Config()
+    """Raw sample -> sample, as :func:`decode_config` says."""
+    module, config = room(modality, "decode"), decode_config(modality, evaluation)
     return config.build() if hasattr(config, "build") else functools.partial(module.decode, config=config)
 
 
@@ -238,6 +246,16 @@ def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], w
     ).labelled()
 
 
+def check_augmented(modality: str, evaluation: Any) -> None:
+    """Refuse a modality whose ``EvaluationConfig`` has no ``augmented()``.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not hasattr(evaluation, "augmented"):
+        raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
+
+
 def augmented_features(
     encoder: nn.Module,
     patterns: Sequence[str],
@@ -259,8 +277,7 @@ def augmented_features(
         UserError: when the modality's ``EvaluationConfig`` has no ``augmented()``.
     """
     config = evaluation_config(modality, evaluation)
-    if not hasattr(config, "augmented"):
-        raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
+    check_augmented(modality, config)
     view = AugmentedView(config.augmented().build(), seed, epoch)
     with loader(patterns, decoder(modality, config), view, batch_size, workers, limit) as batches:
         return extract(

@@ -7,6 +7,7 @@ to report is chosen on training samples kept back, never on the test split, and 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -87,6 +88,13 @@ class Config:
         """The probe is its settings: nothing has to be made."""
         return self
 
+    def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
+        """See :class:`foundation.engine.probing.LooksAhead`."""
+        from foundation.probes.beforehand import check_labels
+
+        splits = (("svm: training", self.train), ("svm: test", self.test))
+        return check_labels(splits, modality=modality, evaluation=evaluation, limit=self.limit, least=2)
+
     def measure(
         self,
         encoder: nn.Module,
@@ -157,23 +165,7 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
     validation = None
     cost = settings.costs[0]
     if len(settings.costs) > 1:
-        from sklearn.model_selection import train_test_split
-
-        try:
-            if len(train.groups):
-                share, seed = settings.validation_share, settings.seed
-                rest, kept = (part.numpy() for part in split(len(targets), share, seed, train.groups))
-            else:
-                rest, kept = train_test_split(
-                    np.arange(len(targets)),
-                    test_size=settings.validation_share,
-                    stratify=targets,
-                    random_state=settings.seed,
-                )
-        except ValueError as error:
-            raise UserError(
-                f"svm: too few training samples to choose among {len(settings.costs)} costs: {error}"
-            ) from None
+        rest, kept = _keep_back(train, settings)
         validation = tuple(
             float(np.mean(_machine(known[rest], targets[rest], c, settings.seed).predict(known[kept]) == targets[kept]))
             for c in settings.costs
@@ -182,6 +174,30 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
     predictions = torch.from_numpy(_machine(known, targets, cost, settings.seed).predict(queries.numpy()))
     scored = score(predictions, test.labels)
     return SvmResult(cost, scored.top1, scored.balanced, scored.interval, predictions, validation)
+
+
+def _keep_back(train: FeatureSet, settings: Settings) -> tuple[Any, Any]:
+    """Rows to learn from and rows to choose the cost on, of which every class has at least one."""
+    from sklearn.model_selection import train_test_split
+
+    targets = train.labels.numpy()
+    if len(train.groups):
+        rest, kept = split(len(targets), settings.validation_share, settings.seed, train.groups)
+        if len(train.labels[rest].unique()) < 2:
+            raise UserError(
+                "svm: without the groups that are kept back one class is left to learn from. Give one --cost"
+            )
+        return rest.numpy(), kept.numpy()
+    _, sizes = np.unique(targets, return_counts=True)
+    number = max(math.ceil(settings.validation_share * len(targets)), len(sizes))
+    if sizes.min() < 2 or len(targets) - number < len(sizes):
+        raise UserError(
+            f"svm: too few training samples to choose among {len(settings.costs)} costs: each class needs one to learn "
+            f"from and one that is kept back, and the smallest of {len(sizes)} has {sizes.min()}. Give one --cost"
+        )
+    rows = np.arange(len(targets))
+    rest, kept = train_test_split(rows, test_size=number, stratify=targets, random_state=settings.seed)
+    return rest, kept
 
 
 def _machine(x: Any, labels: Any, cost: float, seed: int) -> Any:

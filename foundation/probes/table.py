@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from foundation.printable import printable
+from foundation.printable import cell, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +46,6 @@ def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -
 def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row for each feature, one column for each treatment; arguments as for :func:`show`."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     features = best_rows(rows)
@@ -65,7 +64,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
             cells.append(f"[bold]{shown}[/bold]" if row is best else shown)
         style = "green" if best["top1"] == highest else None
         table.add_row(
-            escape(printable(LABELS.get(name, label))),
+            cell(LABELS.get(name, label)),
             *cells,
             span(best["interval"]),
             percent(best["balanced"]),
@@ -76,7 +75,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _cut(text: str, width: int) -> str:
     """One line that keeps both ends of a long text."""
-    text = printable(text)
+    text = printable(text, isolates=True)
     if len(text) <= width:
         return text
     left = (width - 1) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foundation.printable import escape
+from foundation.printable import escape, isolated
 from foundation.report import figures, names, parts
 from foundation.report.figures import Bar
 from foundation.report.run import Run
@@ -24,7 +24,7 @@ def sentence(found: Verdict | None) -> str:
     """The verdict at the top of the page; nothing where no probe has scored the encoder."""
     if found is None:
         return ""
-    return f'<p class="verdict {found.standing or "alone"}">{escape(found.text)}</p>'
+    return f'<p class="verdict {found.standing or "alone"}">{parts.sentence(found.text)}</p>'
 
 
 def probes(run: Run) -> str:
@@ -73,11 +73,11 @@ def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
     test, train = names.split_of(result, "test"), names.split_of(result, "train")
     alone = not isinstance((result.get("data") or {}).get("test"), Mapping)
     on = f"leaving one out of {train}" if alone and train else f"scored on {test}" if test else ""
-    of = " · ".join(text for text in (names.model_name(str(result.get("model", ""))), on) if text)
+    of = " · ".join(text for text in (isolated(names.model_name(str(result.get("model", "")))), on) if text)
     below = f"{short.removesuffix(' %')} in percent under each treatment of the features" if several else ""
     caption = ", ".join(text for text in (below, chosen) if text)
     return (
-        f'<div class="card"><h3>{title}</h3><p class="of">{parts.name(of)}</p>'
+        f'<div class="card"><h3>{title}</h3><p class="of">{parts.sentence(of)}</p>'
         f"{figures.bars(bars, axis=long, chance=comparison.chance)}"
         f"{parts.table(head, rows, f'{title}: exact figures', numbers, caption)}{_warnings(result)}</div>"
     )
@@ -92,7 +92,7 @@ def _warnings(result: Mapping[str, Any]) -> str:
 
 def label(score: Score) -> str:
     """A feature for a person."""
-    return _LABELS.get(score.name) or score.label
+    return _LABELS.get(score.name) or isolated(score.label)
 
 
 def setting(score: Score) -> str:

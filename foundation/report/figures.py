@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from foundation.printable import escape
+from foundation.printable import escape, isolated
 
 WIDTH, HEIGHT = 560, 300
 RIGHT, TOP, BOTTOM = 16, 14, 44
@@ -191,7 +191,7 @@ def line_chart(
             for x, y in zip(xs, ys, strict=True):
                 parts.append(
                     f'<circle class="dot {colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5">'
-                    f"<title>{escape(item.label)}: {y:.4g} at {x:g}</title></circle>"
+                    f"<title>{escape(isolated(item.label))}: {y:.4g} at {x:g}</title></circle>"
                 )
     parts.append("</svg>")
     return "".join(parts) + _legend([item.label for item, *_ in lines])
@@ -282,7 +282,8 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
             value = share[row, column]
             x, y = margin + column * cell, 8 + row * cell
             colour = "hit" if row == column else "miss"
-            title = f"{labels[row]} taken for {labels[column]}: {int(table[row, column])} ({100 * value:.0f} %)"
+            pair = f"{isolated(labels[row])} taken for {isolated(labels[column])}"
+            title = f"{pair}: {int(table[row, column])} ({100 * value:.0f} %)"
             parts.append(f'<rect class="cell" x="{x}" y="{y}" width="{cell}" height="{cell}"/>')
             if value > 0.002:
                 parts.append(

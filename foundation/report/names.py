@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from foundation.printable import isolated
 from foundation.redact import redact
 
 
@@ -146,7 +147,7 @@ def _set_name(pattern: str) -> str:
     parts = [part for part in folder.parts if part not in ("/", ".", "..") and not part.endswith(":")]
     named = next((part for part in reversed(parts) if part not in generic), parts[-1] if parts else "shards")
     title = _title(folder) or (named if parts or not split else split)
-    return f"{title} ({split})" if split and split != title else title
+    return f"{isolated(title)} ({split})" if split and split != title else isolated(title)
 
 
 def _title(folder: PurePosixPath) -> str:

@@ -128,7 +128,7 @@ def _tiles(run: Run) -> str:
         return ""
     return '<div class="tiles">' + "".join(
         f'<div class="card tile"><div class="name">{escape(name)}</div><div class="value">{escape(value)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
+        f'<div class="note">{parts.sentence(note)}</div></div>'
         for name, value, note in tiles
     ) + "</div>"  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from foundation.printable import escape
+from foundation.printable import END_OF_ISOLATE, ISOLATE, escape
 
 
 def section(title: str, lead: str, content: str) -> str:
@@ -37,7 +37,12 @@ def scroll(content: str, label: str, kind: str = "") -> str:
 
 def name(text: str) -> str:
     """A name that the user's data brought: of any script, without an influence on the text around it."""
-    return f"<bdi>{escape(text)}</bdi>"
+    return f"<bdi>{sentence(text)}</bdi>"
+
+
+def sentence(text: str) -> str:
+    """Text with names in it that :func:`foundation.printable.isolated` has set apart."""
+    return escape(text).replace(ISOLATE, "<bdi>").replace(END_OF_ISOLATE, "</bdi>")
 
 
 def picture(uri: str, alternative: str, kind: str = "") -> str:
@@ -67,6 +72,6 @@ def table(
             (kind or (' class="t"' if len(cell) < 12 else ""), cell) for kind, cell in zip(kinds, row, strict=True)
         ]
         lines.append("<tr>" + "".join(f"<td{kind}>{name(cell)}</td>" for kind, cell in cells) + "</tr>")
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    above = f"<caption>{sentence(caption)}</caption>" if caption else ""
     content = f"<table>{above}<thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return scroll(content, label)

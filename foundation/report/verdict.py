@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from foundation.printable import isolated
+
 PROBES = {"knn": "kNN", "linear": "the linear probe", "svm": "the linear SVM", "frames": "F1 of frames"}
 """Probes that compare features, in the order in which a person reads them, as they are called in a sentence."""
 BASELINES = ("untrained", "raw", "simple")
@@ -263,8 +265,8 @@ def _places(items: Sequence[Comparison], number: Callable[[Comparison], str], ho
 def _called(item: Comparison) -> str:
     """The rival in a sentence."""
     assert item.rival is not None
-    names = {"untrained": "the same encoder untrained", "raw": f"the {item.rival.label}"}
-    return names.get(item.rival.name, item.rival.label)
+    label = isolated(item.rival.label)
+    return {"untrained": "the same encoder untrained", "raw": f"the {label}"}.get(item.rival.name, label)
 
 
 def _listed(parts: Sequence[str]) -> str:

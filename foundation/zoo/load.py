@@ -19,6 +19,7 @@ from foundation.errors import UserError
 from foundation.modalities.lattice import check_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
+from foundation.printable import isolated
 from foundation.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors
@@ -135,7 +136,7 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         encoder=encoder.to(device),
         modality=card["modality"],
         evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
-        description=f"{card['name']} at step {card['step']:,} ({path})",
+        description=f"{isolated(card['name'])} at step {card['step']:,} ({path})",
         sha256=found,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
@@ -163,7 +164,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
         encoder=encoder.to(device),
         modality=recipe.views.modality,
         evaluation=evaluation,
-        description=f"{recipe.name} {branch} at step {numbers['step']:,} ({folder})",
+        description=f"{isolated(recipe.name)} {branch} at step {numbers['step']:,} ({folder})",
         sha256=checkpoint.sha256(folder / f"{group}.safetensors"),
         folder=run,
         config=recipe.encoder,

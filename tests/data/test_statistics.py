@@ -17,9 +17,12 @@ from foundation import config, paths
 from foundation.cli import main
 from foundation.data.moments import Moments
 from foundation.data.shards import write_shards
+from foundation.data.sources import open_sources
 from foundation.data.statistics import collector_of, statistics
+from foundation.engine.advice import advice
 from foundation.errors import UserError
 from foundation.recipe import Recipe
+from tests.modalities.audio.conftest import encode, tone
 
 MODALITIES = {
     path.parent.name for path in Path(collector_of.__code__.co_filename).parents[1].glob("modalities/*/views.py")
@@ -179,6 +182,39 @@ def test_paired_samples_say_it_for_each_member(shared_data: Callable[[str], Any]
     found = statistics([path], limit=2, views=views.views, decoding=views.decode).found
     assert set(found.views["members"]) == set(views.views.members)
     assert all({"mean", "std"} <= set(words) for words in found.views["members"].values())
+
+
+def told(recipe: str, path: str, *overrides: str) -> list[str]:
+    """What a run of a shipped recipe says of some samples before it begins."""
+    read = config.load(Recipe, paths.recipe(recipe), [f"data.shards=[{path}]", *overrides])
+    return advice(read, read.clock(), open_sources(read.data))
+
+
+@pytest.mark.parametrize(
+    ("short", "filled"), [("silence", "silence"), ("repeat", "the recording again")], ids=["silence", "repeat"]
+)
+def test_views_longer_than_the_sounds_are_told_with_the_key(tmp_path: Path, short: str, filled: str) -> None:
+    sound = {"flac": encode(tone(0.25, 8000), 8000, "flac")}
+    path = shards(tmp_path, sound, modality="audio")
+    said = told("fsdd-dino-ibot-nano", path, f"views.short={short}")
+    (line,) = (line for line in said if "recordings are 0.25 s (median)" in line)
+    assert f"{filled} fills the rest (views.short)" in line
+    frames = int(line.partition("Set views.global_views.frames to ")[2].split()[0])
+    fitting = told("fsdd-dino-ibot-nano", path, f"views.global_views.frames={frames // 4 * 4}")
+    assert not any("a global view is" in line for line in fitting)
+
+
+def test_clips_longer_than_the_films_are_told_with_the_key(tmp_path: Path) -> None:
+    def film(frames: int, rate: int) -> dict[str, bytes]:
+        return {"npy": npy(np.zeros((frames, 40, 40, 3), np.uint8)), "json": b'{"fps": %d}' % rate}
+
+    few = told("utd-depth-dino-ibot-nano", shards(tmp_path / "few", film(3, 5), modality="video"))
+    assert any("the films have 3 (median): frames are repeated. Set views.global_views.frames to 3" in x for x in few)
+    fast = shards(tmp_path / "fast", film(64, 60), modality="video")
+    assert any("covers all of a film, at another speed" in x for x in told("video-dino-ibot", fast, *SECONDS))
+
+
+SECONDS = ("views.global_views={count: 2, size: 32, frames: 16, rates: [5.0]}", "views.local_views.count=0")
 
 
 def test_nothing_to_say_is_said(tmp_path: Path) -> None:

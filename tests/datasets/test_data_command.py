@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from foundation.data.build import available, shown_name
 from foundation.data.shards import open_shards, write_shards
 
 Command = Callable[..., Any]
@@ -81,6 +82,40 @@ def test_names_and_arguments_that_are_wrong(tmp_path: Path, command: Command) ->
     assert listed.returncode == 0 and all(name in listed.stdout for name in ("digits", "folder", "cifar10"))
     done = command("data", "inspect", "nothing-*.tar")
     assert done.returncode == 2 and "no shards match 'nothing-*.tar'" in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_files_beside_the_folder_of_the_shards_are_told_their_option(name: str, tmp_path: Path, command: Command):
+    done = command("data", "build", name, tmp_path / "mine", tmp_path / "out")
+    files = next(
+        (word for word in ("--root", "--source") if f"{word} " in command("data", "build", name, "-h").stdout), ""
+    )
+    shown = shown_name(name)
+    takes = (
+        f"takes its files by {files}: foundation data build {shown} OUT {files} FILES"
+        if files
+        else (f"takes no files of yours: foundation data build {shown} OUT")
+    )
+    assert done.returncode == 2 and takes in done.stderr, done.stderr
+    assert not list(tmp_path.glob("[!h]*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("data build digits out --copis 2", "--copis 2; did you mean '--copies'? (foundation data build --help)"),
+        ("data inspect x --shet", "--shet; did you mean '--sheet'? (foundation data inspect --help)"),
+        ("bench loader quickstart --batchs=3", "did you mean '--batch'? (foundation bench loader --help)"),
+        ("recipes list --hlep", "did you mean '--help'? (foundation recipes list --help)"),
+        ("checkpoint prune x --keap 3", "(foundation checkpoint prune --help)"),
+        ("runs best --metric=x --metrik=y a", "did you mean '--metric'? (foundation runs best --help)"),
+        ("recipes show a b", "b; without an option it takes name (foundation recipes show --help)"),
+        ("knn run shards", "shards; without an option it takes MODEL (foundation knn --help)"),
+    ],
+)
+def test_options_that_are_nearly_right_are_those_of_the_command_that_was_named(words: str, said: str, command: Command):
+    done = command(*words.split())
+    assert done.returncode == 2 and said in done.stderr, done.stderr
 
 
 def test_inspect_names_damage(tmp_path: Path, command: Command, own: Path) -> None:

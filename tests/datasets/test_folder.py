@@ -169,6 +169,18 @@ def test_every_file_that_is_left_out_is_counted_by_reason(tmp_path: Path, comman
     assert quick.returncode == 0 and "3 samples" in quick.stdout and "truncated" not in quick.stderr
 
 
+def test_files_beside_those_that_are_taken_are_not_left_out(tmp_path: Path, command: Callable[..., Any]) -> None:
+    for name in ("a/1.png", "a/2.png"):
+        picture(tmp_path / "root" / name)
+    for name in ("a/1.json", "a/2.png.json", "a/1.xmp", "a/other.json", "a/1.heic"):
+        (tmp_path / "root" / name).write_text("{}")
+    done = command("data", "build", "folder", tmp_path / "out", "--root", tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    left, known = done.stderr.split("worth knowing of files that were taken: 3 files")
+    assert "left out: 2 files" in left and "1 .json\n    a/other.json" in left and "1 .heic" in left
+    assert "2 .json beside a file that is taken, not read" in known and "1 .xmp beside" in known
+
+
 def test_when_all_files_are_left_out_the_reasons_are_said(tmp_path: Path, command: Callable[..., Any]) -> None:
     for name in ("in/a/1.heic", "in/a/2.heic", "in/.x.jpg", "bad/a/1.jpg", "bad/a/2.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from foundation.cli import main
 from foundation.data import sheet
 from foundation.data.build import build, load
 from foundation.data.inspect import inspect
+from foundation.data.shards import write_shards
 from foundation.data.sheet import contact_sheet
 from foundation.data.verify import verify
 from foundation.errors import SampleError, UserError
@@ -166,3 +167,50 @@ def test_a_sheet_shows_what_the_recipe_reads_and_labels_of_any_script(tmp_path, 
     assert main(["data", "inspect", tar, "--sheet", "--overwrite"]) == 0
     assert "2 labels, such as '<b>桥', have letters that no font of this machine draws" in capsys.readouterr().err
     sheet._font_for.cache_clear()
+
+
+def odd(modality: str) -> list[dict[str, bytes]]:
+    """Samples that can be shown though they are odd, and last one that cannot."""
+    import io
+
+    from PIL import Image
+
+    def npy(array):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        return stream.getvalue()
+
+    def png(array):
+        stream = io.BytesIO()
+        Image.fromarray(array).save(stream, "PNG")
+        return stream.getvalue()
+
+    random = np.random.default_rng(0)
+    label = "x" * 900
+    if modality == "image":
+        wide, deep = np.zeros((1, 3000), np.uint8), (random.random((9, 9)) * 65535).astype(np.uint16)
+        return [{"png": png(wide), "cls": label.encode()}, {"png": png(deep)}, {"png": b"no"}]
+    if modality == "audio":
+        from tests.modalities.audio.conftest import encode
+
+        waves = (np.zeros(8000, np.float32), np.ones(8, np.float32))
+        return [*({"wav": encode(wave, 8000, "wav"), "cls": "שלום 12".encode()} for wave in waves), {"wav": b"RIFF"}]
+    if modality == "points":
+        clouds = (random.random((64, 3)).astype(np.float32) * 1e-3, 1e6 * random.random((80, 6)).astype(np.float32))
+        return [*({"npy": npy(cloud)} for cloud in clouds), {"npy": npy(np.full((80, 3), np.nan, np.float32))}]
+    if modality == "video":
+        films = (np.zeros((2, 1, 500, 3), np.uint8), np.zeros((200, 4, 4, 3), np.uint8))
+        return [*({"npy": npy(film), "json": b'{"fps": 900}'} for film in films), {"mp4": b"no"}]
+    still = np.tile(np.float32([0, 0, 9.81, 0, 0, 0]), (40, 1))
+    return [*({"npy": npy(x), "json": b'{"imu_rate": 50}'} for x in (still, still * 1e3)), {"csv": b"a,b\n"}]
+
+
+@pytest.mark.parametrize("modality", ["image", "audio", "points", "video", "imu"])
+@pytest.mark.parametrize("suffix", ["png", "html"])
+def test_odd_samples_are_shown_and_those_that_cannot_be_are_counted(modality, suffix, tmp_path, capsys):
+    write_shards(({"__key__": f"k{i}", **members} for i, members in enumerate(odd(modality))), tmp_path, "train")
+    words = ["data", "inspect", str(tmp_path), "--sheet", str(tmp_path / f"sheet.{suffix}"), "--modality", modality]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "2 pictures" in said.out
+    assert "1 of the 3 samples looked at cannot be shown (the first: " in said.err and "'k2'" in said.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from foundation.cli import main
 from foundation.encoders import timm as adapter
+from foundation.encoders import timm_weights
 from foundation.errors import UserError
 from foundation.zoo.load import load_encoder
 
@@ -158,3 +160,26 @@ def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_fo
     for said in ("'resnet18'", "Connection refused", "timm:resnet18,weights=FILE.safetensors", "timm:resnet18,random"):
         assert said in line
     assert not constants.HF_HUB_OFFLINE  # the next model is asked for again
+
+
+class Garbage(socketserver.BaseRequestHandler):
+    """Answers, but not in HTTP, as a gateway that wants a login may."""
+
+    def handle(self):
+        self.request.recv(1000)
+        self.request.sendall(b"what?\r\n\r\n")
+
+
+@pytest.mark.parametrize("kind", ["garbage", "silence", "no address"])
+def test_a_server_that_does_not_serve_ends_it_with_one_sentence(kind, hub, monkeypatch, capsys):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(timm_weights, "_SECONDS", 0.2)
+    with socketserver.TCPServer(("127.0.0.1", 0), Garbage) as server:  # silent as long as nobody serves
+        if kind == "garbage":
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        hub("nowhere" if kind == "no address" else f"http://127.0.0.1:{server.server_address[1]}")
+        assert main(["knn", "timm:resnet18", "--train", "x.tar", "--test", "x.tar"]) == 2
+        if kind == "garbage":
+            server.shutdown()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "cannot be fetched" in line and "timm:resnet18,weights=FILE.safetensors" in line

@@ -17,7 +17,7 @@ from foundation.engine import checkpoint, last_writes, watchdog
 from foundation.engine.run_folder import RunFolder
 from foundation.engine.trainer import Trainer
 from foundation.engine.watchdog import Watchdog
-from foundation.errors import UserError
+from foundation.errors import RequeueRequest, UserError
 from tests.conftest import RECIPE, image_bytes
 
 
@@ -175,6 +175,16 @@ def at_step_4(monkeypatch) -> Callable[[Callable[[], object]], None]:
     monkeypatch.setattr(last_writes, "LAST_SECONDS", 1.0)
     monkeypatch.setattr(watchdog, "_WRITE_EVERY", 0.05)
     return plan
+
+
+def test_an_export_that_cannot_be_written_is_named_with_a_command_that_can_be_copied(
+    tiny_recipe, train, tmp_path, at_step_4
+):
+    run = tmp_path / "my run"
+    at_step_4(lambda: (run / "export").write_text("in the way"))
+    with pytest.raises(RequeueRequest, match="step 8 is saved, but the export cannot be written") as told:
+        train(tiny_recipe(), run)
+    assert str(told.value).endswith(f": foundation export '{run}'")
 
 
 @pytest.mark.fault(11, "the run folder is renamed while the run is going on, and another one made under its name")

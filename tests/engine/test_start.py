@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import signal
@@ -14,9 +16,14 @@ import time
 
 import pytest
 
+from foundation import config, paths
+from foundation.catalogue import of_modality
 from foundation.cli import main
+from foundation.data.sources import open_sources
 from foundation.engine import checkpoint, journal, runs
+from foundation.engine.advice import advice, of_counts
 from foundation.engine.interrupt import StopFlag
+from foundation.recipe import Recipe
 from tests.conftest import RECIPE
 
 
@@ -89,6 +96,49 @@ def test_a_recipe_that_does_not_fit_the_data_is_told_with_the_keys_to_change(tin
     assert "the shards are not here" in err and "an epoch is counted as 1,281,167 samples" in err
 
 
+def test_far_fewer_samples_than_the_recipe_suits_are_told_last(tiny_shards, tmp_path, train, tiny_recipe):
+    path = tmp_path / "own.yaml"
+    path.write_text(RECIPE.format(shards=tiny_shards).replace("name: tiny", "name: own\nabout: {samples: 160}"))
+    both = io.StringIO()
+    with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
+        assert main(["pretrain", str(path), "--dry-run"]) == 0
+    text = both.getvalue()
+    few = "warning: 40 samples are few for a recipe whose settings suit about 160 (about.samples)"
+    assert text.splitlines()[-1].startswith(few) and "recipes list image" in text
+    assert "parameters, encoder" in text and "optimizer:" not in text
+    said: list[str] = []
+    train(tiny_recipe("about.samples=160", "train.length=1 steps"), tmp_path / "run", said)
+    assert any(line.startswith(few) for line in said)
+    said.clear()
+    train(tiny_recipe("about.samples=159", "train.length=1 steps"), tmp_path / "another", said)
+    assert not any("are few for a recipe" in line for line in said)
+
+
+@pytest.mark.parametrize("modality", ["image", "audio", "points", "video", "imu", "paired"])
+def test_every_modality_has_a_recipe_that_says_how_much_data_it_suits(modality):
+    recipe = config.load(Recipe, paths.recipe(of_modality(modality)[0]), ["data.shards=[]"])
+    told = "\n".join(of_counts(recipe, recipe.clock(80), 80))
+    assert f"80 samples are few for a recipe whose settings suit about {recipe.about.samples:,}" in told
+
+
+def test_the_samples_of_a_mixture_are_counted_together(tiny_recipe, tiny_shards):
+    parts = [tiny_shards.replace("*", f"00000{part}") for part in range(2)]
+    mixture = f"data.sources={{a: {{shards: '{parts[0]}'}}, b: {{shards: '{parts[1]}'}}}}"
+    for suited, few in ((160, True), (159, False)):
+        recipe = tiny_recipe("data.shards=[]", mixture, f"about.samples={suited}")
+        told = advice(recipe, recipe.clock(40), open_sources(recipe.data))
+        assert any("40 samples are few" in line for line in told) == few
+
+
+def test_every_setting_is_shown_when_asked_for(tiny_recipe_file, tmp_path, capsys):
+    words = ["pretrain", str(tiny_recipe_file), "train.batch_size=4", "--run", str(tmp_path / "run")]
+    assert main([*words, "--show-recipe"]) == 0
+    shown = capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    read = config.load(Recipe, shown)
+    assert read.train.batch_size == 4 and "shuffle_window: 16" in shown and "peer_timeout_seconds" in shown
+
+
 def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd):
     words = ["pretrain", "hapt-mae-nano", "--run", str(tmp_path / "run")]
     assert main([*words, f"data.shards=[{tiny_shards}]"]) == 2
@@ -124,31 +174,56 @@ import sys, time
 from foundation.cli import main
 from foundation.engine import saver
 write = saver.checkpoint.write
-def on_slow_storage(root, step, *rest):
-    time.sleep(3 if step else 0)
+def on_storage_that_hangs(root, step, *rest):
+    time.sleep(300 if step else 0)
     return write(root, step, *rest)
-saver.checkpoint.write = on_slow_storage
+saver.checkpoint.write = on_storage_that_hangs
+sys.exit(main())
+"""
+LAUNCHER = """
+import sys
+from foundation.parallel.launch import run_processes
+sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2, lambda line: print(line, file=sys.stderr)))
 """
 
 
 @pytest.mark.slow
-def test_three_quick_interrupts_end_with_130_and_a_run_that_goes_on(tiny_recipe_file, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_three_quick_interrupts_end_with_130_and_one_word_while_a_save_hangs(tiny_recipe_file, tmp_path, processes):
     run = tmp_path / "run"
     words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "data.workers=1", "--run", str(run)]
-    code = SLOW_SAVES + f"sys.exit(main({words!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
+    command = [sys.executable, "-c", *([LAUNCHER] if processes > 1 else []), SLOW_SAVES, *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
     while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.15)
+        time.sleep(0.3)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err, err
+    said = "\nfoundation: saving after this step (Ctrl-C twice more ends without)\nfoundation: interrupted\n"
+    assert (process.returncode, err) == (130, said)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "stopped" and "without a last save" in status["reason"]
     assert checkpoint.newest(run / "checkpoints")[0] is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nothing of it is left
+
+
+@pytest.mark.slow
+def test_processes_that_are_asked_to_stop_say_so_once(tiny_recipe_file, tmp_path):
+    run = tmp_path / "run"
+    words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "--processes", "2", "--run", str(run)]
+    command = [sys.executable, "-m", "foundation", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and err.count("stopped by SIGINT") == 1 and "killed" not in err, err
 
 
 def test_views_longer_than_the_recordings_are_told(tmp_path, capfd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,36 @@ def test_standardising_undoes_scales():
         cls=(torch.ones(20, 3),), patches=torch.ones(20, 3), labels=torch.arange(20) % 2, keys=("k",) * 20
     )
     assert fit(constant, constant, Settings(treatment="standardised")).top1 == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("each", [2, 3, 10])
+def test_a_cost_is_chosen_on_samples_of_every_class_however_few_there_are(each):
+    train, test = blobs(200, 0), blobs(40, 1)
+    rows = torch.cat([(train.labels == label).nonzero().flatten()[:each] for label in train.labels.unique()])
+    found = fit(train.take(rows), test, Settings(costs=(0.1, 1.0)))
+    assert found.validation is not None and found.top1 > 0.5
+
+
+def test_what_cannot_be_kept_back_is_said_in_our_own_words():
+    train, test = blobs(200, 0), blobs(40, 1)
+    one = torch.cat([(train.labels == label).nonzero().flatten()[:1] for label in train.labels.unique()])
+    with pytest.raises(
+        UserError, match=r"too few training samples to choose among 2 costs: .* has 1\. Give one --cost"
+    ):
+        fit(train.take(one), test, Settings(costs=(0.1, 1.0)))
+    assert fit(train.take(one), test).top1 > 0.5
+    pair = (train.labels < 2).nonzero().flatten()[:20]
+    two = train.take(pair)
+    with pytest.raises(UserError, match="one class is left to learn from"):
+        fit(replace(two, groups=two.labels), test, Settings(costs=(0.1, 1.0)))
+
+
+def test_splits_of_one_sample_and_of_equal_samples_give_a_figure():
+    train = blobs(40, 0)
+    alike = replace(train, cls=(torch.ones_like(train.cls[-1]),), patches=torch.ones_like(train.patches))
+    for settings in (Settings(), Settings(treatment="whitened"), Settings(treatment="standardised", costs=(0.1, 1.0))):
+        assert 0 <= fit(train, train.take(torch.tensor([3])), settings).top1 <= 1
+        assert fit(alike, alike, settings).top1 == pytest.approx(0.25, abs=0.1)
 
 
 def test_mistakes_are_named():

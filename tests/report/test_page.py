@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -239,6 +240,70 @@ def test_a_hostile_recipe_stays_text(tmp_path):
     (tmp_path / "recipe.yaml").write_text('name: "</title><script>alert(1)</script>"\nencoder: {name: "<img src=x>"}\n')
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "<script>x/y": 1}\n{"step": 2, "<script>x/y": 2}\nnull\n[]\n')
     check(write_report(tmp_path))
+
+
+HEBREW = "מאפיינים 12"
+SETS = "גשרים 7"
+
+
+def run_with_names_from_right_to_left(folder: Path, source: Path) -> Path:
+    shutil.copytree(source, folder)
+    row = {"n": 24, "interval": [0.5, 0.8], "k": 5}
+    rows = [{"name": "model", "features": "x", "top1": 0.71}, {"name": "simple", "features": HEBREW, "top1": 0.7}]
+    content = {
+        "format": 1, "probe": "knn", "model": f"{SETS} teacher at step 80 (/a/b/step-80)", "metric": "top1",
+        "results": [row | values for values in rows],
+        "data": {"test": {"shards": [f"/some/where/{SETS}/test-*.tar"], "samples": 24}},
+    }  # fmt: skip
+    (folder / "probes").mkdir(exist_ok=True)
+    (folder / "probes" / "knn.json").write_text(json.dumps(content))
+    return write_report(folder, samples=0)
+
+
+def test_names_from_right_to_left_are_isolated_on_the_page(complete, tmp_path):
+    page = run_with_names_from_right_to_left(tmp_path / "run", complete)
+    check(page)
+    text = page.read_text()
+    assert f"level with <bdi>{HEBREW}</bdi>: +1.0 points" in text and f"next best: <bdi>{HEBREW}</bdi>,\n70.0 %" in text
+    assert f"scored on <bdi>{SETS}</bdi> (test), 24 samples" in text
+    assert re.sub(r"<bdi>.*?</bdi>|<pre.*?</pre>", "", text, flags=re.S).count(HEBREW) == 0
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_numbers_behind_a_name_from_right_to_left_behind_it(complete, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    page = run_with_names_from_right_to_left(tmp_path / "run", complete)
+    measure = """<script>
+      const place = (text) => {
+        const all = document.createTreeWalker(document.querySelector(".verdict"), NodeFilter.SHOW_TEXT);
+        for (let node; (node = all.nextNode()); ) {
+          const at = node.data.indexOf(text);
+          if (at >= 0) {
+            const range = document.createRange();
+            range.setStart(node, at); range.setEnd(node, at + text.length);
+            return range.getBoundingClientRect().left;
+          }
+        }
+      };
+      document.title = "places " + ["level", "NAME", "+1.0", "points"].map(place).join(" ");
+    </script>""".replace("NAME", HEBREW)
+    page.write_text(page.read_text().replace("</body>", f"{measure}</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    words = [
+        browser,
+        *options,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1800,1200",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    dumped = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>places (.*?)</title>", dumped.stdout)
+    assert found, dumped.stderr[-2000:]
+    places = [float(place) for place in found[1].split()]
+    assert places == sorted(places) and len(set(places)) == 4, "each stands to the right of the one before it"
 
 
 @pytest.mark.slow

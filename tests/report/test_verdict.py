@@ -112,3 +112,26 @@ def test_results_without_treatments_baselines_or_sound_numbers_are_read():
     assert alone.text.endswith("40.0 % in kNN, compared with nothing else (add --baselines); chance is 5.6 %.")
     later = [result("knn", 0.40), result("knn", 0.99, {})]  # the newest that was compared with something counts
     assert verdict(later).comparisons[0].model.value == 0.40
+
+
+def test_names_from_right_to_left_leave_the_numbers_around_them_where_they_are(capsys):
+    from foundation.probes import table
+    from foundation.voice import to_stdout
+
+    hebrew = "צבעים 3"
+    (text, _) = said(0.273, 0.28, {hebrew: ("simple", 0.276)})
+    assert f"level with \u2068{hebrew}\u2069: -0.3 points" in text
+    to_stdout(text)
+    assert capsys.readouterr().out.rstrip("\n") == text
+    rows = [
+        {"name": "simple", "features": name, "treatment": "as is", "top1": 0.5, "balanced": 0.5, "interval": [0.4, 0.6]}
+        for name in (hebrew, "colours 3")
+    ]
+    table.show("kNN", "m", [row | {"n": 2} for row in rows], "")
+    shown = capsys.readouterr().out.splitlines()
+    (first,) = (line for line in shown if hebrew in line)
+    (second,) = (line for line in shown if "colours 3" in line)
+    assert first.startswith(f"\u2068{hebrew}\u2069") and first.split()[-1] == second.split()[-1] == "50.0"
+    assert len(first.rstrip()) - 2 == len(second.rstrip())  # the signs take no room on a terminal
+    to_stdout("a name with the end of an isolate \u2069 and a start \u2068 of its own")
+    assert "\\u2069" in capsys.readouterr().out

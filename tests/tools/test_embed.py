@@ -41,9 +41,8 @@ def test_a_folder_of_files(model, folder, tmp_path, capsys):
     assert main(["embed", model, str(folder), str(out), "--device", "cpu", "--batch-size", "2"]) == 0
     said = capsys.readouterr()
     assert "3 vectors of 32 numbers" in said.out
-    assert (
-        "left out: 1 hidden, 1 .txt, 1 truncated" in said.err and "broken.png" in said.err and "notes.txt" in said.err
-    )
+    assert "left out: 1 hidden, 1 .txt, 1 truncated" in said.err and "notes.txt" in said.err
+    assert f"  {folder}/dogs: broken.png: " in said.err, "the folder stands once"
     with np.load(out) as found:
         keys, features, about = found["keys"].tolist(), found["features"], json.loads(str(found["about"]))
         assert found["labels"].tolist() == [-1, -1, -1] and "names" not in found.files
@@ -86,7 +85,16 @@ def test_a_quoted_pattern_of_files_and_a_device_that_is_not_there(model, folder,
     out = str(tmp_path / "y.npz")
     for words in (["embed", model, str(folder), out], ["dense", model, out, "--shards", "x.tar"]):
         assert main([*words, "--device", "phone"]) == 2
-        assert "--device phone: " in capsys.readouterr().err
+        assert "--device phone: not here; on this machine there is cpu" in capsys.readouterr().err
+
+
+def test_vectors_that_are_no_numbers_are_told(tiny_recipe, folder, tmp_path, capsys):
+    recipe = tiny_recipe()
+    weights = {name: torch.full_like(part, 1e38) for name, part in recipe.encoder.build().state_dict().items()}
+    broken = str(write_export(tmp_path / "broken.safetensors", weights, recipe, "teacher", 0))
+    words = [str(folder / "cats"), str(tmp_path / "x.npz"), "--device", "cpu", "--tokens", "both"]
+    assert main(["embed", broken, *words]) == 0
+    assert "warning: 2 of 2 vectors hold NaN or infinity" in capsys.readouterr().err
 
 
 def test_mistakes_are_said_before_anything_is_read(model, folder, tiny_shards, tmp_path, capsys):

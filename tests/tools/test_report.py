@@ -21,3 +21,6 @@ def test_mistakes_end_with_code_2(tmp_path, capsys):
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "no run folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--samples", "-1"]) == 2
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--device", "foo"]) == 2
+    assert "--device foo: not here; on this machine there is cpu" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -10,9 +11,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from foundation.data import remote, storages
+from foundation.data.download import Expected
 from tests.data.remote.s3_server import S3Server
 
 
@@ -167,3 +170,21 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[Pa
         return f"s3://{name}"
 
     return fill
+
+
+def blob(folder: Path, size: int, name: str = "x.tar") -> Expected:
+    """A file of random bytes, and what is to be expected of it."""
+    folder.mkdir(exist_ok=True)
+    data = np.random.default_rng(size).bytes(size)
+    (folder / name).write_bytes(data)
+    return Expected(size, hashlib.sha256(data).hexdigest())
+
+
+def names(cache: Path) -> list[str]:
+    """Suffixes of all files of a cache."""
+    return sorted(path.suffix for path in cache.iterdir() if path.is_file())
+
+
+def content(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as file:
+        return file.read()

@@ -45,6 +45,13 @@ def decode(settings: Config | None = None, **members: bytes) -> dict:
     return (settings or Config()).build()(raw)
 
 
+def test_a_recording_without_a_rate_names_every_place_that_may_say_it():
+    with pytest.raises(
+        SampleError, match=r"how many readings a second: .*views\.decode\.rate\), nor data build \(--rate\)"
+    ):
+        decode(npy=npy(motion()))
+
+
 def test_one_motion_in_any_form_and_unit_is_the_same_readings():
     wanted = motion()
     other = wanted / ([G / 1000] * 3 + [np.pi / 180] * 3)
