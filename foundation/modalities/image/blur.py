@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _BLOCK = 16
+_RADII = 16  # for which a view's memory is kept prepared
 
 
 def blur_radius(sigma: NDArray[np.float64] | float, radius: int = 0) -> NDArray[np.int64]:
@@ -139,6 +140,8 @@ class ViewBlur:
         """
         radius = (bands.shape[2] - _BLOCK) // 2
         if radius not in self._prepared:
+            if len(self._prepared) >= _RADII:
+                self._prepared.clear()
             self._prepared[radius] = self._prepare(radius)
         which, matrices, (down, rows, lines, columns, across, blocks) = self._prepared[radius]
         np.take(bands, which, axis=0, out=matrices, mode="clip")
