@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_BLOCK = 16
+_BLOCK = 8
+_RADII = 16  # for which a view's memory is kept prepared
 
 
 def blur_radius(sigma: NDArray[np.float64] | float, radius: int = 0) -> NDArray[np.int64]:
@@ -60,7 +61,7 @@ def view_memory(size: int) -> Tensor:
         size: height and width of the view, pixels.
 
     Returns:
-        [11, P x P] float32, 0, with P the size rounded up to whole blocks of 16 pixels. It is used again for view after
+        [11, P x P] float32, 0, with P the size rounded up to whole blocks of 8 pixels. It is used again for view after
         view: giving it back to the operating system and fetching it anew costs more than the arithmetic.
     """
     side = -(-size // _BLOCK) * _BLOCK
@@ -68,7 +69,7 @@ def view_memory(size: int) -> Tensor:
 
 
 def blur_bands(kernels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """The blur of a line as banded matrices: sixteen output pixels depend on 16 + 2 radius input pixels.
+    """The blur of a line as banded matrices: eight output pixels depend on 8 + 2 radius input pixels.
 
     The matrices of the first and the last blocks hold the reflection at the edge. What lies beyond it has weight 0.
 
@@ -77,7 +78,7 @@ def blur_bands(kernels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         size: of the line, pixels.
 
     Returns:
-        [R, K, 16, 16 + 2 radius] float32, of the K blocks that differ.
+        [R, K, 8, 8 + 2 radius] float32, of the K blocks that differ.
     """
     bands = _bands_of(size, kernels.shape[1] - 1)
     padded = np.concatenate([kernels, np.zeros((len(kernels), 1), np.float32)], 1)
@@ -91,8 +92,8 @@ class _Bands(NamedTuple):
     """Which taps connect an input pixel to an output pixel of a line.
 
     Attributes:
-        shape: K, 16, 16 + 2 radius.
-        taps: [K x 16 x (16 + 2 radius)] the tap that meets the pixel itself; radius + 1 = none.
+        shape: K, 8, 8 + 2 radius.
+        taps: [K x 8 x (8 + 2 radius)] the tap that meets the pixel itself; radius + 1 = none.
         images: where other taps meet its image beyond the first or the last edge: places in ``taps``, and these taps.
         which: [blocks] which of the K different matrices each block has.
     """
@@ -106,12 +107,12 @@ class _Bands(NamedTuple):
 @lru_cache(maxsize=64)
 def _bands_of(size: int, radius: int) -> _Bands:
     starts = np.arange(0, size, _BLOCK)
-    output = (starts[:, None] + np.arange(_BLOCK))[:, :, None]  # [blocks, 16, 1]
-    pixel = (starts[:, None] + np.arange(-radius, _BLOCK + radius))[:, None]  # [blocks, 1, 16 + 2 radius]
+    output = (starts[:, None] + np.arange(_BLOCK))[:, :, None]  # [blocks, 8, 1]
+    pixel = (starts[:, None] + np.arange(-radius, _BLOCK + radius))[:, None]  # [blocks, 1, 8 + 2 radius]
     inside, last = (pixel >= 0) & (pixel < size) & (output < size), size - 1
     images = ((pixel, inside), (-pixel, inside & (pixel > 0)), (2 * last - pixel, inside & (pixel < last)))
     taps = [np.where(there, abs(image - output), radius + 1).clip(max=radius + 1) for image, there in images]
-    different, which = np.unique(np.stack(taps, 1), axis=0, return_inverse=True)  # [K, 3, 16, 16 + 2 radius]
+    different, which = np.unique(np.stack(taps, 1), axis=0, return_inverse=True)  # [K, 3, 8, 8 + 2 radius]
     own, *others = different.swapaxes(0, 1).reshape(3, -1)
     met = tuple((np.flatnonzero(other <= radius), other[other <= radius]) for other in others)
     return _Bands((len(different), *taps[0].shape[1:]), own, met, which.reshape(-1))
@@ -119,6 +120,8 @@ def _bands_of(size: int, radius: int) -> _Bands:
 
 class ViewBlur:
     """Blurs one view after the other by small matrix products: several times as fast as convolutions on a CPU.
+
+    There are two passes, each of which blurs lines and writes them as columns: so both write what lies together.
 
     Args:
         memory: see :func:`view_memory`; the pixels are blurred in place, the rest is working memory.
@@ -135,27 +138,31 @@ class ViewBlur:
         """Blurs in place.
 
         Args:
-            bands: [K, 16, 16 + 2 radius], one row of :func:`blur_bands`.
+            bands: [K, 8, 8 + 2 radius], one row of :func:`blur_bands`.
         """
         radius = (bands.shape[2] - _BLOCK) // 2
         if radius not in self._prepared:
+            if len(self._prepared) >= _RADII:
+                self._prepared.clear()
             self._prepared[radius] = self._prepare(radius)
-        which, matrices, (down, rows, lines, columns, across, blocks) = self._prepared[radius]
+        which, matrices, (first, rows, turned, second, columns, pixels) = self._prepared[radius]
         np.take(bands, which, axis=0, out=matrices, mode="clip")
-        torch.bmm(down, rows, out=lines)
-        torch.bmm(columns, across, out=blocks)
+        torch.bmm(first, rows, out=turned)
+        torch.bmm(second, columns, out=pixels)
 
     def _prepare(self, radius: int) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[Tensor, ...]]:
-        """The memory as each step sees it."""
+        """The matrices of all blocks, and the memory as each pass sees it."""
         channels, blocks, span, memory = self.channels, self.blocks, _BLOCK + 2 * radius, self.memory
         side, plane = blocks * _BLOCK, memory.shape[1]
+        lines = channels * side
         which = np.tile(_bands_of(self.size, radius).which, channels)
         matrices = np.empty((len(which), _BLOCK, span), np.float32)
-        down = torch.from_numpy(matrices)
+        second = torch.from_numpy(matrices)
         # Windows overlap, and reach into other lines, planes and memory: finite numbers, which get weight 0.
-        rows = memory.as_strided((channels * blocks, span, side), (_BLOCK * side, side, 1), plane - radius * side)
-        start = 4 * plane + -(-radius // _BLOCK) * _BLOCK
-        lines = memory.as_strided((channels * blocks, _BLOCK, side), (_BLOCK * side, side, 1), start)
-        columns = memory.as_strided((blocks, channels * side, span), (_BLOCK, side, 1), start - radius)
-        pixels = memory[1 : 1 + channels].view(channels * side, blocks, _BLOCK).transpose(0, 1)
-        return which, matrices, (down, rows, lines, columns, down[:blocks].transpose(1, 2), pixels)
+        rows = memory.as_strided((blocks, lines, span), (_BLOCK, side, 1), plane - radius)
+        start = 4 * plane + -(-radius // 16) * 16  # at a line of the cache
+        turned = memory.as_strided((blocks, _BLOCK, lines), (_BLOCK * lines, lines, 1), start)
+        columns = memory.as_strided((channels * blocks, side, span), (_BLOCK, lines, 1), start - radius)
+        pixels = memory[1 : 1 + channels].view(channels * blocks, _BLOCK, side)
+        views = second[:blocks], rows.transpose(1, 2), turned, second, columns.transpose(1, 2), pixels
+        return which, matrices, views

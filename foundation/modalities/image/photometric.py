@@ -61,7 +61,7 @@ def _run_rows(pixels: Tensor, plan: RowPlan, mean: Sequence[float], std: Sequenc
     scale = np.array([1.0 / (255.0 * s) for s in std], np.float32)[:, None, None]
     shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
     view = _KEPT.view(pixels.shape[-1])
-    for row, program, result in zip(pixels.unbind(0), plan.programs, out, strict=True):
+    for row, program, result in zip(pixels.unbind(0), plan.programs(), out, strict=True):
         view.run(row, program, scale, shift, result)
     return torch.from_numpy(out)
 

@@ -44,23 +44,38 @@ class Parameters:
     solarise: NDArray[np.bool_]
 
 
-Program: TypeAlias = tuple[tuple[str, Any], ...]
+Program: TypeAlias = list[tuple[str, Any]]
 """The names of the operations of one row and their values: a number, or a row of what
 :func:`~foundation.modalities.image.blur.blur_bands` returns for ``blur``."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """A program for each row, to be run on a CPU.
+    """What happens to each row, on a CPU. The programs are made where they are run: they are many small things.
 
     Attributes:
-        programs: one per row.
+        choices: [R, 8] int64; the columns of ``Parameters.order``, then jitter, greyscale, blur, solarise (0 or 1).
+        numbers: [R, 6] float64; the columns of ``Parameters.factors``, then sigma and the threshold of solarise.
+        size: side of the views, pixels.
+        radius: of the blur, pixels, or 0.
     """
 
-    programs: tuple[Program, ...]
+    choices: Tensor
+    numbers: Tensor
+    size: int
+    radius: int
+
+    def programs(self) -> list[Program]:
+        """One for each row."""
+        choices, numbers = self.choices.numpy(), self.numbers.numpy()
+        jitter, greyscale, blur, solarise = choices[:, 4:].T != 0
+        parameters = Parameters(choices[:, :4], numbers[:, :4], jitter, greyscale, blur, numbers[:, 4], solarise)
+        programs, kernels = _programs(parameters, self.radius, numbers[:, 5].tolist())
+        _make_bands(programs, kernels, self.size)
+        return programs
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> RowPlan:
-        """Itself: this plan has nothing that a device could hold."""
+        """Itself: it is read on the host."""
         return self
 
     def pin_memory(self) -> RowPlan:
@@ -127,25 +142,26 @@ def make_plan(
     Returns:
         The plan. What a row's pixels become does not depend on the other rows, and on ``batched`` only by rounding.
     """
-    programs, kernels = _programs(parameters, radius, threshold)
     if batched:
-        return _merged(programs, kernels)
-    _make_bands(programs, kernels, size)
-    return RowPlan(tuple(map(tuple, programs)))
+        return _merged(*_programs(parameters, radius, [threshold] * len(parameters.jitter)))
+    p = parameters
+    choices = np.column_stack([p.order, p.jitter, p.greyscale, p.blur, p.solarise]).astype(np.int64)
+    numbers = np.column_stack([p.factors, p.sigma, np.full(len(p.sigma), threshold)])
+    return RowPlan(torch.from_numpy(choices), torch.from_numpy(numbers), size, radius)
 
 
 def _programs(
-    parameters: Parameters, radius: int, threshold: float
-) -> tuple[list[list[tuple[str, Any]]], dict[int, list[float]]]:
+    parameters: Parameters, radius: int, thresholds: list[float]
+) -> tuple[list[Program], dict[int, list[float]]]:
     """The operations of each row, and the kernel of each row that is blurred.
 
     Works on plain lists: a row has few values, and NumPy's calls would cost more.
     """
-    programs: list[list[tuple[str, Any]]] = []
+    programs: list[Program] = []
     order, factors = parameters.order.tolist(), parameters.factors.tolist()
     greyscale, blur, solarise = parameters.greyscale.tolist(), parameters.blur.tolist(), parameters.solarise.tolist()
     for row, jitter in enumerate(parameters.jitter.tolist()):
-        program: list[tuple[str, Any]] = []
+        program: Program = []
         if jitter:
             for number in order[row]:
                 name, value = JITTER[number], factors[row][number]
@@ -159,7 +175,7 @@ def _programs(
         if blur[row]:
             program.append(("blur", None))
         if solarise[row]:
-            program.append(("solarise", threshold))
+            program.append(("solarise", thresholds[row]))
         programs.append(program)
     blurred = np.flatnonzero(parameters.blur)
     if not len(blurred):
@@ -170,7 +186,7 @@ def _programs(
     return programs, kernels
 
 
-def _make_bands(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[float]], size: int) -> None:
+def _make_bands(programs: list[Program], kernels: dict[int, list[float]], size: int) -> None:
     """Puts the matrices of each blur into the programs; made for all rows of one radius at once."""
     rows: dict[int, list[int]] = {}
     for row, kernel in kernels.items():
@@ -182,7 +198,7 @@ def _make_bands(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[f
             program[program.index(("blur", None))] = ("blur", matrices)
 
 
-def _merged(programs: list[list[tuple[str, Any]]], kernels: dict[int, list[float]]) -> BatchPlan:
+def _merged(programs: list[Program], kernels: dict[int, list[float]]) -> BatchPlan:
     """Steps of all rows that have the same operation at the same place of their programs."""
     after = {"greyscale": 1, "blur": 2, "solarise": 3}  # these come last, together, wherever they are in a program
     places: dict[tuple[int, int, str], list[tuple[int, Any]]] = {}

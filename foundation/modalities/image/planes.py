@@ -79,8 +79,9 @@ class ViewPlanes(Planes):
     memory is used again for view after view: giving it back to the operating system and fetching it anew costs more
     than the arithmetic.
 
-    The pixels are ``gain x pixels + offset``: mixing with black or grey by a factor of up to 1 needs no clipping, and
-    all operations but :func:`~foundation.modalities.image.colour.solarise` commute with it, so that it costs nothing.
+    The pixels are ``gain x pixels + offset``: all operations but :func:`~foundation.modalities.image.colour.solarise`
+    commute with that, so that mixing with black or with one grey costs nothing but the clipping, which only factors
+    above 1 need.
 
     Args:
         memory: see :func:`~foundation.modalities.image.blur.view_memory`.
@@ -123,9 +124,12 @@ class ViewPlanes(Planes):
         self._clip(factor)
 
     def _clip(self, factor: float) -> None:
-        if factor > 1.0:
-            self.settle()
-            self.memory.clamp_(0.0, 255.0)
+        if factor <= 1.0:
+            return
+        if self.gain == 0.0:
+            self.offset = min(max(self.offset, 0.0), 255.0)
+        else:
+            self.memory.clamp_(-self.offset / self.gain, (255.0 - self.offset) / self.gain)
 
     def settle(self) -> None:
         pixels = self.pixels

@@ -93,16 +93,19 @@ def test_greyscale_and_solarise(reference, form):
     assert torch.equal(apply("solarise", x, 128.0, form), expected)
 
 
-def test_what_waits_for_clipping_is_what_was_asked_for():
-    """Of one view, mixing by factors up to 1 is carried out by the next operation that needs it: in any order."""
-    x = pixels(32, rows=1)
+def test_a_chain_of_operations_on_one_view_is_that_on_a_batch():
+    """Of one view, a factor and an offset are carried along to the end, and clipping allows for them."""
+    x, rows = pixels(32, rows=1), []
     for order in (("brightness", "contrast", "hue", "saturation"), ("contrast", "saturation", "brightness", "hue")):
-        for last in ("solarise", "greyscale", "contrast"):
-            planes, batch = ViewPlanes(view_memory(32), 32), x.clone()
-            planes.load(x[0])
-            for name in (*order, last):
-                value = {"hue": 0.4, "solarise": 90.3, "greyscale": 0.0}.get(name, 1.3 if name == last else 0.7)
-                getattr(colour, name)(planes, value)
-                getattr(colour, name)(RowPlanes(batch), torch.full((1, 1, 1, 1), value))
-            planes.settle()
-            assert (planes.image - batch[0]).abs().max() < 1e-3, (order, last)
+        for factors in ((0.7, 0.6, 0.8), (1.4, 0.6, 1.2), (0.6, 1.5, 1.4), (1.3, 1.4, 0.7), (0.0, 1.3, 1.2)):
+            for last in ("solarise", "greyscale", "contrast"):
+                planes, batch = ViewPlanes(view_memory(32), 32), x.clone()
+                planes.load(x[0])
+                values = dict(zip(("brightness", "contrast", "saturation"), factors, strict=True)) | {"hue": 0.4}
+                for name in (*order, last):
+                    value = values.get(name, 90.3)
+                    getattr(colour, name)(planes, value)
+                    getattr(colour, name)(RowPlanes(batch), torch.full((1, 1, 1, 1), value))
+                planes.settle()
+                rows.append((planes.image - batch[0]).abs().max().item())
+    assert len(rows) == 30 and max(rows) < 1e-3, rows
