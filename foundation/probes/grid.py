@@ -6,10 +6,11 @@ softmax cross-entropy is written out: there is nothing else to differentiate.
 
 Nearly all of the time is in products of heads that are not chosen. So heads compete while they train (successive
 halving: Jamieson and Talwalkar 2016): after each twelfth of the steps the worst quarter of the grid leaves, until a
-quarter is left, which trains to the end exactly as it would in the whole grid. Two things make early figures a fair
-forecast. What is compared is the mean of a head's weights over that twelfth (Polyak and Juditsky 1992), because at its
-full rate a head with a large one swings about what it will settle on. And a head counts as much as the better of its
-neighbours in learning rate, because the best rate moves by about one place until the end.
+quarter is left, and after half of the steps the worse half of that. An eighth trains to the end, exactly as it would in
+the whole grid. Two things make early figures a fair forecast. What is compared is the mean of a head's weights since
+the last time that heads left (Polyak and Juditsky 1992), because at its full rate a head with a large one swings about
+what it will settle on. And a head counts as much as the better of its neighbours in learning rate, because the best
+rate moves by about one place until the end.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def rungs(heads: int, total_steps: int) -> dict[int, int]:
     if total_steps < FEWEST_STEPS:
         return {}
     least = min(heads, FEWEST_HEADS)
-    return {part * total_steps // 12: max(least, heads - part * heads // 4) for part in (1, 2, 3)}
+    shares = {1: 6, 2: 4, 3: 2, 6: 1}  # eighths of the heads that go on after so many twelfths of the steps
+    return {twelfths * total_steps // 12: max(least, eighths * heads // 8) for twelfths, eighths in shares.items()}
 
 
 def contenders(accuracies: Mapping[Head, float], count: int) -> list[Head]:

@@ -110,8 +110,8 @@ def test_the_best_heads_go_on_and_their_neighbours_in_learning_rate():
     assert kept(6)[3] == (1, 1e-3), "of equals the larger rate"
 
 
-def test_after_each_twelfth_a_quarter_leaves_until_a_quarter_is_left():
-    assert rungs(64, 2000) == {166: 48, 333: 32, 500: 16}
-    assert rungs(6, 2000) == {166: 5, 333: 4, 500: 4}, "some always train to the end"
-    assert rungs(2, 2000) == {166: 2, 333: 2, 500: 2}
+def test_after_each_twelfth_a_quarter_leaves_and_an_eighth_trains_to_the_end():
+    assert rungs(64, 2000) == {166: 48, 333: 32, 500: 16, 1000: 8}
+    assert rungs(6, 2000) == {166: 4, 333: 4, 500: 4, 1000: 4}, "some always train to the end"
+    assert rungs(2, 2000) == {166: 2, 333: 2, 500: 2, 1000: 2}
     assert not rungs(64, 999), "a twelfth of so few steps says too little"
