@@ -324,7 +324,9 @@ def fit(
                     grid.keep(contenders(accuracies, leaving[grid.done]), averages=grid.done < max(leaving))
         judge()
         on_test = predict(grid, inputs, test)
-    best = max(grid.training, key=lambda place: judged[place])
+    # Of equals the head that sees the fewest numbers, and of those the smallest rate.
+    sizes = [(head.blocks, head.pooling, head.learning_rate) for head in heads]
+    best = min(grid.training, key=lambda place: (-judged[place], *sizes[place]))
     of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
     predictions = on_test[grid.training.index(best)].clone()
     scored = score(predictions, test.labels)
