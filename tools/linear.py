@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="train every head of the grid to the end and show them all (default: after each twelfth of the steps the "
-        "quarter of the grid that is worst leaves, until a quarter is left)",
+        help="train every head of the grid to the end and show them all (default: those that cannot win leave early, "
+        "and an eighth of the grid trains to the end)",
     )
 
 

@@ -6,10 +6,11 @@ softmax cross-entropy is written out: there is nothing else to differentiate.
 
 Nearly all of the time is in products of heads that are not chosen. So heads compete while they train (successive
 halving: Jamieson and Talwalkar 2016): after each twelfth of the steps the worst quarter of the grid leaves, until a
-quarter is left, which trains to the end exactly as it would in the whole grid. Two things make early figures a fair
-forecast. What is compared is the mean of a head's weights over that twelfth (Polyak and Juditsky 1992), because at its
-full rate a head with a large one swings about what it will settle on. And a head counts as much as the better of its
-neighbours in learning rate, because the best rate moves by about one place until the end.
+quarter is left, and after half of the steps the worse half of that. An eighth trains to the end, exactly as it would in
+the whole grid. Two things make early figures a fair forecast. What is compared is the mean of a head's weights since
+the last time that heads left (Polyak and Juditsky 1992), because at its full rate a head with a large one swings about
+what it will settle on. And a head counts as much as the better of its neighbours in learning rate, because the best
+rate moves by about one place until the end.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def rungs(heads: int, total_steps: int) -> dict[int, int]:
     if total_steps < FEWEST_STEPS:
         return {}
     least = min(heads, FEWEST_HEADS)
-    return {part * total_steps // 12: max(least, heads - part * heads // 4) for part in (1, 2, 3)}
+    shares = {1: 6, 2: 4, 3: 2, 6: 1}  # eighths of the heads that go on after so many twelfths of the steps
+    return {twelfths * total_steps // 12: max(least, eighths * heads // 8) for twelfths, eighths in shares.items()}
 
 
 def contenders(accuracies: Mapping[Head, float], count: int) -> list[Head]:
@@ -102,7 +104,7 @@ class Grid:
         batch_size: most samples per step; learning rates, which are for 256, are scaled by batch size / 256.
         momentum: of stochastic gradient descent.
         total_steps: of the cosine that takes every learning rate to 0.
-        seed: of the weights, which are the same for all heads that see a number.
+        seed: of the weights, which are the same for all heads of a kind.
         averages: means of the weights are kept for :meth:`predict`, until :meth:`keep` says otherwise.
         device: where the weights lie.
 
@@ -129,14 +131,8 @@ class Grid:
         self.heads, self.training = tuple(heads), tuple(range(len(heads)))
         self.num_classes, self.momentum, self.total_steps, self.done = num_classes, momentum, total_steps, 0
         self._segments = (*segments, Segment(slice(width - 1, width), slice(0, len(heads))))
-        generator = torch.Generator().manual_seed(seed)
         # [heads x C, numbers] of each segment. Logits are [heads, C, B], so that softmax runs over whole rows.
-        self._weights = []
-        for segment in self._segments:
-            numbers = segment.columns.stop - segment.columns.start
-            weight = torch.randn(num_classes, numbers, generator=generator).mul_(0.01)
-            self._weights.append(weight.repeat(segment.heads.stop - segment.heads.start, 1).to(device))
-        self._weights[-1].zero_()
+        self._weights = [weight.flatten(0, 1).to(device) for weight in self._drawn(seed)]
         self._velocity = [torch.zeros_like(weight) for weight in self._weights]
         self._sums = [torch.zeros_like(weight) for weight in self._weights] if averages else []
         rates = torch.tensor([head.learning_rate for head in heads]) * batch_size / 256
@@ -145,6 +141,21 @@ class Grid:
         # A batch has its place, because new memory for each costs more than the copy. Its rows lie a little further
         # apart than they are long: at a distance of 4 KiB or a multiple they would share few lines of the cache.
         self._batch = torch.empty(batch_size, width + 15, device=device)[:, :width]
+
+    def _drawn(self, seed: int) -> list[Tensor]:
+        """[heads, C, numbers] for each segment: the same for all heads of a kind, and a bias of zero."""
+        generator = torch.Generator().manual_seed(seed)
+        spans = [(part.heads.start, part.heads.stop, part.columns.stop - part.columns.start) for part in self._segments]
+        found = [torch.zeros(stop - start, self.num_classes, numbers) for start, stop, numbers in spans]
+        for kind in sorted({(head.blocks, head.pooling) for head in self.heads}):
+            places = [place for place, head in enumerate(self.heads) if (head.blocks, head.pooling) == kind]
+            own = [part for part in range(len(spans) - 1) if spans[part][0] <= places[0] < spans[part][1]]
+            own.sort(key=lambda part: self._segments[part].columns.start)
+            widths = [spans[part][2] for part in own]
+            weights = torch.randn(sum(widths), self.num_classes, generator=generator).mul_(0.01).split(widths)
+            for part, weight in zip(own, weights, strict=True):
+                found[part][[place - spans[part][0] for place in places]] = weight.T
+        return found
 
     def _rows(self, segment: Segment) -> slice:
         """Of the weights of all heads that train, those of the heads that see a segment."""

@@ -46,6 +46,15 @@ def test_a_step_is_torch_sgd_on_cross_entropy():
     torch.testing.assert_close(grid.logits(with_ones(x)), wanted)
 
 
+def test_heads_of_a_kind_begin_alike_and_kinds_do_not():
+    parts = [Segment(slice(0, 3), slice(2, 4)), Segment(slice(3, 6), slice(0, 4))]
+    grid = Grid(heads_of(0.1, 1.0, kinds=2), parts, 7, 5, batch_size=8, momentum=0.9, total_steps=10)
+    far, near, bias = (weight.unflatten(0, (-1, 5)) for weight in grid._weights)
+    assert torch.equal(near[0], near[1]) and torch.equal(near[2], near[3]) and torch.equal(far[0], far[1])
+    assert not torch.equal(near[0], near[2]) and not torch.equal(near[2], far[0])
+    assert 0.005 < near.std() < 0.02 and not bias.any()
+
+
 def test_fitted_heads_have_no_denormal_numbers_and_the_weights_are_the_same_without_them(monkeypatch):
     labels = torch.arange(64) % 3
     x = with_ones(20 * torch.eye(3)[labels] + torch.randn(64, 3, generator=torch.Generator().manual_seed(0)))
@@ -110,8 +119,8 @@ def test_the_best_heads_go_on_and_their_neighbours_in_learning_rate():
     assert kept(6)[3] == (1, 1e-3), "of equals the larger rate"
 
 
-def test_after_each_twelfth_a_quarter_leaves_until_a_quarter_is_left():
-    assert rungs(64, 2000) == {166: 48, 333: 32, 500: 16}
-    assert rungs(6, 2000) == {166: 5, 333: 4, 500: 4}, "some always train to the end"
-    assert rungs(2, 2000) == {166: 2, 333: 2, 500: 2}
+def test_after_each_twelfth_a_quarter_leaves_and_an_eighth_trains_to_the_end():
+    assert rungs(64, 2000) == {166: 48, 333: 32, 500: 16, 1000: 8}
+    assert rungs(6, 2000) == {166: 4, 333: 4, 500: 4, 1000: 4}, "some always train to the end"
+    assert rungs(2, 2000) == {166: 2, 333: 2, 500: 2, 1000: 2}
     assert not rungs(64, 999), "a twelfth of so few steps says too little"
