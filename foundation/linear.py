@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEWEST_PRODUCTS = 2**25
+FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
 
 
