@@ -246,7 +246,7 @@ class Encoder(nn.Module):
             taps: what to return beside the features, see ``tap_names``.
             generator: source of drop path and position augmentation in training; torch's own generator of the device
                 when None.
-            wanted: for each view the places of the patches that are wanted, [M_i] int64 in the flattened
+            wanted: for each view the places of the patches that are wanted, [M_i] distinct int64 in the flattened
                 [R_i * N_i]; None: all are. The last block computes these, class and register tokens only, and
                 ``patches`` is [M_i, D], in the order of the places.
             drop: for each view the number of hidden patches in each of its rows, if those are left out of the trunk; or
