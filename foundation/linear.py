@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEWEST_PRODUCTS = 2**25
+FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
 
 
@@ -28,8 +28,10 @@ def onednn_is_quicker() -> bool:
         return False
     if "AuthenticAMD" not in processor or not torch.backends.mkldnn.is_available():
         return False
-    try:  # what torch's compiler emits for a linear layer: no part of the documented interface
-        return bool(_product(torch.ones(2, 1), torch.ones(3, 1), None).sum() == 6.0)
+    # What torch's compiler emits for a linear layer is no part of the documented interface: try it first.
+    left, right = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(3, 4)
+    try:
+        return torch.equal(_product(left, right.t(), right[0]), left @ right + right[0])
     except (AttributeError, RuntimeError, TypeError):
         return False
 

@@ -72,13 +72,19 @@ def test_other_precisions_go_the_usual_way(always):
     assert linear(torch.ones(2, 3, device="meta"), torch.ones(4, 3, device="meta")).shape == (2, 4)
 
 
-def test_a_torch_without_the_operator_is_served_by_its_own(monkeypatch):
+@pytest.mark.parametrize("operator", ["as it is", "gone", "another meaning"])
+def test_an_operator_that_is_gone_or_means_something_else_is_not_used(monkeypatch, tmp_path, operator):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    (tmp_path / "cpuinfo").write_text("vendor_id : AuthenticAMD\n")
+    monkeypatch.setattr(module, "Path", lambda _: tmp_path / "cpuinfo")
+
     def gone(*_):
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(module, "_product", gone)
-    module.onednn_is_quicker.cache_clear()
-    try:
-        assert not module.onednn_is_quicker()
-    finally:
-        module.onednn_is_quicker.cache_clear()
+    other = {"gone": gone, "another meaning": lambda x, w, b: x @ w.t()}
+    if operator in other:
+        monkeypatch.setattr(module, "_product", other[operator])
+    assert module.onednn_is_quicker.__wrapped__() == (operator == "as it is")
+    (tmp_path / "cpuinfo").write_text("vendor_id : GenuineIntel\n")
+    assert not module.onednn_is_quicker.__wrapped__()

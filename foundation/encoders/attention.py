@@ -32,7 +32,7 @@ def split_heads(qkv: Tensor, segment: Segment, heads: int) -> tuple[Tensor, Tens
     Returns:
         three tensors [rows, tokens, heads, head_width].
     """
-    joint = qkv.view(segment.rows, segment.tokens, 3, heads, -1)
+    joint = qkv.view(segment.rows, segment.tokens, 3, heads, qkv.shape[-1] // (3 * heads))
     if segment.rotation is None:
         query, key, value = joint.unbind(2)
         return query, key, value
@@ -262,7 +262,7 @@ class Attention(nn.Module):
         ):
             rows, tokens, rotation = some.segment.rows, some.segment.tokens, some.segment.rotation
             query = some.spread(asked).unflatten(-1, (self.heads, -1))
-            key, value = seen.view(rows, tokens, 2, self.heads, -1).unbind(2)
+            key, value = seen.view(rows, tokens, 2, self.heads, width // self.heads).unbind(2)
             if rotation is not None:
                 key = rotation(key)
                 query = rotation(query) if some.patches else query  # the prefix has no place

@@ -59,7 +59,7 @@ class Wanted:
 
     @classmethod
     def of(cls, segment: Segment, prefix: int, patches: Tensor) -> Wanted:
-        """The prefix of every row and the patch tokens at ``patches``, [M] int64 in the flattened [rows * N]."""
+        """The prefix of every row and the patch tokens at the distinct places ``patches``, [M] in [rows * N]."""
         rows, front = (torch.arange(count, device=patches.device) for count in (segment.rows, prefix))
         places = (rows[:, None] * segment.tokens + front).flatten()
         if len(patches):
@@ -84,9 +84,9 @@ class Wanted:
         different numbers of them, and places carry rotations.
         """
         if not self.patches:
-            return tokens.view(self.segment.rows, self.prefix, -1)
+            return tokens.view(self.segment.rows, self.prefix, tokens.shape[-1])
         all_of_them = tokens.new_zeros(self.segment.length, tokens.shape[-1]).index_copy(0, self.places, tokens)
-        return all_of_them.view(self.segment.rows, self.segment.tokens, -1)
+        return all_of_them.view(self.segment.rows, self.segment.tokens, tokens.shape[-1])
 
     def gather(self, queries: Tensor) -> Tensor:
         """Back from :meth:`spread`, [rows * queries, D] -> [rows * prefix + M, D]."""

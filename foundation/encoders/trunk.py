@@ -148,11 +148,11 @@ class Trunk(nn.Module):
         if self.class_norm is None:
             tokens = self.norm(tokens)
         if whole:
-            rows = tokens.view(segment.rows, segment.tokens, -1)
+            rows = tokens.view(segment.rows, segment.tokens, tokens.shape[-1])
             prefix, patches = rows[:, : self.prefix], rows[:, self.prefix :]
         else:
             prefix, patches = tokens.tensor_split((segment.rows * self.prefix,))
-            prefix = prefix.view(segment.rows, self.prefix, -1)
+            prefix = prefix.view(segment.rows, self.prefix, tokens.shape[-1])
         return (prefix, patches) if self.class_norm is None else (self.class_norm(prefix), self.norm(patches))
 
     def unpack(self, tokens: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:

@@ -97,6 +97,17 @@ def test_a_tapped_last_block_computes_all_tokens():
     torch.testing.assert_close(short.patches, full.patches.flatten(0, 1)[places])
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_views_without_rows(drop_path):
+    encoder = lively(drop_path=drop_path, packing="always").train()
+    none = torch.empty(0, dtype=torch.int64)
+    views = [torch.randn(0, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.randn(0, 3, 8, 8)]
+    for wanted in ([none, torch.tensor([4, 17]), none], [None, none, none]):
+        features = encoder(views, wanted=wanted)
+        assert [len(f.cls) for f in features] == [0, 2, 0]
+        assert features[1].cls.isfinite().all()
+
+
 def test_wanted_patches_where_hidden_ones_are_left_out():
     encoder = lively().eval()
     view, mask = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, dtype=torch.bool)

@@ -11,7 +11,8 @@ from typing import Any
 DESCRIPTION = """\
 Processor time of one DINO + iBOT + KoLeo training step of a ViT-S/16 (shared head), against a loop that does what
 DINOv2's published one does, written anew: own transformer and heads, one pass for each resolution of views (it packs
-them with xFormers only, which needs a GPU), one cross-entropy for each pair of views, whole passes over the prototype
+them with xFormers only, which needs a GPU), drop path by rows (0 on both sides unless encoder.drop_path says otherwise;
+0.3 is DINOv2's default), one cross-entropy for each pair of views, whole passes over the prototype
 scores, torch's AdamW as it is made by default, clipping of each module, a foreach EMA. Each side runs in a process of
 its own with one thread, ours with the memory settings that 'foundation pretrain' sets, the other with those of the
 system. Steps are taken in turn, so that what else the machine does meets both alike."""
@@ -142,7 +143,15 @@ def dinov2_step(recipe: Any, arguments: argparse.Namespace) -> Any:
 
     shape, head_shape, patch = recipe.encoder.shape, recipe.heads["shared"], recipe.encoder.tokenizer.patch_size
     width, depth, heads = shape.width, shape.depth, shape.heads
-    half = arguments.precision == "bfloat16"
+    half, drop_path = arguments.precision == "bfloat16", recipe.encoder.drop_path
+
+    def residual(x, function, training: bool):
+        if not (training and drop_path):
+            return x + function(x)
+        rows = len(x)  # a random subset is computed, and scaled up
+        kept = torch.randperm(rows)[: max(int(rows * (1 - drop_path)), 1)]
+        part = function(x[kept]).flatten(1)
+        return torch.index_add(x.flatten(1), 0, kept, part.to(x.dtype), alpha=rows / len(kept)).view_as(x)
 
     class Attention(nn.Module):
         def __init__(self) -> None:
@@ -167,8 +176,8 @@ def dinov2_step(recipe: Any, arguments: argparse.Namespace) -> Any:
             self.ls1, self.ls2 = (nn.Parameter(torch.full((width,), 1e-5)) for _ in range(2))
 
         def forward(self, x):
-            x = x + self.attn(self.norm1(x)) * self.ls1
-            return x + self.mlp(self.norm2(x)) * self.ls2
+            x = residual(x, lambda kept: self.attn(self.norm1(kept)) * self.ls1, self.training)
+            return residual(x, lambda kept: self.mlp(self.norm2(kept)) * self.ls2, self.training)
 
     class Backbone(nn.Module):
         def __init__(self) -> None:
@@ -220,7 +229,7 @@ def dinov2_step(recipe: Any, arguments: argparse.Namespace) -> Any:
                                   else module.weight, std=0.02)  # fmt: skip
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    teacher = copy.deepcopy(student).requires_grad_(False)
+    teacher = copy.deepcopy(student).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.04)
     centres = {name: torch.zeros(1, head_shape.prototypes) for name in ("cls", "patch")}
 
