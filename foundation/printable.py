@@ -28,7 +28,7 @@ def printable(text: object, *, lines: bool = False, isolates: bool = False) -> s
     whole = str(text)
     if whole.isprintable():
         return whole
-    kept = ("\n",) if lines else ()
+    kept: tuple[str, ...] = ("\n",) if lines else ()
     if isolates and _closed(whole):
         kept += (ISOLATE, END_OF_ISOLATE)
     return "".join(

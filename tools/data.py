@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -166,13 +167,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from foundation.data.build import build
+    from foundation.data.build import build, listing
     from foundation.errors import UserError
     from foundation.printable import printable
     from foundation.voice import plural, to_stderr, to_stdout
 
     if arguments.list:
-        return _list()
+        print(f"{listing(get_terminal_size().columns)}\n")
+        print("foundation data build NAME --help      what a data set needs and which options it has")
+        return 0
     if arguments.name is None or arguments.out is None:
         raise UserError("give a data set and a folder: foundation data build NAME OUT (foundation data build --list)")
     own = {key: value for key, value in vars(arguments).items() if key not in _COMMON}
@@ -204,31 +207,6 @@ def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
 
     total = len(samples) if hasattr(samples, "__len__") else None
     return tqdm(samples, total=total, desc=split, unit=" samples", disable=not sys.stderr.isatty())
-
-
-def _list() -> int:
-    from shutil import get_terminal_size
-    from textwrap import fill
-
-    from foundation.data.build import available, load, shown_name
-
-    cards = {name: load(name).card for name in available()}
-    own = [name for name, card in cards.items() if card["source"].startswith("a folder")]
-    wide = min(get_terminal_size().columns, 120)
-    for title, names in (
-        ("your own data", own),
-        ("public data sets and made-up ones", [n for n in cards if n not in own]),
-    ):
-        print(f"{title}:")
-        for name in names:
-            card = cards[name]
-            print(f"  {shown_name(name)}")
-            facts = f"{card['modality']}; {', '.join(card['splits'])}; {card['size']}; licence: {card['licence']}"
-            for text in (card["title"], facts):
-                print(fill(text, wide, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False))
-        print()
-    print("foundation data build NAME --help      what a data set needs and which options it has")
-    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 from typing import Any
 
@@ -60,6 +61,33 @@ def available() -> dict[str, Path]:
 def shown_name(name: str) -> str:
     """A data set's name as commands and messages show it; both spellings are understood."""
     return name.replace("_", "-")
+
+
+def listing(width: int) -> str:
+    """What can be built, for a person: the user's own data first, then public data sets and made-up ones.
+
+    Args:
+        width: of the terminal; lines are no longer, and at most 120 characters.
+    """
+    cards = {name: load(name).card for name in available()}
+    own = [name for name, card in cards.items() if card["source"].startswith("a folder")]
+    parts = []
+    for title, names in (
+        ("your own data", own),
+        ("public data sets and made-up ones", [name for name in cards if name not in own]),
+    ):
+        lines = [f"{title}:"]
+        for name in names:
+            card = cards[name]
+            facts = f"{card['modality']}; {', '.join(card['splits'])}; {card['size']}; licence: {card['licence']}"
+            lines.append(f"  {shown_name(name)}")
+            for text in (card["title"], facts):
+                indent = " " * 6
+                lines.append(
+                    fill(text, min(width, 120), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+                )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def load(name: str) -> DatasetScript:

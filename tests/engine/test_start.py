@@ -169,7 +169,7 @@ def test_the_third_interrupt_does_not_wait_for_the_save():
         os.kill(os.getpid(), signal.SIGINT)  # while the last word is written
 
 
-SLOW_SAVES = """
+HANGING_SAVE = """
 import sys, time
 from foundation.cli import main
 from foundation.engine import saver
@@ -178,6 +178,13 @@ def on_storage_that_hangs(root, step, *rest):
     time.sleep(300 if step else 0)
     return write(root, step, *rest)
 saver.checkpoint.write = on_storage_that_hangs
+sys.exit(main())
+"""
+HANGING_PROBE = """
+import sys, time
+from foundation.cli import main
+from foundation.probes import features
+features.progress = lambda batches, *_: (time.sleep(300) for _ in batches)
 sys.exit(main())
 """
 LAUNCHER = """
@@ -189,10 +196,15 @@ sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2, lambda line: pr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_three_quick_interrupts_end_with_130_and_one_word_while_a_save_hangs(tiny_recipe_file, tmp_path, processes):
+@pytest.mark.parametrize("program", [HANGING_SAVE, HANGING_PROBE], ids=["save", "probe"])
+def test_three_quick_interrupts_end_with_130_and_one_word_whatever_hangs(
+    tiny_recipe_file, tiny_shards, tmp_path, processes, program
+):
     run = tmp_path / "run"
     words = ["pretrain", str(tiny_recipe_file), "train.length=4000 steps", "data.workers=1", "--run", str(run)]
-    command = [sys.executable, "-c", *([LAUNCHER] if processes > 1 else []), SLOW_SAVES, *words]
+    if program == HANGING_PROBE:
+        words.append(f"probes=[{{name: knn, every: 2 steps, train: '{tiny_shards}', workers: 1}}]")
+    command = [sys.executable, "-c", *([LAUNCHER] if processes > 1 else []), program, *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not ((log := run / "metrics.jsonl").exists() and log.read_text().count("\n") >= 2):

@@ -20,8 +20,9 @@ import torch
 
 from foundation.data import remote
 from foundation.data.shards import ShardSet, open_shards
-from foundation.data.sources import single
+from foundation.data.sources import open_sources, single
 from foundation.data.stream import build_loader
+from foundation.engine.advice import advice
 from foundation.errors import SampleError, UserError
 
 MakeShards = Callable[..., Path]
@@ -408,3 +409,16 @@ def test_the_index_of_a_test_is_true(make_shards: MakeShards) -> None:
     folder = make_shards(7)
     entry = index_of(folder)["splits"]["train"]["shards"][0]
     assert entry["sha256"] == hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+
+
+def test_far_fewer_samples_than_a_recipe_suits_are_told_without_fetching_a_shard(
+    make_shards: MakeShards, serve: Any, cache: Path, tiny_recipe: Any
+) -> None:
+    web = serve(make_shards(30))
+    for suited, few in ((120, True), (119, False)):
+        recipe = tiny_recipe(f"about.samples={suited}", f"data.cache={cache}", shards=f"{web.url}/")
+        told = advice(recipe, recipe.clock(30), open_sources(recipe.data))
+        assert any("30 samples are few for a recipe whose settings suit" in line for line in told) == few
+    assert not copies(cache) and {wanted for wanted, _ in web.asked("train-000000.tar")} == {
+        "bytes=0-0"
+    }  # is it there?
