@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -162,15 +163,25 @@ def at_step_4(monkeypatch) -> Callable[[Callable[[], object]], None]:
     """``at_step_4(action)``: done in a real run of this process when its fourth step has been made."""
 
     def plan(action: Callable[[], object]) -> None:
-        beat = Watchdog.beat
+        beat, write, looks = Watchdog.beat, Watchdog._write, itertools.count()
+        looked = 0
+
+        def look(dog):
+            nonlocal looked
+            write(dog)
+            looked = next(looks)
 
         def beat_and_act(dog, step, **figures):
             beat(dog, step, **figures)
             if step == 4:
                 action()
-                time.sleep(0.6)  # steps take milliseconds here: the watchdog shall look before the next one
+                seen, deadline = looked, time.monotonic() + 60
+                # Steps take milliseconds here: the watchdog shall look, from beginning to end, before the next one.
+                while looked < seen + 2 and time.monotonic() < deadline:
+                    time.sleep(0.01)
 
         monkeypatch.setattr(Watchdog, "beat", beat_and_act)
+        monkeypatch.setattr(Watchdog, "_write", look)
 
     monkeypatch.setattr(last_writes, "LAST_SECONDS", 1.0)
     monkeypatch.setattr(watchdog, "_WRITE_EVERY", 0.05)
