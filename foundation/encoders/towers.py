@@ -7,7 +7,7 @@ one tower for each sensor of a pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders.trunk import choose
 from foundation.errors import UserError
 from foundation.plugins import Plugin
 from foundation.types import Features
@@ -154,18 +155,19 @@ class Towers(nn.Module):
         results: dict[int, Features] = {}
         for name in dict.fromkeys(owners):
             own = [number for number, owner in enumerate(owners) if owner == name]
-            some = {
-                key: [values[number] for number in own]
-                for key, values in (("wanted", wanted), ("drop", drop))
-                if values is not None
-            }
-            features = self.towers[name](
+            tower: Any = self.towers[name]
+            options = {"drop": drop, "wanted": wanted if getattr(tower, "supports_wanted", False) else None}
+            some = {key: [values[number] for number in own] for key, values in options.items() if values is not None}
+            features = tower(
                 [views[number] for number in own],
                 None if masks is None else [masks[number] for number in own],
                 taps,
                 generator=generator,
                 **some,
             )
+            if wanted is not None and "wanted" not in some:  # a tower that gives all patches
+                chosen = [wanted[number] for number in own]
+                features = [replace(f, patches=choose(f.patches, c)) for f, c in zip(features, chosen, strict=True)]
             results |= dict(zip(own, features, strict=True))
         return [results[number] for number in range(len(views))]
 
