@@ -96,7 +96,7 @@ def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and inputs.ndim > 1
         and inputs.shape[-1] == weight.shape[-1]
         and (bias is None or (bias.dtype == torch.float32 and bias.shape == weight.shape[:1]))
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not _transformed()
         and onednn_is_quicker()

@@ -6,7 +6,7 @@ one tower for each sensor of a pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -36,14 +36,15 @@ class Config:
             raise UserError(f"encoder.main is {self.main!r}; the towers are: {', '.join(self.towers) or 'none'}")
         axes: dict[int, str] = {}
         for name, tower in self.towers.items():
-            count = len(tower.size) if hasattr(tower, "size") else 2
+            if tower.size is None:
+                raise UserError(f"encoder.towers.{name}.size is null: set it, views find their tower by its axes")
+            count = len(tower.size)
             if count in axes:
                 raise UserError(f"encoder.towers: {axes[count]} and {name} both take views of {count} axes; keep one")
             axes[count] = name
         widths = {name: tower.shape.width for name, tower in self.towers.items() if hasattr(tower, "shape")}
         if len(set(widths.values())) > 1:
-            listed = ", ".join(f"{name} {width}" for name, width in widths.items())
-            raise UserError(f"encoder.towers must have one width, as they share the heads: {listed}")
+            raise UserError(_widths(widths))
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -86,6 +87,11 @@ class Config:
         return Towers(self)
 
 
+def _widths(widths: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+    return f"encoder.towers must have one width, as they share the heads: {listed}"
+
+
 class Towers(nn.Module):
     """See :class:`Config`.
 
@@ -104,6 +110,9 @@ class Towers(nn.Module):
         self.towers = nn.ModuleDict({name: tower.build() for name, tower in config.towers.items()})
         self.supports_drop = all(getattr(tower, "supports_drop", False) for tower in self.towers.values())
         self.width = int(self.main.width)
+        others = {name: int(tower.width) for name, tower in self.towers.items()}  # type: ignore[arg-type]
+        if set(others.values()) != {self.width}:  # of adapters, whose width only the model knows
+            raise UserError(_widths(others))
         self.depth = max(int(tower.depth) for tower in self.towers.values())  # type: ignore[arg-type]
 
     @property
