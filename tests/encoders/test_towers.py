@@ -88,7 +88,7 @@ def test_a_tower_that_gives_all_patches_beside_one_that_leaves_some_out():
     for found, whole, chosen in zip(encoder(views, wanted=places), encoder(views), places, strict=True):
         torch.testing.assert_close(found.cls, whole.cls)
         torch.testing.assert_close(found.patches, whole.patches.flatten(0, 1)[chosen])
-    with pytest.raises(UserError, match="one width.*clip 32, frame 64"):
+    with pytest.raises(UserError, match=r"one width.*clip 32, frame 64"):
         towers.Config(towers={"clip": VIDEO, "frame": frame}, main="clip").build()
-    with pytest.raises(UserError, match="frame.size is null"):
+    with pytest.raises(UserError, match=r"frame\.size is null"):
         towers.Config(towers={"clip": clip, "frame": dataclasses.replace(frame, size=None)}, main="clip")
