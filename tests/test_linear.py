@@ -122,3 +122,13 @@ def test_forms_and_transforms_that_only_torch_has(always):
     with torch.backends.mkldnn.flags(enabled=False):
         assert not by_onednn(layer(inputs))
     assert by_onednn(layer(inputs))
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # of a function that remembers its result, on purpose
+def test_a_compiled_layer_stays_one_graph(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_PRODUCTS", 1)
+    layer, inputs = Linear(8, 4), torch.randn(5, 8)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    compiled(inputs).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, inputs.sum(0).expand(4, 8))
+    torch.testing.assert_close(compiled(inputs), F.linear(inputs, layer.weight, layer.bias))
