@@ -10,29 +10,51 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class _Thread(threading.local):
+    """Of each thread: set once nobody waits for its action any longer."""
+
+    def __init__(self) -> None:
+        self.given_up = threading.Event()
+
+
+_THREAD = _Thread()
+
+
+def waited_for() -> bool:
+    """Whether somebody still waits for this action of :func:`within`; True in any other thread.
+
+    A long action asks now and then: left behind, it would take processor and storage from what goes on without it.
+    """
+    return not _THREAD.given_up.is_set()
+
+
 def within(seconds: float, action: Callable[[], T]) -> T:
     """The result of ``action``, or its exception; the thread that is too slow is left behind and holds nobody back.
 
     Args:
         seconds: to wait for.
-        action: reads only: it may go on after this has returned.
+        action: reads only: it may go on after this has returned, until it asks :func:`waited_for`.
 
     Raises:
         TimeoutError: the action has not ended in time.
     """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    given_up = threading.Event()
 
     def work() -> None:
+        _THREAD.given_up = given_up
         try:
             outcome.put((action(), None))
         except BaseException as error:
             outcome.put((None, error))
 
-    threading.Thread(target=work, name="within", daemon=True).start()
     try:
+        threading.Thread(target=work, name="within", daemon=True).start()
         result, error = outcome.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError(f"not done in {seconds:g} seconds") from None
+    finally:
+        given_up.set()  # Ctrl-C comes this way too
     if error is not None:
         raise error
     return result  # type: ignore[return-value]

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
 
 
 @functools.cache
+@torch.compiler.assume_constant_result
 def onednn_is_quicker() -> bool:
     """Whether this processor is an x86-64 of another maker than MKL's, and this torch can call oneDNN."""
     try:
@@ -38,6 +38,8 @@ def onednn_is_quicker() -> bool:
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``inputs @ weight.T + bias`` by oneDNN; the weight may be any transposed view, inputs are made contiguous."""
+    if bias is not None:
+        bias = bias.contiguous()  # the operator reads it as if it were, whatever its strides
     result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return result
 
@@ -51,15 +53,16 @@ class _OneDnnLinear(torch.autograd.Function):
         return _product(inputs, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs, weight = ctx.saved_tensors
         to_inputs = to_weight = to_bias = None
+        # What is to be differentiated once more (``create_graph``) goes by operators that torch can differentiate.
+        again = torch.is_grad_enabled()
         if ctx.needs_input_grad[0]:
-            to_inputs = _product(gradient, weight.t(), None)
+            to_inputs = gradient @ weight if again else _product(gradient, weight.t(), None)
         if ctx.needs_input_grad[1]:
             # oneDNN wants the first factor contiguous: worth the copy where that is the narrower one.
-            narrow = gradient.shape[1] <= inputs.shape[1]
+            narrow = gradient.shape[1] <= inputs.shape[1] and not again
             to_weight = _product(gradient.t(), inputs.t(), None) if narrow else gradient.t() @ inputs
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum(dim=0)
@@ -77,20 +80,35 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         [..., O].
     """
-    if not _by_onednn(inputs, weight):
+    if not _by_onednn(inputs, weight, bias):
         return F.linear(inputs, weight, bias)
     flat = inputs.reshape(-1, inputs.shape[-1])
     result: Tensor = _OneDnnLinear.apply(flat, weight, bias)
     return result.unflatten(0, inputs.shape[:-1])
 
 
-def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
+def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether oneDNN computes this product; torch has the rare forms, and words for what does not fit."""
     return (
         inputs.device.type == "cpu"
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() * weight.shape[0] >= FEWEST_PRODUCTS
+        and inputs.ndim > 1
+        and inputs.shape[-1] == weight.shape[-1]
+        and (bias is None or (bias.dtype == torch.float32 and bias.shape == weight.shape[:1]))
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
+        and not _transformed()
         and onednn_is_quicker()
+    )
+
+
+def _transformed() -> bool:
+    """Whether the call is recorded to run elsewhere, or transformed by ``torch.func``: neither knows the operator."""
+    return (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        or torch._C._are_functorch_transforms_active()
     )
 
 

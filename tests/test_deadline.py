@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
 
-from foundation.deadline import within
+from foundation.deadline import waited_for, within
 from foundation.errors import UserError
 
 
@@ -22,3 +23,30 @@ def test_result_and_error_arrive_and_an_action_that_hangs_is_left_behind():
     with pytest.raises(TimeoutError):
         within(0.05, never.wait)
     never.set()
+
+
+@pytest.mark.parametrize("end", [TimeoutError, KeyboardInterrupt])
+def test_an_action_that_is_left_behind_learns_it(end):
+    begun, ended = threading.Event(), threading.Event()
+
+    def long() -> None:
+        while waited_for():
+            if not begun.is_set() and end is KeyboardInterrupt:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            begun.set()
+            ended.wait(0.001)
+        ended.set()
+
+    with pytest.raises(end):
+        within(0.05 if end is TimeoutError else 10.0, long)
+    assert begun.is_set() and ended.wait(10.0)
+    assert waited_for() and within(10.0, waited_for)  # this thread, and the next action
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
+def test_whatever_ends_an_action_arrives(error):
+    def end() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        within(10.0, end)

@@ -88,3 +88,47 @@ def test_an_operator_that_is_gone_or_means_something_else_is_not_used(monkeypatc
     assert module.onednn_is_quicker.__wrapped__() == (operator == "as it is")
     (tmp_path / "cpuinfo").write_text("vendor_id : GenuineIntel\n")
     assert not module.onednn_is_quicker.__wrapped__()
+
+
+@pytest.mark.parametrize("bias", [torch.randn(24)[::2], torch.randn(1).expand(12), torch.randn(24)[6:18]])
+def test_a_bias_in_any_order_of_memory(always, bias):
+    inputs, weight = torch.randn(9, 16), torch.randn(12, 16)
+    assert by_onednn(linear(inputs, weight.requires_grad_(), bias))
+    torch.testing.assert_close(linear(inputs, weight, bias), F.linear(inputs, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_is_differentiated_again(always):
+    torch.manual_seed(0)
+    leaves = [torch.randn(*shape, requires_grad=True) for shape in ((9, 16), (12, 16), (12,))]
+    results = []
+    for function in (linear, F.linear):
+        first = torch.autograd.grad(function(*leaves).tanh().square().sum(), leaves, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out, and says so
+def test_forms_and_transforms_that_only_torch_has(always):
+    layer, inputs = Linear(8, 4), torch.randn(5, 8)
+    torch.testing.assert_close(layer(inputs[0]), layer(inputs)[0])  # [I] -> [O]
+    assert Linear(0, 4)(torch.ones(3, 0)).shape == (3, 4) and Linear(8, 0)(inputs).shape == (5, 0)
+    torch.testing.assert_close(torch.func.grad(lambda x: layer(x).sum())(inputs), layer.weight.sum(0).expand(5, 8))
+    torch.testing.assert_close(torch.func.vmap(layer)(inputs), layer(inputs))
+    torch.testing.assert_close(torch.jit.trace(layer, inputs)(inputs), layer(inputs))
+    exported = torch.export.export(layer, (inputs,))
+    assert not any("mkldnn" in str(node.target) or "autograd" in str(node.target) for node in exported.graph.nodes)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.ones(5, 7))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not by_onednn(layer(inputs))
+    assert by_onednn(layer(inputs))
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # of a function that remembers its result, on purpose
+def test_a_compiled_layer_stays_one_graph(monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_PRODUCTS", 1)
+    layer, inputs = Linear(8, 4), torch.randn(5, 8)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    compiled(inputs).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, inputs.sum(0).expand(4, 8))
+    torch.testing.assert_close(compiled(inputs), F.linear(inputs, layer.weight, layer.bias))

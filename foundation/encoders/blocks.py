@@ -130,10 +130,10 @@ class Block(nn.Module):
         dropping = self.training and self.drop_path > 0
         if wanted is not None:
             some = select(tokens, wanted)
-            factor = _row_factors(wanted, segments, self.drop_path, generator) if dropping else None
+            factor = _row_factors(wanted, segments, self.drop_path, generator).to(tokens.dtype) if dropping else None
             part = self.attention(self.attention_norm(tokens), segments, wanted)
             some = add_residual(some, part if factor is None else part * factor, self.attention_scale)
-            factor = _row_factors(wanted, segments, self.drop_path, generator) if dropping else None
+            factor = _row_factors(wanted, segments, self.drop_path, generator).to(tokens.dtype) if dropping else None
             part = self.ffn(self.ffn_norm(some))
             return add_residual(some, part if factor is None else part * factor, self.ffn_scale)
         if dropping:

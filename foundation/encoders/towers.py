@@ -6,8 +6,8 @@ one tower for each sensor of a pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders.trunk import choose
 from foundation.errors import UserError
 from foundation.plugins import Plugin
 from foundation.types import Features
@@ -35,14 +36,15 @@ class Config:
             raise UserError(f"encoder.main is {self.main!r}; the towers are: {', '.join(self.towers) or 'none'}")
         axes: dict[int, str] = {}
         for name, tower in self.towers.items():
-            count = len(tower.size) if hasattr(tower, "size") else 2
+            if tower.size is None:
+                raise UserError(f"encoder.towers.{name}.size is null: set it, views find their tower by its axes")
+            count = len(tower.size)
             if count in axes:
                 raise UserError(f"encoder.towers: {axes[count]} and {name} both take views of {count} axes; keep one")
             axes[count] = name
         widths = {name: tower.shape.width for name, tower in self.towers.items() if hasattr(tower, "shape")}
         if len(set(widths.values())) > 1:
-            listed = ", ".join(f"{name} {width}" for name, width in widths.items())
-            raise UserError(f"encoder.towers must have one width, as they share the heads: {listed}")
+            raise UserError(_widths(widths))
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -85,6 +87,11 @@ class Config:
         return Towers(self)
 
 
+def _widths(widths: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+    return f"encoder.towers must have one width, as they share the heads: {listed}"
+
+
 class Towers(nn.Module):
     """See :class:`Config`.
 
@@ -103,6 +110,9 @@ class Towers(nn.Module):
         self.towers = nn.ModuleDict({name: tower.build() for name, tower in config.towers.items()})
         self.supports_drop = all(getattr(tower, "supports_drop", False) for tower in self.towers.values())
         self.width = int(self.main.width)
+        others = {name: int(tower.width) for name, tower in self.towers.items()}  # type: ignore[arg-type]
+        if set(others.values()) != {self.width}:  # of adapters, whose width only the model knows
+            raise UserError(_widths(others))
         self.depth = max(int(tower.depth) for tower in self.towers.values())  # type: ignore[arg-type]
 
     @property
@@ -154,18 +164,19 @@ class Towers(nn.Module):
         results: dict[int, Features] = {}
         for name in dict.fromkeys(owners):
             own = [number for number, owner in enumerate(owners) if owner == name]
-            some = {
-                key: [values[number] for number in own]
-                for key, values in (("wanted", wanted), ("drop", drop))
-                if values is not None
-            }
-            features = self.towers[name](
+            tower: Any = self.towers[name]
+            options = {"drop": drop, "wanted": wanted if getattr(tower, "supports_wanted", False) else None}
+            some = {key: [values[number] for number in own] for key, values in options.items() if values is not None}
+            features = tower(
                 [views[number] for number in own],
                 None if masks is None else [masks[number] for number in own],
                 taps,
                 generator=generator,
                 **some,
             )
+            if wanted is not None and "wanted" not in some:  # a tower that gives all patches
+                chosen = [wanted[number] for number in own]
+                features = [replace(f, patches=choose(f.patches, c)) for f, c in zip(features, chosen, strict=True)]
             results |= dict(zip(own, features, strict=True))
         return [results[number] for number in range(len(views))]
 

@@ -18,7 +18,7 @@ from foundation.data.index import read_index
 from foundation.data.moments import Collector
 from foundation.data.shards import GIB, ShardSet
 from foundation.data.statistics import collector_of
-from foundation.deadline import within
+from foundation.deadline import waited_for, within
 from foundation.engine.probing import look_ahead
 from foundation.errors import SampleError, UserError
 from foundation.printable import printable
@@ -113,6 +113,8 @@ def _of_samples(recipe: Recipe, sources: Mapping[str, ShardSet]) -> Iterator[str
         refused: list[SampleError] = []
         places = np.unique(np.linspace(0, int(shards.num_samples) - 1, _LOOKED_AT).astype(np.int64)).tolist()
         for place in places:
+            if not waited_for():
+                return
             try:
                 raw = shards.read(*shards.locate(place))
                 sample = decoded(decode, raw, max_bytes=most)

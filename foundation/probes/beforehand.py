@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from foundation.data.boundary import decoded
+from foundation.deadline import waited_for
 from foundation.errors import SampleError, UserError
 from foundation.modalities import members
 from foundation.probes.cautions import one_class
@@ -151,11 +152,13 @@ def check_group(patterns: Sequence[str], rule: str, limit: int | None) -> None:
 
 
 def _order(number: int) -> Iterator[int]:
-    """Every place once, some that are spread evenly first."""
+    """Every place once, some that are spread evenly first; it ends early when nobody waits for the answer."""
     first = np.unique(np.linspace(0, number - 1, min(number, _SPREAD)).astype(np.int64)).tolist()
-    yield from first
     seen = set(first)
-    yield from (place for place in range(number) if place not in seen)
+    for place in chain(first, (place for place in range(number) if place not in seen)):
+        if not waited_for():
+            return
+        yield place
 
 
 def _label_fields(config: Any) -> Iterator[str]:
@@ -175,6 +178,8 @@ def _label_fields(config: Any) -> Iterator[str]:
 def _decoder_finds_labels(shards: Any, modality: str, evaluation: Any) -> bool:
     decode = decoder(modality, evaluation)
     for number in sorted({*range(0, shards.num_samples, max(1, shards.num_samples // _DECODED))}):
+        if not waited_for():
+            return False
         try:
             sample = decoded(decode, shards.read(*shards.locate(number)))
         except SampleError:

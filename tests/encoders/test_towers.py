@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -70,3 +72,23 @@ def test_mistakes_are_named():
         towers.Config(towers={"clip": VIDEO, "frame": wide}, main="clip")
     with pytest.raises(UserError, match=r"no tower takes views of 1 axes; there are: clip \(3\)"):
         towers.Config(towers={"clip": VIDEO}, main="clip").build()([torch.randn(2, 6, 50)])
+
+
+def test_a_tower_that_gives_all_patches_beside_one_that_leaves_some_out():
+    timm = pytest.importorskip("foundation.encoders.timm")
+    try:
+        timm.import_timm()
+    except UserError as error:
+        pytest.skip(str(error))
+    clip = dataclasses.replace(VIDEO, width=64, depth=1)
+    frame = timm.Config(model="test_vit", size=(32, 32))
+    encoder = towers.Config(towers={"clip": clip, "frame": frame}, main="clip").build().eval()
+    views = [torch.randn(2, 3, 32, 32), torch.randn(1, 3, 4, 16, 16)]
+    places = [torch.tensor([6, 1]), torch.tensor([3])]
+    for found, whole, chosen in zip(encoder(views, wanted=places), encoder(views), places, strict=True):
+        torch.testing.assert_close(found.cls, whole.cls)
+        torch.testing.assert_close(found.patches, whole.patches.flatten(0, 1)[chosen])
+    with pytest.raises(UserError, match=r"one width.*clip 32, frame 64"):
+        towers.Config(towers={"clip": VIDEO, "frame": frame}, main="clip").build()
+    with pytest.raises(UserError, match=r"frame\.size is null"):
+        towers.Config(towers={"clip": clip, "frame": dataclasses.replace(frame, size=None)}, main="clip")

@@ -147,3 +147,11 @@ def test_a_branch_leaves_out_what_no_request_needs():
     assert seen == [[[3, 19], []], [None, []], [[], []]]
     torch.testing.assert_close(some[masked], everything[masked])
     torch.testing.assert_close(some[masked], everything[patches][:, 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_drop_path_keeps_the_precision_of_the_weights(dtype):
+    encoder = lively(drop_path=0.4).to(dtype).train()
+    (found,) = encoder([torch.randn(3, 3, 16, 16, dtype=dtype)], wanted=[torch.tensor([1, 20])])
+    found.patches.sum().backward()
+    assert found.patches.dtype == found.cls.dtype == dtype and encoder.cls_token.grad.isfinite().all()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
 from foundation.cli import main
-from foundation.data.shards import write_shards
+from foundation.data.shards import ShardSet, write_shards
 from foundation.data.sources import open_sources
+from foundation.deadline import within
 from foundation.engine.advice import advice
+from foundation.modalities.image.evaluation import EvaluationConfig
+from foundation.probes.beforehand import check_labels
 from tests.conftest import image_bytes
 
 
@@ -125,3 +129,26 @@ def test_a_run_whose_probe_says_little_is_told_so(tiny_recipe, tmp_path):
     recipe = tiny_recipe(f"probes=[{{name: knn, train: '{shards(tmp_path, ['1'] * 3)}'}}]")
     sources = open_sources(recipe.data)
     assert "probes: all training samples are of class '1'" in advice(recipe, recipe.clock(40), sources)[-1]
+
+
+def test_looking_for_labels_ends_when_nobody_waits_any_longer(tmp_path, monkeypatch):
+    """Left behind, it would read all of a large split beside the training that began without it."""
+    split, read, slow, ended = shards(tmp_path, ["1"] * 30), [], threading.Event(), threading.Event()
+
+    def read_slowly(self, *place, only=None, _read=ShardSet.read):
+        read.append(place)
+        slow.wait(10.0)
+        return _read(self, *place, only=only)
+
+    monkeypatch.setattr(ShardSet, "read", read_slowly)
+
+    def look():
+        try:
+            return check_labels([("training", [split])], modality="image", evaluation=EvaluationConfig())
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError):
+        within(0.2, look)
+    slow.set()
+    assert ended.wait(10.0) and len(read) == 1

@@ -93,7 +93,9 @@ class ViewPlanes(Planes):
         array, side = memory.numpy(), math.isqrt(memory.shape[1])
         super().__init__(np, array[1 : 1 + channels], tuple(array[1 : 1 + channels]))
         self.memory = memory[1 : 1 + channels]
-        self.image = self.memory.view(channels, side, side)[:, :size, :size]
+        lines = self.memory.view(channels, side, side)
+        self.image = lines[:, :size, :size]
+        self._margins = (lines[:, :, size:], lines[:, size:]) if size < side else ()
         self.array: NDArray[np.float32] = self.image.numpy()
         bits, picture = array.view(np.int32), array[8 : 8 + channels]
         low, middle, high, chroma = array[4:8]
@@ -110,6 +112,8 @@ class ViewPlanes(Planes):
     def load(self, row: Tensor) -> None:
         """Takes the pixels of a view, [3, size, size] uint8 or float32."""
         self.image.copy_(row)
+        for margin in self._margins:  # operations take it along: view by view it would grow until it is no number
+            margin.zero_()
         self.gain, self.offset = 1.0, 0.0
 
     def mix(self, factor: float, offset: float) -> None:

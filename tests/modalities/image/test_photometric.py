@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 
@@ -133,3 +134,26 @@ def test_memory_of_a_probe_serves_a_training():
     for thread in threads:
         thread.join()
     assert len(results) == 15 and all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # numbers that are none are what it is about
+@pytest.mark.parametrize("size", [5, 13, 16])
+def test_the_same_views_over_and_over(size):
+    """Working memory is used again: neither its margins nor numbers that are none reach a later view."""
+    x, rows = pixels(size, 24), 24
+    p = Parameters(
+        order=np.array(list(itertools.permutations(range(4)))),
+        factors=np.tile([1.0, 0.5, 0.0, 0.5], (rows, 1)),  # no factor above 1, after which pixels would be clipped
+        jitter=np.ones(rows, np.bool_),
+        greyscale=np.arange(rows) % 3 == 0,
+        blur=np.ones(rows, np.bool_),
+        sigma=np.full(rows, 1.0),
+        solarise=np.zeros(rows, np.bool_),
+    )
+    plan = make_plan(p, size)
+    first = run_plan(x, plan, MEAN, STD)
+    run_plan(torch.full(x.shape, math.inf), plan, MEAN, STD)
+    run_plan(torch.full(x.shape, math.nan), plan, MEAN, STD)
+    again = run_plan(x, plan, MEAN, STD)
+    assert first.isfinite().all() and torch.equal(again, first)
+    torch.testing.assert_close(first, run_plan(x, make_plan(p, size, batched=True), MEAN, STD), rtol=0, atol=1e-3)
