@@ -10,6 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class OutOfTimeError(Exception):
+    """Nobody waits any longer. No ``TimeoutError``: that is what storage raises that gave up by itself."""
+
+
 class _Thread(threading.local):
     """Of each thread: set once nobody waits for its action any longer."""
 
@@ -36,7 +40,7 @@ def within(seconds: float, action: Callable[[], T]) -> T:
         action: reads only: it may go on after this has returned, until it asks :func:`waited_for`.
 
     Raises:
-        TimeoutError: the action has not ended in time.
+        OutOfTimeError: the action has not ended in time.
     """
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     given_up = threading.Event()
@@ -52,7 +56,7 @@ def within(seconds: float, action: Callable[[], T]) -> T:
         threading.Thread(target=work, name="within", daemon=True).start()
         result, error = outcome.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"not done in {seconds:g} seconds") from None
+        raise OutOfTimeError(f"not done in {seconds:g} seconds") from None
     finally:
         given_up.set()  # Ctrl-C comes this way too
     if error is not None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from foundation.deadline import waited_for, within
+from foundation.deadline import OutOfTimeError, waited_for, within
 from foundation.errors import UserError
 
 
@@ -17,15 +17,20 @@ def test_result_and_error_arrive_and_an_action_that_hangs_is_left_behind():
     def refuse() -> None:
         raise UserError("no such thing")
 
+    def give_up() -> None:
+        raise TimeoutError("of the storage")
+
+    with pytest.raises(TimeoutError, match="of the storage"):
+        within(10.0, give_up)
     with pytest.raises(UserError, match="no such thing"):
         within(10.0, refuse)
     never = threading.Event()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(OutOfTimeError):
         within(0.05, never.wait)
     never.set()
 
 
-@pytest.mark.parametrize("end", [TimeoutError, KeyboardInterrupt])
+@pytest.mark.parametrize("end", [OutOfTimeError, KeyboardInterrupt])
 def test_an_action_that_is_left_behind_learns_it(end):
     begun, ended = threading.Event(), threading.Event()
 
@@ -38,7 +43,7 @@ def test_an_action_that_is_left_behind_learns_it(end):
         ended.set()
 
     with pytest.raises(end):
-        within(0.05 if end is TimeoutError else 10.0, long)
+        within(0.05 if end is OutOfTimeError else 10.0, long)
     assert begun.is_set() and ended.wait(10.0)
     assert waited_for() and within(10.0, waited_for)  # this thread, and the next action
 

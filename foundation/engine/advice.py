@@ -18,7 +18,7 @@ from foundation.data.index import read_index
 from foundation.data.moments import Collector
 from foundation.data.shards import GIB, ShardSet
 from foundation.data.statistics import collector_of
-from foundation.deadline import waited_for, within
+from foundation.deadline import OutOfTimeError, waited_for, within
 from foundation.engine.probing import look_ahead
 from foundation.errors import SampleError, UserError
 from foundation.printable import printable
@@ -56,7 +56,7 @@ def advice(recipe: Recipe, clock: Clock, sources: Mapping[str, ShardSet]) -> lis
 def _in_time(look: Callable[[], list[str]], what: str, unknown: str) -> list[str]:
     try:
         return within(_PATIENCE, look)
-    except TimeoutError:
+    except OutOfTimeError:
         return [
             f"{what} could not be read in {_PATIENCE:g} seconds: whether {unknown} is not known. Storage or decoder "
             "hang, or are slow: look at them with `foundation data inspect`"
