@@ -54,10 +54,14 @@ def to_stdout(text: str) -> None:
 
 
 def warn_in_one_line() -> None:
-    """From now on Python's warnings, which libraries give with a line of their source, are one line each."""
+    """From now on Python's warnings, which libraries give with a line of their source, are one line each, said once."""
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         text = " ".join(str(message).split())
+        if text in said:
+            return
+        said.add(text)
         to_stderr(f"warning: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'} ({category.__name__})")
 
     warnings.showwarning = show

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foundation.encoders.attention import Backend
 from foundation.encoders.blocks import BlockShape, FeedForward, Norm
 from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
-from foundation.encoders.presets import PRESETS, Preset, PresetName
+from foundation.encoders.presets import Preset, PresetName, shape
 from foundation.encoders.segments import Segment
 from foundation.encoders.trunk import TAP_KINDS, Trunk, choose, drop_path_rates, visible
 from foundation.errors import UserError
@@ -33,9 +33,9 @@ to their gradients once for all views, and copies the tokens of every block for 
 class Config:
     """A vision transformer."""
 
-    preset: PresetName | None = "small"
+    preset: PresetName | None = None
     """Published shape: tiny, small, base, large, giant (DINOv2, SwiGLU), or nano (ours: width 128, depth 6, 4 heads).
-    None: give width, depth and heads."""
+    None: width, depth and heads; small where none of them is given."""
 
     width: Side | None = None
     """Width of a token; None takes the preset's."""
@@ -104,8 +104,6 @@ class Config:
     a CPU for up to 8 x width tokens (measured: 2 to 15 % faster below, up to 5 % slower far above)."""
 
     def __post_init__(self) -> None:
-        if self.preset is not None and self.preset not in PRESETS:
-            raise UserError(f"encoder.preset is {self.preset!r}: it must be one of {', '.join(PRESETS)} or null")
         if not (hasattr(self.tokenizer, "build") and hasattr(self.tokenizer, "coordinates")):
             raise UserError(
                 f"encoder.tokenizer is {self.tokenizer!r}: it must be the Config of a modality's tokenizer, "
@@ -120,9 +118,8 @@ class Config:
                 "each head gets an equal share of the width"
             )
         if self.position.kind == "rotary" and shape.width // shape.heads % 4:
-            raise UserError(
-                f"encoder.width / encoder.heads is {shape.width // shape.heads}: rotary positions need a multiple of 4"
-            )
+            share = shape.width // shape.heads
+            raise UserError(f"encoder.width / encoder.heads is {share}: rotary positions need a multiple of 4")
         kind, free = self.position.kind, self.places is not None
         if free and kind in ("learned", "rotary"):
             raise UserError(f"encoder.position.kind is {kind!r}, but {self.modality} tokens lie on no grid: use 'mlp'")
@@ -134,16 +131,7 @@ class Config:
     @property
     def shape(self) -> Preset:
         """Width, depth, heads and feed-forward kind: the preset's, with what is given in its place."""
-        preset = PRESETS[self.preset] if self.preset is not None else None
-
-        def number(name: str) -> int:
-            value = getattr(self, name)
-            if value is None and preset is None:
-                raise UserError(f"encoder.{name} is missing: give it, or a preset ({', '.join(PRESETS)})")
-            return int(getattr(preset, name) if value is None else value)
-
-        ffn = self.ffn or (preset.ffn if preset is not None else "mlp")
-        return Preset(number("width"), number("depth"), number("heads"), ffn)
+        return shape(self.preset, {"width": self.width, "depth": self.depth, "heads": self.heads}, self.ffn)
 
     @property
     def modality(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from foundation.encoders import vit
 from foundation.encoders.attention import attend, choose_backend
 from foundation.encoders.blocks import keep_rows
 from foundation.encoders.positions import PositionConfig, RotaryPositions
+from foundation.encoders.presets import PRESETS
 from foundation.encoders.segments import Segment, merge
 from foundation.encoders.trunk import drop_path_rates
 from foundation.errors import UserError
@@ -232,6 +234,18 @@ def test_parameter_counts_of_presets(preset):
     with torch.device("meta"):
         encoder = vit.Config(preset=preset).build()
     assert sum(p.numel() for p in encoder.parameters()) - encoder.mask_token.numel() == COUNTS[preset]
+
+
+def test_a_preset_that_changes_nothing_is_said():
+    given = {"width": 192, "depth": 3, "heads": 3}
+    with pytest.warns(UserWarning, match=r"encoder\.preset 'base' changes nothing"):
+        assert vit.Config(preset="base", **given).shape.width == 192
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert vit.Config(**given).shape.width == 192 and vit.Config(preset="base", depth=3).shape.depth == 3
+    assert vit.Config().shape == PRESETS["small"]
+    with pytest.raises(UserError, match=r"encoder\.heads is missing"):
+        vit.Config(width=192, depth=3)
 
 
 def test_parameter_count_of_giant():
