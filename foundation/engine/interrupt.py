@@ -31,8 +31,13 @@ class StopFlag:
         self._before: dict[signal.Signals, object] = {}
         self._since: float | None = None
         self._presses, self._last_press = 0, -_ONE_PRESS
+        self._process = os.getpid()
 
     def _set(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker that was forked a moment ago, and has no handlers of its own yet
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         self.name = signal.Signals(number).name
         now = time.monotonic()
         if number != signal.SIGINT or now - self._last_press < _ONE_PRESS:

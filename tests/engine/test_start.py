@@ -169,6 +169,17 @@ def test_the_third_interrupt_does_not_wait_for_the_save():
         os.kill(os.getpid(), signal.SIGINT)  # while the last word is written
 
 
+def test_a_worker_forked_while_a_run_listens_neither_speaks_for_it_nor_outlives_term(capfd):
+    with StopFlag():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    assert "saving" not in capfd.readouterr().err
+
+
 HANGING_SAVE = """
 import sys, time
 from foundation.cli import main
