@@ -174,7 +174,8 @@ def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) 
             listed = "\n".join(f"  {line}" for line in changes)
             raise UserError(
                 f"{folder.path} was started with another recipe:\n{listed}\n"
-                "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
+                "Resume with the old values, choose another --run, start anew with --fresh --overwrite, or say "
+                "--accept-changes"
             )
 
 

@@ -103,7 +103,8 @@ def _copy(file: Path, to: Path) -> int:
         raise UserError(f"{target} exists already; choose another name or remove it first") from None
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
-    to_stdout(f"{target}  (train it: foundation pretrain {shlex.quote(str(target))})")
+    train = f"foundation pretrain {shlex.quote(str(target))} 'data.shards=[FOLDER/train-*.tar]'"
+    to_stdout(f"{target}  (train it: {train}; --dry-run first says what does not fit)")
     return 0
 
 

@@ -104,7 +104,15 @@ def _batch_for(samples: int) -> int:
 
 
 def _of_samples(recipe: Recipe, sources: Mapping[str, ShardSet]) -> Iterator[str]:
-    wanted, decode = recipe.views.modality, recipe.decode.build()
+    wanted = recipe.views.modality
+    try:
+        decode = recipe.decode.build()
+    except UserError as error:  # a package is missing that is of no use where the samples are of another modality
+        for name, shards in sources.items():
+            if (held := _modality_of(shards)) not in ("", wanted):
+                said = _other_modality(recipe, _where(name), held, str(error))
+                raise UserError(f"{said}. (Where it is meant so: {error})") from None
+        raise
     most = int(recipe.data.max_decoded_gib * GIB)
     collector, seen = _collector(recipe), 0
     for name, shards in sources.items():
@@ -132,8 +140,7 @@ def _of_samples(recipe: Recipe, sources: Mapping[str, ShardSet]) -> Iterator[str
         held = _modality_of(shards)
         foreign = held not in ("", wanted)
         if len(refused) == len(places) and (foreign or (not held and all(e.reason == "missing" for e in refused))):
-            where = f"data.sources.{name}.shards" if name else "data.shards"
-            raise UserError(_other_modality(recipe, where, held, refused[0]))
+            raise UserError(_other_modality(recipe, _where(name), held, refused[0].detail))
     if collector is not None and seen:
         yield from collector.facts().misfits
 
@@ -153,11 +160,15 @@ def _modality_of(shards: ShardSet) -> str:
     return ""
 
 
-def _other_modality(recipe: Recipe, where: str, held: str, error: SampleError) -> str:
+def _where(source: str) -> str:
+    return f"data.sources.{source}.shards" if source else "data.shards"
+
+
+def _other_modality(recipe: Recipe, where: str, held: str, detail: str) -> str:
     wanted = recipe.views.modality
     if held:
         fitting = ", ".join(of_modality(held)) or "none is shipped"
         said = f"{where}: these are {printable(held)} samples, and the recipe {recipe.name!r} is for {wanted}"
         return f"{said}. Recipes for {printable(held)}: {printable(fitting)}"
     said = f"{where}: no sample can be read by the recipe {recipe.name!r}, which is for {wanted}"
-    return f"{said}: {error.detail}. 'foundation recipes list' says what each recipe is for"
+    return f"{said}: {detail}. 'foundation recipes list' says what each recipe is for"

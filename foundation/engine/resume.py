@@ -59,7 +59,8 @@ def compare(
     if listed and not accept_changes:
         raise UserError(
             f"{folder} was trained with another recipe:\n{listed}\n"
-            "Resume with the old values, choose another --run, start anew with --fresh, or say --accept-changes"
+            "Resume with the old values, choose another --run, start anew with --fresh --overwrite, or say "
+            "--accept-changes"
         )
     if stream.uncompared(numbers["data"]):
         yield (

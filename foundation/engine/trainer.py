@@ -129,13 +129,14 @@ class Trainer:
         with ExitStack() as stack:
             journal = Journal(self.folder, self.recipe.name, self.progress.step, self.last_step, self.say)
             self.journal = stack.enter_context(journal)
-            self.feed = self._feed()
-            stack.callback(lambda: self.feed.close())
-            stack.enter_context(self.saver)
             seconds, step = self.recipe.guard.stall_seconds, self.progress.step or None
             dog = Watchdog(
                 self.folder, rank(), seconds, lambda: self.feed.loader.worker_pids(), asked=self.stop.since, step=step
             )
+            stack.callback(dog.sweep)  # once more, when the workers have ended
+            self.feed = self._feed()
+            stack.callback(lambda: self.feed.close())
+            stack.enter_context(self.saver)
             self.watchdog = stack.enter_context(dog)
             self._prepare()
             self._train()

@@ -150,7 +150,7 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self._forget_the_dead()
-        self._sweep()
+        self.sweep()
         prefix, records = self._prefix, self.folder.records
         records.keep("cannot write stacks to", prefix.parent, lambda: prefix.parent.mkdir(parents=True, exist_ok=True))
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
@@ -203,9 +203,7 @@ class Watchdog:
             self._backstop.close()
         if self._sentry is not None:
             self._dismiss()
-        self._sweep()
-        with contextlib.suppress(OSError):
-            self._prefix.parent.rmdir()  # only when nothing is left in it
+        self.sweep()
 
     def _forget_the_dead(self) -> None:
         """Free the shared memory that workers of an earlier attempt held when they were killed."""
@@ -217,7 +215,7 @@ class Watchdog:
             for pid in stacks.worker_pids(str(self._prefix)):
                 free_shared_memory(pid)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove this process's empty files: each worker opens one, for a day that mostly never comes.
 
         Those of workers that are still dying stay: the next attempt frees what they leave in shared memory.
@@ -227,6 +225,8 @@ class Watchdog:
             with contextlib.suppress(OSError):
                 if path.name not in dying and path.stat().st_size == 0:
                     path.unlink()
+        with contextlib.suppress(OSError):
+            self._prefix.parent.rmdir()  # only when nothing is left in it
 
     def _watch(self) -> None:
         written = -_WRITE_EVERY

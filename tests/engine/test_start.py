@@ -139,7 +139,7 @@ def test_every_setting_is_shown_when_asked_for(tiny_recipe_file, tmp_path, capsy
     assert read.train.batch_size == 4 and "shuffle_window: 16" in shown and "peer_timeout_seconds" in shown
 
 
-def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd):
+def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd, monkeypatch):
     words = ["pretrain", "hapt-mae-nano", "--run", str(tmp_path / "run")]
     assert main([*words, f"data.shards=[{tiny_shards}]"]) == 2
     assert "no sample can be read by the recipe 'hapt-mae-nano', which is for imu" in capfd.readouterr().err
@@ -152,6 +152,9 @@ def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_s
         and "hapt" not in err.split("Recipes for")[1]
     )
     assert not (tmp_path / "run" / "checkpoints").exists()
+    monkeypatch.setitem(sys.modules, "soundfile", None)  # what is not installed is of no use here either
+    assert main(["pretrain", "fsdd-mae-nano", f"data.shards=[{tmp_path}/digits/train-*.tar]", "--dry-run"]) == 2
+    assert "these are image samples, and the recipe 'fsdd-mae-nano' is for audio" in capfd.readouterr().err
 
 
 def test_the_third_interrupt_does_not_wait_for_the_save():

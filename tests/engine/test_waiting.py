@@ -131,3 +131,9 @@ def test_full_shared_memory_is_named_at_once(tiny_recipe_file, tmp_path, happene
     assert "/dev/shm has " in line and f"of {kilobytes * 1024:,} bytes free" in line
     assert "data.workers=0" in line and "--shm-size" in line
     happened("named at once with its bytes, free and in all, and what to do; exit 1")
+
+
+def test_a_run_that_ends_well_leaves_no_empty_files_of_its_workers(tiny_recipe, train, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_recipe("data.workers=2", "guard.stall_seconds=600"), run)
+    assert not (run / "stalls").exists()
