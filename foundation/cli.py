@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from foundation import synonyms
 from foundation.allocator import keep_freed_memory
 from foundation.ctrl_c import INTERRUPTED, end_now, end_while_importing, speaks
 from foundation.errors import FoundationError, RequeueRequest, UserError
@@ -86,7 +87,7 @@ _PACKAGES = (
 
 EXTRA = "unrecognized arguments: "
 """How argparse begins a message about words that nothing takes."""
-_UNKNOWN = re.compile(rf"^{EXTRA}(?:.*?\s)?(--?[^\s=]+)(=\S*)?")
+_UNKNOWN = re.compile(rf"^{EXTRA}(?:.*?\s)?(--?[^\s=]+)(=\S*)?(?:\s+([^\s-]\S*))?")
 _SETTING = re.compile(r"--[a-z_]+(?:\.[a-z0-9_]+)+")
 _REQUIRED = re.compile(r"^the following arguments are required: (.*)")
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -105,10 +106,16 @@ class Parser(argparse.ArgumentParser):
         if unknown and _SETTING.fullmatch(unknown[1]):
             setting = unknown[1].removeprefix("--") + (unknown[2] or "=VALUE")
             raise UserError(f"settings are written without dashes: {setting} ({self.prog} --help)")
+        takes_settings = any(action.metavar == SETTINGS for action in self._actions)
+        if unknown and takes_settings:
+            value = unknown[2].removeprefix("=") if unknown[2] else unknown[3]
+            setting = synonyms.written(unknown[1].lstrip("-").replace("-", "_"), value)
+            if setting:
+                raise UserError(f"no option {unknown[1]}; it is a setting, written {setting} ({self.prog} --help)")
         if unknown:
             closest = _near(unknown[1], list(self._option_string_actions))
             message += closest
-            if not closest and any(action.metavar == SETTINGS for action in self._actions):
+            if not closest and takes_settings:
                 message += "; settings of the recipe are written as key=value, such as train.batch_size=64"
         elif message.startswith(EXTRA):
             words = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from foundation import ranges
+from foundation import ranges, synonyms
 from foundation.config_nodes import TAG, compose, find, found_in, is_null, mapping_at, no_entry, place_of, start_of
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near, resolve
@@ -134,6 +134,7 @@ class Reader:
     def __init__(self, own: bool = False) -> None:
         self.own = own
         self.problems: list[tuple[int, str]] = []
+        self._sections: frozenset[str] = frozenset()
         self._overrides: set[str] = set()  # names of their marks: the user's own word, whatever they change
         self.out_of_range = False
 
@@ -258,7 +259,7 @@ class Reader:
         outside: Reader | None = None
         for member in members:
             attempt = Reader(self.own)
-            attempt._overrides = self._overrides
+            attempt._overrides, attempt._sections = self._overrides, self._sections
             value = attempt.read(member, node, key, default, nullable)
             if not attempt.problems:
                 return value
@@ -288,6 +289,8 @@ class Reader:
 
     def read_dataclass(self, cls: type, node: MappingNode, key: str, skip: str = "") -> Any:
         fields, hints = {f.name: f for f in fields_of(cls)}, hints_of(cls)
+        if not key:
+            self._sections = frozenset(fields)
         values: dict[str, Any] = {}
         unknown: list[str] = []
         places: dict[str, Node] = {}
@@ -296,7 +299,8 @@ class Reader:
                 continue
             full = _join(key, name)
             if name not in fields:
-                hint = near(name, fields) or _below(name, hints) or f" (known here: {', '.join(fields) or 'none'})"
+                hint = self._synonym(name, value_node) or near(name, fields) or _below(name, hints)
+                hint = hint or f" (known here: {', '.join(fields) or 'none'})"
                 self.problem(key_node, f"unknown key {full!r}{hint}")
                 unknown.append(name)
                 continue
@@ -337,6 +341,13 @@ class Reader:
             for name, key_node, value_node in self.entries(node, key)
         ]
         return _BAD if any(k is _BAD or v is _BAD for k, v in pairs) else dict(pairs)
+
+    def _synonym(self, name: str, value: Node) -> str:
+        """How a setting that has another name elsewhere is written, where what is read has such a section."""
+        name = name.replace("-", "_")
+        text = value.value if isinstance(value, ScalarNode) else None
+        known = synonyms.section_of(name) in self._sections
+        return f"; here it is {synonyms.written(name, text)}" if known else ""
 
     def read_any(self, node: Node, key: str) -> Any:
         if isinstance(node, MappingNode):

@@ -116,6 +116,7 @@ def start_processes(arguments: argparse.Namespace) -> int:
 
 def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
     """Train in the folder, together with the other processes of the run; the first one keeps the folder."""
+    from foundation.engine.resume import nothing_left
     from foundation.engine.run_folder import RunFolder
     from foundation.engine.trainer import Trainer
     from foundation.parallel.collective import on_first_rank
@@ -128,11 +129,16 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
         stack.callback(voice.close)
         folder = RunFolder(path)
 
-        def enter() -> None:
+        def enter() -> str | None:
+            if not (arguments.fresh or arguments.accept_changes) and (word := nothing_left(path, recipe)):
+                return word
             stack.enter_context(folder)
             prepare(folder, recipe, arguments.fresh, arguments.overwrite, arguments.accept_changes)
+            return None
 
-        on_first_rank(enter)
+        if finished := on_first_rank(enter):
+            say(finished)
+            return
         trainer = Trainer(recipe, folder, say, arguments.accept_changes)
         on_first_rank(lambda: begin(folder, trainer))
         trainer.run()

@@ -271,7 +271,7 @@ def test_torch_does_not_tell_the_user_about_parameters_that_are_all_used(tmp_pat
         (["x", "--train.batch_size", "32"], "settings are written without dashes: train.batch_size=VALUE ("),
         (["x", "--train.batch_size=32"], "settings are written without dashes: train.batch_size=32 ("),
         (["x", "--dryrun"], "--dryrun; did you mean '--dry-run'? ("),
-        (["x", "--batch=3"], "--batch=3; settings of the recipe are written as key=value"),
+        (["x", "--colour=3"], "--colour=3; settings of the recipe are written as key=value"),
     ],
 )
 def test_slips_on_the_command_line_say_what_to_type(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):

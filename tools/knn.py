@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.errors import UserError
     from foundation.probes import command, knn, table
+    from foundation.probes.labels import class_names
     from foundation.probes.road import open_limited
     from foundation.probes.treatments import treated
     from foundation.voice import to_stderr, to_stdout
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     alone = not job.test
     if arguments.per_class is not None and (alone or arguments.per_class < 1):
         raise UserError("--per-class needs --test shards and at least 1 sample of each class")
-    knn.choose_k(arguments.k, knn.neighbours_of(open_limited(job.train, arguments.limit).num_samples, alone))
+    shards = open_limited(job.train, arguments.limit)
+    knn.choose_k(arguments.k, knn.neighbours_of(shards.num_samples, alone))
     rows: list[dict[str, Any]] = []
     looked: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
                     if classes <= 200:
                         pairs = torch.bincount(queries.labels * classes + accuracy.predictions, minlength=classes**2)
                         confusion |= {"counts": pairs.reshape(classes, classes).tolist(), "classes": list(bank.classes)}
+                        confusion["names"] = list(class_names(bank.classes, shards.classes))
     content = {
         "metric": "top1",
         **looked,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import difflib
 import glob
+import itertools
 import os
 import re
+import shlex
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.data.index import Index, read_index
+from foundation.data.kinds import builders_for
 from foundation.data.remote import is_remote, local_path, shown
 from foundation.errors import UserError
+
+_LOOKED_AT = 1000
+"""Files of a folder without shards that are looked at, to say what they are."""
 
 
 def expand(patterns: str | Path | Sequence[str | Path], several_splits: bool = False) -> list[Path]:
@@ -44,6 +51,7 @@ def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
     if path.is_dir():
         return _folder(path, several_splits)
     if path.is_file():
+        _refuse_files(path.parent, [path])
         return [path]
     names = braces(pattern)
     paths: list[Path] = []
@@ -63,6 +71,8 @@ def _expand_one(pattern: str, several_splits: bool) -> list[Path]:
         )
     if not paths:
         raise UserError(f"no shards match {pattern!r}\n" + _what_is_there(Path(names[0])))
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(names[0]).parts[:-1]))
+    _refuse_files(root, paths)
     return paths
 
 
@@ -87,7 +97,10 @@ def braces(pattern: str) -> list[str]:
 def _folder(folder: Path, several_splits: bool) -> list[Path]:
     shards = sorted(folder.glob("*.tar"))
     if not shards:
-        raise UserError(f"no shards in the folder {folder}\n" + _what_is_there(folder / "train-000000.tar"))
+        raise UserError(
+            f"no shards in the folder {folder}\n"
+            + (_files_in(folder, True) or _what_is_there(folder / "train-000000.tar"))
+        )
     if several_splits:
         return shards
     refuse_several_splits(str(folder), [shard.name for shard in shards], read_index(folder))
@@ -109,9 +122,45 @@ def refuse_several_splits(folder: str, names: Sequence[str], index: Index | None
         raise UserError(f"{folder} holds several splits; say which one: {listed}")
 
 
+def _refuse_files(root: Path, paths: Sequence[Path]) -> None:
+    """Pictures, sounds and the like, given as if they were shards.
+
+    Raises:
+        UserError: none of the paths is a shard by its name, and the first is none by its content either.
+    """
+    if any(path.suffix == ".tar" for path in paths) or tarfile.is_tarfile(paths[0]):
+        return
+    if builders := builders_for(path.name for path in paths):
+        raise UserError(f"{paths[0]} is no shard (a .tar archive of samples){_made_by(builders, root)}")
+
+
+def _files_in(folder: Path, deep: bool) -> str:
+    """What to do with a folder most of whose files are samples; empty where they are not, or where it has shards."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += (os.path.relpath(os.path.join(place, name), folder) for name in sorted(names) if name[0] != ".")
+        if len(found) > _LOOKED_AT:
+            break
+    if any(name.endswith(".tar") for name in found):
+        return ""
+    found = [name for name in found if deep or os.sep not in name]
+    builders = builders_for(found)
+    taken = [name for name in found if builders and builders[0] in builders_for([name])]
+    if 2 * len(taken) < len(found) or not taken:
+        return ""
+    return f"{folder.absolute()} holds files such as {taken[0]}, no shards{_made_by(builders, folder)}"
+
+
+def _made_by(builders: Sequence[str], root: Path) -> str:
+    command = f"foundation data build {builders[0]} OUT --root {shlex.quote(str(root))}"
+    others = f" (or {', '.join(builders[1:])})" if builders[1:] else ""
+    return f"; make shards of the files first: {command}{others}"
+
+
 def _what_is_there(wanted: Path) -> str:
     """The folder that was looked into, and what it holds that comes nearest."""
-    folder = wanted.parent
+    folder = first = wanted.parent
     while not folder.is_dir():
         if folder.parent == folder:
             break
@@ -122,6 +171,8 @@ def _what_is_there(wanted: Path) -> str:
         return f"looked into {folder.absolute()}: {error.strerror}"
     if not names:
         return f"looked into {folder.absolute()}: it is empty"
+    if folder == first and (files := _files_in(folder, False)):
+        return files
     near = difflib.get_close_matches(wanted.name, names, n=4, cutoff=0.5) or names[:4]
     return (
         f"looked into {folder.absolute()}: no {wanted.name!r} among {len(names)} names there; "

@@ -6,6 +6,7 @@ picture), and a test compares the pages of the modalities with them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from foundation.plugins import available, resolve
@@ -14,6 +15,14 @@ _ROOM = "foundation.modalities.{name}.decode"
 _WORDS = {"image": "picture", "audio": "sound", "video": "film", "points": "cloud", "imu": "recording"}
 """What a member is called in messages, where that is not the modality's name. In order: what several modalities read,
 such as GIF, is taken for the first of them where nobody says whose samples they are."""
+
+
+_BUILDERS = {
+    "image": "folder", "audio": "audio-folder", "video": "video-folder", "points": "point-folder", "imu": "imu-folder"
+}  # fmt: skip
+"""The data set of each modality that makes shards of a folder of files."""
+_NOTES = "txt"
+"""An extension that clouds and recordings have, and more often somebody's notes."""
 
 
 @lru_cache(maxsize=64)
@@ -46,6 +55,22 @@ def kind_of(extension: str, modality: str = "") -> str:
         if suffix is not None and (name == modality or suffix not in _shared()):
             return extension[: len(extension) - len(suffix)] + _WORDS.get(name, name)
     return f".{extension}"
+
+
+def builders_for(names: Iterable[str]) -> list[str]:
+    """Data sets (of ``foundation data build``) that read most of the files of these names, the likeliest first.
+
+    Args:
+        names: of files; those that no modality reads do not count.
+
+    Returns:
+        ``["folder"]`` for pictures; more than one where several modalities read as many; empty for none.
+    """
+    lower = [f".{name.lower()}" for name in names if not name.lower().endswith(f".{_NOTES}")]
+    known = {name: tuple(f".{extension}" for extension in extensions_of(name)) for name in _order()}
+    counts = {name: sum(text.endswith(known[name]) for text in lower) for name in _BUILDERS if known[name]}
+    most = max(counts.values(), default=0)
+    return [_BUILDERS[name] for name, count in counts.items() if count == most and most]
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from foundation import config
 from foundation.data.sources import Stream
+from foundation.engine import checkpoint, runs
 from foundation.engine.build import Placement, words
 from foundation.errors import UserError
 from foundation.recipe import Recipe
@@ -69,6 +70,34 @@ def compare(
         )
     if (then := numbers.get("computed", {})) and then != (now := place.plain()):
         yield f"the run goes on elsewhere: {words(then)} until now, {words(now)} from here on"
+
+
+def nothing_left(folder: Path, recipe: Recipe) -> str | None:
+    """What to say of a run that has reached its length, when it is started again as it was.
+
+    Args:
+        folder: of the run, which nobody holds.
+        recipe: of the user.
+
+    Returns:
+        One line; None where there may be something to do: the run is not done, its last checkpoint is gone or damaged,
+        no export is left, or any key of the recipe differs.
+    """
+    if not runs.is_run(folder) or not any((folder / "export").glob("*.safetensors")):
+        return None
+    run = runs.summary(folder)
+    if run.state != "done" or run.checkpoint is None or run.total is None or run.step < run.total:
+        return None
+    last = folder / "checkpoints" / run.checkpoint
+    if checkpoint.steps(folder / "checkpoints")[-1] != last or checkpoint.step_of(last) < run.total:
+        return None
+    if config.read_text(folder / "recipe.yaml") != config.dump(recipe.lasting) or checkpoint.problem(last):
+        return None
+    length = recipe.train.length.to_yaml()
+    return (
+        f"nothing left to do: {folder} has reached its length, {length} (step {run.step:,} of {run.total:,}); to go "
+        "on: the same command with a larger train.length and --accept-changes (the schedules stretch with it)"
+    )
 
 
 def changes_in_recipe(before: str | Path, recipe: Recipe) -> list[str]:

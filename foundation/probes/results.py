@@ -52,9 +52,14 @@ class Row(TypedDict, total=False):
 
 
 class Confusion(TypedDict, total=False):
-    """Counts of test samples by true class (row) and predicted class (column); ``k`` neighbours."""
+    """Counts of test samples by true class (row) and predicted class (column); ``k`` neighbours.
+
+    ``classes`` are labels as the samples have them, ``names`` what the index of the training shards calls those.
+    """
 
     counts: list[list[float]] | None
+    classes: list[str] | None
+    names: list[str] | None
     k: int
 
 

@@ -103,7 +103,7 @@ class Thinned:
     """
 
     def __init__(self, shards: Any, limit: int) -> None:
-        self.whole = shards
+        self.whole, self.classes = shards, shards.classes
         self.kept = np.linspace(0, shards.num_samples, limit, endpoint=False).astype(np.int64)
         self.counts = np.array([limit], dtype=np.int64)
         self.shards, self.num_samples = (f"{limit} samples of {len(shards.shards)} shards",), limit

@@ -96,7 +96,7 @@ def confusions(run: Run, gallery: Gallery | None) -> str:
     knn: Any = latest(run.probes, "knn") or {}
     measured = knn.get("confusion") or {}
     index = gallery.classes if gallery else ()
-    classes = class_names(measured["classes"], index) if measured.get("classes") else index
+    classes = measured.get("names") or (class_names(measured["classes"], index) if measured.get("classes") else index)
     counts, k, how = measured.get("counts"), measured.get("k"), "on the test split of the kNN probe"
     if not counts and gallery and gallery.counts:
         counts, k, classes = gallery.counts, gallery.k, gallery.counted
@@ -120,7 +120,9 @@ def sections(
     if gallery is None:
         reason = parts.empty(f"No pictures: {problem or 'no encoder or no data'}")
         return [views, parts.section("What the encoder looks at", "", reason), confusions(run, gallery)]
-    return [views, looks(gallery), neighbours(gallery), confusions(run, gallery), _notes(gallery.notes)]
+    matrix = confusions(run, gallery)
+    notes = gallery.notes if matrix or not gallery.no_matrix else [*gallery.notes, gallery.no_matrix]
+    return [views, looks(gallery), neighbours(gallery), matrix, _notes(notes)]
 
 
 def _notes(notes: list[str]) -> str:

@@ -67,6 +67,7 @@ class Gallery:
         classes: names of the class numbers, as the shards' index gives them.
         counted: name of each class of ``counts``.
         notes: what could not be drawn and why.
+        no_matrix: why there is no ``counts``; empty where there is.
         legend: what axes and colours of the pictures mean; empty where they are as the eye sees them.
     """
 
@@ -80,6 +81,7 @@ class Gallery:
     counted: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     legend: str = ""
+    no_matrix: str = ""
 
 
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
@@ -157,11 +159,13 @@ def gallery(
         what="report: features",
     )
     rows = _neighbours(loaded, shards, features, queries, near, device, notes)
-    counts, k, top1, counted = _confusion(features, device, notes)
+    matrix = _confusion(features, device, notes)
+    counts, k, top1, counted = (None, 0, 0.0, ()) if isinstance(matrix, str) else matrix
     named = class_names(counted, shards.classes)
     return Gallery(
         tuple(looks), tuple(rows), counts, k, top1, len(features), tuple(shards.classes), named, notes,
         str(_of_pictures(loaded.modality, "LEGEND", "")),
+        no_matrix=matrix if isinstance(matrix, str) else "",
     )  # fmt: skip
 
 
@@ -313,7 +317,8 @@ def _neighbours(
 
 def _confusion(
     features: FeatureSet, device: Any, notes: list[str]
-) -> tuple[list[list[int]] | None, int, float, tuple[str, ...]]:
+) -> tuple[list[list[int]], int, float, tuple[str, ...]] | str:
+    """Counts, k, top-1 accuracy and classes, or why there are none."""
     import torch
 
     from foundation.errors import UserError
@@ -321,17 +326,15 @@ def _confusion(
     from foundation.probes.labels import number_classes
 
     if not features.names and bool((features.labels < 0).all()):
-        notes.append("The samples have no labels: there is no confusion matrix, and neighbours have no names.")
-        return None, 0, 0.0, ()
+        notes.append("The samples have no labels: neighbours have no names.")
+        return "The samples have no labels: there is no confusion matrix."
     try:
         (part,) = number_classes(features.labelled())
     except UserError as error:
-        notes.append(f"There is no confusion matrix: {error}.")
-        return None, 0, 0.0, ()
+        return f"There is no confusion matrix: {error}."
     classes = len(part.classes)
     if classes > 200 or len(part) < 2:
-        notes.append(f"{len(part)} labelled samples of {classes} classes do not make a confusion matrix (at most 200).")
-        return None, 0, 0.0, ()
+        return f"{len(part)} labelled samples of {classes} classes do not make a confusion matrix (at most 200)."
     k = min(20, len(part) - 1)
     near = knn.search(part.cls[-1], part.cls[-1], k, leave_one_out=True, device=device)
     result = knn.classify(near, part.labels, part.labels, [k])[k]

@@ -43,6 +43,24 @@ def test_stop_after_belongs_to_the_command_and_not_to_the_run(tiny_recipe_file, 
     assert runs.summary(run).state == "done" and checkpoint.newest(run / "checkpoints")[0].name == "step-00000008"
 
 
+def test_a_finished_run_says_in_one_line_that_nothing_is_left_and_how_to_go_on(tiny_recipe_file, tmp_path, capfd):
+    run = tmp_path / "run"
+    words = ["pretrain", str(tiny_recipe_file), "--run", str(run)]
+    assert main(words) == 0
+    capfd.readouterr()
+    for again in (words, ["pretrain", str(run)]):
+        assert main(again) == 0
+        (line,) = "".join(capfd.readouterr()).splitlines()
+        assert line.startswith(f"nothing left to do: {run} has reached its length, 8 steps (step 8 of 8)")
+    exports = list((run / "export").glob("*.safetensors"))
+    for export in exports:
+        export.unlink()
+    assert main(words) == 0 and exports and all(export.is_file() for export in exports), "written again"
+    capfd.readouterr()
+    assert main([*words, "train.length=9 steps", "--accept-changes"]) == 0
+    assert "resuming from step-00000008" in capfd.readouterr().out and runs.summary(run).step == 9
+
+
 def test_a_stop_that_lies_behind_is_said_and_folders_are_quoted(train, tiny_recipe, tmp_path):
     run = tmp_path / "my run"
     train(tiny_recipe("train.length=8 steps", "train.stop_after=3 steps"), run, [])

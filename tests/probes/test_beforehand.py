@@ -10,7 +10,7 @@ import pytest
 from foundation.cli import main
 from foundation.data.shards import ShardSet, write_shards
 from foundation.data.sources import open_sources
-from foundation.deadline import within
+from foundation.deadline import OutOfTimeError, within
 from foundation.engine.advice import advice
 from foundation.modalities.image.evaluation import EvaluationConfig
 from foundation.probes.beforehand import check_labels
@@ -148,7 +148,7 @@ def test_looking_for_labels_ends_when_nobody_waits_any_longer(tmp_path, monkeypa
         finally:
             ended.set()
 
-    with pytest.raises(TimeoutError):
+    with pytest.raises(OutOfTimeError):
         within(0.2, look)
     slow.set()
     assert ended.wait(10.0) and len(read) == 1

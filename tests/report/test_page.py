@@ -205,7 +205,7 @@ def test_without_labels_neighbours_are_shown_and_confusions_are_not(tmp_path, sa
     found = check(write_report(run, samples=2))
     assert "Nearest neighbours" in found.headings
     assert "Which classes it confuses" not in found.headings
-    assert "have no labels" in " ".join(found.text)
+    assert "have no labels: there is no confusion matrix" in " ".join(found.text)
 
 
 def test_vanished_data_is_a_note_but_wrong_shards_are_an_error(tmp_path, sample_run):
