@@ -317,4 +317,6 @@ class Saver:
 
     def _write_retention(self) -> None:
         path = self.root / retention.NAME
+        if not self.root.is_dir():  # renamed a moment ago: the file would make the folder anew, perhaps a foreign one
+            return
         self._records.keep("cannot write", path, lambda: retention.write(self.root, self.policy, self._figures))

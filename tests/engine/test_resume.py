@@ -205,6 +205,10 @@ def test_a_run_goes_on_in_its_folder_when_that_is_renamed(
     run, archive = tmp_path / "run", tmp_path / "archive"
 
     def rename():
+        deadline = time.monotonic() + 60
+        while not (found := checkpoint.steps(run / "checkpoints")) or checkpoint.step_of(found[-1]) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # a save that is under way makes its folder again under the old name
         os.rename(run, archive)
         run.mkdir()
 
