@@ -19,7 +19,6 @@ FEWEST_PRODUCTS = 2**26
 
 
 @functools.cache
-@torch.compiler.assume_constant_result
 def onednn_is_quicker() -> bool:
     """Whether this processor is an x86-64 of another maker than MKL's, and this torch can call oneDNN."""
     try:
@@ -106,7 +105,8 @@ def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def _transformed() -> bool:
     """Whether the call is recorded to run elsewhere, or transformed by ``torch.func``: neither knows the operator."""
     return (
-        torch.compiler.is_exporting()
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
         or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
         or torch._C._are_functorch_transforms_active()
     )

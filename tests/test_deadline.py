@@ -31,7 +31,9 @@ def test_result_and_error_arrive_and_an_action_that_hangs_is_left_behind():
 
 
 @pytest.mark.parametrize("end", [OutOfTimeError, KeyboardInterrupt])
-def test_an_action_that_is_left_behind_learns_it(end):
+def test_an_action_that_is_left_behind_learns_it(end, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     begun, ended = threading.Event(), threading.Event()
 
     def long() -> None:
