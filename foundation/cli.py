@@ -148,7 +148,7 @@ class Command(Parser):
         """
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            self.error(EXTRA + " ".join(rest))
         return found, []
 
 

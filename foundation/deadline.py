@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,23 +42,21 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     Raises:
         OutOfTimeError: the action has not ended in time.
     """
-    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    outcome: Future[T] = Future()
     given_up = threading.Event()
 
     def work() -> None:
         _THREAD.given_up = given_up
         try:
-            outcome.put((action(), None))
+            outcome.set_result(action())
         except BaseException as error:
-            outcome.put((None, error))
+            outcome.set_exception(error)
 
     try:
         threading.Thread(target=work, name="within", daemon=True).start()
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise OutOfTimeError(f"not done in {seconds:g} seconds") from None
+        late = wait([outcome], timeout=seconds).not_done
     finally:
         given_up.set()  # Ctrl-C comes this way too
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+    if late:
+        raise OutOfTimeError(f"not done in {seconds:g} seconds")
+    return outcome.result()

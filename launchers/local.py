@@ -162,7 +162,7 @@ def _silent(_: str) -> None:
 
 def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:
     """Make sure that the folder is new, or holds this very run."""
-    from foundation.engine.resume import changes_in_recipe
+    from foundation.engine.resume import refuse_another_recipe
     from foundation.errors import UserError
 
     if not folder.used():
@@ -175,14 +175,7 @@ def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) 
             )
         folder.clear()
     elif folder.recipe.is_file() and not accept_changes:
-        changes = changes_in_recipe(folder.recipe, recipe)
-        if changes:
-            listed = "\n".join(f"  {line}" for line in changes)
-            raise UserError(
-                f"{folder.path} was started with another recipe:\n{listed}\n"
-                "Resume with the old values, choose another --run, start anew with --fresh --overwrite, or say "
-                "--accept-changes"
-            )
+        refuse_another_recipe(folder.path, folder.recipe, recipe)
 
 
 if __name__ == "__main__":

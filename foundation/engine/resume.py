@@ -56,13 +56,8 @@ def compare(
             f"{folder} was trained with other data:\n{listed}\nThe order of the samples would change. "
             "Use what it was, choose another --run, or say --accept-changes"
         )
-    listed = "\n".join(f"  {line}" for line in changes_in_recipe(numbers["recipe"], recipe))
-    if listed and not accept_changes:
-        raise UserError(
-            f"{folder} was trained with another recipe:\n{listed}\n"
-            "Resume with the old values, choose another --run, start anew with --fresh --overwrite, or say "
-            "--accept-changes"
-        )
+    if not accept_changes:
+        refuse_another_recipe(folder, numbers["recipe"], recipe)
     if stream.uncompared(numbers["data"]):
         yield (
             f"warning: {folder.name} was written by an older version, which did not keep what the shards held: their "
@@ -98,6 +93,26 @@ def nothing_left(folder: Path, recipe: Recipe) -> str | None:
         f"nothing left to do: {folder} has reached its length, {length} (step {run.step:,} of {run.total:,}); to go "
         "on: the same command with a larger train.length and --accept-changes (the schedules stretch with it)"
     )
+
+
+def refuse_another_recipe(folder: Path, before: str | Path, recipe: Recipe) -> None:
+    """Only the recipe that a run or a checkpoint was made with goes on with it.
+
+    Args:
+        folder: of the run or the checkpoint, for the message.
+        before: as for :func:`changes_in_recipe`.
+        recipe: of the user.
+
+    Raises:
+        UserError: they differ; lists how.
+    """
+    listed = "\n".join(f"  {line}" for line in changes_in_recipe(before, recipe))
+    if listed:
+        raise UserError(
+            f"{folder} was trained with another recipe:\n{listed}\n"
+            "Resume with the old values, choose another --run, start anew with --fresh --overwrite, or say "
+            "--accept-changes"
+        )
 
 
 def changes_in_recipe(before: str | Path, recipe: Recipe) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -119,6 +121,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "READ_SECONDS", 0.5)
     monkeypatch.setattr("foundation.data.opened._told", set())
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Within, nobody can write into the folder, root included."""
+    if subprocess.run(["mount", "--bind", "-o", "ro", str(folder), str(folder)], capture_output=True).returncode:
+        pytest.skip("a read-only folder needs the right to mount (chmod does not stop root)")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
