@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from foundation.ctrl_c import INTERRUPTED
+from foundation.errors import RequeueRequest
 from foundation.lifeline import LAUNCHER_VARIABLE
 from foundation.parallel.threads import processors
 from foundation.search_path import START
@@ -20,7 +22,7 @@ _PATIENCE_SECONDS = 20.0  # the others notice a lost process by themselves; then
 _SAVE_SECONDS = 3600.0
 _IMPATIENT_SECONDS = 5.0  # for processes that were interrupted: there is nothing to save
 _POLL_SECONDS = 0.05
-AGAIN, INTERRUPTED = 75, 130
+_AGAIN = RequeueRequest.exit_code
 
 
 def free_port(wanted: int, say: Callable[[str], None] = print) -> int:
@@ -104,16 +106,16 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], say: Callable[[str], None
         if code == INTERRUPTED:
             _end(children, _IMPATIENT_SECONDS, (None, signal.SIGKILL))
         else:
-            _end(children, _SAVE_SECONDS if code == AGAIN else _PATIENCE_SECONDS)
+            _end(children, _SAVE_SECONDS if code == _AGAIN else _PATIENCE_SECONDS)
         if code == -signal.SIGINT:  # one press more, while it was ending
-            return AGAIN if AGAIN in (child.poll() for child in children) else INTERRUPTED
+            return _AGAIN if _AGAIN in (child.poll() for child in children) else INTERRUPTED
         if code < 0:
             say(
                 f"process {failed} of {len(children)} was killed by {signal.Signals(-code).name}; the others were "
                 "stopped. The same command goes on from the last checkpoint"
             )
-            return AGAIN
-        if code not in (AGAIN, INTERRUPTED):
+            return _AGAIN
+        if code not in (_AGAIN, INTERRUPTED):
             say(f"process {failed} of {len(children)} failed first, with exit code {code}")
         return code
 
