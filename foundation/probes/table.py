@@ -37,8 +37,8 @@ def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -
     samples = rows[0]["n"] if rows else 0
     console = Console()
     above = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}\n{_cut(model, 78)}"
-    best = "Of the best treatment (bold)" if console.is_terminal else "Of the best treatment"
-    below = f"{best}: 95 % interval and balanced accuracy.\n{note}"
+    best = "the best treatment (bold)" if console.is_terminal else "the best treatment"
+    below = f"95 % interval and balanced accuracy are those of {best}.\n{note}"
     console.print(above, markup=False, highlight=False)
     console.print(summary(rows))
     console.print(below, markup=False, highlight=False)
