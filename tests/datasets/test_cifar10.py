@@ -72,7 +72,9 @@ def test_published_archives(tmp_path: Path, read: Read, make: Callable[[Path], P
     path = make(tmp_path / "cifar.tar.gz")
     check(read("cifar10", "--source", str(path)))
     with tarfile.open(path) as packed:
-        packed.extractall(tmp_path / "unpacked", filter="data")
+        for member in filter(tarfile.TarInfo.isfile, packed):  # extractall's filter is newer than Python 3.11.0
+            (place := tmp_path / "unpacked" / member.name).parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(packed.extractfile(member).read())
     check(read("cifar10", "--source", str(tmp_path / "unpacked")))
 
 
