@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         theirs, figures["albumentations"] = _albumentations()
     except ImportError as error:
         theirs = None
-        print(f"albumentations cannot be used here ({error}): only this project is timed", file=sys.stderr)
+        how = "only this project is timed; to compare: pip install albumentations"
+        print(f"albumentations cannot be used here ({error}): {how}", file=sys.stderr)
     pixels = {size: _pixels(size, count * arguments.batch, arguments.seed) for size, count in ((224, 2), (96, 8))}
     table = Table(title=f"batch {arguments.batch}, {arguments.rounds} rounds, one thread, processor time")
     for column in ("part", "by", "ms/sample", "theirs / ours (range)"):
