@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
     from tests.fault_table import FaultTable
 
     config.pluginmanager.register(FaultTable(config.getoption("--fault-table")), "fault-table")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies of shards and features of an earlier suite, under the same address, would answer for this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("FOUNDATION_CACHE", raising=False)
+        yield
 
 
 def _shared(name: str) -> Path:

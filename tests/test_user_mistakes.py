@@ -118,6 +118,7 @@ def test_gpu_that_is_not_there(recipe, tmp_path):
     refused(result, "sees no GPU")
 
 
+@pytest.mark.slow
 def test_fresh_refuses_a_folder_that_holds_a_run_until_told(recipe, tmp_path):
     run = str(tmp_path / "run")
     assert foundation("pretrain", str(recipe), "--run", run).returncode == 0
@@ -128,6 +129,7 @@ def test_fresh_refuses_a_folder_that_holds_a_run_until_told(recipe, tmp_path):
     assert result.returncode == 0 and "resuming" not in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.fault(15, "resume with another seed and architecture")
 def test_resume_with_another_recipe_is_refused_and_lists_the_differences(recipe, tmp_path, happened):
     run = str(tmp_path / "run")
@@ -156,6 +158,7 @@ sys.meta_path.insert(0, Block())
 """
 
 
+@pytest.mark.slow
 def test_everything_but_timm_runs_where_torchvision_and_timm_cannot_be_imported(recipe, shards, tmp_path):
     run, data = str(tmp_path / "run"), f"{shards}/train-*.tar"
     assert foundation("pretrain", str(recipe), "--run", run, prefix=BLOCK).returncode == 0
@@ -166,6 +169,7 @@ def test_everything_but_timm_runs_where_torchvision_and_timm_cannot_be_imported(
     refused(foundation("knn", "timm:resnet18", "--train", data, "--test", data, prefix=BLOCK), "torch", "torchvision")
 
 
+@pytest.mark.slow
 def test_models_that_are_none(tmp_path, shards):
     data = f"{shards}/train-*.tar"
     refused(foundation("knn", str(tmp_path / "nothing"), "--train", data), "does not exist", "run folder")

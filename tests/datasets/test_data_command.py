@@ -36,6 +36,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own.py"
 
 
+@pytest.mark.slow
 def test_build_digits_and_inspect_them(tmp_path: Path, command: Command, program: Command) -> None:
     pytest.importorskip("sklearn")
     out = tmp_path / "digits"

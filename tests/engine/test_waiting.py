@@ -54,6 +54,7 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found by /proc")
 @pytest.mark.fault(2, "kill -9 of the launcher of two processes with loader workers")
 def test_the_processes_of_a_run_end_with_their_launcher(tiny_recipe_file, tiny_recipe, train, tmp_path, happened):

@@ -73,6 +73,7 @@ def test_a_held_interpreter_is_ended_by_the_sentry(tmp_path, happened):
     happened("the sentry beside it had the stacks written and killed the process")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(28, "a process that is stopped (SIGSTOP) for longer than guard.stall_seconds, and goes on")
 def test_a_stopped_process_is_not_a_hung_one(tmp_path, happened):
     process = start(tmp_path, "for step in range(4, 40): time.sleep(0.1); dog.beat(step)")

@@ -265,6 +265,7 @@ def test_scanning_stops_at_a_file_that_shrinks(tmp_path):
         os.close(descriptor)
 
 
+@pytest.mark.slow
 def test_verify_writes_its_report_and_never_over_another(shard, foundation, tmp_path):
     path = shard([*good(3), ("s003.png", picture()[:-300]), ("s003.cls", b"0")], indexed=True)
     report = tmp_path / "report.json"
@@ -281,6 +282,7 @@ def test_verify_writes_its_report_and_never_over_another(shard, foundation, tmp_
     assert json.loads(report.read_text()) == content
 
 
+@pytest.mark.slow
 def test_verify_of_good_shards_finds_nothing(shard, foundation, shared_data):
     path = shard(indexed=True)
     result = foundation("data", "verify", path.parent, "--decode")

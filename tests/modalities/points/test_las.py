@@ -58,6 +58,7 @@ print(int(status["VmHWM"].split()[0]) >> 10)  # of this program alone: getrusage
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault(23, "LAS and LAZ whose headers claim billions of records, chunks or bytes of a point")
 def test_what_a_las_header_claims_never_ends_the_process(tmp_path, happened):
     packed, plain, newer = file_of(packed=True), file_of(packed=False), file_of(7, packed=True)
