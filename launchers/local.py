@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
 DESCRIPTION = """\
 Pretrain an encoder as a recipe says. The run lives in one folder: resolved recipe, metrics, checkpoints, export.
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation import config, lifeline, paths
     from foundation.errors import UserError
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
     from foundation.voice import to_stdout
 
     lifeline.end_with_launcher()
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show_recipe:
         to_stdout(config.dump(recipe))
     if arguments.dry_run:
-        from foundation.engine.plan import show_plan
+        from foundation.run.plan import show_plan
 
         show_plan(recipe, arguments.processes)
     if arguments.dry_run or arguments.show_recipe:
@@ -116,11 +116,11 @@ def start_processes(arguments: argparse.Namespace) -> int:
 
 def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
     """Train in the folder, together with the other processes of the run; the first one keeps the folder."""
-    from foundation.engine.resume import nothing_left
-    from foundation.engine.run_folder import RunFolder
-    from foundation.engine.trainer import Trainer
     from foundation.parallel.collective import on_first_rank
     from foundation.parallel.process_group import place_from_environment, process_group
+    from foundation.run.resume import nothing_left
+    from foundation.run.run_folder import RunFolder
+    from foundation.run.trainer import Trainer
     from foundation.voice import Voice
 
     voice = Voice()
@@ -162,8 +162,8 @@ def _silent(_: str) -> None:
 
 def prepare(folder, recipe, fresh: bool, overwrite: bool, accept_changes: bool) -> None:
     """Make sure that the folder is new, or holds this very run."""
-    from foundation.engine.resume import refuse_another_recipe
     from foundation.errors import UserError
+    from foundation.run.resume import refuse_another_recipe
 
     if not folder.used():
         return

@@ -119,7 +119,7 @@ def tiny_recipe(tiny_shards: str) -> Callable[..., Any]:
 
     def make(*overrides: str, shards: str = tiny_shards) -> Any:
         from foundation import config
-        from foundation.recipe import Recipe
+        from foundation.run.recipe import Recipe
 
         return config.load(Recipe, RECIPE.format(shards=shards), overrides)
 
@@ -156,8 +156,8 @@ def train() -> Callable[..., Any]:
     """``train(recipe, folder, said)``: a whole run; what it says goes to the list."""
 
     def run(recipe: Any, folder: Path, said: list[str] | None = None) -> Any:
-        from foundation.engine.run_folder import RunFolder
-        from foundation.engine.trainer import Trainer
+        from foundation.run.run_folder import RunFolder
+        from foundation.run.trainer import Trainer
 
         with RunFolder(folder) as opened:
             trainer = Trainer(recipe, opened, say=(said if said is not None else []).append)

@@ -282,7 +282,7 @@ def test_slips_on_the_command_line_say_what_to_type(words: list[str], said: str,
 @pytest.mark.parametrize("stem", ["null", "1e3", "true", "mine-2"])
 def test_a_copied_recipe_is_named_by_text_whatever_its_file_is_called(stem: str, tmp_path: Path, capsys):
     from foundation import config
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     folder = tmp_path / "my recipes"
     folder.mkdir()

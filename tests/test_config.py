@@ -295,7 +295,7 @@ def test_dump_loads_back_equal():
 
 
 def test_every_shipped_recipe_loads_and_survives_a_round_trip():
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     assert paths.recipes(), "no recipes are shipped"
     for file in paths.recipes().values():

@@ -59,7 +59,7 @@ def test_the_examples_train_together(package: Path):
 
 
 def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     recipe = config.load(Recipe, package / "my.yaml", own=True)
     assert config.load(Recipe, config.dump(recipe)) == recipe
@@ -67,7 +67,7 @@ def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
 
 
 def test_the_example_refuses_what_cannot_work(package: Path):
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     with pytest.raises(UserError, match=r"my\.yaml:11: objectives\.0\.margin is 3; it must be at least 0 and below 2"):
         text = (package / "my.yaml").read_text().replace("margin: 0.1", "margin: 3")

@@ -19,12 +19,12 @@ from foundation import cli, config, counter
 from foundation.cli import main
 from foundation.config_reader import fields_of, hints_of, members_of, plugin_of
 from foundation.data import build, mixture
-from foundation.engine.plan import plan
 from foundation.errors import UserError
 from foundation.paths import bundled
 from foundation.plugins import available, resolve
 from foundation.ranges import Count, Length, Range, Rising, Share, check, marks_of
-from foundation.recipe import Recipe
+from foundation.run.plan import plan
+from foundation.run.recipe import Recipe
 from foundation.schedules import Clock, Duration, Schedule
 
 SCRIPTS = {verb: entry[0].split("/") for verb, entry in cli.VERBS.items() if entry[0].endswith(".py")}

@@ -7,7 +7,7 @@ import pytest
 from foundation import config, paths, synonyms
 from foundation.cli import main
 from foundation.errors import UserError
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 
 QUICKSTART = paths.recipe("quickstart")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.engine.retention import Figures, Policy
+    from foundation.checkpoints.retention import Figures, Policy
 
 DESCRIPTION = "Look at the checkpoints of a run, verify every byte of them, remove those that are not needed."
 EXAMPLES = """\
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _root(run: Path) -> Path:
     """The folder of the checkpoints of a run."""
-    from foundation.engine import checkpoint
+    from foundation.checkpoints import checkpoint
     from foundation.errors import UserError
 
     for root in (run / "checkpoints", run):
@@ -63,7 +63,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import schema
-    from foundation.engine import checkpoint, retention
+    from foundation.checkpoints import checkpoint, retention
     from foundation.printable import cell, moment, printable
     from foundation.voice import to_stderr, to_stdout
 
@@ -99,7 +99,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from foundation.engine import checkpoint
+    from foundation.checkpoints import checkpoint
     from foundation.printable import printable
     from foundation.voice import to_stdout
 
@@ -116,9 +116,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _prune(arguments: argparse.Namespace) -> int:
     from foundation import schema
-    from foundation.engine import checkpoint, retention
-    from foundation.engine.run_folder import RunFolder
+    from foundation.checkpoints import checkpoint, retention
     from foundation.errors import UserError
+    from foundation.run.run_folder import RunFolder
     from foundation.voice import to_stdout
 
     root = _root(arguments.run)
@@ -166,7 +166,7 @@ def _doomed(root: Path, policy: Policy, figures: Figures) -> list[Path]:
 
     Damaged ones go only when a good one is newer.
     """
-    from foundation.engine import checkpoint
+    from foundation.checkpoints import checkpoint
     from foundation.voice import to_stdout
 
     newest, skipped = checkpoint.newest(root)

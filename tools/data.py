@@ -393,7 +393,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _recipe(name: str) -> Any:
     """A recipe, shipped or a file."""
     from foundation import config, paths
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     return config.load(Recipe, paths.recipe(name), own=True)
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from foundation.engine import checkpoint
+    from foundation.checkpoints import checkpoint
     from foundation.errors import UserError
     from foundation.voice import to_stdout
     from foundation.zoo.export import export_checkpoint

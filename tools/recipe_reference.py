@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def reference() -> str:
     """The whole page."""
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     page = Page()
     page.section("The top level", Recipe)

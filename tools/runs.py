@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foundation.engine.runs import RunSummary
+    from foundation.run.runs import RunSummary
 
 DESCRIPTION = "Show the state of runs, from the files in their folders: running, done, stopped, failed or silent."
 EXAMPLES = """\
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from foundation.engine import runs
     from foundation.errors import FoundationError
+    from foundation.run import runs
     from foundation.voice import to_stdout
 
     found = []
@@ -111,8 +111,8 @@ def _print_table(found: list[RunSummary], root: Path) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from foundation.engine import runs
     from foundation.printable import moment, padded, printable
+    from foundation.run import runs
 
     item = runs.summary(arguments.folder, silent_after=arguments.silent_after)
     last = runs.tail(arguments.folder)
@@ -150,10 +150,10 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _best(arguments: argparse.Namespace) -> int:
-    from foundation.engine import runs
     from foundation.errors import UserError
     from foundation.plugins import near
     from foundation.printable import padded, printable
+    from foundation.run import runs
 
     folders = list(runs.find(arguments.folder))
     found = [(runs.best(folder, arguments.metric, arguments.lowest, _warn), folder) for folder in folders]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundation.engine.build import Placement
 from foundation.engine.feed import Feed
 from foundation.parallel.collective import sums_over_ranks, world_size
 from foundation.parallel.replicate import without_sync
+from foundation.run.build import Placement
 from foundation.types import Batch, TokenMask
 
 

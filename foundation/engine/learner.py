@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from foundation.engine.branch import Branch
+from foundation.branches.base import Branch
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request
 from foundation.schedules import Clock, Schedule

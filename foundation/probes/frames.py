@@ -87,7 +87,7 @@ class Config:
         return self
 
     def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
-        """See :class:`foundation.engine.probing.LooksAhead`."""
+        """See :class:`foundation.run.probing.LooksAhead`."""
         from foundation.probes.beforehand import check_each
 
         check_each((self.train, self.test), self.limit, read_events, "'events' in its json")

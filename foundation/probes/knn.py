@@ -66,7 +66,7 @@ class Config:
         return self
 
     def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
-        """See :class:`foundation.engine.probing.LooksAhead`."""
+        """See :class:`foundation.run.probing.LooksAhead`."""
         from foundation.probes.beforehand import check_labels
 
         splits = (("knn: training", self.train), ("knn: test", self.test))

@@ -89,7 +89,7 @@ class Config:
         return self
 
     def look_ahead(self, *, modality: str, evaluation: Any) -> list[str]:
-        """See :class:`foundation.engine.probing.LooksAhead`."""
+        """See :class:`foundation.run.probing.LooksAhead`."""
         from foundation.probes.beforehand import check_labels
 
         splits = (("svm: training", self.train), ("svm: test", self.test))

@@ -78,8 +78,8 @@ def _pictures(
 def _views(run: Run, shards: Sequence[str], samples: int) -> tuple[Sheet | None, str | None]:
     """What training saw, or why it cannot be shown; neither where nothing was asked for or no recipe is there."""
     from foundation import config
-    from foundation.recipe import Recipe
     from foundation.report.views import training_views
+    from foundation.run.recipe import Recipe
 
     if samples < 1 or not run.recipe:
         return None, None

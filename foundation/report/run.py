@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from foundation import schema
-from foundation.engine.lines import read_lines, said_of
-from foundation.engine.origin import STARTS, Start
-from foundation.engine.runs import Status
 from foundation.errors import UserError
 from foundation.redact import redact
+from foundation.run.lines import read_lines, said_of
+from foundation.run.origin import STARTS, Start
+from foundation.run.runs import Status
 
 _MOST_STARTS = 16 * schema.MEBIBYTE
 

@@ -15,7 +15,7 @@ from foundation.modalities.drawing import photo
 from foundation.report.images import options_of
 
 if TYPE_CHECKING:
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
     from foundation.types import Batch, TokenMask, View
 
 
@@ -89,8 +89,8 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
     from foundation.data.loader import PlannedBatches
     from foundation.data.pipeline import Plan
     from foundation.data.stream import build_stream, open_sources
-    from foundation.engine import build
     from foundation.errors import FoundationError, UserError
+    from foundation.run import build
 
     data = dataclasses.replace(recipe.data, shards=tuple(patterns), sources={}) if patterns else recipe.data
     # The folder may be someone else's: no program is started, and no folder is written to, because its recipe says so.
@@ -122,7 +122,7 @@ def _tokens(recipe: Recipe, clock: Any) -> float:
     """Tokens of a sample, as the trainer counts them; no weights are made for it."""
     import torch
 
-    from foundation.engine import build
+    from foundation.run import build
 
     with torch.device("meta"):
         return build.tokens_per_sample(recipe, build.learner(recipe, clock))

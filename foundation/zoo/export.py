@@ -10,9 +10,9 @@ from typing import Any, NotRequired, TypedDict
 from torch import Tensor, nn
 
 from foundation import config, schema
-from foundation.engine.checkpoint import sha256
+from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 
 CARD_FORMAT = 1
 
@@ -112,7 +112,7 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     Raises:
         UserError: when the checkpoint is damaged.
     """
-    from foundation.engine import checkpoint
+    from foundation.checkpoints import checkpoint
 
     tensors, content = checkpoint.read(folder, ("student", "teachers"))
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")

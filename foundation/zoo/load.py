@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from foundation import config, schema
-from foundation.engine import checkpoint
+from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
 from foundation.modalities.lattice import check_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors
 

@@ -16,7 +16,7 @@ from foundation.data.shards import open_shards
 from foundation.data.sources import Stream, build_stream, open_sources
 from foundation.data.stream import build_loader
 from foundation.errors import UserError
-from foundation.recipe import Data
+from foundation.run.recipe import Data
 from foundation.schedules import Clock, Duration, Schedule
 
 MakeShards = Callable[..., Path]

@@ -19,9 +19,9 @@ from foundation.data.moments import Moments
 from foundation.data.shards import write_shards
 from foundation.data.sources import open_sources
 from foundation.data.statistics import collector_of, statistics
-from foundation.engine.advice import advice
 from foundation.errors import UserError
-from foundation.recipe import Recipe
+from foundation.run.advice import advice
+from foundation.run.recipe import Recipe
 from tests.modalities.audio.conftest import encode, tone
 
 MODALITIES = {

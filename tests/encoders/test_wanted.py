@@ -7,9 +7,9 @@ import contextlib
 import pytest
 import torch
 
+from foundation.branches.base import Branch
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
-from foundation.engine.branch import Branch
 from foundation.modalities.image import tokenizer
 from foundation.objectives.base import Request
 from foundation.types import Batch, TokenMask, View

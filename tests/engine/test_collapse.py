@@ -192,7 +192,7 @@ def test_a_healthy_run_raises_none(train, metrics, tmp_path):
     """The quickstart on photographs that scikit-learn carries."""
     from foundation import config, paths
     from foundation.cli import main
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     assert main(["data", "build", "photo_tiles", str(tmp_path / "shards"), "--train", "400", "--test", "20"]) == 0
     recipe = config.load(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from foundation.counter import Draws
-from foundation.engine import build
 from foundation.objectives.base import Request
+from foundation.run import build
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from foundation.engine import build, checkpoint, state
+from foundation.checkpoints import checkpoint
+from foundation.engine import state
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
+from foundation.run import build
 from foundation.schedules import Clock
 
 CLOCK = Clock(8, 5.0)

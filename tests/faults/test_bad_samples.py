@@ -16,10 +16,10 @@ import pytest
 from foundation.data.index import default_decoding
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
-from foundation.engine.data_guard import BAD_SAMPLES, DataGuard, read
-from foundation.engine.run_folder import RunFolder
 from foundation.errors import DataBudgetError, UserError
 from foundation.modalities.imu.decode import Config as ImuDecode
+from foundation.run.data_guard import BAD_SAMPLES, DataGuard, read
+from foundation.run.run_folder import RunFolder
 from foundation.types import BadSample
 from tests.faults.conftest import found_by, good, picture
 

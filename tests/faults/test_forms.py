@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from foundation import config
+from foundation.checkpoints import checkpoint, retention
+from foundation.checkpoints.retention import Policy
 from foundation.cli import main
 from foundation.data.shards import open_shards
-from foundation.engine import build, checkpoint, retention
-from foundation.engine.retention import Policy
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
+from foundation.run import build
 from foundation.zoo.export import export_branches
 from foundation.zoo.load import load_encoder
 

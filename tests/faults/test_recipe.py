@@ -6,7 +6,7 @@ import pytest
 
 from foundation import config
 from foundation.errors import UserError
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 
 
 @pytest.mark.parametrize(

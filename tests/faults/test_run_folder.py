@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from foundation.engine import last_writes, saver
-from foundation.engine.metrics import MetricsWriter, read
-from foundation.engine.run_folder import RunFolder
-from foundation.engine.watchdog import Watchdog
+from foundation.checkpoints import saver
 from foundation.errors import RequeueRequest
+from foundation.run import last_writes
+from foundation.run.metrics import MetricsWriter, read
+from foundation.run.run_folder import RunFolder
+from foundation.run.watchdog import Watchdog
 
 
 class SmallDisk:
@@ -129,7 +130,7 @@ def test_two_runs_in_one_folder(tiny_recipe_file, foundation, happened, tmp_path
         [
             sys.executable,
             "-c",
-            "import sys, pathlib\nfrom foundation.engine.run_folder import RunFolder\n"
+            "import sys, pathlib\nfrom foundation.run.run_folder import RunFolder\n"
             "with RunFolder(pathlib.Path(sys.argv[1])):\n    print('in', flush=True)\n    sys.stdin.read()",
             str(run),
         ],

@@ -14,8 +14,8 @@ from foundation import config
 from foundation.cli import main
 from foundation.data.remote import storage_of
 from foundation.errors import UserError
-from foundation.recipe import Recipe
 from foundation.redact import has_password, redact
+from foundation.run.recipe import Recipe
 from tests.data.remote.conftest import Handler, Web
 
 

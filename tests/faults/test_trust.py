@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from foundation import config, plugins
+from foundation.checkpoints import checkpoint
 from foundation.cli import main
-from foundation.engine import build, checkpoint
-from foundation.recipe import Recipe
+from foundation.run import build
+from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches
 from tests.faults.conftest import good

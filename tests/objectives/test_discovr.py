@@ -199,7 +199,7 @@ def test_settings_that_cannot_work(make, text):
 
 
 def test_a_recipe_without_masks_is_refused(tiny_recipe):
-    from foundation.engine import build
+    from foundation.run import build
 
     recipe = tiny_recipe("masking=null", "objectives=[{name: cluster, teacher_view: global, decoder_depth: 0}]")
     with pytest.raises(UserError, match="needs masked 'global' views"):

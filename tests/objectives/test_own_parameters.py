@@ -42,7 +42,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tiny_recipe, train, tm
     ("overrides", "own"), [(BYOL, "byol.predictor.mlp.0.weight"), (MAE, "reconstruction.predict.0.weight")]
 )
 def test_they_move_with_the_first_step(tiny_recipe, train, tmp_path: Path, overrides, own):
-    from foundation.engine import build
+    from foundation.run import build
     from foundation.schedules import Clock
 
     recipe = tiny_recipe(*overrides, "train.length=2 steps", "optimizer.learning_rate=0.01")

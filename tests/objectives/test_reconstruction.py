@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from foundation import counter, masking
+from foundation.branches.base import Branch
 from foundation.encoders import vit
-from foundation.engine.branch import Branch
 from foundation.errors import UserError
 from foundation.modalities import grids
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer

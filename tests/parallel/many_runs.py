@@ -16,7 +16,7 @@ import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 
 from foundation.cli import main
-from foundation.engine import trainer  # noqa: F401
+from foundation.run import trainer  # noqa: F401
 
 
 def start(words: list[str], log: str, environment: dict[str, str]) -> int:

@@ -11,9 +11,9 @@ from foundation.cli import main
 from foundation.data.shards import ShardSet, write_shards
 from foundation.data.sources import open_sources
 from foundation.deadline import OutOfTimeError, within
-from foundation.engine.advice import advice
 from foundation.modalities.image.evaluation import EvaluationConfig
 from foundation.probes.beforehand import check_labels
+from foundation.run.advice import advice
 from tests.conftest import image_bytes
 
 

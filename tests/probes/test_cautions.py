@@ -18,7 +18,7 @@ from foundation.probes.groups import grouped
 from foundation.probes.labels import number_classes
 from foundation.probes.linear import split
 from foundation.probes.scores import score, wilson_interval
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 from foundation.zoo.load import LoadedEncoder
 
 

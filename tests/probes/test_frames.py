@@ -15,9 +15,9 @@ from foundation.errors import SampleError, UserError
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.probes import frame_features, frames
-from foundation.recipe import Recipe
 from foundation.report.page import render
 from foundation.report.run import read_run
+from foundation.run.recipe import Recipe
 from tests.modalities.audio.conftest import encode, tone
 
 RATE = 8000

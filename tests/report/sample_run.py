@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from foundation import config
-from foundation.engine.metrics import MetricsWriter
-from foundation.recipe import Recipe
+from foundation.run.metrics import MetricsWriter
+from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
 
 RECIPE = """

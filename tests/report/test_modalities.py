@@ -13,9 +13,9 @@ import torch
 
 from foundation import config, paths
 from foundation.data.build import build, load
-from foundation.recipe import Recipe
 from foundation.report.build import write_report
 from foundation.report.pictures import gallery
+from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
 from foundation.zoo.load import load_encoder
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from foundation.engine.origin import code, record_start
-from foundation.engine.run_folder import RunFolder
 from foundation.errors import UserError
 from foundation.report.build import write_report
+from foundation.run.origin import code, record_start
+from foundation.run.run_folder import RunFolder
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -104,10 +104,10 @@ def test_a_whole_run_shows_curves_pictures_neighbours_and_confusions(complete):
 def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
     from foundation import config
     from foundation.data.stream import build_loader, build_stream, open_sources
-    from foundation.engine import build
     from foundation.modalities.drawing import photo
-    from foundation.recipe import Recipe
     from foundation.report.views import training_views
+    from foundation.run import build
+    from foundation.run.recipe import Recipe
 
     recipe = config.load(Recipe, (complete / "recipe.yaml").read_text(), name="recipe")
     sheet = training_views(recipe, samples=3)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from foundation import cli
-from foundation.engine import checkpoint
-from foundation.engine.run_folder import RunFolder
-from foundation.engine.saver import Config, Saver
+from foundation.checkpoints import checkpoint
+from foundation.checkpoints.saver import Config, Saver
+from foundation.run.run_folder import RunFolder
 from foundation.schedules import Clock, Duration
 
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foundation import config, initial
+from foundation import config
+from foundation.checkpoints import checkpoint
+from foundation.checkpoints.checkpoint import sha256
 from foundation.cli import main
-from foundation.engine import build, checkpoint, state
-from foundation.engine.checkpoint import sha256
+from foundation.engine import state
 from foundation.errors import UserError
+from foundation.run import build, initial
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, write_export
 from foundation.zoo.load import load_encoder

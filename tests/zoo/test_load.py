@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from foundation import config
-from foundation.engine import build
-from foundation.engine.checkpoint import write
+from foundation.checkpoints.checkpoint import write
 from foundation.errors import UserError
-from foundation.recipe import Recipe
+from foundation.run import build
+from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, export_checkpoint
 from foundation.zoo.load import load_encoder

@@ -14,7 +14,7 @@ from PIL import Image
 import foundation
 from foundation import config, paths
 from foundation.errors import SampleError, UserError
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
 
 RNG = np.random.default_rng(0)

@@ -41,11 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
+    from foundation.checkpoints.saver import Config, Saver
     from foundation.engine import state
-    from foundation.engine.rehearsal import Rehearsal, random_batch
-    from foundation.engine.saver import Config, Saver
     from foundation.errors import UserError
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
+    from foundation.run.rehearsal import Rehearsal, random_batch
     from foundation.schedules import Clock, Duration
 
     if arguments.threads:

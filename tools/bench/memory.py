@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
-    from foundation.engine.plan import plan
-    from foundation.engine.rehearsal import Rehearsal, random_batch
-    from foundation.recipe import Recipe
+    from foundation.run.plan import plan
+    from foundation.run.recipe import Recipe
+    from foundation.run.rehearsal import Rehearsal, random_batch
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -80,8 +80,8 @@ def warm_up(recipe) -> None:
     """Make the libraries allocate what they keep for themselves, so that it is not counted as the recipe's."""
     import torch
 
-    from foundation.engine import build
     from foundation.engine.adamw import AdamW
+    from foundation.run import build
 
     place = build.placement(recipe)
     with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
@@ -94,7 +94,7 @@ def held(recipe) -> int:
     """Bytes in use now: of the process on a CPU, of torch on a GPU."""
     import torch
 
-    from foundation.engine import build
+    from foundation.run import build
 
     if build.placement(recipe).device.type == "cuda":
         return torch.cuda.memory_allocated()
@@ -108,7 +108,7 @@ def peak(recipe) -> int:
 
     import torch
 
-    from foundation.engine import build
+    from foundation.run import build
 
     if build.placement(recipe).device.type == "cuda":
         return torch.cuda.max_memory_allocated()

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings(arguments: argparse.Namespace) -> Any:
     """The recipe that both sides take their sizes from."""
     from foundation import config, paths
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     head = f"prototypes: {arguments.prototypes}, hidden: 2048, bottleneck: 256, layers: 3, freeze_scale: false"
     words = [
@@ -116,7 +116,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from foundation.engine.rehearsal import Rehearsal, random_batch
+    from foundation.run.rehearsal import Rehearsal, random_batch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

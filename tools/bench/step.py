@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
-    from foundation.engine.rehearsal import Rehearsal, random_batch
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
+    from foundation.run.rehearsal import Rehearsal, random_batch
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -22,8 +22,8 @@ from foundation.data import remote
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import open_sources, single
 from foundation.data.stream import build_loader
-from foundation.engine.advice import advice
 from foundation.errors import SampleError, UserError
+from foundation.run.advice import advice
 
 MakeShards = Callable[..., Path]
 Happened = Callable[[str], None]

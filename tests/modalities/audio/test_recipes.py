@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from foundation import config, paths
-from foundation.engine.plan import plan
-from foundation.recipe import Recipe
+from foundation.run.plan import plan
+from foundation.run.recipe import Recipe
 
 SMALL = ("train.device=cpu", "train.precision=float32", "data.workers=0", "train.log_every=1", "train.batch_size=8")
 NANO = [

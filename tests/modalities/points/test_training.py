@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from foundation import config, paths
+from foundation.checkpoints import checkpoint
 from foundation.cli import main
 from foundation.data.shards import write_shards
-from foundation.engine import checkpoint
-from foundation.recipe import Recipe
+from foundation.run.recipe import Recipe
 from tests.modalities.points.conftest import SMALL
 
 TINY = (

@@ -114,7 +114,7 @@ def test_each_recipe_trains(name, clips, tmp_path, metrics):
 
 def test_a_mask_hides_a_place_at_all_times():
     from foundation import config, paths
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     recipe = config.load(Recipe, paths.recipe("video-dino-ibot"))
     coordinates = recipe.encoder.coordinates((16, 224, 224))
@@ -147,7 +147,7 @@ def test_tubelets_meet_the_patches_of_their_own_frames(clips):
     from foundation import config, paths
     from foundation.data.shards import open_shards
     from foundation.modalities.video.inflate import inflate
-    from foundation.recipe import Recipe
+    from foundation.run.recipe import Recipe
 
     text = "size: [4, 32, 32], position: {factorised: true}, tokenizer: {name: video, tubelet: 1, patch_size: 8}"
     settings = [*TINY_DISCOVR, f"encoder.towers.video={{name: vit, {_TOWER}, {text}}}", "views.frames_every=1"]

@@ -1,0 +1,184 @@
+"""The dry run: what a recipe would do, worked out without data, weights or a step."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from foundation.data.shards import ShardSet
+from foundation.data.sources import open_sources
+from foundation.engine.learner import STUDENT, Learner
+from foundation.errors import UserError
+from foundation.run import build
+from foundation.run.advice import advice
+from foundation.run.recipe import Recipe
+from foundation.schedules import Clock
+from foundation.voice import plural, to_stderr
+
+# Values of width D kept per token and block for the backward pass with fused attention: two norm outputs (2), queries,
+# keys and values (3), the attention's output (1), and the hidden layer before and after its GELU (2 x 4).
+_KEPT_PER_BLOCK = 14
+_RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of a recipe.
+
+    Attributes:
+        clock: length of the run.
+        num_samples: samples in the shards, None when they are not here.
+        parameters: by part.
+        tokens: per sample: those of the student's and the teachers' passes.
+        flops: forward and backward of one sample, matrix products of the encoders only.
+        memory: bytes in one process by kind.
+        advice: what does not fit, a sentence each; see ``foundation/run/advice.py``.
+    """
+
+    clock: Clock
+    num_samples: int | None
+    parameters: dict[str, int]
+    tokens: dict[str, int]
+    flops: float
+    memory: dict[str, int]
+    advice: list[str]
+
+
+def plan(recipe: Recipe, processes: int = 1) -> Plan:
+    """Build the recipe on the meta device and add up what a step costs.
+
+    Args:
+        recipe: to plan.
+        processes: that share the batch; only the memory of one depends on it.
+
+    Raises:
+        UserError: for a recipe that could not run.
+    """
+    sources, unopened = _sources(recipe)
+    num_samples = None if sources is None else sum(int(shards.num_samples) for shards in sources.values())
+    clock = recipe.clock(num_samples)
+    said = [*unopened] if sources is None else advice(recipe, clock, sources)
+    with torch.device("meta"):
+        learner = build.learner(recipe, clock)
+    recipe.optimizer.build(build.trainable(learner), clock, recipe.train.batch_size)
+    roles = recipe.views.roles
+    for name in dict.fromkeys(request.view for request in learner.requests):
+        try:
+            recipe.encoder.coordinates(tuple(roles[name][1][1:]))
+        except UserError as error:
+            raise UserError(f"view {name!r}: {error}") from None
+    parameters = {"encoder": _count(learner.student.encoder)}
+    parameters |= {f"head {name}": _count(head) for name, head in learner.student.heads.items()}
+    own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
+    parameters |= {name: count for name, count in own.items() if count}
+    tokens, flops = {}, 0.0
+    for branch in (STUDENT, *learner.teachers):
+        views = dict.fromkeys(r.view for r in learner.requests if r.branch == branch)
+        tokens[branch] = 0
+        for name in views:
+            shape, share = (roles[name][0], *roles[name][1]), _share(recipe, name) if branch == STUDENT else 1.0
+            tokens[branch] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            flops += learner.student.encoder.flops([shape]) * share * (3 if branch == STUDENT else 1)
+    memory = _memory(recipe, learner, parameters, tokens, processes)
+    return Plan(clock, num_samples, parameters, tokens, flops, memory, said)
+
+
+def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
+    """The opened shards; None where they are not here, and why."""
+    if not recipe.data.patterns:
+        return None, []
+    try:
+        return open_sources(recipe.data), []
+    except UserError as error:
+        counted = recipe.data.samples_per_epoch or recipe.about.samples
+        if not counted and not recipe.train.steps_per_epoch:
+            raise
+        epoch = f", and an epoch is counted as {plural(counted, 'sample')}" if counted else ""
+        return None, [f"the shards are not here{epoch}: {error}"]
+
+
+def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
+    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+
+
+def _share(recipe: Recipe, view: str) -> float:
+    """Tokens of a view that reach the student's trunk."""
+    masking = recipe.masking
+    return 1.0 - masking.ratio[0] if masking and masking.mode == "drop" and view in masking.views else 1.0
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _memory(
+    recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens: dict[str, int], processes: int
+) -> dict[str, int]:
+    parts = recipe.train.accumulate * processes
+    if recipe.train.batch_size % parts:
+        raise UserError(
+            f"train.batch_size {recipe.train.batch_size} cannot be divided among {parts} (processes x accumulate)"
+        )
+    rows = recipe.train.batch_size // parts
+    half = build.placement(recipe).autocast is not None
+    encoder = learner.student.encoder
+    per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
+    in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
+    trained = sum(parameters.values())
+    averaged = sum(_count(teacher) for teacher in learner.teachers.values())
+    logits = 0
+    for request in learner.requests:
+        if request.head is not None:
+            count = recipe.views.roles[request.view][0]
+            if request.token != "cls":
+                shape = (count, *recipe.views.roles[request.view][1])
+                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
+                count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
+            logits += int(rows * count * recipe.heads[request.head].outputs * (2 if half else 4))
+    return {
+        "parameters and gradients": trained * 8,
+        "AdamW": trained * 8,
+        "teachers": averaged * 4,
+        "activations": rows * tokens[STUDENT] * (per_token * encoder.depth + in_front),
+        "prototype scores": 3 * logits,
+    }
+
+
+def show_plan(recipe: Recipe, processes: int = 1) -> None:
+    """Print the figures of a recipe, and behind them, where a person looks, what does not fit."""
+    from rich.console import Console
+    from rich.table import Table
+
+    figures = plan(recipe, processes)
+    console = Console()
+    table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    shards = "not here" if figures.num_samples is None else f"{figures.num_samples:,}"
+    batch = recipe.train.batch_size
+    steps = figures.clock.total_steps
+    rows = [
+        ("samples in the shards", shards),
+        ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
+        ("batch", plural(batch, "sample")),
+        (
+            "micro-batch",
+            f"{plural(batch // (processes * recipe.train.accumulate), 'sample')} "
+            f"({plural(processes, 'process', 'processes')})",
+        ),
+        ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
+        *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
+        *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
+        ("encoder FLOPs per step", f"{figures.flops * batch:.3g}"),
+        *((f"memory, {name}", f"{size / 2**30:,.2f} GiB") for name, size in figures.memory.items()),
+        ("memory, estimate for one process", f"{sum(figures.memory.values()) / 2**30:,.2f} GiB"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    sys.stdout.flush()  # before the warnings, also where both streams go into one file
+    for line in figures.advice:
+        to_stderr(f"warning: {line}")

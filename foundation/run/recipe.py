@@ -1,0 +1,191 @@
+"""The recipe: one YAML file, one whole run. Every key a run understands is a field below or of a plug-in's Config."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from foundation import heads as prototype_heads
+from foundation import masking as token_masking
+from foundation.branches import ema
+from foundation.catalogue import About
+from foundation.checkpoints import saver
+from foundation.data import mixture
+from foundation.engine import optimizer as adamw
+from foundation.errors import UserError
+from foundation.plugins import Plugin, resolve
+from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
+from foundation.run import guard as run_guard
+from foundation.run import initial as initial_weights
+from foundation.schedules import Clock, Duration
+
+MOST_STEPS = 10**10
+"""Longest run: some three centuries at a step a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the samples come from."""
+
+    shards: tuple[str, ...] = ()
+    """Shards to train on: paths, globs, brace patterns (``shards/train-{000000..000099}.tar``) or addresses
+    (``https://``, ``s3://``, ``gs://``; see docs/remote-shards.md)."""
+    cache: str | None = None
+    """Folder for copies of remote shards; None: ``FOUNDATION_CACHE``, else ``~/.cache/foundation/shards``."""
+    cache_gib: Annotated[float, Range(0, 1e6)] = 50.0
+    """Size that the cache may take, in GiB; the shards not used for longest go first. 0: no copies, only ranges."""
+    prefetch_shards: Annotated[int, Range(0, 1000)] = 2
+    """Remote shards that are fetched ahead of their use."""
+    allow_pipes: bool = False
+    """Allow ``pipe:COMMAND`` as a shard: the recipe may then start any program."""
+    sources: dict[str, mixture.Config] = field(default_factory=dict)
+    """In place of ``shards``: a mixture of several sources, by name."""
+    mix: Literal["sample", "batch"] = "sample"
+    """``sample`` spreads the sources over every global batch; ``batch`` draws each global batch from one source."""
+    weigh_by: Literal["samples", "tokens"] = "samples"
+    """Whether the weights of the sources are shares of the samples or of the tokens."""
+    temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
+    """A source's weight w counts as w^(1 / temperature): 1 as given, larger is more even."""
+    workers: Workers | None = None
+    """Loader processes per training process; None: the processors that this process may use, less one, at most 16."""
+    shuffle_window: Count = 4096
+    """Samples are shuffled within windows of this many, after the shards have been shuffled."""
+    max_bad_samples: CountOrNone | ShareBelowOne = 10
+    """Samples that cannot be used are replaced by others and counted, each once; one more than this ends the run with
+    exit code 3. Below 1: a share of all samples."""
+    max_decoded_gib: Annotated[float, Range(0, 1 << 20, above=True)] = 2.0
+    """Memory in GiB that one sample may take when decoded; a larger one is refused. When the samples of a batch take as
+    much together, a worker makes their views before it decodes more."""
+    samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
+    """Samples that count as one epoch in durations; None: what the shards (of all sources) hold."""
+    timeout_seconds: Seconds = 300.0
+    """A loader worker that gives no batch for so long ends the run with an error."""
+
+    def __post_init__(self) -> None:
+        check(self, "data")
+        if self.shards and self.sources:
+            raise UserError("give data.shards or data.sources, not both (data.shards=[] takes the shards back)")
+        for name in self.sources:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Shards of all sources."""
+        return self.shards + tuple(text for name in sorted(self.sources) for text in self.sources[name].shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Length, batch and bookkeeping of the run."""
+
+    length: Annotated[Duration, Range(0, 1e9, above=True)]
+    """Length of the run: ``100 epochs`` or ``5000 steps``. Steps are optimiser steps."""
+    batch_size: Annotated[int, Range(1, 2**24)]
+    """Samples per optimiser step over all processes and accumulated micro-batches."""
+    accumulate: Annotated[int, Range(1, 2**20)] = 1
+    """Micro-batches per optimiser step in each process."""
+    steps_per_epoch: Count | None = None
+    """Optimiser steps that count as one epoch in durations; None: samples per epoch / batch size."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast of the forward pass. ``auto``: bfloat16 where the processor multiplies it natively, else float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; ``auto``: the GPU if there is one."""
+    grace_seconds: SecondsOrNever | None = None
+    """Seconds that the scheduler leaves between its signal and the kill; a run warns when a save takes longer."""
+    peer_timeout_seconds: Seconds = 7200.0
+    """A process that waits for another one for so long gives up (exit code 75). More than four times
+    ``guard.stall_seconds`` lets a process that hangs end first, with its stacks."""
+    stop_after: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
+    """Stop there this time, with all schedules as for the whole length (to try a long recipe). It belongs to one
+    command: the run folder does not keep it, and the run counts as stopped early, not as done."""
+    log_every: Count = 10
+    """Steps between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        check(self, "train")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One whole run."""
+
+    name: str
+    """Name of the run; its folder is ``runs/NAME`` unless the command line says otherwise."""
+    about: About = field(default_factory=About)
+    """What the recipe is for."""
+    seed: Seed = 0
+    """Seed of everything: weights, order of the data, views, masks, drop path."""
+    data: Data
+    """The shards."""
+    views: Annotated[Any, Plugin("foundation.modalities.{name}.views")]
+    """Views of a sample; ``name`` is the modality."""
+    encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
+    """The student's encoder; the exported model."""
+    initial: initial_weights.Config | None = None
+    """Weights that the encoder starts from; None: random ones."""
+    heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
+    """Heads by name. Objectives that name the same head share it."""
+    objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
+    """Losses; their weighted sum is minimised."""
+    masking: token_masking.Config | None = None
+    """Tokens hidden from the student; None: none."""
+    teachers: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
+        default_factory=lambda: {"teacher": ema.Config()}
+    )
+    """Teachers by the branch name that objectives use."""
+    optimizer: adamw.Config
+    """AdamW, its schedules and parameter groups."""
+    train: Train
+    """Length, batch and bookkeeping."""
+    checkpoints: saver.Config = field(default_factory=saver.Config)
+    """When the training state is saved, and which savings are kept."""
+    guard: run_guard.Config = field(default_factory=run_guard.Config)
+    """What happens when numbers go bad, features collapse or steps no longer come."""
+    probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
+    """Measurements during training, such as kNN every 500 steps."""
+
+    def __post_init__(self) -> None:
+        if not self.name or any(part in self.name for part in ("/", "\\", "..")):
+            raise UserError(f"name must be a plain folder name, got {self.name!r}")
+        if not self.objectives:
+            raise UserError("objectives is empty: there is nothing to learn from")
+
+    @property
+    def lasting(self) -> Recipe:
+        """The recipe as a run folder keeps it: without ``train.stop_after``, which belongs to one command."""
+        return replace(self, train=replace(self.train, stop_after=None))
+
+    @property
+    def decode(self) -> Any:
+        """How the files of a sample are read: what ``views.decode`` says, else as the modality does by default."""
+        own = getattr(self.views, "decode", None)
+        return own or resolve("foundation.modalities.{name}.decode", self.views.modality).Config()
+
+    def clock(self, num_samples: int | None = None) -> Clock:
+        """Steps of the run and of an epoch.
+
+        Args:
+            num_samples: samples that the shards hold; None (they are not here): those that the recipe is made for.
+
+        Raises:
+            UserError: when an epoch's length is needed and unknown.
+        """
+        samples = self.data.samples_per_epoch or num_samples or self.about.samples
+        epoch = float(self.train.steps_per_epoch or (samples or 0) / self.train.batch_size)
+        if epoch <= 0 and self.train.length.unit != "steps":
+            raise UserError(
+                "the length of an epoch is unknown: give data.shards, about.samples (for a dry run), "
+                "data.samples_per_epoch or train.steps_per_epoch"
+            )
+        if self.train.length.unit == "%":
+            raise UserError("train.length must be in epochs or steps, not in %")
+        steps = self.train.length.steps(Clock(0, epoch))
+        if steps < 1:
+            raise UserError(f"train.length {self.train.length.to_yaml()} is less than one step")
+        if steps > MOST_STEPS:
+            raise UserError(f"train.length {self.train.length.to_yaml()} is {steps:,} steps, more than {MOST_STEPS:,}")
+        return Clock(steps, epoch or float(steps))

@@ -1,0 +1,73 @@
+"""Steps of a recipe on random views: the trainer's arithmetic without data, folder or probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from foundation.counter import Draws
+from foundation.run import build
+from foundation.run.recipe import Recipe
+from foundation.schedules import Clock
+from foundation.types import Batch, View
+
+STEP = 101
+"""Optimiser step that is rehearsed: past the first, with every schedule under way, and none at which the collapse
+monitor looks by default (every 100)."""
+
+
+def random_batch(recipe: Recipe, size: int) -> Batch:
+    """A batch of ``size`` samples: normal noise in the shapes of the recipe's views, and its masks."""
+    views = {}
+    for role, (count, shape) in recipe.views.roles.items():
+        rows = count * size
+        views[role] = View(
+            data=torch.randn(rows, *shape),
+            modality=recipe.views.modality,
+            role=role,
+            count=count,
+            sample_ids=torch.arange(size).repeat(count),
+            geometry=torch.eye(len(shape) - 1, len(shape)).repeat(rows, 1, 1),
+        )
+    masks = {}
+    if recipe.masking:
+        draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
+        places = getattr(recipe.encoder, "places", None)
+        for name, masking in recipe.masking.build().parts.items():
+            count, shape = recipe.views.roles[name]
+            if places is not None and masking.by_place:
+                coordinates = places(views[name].data).numpy()
+            else:
+                coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
+            masks[name] = masking(coordinates, count, draws, np.arange(size), size, 0)
+    keys = tuple(str(i) for i in range(size))
+    return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
+
+
+class Rehearsal:
+    """Learner, optimizer and placement of a recipe; each call is one optimiser step on one batch.
+
+    Args:
+        recipe: resolved.
+        batch: samples per step, for the learning rate.
+    """
+
+    def __init__(self, recipe: Recipe, batch: int) -> None:
+        clock = Clock(10 * STEP, float(STEP))
+        self.place = build.placement(recipe)
+        self.learner = build.learner(recipe, clock).to(self.place.device).train()
+        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
+
+    def __call__(self, batch: Batch) -> float:
+        """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it; returns the loss."""
+        place, optimizer = self.place, self.optimizer
+        optimizer.apply_schedule(STEP)
+        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+            result = self.learner(batch, STEP, watched=False)
+        result.loss.backward()
+        optimizer.clip(optimizer.grad_norm())
+        optimizer.step()
+        optimizer.zero_grad()
+        for teacher in self.learner.teachers.values():
+            teacher.update(self.learner, STEP)  # type: ignore[operator]
+        return float(result.loss.detach())

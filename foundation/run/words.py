@@ -1,0 +1,110 @@
+"""What a run says of itself before its first step and at its end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from foundation.checkpoints import checkpoint
+from foundation.engine.learner import Learner
+from foundation.engine.state import code_version
+from foundation.errors import RequeueRequest
+from foundation.parallel.collective import world_size
+from foundation.redact import redact
+from foundation.run.build import Placement, trainable
+from foundation.run.build import words as place_in_words
+from foundation.run.recipe import Recipe
+from foundation.schedules import Clock
+from foundation.voice import plural
+
+
+def banner(
+    recipe: Recipe,
+    learner: Learner,
+    clock: Clock,
+    place: Placement,
+    samples: int,
+    last_step: int,
+    workers: int,
+    step: int = 0,
+) -> Iterator[str]:
+    """The lines between the command and the first step.
+
+    Args:
+        recipe: of the run.
+        learner: built.
+        clock: length of the run.
+        place: where it computes.
+        samples: in the shards.
+        last_step: at which it stops this time.
+        workers: loader processes of each process.
+        step: done already.
+    """  # fmt: skip
+    count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
+    encoder = sum(p.numel() for p in learner.student.encoder.parameters())
+    version = code_version()
+    commit = ""
+    if "commit" in version:  # not of an installed wheel
+        commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
+    epochs = clock.total_steps * recipe.train.batch_size / max(1, samples)
+    early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
+    if early and last_step <= step:
+        early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if place.device.type == "cpu" else ""
+    yield f"{recipe.name}: foundation {version['version']}{commit}"
+    yield (
+        f"  device      {place_in_words(place.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
+        f"{plural(workers, 'loader worker')}{' each' if world_size() > 1 and workers else ''}"
+    )
+    yield f"  parameters  {count:,} trained, {encoder:,} of them in the encoder"
+    yield f"  samples     {samples:,} in the shards, {recipe.train.batch_size:,} in a batch"
+    yield f"  steps       {clock.total_steps:,}, the data {epochs:,.3g} times{early}"
+
+
+def doubts_about_saves(
+    checkpoints: Path, needed: int | None, seconds: float | None, grace: float | None
+) -> Iterator[str]:
+    """Warnings before the first step of a run that might not be able to save later on.
+
+    Args:
+        checkpoints: their folder.
+        needed: bytes of a checkpoint; None where one has just been written.
+        seconds: that a save takes.
+        grace: ``train.grace_seconds``.
+    """
+    if needed is not None and (free := checkpoint.free_bytes(checkpoints)) < needed:
+        yield (
+            f"warning: a checkpoint needs {needed:,} bytes and {free:,} are free for {checkpoints}: training goes on, "
+            "but nothing is saved before there is room. Make room now, or stop it and go on later"
+        )
+    if grace is not None and seconds is not None and seconds > grace:
+        yield (
+            f"warning: a save takes {seconds:.1f} s and train.grace_seconds is {grace:g}: after a signal the run "
+            "may be killed before its state is written. Raise the scheduler's signal delay"
+        )
+
+
+def stopped_early(step: int, total: int, folder: Path) -> str | None:
+    """What to say of a run that ``train.stop_after`` has ended before its length; None where it is complete."""
+    if step >= total:
+        return None
+    return (
+        f"stopped early at step {step:,} of {total:,} (train.stop_after); go on with: "
+        f"foundation pretrain {shlex.quote(str(folder))}"
+    )
+
+
+def end_by(error: BaseException, newest: Path | None) -> tuple[str, str]:
+    """State and reason of a run that an error ends.
+
+    Args:
+        error: what ended it.
+        newest: checkpoint that is known to be whole.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        where = f"from {newest.name}" if newest else "from the start"
+        return "stopped", f"interrupted without a last save; the same command goes on {where}"
+    return "stopped" if isinstance(error, RequeueRequest) else "failed", redact(str(error))

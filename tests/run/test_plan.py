@@ -1,0 +1,67 @@
+"""The dry run: published shapes give published numbers, for every shipped recipe, without data or weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from foundation import config, paths
+from foundation.errors import UserError
+from foundation.run.plan import plan
+from foundation.run.recipe import Recipe
+
+
+def load(name: str, *overrides: str) -> Recipe:
+    return config.load(Recipe, paths.recipe(name), ["data.samples_per_epoch=10000", *overrides])
+
+
+@pytest.mark.parametrize("name", sorted(paths.recipes()))
+def test_every_shipped_recipe_can_be_planned(name):
+    figures = plan(load(name, "data.shards=[]"))
+    assert figures.clock.total_steps > 0
+    optional = {"teachers", "prototype scores"}  # masked autoencoders have neither
+    assert all(value > 0 or name in optional for name, value in figures.memory.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "steps", "tokens"),
+    [
+        # 21.67 M of ViT-S/16 and 384 of the mask token; 100 epochs of 1,281,167 / 512; 2 x 197 + 8 x 37 tokens.
+        ("dino-vits16", 21_665_664 + 384, 250_228, 2 * 197 + 8 * 37),
+        # 800 epochs of 1,281,167 / 1,024; 2 x 197 + 10 x 37 tokens.
+        ("ibot-vits16", 21_665_664 + 384, 1_000_912, 2 * 197 + 10 * 37),
+        # 500 epochs of 1,250 steps; 2 x 257 + 8 x 50 tokens.
+        ("dinov2-vitl14", None, 625_000, 2 * 257 + 8 * 50),
+    ],
+)
+def test_reference_recipes_have_the_published_numbers(name, encoder, steps, tokens):
+    recipe = config.load(Recipe, paths.recipe(name), ["data.shards=[]"])
+    figures = plan(recipe)
+    assert figures.clock.total_steps == steps
+    assert figures.tokens["student"] == tokens
+    if encoder is not None:
+        assert figures.parameters["encoder"] == encoder
+
+
+def test_published_learning_rates():
+    assert (r := load("dino-vits16")).optimizer.learning_rate.start * r.optimizer.factor(512) == pytest.approx(1e-3)
+    assert (r := load("ibot-vits16")).optimizer.learning_rate.start * r.optimizer.factor(1024) == pytest.approx(2e-3)
+    r = load("dinov2-vitl14")
+    assert r.optimizer.learning_rate.start * r.optimizer.factor(3072) == pytest.approx(2e-4 * 3**0.5)
+
+
+def test_processes_share_activations_but_not_parameters():
+    recipe = load("ibot-vits16", "data.shards=[]")
+    one, eight = plan(recipe).memory, plan(recipe, processes=8).memory
+    assert eight["activations"] * 8 == one["activations"]
+    assert eight["AdamW"] == one["AdamW"]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match="cannot be divided among 7"):
+        plan(load("ibot-vits16", "data.shards=[]"), processes=7)
+
+
+def test_epochs_of_unknown_length_are_refused():
+    recipe = config.load(Recipe, paths.recipe("dino-vits16"), ["data.shards=[]", "about.samples=null"])
+    with pytest.raises(UserError, match="the length of an epoch is unknown"):
+        plan(recipe)
