@@ -43,9 +43,11 @@ class Plugin:
     Attributes:
         pattern: dotted name of the built-in module with the placeholder ``{name}``; what follows the placeholder is
             the room inside a plug-in that is a package (``foundation.modalities.{name}.views``).
+        default: the name that is meant where a mapping has none.
     """
 
     pattern: str
+    default: str = ""
 
     @property
     def group(self) -> str:

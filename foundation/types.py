@@ -135,6 +135,11 @@ class TokenMask:
         """Masked tokens of each row, for mode ``drop``; known on the host."""
         return len(self.indices) // max(1, len(self.masked))
 
+    @property
+    def visible_indices(self) -> Tensor:
+        """[V] int64, places of the tokens that are not masked."""
+        return (~self.masked).flatten().nonzero()[:, 0]
+
     def overwrite(self, data: Tensor, hidden: Tensor) -> Tensor:
         """A view as the student sees it with mode ``input``.
 
@@ -155,7 +160,7 @@ class Batch:
 
     Attributes:
         views: by name; the name is the role unless a recipe pairs modalities.
-        masks: by the name of the view they belong to.
+        masks: by view and mask rule.
         keys: [B] keys of the samples, in row order.
         labels: [B] int64, -1 where a sample has none.
         position: place of the first sample in the stream of the whole run (the stream's only state).
@@ -167,7 +172,7 @@ class Batch:
     """
 
     views: Mapping[str, View]
-    masks: Mapping[str, TokenMask]
+    masks: Mapping[tuple[str, str], TokenMask]
     keys: tuple[str, ...]
     labels: Tensor
     position: int
@@ -176,6 +181,7 @@ class Batch:
     bad: tuple[BadSample, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     pending: Any = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def messages(self) -> tuple[str, ...]:

@@ -142,14 +142,14 @@ class TrainingPipeline:
         ready, samples = rows.views()
         draws = rows.draws()
         places = plan.place + np.arange(len(samples), dtype=np.int64)
-        masks: dict[str, TokenMask] = {}
+        masks: dict[tuple[str, str], TokenMask] = {}
         for role, masking in self._maskings().items():
             count, shape = self.views.describe()[role]
             if self.places is not None and getattr(masking, "by_place", True):
                 where = self.places(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
             else:
                 where = self._grid(role, shape)
-            masks[role] = masking(where, count, draws, places, plan.group, plan.step)
+            masks[role, "masking"] = masking(where, count, draws, places, plan.group, plan.step)
         return Batch(
             views=self.views.finish(ready) if self.finish_in_worker else {},
             masks=masks,

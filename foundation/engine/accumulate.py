@@ -92,11 +92,16 @@ def accumulate(
     return total
 
 
-def _masked_means(feed: Feed, rounds: int) -> dict[str, _MaskedMean]:
+def _masked_means(feed: Feed, rounds: int) -> dict[tuple[str, str], _MaskedMean]:
     """How much is masked in the whole step, by view; empty where one batch is the whole step."""
     parts = rounds * world_size()
     if parts == 1:
         return {}
     own = feed.masked(rounds)
-    total = sums_over_ranks({f"{view}.{what}": n for view, m in own.items() for what, n in asdict(m).items()})
-    return {view: _MaskedMean(total[f"{view}.rows"] / parts, total[f"{view}.tokens"] / parts) for view in own}
+    total = sums_over_ranks(
+        {f"{place}.{what}": n for place, m in enumerate(own.values()) for what, n in asdict(m).items()}
+    )
+    return {
+        key: _MaskedMean(total[f"{place}.rows"] / parts, total[f"{place}.tokens"] / parts)
+        for place, key in enumerate(own)
+    }

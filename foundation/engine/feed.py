@@ -53,7 +53,7 @@ class Feed:
         self._batches: Iterator[Batch] | None = None
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ready: Batch | Exception | None = None
-        self._ready_masked: Mapping[str, Masked] = {}
+        self._ready_masked: Mapping[tuple[str, str], Masked] = {}
         self._waiting: deque[Batch] = deque()  # looked at, not yet on the device
         self._samples, self._waited, self._begin = 0, 0.0, time.perf_counter()
         self._since = self._begin
@@ -89,7 +89,7 @@ class Feed:
         except Exception as error:  # belongs to the next batch: the step before it must not be lost
             self._ready = error
 
-    def masked(self, number: int) -> dict[str, Masked]:
+    def masked(self, number: int) -> dict[tuple[str, str], Masked]:
         """What is masked in the next batches together, by view. They are looked at on the host and not taken.
 
         Raises:
@@ -102,7 +102,7 @@ class Feed:
         while len(counts) + len(self._waiting) < number:
             self._waiting.append(self._fetch())
         counts += [_masked(batch) for batch in islice(self._waiting, number - len(counts))]
-        total: dict[str, Masked] = {}
+        total: dict[tuple[str, str], Masked] = {}
         for part in counts:
             for view, masked in part.items():
                 total[view] = total.get(view, Masked(0, 0)) + masked
@@ -156,9 +156,9 @@ class Feed:
         return replace(batch, views=self.finish(batch.pending), pending=None)
 
 
-def _masked(batch: Batch) -> dict[str, Masked]:
+def _masked(batch: Batch) -> dict[tuple[str, str], Masked]:
     """Of a batch on the host."""
-    return {view: Masked(int(mask.masked.any(dim=1).sum()), len(mask.indices)) for view, mask in batch.masks.items()}
+    return {key: Masked(int(mask.masked.any(dim=1).sum()), len(mask.indices)) for key, mask in batch.masks.items()}
 
 
 def _each_tensor(batch: Batch, function: Callable[[Tensor], None]) -> None:

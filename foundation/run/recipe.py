@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from foundation import heads as prototype_heads
 from foundation import masking as token_masking
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
 from foundation.data import mixture
 from foundation.engine import optimizer as adamw
+from foundation.engine.state import RESERVED
 from foundation.errors import UserError
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
@@ -20,6 +20,8 @@ from foundation.run import guard as run_guard
 from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
 
+STUDENT = "student"
+"""Branch that the recipe's ``encoder`` and ``heads`` are."""
 MOST_STEPS = 10**10
 """Longest run: some three centuries at a step a second."""
 
@@ -127,16 +129,20 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
-    """Heads by name. Objectives that name the same head share it."""
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
+    """The student's heads by name; those without ``name`` have prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
     masking: token_masking.Config | None = None
     """Tokens hidden from the student; None: none."""
-    teachers: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
+    branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
         default_factory=lambda: {"teacher": ema.Config()}
     )
-    """Teachers by the branch name that objectives use."""
+    """What turns views into features beside the student, by the names that objectives use: teachers, experts, exits.
+    ``student`` is the trained branch of ``encoder`` and ``heads``, unless a branch here has its name."""
+    measured: str | None = None
+    """Branch that probes, exports and reports ask; None: the first ``ema`` of the first trained branch, else that
+    branch."""
     optimizer: adamw.Config
     """AdamW, its schedules and parameter groups."""
     train: Train
@@ -151,6 +157,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or any(part in self.name for part in ("/", "\\", "..")):
             raise UserError(f"name must be a plain folder name, got {self.name!r}")
+        for name in self.branches:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in RESERVED:
+                raise UserError(
+                    f"branches: {name!r} cannot be a branch: use letters, digits, '_' and '-', and none of the words "
+                    f"{', '.join(RESERVED)}"
+                )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
 

@@ -39,7 +39,7 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
                 coordinates = places(views[name].data).numpy()
             else:
                 coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
-            masks[name] = masking(coordinates, count, draws, np.arange(size), size, 0)
+            masks[name, "masking"] = masking(coordinates, count, draws, np.arange(size), size, 0)
     keys = tuple(str(i) for i in range(size))
     return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
 
@@ -68,6 +68,5 @@ class Rehearsal:
         optimizer.clip(optimizer.grad_norm())
         optimizer.step()
         optimizer.zero_grad()
-        for teacher in self.learner.teachers.values():
-            teacher.update(self.learner, STEP)  # type: ignore[operator]
+        self.learner.update(STEP)
         return float(result.loss.detach())
