@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.branches.request import Request
 from foundation.counter import Draws
-from foundation.objectives.base import Request
 from foundation.run import build
 from foundation.schedules import Clock
 from foundation.types import Batch, View
