@@ -22,11 +22,13 @@ class ViewShape:
         count: views per sample.
         shape: of one view without its row, such as (3, 224, 224).
         modality: folder name in ``foundation/modalities``.
+        evaluation: the modality's ``EvaluationConfig`` that goes with it: its statistics, rate and front end.
     """
 
     count: int
     shape: tuple[int, ...]
     modality: str
+    evaluation: Any = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ class BranchContext:
         branches: those built so far, by name.
         previous: the branches of the stage before, by name; empty in the first.
         views: shapes by name.
-        evaluation: the modality's ``EvaluationConfig`` of the recipe: how one sample becomes one view.
     """
 
     name: str
@@ -70,7 +71,6 @@ class BranchContext:
     branches: Mapping[str, Branch]
     previous: Mapping[str, Branch] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
-    evaluation: Any = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Branch(nn.Module):
     def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
         """Requests to other branches that answers to ``requests`` are made of."""
         return ()
+
+    def refusal(self, request: Request) -> str | None:
+        """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
+        return None
 
     def forward(self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]) -> Any:
         """Answers by request.

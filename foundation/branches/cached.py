@@ -42,6 +42,9 @@ class CachedBranch(Branch):
     def offer(self) -> Offer:
         return Offer(self.config.width, {})
 
+    def refusal(self, request: Request) -> str | None:
+        return None if request.token == "cls" else f"has class tokens only, and not {request.token}"
+
     def forward(
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]
     ) -> dict[Request, Tensor]:

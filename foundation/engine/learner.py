@@ -150,7 +150,8 @@ class Learner(nn.Module):
             return f"needs masked {request.view!r} views: add a masking section"
         if request.token == "cells" and not hasattr(getattr(offer.encoder, "tokenizer", None), "cells"):
             return "needs an encoder whose tokenizer can say what a token covers"
-        return None
+        refusal = self.named_branches[request.branch].refusal(request)
+        return None if refusal is None else f"needs the branch {request.branch!r}, which {refusal}"
 
     def forward(self, batch: Batch, step: int, watched: bool = True) -> StepResult:
         """Loss of one batch.

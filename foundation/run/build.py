@@ -47,7 +47,7 @@ def branches(
     for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe), evaluation=recipe.views.evaluation(),
+            previous=previous or {}, views=view_shapes(recipe),
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -103,8 +103,13 @@ def in_order(sources: Mapping[str, Sequence[str]], problems: list[tuple[str, str
 
 def view_shapes(recipe: Recipe) -> dict[str, ViewShape]:
     """Shapes of the views by name."""
-    modality = recipe.views.modality
-    return {name: ViewShape(count, tuple(shape), modality) for name, (count, shape) in recipe.views.roles.items()}
+    members: Mapping[str, Any] = getattr(recipe.views, "members", {})
+    shapes: dict[str, ViewShape] = {}
+    for name, (count, shape) in recipe.views.roles.items():
+        views = members.get(name.partition(".")[0], recipe.views)
+        modality = "image" if views.modality == "video" and len(shape) == 3 else views.modality  # frames of a clip
+        shapes[name] = ViewShape(count, tuple(shape), modality, views.evaluation())
+    return shapes
 
 
 def measured(recipe: Recipe, built: Mapping[str, Branch]) -> str:

@@ -130,7 +130,7 @@ class Recipe:
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
     heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
-    """The student's heads by name; those without ``name`` have prototypes. Objectives that name the same one share it."""
+    """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
     masking: token_masking.Config | None = None
