@@ -80,24 +80,27 @@ def in_order(sources: Mapping[str, Sequence[str]], problems: list[tuple[str, str
     """
     order: list[str] = []
     open_now: list[str] = []
+    left_out: set[str] = set()
 
     def visit(name: str) -> bool:
-        if name in order:
-            return True
+        if name in order or name in left_out:
+            return name in order
         if name in open_now:
             circle = " -> ".join([*open_now[open_now.index(name) :], name])
             problems.append((f"branches.{name}", f"branches follow each other in a circle: {circle}"))
+            left_out.update(open_now[open_now.index(name) :])
             return False
         open_now.append(name)
         good = all([visit(source) for source in sources[name] if source in sources])
         open_now.pop()
-        if good:
+        if good and name not in left_out:
             order.append(name)
-        return good
+            return True
+        left_out.add(name)
+        return False
 
     for name in sources:
-        if not any(key == f"branches.{name}" for key, _ in problems):
-            visit(name)
+        visit(name)
     return order
 
 
@@ -169,12 +172,15 @@ def learner(
             objectives[name] = config.build(context)
             weights[name] = _schedule(config.weight)
         except UserError as error:
-            problems.append((f"objectives.{place}", f"{name}: {error}" if name not in str(error) else str(error)))
+            problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
     if STUDENT in built:
         problems += _check_masking(recipe, built[STUDENT].offer.encoder)
-    _raise(recipe, problems)
     asked = [request for objective in objectives.values() for request in objective.requests]
-    chosen = measured(recipe, built)
+    try:
+        chosen = measured(recipe, built)
+    except UserError as error:
+        problems.append(("measured", str(error)))
+        chosen = STUDENT
     watched = feature_request(asked, (chosen, *(name for name, b in built.items() if not b.trains), *built))
     looks = recipe.guard.collapse
     monitors: dict[str, Monitor] = {}
@@ -183,13 +189,17 @@ def learner(
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
     places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
     unserved = made.check(tuple(recipe.views.roles), masks)
-    _raise(recipe, [(places[name], f"objective {name!r} {text}") for name, text in unserved])
+    problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
+    missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
+    problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
+    if problems:
+        raise RecipeError(problems)
     return made
 
 
-def _raise(recipe: Recipe, problems: Sequence[tuple[str, str]]) -> None:
-    if problems:
-        raise RecipeError(problems)
+def _is_about(text: str, branches: set[str]) -> bool:
+    """Whether a mistake follows from a branch that could not be built, of which something is said already."""
+    return any(f"branch {name!r}" in text for name in branches)
 
 
 def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
