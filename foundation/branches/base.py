@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundation.encoders.protocol import EncoderInput
 from foundation.objectives.base import Request
-from foundation.types import Batch, Features
+from foundation.types import Batch, Features, TokenMask
 
 
 class Branch(nn.Module):
     """Encoder and heads that live, move and are averaged together.
 
     Args:
-        encoder: takes ``(views, masks, taps)`` and returns one :class:`Features` per view.
+        encoder: an :class:`foundation.encoders.protocol.Encoder`.
         heads: by name; each takes [rows, D] and returns [rows, K].
     """
 
     encoder: Any
-    """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``. One
-    with ``supports_wanted`` is also told which patches of each view are read, see ``foundation.encoders.vit``."""
+    """An :class:`foundation.encoders.protocol.Encoder` that is an ``nn.Module``."""
 
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -42,22 +42,16 @@ class Branch(nn.Module):
             encoder's features and K behind a head; ``cells`` [R, N, *cell].
         """
         requests = tuple(dict.fromkeys(requests))
-        cells = {r: self.encoder.tokenizer.cells(batch.views[r.view].data) for r in requests if r.token == "cells"}
+        cells = {r: self.encoder.cells(batch.views[r.view].data) for r in requests if r.token == "cells"}
         requests = tuple(request for request in requests if request not in cells)
         names = tuple(dict.fromkeys(request.view for request in requests))
         hidden = {name: batch.masks[name] for name in names if hide and name in batch.masks}
         views = {name: batch.views[name].data for name in names}
         for name, mask in hidden.items():
             if mask.mode == "input":
-                views[name] = mask.overwrite(views[name], self.encoder.tokenizer.spread(mask.masked, views[name]))
-        masks = [hidden[name].masked if name in hidden and hidden[name].mode != "input" else None for name in names]
-        options: dict[str, Any] = {}
-        if getattr(self.encoder, "supports_wanted", False):
-            options["wanted"] = [_places(batch, name, requests) for name in names]
-        if any(mask.mode == "drop" for mask in hidden.values()):
-            left_out = {name: mask.hidden_per_row for name, mask in hidden.items() if mask.mode == "drop"}
-            options["drop"] = [left_out.get(name) for name in names]
-        features: list[Features] = self.encoder(list(views.values()), masks, **options)
+                views[name] = mask.overwrite(views[name], self.encoder.spread(mask.masked, views[name]))
+        inputs = [_input(views[name], hidden.get(name), _places(batch, name, requests)) for name in names]
+        features: list[Features] = self.encoder(inputs)
         by_view = dict(zip(names, features, strict=True))
         tokens = {request: _tokens(by_view[request.view], request, batch) for request in requests}
         outputs = cells | {request: tensor for request, tensor in tokens.items() if request.head is None}
@@ -68,6 +62,13 @@ class Branch(nn.Module):
             for request, part in zip(wanted, logits.split([len(r) for r in rows]), strict=True):
                 outputs[request] = part.unflatten(0, tokens[request].shape[:-1])
         return outputs
+
+
+def _input(view: Tensor, mask: TokenMask | None, wanted: Tensor | None) -> EncoderInput:
+    if mask is None or mask.mode == "input":
+        return EncoderInput(view=view, wanted=wanted)
+    hidden = mask.hidden_per_row if mask.mode == "drop" else None
+    return EncoderInput(view=view, mask=mask.masked, mode=mask.mode, hidden_per_row=hidden, wanted=wanted)
 
 
 def _places(batch: Batch, view: str, requests: Iterable[Request]) -> Tensor | None:

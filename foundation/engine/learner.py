@@ -82,8 +82,9 @@ class Learner(nn.Module):
         if any(request.token == "cells" for request in self.requests):
             return True  # reconstruction: class token, mask token and last norm may all be out of use
         heads = {request.head for request in self.requests if request.branch == STUDENT}
-        knows = getattr(self.student.encoder, "uses_all_parameters", None)
-        return knows is None or not knows(masked) or any(name not in heads for name in self.student.heads)
+        return not self.student.encoder.uses_all_parameters(masked) or any(
+            name not in heads for name in self.student.heads
+        )
 
     def check(self, views: Sequence[str], masked_views: Sequence[str]) -> None:
         """Refuse requests that no batch can serve, before the first step.
@@ -95,8 +96,6 @@ class Learner(nn.Module):
         Raises:
             UserError: naming the objective, what it asks for, and what there is.
         """
-        if masked_views and hasattr(self.student.encoder, "check_masks"):
-            self.student.encoder.check_masks()
         branches = (STUDENT, *self.teachers)
         for name, objective in self.objectives.items():
             for request in objective.requests:  # type: ignore[union-attr]
@@ -108,7 +107,7 @@ class Learner(nn.Module):
                     if value not in known:
                         there = ", ".join(str(k) for k in known if k is not None) or "none"
                         raise UserError(f"objective {name!r} needs the {what} {value!r}; the recipe has: {there}")
-                if request.token == "cells" and not hasattr(getattr(self.student.encoder, "tokenizer", None), "cells"):
+                if request.token == "cells" and self.student.encoder.capabilities.cell_shape is None:
                     raise UserError(f"objective {name!r} needs an encoder whose tokenizer can say what a token covers")
                 if request.token == "masked" and request.view not in masked_views:
                     raise UserError(f"objective {name!r} needs masked {request.view!r} views: add a masking section")

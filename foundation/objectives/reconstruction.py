@@ -109,7 +109,7 @@ class Reconstruction(Objective):
         Raises:
             UserError: the tokenizer cannot say what a token covers, or not in points for ``chamfer``.
         """
-        shape = getattr(getattr(encoder, "tokenizer", None), "cell_shape", None)
+        shape = encoder.capabilities.cell_shape
         if shape is None:
             raise UserError(
                 "reconstruction needs an encoder whose tokenizer says what a token covers (cells and cell_shape, see "

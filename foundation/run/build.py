@@ -14,6 +14,7 @@ from torch import nn
 from foundation.branches.base import Branch
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
+from foundation.encoders.protocol import check_hiding
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import STUDENT, Learner, Monitor
 from foundation.errors import UserError
@@ -60,7 +61,8 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     }
     for objective in objectives.values():
         objective.attach(branch.encoder)
-    _check_masking(recipe, branch.encoder)
+    if recipe.masking is not None:
+        check_hiding(branch.encoder, recipe.masking.mode)
     weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
     asked = [request for objective in objectives.values() for request in objective.requests]
     watched = feature_request(asked, (*teachers, STUDENT))
@@ -71,17 +73,6 @@ def learner(recipe: Recipe, clock: Clock) -> Learner:
     built = Learner(branch, teachers, objectives, weights, clock, monitors)
     built.check(tuple(recipe.views.roles), recipe.masking.views if recipe.masking else ())
     return built
-
-
-def _check_masking(recipe: Recipe, encoder: nn.Module) -> None:
-    """Refuse ways of hiding tokens that the encoder does not know."""
-    mode = recipe.masking.mode if recipe.masking else "token"
-    if mode == "drop" and not getattr(encoder, "supports_drop", False):
-        raise UserError(
-            "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions"
-        )
-    if mode == "input" and not hasattr(getattr(encoder, "tokenizer", None), "spread"):
-        raise UserError("masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")
 
 
 def _schedule(weight: float | Schedule) -> Schedule:
@@ -117,7 +108,7 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         masking=recipe.masking.build() if recipe.masking else None,
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
-        places=getattr(recipe.encoder, "places", None),
+        places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
 
