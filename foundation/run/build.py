@@ -15,6 +15,7 @@ from foundation.branches import trained
 from foundation.branches.base import Branch, BranchContext, EncoderBranch, ViewShape
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
+from foundation.encoders.protocol import Encoder, check_hiding
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import Learner, Monitor
 from foundation.errors import RecipeError, UserError
@@ -173,8 +174,8 @@ def learner(
             weights[name] = _schedule(config.weight)
         except UserError as error:
             problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
-    if STUDENT in built:
-        problems += _check_masking(recipe, built[STUDENT].offer.encoder)
+    if STUDENT in built and (encoder := built[STUDENT].offer.encoder) is not None:
+        problems += _check_masking(recipe, encoder)
     asked = [request for objective in objectives.values() for request in objective.requests]
     try:
         chosen = measured(recipe, built)
@@ -207,20 +208,14 @@ def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {} if recipe.masking is None else {MASKING: recipe.masking.views}
 
 
-def _check_masking(recipe: Recipe, encoder: Any) -> list[tuple[str, str]]:
+def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
     """Ways of hiding tokens that the encoder does not know."""
-    mode = recipe.masking.mode if recipe.masking else "token"
-    if recipe.masking is not None and hasattr(encoder, "check_masks"):
-        encoder.check_masks()
-    if mode == "drop" and not getattr(encoder, "supports_drop", False):
-        return [
-            (
-                "masking.mode",
-                "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions",
-            )
-        ]
-    if mode == "input" and not hasattr(getattr(encoder, "tokenizer", None), "spread"):
-        return [("masking.mode", "masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")]
+    if recipe.masking is None:
+        return []
+    try:
+        check_hiding(encoder, recipe.masking.mode)
+    except UserError as error:
+        return [("masking.mode", str(error))]
     return []
 
 
@@ -264,7 +259,7 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         masking=recipe.masking.build() if recipe.masking else None,
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
-        places=getattr(recipe.encoder, "places", None),
+        places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
 

@@ -110,7 +110,7 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
 
 
 def _share(recipe: Recipe, view: str) -> float:

@@ -32,7 +32,7 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
     masks = {}
     if recipe.masking:
         draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-        places = getattr(recipe.encoder, "places", None)
+        places = recipe.encoder.places
         for name, masking in recipe.masking.build().parts.items():
             count, shape = recipe.views.roles[name]
             if places is not None and masking.by_place:

@@ -18,6 +18,7 @@ from foundation.objectives import reconstruction
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 from foundation.zoo.load import load_encoder
+from tests.encoders.inputs import inputs
 from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
@@ -65,7 +66,7 @@ def test_drop_mode_never_sees_what_is_hidden():
     data = torch.randn(4, 3, 8, 8)
     where = model.tokenizer.spread(mask.masked, data)
     other = torch.where(where, torch.randn_like(data), data)
-    first, second = (model([x], [mask.masked], drop=[8])[0] for x in (data, other))
+    first, second = (model(inputs([x], [mask.masked], drop=[8]))[0] for x in (data, other))
     torch.testing.assert_close(first.patches, second.patches)
     torch.testing.assert_close(first.cls, second.cls)
     # Visible places are the trunk's outputs of the visible tokens alone, hidden ones the mask token and its position.
