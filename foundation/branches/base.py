@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.objectives.base import Request
-from foundation.types import Batch, Features
+from foundation.types import MASKING, Batch, Features
 
 
 class Branch(nn.Module):
@@ -45,7 +45,7 @@ class Branch(nn.Module):
         cells = {r: self.encoder.tokenizer.cells(batch.views[r.view].data) for r in requests if r.token == "cells"}
         requests = tuple(request for request in requests if request not in cells)
         names = tuple(dict.fromkeys(request.view for request in requests))
-        hidden = {name: batch.masks[name] for name in names if hide and name in batch.masks}
+        hidden = {name: batch.masks[name, MASKING] for name in names if hide and (name, MASKING) in batch.masks}
         views = {name: batch.views[name].data for name in names}
         for name, mask in hidden.items():
             if mask.mode == "input":
@@ -75,7 +75,7 @@ def _places(batch: Batch, view: str, requests: Iterable[Request]) -> Tensor | No
     tokens = {request.token for request in requests if request.view == view}
     if "patches" in tokens:
         return None
-    return batch.masks[view].indices if "masked" in tokens else batch.views[view].sample_ids.new_empty(0)
+    return batch.masks[view, MASKING].indices if "masked" in tokens else batch.views[view].sample_ids.new_empty(0)
 
 
 def _tokens(features: Features, request: Request, batch: Batch) -> Tensor:
@@ -84,4 +84,4 @@ def _tokens(features: Features, request: Request, batch: Batch) -> Tensor:
     patches = features.patches
     if request.token == "patches" or patches.ndim == 2:  # no others than the masked ones
         return patches
-    return patches.flatten(0, 1).index_select(0, batch.masks[request.view].indices)
+    return patches.flatten(0, 1).index_select(0, batch.masks[request.view, MASKING].indices)

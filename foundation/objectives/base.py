@@ -19,7 +19,8 @@ class Request:
         branch: ``student`` or the name of a teacher (``teacher`` for the recipe's first).
         view: name of a view of the batch, such as ``global``.
         token: ``cls`` [R, D], ``patches`` [R, N, D], or ``masked`` [M, D]: the patch tokens at
-            ``batch.masks[view].indices``. The student sees its views with those tokens hidden, teachers see all.
+            ``batch.masks[view, "masking"].indices``. The student sees its views with those tokens hidden, teachers see
+            all.
             ``cells`` [R, N, ...]: no features, but the numbers of the view that each token covers, as they were before
             anything was hidden (``cells`` of the tokenizer): what a reconstruction is measured on. Without a head.
         head: name of a head of the recipe whose output [..., K] is wanted, or None for the encoder's features.

@@ -18,7 +18,7 @@ from foundation import heads as head_module
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, Request, Result
 from foundation.schedules import Clock, Weight
-from foundation.types import Batch
+from foundation.types import MASKING, Batch
 
 PREDICTOR = head_module.Config(
     prototypes=None, hidden=4096, bottleneck=256, layers=2, norm="batch", bias=False, activation="relu"
@@ -114,7 +114,7 @@ class Byol(Objective):
             else:
                 loss = self._other(student, teacher, batch)
             if self.config.token == "masked":
-                loss = batch.masks[self.config.view].weighted(loss)
+                loss = batch.masks[self.config.view, MASKING].weighted(loss)
             return Result(loss, metrics)
 
     def _other(self, student: list[Tensor], teacher: Tensor, batch: Batch) -> Tensor:

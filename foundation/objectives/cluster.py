@@ -24,7 +24,7 @@ from foundation.objectives.centering import SinkhornKnopp
 from foundation.objectives.reconstruction import Decoder
 from foundation.ranges import DepthOrNone, Range, Side, Temperature, check
 from foundation.schedules import Clock, Weight
-from foundation.types import Batch
+from foundation.types import MASKING, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Cluster(Objective):
         teacher = teacher.flatten(0, 1)
         if self.config.over == "all":
             return self.swap(student, teacher)
-        mask = batch.masks[self.config.view]
+        mask = batch.masks[self.config.view, MASKING]
         result = self.swap(student.index_select(0, mask.indices), teacher.index_select(0, mask.indices))
         return Result(mask.weighted(result.loss), result.metrics)
 

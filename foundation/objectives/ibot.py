@@ -18,7 +18,7 @@ from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
 from foundation.ranges import Range, Share, Temperature
 from foundation.schedules import Clock, Schedule, Weight
-from foundation.types import Batch
+from foundation.types import MASKING, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Ibot(Objective):
             return self._loss(outputs, batch, step)
 
     def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
-        config, mask = self.config, batch.masks[self.config.view]
+        config, mask = self.config, batch.masks[self.config.view, MASKING]
         temperature = config.teacher_temperature.at(step, self.clock)
         teacher = outputs[self.teacher_request]
         if config.over == "all":
@@ -124,5 +124,5 @@ class Ibot(Objective):
         temperature = self.config.teacher_temperature.at(step, self.clock)
         assignments = self.targets(teacher, temperature, step)
         loss = soft_cross_entropy(student, assignments, self.config.student_temperature).mean()
-        masked = batch.masks[self.config.view].masked.float().mean()
+        masked = batch.masks[self.config.view, MASKING].masked.float().mean()
         return Result(loss, targets.figures(self, assignments, loss) | {"masked": masked})

@@ -25,7 +25,7 @@ from foundation.linear import Linear
 from foundation.objectives.base import Objective, Request, Result
 from foundation.ranges import Depth, DepthOrNone, Positive, Range, Side, check
 from foundation.schedules import Clock, Weight
-from foundation.types import Batch
+from foundation.types import MASKING, Batch
 
 Distance = Literal["l1", "l2", "smooth_l1", "chamfer"]
 
@@ -138,7 +138,7 @@ class Reconstruction(Objective):
         tokens, cells = outputs[self.student_request], outputs[self.cells_request].flatten(0, 1)  # [R N, *cell]
         if self.decoder is not None:
             tokens = self.decoder(tokens)
-        mask = batch.masks[self.config.view] if self.config.over == "masked" else None
+        mask = batch.masks[self.config.view, MASKING] if self.config.over == "masked" else None
         if self.student_request.token == "patches":
             tokens = tokens.flatten(0, 1)
         if mask is not None:

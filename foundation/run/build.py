@@ -17,6 +17,7 @@ from foundation.data.shards import GIB
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import STUDENT, Learner, Monitor
 from foundation.errors import UserError
+from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock, Schedule
@@ -114,7 +115,8 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
     return TrainingPipeline(
         decode=recipe.decode.build(),
         views=views,
-        masking=recipe.masking.build() if recipe.masking else None,
+        masking=makers(recipe.mask_rules),
+        extras={name: config.build(name) for name, config in recipe.data.extras.items()},
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
         places=getattr(recipe.encoder, "places", None),

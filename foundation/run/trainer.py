@@ -96,7 +96,7 @@ class Trainer:
             recipe.data.max_bad_samples, self.stream.num_samples, folder, say,
             self.progress.skipped if rank() == 0 else None,
         )  # fmt: skip
-        by_token = recipe.masking is not None and recipe.masking.mode == "token"
+        by_token = any(rule.mode == "token" for rule in recipe.mask_rules.values())
         self.replica = replicate(self.learner, self.place.device, self.learner.rests(by_token))
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
@@ -216,7 +216,7 @@ class Trainer:
         self.optimizer.apply_schedule(step)
         result = accumulate(
             self.feed, self.replica, self.place, step, self.recipe.train.accumulate,
-            masked=self.recipe.masking is not None, watched=self._logged(step + 1), see=self.data_guard.see,
+            masked=bool(self.recipe.mask_rules), watched=self._logged(step + 1), see=self.data_guard.see,
         )  # fmt: skip
         norm = self.optimizer.grad_norm()
         self.feed.prefetch()
