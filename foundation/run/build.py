@@ -19,11 +19,13 @@ from foundation.encoders.protocol import Encoder, check_hiding
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import Learner, Monitor
 from foundation.errors import RecipeError, UserError
+from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
-from foundation.objectives.base import MASKING, Objective, ObjectiveContext
+from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.schedules import Clock, Schedule
+from foundation.types import MASKING
 from foundation.weights import fitting_memory
 
 
@@ -48,7 +50,7 @@ def branches(
     for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe),
+            previous=previous or {}, views=view_shapes(recipe), extras=tuple(recipe.data.extras),
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -205,18 +207,18 @@ def _is_about(text: str, branches: set[str]) -> bool:
 
 def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Views of each mask rule."""
-    return {} if recipe.masking is None else {MASKING: recipe.masking.views}
+    return {name: rule.views for name, rule in recipe.mask_rules.items()}
 
 
 def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
     """Ways of hiding tokens that the encoder does not know."""
-    if recipe.masking is None:
-        return []
-    try:
-        check_hiding(encoder, recipe.masking.mode)
-    except UserError as error:
-        return [("masking.mode", str(error))]
-    return []
+    problems = []
+    for name, rule in recipe.mask_rules.items():
+        try:
+            check_hiding(encoder, rule.mode)
+        except UserError as error:
+            problems.append((name if name == MASKING else f"masks.{name}", str(error)))
+    return problems
 
 
 def _schedule(weight: float | Schedule) -> Schedule:
@@ -256,7 +258,8 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
     return TrainingPipeline(
         decode=recipe.decode.build(),
         views=views,
-        masking=recipe.masking.build() if recipe.masking else None,
+        masking=makers(recipe.mask_rules),
+        extras={name: config.build(name) for name, config in recipe.data.extras.items()},
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
         places=recipe.encoder.places,
