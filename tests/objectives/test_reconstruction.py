@@ -11,6 +11,7 @@ import torch
 from foundation import counter, masking
 from foundation.branches.base import Branch
 from foundation.encoders import vit
+from foundation.encoders.protocol import EncoderModule
 from foundation.errors import UserError
 from foundation.modalities import grids
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
@@ -72,9 +73,8 @@ def test_drop_mode_never_sees_what_is_hidden():
     tokens = model.embed(data)[0]
     for row in range(4):
         keep = torch.cat((torch.tensor([0]), (~mask.masked[row]).nonzero().flatten() + 1))
-        alone = model.trunk(
-            [tokens[row : row + 1, keep]], model._segments([tokens[row : row + 1, keep]], [(4, 4)], None)
-        )
+        kept = [tokens[row : row + 1, keep]]
+        alone = model.trunk(kept, model.segments(kept, [(4, 4)], [None], None))
         torch.testing.assert_close(first.patches[row, ~mask.masked[row]], alone[1][0][0])
     place = model.positions((4, 4))[1][0]
     expected = (model.mask_token + place)[mask.masked[0]]
@@ -191,4 +191,4 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"tokens of \[points, 3\]"):
         reconstruction.Config(distance="chamfer").build(CLOCK, {}, 16).attach(encoder())
     with pytest.raises(UserError, match="what a token covers"):
-        reconstruction.Config().build(CLOCK, {}, 16).attach(torch.nn.Linear(2, 2))
+        reconstruction.Config().build(CLOCK, {}, 16).attach(EncoderModule())
