@@ -25,7 +25,7 @@ from foundation.encoders.protocol import (
     inputs_of,
 )
 from foundation.encoders.segments import choose
-from foundation.encoders.timm_models import Outline, channels_last, create, outline, patch_side, stride_of
+from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of
 from foundation.errors import UserError
 from foundation.modalities.grids import cut, spread
 from foundation.modalities.image.tokenizer import Config as Patches
@@ -153,8 +153,7 @@ class TimmEncoder(EncoderModule):
         self.stages = _stages(model)
         self.depth = len(blocks) if self.is_transformer else len(self.stages)
         self.patch_side = patch_side(model)
-        # Only where patches do not overlap does a mask token keep all of what it hides.
-        self.hides = self.patch_side is not None and self.stride % self.patch_side == 0
+        self.hides = hides(model)
         self._hidden: Tensor | None = None
         if self.hides:
             self.mask_token = nn.Parameter(torch.zeros(1, int(embed.proj.out_channels)))

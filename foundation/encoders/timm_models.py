@@ -150,8 +150,14 @@ def outline(model: str, *, size: tuple[int, int] | None, channels: int, argument
 def _outline(name: str, size: tuple[int, int] | None, channels: int, arguments: str) -> Outline:
     with torch.device("meta"):
         model = create(name, size=size, channels=channels, arguments=_tuples(json.loads(arguments))).eval()
-    stride = stride_of(model)
-    return Outline(name, model, channels, stride, patch_side(model) is not None and stride % patch_side(model) == 0)
+    return Outline(name, model, channels, stride_of(model), hides(model))
+
+
+def hides(model: nn.Module) -> bool:
+    """Whether a mask token of the embedding can stand for a token of the output: where patches do not overlap, it is
+    all that is left of what it hides."""
+    side = patch_side(model)
+    return side is not None and stride_of(model) % side == 0
 
 
 def patch_side(model: nn.Module) -> int | None:
