@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
-from foundation import heads as prototype_heads
-from foundation import masking as token_masking
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
 from foundation.data import mixture
 from foundation.engine import optimizer as adamw
+from foundation.engine.state import RESERVED
 from foundation.errors import UserError
+from foundation.masks.rule import Rule, in_order
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
 from foundation.run import guard as run_guard
 from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
+from foundation.types import MASKING, Batch
 
+MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
+"""A mask rule; ``kind`` is a file in ``foundation/masks``."""
+
+STUDENT = "student"
+"""Branch that the recipe's ``encoder`` and ``heads`` are."""
 MOST_STEPS = 10**10
 """Longest run: some three centuries at a step a second."""
 
@@ -59,6 +65,9 @@ class Data:
     much together, a worker makes their views before it decodes more."""
     samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
     """Samples that count as one epoch in durations; None: what the shards (of all sources) hold."""
+    extras: dict[str, Annotated[Any, Plugin("foundation.data.extras.{name}", key="kind")]] = field(default_factory=dict)
+    """Further members of each sample that the run reads, by the name that objectives use: teachers' features, region
+    maps, text."""
     timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
@@ -69,6 +78,12 @@ class Data:
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
+        taken = {part.name for part in fields(Batch)}
+        for name in self.extras:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise UserError(f"data.extras: {name!r} is no plain name: use letters, digits and '_'")
+            if name in taken:
+                raise UserError(f"data.extras: every batch has {name!r} already; give this one another name")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -127,16 +142,24 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
-    """Heads by name. Objectives that name the same head share it."""
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
+        default_factory=dict
+    )
+    """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
-    masking: token_masking.Config | None = None
-    """Tokens hidden from the student; None: none."""
-    teachers: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
+    masking: Annotated[Any, MASK] | None = None
+    """Tokens hidden from the student; None: none. It is the mask rule that is called ``masking``."""
+    masks: dict[str, Annotated[Any, MASK]] = field(default_factory=dict)
+    """Further mask rules by name; a view may have masks by several of them."""
+    branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
         default_factory=lambda: {"teacher": ema.Config()}
     )
-    """Teachers by the branch name that objectives use."""
+    """What turns views into features beside the student, by the names that objectives use: teachers, experts, exits.
+    ``student`` is the trained branch of ``encoder`` and ``heads``, unless a branch here has its name."""
+    measured: str | None = None
+    """Branch that probes, exports and reports ask; None: the first ``ema`` of the first trained branch, else that
+    branch."""
     optimizer: adamw.Config
     """AdamW, its schedules and parameter groups."""
     train: Train
@@ -151,8 +174,25 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or any(part in self.name for part in ("/", "\\", "..")):
             raise UserError(f"name must be a plain folder name, got {self.name!r}")
+        for name in self.branches:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in RESERVED:
+                raise UserError(
+                    f"branches: {name!r} cannot be a branch: use letters, digits, '_' and '-', and none of the words "
+                    f"{', '.join(RESERVED)}"
+                )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+        for name in self.masks:
+            if name == MASKING or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                taken = "that is the rule of the section masking"
+                advice = taken if name == MASKING else "use letters, digits, '_' and '-'"
+                raise UserError(f"masks: a rule cannot be called {name!r}: {advice}")
+        in_order(self.mask_rules)
+
+    @property
+    def mask_rules(self) -> dict[str, Rule]:
+        """All mask rules by name."""
+        return ({} if self.masking is None else {MASKING: self.masking}) | self.masks
 
     @property
     def lasting(self) -> Recipe:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from foundation.branches.base import Branch
+from foundation.branches.request import Request
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
 from foundation.modalities.image import tokenizer
-from foundation.objectives.base import Request
 from foundation.types import Batch, TokenMask, View
 from tests.encoders.inputs import inputs
 

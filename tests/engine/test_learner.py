@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.branches.request import Request
 from foundation.counter import Draws
-from foundation.objectives.base import Request
 from foundation.run import build
 from foundation.schedules import Clock
 from foundation.types import Batch, View
@@ -30,7 +30,7 @@ def batch(recipe) -> Batch:
     draws = Draws(0, np.zeros(4, np.int64), np.arange(4))
     coordinates = recipe.encoder.coordinates((16, 16))
     mask = recipe.masking.build()(coordinates, 2, draws, np.arange(4), 4, 0)
-    return Batch(views, {"global": mask}, tuple("abcd"), torch.full((4,), -1), 0, 4)
+    return Batch(views, {("global", "masking"): mask}, tuple("abcd"), torch.full((4,), -1), 0, 4)
 
 
 def test_requests_give_what_separate_passes_give(recipe, batch):
@@ -43,7 +43,7 @@ def test_requests_give_what_separate_passes_give(recipe, batch):
         Request("student", "global", "cls"),
     )
     outputs = branch(batch, requests, hide=True)
-    mask = batch.masks["global"]
+    mask = batch.masks["global", "masking"]
     seen = branch.encoder(inputs([batch.views["global"].data], [mask.masked]))[0]
     local = branch.encoder([batch.views["local"].data])[0]
     expected = (

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from foundation import heads
 from foundation.engine import optimizer
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.schedules import Clock, Duration, Schedule
 
 CLOCK = Clock(100, 10.0)

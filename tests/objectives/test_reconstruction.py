@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import counter, masking
+from foundation import counter
 from foundation.branches.base import Branch
 from foundation.encoders import vit
 from foundation.encoders.protocol import EncoderModule
 from foundation.errors import UserError
+from foundation.masks import block
 from foundation.modalities import grids
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
 from foundation.objectives import reconstruction
+from foundation.plugins import resolve
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 from foundation.zoo.load import load_encoder
 from tests.encoders.inputs import inputs
+from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
 
@@ -35,12 +38,14 @@ def encoder(**options):
 def batch_of(data, mask=None, count=1):
     rows = len(data)
     view = View(data, "image", "global", count, torch.arange(rows), torch.zeros(rows, 2, 3))
-    masks = {} if mask is None else {"global": mask}
+    masks = {} if mask is None else {("global", "masking"): mask}
     return Batch({"global": view}, masks, tuple("ab"[:rows]), torch.zeros(rows), 0, rows // count)
 
 
-def draw(samples=4, count=1, **options):
-    config = masking.Config(probability=1.0, ratio=options.pop("ratio", (0.5, 0.5)), min_patches=1, **options)
+def draw(samples=4, count=1, kind="block", **options):
+    least = {"min_patches": 1} if kind == "block" else {}
+    rule = resolve("foundation.masks.{name}", kind).Config
+    config = rule(probability=1.0, ratio=options.pop("ratio", (0.5, 0.5)), **least, **options)
     coordinates = ImageTokenizer(patch_size=2).coordinates((8, 8))
     draws = counter.Draws(0, np.zeros(samples, np.int64), np.arange(samples))
     return config.build()(coordinates, count, draws, np.arange(samples), samples, 0)
@@ -87,7 +92,7 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
     seen = {}
     hook = model.tokenizer.register_forward_pre_hook(lambda module, inputs: seen.update(view=inputs[0]))
     config = reconstruction.Config()
-    objective = config.build(CLOCK, {}, 16)
+    objective = config.build(context(CLOCK, {}, 16))
     outputs = Branch(model, {})(batch_of(data, mask), objective.requests, hide=True)
     hook.remove()
     where = grids.spread(mask.masked, (8, 8), (2, 2)).expand_as(data)
@@ -105,7 +110,7 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
 
 def test_loss_is_that_of_the_hidden_tokens():
     mask = draw()
-    objective = reconstruction.Config(distance="l1").build(CLOCK, {}, 16)
+    objective = reconstruction.Config(distance="l1").build(context(CLOCK, {}, 16))
     objective.attach(encoder())
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
@@ -119,7 +124,7 @@ def test_loss_is_that_of_the_hidden_tokens():
 
 def test_normalised_targets_ignore_brightness_and_contrast():
     mask = draw()
-    objective = reconstruction.Config(normalise=True).build(CLOCK, {}, 16)
+    objective = reconstruction.Config(normalise=True).build(context(CLOCK, {}, 16))
     objective.attach(encoder())
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
@@ -144,7 +149,7 @@ def test_chamfer_does_not_care_about_the_order_of_points():
 def test_learns_to_fill_in(mode):
     model = encoder()
     config = reconstruction.Config(decoder_depth=1, decoder_width=16, decoder_heads=2, layers=2, hidden=32)
-    objective = config.build(CLOCK, {}, 16)
+    objective = config.build(context(CLOCK, {}, 16))
     objective.attach(model)
     # Stripes: what is hidden follows from the rest of its row.
     data = torch.randn(8, 1, 8, 1).expand(8, 3, 8, 8) + torch.zeros(8, 3, 8, 8)
@@ -183,12 +188,12 @@ def test_a_run_without_any_teacher(tiny_recipe, train, metrics, tmp_path):
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="as many hidden tokens in every row"):
-        masking.Config(mode="drop", probability=0.5)
+        block.Config(mode="drop", probability=0.5)
     with pytest.raises(UserError, match="need mode: input"):
-        masking.Config(foreign=0.5)
+        block.Config(foreign=0.5)
     with pytest.raises(UserError, match="not a multiple of decoder_heads"):
         reconstruction.Config(decoder_width=10, decoder_heads=4)
     with pytest.raises(UserError, match=r"tokens of \[points, 3\]"):
-        reconstruction.Config(distance="chamfer").build(CLOCK, {}, 16).attach(encoder())
+        reconstruction.Config(distance="chamfer").build(context(CLOCK, {}, 16)).attach(encoder())
     with pytest.raises(UserError, match="what a token covers"):
-        reconstruction.Config().build(CLOCK, {}, 16).attach(EncoderModule())
+        reconstruction.Config().build(context(CLOCK, {}, 16)).attach(EncoderModule())
