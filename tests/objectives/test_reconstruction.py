@@ -79,9 +79,8 @@ def test_drop_mode_never_sees_what_is_hidden():
     tokens = model.embed(data)[0]
     for row in range(4):
         keep = torch.cat((torch.tensor([0]), (~mask.masked[row]).nonzero().flatten() + 1))
-        alone = model.trunk(
-            [tokens[row : row + 1, keep]], model._segments([tokens[row : row + 1, keep]], [(4, 4)], None)
-        )
+        kept = [tokens[row : row + 1, keep]]
+        alone = model.trunk(kept, model.segments(kept, [(4, 4)], [None], None))
         torch.testing.assert_close(first.patches[row, ~mask.masked[row]], alone[1][0][0])
     place = model.positions((4, 4))[1][0]
     expected = (model.mask_token + place)[mask.masked[0]]
