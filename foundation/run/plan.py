@@ -68,7 +68,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
     roles = recipe.views.roles
     for name in dict.fromkeys(request.view for request in learner.requests):
         try:
-            recipe.encoder.coordinates(tuple(roles[name][1][1:]))
+            build.coordinates(recipe, name)
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {}
@@ -89,7 +89,7 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
         tokens[name] = 0
         for view, mask in seen:
             shape, share = (roles[view][0], *roles[view][1]), 1.0 if mask is None else _share(recipe, view)
-            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, view) * share))
             flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
     return Plan(clock, num_samples, parameters, tokens, flops, memory, said)
@@ -109,8 +109,8 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         return None, [f"the shards are not here{epoch}: {error}"]
 
 
-def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
+def _num_tokens(recipe: Recipe, view: str) -> int:
+    return len(build.coordinates(recipe, view)) + int(build.encoder_for(recipe, view).registers)
 
 
 def _share(recipe: Recipe, view: str) -> float:
@@ -150,9 +150,8 @@ def _memory(
         if request.head is not None:
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
-                shape = (count, *recipe.views.roles[request.view][1])
                 share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
-                count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
+                count *= len(build.coordinates(recipe, request.view)) * share
             outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
             logits += int(rows * count * outputs * (2 if half else 4))
     return {
