@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundation.redact import redact
@@ -52,6 +53,19 @@ class UserError(FoundationError):
     """Something the user can fix: a wrong key, a missing file, an impossible setting."""
 
     exit_code = 2
+
+
+class RecipeError(UserError):
+    """Parts of a recipe that do not go together, all of them at once.
+
+    Args:
+        problems: key in the recipe (``objectives.0``) and text of each.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        texts = [text for _, text in self.problems]
+        super().__init__(texts[0] if len(texts) == 1 else "\n".join([f"{len(texts)} problems", *texts]))
 
 
 class SampleError(FoundationError):

@@ -1,87 +1,254 @@
-"""A branch: an encoder with its heads. The student is one; an EMA teacher is a copy of one."""
+"""What a branch is: a name that turns the views of a batch into tensors. Most hold an encoder with its heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foundation.objectives.base import Request
-from foundation.types import MASKING, Batch, Features
+from foundation.branches.request import Request
+from foundation.encoders.protocol import Encoder, EncoderInput
+from foundation.schedules import Clock
+from foundation.types import Batch, Features, TokenMask
+
+
+@dataclass(frozen=True)
+class ViewShape:
+    """What is known of a view before there is any batch.
+
+    Attributes:
+        count: views per sample.
+        shape: of one view without its row, such as (3, 224, 224).
+        modality: folder name in ``foundation/modalities``.
+        evaluation: the modality's ``EvaluationConfig`` that goes with it: its statistics, rate and front end.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    modality: str
+    evaluation: Any = None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What objectives can ask a branch for.
+
+    Attributes:
+        width: D of its features.
+        heads: Configs by name, with ``outputs`` and ``prototypes``.
+        encoder: the encoder, for facts such as ``capabilities.cell_shape``; None for a branch without one.
+        taps: names.
+    """
+
+    width: int
+    heads: Mapping[str, Any]
+    encoder: Encoder | None = None
+    taps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BranchContext:
+    """What a branch may know when it is built.
+
+    Attributes:
+        name: of the branch.
+        clock: length of the stage.
+        seed: of the recipe.
+        encoder: the recipe's ``encoder``.
+        heads: the recipe's ``heads``.
+        branches: those built so far, by name.
+        previous: the branches of the stage before, by name; empty in the first.
+        views: shapes by name.
+    """
+
+    name: str
+    clock: Clock
+    seed: int
+    encoder: Any
+    heads: Mapping[str, Any]
+    branches: Mapping[str, Branch]
+    previous: Mapping[str, Branch] = field(default_factory=dict)
+    views: Mapping[str, ViewShape] = field(default_factory=dict)
 
 
 class Branch(nn.Module):
+    """Base of all branches.
+
+    A subclass says what it offers and answers requests. Its parameters are trained where ``trains`` is True; what must
+    survive a restart is a parameter or a registered buffer.
+
+    Attributes:
+        trains: gradients reach it; all others run without, and in evaluation mode.
+        exports: its encoder is worth keeping by itself when the run is done.
+        follows: name of the branch that it is an average of; None for others.
+    """
+
+    trains: bool = False
+    exports: bool = False
+    follows: str | None = None
+
+    @property
+    def offer(self) -> Offer:
+        """What can be asked for."""
+        raise NotImplementedError
+
+    def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
+        """Requests to other branches that answers to ``requests`` are made of."""
+        return ()
+
+    def refusal(self, request: Request) -> str | None:
+        """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
+        return None
+
+    def forward(self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]) -> Any:
+        """Answers by request.
+
+        Args:
+            batch: on the device, its views finished.
+            requests: of this branch.
+            outputs: answers of other branches to what this one :meth:`needs`.
+        """
+        raise NotImplementedError
+
+    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
+        """Called after each optimiser step (from 0), without gradient.
+
+        Returns:
+            Figures for the log, such as a momentum.
+        """
+        return {}
+
+
+class EncoderBranch(Branch):
     """Encoder and heads that live, move and are averaged together.
 
     Args:
-        encoder: takes ``(views, masks, taps)`` and returns one :class:`Features` per view.
-        heads: by name; each takes [rows, D] and returns [rows, K].
+        encoder: see :class:`foundation.encoders.protocol.Encoder`.
+        heads: by name; each takes [rows, D] and returns [rows, K], or the tokens of whole rows where its Config has
+            ``whole``: [R, N, D] -> [R, N, K].
+        configs: Configs of the heads.
     """
 
     encoder: Any
-    """Not every encoder shares a base class; the contract is the call above and ``width``, ``depth``, ``layer_of``. One
-    with ``supports_wanted`` is also told which patches of each view are read, see ``foundation.encoders.vit``."""
 
-    def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module], configs: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(dict(heads))
+        self.configs = dict(configs)
 
-    def forward(self, batch: Batch, requests: Iterable[Request], hide: bool = False) -> dict[Request, Tensor]:
-        """Compute the requested tensors, every view and every head in one pass.
+    @property
+    def offer(self) -> Offer:
+        taps = [*self.encoder.tap_names()]
+        for name, head in self.heads.items():
+            if self.configs[name].whole:
+                taps += [f"{name}.{tap}" for tap in head.tap_names()]  # type: ignore[operator]
+        return Offer(int(self.encoder.width), self.configs, self.encoder, tuple(taps))
 
-        Args:
-            batch: views and masks.
-            requests: what to compute; all of this branch.
-            hide: whether masked tokens are hidden from the encoder (the student's case).
+    def forward(
+        self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None
+    ) -> dict[Request, Tensor]:
+        """Compute the requested tensors, every view under every mask and every head in one pass.
 
         Returns:
-            By request: ``cls`` [R, ...], ``patches`` [R, N, ...] or ``masked`` [M, ...], where ... is D for the
-            encoder's features and K behind a head; ``cells`` [R, N, *cell].
+            By request: see :class:`Request`, with D for the encoder's features and K behind a head.
         """
         requests = tuple(dict.fromkeys(requests))
-        cells = {r: self.encoder.tokenizer.cells(batch.views[r.view].data) for r in requests if r.token == "cells"}
-        requests = tuple(request for request in requests if request not in cells)
-        names = tuple(dict.fromkeys(request.view for request in requests))
-        hidden = {name: batch.masks[name, MASKING] for name in names if hide and (name, MASKING) in batch.masks}
-        views = {name: batch.views[name].data for name in names}
-        for name, mask in hidden.items():
-            if mask.mode == "input":
-                views[name] = mask.overwrite(views[name], self.encoder.tokenizer.spread(mask.masked, views[name]))
-        masks = [hidden[name].masked if name in hidden and hidden[name].mode != "input" else None for name in names]
-        options: dict[str, Any] = {}
-        if getattr(self.encoder, "supports_wanted", False):
-            options["wanted"] = [_places(batch, name, requests) for name in names]
-        if any(mask.mode == "drop" for mask in hidden.values()):
-            left_out = {name: mask.hidden_per_row for name, mask in hidden.items() if mask.mode == "drop"}
-            options["drop"] = [left_out.get(name) for name in names]
-        features: list[Features] = self.encoder(list(views.values()), masks, **options)
-        by_view = dict(zip(names, features, strict=True))
-        tokens = {request: _tokens(by_view[request.view], request, batch) for request in requests}
-        outputs = cells | {request: tensor for request, tensor in tokens.items() if request.head is None}
+        answers: dict[Request, Tensor] = {}
+        for request in requests:
+            if request.token == "cells":
+                answers[request] = self.encoder.cells(batch.views[request.view].data)
+        requests = tuple(request for request in requests if request not in answers)
+        segments = tuple(dict.fromkeys((request.view, request.mask) for request in requests))
+        if not segments:
+            return answers
+        inputs = [self._input(batch, view, mask, requests) for view, mask in segments]
+        taps = tuple(dict.fromkeys(r.tap for r in requests if r.tap and r.tap.partition(".")[0] not in self.heads))
+        features = dict(zip(segments, self.encoder(inputs, taps), strict=True))
+        tokens = {
+            r: _tokens(features[r.view, r.mask], r, batch, self.encoder.prefix, self._is_whole(r)) for r in requests
+        }
+        answers |= {request: tensor for request, tensor in tokens.items() if request.head is None}
         for head in dict.fromkeys(request.head for request in requests if request.head is not None):
-            wanted = [request for request in requests if request.head == head]
-            rows = [tokens[request].flatten(0, -2) for request in wanted]
-            logits = self.heads[head](torch.cat(rows) if len(rows) > 1 else rows[0])
-            for request, part in zip(wanted, logits.split([len(r) for r in rows]), strict=True):
-                outputs[request] = part.unflatten(0, tokens[request].shape[:-1])
-        return outputs
+            answers |= self._behind(head, [r for r in requests if r.head == head], tokens, batch)
+        return answers
+
+    def _is_whole(self, request: Request) -> bool:
+        return request.head is not None and bool(self.configs[request.head].whole)
+
+    def _behind(
+        self, name: str, requests: Sequence[Request], tokens: Mapping[Request, Tensor], batch: Batch
+    ) -> dict[Request, Tensor]:
+        """Outputs of a head."""
+        head, answers = self.heads[name], {}
+        if self.configs[name].whole:
+            of: dict[tuple[str, str | None], list[Request]] = {}
+            for request in requests:
+                of.setdefault((request.view, request.mask), []).append(request)
+            for group in of.values():
+                taps = tuple(r.tap.removeprefix(f"{name}.") for r in group if r.tap)
+                last, tapped = head(tokens[group[0]], taps)
+                for request in group:
+                    value = tapped[request.tap.removeprefix(f"{name}.")] if request.tap else last
+                    answers[request] = chosen(value, request, batch)
+            return answers
+        rows = [tokens[request].flatten(0, -2) for request in requests]
+        logits = head(torch.cat(rows) if len(rows) > 1 else rows[0])
+        for request, part in zip(requests, logits.split([len(r) for r in rows]), strict=True):
+            answers[request] = part.unflatten(0, tokens[request].shape[:-1])
+        return answers
+
+    def _input(self, batch: Batch, view: str, mask: str | None, requests: Sequence[Request]) -> EncoderInput:
+        data = batch.views[view].data
+        wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
+        if mask is None:
+            return EncoderInput(view=data, wanted=wanted)
+        hidden: TokenMask = batch.masks[view, mask]
+        if hidden.mode == "input":
+            seen = hidden.overwrite(data, self.encoder.spread(hidden.masked, data))
+            return EncoderInput(view=seen, wanted=wanted)
+        left_out = hidden.hidden_per_row if hidden.mode == "drop" else None
+        return EncoderInput(view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted)
+
+    def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
+        """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""
+        if any(r.token == "patches" or self._is_whole(r) for r in requests):
+            return None
+        read = {(r.token, r.chosen_by) for r in requests if r.chosen_by is not None and r.tap is None}
+        if len(read) > 1:
+            return None
+        for token, key in read:
+            mask = batch.masks[key]  # type: ignore[index]
+            return mask.indices if token == "masked" else mask.visible_indices
+        return batch.views[view].sample_ids.new_empty(0)
 
 
-def _places(batch: Batch, view: str, requests: Iterable[Request]) -> Tensor | None:
-    """Places of the patches of a view that some request reads, [M] in the flattened [R * N]; None: all are read."""
-    tokens = {request.token for request in requests if request.view == view}
-    if "patches" in tokens:
-        return None
-    return batch.masks[view, MASKING].indices if "masked" in tokens else batch.views[view].sample_ids.new_empty(0)
-
-
-def _tokens(features: Features, request: Request, batch: Batch) -> Tensor:
+def _tokens(features: Features, request: Request, batch: Batch, prefix: int, whole: bool) -> Tensor:
+    """Of a request, before its head."""
+    if request.tap is not None and not whole:
+        value = features.taps[request.tap]
+        if request.tap.startswith("attention."):
+            return value
+        features = Features(value[:, 0], value[:, 1:prefix], value[:, prefix:])
+    if whole:
+        return features.patches
     if request.token == "cls":
         return features.cls
-    patches = features.patches
-    if request.token == "patches" or patches.ndim == 2:  # no others than the masked ones
+    if request.token == "registers":
+        return features.registers
+    if features.patches.ndim == 2:  # no others than the chosen ones
+        return features.patches
+    return chosen(features.patches, request, batch)
+
+
+def chosen(patches: Tensor, request: Request, batch: Batch) -> Tensor:
+    """The patch tokens [M, ...] that a request means out of all [R, N, ...]; all of them for ``patches``."""
+    key = request.chosen_by
+    if key is None:
         return patches
-    return patches.flatten(0, 1).index_select(0, batch.masks[request.view, MASKING].indices)
+    mask = batch.masks[key]
+    places = mask.indices if request.token == "masked" else mask.visible_indices
+    return patches.flatten(0, 1).index_select(0, places)

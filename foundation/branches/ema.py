@@ -1,24 +1,28 @@
-"""The EMA teacher: a moving average of the student, counted in optimiser steps (Tarvainen and Valpola 2017)."""
+"""The EMA teacher: a moving average of a trained branch, counted in optimiser steps (Tarvainen and Valpola 2017)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import nn
 
+from foundation.branches.base import Branch, BranchContext, EncoderBranch
+from foundation.branches.copies import branch_of
 from foundation.errors import UserError
 from foundation.ranges import Range, check
-from foundation.schedules import Schedule
+from foundation.schedules import Clock, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A teacher that follows the student."""
+    """A teacher that follows a trained branch."""
 
+    of: str = "student"
+    """Branch that it follows."""
     momentum: Annotated[Schedule, Range(0, 1)] = Schedule(start=0.996, end=1.0)
     """Share of the teacher that stays at each optimiser step; a cosine from 0.996 to 1 in DINO."""
     batch_statistics: bool = False
@@ -29,67 +33,67 @@ class Config:
     def __post_init__(self) -> None:
         check(self, "ema")
 
-    def build(self, student: nn.Module) -> EmaTeacher:
-        """Teacher that starts as a copy of the student branch."""
-        return EmaTeacher(student, self.momentum, self.batch_statistics)
+    def build(self, context: BranchContext) -> EmaBranch:
+        """Teacher that starts as a copy of the branch."""
+        return EmaBranch(branch_of(context, self.of), self.of, self.momentum, context.clock, self.batch_statistics)
 
 
-class EmaTeacher(nn.Module):
+class EmaBranch(EncoderBranch):
     """Copy of a branch: always in evaluation mode, without gradients, moved only by :meth:`update`.
 
     Args:
-        student: branch to copy.
+        source: branch to copy.
+        follows: its name.
         momentum: over the run.
+        clock: length of the run.
         batch_statistics: see :class:`Config`.
     """
 
+    exports = True
+
     def __init__(
-        self, student: nn.Module, momentum: Schedule = Config.momentum, batch_statistics: bool = False
+        self,
+        source: EncoderBranch,
+        follows: str,
+        momentum: Schedule = Config.momentum,
+        clock: Clock | None = None,
+        batch_statistics: bool = False,
     ) -> None:
-        super().__init__()
-        self.momentum, self.batch_statistics = momentum, batch_statistics
-        self.branch = copy.deepcopy(student).requires_grad_(False)
+        super().__init__(copy.deepcopy(source.encoder), copy.deepcopy(dict(source.heads.items())), source.configs)
+        self.follows, self.momentum, self.batch_statistics = follows, momentum, batch_statistics
+        self.clock = clock or Clock(1, 1.0)
+        self.requires_grad_(False)
         self.train(False)
 
-    @property
-    def encoder(self) -> nn.Module:
-        """The averaged encoder: the model worth keeping."""
-        encoder: nn.Module = self.branch.encoder  # type: ignore[assignment]
-        return encoder
-
-    def train(self, mode: bool = True) -> EmaTeacher:
+    def train(self, mode: bool = True) -> EmaBranch:
         """Stays in evaluation mode: no drop path, and no batch statistics unless asked for."""
+        super().train(False)
         self.training = mode
-        self.branch.eval()
-        for module in getattr(self.branch, "heads", self.branch).modules() if mode and self.batch_statistics else ():
+        for module in self.heads.modules() if mode and self.batch_statistics else ():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
         return self
 
-    @torch.no_grad()
-    def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """What the branch returns, without gradient."""
-        return self.branch(*arguments, **keywords)
-
-    def update(self, learner: Any, step: int) -> dict[str, float]:
-        """Follow ``learner.student`` after optimiser step ``step`` (from 0).
+    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
+        """Follow the branch after optimiser step ``step`` (from 0).
 
         Returns:
             ``momentum``, for the log.
         """
-        momentum = self.momentum.at(step, learner.clock)
-        self.average(learner.student, momentum)
+        assert self.follows is not None
+        momentum = self.momentum.at(step, self.clock)
+        self.average(branches[self.follows], momentum)
         return {"momentum": momentum}
 
     @torch.no_grad()
-    def average(self, student: nn.Module, momentum: float) -> None:
-        """``teacher = momentum * teacher + (1 - momentum) * student`` for parameters; buffers are copied.
+    def average(self, source: nn.Module, momentum: float) -> None:
+        """``teacher = momentum * teacher + (1 - momentum) * source`` for parameters; buffers are copied.
 
         Buffers (BatchNorm statistics, counters) are averages or tables already, so that averaging them again would
         only make them late.
         """
-        _pair(self.branch.named_parameters(), student.named_parameters(), momentum)
-        _pair(self.branch.named_buffers(), student.named_buffers(), 0.0)
+        _pair(self.named_parameters(), source.named_parameters(), momentum)
+        _pair(self.named_buffers(), source.named_buffers(), 0.0)
 
 
 def _pair(own: Iterable[tuple[str, torch.Tensor]], theirs: Iterable[tuple[str, torch.Tensor]], momentum: float) -> None:

@@ -240,6 +240,15 @@ def manifest_of(folder: Path) -> Manifest:
         raise UserError(f"checkpoint {folder} cannot be used: {error}") from error
 
 
+def files(folder: Path) -> tuple[str, ...]:
+    """Names of the tensor files of a checkpoint, without ``.safetensors``.
+
+    Raises:
+        UserError: it has no manifest that can be read.
+    """
+    return tuple(manifest_of(folder)["tensors"])
+
+
 def problem(folder: Path, *, hashes: bool = True) -> str | None:
     """Why a checkpoint cannot be used, or None.
 

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from foundation.branches.request import Request
 from foundation.errors import NumericsError, UserError
-from foundation.objectives.base import Request
 from foundation.ranges import Count, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration
 from foundation.spread import normalised_std, rankme
@@ -115,7 +115,7 @@ def feature_request(requests: Sequence[Request], branches: Sequence[str]) -> Req
     for branch in branches:
         for request in requests:
             if request.branch == branch:
-                return Request(branch, request.view, "cls")
+                return Request(branch, request.view, "cls", mask=request.mask)
     return None
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from foundation.branches.base import Branch
-from foundation.errors import UserError
-from foundation.objectives.base import Objective, Request
+from foundation.branches.base import Branch, EncoderBranch
+from foundation.branches.request import Request
+from foundation.objectives.base import Objective
+from foundation.plugins import near
 from foundation.schedules import Clock, Schedule
 from foundation.types import Batch
-
-STUDENT = "student"
 
 
 class Monitor(Protocol):
@@ -43,75 +42,115 @@ class StepResult:
 
 
 class Learner(nn.Module):
-    """Student, teachers and objectives.
+    """Branches and objectives.
 
     Args:
-        student: the branch that gradients reach.
-        teachers: by branch name; each is called as ``teacher(batch, requests)`` without gradient.
+        branches: by name, each after those that it follows or is made of.
         objectives: by name.
         weights: weight schedule of each objective.
-        clock: length of the run, for the weights' schedules.
+        clock: length of the stage, for the weights' schedules.
+        measured: branch that probes, exports and reports ask.
         monitors: by name.
+        stores: values by sample, by name.
+
+    Attributes:
+        requests: what objectives and monitors ask for, and what their answers are made of.
     """
 
     def __init__(
         self,
-        student: Branch,
-        teachers: Mapping[str, nn.Module],
+        branches: Mapping[str, Branch],
         objectives: Mapping[str, Objective],
         weights: Mapping[str, Schedule],
         clock: Clock,
+        measured: str,
         monitors: Mapping[str, Monitor] | None = None,
+        stores: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.student = student
-        self.teachers = nn.ModuleDict(dict(teachers))
+        self.branches = nn.ModuleDict(dict(branches))
         self.objectives = nn.ModuleDict(dict(objectives))
+        self.stores = nn.ModuleDict(dict(stores or {}))
         self.weights = dict(weights)
-        self.clock = clock
+        self.clock, self.measured = clock, measured
         self.monitors = dict(monitors or {})
         asking = (*objectives.values(), *self.monitors.values())
-        self.requests = tuple(dict.fromkeys(request for part in asking for request in part.requests))
+        requests = dict.fromkeys(request for part in asking for request in part.requests)
+        for name, branch in reversed([*branches.items()]):
+            requests |= dict.fromkeys(branch.needs([request for request in requests if request.branch == name]))
+        self.requests = tuple(requests)
+        # Teachers first, so that what they compute on the way is forgotten before the student keeps its own.
+        order = [name for name in branches if not branches[name].trains]
+        self._order = (*order, *(name for name in branches if branches[name].trains))
+        self._order = tuple(_after_needs(self._order, branches, self.requests))
 
-    def rests(self, masked: bool) -> bool:
-        """Whether some parameter may get no gradient in some step.
+    @property
+    def named_branches(self) -> Mapping[str, Branch]:
+        """Branches by name."""
+        return cast("Mapping[str, Branch]", self.branches)
 
-        Args:
-            masked: whether batches come with masks whose tokens become mask tokens.
-        """
+    def branch(self, name: str | None = None) -> EncoderBranch:
+        """A branch that has an encoder; None: the measured one."""
+        found = self.named_branches[name or self.measured]
+        assert isinstance(found, EncoderBranch)
+        return found
+
+    @property
+    def may_leave_parameters_out(self) -> bool:
+        """Whether some trained parameter may get no gradient in some step."""
         if any(request.token == "cells" for request in self.requests):
             return True  # reconstruction: class token, mask token and last norm may all be out of use
-        heads = {request.head for request in self.requests if request.branch == STUDENT}
-        knows = getattr(self.student.encoder, "uses_all_parameters", None)
-        return knows is None or not knows(masked) or any(name not in heads for name in self.student.heads)
+        for name, branch in self.named_branches.items():
+            if not branch.trains:
+                continue
+            if not isinstance(branch, EncoderBranch):
+                return True
+            asked = [request for request in self.requests if request.branch == name]
+            if {request.head for request in asked} < {*branch.heads}:
+                return True
+            masked = any(request.mask is not None for request in asked)
+            if not branch.encoder.uses_all_parameters(masked):
+                return True
+        return False
 
-    def check(self, views: Sequence[str], masked_views: Sequence[str]) -> None:
-        """Refuse requests that no batch can serve, before the first step.
+    def check(self, views: Sequence[str], masks: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+        """Requests that no batch can serve.
 
         Args:
             views: names of the views that a batch has.
-            masked_views: names of those that come with masks.
+            masks: views of each mask rule.
 
-        Raises:
-            UserError: naming the objective, what it asks for, and what there is.
+        Returns:
+            Name of the objective, and what it asks for and what there is, of each.
         """
-        if masked_views and hasattr(self.student.encoder, "check_masks"):
-            self.student.encoder.check_masks()
-        branches = (STUDENT, *self.teachers)
+        problems: list[tuple[str, str]] = []
         for name, objective in self.objectives.items():
-            for request in objective.requests:  # type: ignore[union-attr]
-                for what, value, known in (
-                    ("branch", request.branch, branches),
-                    ("view", request.view, tuple(views)),
-                    ("head", request.head, (None, *self.student.heads)),
-                ):
-                    if value not in known:
-                        there = ", ".join(str(k) for k in known if k is not None) or "none"
-                        raise UserError(f"objective {name!r} needs the {what} {value!r}; the recipe has: {there}")
-                if request.token == "cells" and not hasattr(getattr(self.student.encoder, "tokenizer", None), "cells"):
-                    raise UserError(f"objective {name!r} needs an encoder whose tokenizer can say what a token covers")
-                if request.token == "masked" and request.view not in masked_views:
-                    raise UserError(f"objective {name!r} needs masked {request.view!r} views: add a masking section")
+            for request in cast(Objective, objective).requests:
+                text = self._unserved(request, views, masks)
+                if text is not None and (name, text) not in problems:
+                    problems.append((name, text))
+        return problems
+
+    def _unserved(self, request: Request, views: Sequence[str], masks: Mapping[str, Sequence[str]]) -> str | None:
+        if request.branch not in self.branches:
+            return f"needs the branch {_missing(request.branch, list(self.branches))}"
+        if request.view not in views:
+            return f"needs the view {_missing(request.view, views)}"
+        offer = self.named_branches[request.branch].offer
+        if request.head is not None and request.head not in offer.heads:
+            return f"needs the head {_missing(request.head, list(offer.heads))}"
+        if request.tap is not None and request.tap not in offer.taps:
+            return f"needs the tap {_missing(request.tap, offer.taps)}"
+        for rule in (request.mask, request.rule):
+            if rule is not None and request.view not in masks.get(rule, ()):
+                there = [known for known, hidden in masks.items() if request.view in hidden]
+                return f"needs a mask rule for view {request.view!r}: {_missing(rule, there)}"
+        if request.token in ("masked", "visible") and request.chosen_by is None:
+            return f"needs masked {request.view!r} views: add a masking section"
+        if request.token == "cells" and (offer.encoder is None or offer.encoder.capabilities.cell_shape is None):
+            return "needs an encoder whose tokenizer can say what a token covers"
+        refusal = self.named_branches[request.branch].refusal(request)
+        return None if refusal is None else f"needs the branch {request.branch!r}, which {refusal}"
 
     def forward(self, batch: Batch, step: int, watched: bool = True) -> StepResult:
         """Loss of one batch.
@@ -123,10 +162,11 @@ class Learner(nn.Module):
                 out, unless a monitor has figures in this step: they are read together.
         """
         outputs: dict[Request, Tensor] = {}
-        for name, teacher in self.teachers.items():
-            with torch.no_grad():
-                outputs |= teacher(batch, [r for r in self.requests if r.branch == name])
-        outputs |= self.student(batch, [r for r in self.requests if r.branch == STUDENT], hide=True)
+        for name in self._order:
+            branch = self.named_branches[name]
+            requests = [request for request in self.requests if request.branch == name]
+            with torch.set_grad_enabled(branch.trains and torch.is_grad_enabled()):
+                outputs |= branch(batch, requests, outputs)
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
@@ -141,3 +181,35 @@ class Learner(nn.Module):
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
             weighted.append(weight * result.loss.float())
         return StepResult(torch.stack(weighted).sum(), parts, metrics)
+
+    def update(self, step: int) -> dict[str, float]:
+        """Let the branches follow each other after optimiser step ``step`` (from 0).
+
+        Returns:
+            Figures for the log, ``BRANCH_FIGURE``.
+        """
+        figures: dict[str, float] = {}
+        for name, branch in self.named_branches.items():
+            figures |= {f"{name}_{key}": value for key, value in branch.update(self.named_branches, step).items()}
+        return figures
+
+
+def _missing(name: str, there: Sequence[str]) -> str:
+    kinds = there if len(there) < 20 else [*there[:18], "..."]
+    return f"{name!r}{near(name, there)}; the recipe has: {', '.join(kinds) or 'none'}"
+
+
+def _after_needs(names: Sequence[str], branches: Mapping[str, Branch], requests: Sequence[Request]) -> list[str]:
+    """Branches in this order, but each behind those that its answers are made of."""
+    done: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in done:
+            return
+        for needed in branches[name].needs([request for request in requests if request.branch == name]):
+            visit(needed.branch)
+        done.append(name)
+
+    for name in names:
+        visit(name)
+    return done

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation import counter
 from foundation.engine.learner import Learner
@@ -19,8 +19,8 @@ from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
 from foundation.weights import check_finite
 
-MODULES = ("student", "teachers", "objectives")
-FILES = (*MODULES, "optimizer", "random")
+RESERVED = ("objectives", "stores", "optimizer", "random", "jobs")
+"""Files of a checkpoint beside those of the branches, each of which has one of its own name."""
 NUMBERS = {
     "step": int, "position": int, "skipped": dict, "data": dict, "batch_size": int, "world_size": int, "recipe": str,
     "code": dict,
@@ -43,19 +43,25 @@ class Progress:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
+def modules(learner: Learner) -> dict[str, nn.Module]:
+    """What is saved of a learner, by checkpoint file: each branch that has a state, objectives, stores."""
+    branches = {name: branch for name, branch in learner.named_branches.items() if branch.state_dict()}
+    return {**branches, "objectives": learner.objectives, "stores": learner.stores}
+
+
 def capture(
     learner: Learner, optimizer: Optimizer, random_states: Sequence[Mapping[str, Tensor]] | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """All tensors of the state by checkpoint file: the live ones, nothing is copied.
 
     Args:
-        learner: student, teachers (with their buffers) and objectives (centres, queues).
+        learner: branches (with their buffers), objectives (centres, queues) and stores.
         optimizer: AdamW's moments and step of every parameter.
         random_states: :func:`random_state` of every process, in the order of their ranks; None: a single process's.
     """
     states = [random_state()] if random_states is None else random_states
     return {
-        **{name: dict(getattr(learner, name).state_dict()) for name in MODULES},
+        **{name: dict(module.state_dict()) for name, module in modules(learner).items()},
         "optimizer": optimizer.tensors(),
         "random": {f"rank{rank}.{key}": t for rank, state in enumerate(states) for key, t in state.items()},
     }
@@ -75,11 +81,16 @@ def validate(
     Raises:
         UserError: naming the first item that is missing, unknown or of another shape or dtype.
     """
-    for name in FILES:
+    own = capture(learner, optimizer, [])
+    if "teachers" in contents and "teachers" not in own:
+        raise UserError(
+            "the checkpoint is of a version before branches had files of their own: it cannot be gone on from. Its "
+            "encoders can be used all the same (foundation export), or be the initial weights of a new run"
+        )
+    for name in own:
         if name not in contents:
             raise UserError(f"the checkpoint lacks {name}: it cannot be resumed from")
-    own = capture(learner, optimizer, [])
-    for name in (*MODULES, "optimizer"):
+    for name in (name for name in own if name != "random"):
         _compare(name, own[name], contents[name])
     for rank in range(ranks):
         _check_random(contents["random"], rank)
@@ -120,10 +131,13 @@ def restore(
     """
     step, before = (progress_of(saved).step, int(saved["world_size"])) if saved is not None else (0, 1)
     validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0)
-    for name in ("student", "teachers", "optimizer"):
+    kept = modules(learner)
+    for name in (*kept, "optimizer"):
+        if name in ("objectives", "stores"):
+            continue
         check_finite(tensors[name], f"the checkpoint's {name}.safetensors")
-    for name in MODULES:
-        getattr(learner, name).load_state_dict(dict(tensors[name]))
+    for name, module in kept.items():
+        module.load_state_dict(dict(tensors[name]))
     optimizer.load_tensors(tensors["optimizer"])
     own = {k.removeprefix(f"rank{rank}."): t for k, t in tensors["random"].items() if k.startswith(f"rank{rank}.")}
     seed_random(seed, step, rank)

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.types import Batch
-
-
-@dataclass(frozen=True)
-class Request:
-    """One tensor an objective needs. The learner computes the union of all requests, each once.
-
-    Attributes:
-        branch: ``student`` or the name of a teacher (``teacher`` for the recipe's first).
-        view: name of a view of the batch, such as ``global``.
-        token: ``cls`` [R, D], ``patches`` [R, N, D], or ``masked`` [M, D]: the patch tokens at
-            ``batch.masks[view, "masking"].indices``. The student sees its views with those tokens hidden, teachers see
-            all.
-            ``cells`` [R, N, ...]: no features, but the numbers of the view that each token covers, as they were before
-            anything was hidden (``cells`` of the tokenizer): what a reconstruction is measured on. Without a head.
-        head: name of a head of the recipe whose output [..., K] is wanted, or None for the encoder's features.
-    """
-
-    branch: str
-    view: str
-    token: Literal["cls", "patches", "masked", "cells"]
-    head: str | None = None
+from foundation.branches.base import Offer, ViewShape
+from foundation.branches.request import Request
+from foundation.errors import UserError
+from foundation.objectives.store import Stores
+from foundation.plugins import near
+from foundation.schedules import Clock
+from foundation.types import MASKING, Batch
 
 
 @dataclass(frozen=True)
@@ -45,11 +30,84 @@ class Result:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What an objective may know when it is built.
+
+    Attributes:
+        clock: length of the stage, for schedules.
+        offers: what each branch of the recipe can be asked for, by name.
+        masks: views of each mask rule, by the rule's name.
+        views: shapes by name.
+        stores: stores of the run; an objective may open one (see :class:`Stores`).
+        targets: target transforms by what they are made of, shared by the objectives of a run.
+    """
+
+    clock: Clock
+    offers: Mapping[str, Offer]
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    views: Mapping[str, ViewShape] = field(default_factory=dict)
+    stores: Stores = field(default_factory=Stores)
+    targets: dict[Any, nn.Module] = field(default_factory=dict)
+
+    def offer(self, branch: str) -> Offer:
+        """What a branch can be asked for.
+
+        Raises:
+            UserError: there is no such branch; names those there are.
+        """
+        if branch not in self.offers:
+            there = ", ".join(self.offers)
+            raise UserError(f"there is no branch {branch!r}{near(branch, self.offers)}; the recipe's are: {there}")
+        return self.offers[branch]
+
+    def head(self, branch: str, name: str) -> Any:
+        """Config of a head of a branch.
+
+        Raises:
+            UserError: there is no such branch or head; names those there are.
+        """
+        heads = self.offer(branch).heads
+        if name not in heads:
+            there = ", ".join(heads) or "none"
+            raise UserError(f"no head called {name!r}{near(name, heads)}; the heads of branch {branch!r} are: {there}")
+        return heads[name]
+
+    def outputs(self, branch: str, head: str | None) -> int:
+        """Numbers of a feature of a branch, or of what its head makes of one."""
+        return self.offer(branch).width if head is None else int(self.head(branch, head).outputs)
+
+    def prototypes(self, branch: str, head: str) -> int:
+        """Prototypes of a head.
+
+        Raises:
+            UserError: there is no such head, or it has none.
+        """
+        count = self.head(branch, head).prototypes
+        if count is None:
+            raise UserError(f"head {head!r} has no prototypes: give heads.{head}.prototypes a number")
+        return int(count)
+
+    def mask(self, rule: str | None, view: str) -> str | None:
+        """Rule under which a view is seen: None where this one does not hide any of it.
+
+        Raises:
+            UserError: there is no such rule; names those there are.
+        """
+        if rule is None or (rule == MASKING and rule not in self.masks):
+            return None
+        if rule not in self.masks:
+            there = ", ".join(self.masks) or "none"
+            raise UserError(f"no mask rule called {rule!r}{near(rule, self.masks)}; the recipe's are: {there}")
+        return rule if view in self.masks[rule] else None
+
+
 class Objective(nn.Module):
     """Base of all objectives.
 
     A subclass fills ``requests`` and implements ``forward``. State that must survive a restart (centres, queues) is a
-    registered buffer.
+    registered buffer. Sizes that no recipe key gives, such as ``cell_shape`` of the encoder's tokenizer, come from the
+    context that its Config's ``build`` gets.
 
     Attributes:
         requests: tensors it needs.
@@ -63,14 +121,6 @@ class Objective(nn.Module):
     requests: tuple[Request, ...] = ()
     plateau: float | None = None
     watched: bool = True
-
-    def attach(self, encoder: Any) -> None:
-        """Look at the student's encoder once, before training: sizes that no recipe key gives, such as ``cell_shape``
-        of its tokenizer. Modules that depend on them are made here. The encoder must not be kept.
-
-        Raises:
-            UserError: this encoder cannot give what the objective needs.
-        """
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss of this step.

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
-from foundation.objectives.base import Objective, Request, Result
-from foundation.schedules import Clock, Weight
-from foundation.types import MASKING, Batch
+from foundation.heads import prototypes as head_module
+from foundation.objectives.base import Objective, ObjectiveContext, Result
+from foundation.schedules import Weight
+from foundation.types import Batch
 
 PREDICTOR = head_module.Config(
     prototypes=None, hidden=4096, bottleneck=256, layers=2, norm="batch", bias=False, activation="relu"
@@ -31,6 +32,10 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     head: str = "projector"
     """Name of the head in the recipe; one without prototypes."""
     teacher: str = "teacher"
@@ -57,21 +62,19 @@ class Config:
         if self.predictor is not None and self.predictor.prototypes is not None:
             raise UserError("byol: a predictor has no prototypes: set predictor.prototypes to null")
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Byol:
-        """The objective of a run; ``width`` is the encoder's.
+    def build(self, context: ObjectiveContext) -> Byol:
+        """The objective of a run.
 
         Raises:
             UserError: no such head, or a predictor that does not fit it.
         """
-        if self.head not in heads:
-            raise UserError(f"byol: no head called {self.head!r}; the recipe's heads are: {', '.join(heads) or 'none'}")
-        projected = heads[self.head].outputs
+        projected = context.outputs(self.teacher, self.head)
         if self.predictor is not None and self.predictor.outputs != projected:
             raise UserError(
                 f"byol: the predictor gives {self.predictor.outputs} numbers and head {self.head!r} {projected}: "
                 "give both the same bottleneck"
             )
-        return Byol(self, projected)
+        return Byol(self, context, projected)
 
 
 class Byol(Objective):
@@ -81,13 +84,17 @@ class Byol(Objective):
         predictor: the student's; identity without one.
     """
 
-    def __init__(self, config: Config, projected: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext, projected: int) -> None:
         super().__init__()
         self.config = config
         self.predictor = torch.nn.Identity() if config.predictor is None else config.predictor.build(projected)
-        self.teacher_request = Request(config.teacher, config.view, config.token, config.head)
+        rule = context.mask(config.mask, config.view)
+        self.mask_key = (config.view, rule or "")
+        chosen_by = rule if config.token == "masked" else None
+        self.teacher_request = Request(config.teacher, config.view, config.token, config.head, rule=chosen_by)
         self.student_requests = tuple(
-            Request("student", view, config.token, config.head) for view in (config.view, *config.other_views)
+            Request(config.student, view, config.token, config.head, mask=context.mask(config.mask, view))
+            for view in (config.view, *config.other_views)
         )
         self.requests = (self.teacher_request, *self.student_requests)
 
@@ -114,7 +121,7 @@ class Byol(Objective):
             else:
                 loss = self._other(student, teacher, batch)
             if self.config.token == "masked":
-                loss = batch.masks[self.config.view, MASKING].weighted(loss)
+                loss = batch.masks[self.mask_key].weighted(loss)
             return Result(loss, metrics)
 
     def _other(self, student: list[Tensor], teacher: Tensor, batch: Batch) -> Tensor:

@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.linear import Linear
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.centering import SinkhornKnopp
-from foundation.objectives.reconstruction import Decoder
-from foundation.ranges import DepthOrNone, Range, Side, Temperature, check
-from foundation.schedules import Clock, Weight
-from foundation.types import MASKING, Batch
+from foundation.ranges import Range, Temperature, check
+from foundation.schedules import Weight
+from foundation.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,13 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
+    head: str | None = "decoder"
+    """Head of the recipe that the student's tokens pass before they meet the prototypes: a decoder of transformer
+    blocks (DISCOVR); null: none."""
     view: str = "global"
     """View whose patch tokens the student gives; usually masked, so that a decoder has to fill in what was hidden."""
     teacher: str = "teacher"
@@ -53,25 +59,15 @@ class Config:
     teacher_term: bool = True
     """Let the prototypes also learn from the codes of the student, by the teacher's scores. False: as in the code that
     was published, where that term has a value and no gradient."""
-    decoder_depth: DepthOrNone = 4
-    """Transformer blocks between the student's tokens and the prototypes; 0: none."""
-    decoder_width: Side = 384
-    """Width of those blocks."""
-    decoder_heads: Annotated[int, Range(1, 1024)] = 6
-    """Attention heads of those blocks."""
 
     def __post_init__(self) -> None:
         check(self, "cluster")
         if self.over not in ("masked", "all"):
             raise UserError(f"cluster: over must be 'masked' or 'all', got {self.over!r}")
-        if self.decoder_width % self.decoder_heads:
-            raise UserError(
-                f"cluster: decoder_width {self.decoder_width} is not a multiple of decoder_heads {self.decoder_heads}"
-            )
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Cluster:
-        """The objective of a run; ``width`` is the encoder's."""
-        return Cluster(self, width)
+    def build(self, context: ObjectiveContext) -> Cluster:
+        """The objective of a run."""
+        return Cluster(self, context)
 
 
 class Cluster(Objective):
@@ -79,23 +75,23 @@ class Cluster(Objective):
 
     Attributes:
         prototypes: [K, D], brought back to length 1 at every step.
-        decoder: blocks on all tokens of a row; None without.
-        project: from the decoder's width to the encoder's.
+        project: from the head's width to the encoder's.
     """
 
-    def __init__(self, config: Config, width: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.student_request = Request("student", config.view, "patches")
+        rule = context.mask(config.mask, config.view)
+        self.mask_key = (config.view, rule or "")
+        width, decoded = context.offer(config.teacher).width, context.outputs(config.student, config.head)
+        self.student_request = Request(config.student, config.view, "patches", config.head, mask=rule)
         self.teacher_request = Request(config.teacher, config.teacher_view, "patches")
         # A masked view is asked for by a token of it too, so that a recipe without masks is refused before it starts.
-        masked = Request("student", config.view, "masked")
+        masked = Request(config.student, config.view, "masked", config.head, mask=rule)
         self.requests = (self.student_request, self.teacher_request, *((masked,) if config.over == "masked" else ()))
-        self.decoder: Decoder | None = None
         self.project: nn.Module = nn.Identity()
-        if config.decoder_depth:
-            self.decoder = Decoder(width, config.decoder_width, config.decoder_depth, config.decoder_heads)
-            self.project = Linear(config.decoder_width, width)
+        if decoded != width or config.head is not None:
+            self.project = Linear(decoded, width)
             nn.init.trunc_normal_(self.project.weight, std=0.02)
             nn.init.zeros_(self.project.bias)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.prototypes, width), dim=1))
@@ -111,13 +107,11 @@ class Cluster(Objective):
         teacher = self.aligned(outputs[self.teacher_request], student, batch)
         with torch.autocast(student.device.type, enabled=False):
             teacher = standardise(teacher.float())
-        if self.decoder is not None:
-            student = self.decoder(student)
         student = self.project(student).flatten(0, 1)
         teacher = teacher.flatten(0, 1)
         if self.config.over == "all":
             return self.swap(student, teacher)
-        mask = batch.masks[self.config.view, MASKING]
+        mask = batch.masks[self.mask_key]
         result = self.swap(student.index_select(0, mask.indices), teacher.index_select(0, mask.indices))
         return Result(mask.weighted(result.loss), result.metrics)
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.parallel import collective
 from foundation.ranges import Range, Temperature, check
-from foundation.schedules import Clock, Weight
+from foundation.schedules import Weight
 from foundation.types import Batch
 
 
@@ -34,6 +34,10 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     head: str | None = None
     """Head whose outputs are compared, usually a projector; None compares the encoder's class tokens."""
     teacher: str = "teacher"
@@ -55,17 +59,13 @@ class Config:
     def __post_init__(self) -> None:
         check(self, "contrast")
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Contrast:
-        """The objective of a run; ``width`` is the encoder's.
+    def build(self, context: ObjectiveContext) -> Contrast:
+        """The objective of a run.
 
         Raises:
             UserError: the recipe has no such head.
         """
-        if self.head is not None and self.head not in heads:
-            raise UserError(
-                f"contrast: no head called {self.head!r}; the recipe's heads are: {', '.join(heads) or 'none'}"
-            )
-        return Contrast(self, width if self.head is None else heads[self.head].outputs)
+        return Contrast(self, context)
 
 
 class Contrast(Objective):
@@ -79,14 +79,17 @@ class Contrast(Objective):
     queue: Tensor
     queue_ids: Tensor
 
-    def __init__(self, config: Config, width: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
+        width = context.outputs(config.teacher, config.head)
         self.register_buffer("queue", torch.zeros(config.queue, width))
         self.register_buffer("queue_ids", torch.full((config.queue,), -1, dtype=torch.int64))
         self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
         views = (config.teacher_view, *config.other_views)
-        self.student_requests = tuple(Request("student", view, "cls", config.head) for view in views)
+        self.student_requests = tuple(
+            Request(config.student, view, "cls", config.head, mask=context.mask(config.mask, view)) for view in views
+        )
         self.requests = (self.teacher_request, *self.student_requests)
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:

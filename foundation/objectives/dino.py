@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives import targets
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.averaged import Averaged
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.ranges import NonNegative, Range, Share, Temperature
-from foundation.schedules import Clock, Duration, Schedule, Weight
+from foundation.schedules import Duration, Schedule, Weight
 from foundation.types import Batch
 
 TEACHER_TEMPERATURE = Schedule(start=0.07, shape="constant", warmup=Duration(30, "epochs"), warmup_from=0.04)
@@ -33,8 +34,14 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     head: str = "cls"
     """Name of the head in the recipe."""
+    heads: tuple[str, ...] = ()
+    """In place of ``head``: several, and the loss is the mean over them (POA)."""
     teacher: str = "teacher"
     """Name of the teacher in the recipe."""
     teacher_view: str = "global"
@@ -61,22 +68,27 @@ class Config:
     def __post_init__(self) -> None:
         targets.check("dino", self)
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Dino:
-        """The objective of a run; ``width`` is the encoder's."""
-        return Dino(self, clock, targets.prototypes("dino", self.head, heads))
+    def build(self, context: ObjectiveContext) -> Objective:
+        """The objective of a run."""
+        if self.heads:
+            return Averaged([replace(self, head=name, heads=()).build(context) for name in self.heads])
+        return Dino(self, context)
 
 
 class Dino(Objective):
     """DINO loss with its target transform. See :class:`Config`."""
 
-    def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
-        self.config, self.clock = config, clock
+        self.config, self.clock = config, context.clock
+        prototypes = context.prototypes(config.teacher, config.head)
+        context.prototypes(config.student, config.head)
         self.plateau = math.log(prototypes)
-        self.target = targets.build(config, prototypes)
         self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
+        self.target = targets.build(config, prototypes, context, self.teacher_request)
         self.student_requests = tuple(
-            Request("student", view, "cls", config.head) for view in (config.teacher_view, *config.other_views)
+            Request(config.student, view, "cls", config.head, mask=context.mask(config.mask, view))
+            for view in (config.teacher_view, *config.other_views)
         )
         self.requests = (self.teacher_request, *self.student_requests)
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives import targets
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.averaged import Averaged
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
 from foundation.ranges import Range, Share, Temperature
-from foundation.schedules import Clock, Schedule, Weight
-from foundation.types import MASKING, Batch
+from foundation.schedules import Schedule, Weight
+from foundation.types import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,14 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     head: str = "cls"
     """Name of the head in the recipe; DINO's name shares its head."""
+    heads: tuple[str, ...] = ()
+    """In place of ``head``: several, and the loss is the mean over them (POA)."""
     teacher: str = "teacher"
     """Name of the teacher in the recipe."""
     view: str = "global"
@@ -67,24 +74,30 @@ class Config:
         if self.divide_by not in ("rows", "masked_rows"):
             raise UserError(f"ibot: divide_by must be 'rows' or 'masked_rows', got {self.divide_by!r}")
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Ibot:
-        """The objective of a run; ``width`` is the encoder's."""
-        return Ibot(self, clock, targets.prototypes("ibot", self.head, heads))
+    def build(self, context: ObjectiveContext) -> Objective:
+        """The objective of a run."""
+        if self.heads:
+            return Averaged([replace(self, head=name, heads=()).build(context) for name in self.heads])
+        return Ibot(self, context)
 
 
 class Ibot(Objective):
     """iBOT loss with its target transform. See :class:`Config`."""
 
-    def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
-        self.config, self.clock = config, clock
+        self.config, self.clock = config, context.clock
+        prototypes = context.prototypes(config.teacher, config.head)
+        context.prototypes(config.student, config.head)
         self.plateau = math.log(prototypes)
-        self.target = targets.build(config, prototypes)
         every: Literal["patches", "masked"] = "patches" if config.over == "all" else "masked"
         token: Literal["patches", "masked"] = "patches" if config.centre_over == "all" else every
-        self.student_request = Request("student", config.view, every, config.head)
-        self.masked_request = Request(config.teacher, config.view, "masked", config.head)
-        self.teacher_request = Request(config.teacher, config.view, token, config.head)
+        rule = context.mask(config.mask, config.view)
+        self.mask_key = (config.view, rule or "")
+        self.student_request = Request(config.student, config.view, every, config.head, mask=rule)
+        chosen_by = rule if token == "masked" else None
+        self.teacher_request = Request(config.teacher, config.view, token, config.head, rule=chosen_by)
+        self.target = targets.build(config, prototypes, context, self.teacher_request, rule)
         self.requests = (self.student_request, self.teacher_request)
 
     def targets(
@@ -103,7 +116,7 @@ class Ibot(Objective):
             return self._loss(outputs, batch, step)
 
     def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
-        config, mask = self.config, batch.masks[self.config.view, MASKING]
+        config, mask = self.config, batch.masks[self.mask_key]
         temperature = config.teacher_temperature.at(step, self.clock)
         teacher = outputs[self.teacher_request]
         if config.over == "all":
@@ -124,5 +137,5 @@ class Ibot(Objective):
         temperature = self.config.teacher_temperature.at(step, self.clock)
         assignments = self.targets(teacher, temperature, step)
         loss = soft_cross_entropy(student, assignments, self.config.student_temperature).mean()
-        masked = batch.masks[self.config.view, MASKING].masked.float().mean()
+        masked = batch.masks[self.mask_key].masked.float().mean()
         return Result(loss, targets.figures(self, assignments, loss) | {"masked": masked})

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.parallel import collective
 from foundation.ranges import Count, Range, check
-from foundation.schedules import Clock, Weight
+from foundation.schedules import Weight
 from foundation.types import Batch
 
 
@@ -25,6 +25,10 @@ class Config:
 
     weight: Weight = 0.1
     """Factor of this loss in the total."""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     view: str = "global"
     """View whose class tokens are spread; its views count separately and are summed, as in DINOv2."""
     neighbours: Count = 1
@@ -40,18 +44,18 @@ class Config:
         if self.group is not None and not self.across_processes:
             raise UserError("koleo: group needs across_processes: true")
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> Koleo:
+    def build(self, context: ObjectiveContext) -> Koleo:
         """The objective of a run."""
-        return Koleo(self)
+        return Koleo(self, context)
 
 
 class Koleo(Objective):
     """KoLeo loss. See :class:`Config`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.request = Request("student", config.view, "cls")
+        self.request = Request(config.student, config.view, "cls", mask=context.mask(config.mask, config.view))
         self.requests = (self.request,)
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:

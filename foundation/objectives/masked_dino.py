@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from foundation import heads as head_module
+from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives import targets
-from foundation.objectives.base import Objective, Request, Result
+from foundation.objectives.averaged import Averaged
+from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
 from foundation.ranges import Range, Share, Temperature
-from foundation.schedules import Clock, Schedule, Weight
+from foundation.schedules import Schedule, Weight
 from foundation.types import Batch
 
 
@@ -31,8 +32,14 @@ class Config:
 
     weight: Weight = 1.0
     """Factor of this loss in the total. (DISCOVR's code multiplies that of frames by 256 / frames in the batch.)"""
+    student: str = "student"
+    """Name of the branch that learns."""
+    mask: str | None = "masking"
+    """Mask rule of the recipe under which the student sees views that it hides parts of; null: none."""
     head: str = "cls"
     """Name of the head in the recipe."""
+    heads: tuple[str, ...] = ()
+    """In place of ``head``: several, and the loss is the mean over them (POA)."""
     teacher: str = "teacher"
     """Name of the teacher in the recipe."""
     teacher_view: str = "global"
@@ -53,21 +60,26 @@ class Config:
     def __post_init__(self) -> None:
         targets.check("masked_dino", self)
 
-    def build(self, clock: Clock, heads: Mapping[str, head_module.Config], width: int) -> MaskedDino:
-        """The objective of a run; ``width`` is the encoder's."""
-        return MaskedDino(self, clock, targets.prototypes("masked_dino", self.head, heads))
+    def build(self, context: ObjectiveContext) -> Objective:
+        """The objective of a run."""
+        if self.heads:
+            return Averaged([replace(self, head=name, heads=()).build(context) for name in self.heads])
+        return MaskedDino(self, context)
 
 
 class MaskedDino(Objective):
     """See :class:`Config`."""
 
-    def __init__(self, config: Config, clock: Clock, prototypes: int) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
-        self.config, self.clock = config, clock
+        self.config, self.clock = config, context.clock
+        prototypes = context.prototypes(config.teacher, config.head)
         self.plateau = math.log(prototypes)
-        self.target = targets.build(config, prototypes)
         self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
-        self.student_request = Request("student", config.student_view, "cls", config.head)
+        self.target = targets.build(config, prototypes, context, self.teacher_request)
+        self.student_request = Request(
+            config.student, config.student_view, "cls", config.head, mask=context.mask(config.mask, config.student_view)
+        )
         self.requests = (self.teacher_request, self.student_request)
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foundation import heads as head_module
 from foundation import ranges
 from foundation.errors import UserError
-from foundation.objectives.base import Objective
+from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.centering import Centering, SinkhornKnopp
 
 
@@ -26,26 +25,47 @@ def check(objective: str, config: Any) -> None:
         raise UserError(f"{objective}: target must be 'centering' or 'sinkhorn', got {config.target!r}")
 
 
-def prototypes(objective: str, head: str, heads: Mapping[str, head_module.Config]) -> int:
-    """Outputs of a head of the recipe.
+def build(config: Any, count: int, context: ObjectiveContext, *made_of: Hashable) -> nn.Module:
+    """The target transform that a config names, for ``count`` prototypes.
 
-    Raises:
-        UserError: when the recipe has no such head, or it has no prototypes.
+    Objectives whose targets are made of the same (a request, a temperature) share one: it is computed once in a step,
+    and its centre moves once.
+
+    Args:
+        config: with the usual target fields.
+        count: prototypes.
+        context: of the objective.
+        made_of: what the targets depend on beside the config's target fields.
     """
-    if head not in heads:
-        there = ", ".join(heads) or "none"
-        raise UserError(f"{objective}: no head called {head!r}; the recipe's heads are: {there}")
-    count = heads[head].prototypes
-    if count is None:
-        raise UserError(f"{objective}: head {head!r} has no prototypes: give heads.{head}.prototypes a number")
-    return count
+    settings = (config.target, config.centre_momentum, config.sinkhorn_iterations, config.teacher_temperature)
+    key = (*settings, *made_of)
+    if key in context.targets:
+        return SharedTarget(context.targets[key])
+    made = (
+        SinkhornKnopp(config.sinkhorn_iterations)
+        if config.target == "sinkhorn"
+        else Centering(count, config.centre_momentum)
+    )
+    context.targets[key] = made
+    return made
 
 
-def build(config: Any, count: int) -> nn.Module:
-    """The target transform that a config names, for ``count`` prototypes."""
-    if config.target == "sinkhorn":
-        return SinkhornKnopp(config.sinkhorn_iterations)
-    return Centering(count, config.centre_momentum)
+class SharedTarget(nn.Module):
+    """Hands over what another objective's transform has just made of the same scores."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self._made: list[tuple[Tensor, Tensor]] = []
+        owner.register_forward_hook(lambda _, arguments, targets: self._made.append((arguments[0], targets)))
+
+    def forward(
+        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
+    ) -> Tensor:
+        """Assignments [R, K] of scores [R, K]."""
+        seen, targets = self._made.pop()
+        self._made.clear()
+        assert seen is scores, "the owner of these targets was asked about other scores"
+        return targets
 
 
 @torch.no_grad()

@@ -3,34 +3,136 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from foundation.branches.base import Branch
+from foundation.branches import trained
+from foundation.branches.base import Branch, BranchContext, EncoderBranch, ViewShape
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
+from foundation.encoders.protocol import Encoder, check_hiding
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
-from foundation.engine.learner import STUDENT, Learner, Monitor
-from foundation.errors import UserError
+from foundation.engine.learner import Learner, Monitor
+from foundation.errors import RecipeError, UserError
 from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
-from foundation.run.recipe import Recipe
+from foundation.objectives.base import Objective, ObjectiveContext
+from foundation.objectives.store import Stores
+from foundation.run.recipe import STUDENT, Recipe
 from foundation.schedules import Clock, Schedule
+from foundation.types import MASKING
 from foundation.weights import fitting_memory
 
 
-def student(recipe: Recipe) -> Branch:
-    """Encoder and heads of the recipe, initialised from its seed."""
-    torch.manual_seed(recipe.seed)
-    encoder = recipe.encoder.build()
-    if recipe.initial is not None and not any(weight.is_meta for weight in encoder.parameters()):
-        recipe.initial.apply(encoder)
-    return Branch(encoder, {name: config.build(encoder.width) for name, config in recipe.heads.items()})
+def branches(
+    recipe: Recipe, clock: Clock, previous: Mapping[str, Branch] | None = None
+) -> tuple[dict[str, Branch], list[tuple[str, str]]]:
+    """The branches of a recipe, each built after those that it is made of.
+
+    Args:
+        recipe: flat, of one stage.
+        clock: of the stage.
+        previous: branches of the stage before.
+
+    Returns:
+        Those that could be built by name, and key and text of each mistake.
+    """
+    configs: dict[str, Any] = dict(recipe.branches)
+    if STUDENT not in configs:
+        configs = {STUDENT: trained.Config(), **configs}
+    built: dict[str, Branch] = {}
+    problems: list[tuple[str, str]] = []
+    for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
+        context = BranchContext(
+            name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
+            previous=previous or {}, views=view_shapes(recipe),
+        )  # fmt: skip
+        try:
+            branch = configs[name].build(context)
+            if name == STUDENT and recipe.initial is not None and not _on_meta(branch):
+                recipe.initial.apply(branch.encoder)
+        except UserError as error:
+            problems.append((f"branches.{name}", str(error)))
+        else:
+            built[name] = branch
+    return built, problems
+
+
+def _on_meta(branch: nn.Module) -> bool:
+    return any(weight.is_meta for weight in branch.parameters())
+
+
+def _sources(config: Any) -> tuple[str, ...]:
+    """Branches that a branch's Config names as those it is made of, in this stage."""
+    names = {item.name for item in fields(config)}
+    of = config.of if "of" in names and not ("at" in names and config.at == "stage") else ()
+    return (of,) if isinstance(of, str) else tuple(of)
+
+
+def in_order(sources: Mapping[str, Sequence[str]], problems: list[tuple[str, str]]) -> list[str]:
+    """Names, each behind those that it is made of; circles are reported and left out.
+
+    Args:
+        sources: what each is made of, by name; names that are not there are passed over.
+        problems: gets the key and text of each mistake.
+    """
+    order: list[str] = []
+    open_now: list[str] = []
+    left_out: set[str] = set()
+
+    def visit(name: str) -> bool:
+        if name in order or name in left_out:
+            return name in order
+        if name in open_now:
+            circle = " -> ".join([*open_now[open_now.index(name) :], name])
+            problems.append((f"branches.{name}", f"branches follow each other in a circle: {circle}"))
+            left_out.update(open_now[open_now.index(name) :])
+            return False
+        open_now.append(name)
+        good = all([visit(source) for source in sources[name] if source in sources])
+        open_now.pop()
+        if good and name not in left_out:
+            order.append(name)
+            return True
+        left_out.add(name)
+        return False
+
+    for name in sources:
+        visit(name)
+    return order
+
+
+def view_shapes(recipe: Recipe) -> dict[str, ViewShape]:
+    """Shapes of the views by name."""
+    members: Mapping[str, Any] = getattr(recipe.views, "members", {})
+    shapes: dict[str, ViewShape] = {}
+    for name, (count, shape) in recipe.views.roles.items():
+        views = members.get(name.partition(".")[0], recipe.views)
+        modality = "image" if views.modality == "video" and len(shape) == 3 else views.modality  # frames of a clip
+        shapes[name] = ViewShape(count, tuple(shape), modality, views.evaluation())
+    return shapes
+
+
+def measured(recipe: Recipe, built: Mapping[str, Branch]) -> str:
+    """The branch that probes, exports, collapse watch and reports ask: what the recipe says, else the first average of
+    the first trained branch, else that branch.
+
+    Raises:
+        UserError: the recipe names one that is not there or has no encoder.
+    """
+    able = [name for name, branch in built.items() if isinstance(branch, EncoderBranch)]
+    if recipe.measured is not None:
+        if recipe.measured not in able:
+            there = ", ".join(able) or "none"
+            raise UserError(f"no branch with an encoder is called {recipe.measured!r}; there are: {there}")
+        return recipe.measured
+    first = next((name for name, branch in built.items() if branch.trains), next(iter(able), STUDENT))
+    return next((name for name, branch in built.items() if branch.exports and branch.follows == first), first)
 
 
 def _names(recipe: Recipe) -> list[str]:
@@ -43,46 +145,80 @@ def _names(recipe: Recipe) -> list[str]:
     return names
 
 
-def learner(recipe: Recipe, clock: Clock) -> Learner:
+def learner(
+    recipe: Recipe, clock: Clock, previous: Mapping[str, Branch] | None = None, samples: int | None = None
+) -> Learner:
     """The whole learner of a recipe.
 
+    Args:
+        recipe: flat, of one stage.
+        clock: of the stage.
+        previous: branches of the stage before.
+        samples: of the data, for stores.
+
     Raises:
-        UserError: when an objective asks for a branch, view, head or mask that the recipe does not have, or networks or
-            views ask for more memory than there is.
+        UserError: with every objective that asks for a branch, view, head, tap or mask that the recipe does not have;
+            or networks or views ask for more memory than there is.
     """
     check_views(recipe.views.roles)
     with fitting_memory():
-        branch = student(recipe)
-        teachers: dict[str, nn.Module] = {name: config.build(branch) for name, config in recipe.teachers.items()}
-    names = _names(recipe)
-    objectives = {
-        name: config.build(clock=clock, heads=recipe.heads, width=branch.encoder.width)
-        for name, config in zip(names, recipe.objectives, strict=True)
-    }
-    for objective in objectives.values():
-        objective.attach(branch.encoder)
-    _check_masking(recipe, branch.encoder)
-    weights = {name: _schedule(config.weight) for name, config in zip(names, recipe.objectives, strict=True)}
+        built, problems = branches(recipe, clock, previous)
+    masks = mask_views(recipe)
+    stores = Stores(samples)
+    context = ObjectiveContext(
+        clock, {name: branch.offer for name, branch in built.items()}, masks, view_shapes(recipe), stores
+    )
+    objectives: dict[str, Objective] = {}
+    weights: dict[str, Schedule] = {}
+    for place, (name, config) in enumerate(zip(_names(recipe), recipe.objectives, strict=True)):
+        try:
+            objectives[name] = config.build(context)
+            weights[name] = _schedule(config.weight)
+        except UserError as error:
+            problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
+    if STUDENT in built and (encoder := built[STUDENT].offer.encoder) is not None:
+        problems += _check_masking(recipe, encoder)
     asked = [request for objective in objectives.values() for request in objective.requests]
-    watched = feature_request(asked, (*teachers, STUDENT))
+    try:
+        chosen = measured(recipe, built)
+    except UserError as error:
+        problems.append(("measured", str(error)))
+        chosen = STUDENT
+    watched = feature_request(asked, (chosen, *(name for name, b in built.items() if not b.trains), *built))
     looks = recipe.guard.collapse
     monitors: dict[str, Monitor] = {}
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
-    built = Learner(branch, teachers, objectives, weights, clock, monitors)
-    built.check(tuple(recipe.views.roles), recipe.masking.views if recipe.masking else ())
-    return built
+    made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
+    places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
+    unserved = made.check(tuple(recipe.views.roles), masks)
+    problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
+    missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
+    problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
+    if problems:
+        raise RecipeError(problems)
+    return made
 
 
-def _check_masking(recipe: Recipe, encoder: nn.Module) -> None:
-    """Refuse ways of hiding tokens that the encoder does not know."""
-    mode = recipe.masking.mode if recipe.masking else "token"
-    if mode == "drop" and not getattr(encoder, "supports_drop", False):
-        raise UserError(
-            "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions"
-        )
-    if mode == "input" and not hasattr(getattr(encoder, "tokenizer", None), "spread"):
-        raise UserError("masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")
+def _is_about(text: str, branches: set[str]) -> bool:
+    """Whether a mistake follows from a branch that could not be built, of which something is said already."""
+    return any(f"branch {name!r}" in text for name in branches)
+
+
+def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Views of each mask rule."""
+    return {name: rule.views for name, rule in recipe.mask_rules.items()}
+
+
+def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
+    """Ways of hiding tokens that the encoder does not know."""
+    problems = []
+    for name, rule in recipe.mask_rules.items():
+        try:
+            check_hiding(encoder, rule.mode)
+        except UserError as error:
+            problems.append(("masking.mode" if name == MASKING else f"masks.{name}.mode", str(error)))
+    return problems
 
 
 def _schedule(weight: float | Schedule) -> Schedule:
@@ -91,10 +227,17 @@ def _schedule(weight: float | Schedule) -> Schedule:
 
 def trainable(built: Learner) -> Mapping[str, nn.Module]:
     """Modules with parameters to optimise, by the prefix of their names in checkpoints."""
-    modules: dict[str, nn.Module] = {"encoder": built.student.encoder}
-    modules |= {f"heads.{name}": head for name, head in built.student.heads.items()}
-    own = {f"objectives.{name}": objective for name, objective in built.objectives.items()}
-    return modules | {name: module for name, module in own.items() if any(True for _ in module.parameters())}
+    modules: dict[str, nn.Module] = {}
+    for name, branch in built.named_branches.items():
+        if not branch.trains:
+            continue
+        if isinstance(branch, EncoderBranch):
+            modules[f"{name}.encoder"] = branch.encoder
+            modules |= {f"{name}.heads.{head}": module for head, module in branch.heads.items()}
+        else:
+            modules[name] = branch
+    modules |= {f"objectives.{name}": objective for name, objective in built.objectives.items()}
+    return {name: module for name, module in modules.items() if any(True for _ in module.parameters())}
 
 
 def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
@@ -119,7 +262,7 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         extras={name: config.build(name) for name, config in recipe.data.extras.items()},
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
-        places=getattr(recipe.encoder, "places", None),
+        places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
 

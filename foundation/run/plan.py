@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from foundation.branches.base import Branch, EncoderBranch
 from foundation.data.shards import ShardSet
 from foundation.data.sources import open_sources
-from foundation.engine.learner import STUDENT, Learner
+from foundation.engine.learner import Learner
 from foundation.errors import UserError
 from foundation.run import build
 from foundation.run.advice import advice
-from foundation.run.recipe import Recipe
+from foundation.run.recipe import STUDENT, Recipe
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
 
@@ -70,18 +71,29 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             recipe.encoder.coordinates(tuple(roles[name][1][1:]))
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
-    parameters = {"encoder": _count(learner.student.encoder)}
-    parameters |= {f"head {name}": _count(head) for name, head in learner.student.heads.items()}
+    parameters = {}
+    for name, branch in _trained(learner).items():
+        of = "" if name == STUDENT else f" of {name}"
+        if isinstance(branch, EncoderBranch):
+            parameters[f"encoder{of}"] = _count(branch.encoder)
+            parameters |= {f"head {head}{of}": _count(module) for head, module in branch.heads.items()}
+        else:
+            parameters[name] = _count(branch)
     own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
     parameters |= {name: count for name, count in own.items() if count}
     tokens, flops = {}, 0.0
-    for branch in (STUDENT, *learner.teachers):
-        views = dict.fromkeys(r.view for r in learner.requests if r.branch == branch)
-        tokens[branch] = 0
-        for name in views:
-            shape, share = (roles[name][0], *roles[name][1]), _share(recipe, name) if branch == STUDENT else 1.0
-            tokens[branch] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
-            flops += learner.student.encoder.flops([shape]) * share * (3 if branch == STUDENT else 1)
+    for name, branch in learner.named_branches.items():
+        seen = dict.fromkeys((r.view, r.mask) for r in learner.requests if r.branch == name and r.token != "cells")
+        if not isinstance(branch, EncoderBranch) or not seen:
+            continue
+        tokens[name] = 0
+        for view, mask in seen:
+            shape, share = (
+                (roles[view][0], *roles[view][1]),
+                1.0 if mask is None else recipe.mask_rules[mask].visible_share,
+            )
+            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
     return Plan(clock, num_samples, parameters, tokens, flops, memory, said)
 
@@ -101,12 +113,11 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
 
 
-def _share(recipe: Recipe, view: str) -> float:
-    """Tokens of a view that reach the student's trunk."""
-    return recipe.masking.visible_share if recipe.masking and view in recipe.masking.views else 1.0
+def _trained(learner: Learner) -> dict[str, Branch]:
+    return {name: branch for name, branch in learner.named_branches.items() if branch.trains}
 
 
 def _count(module: nn.Module) -> int:
@@ -123,25 +134,32 @@ def _memory(
         )
     rows = recipe.train.batch_size // parts
     half = build.placement(recipe).autocast is not None
-    encoder = learner.student.encoder
-    per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
-    in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
+    activations = 0
+    for name, branch in _trained(learner).items():
+        if isinstance(branch, EncoderBranch):
+            encoder = branch.encoder
+            per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
+            in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
+            activations += rows * tokens.get(name, 0) * (per_token * encoder.depth + in_front)
     trained = sum(parameters.values())
-    averaged = sum(_count(teacher) for teacher in learner.teachers.values())
+    averaged = sum(_count(branch) for branch in learner.named_branches.values() if not branch.trains)
     logits = 0
     for request in learner.requests:
         if request.head is not None:
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
                 shape = (count, *recipe.views.roles[request.view][1])
-                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
+                rule = None if request.chosen_by is None else recipe.mask_rules[request.chosen_by[1]]
+                masked = 1.0 if rule is None else rule.mean_share
+                share = masked if request.token == "masked" or rule is None else 1.0 - masked
                 count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
-            logits += int(rows * count * recipe.heads[request.head].outputs * (2 if half else 4))
+            outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
+            logits += int(rows * count * outputs * (2 if half else 4))
     return {
         "parameters and gradients": trained * 8,
         "AdamW": trained * 8,
         "teachers": averaged * 4,
-        "activations": rows * tokens[STUDENT] * (per_token * encoder.depth + in_front),
+        "activations": activations,
         "prototype scores": 3 * logits,
     }
 

@@ -39,8 +39,8 @@ def look_ahead(recipe: Recipe) -> list[str]:
 
 
 def run_probe(probe: Any, recipe: Recipe, learner: Any, place: Placement) -> dict[str, float]:
-    """Measure the first teacher's encoder (the student's where no teacher has one) without disturbing the run."""
-    encoder = next((t.encoder for t in learner.teachers.values() if hasattr(t, "encoder")), learner.student.encoder)
+    """Measure the encoder of the measured branch without disturbing the run."""
+    encoder = learner.branch().encoder
     kept = torch.get_rng_state()
     was_training = encoder.training
     try:

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
-from foundation import heads as prototype_heads
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
 from foundation.data import mixture
 from foundation.engine import optimizer as adamw
+from foundation.engine.state import RESERVED
 from foundation.errors import UserError
 from foundation.masks.rule import Rule, in_order
 from foundation.plugins import Plugin, resolve
@@ -21,9 +21,11 @@ from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
 from foundation.types import MASKING, Batch
 
-MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
+MASK = Plugin("foundation.masks.{name}", "block", "kind")
 """A mask rule; ``kind`` is a file in ``foundation/masks``."""
 
+STUDENT = "student"
+"""Branch that the recipe's ``encoder`` and ``heads`` are."""
 MOST_STEPS = 10**10
 """Longest run: some three centuries at a step a second."""
 
@@ -140,18 +142,22 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, prototype_heads.Config] = field(default_factory=dict)
-    """Heads by name. Objectives that name the same head share it."""
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
+    """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
     masking: Annotated[Any, MASK] | None = None
     """Tokens hidden from the student; None: none. It is the mask rule that is called ``masking``."""
     masks: dict[str, Annotated[Any, MASK]] = field(default_factory=dict)
     """Further mask rules by name; a view may have masks by several of them."""
-    teachers: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
+    branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
         default_factory=lambda: {"teacher": ema.Config()}
     )
-    """Teachers by the branch name that objectives use."""
+    """What turns views into features beside the student, by the names that objectives use: teachers, experts, exits.
+    ``student`` is the trained branch of ``encoder`` and ``heads``, unless a branch here has its name."""
+    measured: str | None = None
+    """Branch that probes, exports and reports ask; None: the first ``ema`` of the first trained branch, else that
+    branch."""
     optimizer: adamw.Config
     """AdamW, its schedules and parameter groups."""
     train: Train
@@ -166,6 +172,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.name or any(part in self.name for part in ("/", "\\", "..")):
             raise UserError(f"name must be a plain folder name, got {self.name!r}")
+        for name in self.branches:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in RESERVED:
+                raise UserError(
+                    f"branches: {name!r} cannot be a branch: use letters, digits, '_' and '-', and none of the words "
+                    f"{', '.join(RESERVED)}"
+                )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
         for name in self.masks:

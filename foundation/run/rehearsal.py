@@ -35,7 +35,7 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
             geometry=torch.eye(len(shape) - 1, len(shape)).repeat(rows, 1, 1),
         )
     draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-    places = getattr(recipe.encoder, "places", None)
+    places = recipe.encoder.places
 
     def coordinates(role: str, by_place: bool) -> NDArray[Any]:
         if places is not None and by_place:
@@ -72,6 +72,5 @@ class Rehearsal:
         optimizer.clip(optimizer.grad_norm())
         optimizer.step()
         optimizer.zero_grad()
-        for teacher in self.learner.teachers.values():
-            teacher.update(self.learner, STEP)  # type: ignore[operator]
+        self.learner.update(STEP)
         return float(result.loss.detach())

@@ -71,10 +71,11 @@ class Trainer:
         sources = open_sources(recipe.data)
         for warning in (line for shards in sources.values() for line in shards.warnings):
             say(f"warning: {warning}")
-        self.clock = recipe.clock(sum(int(shards.num_samples) for shards in sources.values()))
+        self.num_samples = sum(int(shards.num_samples) for shards in sources.values())
+        self.clock = recipe.clock(self.num_samples)
         self.advice = on_first_rank(lambda: advice(recipe, self.clock, sources))
         self.views = recipe.views.build(device_is_accelerator=self.place.device.type != "cpu")
-        self.learner = build.learner(recipe, self.clock).to(self.place.device).train()
+        self.learner = build.learner(recipe, self.clock, samples=self.num_samples).to(self.place.device).train()
         self.stream = build_stream(
             recipe.data, sources, seed=recipe.seed, global_batch=recipe.train.batch_size, clock=self.clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
@@ -96,8 +97,7 @@ class Trainer:
             recipe.data.max_bad_samples, self.stream.num_samples, folder, say,
             self.progress.skipped if rank() == 0 else None,
         )  # fmt: skip
-        by_token = any(rule.mode == "token" for rule in recipe.mask_rules.values())
-        self.replica = replicate(self.learner, self.place.device, self.learner.rests(by_token))
+        self.replica = replicate(self.learner, self.place.device, self.learner.may_leave_parameters_out)
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
 
@@ -242,9 +242,7 @@ class Trainer:
         if verdict == "go":
             self.optimizer.clip(norm)
             self.optimizer.step()
-            teachers: Any = self.learner.teachers
-            for name, teacher in teachers.items():
-                result.figures |= {f"schedule/{name}_{key}": v for key, v in teacher.update(self.learner, step).items()}
+            result.figures |= {f"schedule/{name}": value for name, value in self.learner.update(step).items()}
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.position += self.recipe.train.batch_size

@@ -44,7 +44,7 @@ def banner(
         step: done already.
     """  # fmt: skip
     count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
-    encoder = sum(p.numel() for p in learner.student.encoder.parameters())
+    encoder = sum(p.numel() for p in learner.branch(learner.measured).encoder.parameters())
     version = code_version()
     commit = ""
     if "commit" in version:  # not of an installed wheel

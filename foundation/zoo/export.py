@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation import config, schema
+from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
 from foundation.run.recipe import Recipe
@@ -93,9 +94,8 @@ def write_export(
 def export_branches(
     recipe: Recipe, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
 ) -> list[Path]:
-    """Export the student's encoder and that of every teacher that has one of its own."""
-    encoders: dict[str, nn.Module] = {"student": learner.student.encoder}
-    encoders |= {name: teacher.encoder for name, teacher in learner.teachers.items() if hasattr(teacher, "encoder")}
+    """Export the encoder of every branch that is trained or an average."""
+    encoders = {name: learner.branch(name).encoder for name, b in learner.named_branches.items() if b.exports}
     return [
         write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step, computed)
         for name, encoder in encoders.items()
@@ -112,21 +112,25 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     Raises:
         UserError: when the checkpoint is damaged.
     """
-    from foundation.checkpoints import checkpoint
-
-    tensors, content = checkpoint.read(folder, ("student", "teachers"))
+    content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
-    branches = {"student": encoder_tensors(tensors["student"], "encoder.")}
-    for name in recipe.teachers:
-        found = encoder_tensors(tensors["teachers"], f"{name}.branch.encoder.")
-        branches |= {name: found} if found else {}
+    branches = {name: encoder_tensors(folder, name) for name in ("student", *recipe.branches)}
+    branches = {name: tensors for name, tensors in branches.items() if tensors}
     return [
         write_export(out / f"{name}.safetensors", group, recipe, name, int(numbers["step"]), numbers.get("computed"))
         for name, group in branches.items()
     ]
 
 
-def encoder_tensors(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, the prefix removed."""
-    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+def encoder_tensors(folder: Path, branch: str) -> dict[str, Tensor]:
+    """The encoder's tensors of a branch in a checkpoint; empty where the branch has no encoder or is not there."""
+    name = file_of(folder, branch)
+    prefix = "encoder." if name == branch else f"{branch}.branch.encoder."
+    tensors = checkpoint.read(folder, (name,))[0][name] if name in checkpoint.files(folder) else {}
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def file_of(folder: Path, branch: str) -> str:
+    """Tensor file of a checkpoint that holds a branch; teachers shared one in older versions."""
+    return "teachers" if "teachers" in checkpoint.files(folder) and branch != "student" else branch

@@ -22,7 +22,7 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.run.recipe import Recipe
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors
+from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
 
 
 @dataclass(frozen=True)
@@ -145,27 +145,28 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
 
 
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
-    group, prefix = ("student", "encoder.") if branch == "student" else ("teachers", f"{branch}.branch.encoder.")
-    tensors, content = checkpoint.read(folder, (group,))
+    content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
-    if branch == "teacher" and not recipe.teachers:  # the default; a run without any teacher has only its student
+    if branch == "teacher" and not recipe.branches:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
-    weights = encoder_tensors(tensors[group], prefix)
+    weights = encoder_tensors(folder, branch)
     if not weights:
-        raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.teachers))}")
+        raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.branches))}")
     evaluation = recipe.views.evaluation()
     check_evaluation(evaluation, f"{folder}/{checkpoint.STATE}")
-    source = f"{folder}/{group}.safetensors"
+    source = folder / f"{file_of(folder, branch)}.safetensors"
     bare = _without_download(recipe.encoder)
-    check_fits(bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, source)
-    encoder = _fill(bare, weights, source)
+    check_fits(
+        bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
+    )
+    encoder = _fill(bare, weights, str(source))
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=recipe.views.modality,
         evaluation=evaluation,
         description=f"{isolated(recipe.name)} {branch} at step {numbers['step']:,} ({folder})",
-        sha256=checkpoint.sha256(folder / f"{group}.safetensors"),
+        sha256=checkpoint.manifest_of(folder)["files"][source.name]["sha256"],
         folder=run,
         config=recipe.encoder,
         recipe=recipe,

@@ -194,7 +194,7 @@ def numbers(stream: Stream, positions: int) -> dict[str, int]:
         ("data.extras={x: {kind: pickle, member: a}}", "no extra called 'pickle' (available: array, json, regions"),
         ("data.extras={x: {member: a.npy}}", "missing required key 'data.extras.x.kind': which extra?"),
         ("data.extras={masks: {kind: text, member: txt}}", "every batch has 'masks' already; give this one another"),
-        ("data.extras={x: {kind: text, member: txt}, x: {kind: text, member: txt}}", "key 'data.extras.x' is given twice"),
+        ("data.extras={x: {kind: text, member: txt}, x: {kind: text, member: txt}}", "'data.extras.x' is given twice"),
         ("data.extras={x y: {kind: text, member: txt}}", "'x y' is no plain name"),
         ("data.extras={x: {kind: array, member: a.npy}}", "missing required key 'data.extras.x.shape'"),
         ("data.extras={x: {kind: text, member: .txt}}", "member '.txt' is none"),

@@ -9,9 +9,9 @@ import re
 import pytest
 import torch
 
+from foundation.branches.request import Request
 from foundation.engine.collapse import CollapseWatch, Config, FeatureMonitor, feature_request
 from foundation.errors import NumericsError
-from foundation.objectives.base import Request
 from foundation.schedules import Clock, Duration
 
 REQUEST = Request("teacher", "global", "cls")

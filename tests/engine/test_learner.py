@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.branches.request import Request
 from foundation.counter import Draws
-from foundation.objectives.base import Request
 from foundation.run import build
 from foundation.schedules import Clock
 from foundation.types import Batch, View
+from tests.encoders.inputs import inputs
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_requests_give_what_separate_passes_give(recipe, batch):
     )
     outputs = branch(batch, requests, hide=True)
     mask = batch.masks["global", "masking"]
-    seen = branch.encoder([batch.views["global"].data], [mask.masked])[0]
+    seen = branch.encoder(inputs([batch.views["global"].data], [mask.masked]))[0]
     local = branch.encoder([batch.views["local"].data])[0]
     expected = (
         branch.heads["cls"](seen.cls),

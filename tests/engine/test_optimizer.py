@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from foundation import heads
 from foundation.engine import optimizer
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.schedules import Clock, Duration, Schedule
 
 CLOCK = Clock(100, 10.0)
@@ -30,6 +30,7 @@ class Named(nn.Module):
         if depth is not None:
             self.depth = depth
             self.layer_of = self._layer_of
+            self.is_patch_embed = lambda name: name.startswith("patch_embed.")
 
     def _layer_of(self, name: str) -> int:
         parts = name.split(".")

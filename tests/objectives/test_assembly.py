@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foundation import heads
+from foundation.heads import prototypes as heads
 from foundation.objectives import dino, ibot, koleo
 from foundation.schedules import Clock, Schedule
+from tests.objectives.contexts import context
 
 CLOCK = Clock(3, 1.0)
 
@@ -66,9 +67,9 @@ def test_three_steps_of_dinov2(golden, make_batch, target, sharing):
     }
     configs = {name: module.config for name, module in branches["student"].items()}
     schedule = {"teacher_temperature": Schedule(start=0.04, shape="constant"), "target": target}
-    cls = dino.Config(**schedule).build(CLOCK, configs, 24)
-    patch = ibot.Config(head=patch_head, **schedule).build(CLOCK, configs, 24)
-    spread = koleo.Config().build(CLOCK, configs, 24)
+    cls = dino.Config(**schedule).build(context(CLOCK, configs, 24))
+    patch = ibot.Config(head=patch_head, **schedule).build(context(CLOCK, configs, 24))
+    spread = koleo.Config().build(context(CLOCK, configs, 24))
     counts = {"global": int(data["arg/n_global_crops"]), "local": int(data["arg/n_local_crops"])}
     for i, temperature in enumerate(data["arg/teacher_temps"]):
         for objective in (cls, patch):

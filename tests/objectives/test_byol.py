@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foundation import heads
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.objectives import byol
 from foundation.schedules import Clock
+from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
 HEAD = replace(byol.PREDICTOR, hidden=48, bottleneck=32)
@@ -20,7 +21,7 @@ HEADS = {"projector": HEAD}
 
 
 def objective(**options):
-    return byol.Config(predictor=None, **options).build(CLOCK, HEADS, 16)
+    return byol.Config(predictor=None, **options).build(context(CLOCK, HEADS, 16))
 
 
 def test_clip_loss_of_atst(golden, make_batch):
@@ -80,7 +81,7 @@ def test_more_views_are_the_mean_of_all_pairs(make_batch):
 
 
 def test_only_the_student_is_predicted_and_collapse_shows(make_batch):
-    built = byol.Config(predictor=HEAD).build(CLOCK, HEADS, 16)
+    built = byol.Config(predictor=HEAD).build(context(CLOCK, HEADS, 16))
     student, teacher = torch.randn(8, 32, requires_grad=True), torch.randn(8, 32)
     outputs = {built.student_requests[0]: student, built.teacher_request: teacher}
     result = built(outputs, make_batch(4, {"global": 2}), 0)
@@ -93,8 +94,8 @@ def test_only_the_student_is_predicted_and_collapse_shows(make_batch):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: byol.Config(head="cls").build(CLOCK, HEADS, 16), "heads are: projector"),
-        (lambda: byol.Config().build(CLOCK, HEADS, 16), "same bottleneck"),
+        (lambda: byol.Config(head="cls").build(context(CLOCK, HEADS, 16)), "heads are: projector"),
+        (lambda: byol.Config().build(context(CLOCK, HEADS, 16)), "same bottleneck"),
         (lambda: byol.Config(token="masked", other_views=("local",)), "other_views go with token: cls"),
         (lambda: byol.Config(predictor=replace(HEAD, prototypes=8)), "no prototypes"),
     ],

@@ -9,11 +9,12 @@ import torch.distributed as dist
 import torch.multiprocessing
 import torch.nn.functional as F
 
-from foundation import heads
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.objectives.contrast import Config, Contrast
 from foundation.schedules import Clock
 from foundation.types import Batch, View
+from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
 
@@ -27,7 +28,7 @@ def batch_of(ids: list[int], **counts: int) -> Batch:
 
 
 def objective(width: int = 5, **settings) -> Contrast:
-    return Config(**settings).build(CLOCK, {}, width)
+    return Config(**settings).build(context(CLOCK, {}, width))
 
 
 def outputs(module: Contrast, batch: Batch, width: int = 5, seed: int = 0) -> dict:
@@ -178,12 +179,12 @@ def test_mistakes_are_named():
         with pytest.raises(UserError, match=words):
             Config(**settings)
     with pytest.raises(UserError, match=r"no head called 'contrast'; the recipe's heads are: cls"):
-        Config(head="contrast").build(CLOCK, {"cls": heads.Config(prototypes=4)}, 8)
+        Config(head="contrast").build(context(CLOCK, {"cls": heads.Config(prototypes=4)}, 8))
     batch = batch_of([1, 2], **{"global": 1})
     module = objective()
     with pytest.raises(UserError, match="two 'global' views"):
         module(outputs(module, batch), batch, 0)
-    assert Config(head="p", queue=3).build(CLOCK, {"p": heads.Config(prototypes=6)}, 8).queue.shape == (3, 6)
+    assert Config(head="p", queue=3).build(context(CLOCK, {"p": heads.Config(prototypes=6)}, 8)).queue.shape == (3, 6)
 
 
 def _process(rank: int, address: str, results: dict) -> None:

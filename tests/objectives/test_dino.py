@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foundation import heads
+from foundation.branches.request import Request
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.objectives import dino
-from foundation.objectives.base import Request
 from foundation.schedules import Clock, Schedule
+from tests.objectives.contexts import context
 
 CLOCK = Clock(100, 10.0)
 TEACHER = Request("teacher", "global", "cls", "cls")
@@ -19,7 +20,7 @@ LOCAL = Request("student", "local", "cls", "cls")
 
 def build(prototypes: int, **settings) -> dino.Dino:
     config = dino.Config(**{"teacher_temperature": Schedule(start=0.07, shape="constant")} | settings)
-    return config.build(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8).train()
+    return config.build(context(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8)).train()
 
 
 def test_three_calls_of_dino(golden, make_batch):
@@ -125,4 +126,4 @@ def test_one_view_alone_is_refused(make_batch):
 
 def test_unknown_head_lists_the_heads_there_are():
     with pytest.raises(UserError, match="no head called 'patch'; the recipe's heads are: cls"):
-        dino.Config(head="patch").build(CLOCK, {"cls": heads.Config(prototypes=4)}, 8)
+        dino.Config(head="patch").build(context(CLOCK, {"cls": heads.Config(prototypes=4)}, 8))

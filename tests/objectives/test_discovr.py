@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import heads
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.objectives import cluster, masked_dino
 from foundation.objectives.centering import SinkhornKnopp
 from foundation.schedules import Clock, Schedule
 from foundation.types import Batch, TokenMask, View
+from tests.objectives.contexts import context
 
 CLOCK = Clock(400, 1.0)
 
@@ -36,7 +37,7 @@ def batch(views: dict[str, tuple[int, int]], mask: TokenMask | None = None) -> B
 
 def masked(prototypes: int, **settings) -> masked_dino.MaskedDino:
     config = masked_dino.Config(**settings)
-    return config.build(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8)
+    return config.build(context(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8))
 
 
 # Masked copies
@@ -96,7 +97,7 @@ def test_cluster_distillation_is_the_published_one(golden):
     count, width = data["input/assignment/prototypes"].shape
     config = cluster.Config(prototypes=count, over="all", decoder_depth=0, teacher_term=False)
     assert (config.epsilon, config.sinkhorn_iterations, config.temperature) == (0.05, 10, 0.1)
-    objective = config.build(CLOCK, {}, width)
+    objective = config.build(context(CLOCK, {}, width))
     with torch.no_grad():
         objective.prototypes.copy_(tensor(data["input/assignment/prototypes"]))
     student = tensor(data["input/assignment/student_features"]).flatten(0, 1).requires_grad_()
@@ -113,7 +114,7 @@ def test_cluster_distillation_is_the_published_one(golden):
 def made(**settings) -> cluster.Cluster:
     torch.manual_seed(0)
     settings = {"prototypes": 16, "decoder_depth": 1, "decoder_width": 8, "decoder_heads": 2} | settings
-    return cluster.Config(**settings).build(CLOCK, {}, 12)
+    return cluster.Config(**settings).build(context(CLOCK, {}, 12))
 
 
 def hidden(rows: int, tokens: int, share: float = 0.5) -> TokenMask:

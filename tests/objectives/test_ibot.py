@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import heads
+from foundation.branches.request import Request
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 from foundation.objectives import dino, ibot
-from foundation.objectives.base import Request
 from foundation.schedules import Clock, Schedule
+from tests.objectives.contexts import context
 
 CLOCK = Clock(100, 10.0)
 HEADS = {"cls": heads.Config(prototypes=64), "patch": heads.Config(prototypes=48)}
@@ -31,10 +32,9 @@ def test_masked_loss_of_dinov2(golden, make_batch, weight):
     batch = make_batch(3, {"global": 2}, data["input/masks"])
     torch.testing.assert_close(batch.masks["global", "masking"].weights, tensor(data, "input/masks_weight"))
     if weight == "custom_weight":
-        object.__setattr__(
-            batch.masks["global", "masking"], "weights", tensor(data, "input/forward_masked/custom_weight")
-        )
-    objective = ibot.Config(head="cls").build(CLOCK, {"cls": heads.Config(prototypes=student.shape[1])}, 8)
+        weights = tensor(data, "input/forward_masked/custom_weight")
+        object.__setattr__(batch.masks["global", "masking"], "weights", weights)
+    objective = ibot.Config(head="cls").build(context(CLOCK, {"cls": heads.Config(prototypes=student.shape[1])}, 8))
     objective.targets = lambda scores, temperature, step, over: scores  # the file gives probabilities
     teacher = tensor(data, "input/forward_masked/teacher_probs")
     outputs = {objective.student_request: student, objective.teacher_request: teacher}
@@ -48,7 +48,7 @@ def test_masked_loss_of_dinov2(golden, make_batch, weight):
 def test_dense_loss_of_dinov2(golden, make_batch):
     data = golden("04_dinov2_ibot_patch_loss")
     masks = torch.from_numpy(data["input/masks"])
-    objective = ibot.Config().build(CLOCK, {"cls": heads.Config(prototypes=96)}, 8)
+    objective = ibot.Config().build(context(CLOCK, {"cls": heads.Config(prototypes=96)}, 8))
     objective.targets = lambda scores, temperature, step, over: scores
     outputs = {
         objective.student_request: tensor(data, "input/forward_dense/student_logits")[masks],
@@ -89,7 +89,7 @@ def objectives(data, **settings):
         centre_over="all",
         centre_momentum=float(data["arg/center_momentum2"]),
     )
-    return cls.build(CLOCK, HEADS, 8), patch.build(CLOCK, HEADS, 8)
+    return cls.build(context(CLOCK, HEADS, 8)), patch.build(context(CLOCK, HEADS, 8))
 
 
 def test_three_calls_of_ibot(golden, make_batch):
@@ -119,7 +119,7 @@ def test_ibot_without_local_views(golden, make_batch):
 
 @pytest.mark.parametrize("target", ["centering", "sinkhorn"])
 def test_a_batch_without_masks_has_loss_zero_and_a_gradient(make_batch, target):
-    objective = ibot.Config(target=target).build(CLOCK, {"cls": heads.Config(prototypes=6)}, 8)
+    objective = ibot.Config(target=target).build(context(CLOCK, {"cls": heads.Config(prototypes=6)}, 8))
     student = torch.zeros(0, 6, requires_grad=True)
     outputs = {objective.student_request: student, objective.teacher_request: torch.zeros(0, 6)}
     result = objective(outputs, make_batch(2, {"global": 2}, torch.zeros(4, 9, dtype=torch.bool).numpy()), step=0)
@@ -131,8 +131,10 @@ def test_a_batch_without_masks_has_loss_zero_and_a_gradient(make_batch, target):
 def test_dividing_by_masked_rows_does_not_depend_on_unmasked_ones(make_batch):
     masked = torch.tensor([[True, False], [True, True], [False, False], [False, False]]).numpy()
     settings = {"teacher_temperature": constant(0.1)}
-    by_rows = ibot.Config(**settings).build(CLOCK, {"cls": heads.Config(prototypes=6)}, 8)
-    by_masked = ibot.Config(divide_by="masked_rows", **settings).build(CLOCK, {"cls": heads.Config(prototypes=6)}, 8)
+    by_rows = ibot.Config(**settings).build(context(CLOCK, {"cls": heads.Config(prototypes=6)}, 8))
+    by_masked = ibot.Config(divide_by="masked_rows", **settings).build(
+        context(CLOCK, {"cls": heads.Config(prototypes=6)}, 8)
+    )
     outputs = {by_rows.student_request: torch.randn(3, 6), by_rows.teacher_request: torch.randn(3, 6)}
     batch = make_batch(2, {"global": 2}, masked)
     torch.testing.assert_close(by_masked(outputs, batch, 0).loss, 2 * by_rows(outputs, batch, 0).loss)
@@ -141,7 +143,7 @@ def test_dividing_by_masked_rows_does_not_depend_on_unmasked_ones(make_batch):
 def test_all_patches_count_alike(make_batch):
     masked = np.zeros((4, 6), bool)
     masked[:, :2] = True
-    objective = ibot.Config(over="all", teacher_temperature=constant(0.07)).build(CLOCK, HEADS, 8)
+    objective = ibot.Config(over="all", teacher_temperature=constant(0.07)).build(context(CLOCK, HEADS, 8))
     student, teacher = torch.randn(4, 6, 64, requires_grad=True), torch.randn(4, 6, 64)
     assert {request.token for request in objective.requests} == {"patches"}
     result = objective(

@@ -12,6 +12,7 @@ from foundation.errors import UserError
 from foundation.objectives import koleo as module
 from foundation.objectives.koleo import koleo
 from foundation.schedules import Clock
+from tests.objectives.contexts import context
 
 
 def agrees(data, name, grad, x, **settings):
@@ -80,7 +81,7 @@ def test_collapsed_features_stay_finite(dtype, value):
 
 
 def test_views_count_separately_and_a_lone_sample_has_loss_zero(make_batch):
-    objective = module.Config().build(Clock(1, 1.0), {}, 4)
+    objective = module.Config().build(context(Clock(1, 1.0), {}, 4))
     x = torch.randn(6, 4, requires_grad=True)
     loss = objective({objective.request: x}, make_batch(3, {"global": 2}), 0).loss
     torch.testing.assert_close(loss, koleo(x[:3])[0] + koleo(x[3:])[0])

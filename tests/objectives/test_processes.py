@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from foundation.objectives.centering import Centering, SinkhornKnopp
+from tests.objectives.contexts import context
 
 SIZES = [3, 5, 0, 4]  # rows of each process; masked patches differ in number, and there may be none
 
@@ -42,13 +43,13 @@ def test_unequal_parts_give_the_assignments_and_the_centre_of_the_whole(tmp_path
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", ["centering", "sinkhorn"])
 def test_no_objective_waits_for_the_device(make_batch, target):
-    from foundation import heads
+    from foundation.heads import prototypes as heads
     from foundation.objectives import dino, ibot, koleo
     from foundation.schedules import Clock
 
     configs = (dino.Config(target=target), ibot.Config(target=target), koleo.Config())
     head = {"cls": heads.Config(prototypes=64)}
-    objectives = [config.build(Clock(10, 1.0), head, 16).cuda() for config in configs]
+    objectives = [config.build(context(Clock(10, 1.0), head, 16)).cuda() for config in configs]
     masked = np.zeros((8, 9), dtype=bool)
     masked[::2, :4] = True
     batch = make_batch(4, {"global": 2, "local": 3}, masked).to("cuda")

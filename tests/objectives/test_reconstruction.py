@@ -20,6 +20,8 @@ from foundation.plugins import resolve
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 from foundation.zoo.load import load_encoder
+from tests.encoders.inputs import inputs
+from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
 
@@ -68,7 +70,7 @@ def test_drop_mode_never_sees_what_is_hidden():
     data = torch.randn(4, 3, 8, 8)
     where = model.tokenizer.spread(mask.masked, data)
     other = torch.where(where, torch.randn_like(data), data)
-    first, second = (model([x], [mask.masked], drop=[8])[0] for x in (data, other))
+    first, second = (model(inputs([x], [mask.masked], drop=[8]))[0] for x in (data, other))
     torch.testing.assert_close(first.patches, second.patches)
     torch.testing.assert_close(first.cls, second.cls)
     # Visible places are the trunk's outputs of the visible tokens alone, hidden ones the mask token and its position.
@@ -90,7 +92,7 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
     seen = {}
     hook = model.tokenizer.register_forward_pre_hook(lambda module, inputs: seen.update(view=inputs[0]))
     config = reconstruction.Config()
-    objective = config.build(CLOCK, {}, 16)
+    objective = config.build(context(CLOCK, {}, 16))
     outputs = Branch(model, {})(batch_of(data, mask), objective.requests, hide=True)
     hook.remove()
     where = grids.spread(mask.masked, (8, 8), (2, 2)).expand_as(data)
@@ -108,7 +110,7 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
 
 def test_loss_is_that_of_the_hidden_tokens():
     mask = draw()
-    objective = reconstruction.Config(distance="l1").build(CLOCK, {}, 16)
+    objective = reconstruction.Config(distance="l1").build(context(CLOCK, {}, 16))
     objective.attach(encoder())
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
@@ -122,7 +124,7 @@ def test_loss_is_that_of_the_hidden_tokens():
 
 def test_normalised_targets_ignore_brightness_and_contrast():
     mask = draw()
-    objective = reconstruction.Config(normalise=True).build(CLOCK, {}, 16)
+    objective = reconstruction.Config(normalise=True).build(context(CLOCK, {}, 16))
     objective.attach(encoder())
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
@@ -147,7 +149,7 @@ def test_chamfer_does_not_care_about_the_order_of_points():
 def test_learns_to_fill_in(mode):
     model = encoder()
     config = reconstruction.Config(decoder_depth=1, decoder_width=16, decoder_heads=2, layers=2, hidden=32)
-    objective = config.build(CLOCK, {}, 16)
+    objective = config.build(context(CLOCK, {}, 16))
     objective.attach(model)
     # Stripes: what is hidden follows from the rest of its row.
     data = torch.randn(8, 1, 8, 1).expand(8, 3, 8, 8) + torch.zeros(8, 3, 8, 8)
@@ -192,6 +194,6 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="not a multiple of decoder_heads"):
         reconstruction.Config(decoder_width=10, decoder_heads=4)
     with pytest.raises(UserError, match=r"tokens of \[points, 3\]"):
-        reconstruction.Config(distance="chamfer").build(CLOCK, {}, 16).attach(encoder())
+        reconstruction.Config(distance="chamfer").build(context(CLOCK, {}, 16)).attach(encoder())
     with pytest.raises(UserError, match="what a token covers"):
-        reconstruction.Config().build(CLOCK, {}, 16).attach(torch.nn.Linear(2, 2))
+        reconstruction.Config().build(context(CLOCK, {}, 16)).attach(torch.nn.Linear(2, 2))

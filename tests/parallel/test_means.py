@@ -8,6 +8,7 @@ COMMON = """
 import json, sys, torch, numpy as np
 from dataclasses import replace
 from torch import nn
+from tests.objectives.contexts import context
 from foundation.parallel import collective as c
 from foundation.parallel.process_group import process_group
 torch.manual_seed(0)
@@ -54,10 +55,10 @@ print(json.dumps(found))
 LOSSES = (
     COMMON
     + """
-from foundation import heads
+from foundation.heads import prototypes as heads
 from foundation.masks.rule import token_mask
 from foundation.objectives import byol, cluster, contrast, ibot, koleo, reconstruction
-from foundation.objectives.base import Request
+from foundation.branches.request import Request
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 
@@ -92,7 +93,7 @@ def run(objective, raw, samples, mask):
     ids = torch.arange(B)[samples].repeat(V)
     views = {n: View(torch.empty(len(ids), 0), "image", n, V, ids, torch.empty(0)) for n in ("global", "frame")}
     outputs = {r: part(raw[r.branch], r, samples, mask) for r in objective.requests}
-    batch = Batch(views, {("global", "masking"): mask}, (), torch.empty(0), 0, len(ids) // V)
+    batch = Batch(views, {"global": mask}, (), torch.empty(0), 0, len(ids) // V)
     result = objective(outputs, batch, 0)
     return result, raw["student"]
 
@@ -108,7 +109,7 @@ with process_group("cpu"):
         for name, config in CONFIGS.items():
             torch.manual_seed(1)
             class Encoder: tokenizer = type("T", (), {"cell_shape": (3, 1)})
-            pair = [config.build(clock=Clock(10, 1.0), heads=HEADS, width=D) for _ in range(2)]
+            pair = [config.build(context(Clock(10, 1.0), HEADS, D)) for _ in range(2)]
             for objective in pair: objective.attach(Encoder)
             pair[1].load_state_dict(pair[0].state_dict())
             synchronise(pair[1])

@@ -1,9 +1,9 @@
-"""Heads: what stands between an encoder's features and an objective. Letters: R rows, D width, K prototypes."""
+"""Prototype heads and projectors, for single tokens. Letters: R rows, D width, K prototypes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,9 @@ class Config:
     """Between the hidden layers."""
     freeze_scale: bool = True
     """Keep every prototype at length 1 (DINO's ``norm_last_layer``); False learns one length each, as DINOv2."""
+
+    whole: ClassVar[bool] = False
+    """It takes rows of tokens, whatever view or place they are of."""
 
     def __post_init__(self) -> None:
         check(self, "heads")

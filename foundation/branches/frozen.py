@@ -1,0 +1,118 @@
+"""A frozen branch: a model that was trained elsewhere, with its own size, statistics and rate (experts, teachers)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer, ViewShape
+from foundation.branches.request import Request
+from foundation.errors import UserError
+from foundation.modalities.fits import fit
+from foundation.types import Batch
+from foundation.zoo.load import LoadedEncoder, load_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An encoder that never changes. Its weights are not in the checkpoints: only their checksum is, and a run goes on
+    with no others."""
+
+    weights: str
+    """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``)."""
+    branch: str = "teacher"
+    """Which encoder of a run folder or checkpoint."""
+
+    def build(self, context: BranchContext) -> FrozenBranch:
+        """The branch.
+
+        Raises:
+            UserError: the weights cannot be read.
+        """
+        loaded = load_encoder(self.weights, branch=self.branch)
+        return FrozenBranch(loaded, context.views)
+
+
+class FrozenBranch(Branch):
+    """See :class:`Config`.
+
+    Args:
+        loaded: the encoder and what it wants to be fed.
+        views: of the recipe.
+
+    Attributes:
+        checksum: [32] uint8, SHA-256 of the weights.
+    """
+
+    checksum: Tensor
+
+    def __init__(self, loaded: LoadedEncoder, views: Mapping[str, ViewShape]) -> None:
+        super().__init__()
+        self.description = loaded.description
+        # Not registered: neither checkpoints nor data parallel training must carry weights that never change.
+        self._held = [EncoderBranch(loaded.encoder, {}, {}).requires_grad_(False).eval()]
+        digest = torch.frombuffer(bytearray(digest_of(loaded)), dtype=torch.uint8)
+        self.register_buffer("checksum", digest.clone())
+        self.register_load_state_dict_pre_hook(_refuse_others)
+        self._fits: dict[str, nn.Module] = {}
+        self._refusals: dict[str, str] = {}
+        for name, view in views.items():
+            try:
+                self._fits[name] = fit(view.modality, loaded.modality, view.shape, view.evaluation, loaded.evaluation)
+            except UserError as error:
+                self._refusals[name] = str(error)
+
+    @property
+    def model(self) -> EncoderBranch:
+        """The encoder."""
+        return self._held[0]
+
+    @property
+    def offer(self) -> Offer:
+        return self.model.offer
+
+    def refusal(self, request: Request) -> str | None:
+        text = self._refusals.get(request.view)
+        return None if text is None else f"cannot be asked about view {request.view!r}: {text}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBranch:
+        super()._apply(fn, recurse)
+        for module in (*self._held, *self._fits.values()):
+            module._apply(fn)
+        return self
+
+    def forward(
+        self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]
+    ) -> dict[Request, Tensor]:
+        """Answers by request, of views that are made what the encoder was trained on."""
+        requests = tuple(requests)
+        seen = {request.view for request in requests}
+        views = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in seen}
+        return self.model(replace(batch, views={**batch.views, **views}), requests)
+
+
+def digest_of(loaded: LoadedEncoder) -> bytes:
+    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors."""
+    if loaded.sha256 is not None:
+        return bytes.fromhex(loaded.sha256)
+    total = hashlib.sha256()
+    for name, tensor in sorted(loaded.encoder.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.digest()
+
+
+def _refuse_others(module: nn.Module, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    assert isinstance(module, FrozenBranch)
+    saved = state.get(f"{prefix}checksum")
+    if saved is not None and not torch.equal(saved.cpu(), module.checksum.cpu()):
+        raise UserError(
+            f"the frozen branch of this run had other weights than {module.description} has now: put back the file "
+            "that it was trained with, or begin a new run"
+        )
