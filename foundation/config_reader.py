@@ -274,8 +274,8 @@ class Reader:
 
     def read_plugin(self, plugin: Plugin, node: MappingNode, key: str, default: Any) -> Any:
         name_node = find(node, plugin.key)
-        if name_node is None and plugin.default:
-            return self.read_dataclass(resolve(plugin.pattern, plugin.default).Config, node, key)
+        if name_node is None and plugin.usual is not None:
+            return self.read_dataclass(resolve(plugin.pattern, plugin.usual).Config, node, key)
         if name_node is None and not dataclasses.is_dataclass(default):
             return self.problem(node, f"missing required key {_join(key, plugin.key)!r}: which {plugin.kind}?")
         if name_node is None:

@@ -62,6 +62,7 @@ class BranchContext:
         branches: those built so far, by name.
         previous: the branches of the stage before, by name; empty in the first.
         views: shapes by name.
+        extras: names of the further members of a sample, ``data.extras``.
     """
 
     name: str
@@ -72,6 +73,7 @@ class BranchContext:
     branches: Mapping[str, Branch]
     previous: Mapping[str, Branch] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
 
 
 class Branch(nn.Module):

@@ -50,7 +50,7 @@ def branches(
     for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe),
+            previous=previous or {}, views=view_shapes(recipe), extras=tuple(recipe.data.extras),
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -217,7 +217,7 @@ def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
         try:
             check_hiding(encoder, rule.mode)
         except UserError as error:
-            problems.append(("masking.mode" if name == MASKING else f"masks.{name}.mode", str(error)))
+            problems.append((name if name == MASKING else f"masks.{name}", str(error)))
     return problems
 
 

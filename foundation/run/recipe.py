@@ -21,7 +21,7 @@ from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
 from foundation.types import MASKING, Batch
 
-MASK = Plugin("foundation.masks.{name}", "block", "kind")
+MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
 """A mask rule; ``kind`` is a file in ``foundation/masks``."""
 
 STUDENT = "student"
@@ -142,7 +142,9 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
+        default_factory=dict
+    )
     """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
