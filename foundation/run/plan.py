@@ -88,10 +88,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             continue
         tokens[name] = 0
         for view, mask in seen:
-            shape, share = (
-                (roles[view][0], *roles[view][1]),
-                1.0 if mask is None else recipe.mask_rules[mask].visible_share,
-            )
+            shape = (roles[view][0], *roles[view][1])
+            share = 1.0 if mask is None else recipe.mask_rules[mask].visible_share
             tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
             flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
