@@ -88,7 +88,8 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             continue
         tokens[name] = 0
         for view, mask in seen:
-            shape, share = (roles[view][0], *roles[view][1]), 1.0 if mask is None else _share(recipe, view)
+            shape = (roles[view][0], *roles[view][1])
+            share = 1.0 if mask is None else recipe.mask_rules[mask].visible_share
             tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, view) * share))
             flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
@@ -111,11 +112,6 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
 
 def _num_tokens(recipe: Recipe, view: str) -> int:
     return len(build.coordinates(recipe, view)) + int(build.encoder_for(recipe, view).registers)
-
-
-def _share(recipe: Recipe, view: str) -> float:
-    """Tokens of a view that reach the student's trunk."""
-    return recipe.masking.visible_share if recipe.masking and view in recipe.masking.views else 1.0
 
 
 def _trained(learner: Learner) -> dict[str, Branch]:
@@ -150,7 +146,9 @@ def _memory(
         if request.head is not None:
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
-                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
+                rule = None if request.chosen_by is None else recipe.mask_rules[request.chosen_by[1]]
+                masked = 1.0 if rule is None else rule.mean_share
+                share = masked if request.token == "masked" or rule is None else 1.0 - masked
                 count *= len(build.coordinates(recipe, request.view)) * share
             outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
             logits += int(rows * count * outputs * (2 if half else 4))
