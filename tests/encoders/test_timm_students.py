@@ -26,7 +26,7 @@ heads:
 objectives:
   - {{name: dino, head: cls, target: sinkhorn, teacher_temperature: 0.04}}
 {patches}
-teachers: {{teacher: {{name: ema, momentum: 0.9}}}}
+branches: {{teacher: {{name: ema, momentum: 0.9}}}}
 optimizer: {{learning_rate: 2e-3, scaling: none, weight_decay: 0.05, freeze_last_layer: 0 steps, layer_decay: 0.9,
   patch_embed_multiplier: 0.5}}
 train: {{length: {steps} steps, batch_size: 16, log_every: 1, precision: float32, device: cpu}}
