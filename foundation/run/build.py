@@ -193,7 +193,7 @@ def learner(
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
-    places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
+    places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
     unserved = made.check(tuple(recipe.views.roles), masks)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
