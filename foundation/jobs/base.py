@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from foundation.branches.base import EncoderBranch
 from foundation.data.loader import PlannedBatches, Plans, make_loader
 from foundation.data.pipeline import EvalPipeline
 from foundation.data.shards import ShardSet
 from foundation.data.sources import Stream, single
 from foundation.engine.learner import Learner
+from foundation.errors import UserError
 from foundation.parallel.collective import rank, world_size
 from foundation.schedules import Clock
 
@@ -75,6 +77,21 @@ class JobContext:
     def num_samples(self) -> int:
         """Samples of all sources."""
         return sum(int(shards.num_samples) for shards in self.sources.values())
+
+    def branch(self, name: str | None = None) -> EncoderBranch:
+        """A branch that has an encoder.
+
+        Args:
+            name: None: the measured one.
+
+        Raises:
+            UserError: there is none of this name; names those there are.
+        """
+        able = {key: one for key, one in self.learner.named_branches.items() if isinstance(one, EncoderBranch)}
+        wanted = name or self.learner.measured
+        if wanted not in able:
+            raise UserError(f"no branch with an encoder is called {wanted!r}; there are: {', '.join(able) or 'none'}")
+        return able[wanted]
 
     def samples(self, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the training data, one evaluation view of each sample, in stored order.

@@ -9,6 +9,7 @@ from typing import Annotated
 from foundation.jobs.base import Job, JobContext
 from foundation.ranges import Range, check
 from foundation.schedules import Duration
+from foundation.zoo.export import write_export
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Config:
         Raises:
             UserError: no branch with an encoder has this name.
         """
-        context.learner.branch(self.branch)
+        context.branch(self.branch)
         return ExportJob(self.branch)
 
 
@@ -44,13 +45,11 @@ class ExportJob(Job):
 
     def run(self, context: JobContext) -> Mapping[str, float]:
         """Process 0 writes; a disk that is full is said and ends nothing."""
-        from foundation.zoo.export import write_export
-
         if context.rank != 0 or context.folder is None:
             return {}
         name = self.branch or context.learner.measured
         path = context.folder / "export" / f"step-{context.total_step:08d}" / f"{name}.safetensors"
-        tensors = context.learner.branch(name).encoder.state_dict()
+        tensors = context.branch(name).encoder.state_dict()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_export(path, tensors, context.recipe, name, context.total_step, context.placement.plain())

@@ -1,4 +1,4 @@
-"""A probe as a job: the encoder of the measured branch is measured as it stands. The recipe's ``probes`` become these."""
+"""A probe as a job: a branch's encoder is measured as it stands. The recipe's ``probes`` become these."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Config:
         Raises:
             UserError: no branch with an encoder has this name.
         """
-        context.learner.branch(self.branch)
+        context.branch(self.branch)
         return ProbeJob(self)
 
 
@@ -52,7 +52,7 @@ class ProbeJob(Job):
         return on_first_rank(lambda: self._measure(context))
 
     def _measure(self, context: JobContext) -> dict[str, float]:
-        encoder = context.learner.branch(self.config.branch).encoder
+        encoder = context.branch(self.config.branch).encoder
         views = context.recipe.views
         modes = {module: module.training for module in encoder.modules()}
         try:

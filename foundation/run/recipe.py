@@ -108,8 +108,8 @@ class Train:
     log_every: Count = 10
     """Steps between two lines of metrics."""
     only: tuple[str, ...] | None = None
-    """Patterns of the parameters that are trained, such as ``registers``, ``heads`` or ``student.encoder.*``; the others
-    keep their first values (see docs/recipes.md). None: all of the trained branches and of the objectives."""
+    """Patterns of the parameters that are trained, such as ``registers``, ``heads`` or ``student.encoder.*``; the
+    others keep their first values (see docs/recipes.md). None: all of the trained branches and the objectives."""
 
     def __post_init__(self) -> None:
         check(self, "train")
@@ -118,10 +118,10 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of a run. Each key that it has replaces the recipe's key of that name, whole, for this stage; null takes
-    it away. The first step of a stage finds the branches as the stage before has left them, by name; optimiser, centres,
-    queues, order of the data and schedules begin anew."""
+class StageConfig:
+    """One stage of a run. Each key that it has replaces the recipe's key of that name, whole, for this stage; null
+    takes it away. A stage finds the branches as the stage before has left them, by name; optimiser, centres, queues,
+    order of the data and schedules begin anew."""
 
     name: str
     """Name of the stage."""
@@ -216,7 +216,7 @@ class Recipe:
     """Measurements during training, such as kNN every 500 steps."""
     jobs: tuple[Annotated[Any, Plugin("foundation.jobs.{name}")], ...] = ()
     """Work between two steps, on all processes: exports on the way, clusterings."""
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageConfig, ...] = ()
     """Parts of the run, one after the other, each with keys of its own in place of the recipe's; empty: one part."""
 
     def __post_init__(self) -> None:
