@@ -95,7 +95,7 @@ class Trainer:
 
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
-        previous = self.stage.learner.named_branches if part.number else None
+        previous = dict(self.stage.learner.named_branches.items()) if part.number else None
         return Stage(part, self.place, self.folder.path, self.say, previous)
 
     def run(self) -> None:
