@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from foundation import counter
-from foundation import masking as token_masking
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
@@ -17,11 +16,16 @@ from foundation.engine.state import RESERVED
 from foundation.errors import UserError
 from foundation.inherited import INHERITED
 from foundation.jobs import probe as probe_job
+from foundation.masks.rule import Rule, in_order
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
 from foundation.run import guard as run_guard
 from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
+from foundation.types import MASKING, Batch
+
+MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
+"""A mask rule; ``kind`` is a file in ``foundation/masks``."""
 
 STUDENT = "student"
 """Branch that the recipe's ``encoder`` and ``heads`` are."""
@@ -64,6 +68,9 @@ class Data:
     much together, a worker makes their views before it decodes more."""
     samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
     """Samples that count as one epoch in durations; None: what the shards (of all sources) hold."""
+    extras: dict[str, Annotated[Any, Plugin("foundation.data.extras.{name}", key="kind")]] = field(default_factory=dict)
+    """Further members of each sample that the run reads, by the name that objectives use: teachers' features, region
+    maps, text."""
     timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
@@ -74,6 +81,12 @@ class Data:
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
+        taken = {part.name for part in fields(Batch)}
+        for name in self.extras:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise UserError(f"data.extras: {name!r} is no plain name: use letters, digits and '_'")
+            if name in taken:
+                raise UserError(f"data.extras: every batch has {name!r} already; give this one another name")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -142,12 +155,14 @@ class StageConfig:
     initial: initial_weights.Config | None = INHERITED
     """Weights that the student's encoder starts from, in place of those of the stage before. The recipe's count for the
     first stage alone."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = INHERITED
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = INHERITED
     """The student's heads by name; those that the stage before had go on."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...] = INHERITED
     """Losses."""
-    masking: token_masking.Config | None = INHERITED
+    masking: Annotated[Any, MASK] | None = INHERITED
     """Tokens hidden from the student."""
+    masks: dict[str, Annotated[Any, MASK]] = INHERITED
+    """Further mask rules by name."""
     branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = INHERITED
     """What turns views into features beside the student."""
     measured: str | None = INHERITED
@@ -190,12 +205,16 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
+        default_factory=dict
+    )
     """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
-    masking: token_masking.Config | None = None
-    """Tokens hidden from the student; None: none."""
+    masking: Annotated[Any, MASK] | None = None
+    """Tokens hidden from the student; None: none. It is the mask rule that is called ``masking``."""
+    masks: dict[str, Annotated[Any, MASK]] = field(default_factory=dict)
+    """Further mask rules by name; a view may have masks by several of them."""
     branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
         default_factory=lambda: {"teacher": ema.Config()}
     )
@@ -236,6 +255,12 @@ class Recipe:
         for job in self.jobs:
             if not isinstance(getattr(job, "every", None), Duration):
                 raise UserError(f"jobs: {type(job).__module__} has no interval: its Config must have `every: Duration`")
+        for name in self.masks:
+            if name == MASKING or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                taken = "that is the rule of the section masking"
+                advice = taken if name == MASKING else "use letters, digits, '_' and '-'"
+                raise UserError(f"masks: a rule cannot be called {name!r}: {advice}")
+        in_order(self.mask_rules)
 
     @property
     def num_stages(self) -> int:
@@ -269,6 +294,11 @@ class Recipe:
     def all_jobs(self) -> tuple[Any, ...]:
         """Configs of the jobs, those that ``probes`` stand for first."""
         return (*(probe_job.Config(every=probe.every, probe=probe) for probe in self.probes), *self.jobs)
+
+    @property
+    def mask_rules(self) -> dict[str, Rule]:
+        """All mask rules by name."""
+        return ({} if self.masking is None else {MASKING: self.masking}) | self.masks
 
     @property
     def lasting(self) -> Recipe:

@@ -182,7 +182,7 @@ class Stage:
         assert self._replica is not None
         return accumulate(
             feed, self._replica, self.place, step, self.recipe.train.accumulate,
-            masked=self.recipe.masking is not None, watched=watched, see=see,
+            masked=bool(self.recipe.mask_rules), watched=watched, see=see,
         )  # fmt: skip
 
     def apply(self, norm: Tensor, step: int) -> dict[str, float]:
