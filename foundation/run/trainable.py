@@ -27,8 +27,8 @@ def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
     """Freeze all that no pattern means: it gets no gradient and is in no group of the optimizer.
 
     A pattern is one of :data:`TOKENS`, ``patch_embed``, ``blocks.3`` (``blocks.-1``: the last), or stands for names as
-    in ``student.encoder.trunk.*``, ``student.heads.cls``, ``objectives.dino``, also without the branch (``heads.cls``); a
-    name that is meant means all below it.
+    in ``student.encoder.trunk.*``, ``student.heads.cls``, ``objectives.dino``, also without the branch
+    (``heads.cls``); a name that is meant means all below it.
 
     Args:
         learner: of a stage.
