@@ -21,6 +21,7 @@ from foundation import schema
 from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of, written_at
 from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
 from foundation.errors import RecipeError, UserError
+from foundation.inherited import INHERITED
 from foundation.plugins import name_of
 from foundation.printable import printable
 from foundation.ranges import bare
@@ -154,7 +155,8 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
             return short
         hints, marker = hints_of(type(obj)), plugin_of(hint)
         named = {} if marker is None else {marker.key: name_of(marker.pattern, obj)}
-        return named | {f.name: to_plain(getattr(obj, f.name), hints[f.name]) for f in fields_of(type(obj))}
+        given = [(f.name, getattr(obj, f.name)) for f in fields_of(type(obj))]
+        return named | {name: to_plain(value, hints[name]) for name, value in given if value is not INHERITED}
     arguments = [a for member in members_of(hint) for a in get_args(bare(member))]
     if isinstance(obj, Mapping):
         return {key: to_plain(value, arguments[1] if len(arguments) > 1 else None) for key, value in obj.items()}
