@@ -16,9 +16,10 @@ from typing import Any, TypeVar, get_args
 import yaml
 
 from foundation import schema
-from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of
+from foundation.config_nodes import compose, mapping_at, mark_of, place_of, refuse_spaces, start_of
 from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
-from foundation.errors import UserError
+from foundation.errors import RecipeError, UserError
+from foundation.inherited import INHERITED
 from foundation.plugins import name_of
 from foundation.printable import printable
 from foundation.ranges import bare
@@ -68,6 +69,23 @@ def load(
         lines = [f"  {line}" for _, line in sorted(reader.problems, key=lambda problem: problem[0])]
         raise UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
     return typing.cast(T, value)
+
+
+def placed(error: RecipeError, source: Path, overrides: Sequence[str] = ()) -> UserError:
+    """The problems of a recipe, each with file and line.
+
+    Args:
+        error: what is wrong, by key.
+        source: file of the recipe.
+        overrides: as for :func:`load`.
+    """
+    reader, root = Reader(), compose(read_text(source), str(source)) or mapping_at(start_of(str(source)))
+    for override in overrides:
+        reader.override(root, override)
+    marks = [(mark_of(root, key), text) for key, text in error.problems]
+    marks.sort(key=lambda item: (item[0].name != str(source), item[0].line))
+    lines = [f"  {place_of(mark)}: {text}" for mark, text in marks]
+    return UserError("\n".join([f"{plural(len(lines), 'problem')} in {source}", *lines]))
 
 
 def read_text(path: Path) -> str:
@@ -123,7 +141,8 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
             return short
         hints, marker = hints_of(type(obj)), plugin_of(hint)
         named = {} if marker is None else {marker.key: name_of(marker.pattern, obj)}
-        return named | {f.name: to_plain(getattr(obj, f.name), hints[f.name]) for f in fields_of(type(obj))}
+        given = [(f.name, getattr(obj, f.name)) for f in fields_of(type(obj))]
+        return named | {name: to_plain(value, hints[name]) for name, value in given if value is not INHERITED}
     arguments = [a for member in members_of(hint) for a in get_args(bare(member))]
     if isinstance(obj, Mapping):
         return {key: to_plain(value, arguments[1] if len(arguments) > 1 else None) for key, value in obj.items()}

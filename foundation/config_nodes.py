@@ -76,6 +76,22 @@ def find(node: MappingNode, key: str) -> Node | None:
     return next((value for k, value in node.value if k.value == key), None)
 
 
+def mark_of(root: Node, key: str) -> yaml.Mark:
+    """Where a key such as ``objectives.0.weight`` stands; where it does not, the last part of it that does."""
+    mark, here = root.start_mark, root
+    for part in key.split("."):
+        if isinstance(here, MappingNode):
+            entry = next(((k.start_mark, value) for k, value in here.value if k.value == part), None)
+        elif isinstance(here, SequenceNode) and part.isdigit() and int(part) < len(here.value):
+            entry = here.value[int(part)].start_mark, here.value[int(part)]
+        else:
+            entry = None
+        if entry is None:
+            break
+        mark, here = entry
+    return mark
+
+
 def no_entry(entries: SequenceNode, parts: list[str], place: int) -> str:
     """What to say of an override that names no entry of a list; entries with a name are called by it."""
     above, rest = ".".join(parts[:place]), ".".join(parts[place + 1 :])

@@ -150,9 +150,9 @@ def begin(folder, trainer) -> None:
     """Keep the recipe; of a run that has no checkpoint yet, refuse a folder without room for one."""
     from foundation import config
 
-    new = trainer.last_checkpoint is None
+    new = trainer.keeper.last is None
     if new:
-        folder.require_room(trainer.checkpoint_bytes)
+        folder.require_room(trainer.stage.bytes)
     folder.write_recipe(config.dump(trainer.recipe.lasting), new)
 
 

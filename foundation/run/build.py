@@ -24,6 +24,7 @@ from foundation.modalities.lattice import check_views
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.run.recipe import STUDENT, Recipe
+from foundation.run.succession import take_over
 from foundation.schedules import Clock, Schedule
 from foundation.types import MASKING
 from foundation.weights import fitting_memory
@@ -54,6 +55,7 @@ def branches(
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
+            take_over(name, branch, context.previous)
             if name == STUDENT and recipe.initial is not None and not _on_meta(branch):
                 recipe.initial.apply(branch.encoder)
         except UserError as error:
