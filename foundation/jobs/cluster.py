@@ -69,7 +69,7 @@ class Config:
         Raises:
             UserError: no branch with an encoder, no objective's store, or no head for so many clusters.
         """
-        context.learner.branch(self.branch)
+        context.branch(self.branch)
         stores = context.learner.stores
         classes = {name: cast(Store, store).classes for name, store in stores.items()}
         able = {name: count for name, count in classes.items() if count is not None}
@@ -124,7 +124,7 @@ class ClusterJob(Job):
 
     def _features(self, context: JobContext) -> dict[str, Tensor]:
         """Features [n, D] of this process's share, numbers [n] and labels [n] of the samples."""
-        encoder = context.learner.branch(self.config.branch).encoder
+        encoder = context.branch(self.config.branch).encoder
         modes = {module: module.training for module in encoder.modules()}
         batches = context.samples(self.config.batch_size, self.config.workers)
         try:
