@@ -25,6 +25,7 @@ from foundation.schedules import Duration, Weight
 from foundation.types import Batch
 
 _ROUNDS = 50  # of expectation and maximisation; two components of one number settle in about 20
+_UNKNOWN = -1.0  # in the place of a loss
 _LEAST_LOSS = 1e-6  # below this a logarithm says nothing of a sample
 
 
@@ -109,7 +110,7 @@ class PseudoLabel(Objective):
         self.every = 0
         if config.gate is not None:
             self.every = max(1, config.gate.steps(context.clock))
-            context.stores.open(self._losses, (), torch.float32, fill=math.nan)
+            context.stores.open(self._losses, (), torch.float32, fill=_UNKNOWN)
             self.register_buffer("mixture", torch.zeros(3, 2))
             self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         if config.teacher is not None:
@@ -178,11 +179,11 @@ class PseudoLabel(Objective):
         # The first micro-batch of a step fits, before a loss of the step is stored: their number is no matter then.
         if self.training and step and step % self.every == 0 and step != self._step:
             self._step = step
-            mixture, enough = two_normals(store.values.clamp(min=_LEAST_LOSS).log())
+            mixture, enough = two_normals(store.values.clamp(min=_LEAST_LOSS).log(), store.values >= 0)
             self.mixture.copy_(torch.where(enough, mixture, self.mixture))
             self.fitted |= enough
         if self.training:
-            store.write(batch.index, torch.where(known, losses, math.nan))
+            store.write(batch.index, torch.where(known & losses.isfinite(), losses, _UNKNOWN))
         return known & (~self.fitted | is_low(losses.clamp(min=_LEAST_LOSS).log(), self.mixture))
 
 
@@ -203,16 +204,16 @@ def with_margin(cosines: Tensor, clusters: Tensor, margin: float) -> Tensor:
     return cosines.scatter(2, index, torch.where(own > -math.cos(margin), turned, own - margin * math.sin(margin)))
 
 
-def two_normals(values: Tensor) -> tuple[Tensor, Tensor]:
+def two_normals(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Two normal distributions fitted to numbers by expectation-maximisation; nothing waits for the device.
 
     Args:
-        values: [S]; those that are not finite do not count.
+        values: [S].
+        there: [S] bool, those that count.
 
     Returns:
         [3, 2] shares, means and variances, the lower mean first; and whether two of the numbers differ, [] bool.
     """
-    there = values.isfinite()
     x, weight = torch.where(there, values, 0.0), there.to(values.dtype)
     count = weight.sum()
     mean = (x * weight).sum() / count.clamp(min=1)
