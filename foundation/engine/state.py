@@ -56,8 +56,9 @@ class Progress:
 def modules(learner: Learner, jobs: nn.Module | None = None) -> dict[str, nn.Module]:
     """What is saved of a stage, by checkpoint file: each branch that has a state, objectives, stores, jobs with one."""
     branches = {name: branch for name, branch in learner.named_branches.items() if branch.state_dict()}
-    kept = {} if jobs is None or not jobs.state_dict() else {"jobs": jobs}
-    return {**branches, "objectives": learner.objectives, "stores": learner.stores, **kept}
+    stores = {"stores": learner.stores} if len(learner.stores) else {}
+    kept = {"jobs": jobs} if jobs is not None and jobs.state_dict() else {}
+    return {**branches, "objectives": learner.objectives, **stores, **kept}
 
 
 def capture(
