@@ -55,7 +55,7 @@ def branches(
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
-            take_over(name, branch, context.previous)
+            problems += [(f"branches.{name}", text) for text in take_over(name, branch, context.previous)]
             if name == STUDENT and recipe.initial is not None and not _on_meta(branch):
                 recipe.initial.apply(branch.encoder)
         except UserError as error:

@@ -15,6 +15,7 @@ from foundation.engine.learner import Learner
 from foundation.engine.state import Progress, kept_random
 from foundation.errors import RecipeError, UserError
 from foundation.jobs.base import Job, JobContext
+from foundation.parallel.collective import on_first_rank
 from foundation.run.build import Placement
 from foundation.run.recipe import Recipe
 from foundation.run.watchdog import Watchdog
@@ -116,5 +117,7 @@ class Jobs:
             job = cast(Job, self.modules[name])
             context = replace(self._context, step=progress.of_stage, total_step=progress.step, folder=folder)
             with watchdog.longer(job.doing), kept_random():
-                figures = job.run(context)
+                own = dict(job.run(context))
+                # All leave together: who is done first would wait for the others in a step, with a step's patience.
+                figures = on_first_rank(own.copy)
             yield figures

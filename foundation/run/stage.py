@@ -26,7 +26,7 @@ from foundation.run import build
 from foundation.run.build import Placement
 from foundation.run.jobs import Jobs
 from foundation.run.recipe import Recipe
-from foundation.run.trainable import choose
+from foundation.run.trainable import KEY, choose
 from foundation.schedules import Clock
 from foundation.types import Batch
 
@@ -262,27 +262,30 @@ def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path 
             micro_batch(flat)
             learners.append(learner)
         except RecipeError as error:
-            for key, text in error.problems:
-                problems[_key(recipe, part, key), _text(recipe, part, key, text)] = None
+            for problem in error.problems:
+                _note(problems, recipe, part, *problem)
         except UserError as error:
-            problems[_key(recipe, part, ""), _text(recipe, part, "", str(error))] = None
+            _note(problems, recipe, part, "", str(error))
         previous = built
     if problems:
         raise RecipeError(list(problems))
     return learners
 
 
-def _key(recipe: Recipe, part: Part, key: str) -> str:
-    """Key of the whole recipe that a key of the flat one comes from."""
+def _note(problems: dict[tuple[str, str], None], recipe: Recipe, part: Part, key: str, text: str) -> None:
+    """Add a problem of a flat recipe under the key of the whole one that it comes from."""
     if not recipe.stages:
-        return key
-    own, stage = recipe.stages[part.number], f"stages.{part.number}"
-    first = key.partition(".")[0]
-    if key.startswith("train.only"):
-        return f"{stage}.train{key.removeprefix('train.only')}"
-    return f"{stage}.{key}" if first in own.given else key if key else stage
-
-
-def _text(recipe: Recipe, part: Part, key: str, text: str) -> str:
-    of_stage = _key(recipe, part, key).startswith("stages.")
-    return f"stage {part.name!r}: {text}" if of_stage else text
+        problems[key, text] = None
+        return
+    own, stage, first = recipe.stages[part.number], f"stages.{part.number}", key.partition(".")[0]
+    if key.startswith(KEY):
+        place = f"{stage}.train{key.removeprefix(KEY)}"
+    elif first in own.given:
+        place = f"{stage}.{key}"
+    elif part.number == 0 and key:  # of the recipe as a whole, and every stage has it
+        problems[key, text] = None
+        return
+    else:
+        place = stage
+    if (key, text) not in problems:
+        problems[place, f"stage {part.name!r}: {text}"] = None

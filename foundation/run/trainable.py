@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -15,23 +14,21 @@ from foundation.plugins import near
 
 KEY = "train.only"
 """Key of the flat recipe that has the patterns."""
-WORDS = {
+TOKENS = {
     "registers": ("register_tokens", "reg_token"),
     "positions": ("positions", "pos_embed"),
-    "patch_embed": ("tokenizer", "patch_embed"),
     "class_token": ("cls_token",),
 }
-"""Short words, and the parts of an encoder that they mean."""
-_BLOCKS = re.compile(r"blocks\.(-?\d+)")
-_SHOWN = 12  # names in a message
+"""Short words for parameters that an encoder adds to its tokens, and what encoders call them."""
+_SHOWN = 40  # names in a message
 
 
 def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
     """Freeze all that no pattern means: it gets no gradient and is in no group of the optimizer.
 
-    A pattern is one of :data:`WORDS`, ``blocks.3`` (``blocks.-1``: the last), or stands for names as in
-    ``student.encoder.trunk.*``, ``student.heads.cls``, ``objectives.dino``, also without the branch (``heads.cls``); a
-    name that is meant means all below it.
+    A pattern is one of :data:`TOKENS`, ``patch_embed``, ``blocks.3`` (``blocks.-1``: the last), or stands for names as
+    in ``student.encoder.trunk.*``, ``student.heads.cls``, ``objectives.dino``, also without the branch
+    (``heads.cls``); a name that is meant means all below it.
 
     Args:
         learner: of a stage.
@@ -43,19 +40,18 @@ def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
     named = dict(_named(learner))
     if patterns is None:
         return
-    blocks = dict(_blocks(learner))
+    words = _words(learner)
+    there = _there(named, words)
     problems: list[tuple[str, str]] = []
     chosen: set[str] = set()
     for number, pattern in enumerate(patterns):
-        found = {name for name in named if _means(pattern, name, blocks)}
+        found = {name for name in named if _means(pattern, name, words)}
         if not found:
-            there = _there(named, blocks)
             text = f"no parameter is meant by {pattern!r}{near(pattern, there)}; there are: {_listed(there)}"
             problems.append((f"{KEY}.{number}", text))
         chosen |= found
     if not patterns:
-        there = _listed(_there(named, blocks))
-        problems.append((KEY, f"nothing is trained: name a pattern; there are: {there}"))
+        problems.append((KEY, f"nothing is trained: name a pattern; there are: {_listed(there)}"))
     if problems:
         raise RecipeError(problems)
     for name, parameter in named.items():
@@ -77,38 +73,33 @@ def _named(learner: Learner) -> Iterator[tuple[str, nn.Parameter]]:
             yield f"objectives.{key}", parameter
 
 
-def _blocks(learner: Learner) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Block of each parameter that belongs to one, and how many there are."""
-    for name, branch in _trained(learner):
-        if isinstance(branch, EncoderBranch):
-            encoder = branch.encoder
-            depth = int(encoder.depth)
-            for key, _ in encoder.named_parameters():
-                if 0 < (layer := int(encoder.layer_of(key))) <= depth:
-                    yield f"{name}.encoder.{key}", (layer - 1, depth)
+def _words(learner: Learner) -> dict[str, set[str]]:
+    """Short words that mean each parameter of an encoder."""
+    words: dict[str, set[str]] = {}
+    for branch_name, branch in _trained(learner):
+        encoder = branch.encoder if isinstance(branch, EncoderBranch) else None
+        for name, _ in () if encoder is None else encoder.named_parameters():
+            parts, block, depth = {*name.split(".")}, encoder.layer_of(name) - 1, encoder.depth
+            meant = {word for word, called in TOKENS.items() if not parts.isdisjoint(called)}
+            if encoder.is_patch_embed(name):
+                meant.add("patch_embed")
+            if 0 <= block < depth:
+                meant |= {f"blocks.{block}", f"blocks.{block - depth}"}
+            words[f"{branch_name}.encoder.{name}"] = meant
+    return words
 
 
-def _means(pattern: str, name: str, blocks: dict[str, tuple[int, int]]) -> bool:
-    branch, _, rest = name.partition(".")
-    part, _, inside = rest.partition(".")
-    in_encoder = branch != "objectives" and part == "encoder"
-    if pattern in WORDS:
-        return in_encoder and not {*inside.split(".")}.isdisjoint(WORDS[pattern])
-    if number := _BLOCKS.fullmatch(pattern):
-        if name not in blocks:
-            return False
-        block, depth = blocks[name]
-        wanted = int(number[1])
-        return block == (wanted if wanted >= 0 else depth + wanted)
+def _means(pattern: str, name: str, words: Mapping[str, set[str]]) -> bool:
+    if pattern in words.get(name, ()):
+        return True
+    rest = name.partition(".")[2]
     return any(fnmatchcase(text, form) for text in (name, rest) for form in (pattern, f"{pattern}.*"))
 
 
-def _there(named: dict[str, nn.Parameter], blocks: dict[str, tuple[int, int]]) -> list[str]:
-    """What patterns can name, the coarse parts only."""
-    parts = dict.fromkeys(".".join(name.split(".")[:3]) for name in named)
-    words = [word for word in WORDS if any(_means(word, name, blocks) for name in named)]
-    depth = max((depth for _, depth in blocks.values()), default=0)
-    return [*words, *([f"blocks.0 to blocks.{depth - 1}"] if depth else []), *parts]
+def _there(named: Iterable[str], words: Mapping[str, set[str]]) -> list[str]:
+    """What patterns can name: short words and the coarse parts."""
+    short = dict.fromkeys(word for name in named for word in sorted(words.get(name, ())) if "-" not in word)
+    return [*short, *dict.fromkeys(".".join(name.split(".")[:3]) for name in named)]
 
 
 def _listed(names: Sequence[str]) -> str:
