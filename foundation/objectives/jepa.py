@@ -7,7 +7,6 @@ ones of a row that are asked for, D width of the encoder, P width of the predict
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -96,10 +95,10 @@ class Jepa(Objective):
             raise UserError(f"there is no view {config.view!r}; the recipe's are: {', '.join(context.views)}")
         if student.encoder is None:
             raise UserError(f"branch {config.student!r} has no encoder that could say where its tokens are")
+        if student.encoder.config.places is not None:
+            raise UserError(f"jepa needs tokens on a grid, and those of branch {config.student!r} lie on none")
         places = student.encoder.coordinates(context.views[config.view].shape[1:])
         grid = tuple(int(last) + 1 for last in places.max(axis=0))
-        if len(places) != math.prod(grid):
-            raise UserError("jepa needs tokens that fill a grid")
         self.predictor = Predictor(config, student.width, teacher.width, grid)
         self.context_requests = tuple(
             Request(config.student, config.view, "visible", mask=rule) for rule in config.masks
@@ -140,7 +139,7 @@ class Jepa(Objective):
 def _places(indices: Tensor, mask: TokenMask) -> Tensor:
     """[R, tokens of a row] places in the view, of places in the flattened [R * N]."""
     rows, count = mask.masked.shape
-    return indices.view(rows, -1) % count
+    return indices.view(rows, len(indices) // rows) % count
 
 
 class Predictor(nn.Module):
