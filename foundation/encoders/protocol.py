@@ -335,9 +335,7 @@ def check_hiding(encoder: Encoder, mode: str) -> None:
     """
     able = encoder.capabilities
     if mode == "drop" and not able.drops:
-        raise UserError(
-            "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions"
-        )
+        raise UserError("masking.mode 'drop' needs an encoder that can leave tokens out, such as a vit")
     if mode == "input" and not able.overwrites:
         raise UserError("masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")
     if mode != "input" and not able.hides:
