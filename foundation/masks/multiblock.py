@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from foundation import counter
 from foundation.errors import UserError
 from foundation.masks.rule import Rule, stream_of, token_mask
-from foundation.ranges import Count, PositiveShare, Range, Rising, Share
+from foundation.ranges import Factors, PositiveShare, Range, Share, Shares
 from foundation.types import MASKING, TokenMask
 
 _ATTEMPTS = 100  # draws of a row that leaves too little to see
@@ -29,13 +29,13 @@ class Config(Rule):
     V-JEPA 2 has two such rules in one step: 8 blocks of 15 % and 2 blocks of 70 % of the area.
     """
 
-    blocks: Annotated[Count, Range(1, _MOST_BLOCKS)] = 8
+    blocks: Annotated[int, Range(1, _MOST_BLOCKS)] = 8
     """Number of blocks in a row; they may overlap."""
-    area: Annotated[tuple[PositiveShare, PositiveShare], Rising()] = (0.15, 0.15)
+    area: Shares = (0.15, 0.15)
     """Smallest and largest area of a block as a share of the grid of rows and columns."""
-    aspect: Annotated[tuple[float, float], Rising()] = (0.75, 1.5)
+    aspect: Factors = (0.75, 1.5)
     """Smallest and largest height / width of a block. What does not fit into the grid is cut off."""
-    duration: Annotated[tuple[PositiveShare, PositiveShare], Rising()] = (1.0, 1.0)
+    duration: Shares = (1.0, 1.0)
     """Shortest and longest extent in time, as a share of the clip, for tokens with a time."""
     seen_until: PositiveShare = 1.0
     """Tokens after this share of the clip are hidden in any case."""
@@ -49,8 +49,6 @@ class Config(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect[0] <= 0:
-            raise UserError(f"masking: aspect must be above 0, got {self.aspect[0]}")
         if self.mode == "input":
             raise UserError("masking: kind 'multiblock' has mode 'token' or 'drop'")
         if self.keep is not None and self.mode != "drop":
