@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from foundation.branches.base import Branch
+from foundation.branches.base import EncoderBranch
 from foundation.branches.request import Request
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
@@ -136,11 +136,13 @@ def test_a_branch_leaves_out_what_no_request_needs():
     }
     hidden = torch.zeros(2, 16, dtype=torch.bool)
     hidden[:, 3] = True
-    masks = {"global": TokenMask(hidden, hidden.flatten().nonzero().flatten(), torch.ones(2))}
+    places, visible = (which.flatten().nonzero().flatten() for which in (hidden, ~hidden))
+    masks = {("global", "some"): TokenMask(hidden, places, torch.ones(2), visible)}
     batch = Batch(views, masks, ("a", "b"), torch.zeros(2), 0, 2)
-    branch = Branch(encoder, {})
+    branch = EncoderBranch(encoder, {}, {})
     cls = [Request("student", view, "cls") for view in views]
-    masked, patches = (Request("student", "global", token) for token in ("masked", "patches"))
+    masked = Request("student", "global", "masked", rule="some")
+    patches = Request("student", "global", "patches")
     some = branch(batch, [*cls, masked])
     assert set(some) == {*cls, masked}
     everything = branch(batch, [*cls, masked, patches])
