@@ -153,9 +153,14 @@ def test_taps_of_the_encoder_and_of_a_decoder(context, batch, passes):
 
 def test_circles_are_named_and_the_rest_is_ordered():
     problems: list[tuple[str, str]] = []
-    sources: dict[str, Any] = {"late": ["student"], "a": ["b"], "b": ["a"], "on": ["a"], "student": [], "self": ["self"]}
+    sources: dict[str, Any] = {
+        "late": ["student"],
+        "a": ["b"],
+        "b": ["a"],
+        "on": ["a"],
+        "student": [],
+        "self": ["self"],
+    }
     assert in_order(sources, problems) == ["student", "late"]
     assert [key for key, _ in problems] == ["branches.a", "branches.self"]
     assert problems[0][1].endswith("circle: a -> b -> a") and problems[1][1].endswith("self -> self")
-
-
