@@ -40,7 +40,7 @@ class Counting(Job):
 
         if context.rank == 0:
             time.sleep(self.seconds)
-        numbers = torch.cat([index for index, _ in context.samples(batch_size=7)])
+        numbers = torch.cat([batch.ids for batch in context.samples(batch_size=7)])
         assert numbers.tolist() == sorted(numbers.tolist())
         weights = context.branch().encoder.state_dict().values()
         self.runs += 1
