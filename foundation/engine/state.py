@@ -23,8 +23,8 @@ from foundation.weights import check_finite
 RESERVED = ("objectives", "stores", "optimizer", "random", "jobs")
 """Files of a checkpoint beside those of the branches, each of which has one of its own name."""
 NUMBERS = {
-    "step": int, "position": int, "skipped": dict, "data": dict, "batch_size": int, "world_size": int, "recipe": str,
-    "code": dict,
+    "step": int, "stage": int, "begun": int, "position": int, "skipped": dict, "data": dict, "batch_size": int,
+    "world_size": int, "recipe": str, "code": dict,
 }  # fmt: skip
 """Items of the JSON half and their types."""
 
@@ -308,5 +308,8 @@ def progress_of(state: Mapping[str, Any]) -> Progress:
             raise UserError(f"the checkpoint's state lacks {name!r}: it cannot be resumed from")
         if not isinstance(state[name], kind) or isinstance(state[name], bool):
             raise UserError(f"the checkpoint's state has {name!r} as {state[name]!r}: it cannot be resumed from")
-    part = {name: int(state.get(name, 0)) for name in ("stage", "begun")}  # older versions knew a single stage
-    return Progress(int(state["step"]), int(state["position"]), dict(state["skipped"]), **part)
+    skipped, numbers = (
+        dict(state["skipped"]),
+        {name: int(state[name]) for name in ("step", "position", "stage", "begun")},
+    )
+    return Progress(skipped=skipped, **numbers)

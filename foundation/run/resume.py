@@ -134,7 +134,7 @@ def changes_in_recipe(before: str | Path, recipe: Recipe) -> list[str]:
     except UserError as error:
         return [str(error)]
     others = list(_differences(written, after))
-    if not any(key.endswith(".name") for key, _, _ in others):
+    if not any(key.endswith((".name", ".kind")) and old is not None for key, old, _ in others):
         try:
             written = _as_written(config.load(Recipe, before, name="the recipe of the run before"))
         except UserError as error:

@@ -146,6 +146,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    recipe = recipe.stage(numbers.get("stage", 0))
     if branch == "teacher" and not recipe.branches:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(folder, branch)

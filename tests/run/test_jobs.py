@@ -103,7 +103,7 @@ def test_every_generator_is_put_back():
 @pytest.mark.slow
 @pytest.mark.fault(28, "a job of process 0 that takes longer than guard.stall_seconds, in a run of two processes")
 def test_a_long_job_ends_no_run_of_several_processes(tiny_recipe_file, tmp_path, metrics, happened):
-    settings = [f"jobs=[{{name: {COUNTING}, every: 2 steps, seconds: 5}}]", "guard.stall_seconds=3"]
+    settings = [f"jobs=[{{name: {COUNTING}, every: 2 steps, seconds: 16}}]", "guard.stall_seconds=10"]
     done = subprocess.run(
         [sys.executable, "-m", "foundation", "pretrain", str(tiny_recipe_file), "--processes", "2", "--run",
          str(tmp_path / "run"), "train.length=3 steps", "--allow-plugins", COUNTING, *settings],
