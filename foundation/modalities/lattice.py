@@ -1,4 +1,4 @@
-"""Places of the tokens of a grid. Needs no torch."""
+"""Coordinates of the tokens of a grid."""
 
 from __future__ import annotations
 
