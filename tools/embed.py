@@ -116,7 +116,7 @@ def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) 
     """
     import glob
 
-    from foundation.data.remote import is_remote
+    from foundation.data.addresses import is_remote
     from foundation.data.walk import walk
     from foundation.errors import UserError
     from foundation.paths import near_path

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from foundation.data.cache import Cache, CacheFullError, Expected
-from foundation.data.remote import RemoteError
+from foundation.data.addresses import RemoteError
 from foundation.errors import UserError
 
 

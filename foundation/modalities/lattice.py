@@ -34,22 +34,6 @@ def check_views(roles: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
             raise UserError(f"view {name!r} of {size} has more than {MOST_NUMBERS:,} numbers: use smaller views")
 
 
-def check_evaluation(evaluation: Any, source: str) -> None:
-    """:func:`check_views` for what a probe looks at.
-
-    Args:
-        evaluation: a modality's ``EvaluationConfig``.
-        source: of it, for messages.
-
-    Raises:
-        UserError: its view is too large.
-    """
-    try:
-        check_views(evaluation.augmented().roles if hasattr(evaluation, "augmented") else {})
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-
-
 def lattice(counts: tuple[int, ...]) -> NDArray[np.int64]:
     """Coordinates of all cells of a grid.
 

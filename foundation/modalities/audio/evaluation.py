@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from foundation.modalities.audio.segments import Recording
-    from foundation.modalities.audio.views import Config
     from foundation.types import Sample
 
 
@@ -46,19 +45,6 @@ class EvaluationConfig:
     def build(self) -> Evaluation:
         """The function from samples to spectrograms."""
         return Evaluation(self)
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe: a random stretch, resized by up to a fifth."""
-        from foundation.modalities.audio.views import Config, CropConfig, ResizeConfig
-
-        return Config(
-            decode=self.decode,
-            front_end=self.front_end,
-            global_views=CropConfig(count=1, frames=self.frames),
-            local_views=CropConfig(count=0),
-            short=self.short,
-            resize=ResizeConfig(canvas=(1.0, 1.0), frequency=(0.8, 1.0), time=(0.8, 1.0)),
-        )
 
 
 class Evaluation:

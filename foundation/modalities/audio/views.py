@@ -153,6 +153,18 @@ class Config:
         return AudioViews(self)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe: a random stretch, resized by up to a fifth."""
+    return Config(
+        decode=evaluation.decode,
+        front_end=evaluation.front_end,
+        global_views=CropConfig(count=1, frames=evaluation.frames),
+        local_views=CropConfig(count=0),
+        short=evaluation.short,
+        resize=ResizeConfig(canvas=(1.0, 1.0), frequency=(0.8, 1.0), time=(0.8, 1.0)),
+    )
+
+
 def published(name: str) -> Config:
     """Views as published: ``asit`` (Atito et al. 2024), ``atst-clip`` or ``atst-frame`` (Li et al. 2023).
 

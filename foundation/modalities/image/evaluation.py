@@ -12,7 +12,6 @@ from foundation.ranges import Deviation, Number, PositiveShare, Range, Side, che
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from foundation.modalities.image.views import Config
     from foundation.types import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -56,21 +55,6 @@ class EvaluationConfig(CropConfig):
             if isinstance(plain.get("range"), list):
                 plain["range"] = tuple(plain["range"])
             object.__setattr__(self, "decode", DecodeConfig(**plain))
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
-        from foundation.modalities.image import views
-
-        return views.Config(
-            global_views=views.CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
-            local_views=views.CropConfig(count=0, blur=(0.0,)),
-            jitter=0.0,
-            greyscale=0.0,
-            mean=self.mean,
-            std=self.std,
-            placement="workers",
-            decode=self.decode,
-        )
 
 
 class Evaluation:

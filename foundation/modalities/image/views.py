@@ -157,6 +157,20 @@ class Config(MultiCropConfig):
         return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std, decode=self.decode)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
+    return Config(
+        global_views=CropConfig(count=1, size=evaluation.size, scale=(0.08, 1.0), blur=(0.0,)),
+        local_views=CropConfig(count=0, blur=(0.0,)),
+        jitter=0.0,
+        greyscale=0.0,
+        mean=evaluation.mean,
+        std=evaluation.std,
+        placement="workers",
+        decode=evaluation.decode,
+    )
+
+
 def published(name: str) -> Config:
     """View recipes as published.
 

@@ -14,7 +14,6 @@ from foundation.ranges import Deviation, Length, Number, Rate, Side
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from foundation.modalities.imu.views import Config
     from foundation.types import Sample
 
 MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -53,22 +52,6 @@ class EvaluationConfig:
     def build(self) -> Evaluation:
         """The function from samples to windows."""
         return Evaluation(self)
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
-        from foundation.modalities.imu.views import Config, CropConfig
-
-        return Config(
-            rate=self.rate,
-            global_views=CropConfig(count=1, size=self.size, span=(0.8, 1.0) if self.whole else None),
-            local_views=CropConfig(count=0),
-            short=self.short,
-            rotation="any",
-            degrees=15.0,
-            mean=self.mean,
-            std=self.std,
-            decode=self.decode,
-        )
 
 
 def check(config: EvaluationConfig | Config, where: str) -> None:

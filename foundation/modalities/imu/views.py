@@ -145,6 +145,21 @@ class Config:
         return ImuViews(self)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
+    return Config(
+        rate=evaluation.rate,
+        global_views=CropConfig(count=1, size=evaluation.size, span=(0.8, 1.0) if evaluation.whole else None),
+        local_views=CropConfig(count=0),
+        short=evaluation.short,
+        rotation="any",
+        degrees=15.0,
+        mean=evaluation.mean,
+        std=evaluation.std,
+        decode=evaluation.decode,
+    )
+
+
 class ImuViews(ReadyViews):
     """Makes the views of a batch of recordings; see the module's text.
 

@@ -13,7 +13,6 @@ from foundation.ranges import Range, Side, check
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from foundation.modalities.points.views import Config
     from foundation.types import Sample
 
 Normalise: TypeAlias = Literal["sphere", "centre", "none"]
@@ -48,20 +47,6 @@ class EvaluationConfig:
     def build(self) -> Evaluation:
         """The function from samples to points."""
         return Evaluation(self)
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe: most of the cloud, turned about its upright axis, scaled and jittered."""
-        from foundation.modalities.points.views import Config, CropConfig
-
-        return Config(
-            global_views=CropConfig(count=1, size=self.size, keep=(0.8, 1.0)),
-            local_views=CropConfig(count=0),
-            channels=self.channels,
-            normalise=self.normalise,
-            rotation="axis",
-            up=self.up,
-            decode=self.decode,
-        )
 
 
 class Evaluation:

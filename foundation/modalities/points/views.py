@@ -158,6 +158,19 @@ class Config:
         return PointViews(self)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe: most of the cloud, turned about its upright axis, scaled and jittered."""
+    return Config(
+        global_views=CropConfig(count=1, size=evaluation.size, keep=(0.8, 1.0)),
+        local_views=CropConfig(count=0),
+        channels=evaluation.channels,
+        normalise=evaluation.normalise,
+        rotation="axis",
+        up=evaluation.up,
+        decode=evaluation.decode,
+    )
+
+
 def published(name: str) -> Config:
     """View recipes as published.
 

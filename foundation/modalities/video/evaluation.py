@@ -14,7 +14,6 @@ from foundation.ranges import Seconds, Side
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from foundation.modalities.video.views import Config
     from foundation.types import Sample
 
 
@@ -35,22 +34,6 @@ class EvaluationConfig(CropConfig):
     def build(self) -> VideoEvaluation:
         """The function from samples to pixels."""
         return VideoEvaluation(self)
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe at this size: a random span of half to all of the video, crop and flip."""
-        from foundation.modalities.video.views import ClipConfig, Config
-
-        return Config(
-            global_views=ClipConfig(
-                count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,), frames=self.frames, span=(0.5, 1.0)
-            ),
-            local_views=ClipConfig(count=0, blur=(0.0,)),
-            jitter=0.0,
-            greyscale=0.0,
-            decode=self.decode,
-            mean=self.mean,
-            std=self.std,
-        )
 
 
 class VideoEvaluation(Evaluation):

@@ -112,6 +112,21 @@ class Config(MultiCropConfig):
         return VideoViews(self, device_is_accelerator)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe at this size: a random span of half to all of the video, crop and flip."""
+    return Config(
+        global_views=ClipConfig(
+            count=1, size=evaluation.size, scale=(0.08, 1.0), blur=(0.0,), frames=evaluation.frames, span=(0.5, 1.0)
+        ),
+        local_views=ClipConfig(count=0, blur=(0.0,)),
+        jitter=0.0,
+        greyscale=0.0,
+        decode=evaluation.decode,
+        mean=evaluation.mean,
+        std=evaluation.std,
+    )
+
+
 class VideoViews(ImageViews):
     """Makes the views of a batch of videos; see the module's text."""
 
