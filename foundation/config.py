@@ -111,7 +111,7 @@ def dump(obj: Any) -> str:
 
 
 def to_plain(obj: Any, hint: Any = None) -> Any:
-    """Dataclasses as dictionaries (a plug-in with its ``name``), tuples as lists, paths as text.
+    """Dataclasses as dictionaries (a plug-in with its name), tuples as lists, paths as text.
 
     Args:
         obj: dataclass, container or scalar. Secrets of addresses are masked: what is plain gets written.
@@ -122,7 +122,7 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
         if short is not None:
             return short
         hints, marker = hints_of(type(obj)), plugin_of(hint)
-        named = {} if marker is None else {"name": name_of(marker.pattern, obj)}
+        named = {} if marker is None else {marker.key: name_of(marker.pattern, obj)}
         return named | {f.name: to_plain(getattr(obj, f.name), hints[f.name]) for f in fields_of(type(obj))}
     arguments = [a for member in members_of(hint) for a in get_args(bare(member))]
     if isinstance(obj, Mapping):

@@ -50,7 +50,7 @@ def plugin_of(hint: Any) -> Plugin | None:
 def _describe(hint: Any) -> str:
     """A type in words that a reader of the recipe knows."""
     if (plugin := plugin_of(hint)) is not None:
-        return f"a mapping with the key 'name' (a {plugin.kind})"
+        return f"a mapping with the key {plugin.key!r} (a {plugin.kind})"
     if get_origin(hint) is Annotated:
         marks = [str(mark) for mark in ranges.marks_of(hint) if isinstance(mark, ranges.Range)]
         return " ".join([_describe(get_args(hint)[0]), *marks])
@@ -273,21 +273,21 @@ class Reader:
         return self.problem(node, f"{key!r} must be {_describe(hint)}, found {found}")
 
     def read_plugin(self, plugin: Plugin, node: MappingNode, key: str, default: Any) -> Any:
-        name_node = find(node, "name")
-        if name_node is None and plugin.default:
-            return self.read_dataclass(resolve(plugin.pattern, plugin.default).Config, node, key)
+        name_node = find(node, plugin.key)
+        if name_node is None and plugin.usual is not None:
+            return self.read_dataclass(resolve(plugin.pattern, plugin.usual).Config, node, key)
         if name_node is None and not dataclasses.is_dataclass(default):
-            return self.problem(node, f"missing required key {_join(key, 'name')!r}: which {plugin.kind}?")
+            return self.problem(node, f"missing required key {_join(key, plugin.key)!r}: which {plugin.kind}?")
         if name_node is None:
             return self.read_dataclass(type(default), node, key)
         if not isinstance(name_node, ScalarNode):
-            return self.problem(name_node, f"{_join(key, 'name')!r} must be text, found {found_in(name_node)}")
+            return self.problem(name_node, f"{_join(key, plugin.key)!r} must be text, found {found_in(name_node)}")
         try:
             own = self.own or name_node.start_mark.name in self._overrides
             cls = resolve(plugin.pattern, name_node.value, own=own).Config
         except UserError as error:
             return self.problem(name_node, f"{key!r}: {error}")
-        return self.read_dataclass(cls, node, key, skip="name")
+        return self.read_dataclass(cls, node, key, skip=plugin.key)
 
     def read_dataclass(self, cls: type, node: MappingNode, key: str, skip: str = "") -> Any:
         fields, hints = {f.name: f for f in fields_of(cls)}, hints_of(cls)

@@ -38,16 +38,18 @@ _allowed: set[str] = set()
 
 @dataclass(frozen=True)
 class Plugin:
-    """Marks a field as a plug-in: a mapping with the key ``name``.
+    """Marks a field as a plug-in: a mapping with a key that names it.
 
     Attributes:
         pattern: dotted name of the built-in module with the placeholder ``{name}``; what follows the placeholder is
             the room inside a plug-in that is a package (``foundation.modalities.{name}.views``).
-        default: the name that is meant where a mapping has none.
+        key: the key that holds the name.
+        usual: name where a mapping has no such key; None: it must have one, or the field a default.
     """
 
     pattern: str
-    default: str = ""
+    key: str = "name"
+    usual: str | None = None
 
     @property
     def group(self) -> str:

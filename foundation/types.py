@@ -7,17 +7,19 @@ K prototypes, C channels, H height, W width, T time, d coordinate dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+T = TypeVar("T")
+
 Sample: TypeAlias = dict[str, Any]
 """One decoded sample: ``__key__``, ``__shard__``, ``__id__`` (its number in the data set), one entry per modality
 (``image`` uint8 [3, H, W], ...), optionally ``label`` (a class number, a name, or a list of these) and ``__notes__`` (a
-tuple of :class:`foundation.errors.Note`)."""
+tuple of :class:`foundation.errors.Note`). In training also ``__index__`` and ``__extras__``, see :class:`Batch`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class View:
         geometry: [R, d, d + 1] affine map from view coordinates in [0, 1]^d (x before y) to the source frame
             (pixels, seconds or metres); lets any token of one view be paired with tokens of another. Points carry their
             coordinates in ``data``: there the map starts from those.
+        valid: [R, ...] bool, False where ``data`` is padding, laid out as the modality's tokenizer reads it; None where
+            every number is of the sample.
     """
 
     data: Tensor
@@ -68,34 +72,41 @@ class View:
     sample_ids: Tensor
     geometry: Tensor
 
+    valid: Tensor | None = None
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> View:
-        return replace(
-            self,
-            data=self.data.to(device, non_blocking=non_blocking),
-            sample_ids=self.sample_ids.to(device, non_blocking=non_blocking),
-            geometry=self.geometry.to(device, non_blocking=non_blocking),
-        )
+        return moved(self, device, non_blocking)
+
+    def pin_memory(self) -> View:
+        return pinned(self)
 
 
 @dataclass(frozen=True)
 class TokenMask:
-    """Which patch tokens of a view the student must not see.
+    """Which patch tokens of a view a branch must not see, by one mask rule of the recipe.
+
+    A token is visible, or hidden and asked for (``indices``), or hidden only: rules that make all rows alike long leave
+    some tokens out of both.
 
     Attributes:
-        masked: [R, N] bool.
-        indices: [M] int64, places of the masked tokens in the flattened [R * N], ascending. Made on the host, so that
-            no step needs to ask the device how many there are.
-        weights: [M] float32, 1 / (number of masked tokens of that row).
-        mode: how the student's encoder is kept from seeing them: ``token`` (a mask token in their place), ``drop``
-            (left out; each row then has the same number of them) or ``input`` (their part of the view is overwritten).
+        masked: [R, N] bool, hidden.
+        indices: [M] int64, hidden tokens that losses ask for, counted in the flattened [R * N], ascending. Made on the
+            host, so that no step needs to ask the device how many there are.
+        weights: [M] float32, 1 / (number of those of that row).
+        visible_indices: [V] int64, what is not hidden, counted and made likewise.
+        mode: how the encoder is kept from seeing them: ``token`` (a mask token in their place), ``drop`` (left out;
+            each row then has as many visible ones, and as many in ``indices``) or ``input`` (their part of the view is
+            overwritten).
         sources: [R] int64 with mode ``input``: row whose content is written there, -1 for zeros; None: zeros.
-        mean_rows: rows with a masked token, averaged over the processes and micro-batches of the step; None: these.
-        mean_tokens: masked tokens, averaged likewise.
+        mean_rows: rows with a token in ``indices``, averaged over the processes and micro-batches of the step; None:
+            these.
+        mean_tokens: length of ``indices``, averaged likewise.
     """
 
     masked: Tensor
     indices: Tensor
     weights: Tensor
+    visible_indices: Tensor
     mode: Literal["token", "drop", "input"] = "token"
     sources: Tensor | None = None
     mean_rows: float | None = None
@@ -116,29 +127,15 @@ class TokenMask:
         return mean if self.mean_tokens is None else mean * (len(self.indices) / (self.mean_tokens or 1.0))
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> TokenMask:
-        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+        return moved(self, device, non_blocking)
 
     def pin_memory(self) -> TokenMask:
-        return self._each(lambda x: x.pin_memory())
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> TokenMask:
-        return replace(
-            self,
-            masked=function(self.masked),
-            indices=function(self.indices),
-            weights=function(self.weights),
-            sources=None if self.sources is None else function(self.sources),
-        )
+        return pinned(self)
 
     @property
     def hidden_per_row(self) -> int:
-        """Masked tokens of each row, for mode ``drop``; known on the host."""
-        return len(self.indices) // max(1, len(self.masked))
-
-    @property
-    def visible_indices(self) -> Tensor:
-        """[V] int64, places of the tokens that are not masked."""
-        return (~self.masked).flatten().nonzero()[:, 0]
+        """Hidden tokens of each row, for mode ``drop``; known on the host."""
+        return self.masked.shape[1] - len(self.visible_indices) // max(1, len(self.masked))
 
     def overwrite(self, data: Tensor, hidden: Tensor) -> Tensor:
         """A view as the student sees it with mode ``input``.
@@ -154,17 +151,24 @@ class TokenMask:
         return other.where(hidden, data)
 
 
+MASKING = "masking"
+"""Name of the mask rule that a recipe gives in its section ``masking``."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the loader hands to the learner.
 
     Attributes:
         views: by name; the name is the role unless a recipe pairs modalities.
-        masks: by view and mask rule.
+        masks: by the name of the view they belong to and that of the rule they were made by.
         keys: [B] keys of the samples, in row order.
         labels: [B] int64, -1 where a sample has none.
         position: place of the first sample in the stream of the whole run (the stream's only state).
         size: samples of this batch (places taken in the stream).
+        index: [B] int64, number of the sample among all samples of all sources of the recipe, from 0 and without gaps:
+            the same in every process and epoch, for what is kept per sample. Empty where the batch is of no stream.
+        extras: what else the recipe asks for of each sample (``data.extras``), by name: [B, ...], or a tuple of B.
         skipped: bad samples by reason; others have taken their places.
         bad: each of them.
         notes: what is odd about a sample that is used all the same, the first of the batch for each reason.
@@ -177,11 +181,12 @@ class Batch:
     labels: Tensor
     position: int
     size: int
+    index: Tensor = field(default_factory=lambda: _no_numbers())
+    extras: Mapping[str, Tensor | tuple[Any, ...]] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     bad: tuple[BadSample, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     pending: Any = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -189,28 +194,12 @@ class Batch:
         return tuple(map(str, self.bad))
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        return replace(
-            self,
-            views={k: v.to(device, non_blocking) for k, v in self.views.items()},
-            masks={k: m.to(device, non_blocking) for k, m in self.masks.items()},
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            pending=None if self.pending is None else self.pending.to(device, non_blocking),
-        )
+        pending = None if self.pending is None else self.pending.to(device, non_blocking)
+        return replace(moved(replace(self, pending=None), device, non_blocking), pending=pending)
 
     def pin_memory(self) -> Batch:
-        def pin(x: Any) -> Any:
-            return x.pin_memory()
-
-        return replace(
-            self,
-            views={
-                k: replace(v, data=pin(v.data), sample_ids=pin(v.sample_ids), geometry=pin(v.geometry))
-                for k, v in self.views.items()
-            },
-            masks={k: m.pin_memory() for k, m in self.masks.items()},
-            labels=pin(self.labels),
-            pending=None if self.pending is None else self.pending.pin_memory(),
-        )
+        pending = None if self.pending is None else self.pending.pin_memory()
+        return replace(pinned(replace(self, pending=None)), pending=pending)
 
 
 @dataclass(frozen=True)
@@ -230,3 +219,58 @@ class Features:
     patches: Tensor
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     valid: Tensor | None = None
+
+
+def _no_numbers() -> Tensor:
+    import torch
+
+    return torch.empty(0, dtype=torch.int64)
+
+
+def with_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
+    """A value of dataclasses, mappings, tuples and lists with a function's result in the place of each tensor.
+
+    Whatever members such a class has or gets, none can be forgotten; parts without tensors stay the same objects.
+    """
+    import torch
+
+    return _with_tensors(value, function, torch.Tensor)
+
+
+def _with_tensors(value: Any, function: Callable[[Tensor], Tensor], tensor: type) -> Any:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, tensor):
+        return function(value)  # type: ignore[arg-type]
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {part.name: getattr(value, part.name) for part in fields(value)}
+        new = {name: _with_tensors(part, function, tensor) for name, part in old.items()}
+        changed = {name: part for name, part in new.items() if part is not old[name]}
+        return replace(value, **changed) if changed else value
+    if isinstance(value, Mapping):
+        parts = {name: _with_tensors(part, function, tensor) for name, part in value.items()}
+        return parts if any(part is not value[name] for name, part in parts.items()) else value
+    if isinstance(value, (tuple, list)):
+        items = [_with_tensors(item, function, tensor) for item in value]
+        return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
+def moved(value: T, device: torch.device | str, non_blocking: bool = True) -> T:
+    """A value with all its tensors on a device."""
+    return with_tensors(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def pinned(value: T) -> T:
+    """A value with all its tensors in page-locked memory."""
+    return with_tensors(value, lambda tensor: tensor.pin_memory())
+
+
+def each_tensor(value: Any, function: Callable[[Tensor], None]) -> None:
+    """Call a function with every tensor of a value."""
+
+    def seen(tensor: Tensor) -> Tensor:
+        function(tensor)
+        return tensor
+
+    with_tensors(value, seen)

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "foundation"
 MODALITIES = {path.parent.name for path in PACKAGE.glob("modalities/*/views.py")}
-BLIND = ("engine", "objectives", "teachers", "probes", "parallel", "encoders/trunk.py", "masking.py", "heads.py")
+BLIND = ("engine", "objectives", "teachers", "probes", "parallel", "encoders/trunk.py", "masks", "heads.py")
 
 
 def files() -> list[Path]:

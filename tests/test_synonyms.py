@@ -57,7 +57,7 @@ def test_an_option_of_another_name_is_told_by_our_setting(
 
 
 def test_a_word_means_nothing_where_there_is_no_recipe() -> None:
-    from foundation.masking import Config
+    from foundation.masks.block import Config
 
     with pytest.raises(UserError) as error:
         config.load(Config, "lr: 1\n")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.branches.request import Request
+from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask
 
@@ -38,13 +39,13 @@ class Offer:
     Attributes:
         width: D of its features.
         heads: Configs by name, with ``outputs`` and ``prototypes``.
-        encoder: the encoder, for facts such as ``tokenizer.cell_shape``; None for a branch without one.
+        encoder: the encoder, for facts such as ``capabilities.cell_shape``; None for a branch without one.
         taps: names.
     """
 
     width: int
     heads: Mapping[str, Any]
-    encoder: Any = None
+    encoder: Encoder | None = None
     taps: tuple[str, ...] = ()
 
 
@@ -61,6 +62,7 @@ class BranchContext:
         branches: those built so far, by name.
         previous: the branches of the stage before, by name; empty in the first.
         views: shapes by name.
+        extras: names of the further members of a sample, ``data.extras``.
     """
 
     name: str
@@ -71,14 +73,7 @@ class BranchContext:
     branches: Mapping[str, Branch]
     previous: Mapping[str, Branch] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EncoderInput:
-    view: Tensor
-    mask: Tensor | None = None
-    hidden_per_row: int | None = None
-    wanted: Tensor | None = None
+    extras: tuple[str, ...] = ()
 
 
 class Branch(nn.Module):
@@ -133,7 +128,7 @@ class EncoderBranch(Branch):
     """Encoder and heads that live, move and are averaged together.
 
     Args:
-        encoder: see ``foundation/encoders/vit.py``.
+        encoder: see :class:`foundation.encoders.protocol.Encoder`.
         heads: by name; each takes [rows, D] and returns [rows, K], or the tokens of whole rows where its Config has
             ``whole``: [R, N, D] -> [R, N, K].
         configs: Configs of the heads.
@@ -167,34 +162,21 @@ class EncoderBranch(Branch):
         answers: dict[Request, Tensor] = {}
         for request in requests:
             if request.token == "cells":
-                answers[request] = self.encoder.tokenizer.cells(batch.views[request.view].data)
+                answers[request] = self.encoder.cells(batch.views[request.view].data)
         requests = tuple(request for request in requests if request not in answers)
         segments = tuple(dict.fromkeys((request.view, request.mask) for request in requests))
         if not segments:
             return answers
         inputs = [self._input(batch, view, mask, requests) for view, mask in segments]
         taps = tuple(dict.fromkeys(r.tap for r in requests if r.tap and r.tap.partition(".")[0] not in self.heads))
-        features = dict(zip(segments, self._encode(inputs, taps), strict=True))
-        tokens = {r: _tokens(features[r.view, r.mask], r, batch, self._prefix, self._is_whole(r)) for r in requests}
+        features = dict(zip(segments, self.encoder(inputs, taps), strict=True))
+        tokens = {
+            r: _tokens(features[r.view, r.mask], r, batch, self.encoder.prefix, self._is_whole(r)) for r in requests
+        }
         answers |= {request: tensor for request, tensor in tokens.items() if request.head is None}
         for head in dict.fromkeys(request.head for request in requests if request.head is not None):
             answers |= self._behind(head, [r for r in requests if r.head == head], tokens, batch)
         return answers
-
-    def _encode(self, inputs: Sequence[EncoderInput], taps: Sequence[str]) -> list[Features]:
-        options: dict[str, Any] = {}
-        if getattr(self.encoder, "supports_wanted", False):
-            options["wanted"] = [each.wanted for each in inputs]
-        if any(each.hidden_per_row is not None for each in inputs):
-            options["drop"] = [each.hidden_per_row for each in inputs]
-        features: list[Features] = self.encoder(
-            [each.view for each in inputs], [each.mask for each in inputs], taps, **options
-        )
-        return features
-
-    @property
-    def _prefix(self) -> int:
-        return int(getattr(self.encoder, "prefix", 0))
 
     def _is_whole(self, request: Request) -> bool:
         return request.head is not None and bool(self.configs[request.head].whole)
@@ -225,14 +207,13 @@ class EncoderBranch(Branch):
         data = batch.views[view].data
         wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
         if mask is None:
-            return EncoderInput(data, wanted=wanted)
+            return EncoderInput(view=data, wanted=wanted)
         hidden: TokenMask = batch.masks[view, mask]
         if hidden.mode == "input":
-            return EncoderInput(
-                hidden.overwrite(data, self.encoder.tokenizer.spread(hidden.masked, data)), wanted=wanted
-            )
+            seen = hidden.overwrite(data, self.encoder.spread(hidden.masked, data))
+            return EncoderInput(view=seen, wanted=wanted)
         left_out = hidden.hidden_per_row if hidden.mode == "drop" else None
-        return EncoderInput(data, mask=hidden.masked, hidden_per_row=left_out, wanted=wanted)
+        return EncoderInput(view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted)
 
     def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""

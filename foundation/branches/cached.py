@@ -10,6 +10,7 @@ from torch import Tensor
 from foundation.branches.base import Branch, BranchContext, Offer
 from foundation.branches.request import Request
 from foundation.errors import UserError
+from foundation.plugins import near
 from foundation.ranges import Side, check
 from foundation.types import Batch
 
@@ -27,7 +28,17 @@ class Config:
         check(self, "cached")
 
     def build(self, context: BranchContext) -> CachedBranch:
-        """The branch."""
+        """The branch.
+
+        Raises:
+            UserError: the recipe declares no such extra; names those there are.
+        """
+        if self.extra not in context.extras:
+            there = ", ".join(context.extras) or "none"
+            raise UserError(
+                f"branches.{context.name}.extra: data.extras has no {self.extra!r}{near(self.extra, context.extras)}; "
+                f"there are: {there}"
+            )
         return CachedBranch(self, context.name)
 
 
@@ -54,9 +65,8 @@ class CachedBranch(Branch):
             UserError: another token than ``cls`` is asked for, or the feature has another width.
         """
         feature = batch.extras[self.config.extra]
-        if feature.ndim != 2 or feature.shape[1] != self.config.width:
+        if not isinstance(feature, Tensor) or feature.ndim != 2 or feature.shape[1] != self.config.width:
             raise UserError(
-                f"branches.{self.name}: the extra {self.config.extra!r} is {list(feature.shape[1:])} for each sample, "
-                f"width says {self.config.width}"
+                f"branches.{self.name}: the extra {self.config.extra!r} is no array of {self.config.width} numbers for each sample"
             )
         return {request: feature.repeat(batch.views[request.view].count, 1) for request in requests}

@@ -27,7 +27,7 @@ class Config:
     """Branch that it is a layer of."""
     block: Side
     """Blocks that the tokens have passed when they leave: 6 is behind the sixth."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}")]] | None = None
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] | None = None
     """Heads of the exit by name; None: others like the recipe's."""
 
     def __post_init__(self) -> None:

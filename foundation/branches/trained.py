@@ -19,7 +19,7 @@ class Config:
 
     encoder: Annotated[Any, Plugin("foundation.encoders.{name}")] | None = None
     """None: the recipe's ``encoder``."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}")]] | None = None
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] | None = None
     """Heads by name; None: the recipe's ``heads``."""
 
     def build(self, context: BranchContext) -> TrainedBranch:

@@ -52,13 +52,48 @@ class Joining(Protocol):
 
 
 class Masking(Protocol):
-    """What the pipeline asks of a masking (``foundation/masking.py``)."""
+    """Makes the masks of one view by one rule, of one process's part of a batch.
 
-    view: str
+    Attributes:
+        by_place: whether the masks depend on where the tokens lie.
+        apart_from: names of rules whose visible tokens this one hides; their masks are made before.
+    """
+
+    by_place: bool
+    apart_from: tuple[str, ...]
 
     def __call__(
-        self, coordinates: NDArray[Any], count: int, draws: Draws, places: NDArray[np.int64], group: int, step: int
-    ) -> TokenMask: ...
+        self,
+        coordinates: NDArray[Any],
+        count: int,
+        draws: Draws,
+        places: NDArray[np.int64],
+        group: int,
+        step: int,
+        must: NDArray[np.bool_] | None = None,
+    ) -> TokenMask:
+        """Masks of a batch.
+
+        Args:
+            coordinates: [N, d] place of each token in its grid; or [R, N, d] where it lies elsewhere in every row.
+            count: views per sample.
+            draws: random numbers of the B samples.
+            places: [B] place of each sample in its global batch, 0 to group - 1.
+            group: samples in the global batch.
+            step: number of the global batch.
+            must: [R, N] tokens that have to be hidden.
+
+        Returns:
+            A mask with R = count x B rows, view-major, on the CPU.
+        """
+
+
+class Extra(Protocol):
+    """What the pipeline asks of a further member of the samples (``foundation/data/extras``)."""
+
+    def decode(self, raw: RawSample) -> Any: ...
+
+    def collate(self, values: Sequence[Any]) -> Tensor | tuple[Any, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +130,34 @@ def _without_data(sample: Sample) -> Sample:
     return {name: value for name, value in sample.items() if name.startswith("__") or name == "label"}
 
 
+def masks_of(
+    maskings: Mapping[tuple[str, str], Masking],
+    coordinates: Callable[[str, bool], NDArray[Any]],
+    counts: Mapping[str, int],
+    draws: Draws,
+    places: NDArray[np.int64],
+    group: int,
+    step: int,
+) -> dict[tuple[str, str], TokenMask]:
+    """The masks of a batch by all rules.
+
+    Args:
+        maskings: by (view, rule), each behind those that it stays apart from: see ``foundation/masks/rule.py``.
+        coordinates: of the tokens of a view; told its name, and whether it matters where tokens without a grid lie.
+        counts: views per sample, by name.
+        draws: see :meth:`Masking.__call__`, as for ``places``, ``group`` and ``step``.
+    """
+    masks: dict[tuple[str, str], TokenMask] = {}
+    for (view, name), masking in maskings.items():
+        must = None
+        for other in masking.apart_from:
+            seen = ~masks[view, other].masked.numpy()
+            must = seen if must is None else must | seen
+        where = coordinates(view, masking.by_place)
+        masks[view, name] = masking(where, counts[view], draws, places, group, step, must)
+    return masks
+
+
 @dataclass
 class TrainingPipeline:
     """Decoding, views and masks of a batch.
@@ -105,22 +168,24 @@ class TrainingPipeline:
     Args:
         decode: of the modality: raw sample -> sample.
         views: of the modality.
-        masking: None for none; else its ``view`` names the role that is masked. Several: by role.
+        masking: mask makers by (role, rule), each behind those that it stays apart from.
         coordinates: of the tokens of a view [N, d]: by role, or a function of the view's size.
         places: for tokens that lie elsewhere in every sample: from the data of a role [R, ...] to [R, N, d]. The views
             then have a method ``inputs(prepared, role)`` that gives that data.
         finish_in_worker: also do the half of the views that a device would do; the batch is then complete.
         max_bytes: that one decoded sample may take. Views that are :class:`Joining` are made of the first samples of a
             batch before more are decoded when those take as much.
+        extras: further members of each sample, by name.
     """
 
     decode: Callable[[RawSample], Sample]
     views: Views
-    masking: Masking | Mapping[str, Masking] | None = None
+    masking: Mapping[tuple[str, str], Masking] = field(default_factory=dict)
     coordinates: Coordinates | None = None
     finish_in_worker: bool = True
     places: Callable[[Tensor], Tensor] | None = None
     max_bytes: int = MAX_DECODED_BYTES
+    extras: Mapping[str, Extra] = field(default_factory=dict)
     _grids: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, raws: Sequence[RawOrError], draws: Draws, plan: Plan, substitute: Substitute) -> Batch:
@@ -142,33 +207,29 @@ class TrainingPipeline:
         ready, samples = rows.views()
         draws = rows.draws()
         places = plan.place + np.arange(len(samples), dtype=np.int64)
-        masks: dict[tuple[str, str], TokenMask] = {}
-        for role, masking in self._maskings().items():
-            count, shape = self.views.describe()[role]
-            if self.places is not None and getattr(masking, "by_place", True):
-                where = self.places(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
-            else:
-                where = self._grid(role, shape)
-            masks[role, "masking"] = masking(where, count, draws, places, plan.group, plan.step)
+        described = self.views.describe()
+
+        def coordinates(role: str, by_place: bool) -> NDArray[Any]:
+            if self.places is not None and by_place:
+                where: NDArray[Any] = self.places(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
+                return where
+            return self._grid(role, described[role][1])
+
+        counts = {role: count for role, (count, _) in described.items()}
         return Batch(
             views=self.views.finish(ready) if self.finish_in_worker else {},
-            masks=masks,
+            masks=masks_of(self.masking, coordinates, counts, draws, places, plan.group, plan.step),
             keys=tuple(sample["__key__"] for sample in samples),
             labels=labels_of(samples),
             position=plan.start + plan.place,
             size=len(samples),
+            index=torch.tensor([sample["__index__"] for sample in samples], dtype=torch.int64),
+            extras={name: e.collate([s["__extras__"][name] for s in samples]) for name, e in self.extras.items()},
             skipped=dict(rows.boundary.skipped),
             bad=tuple(rows.boundary.bad),
             notes=rows.boundary.notes,
             pending=None if self.finish_in_worker else ready,
         )
-
-    def _maskings(self) -> Mapping[str, Masking]:
-        if self.masking is None:
-            return {}
-        if isinstance(self.masking, Mapping):
-            return self.masking
-        return getattr(self.masking, "parts", None) or {self.masking.view: self.masking}
 
     def _grid(self, role: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
         if role not in self._grids:
@@ -178,6 +239,24 @@ class TrainingPipeline:
             else:
                 self._grids[role] = self.coordinates[role]
         return self._grids[role]
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """A modality's decoder, with the number of the sample and its further members."""
+
+    decode: Callable[..., Sample]
+    extras: Mapping[str, Extra]
+
+    @property
+    def takes_draws(self) -> bool:
+        return bool(getattr(self.decode, "takes_draws", False))
+
+    def __call__(self, raw: RawSample, *draws: Draws) -> Sample:
+        sample = self.decode(raw, *draws)
+        sample["__index__"] = raw["__index__"]
+        sample["__extras__"] = {name: extra.decode(raw) for name, extra in self.extras.items()}
+        return sample
 
 
 class _Rows:
@@ -190,7 +269,7 @@ class _Rows:
         self._epochs, self._ids = draws.epochs.copy(), draws.ids.copy()
         self._attempts = [0] * len(raws)
         self._first: dict[int, SampleError] = {}
-        self.boundary = Boundary(pipeline.decode, pipeline.max_bytes)
+        self.boundary = Boundary(_Decode(pipeline.decode, pipeline.extras), pipeline.max_bytes)
 
     def draws(self, begin: int = 0, end: int | None = None) -> Draws:
         """Random numbers of the rows from ``begin`` to ``end``, as they stand."""

@@ -60,6 +60,7 @@ class Stream:
             raise UserError(f"{len(self.sets)} sources do not fit the mixture: give one weight for each")
         self._orders = [Order(s.counts, seed, window, shuffle, name) for name, s in sources.items()]
         self._first = np.array([_first_number(name) for name in self.names], dtype=np.int64)
+        self._before = np.cumsum([0, *(int(shards.num_samples) for shards in self.sets)])[:-1]
         if len(set(self._first.tolist())) < len(self.names):
             raise UserError("two names of data.sources give the same numbers: rename one of them")
         self._settings = dict(settings or {})
@@ -101,12 +102,14 @@ class Stream:
         return Located(*(np.array([value], dtype=np.int64) for value in row))
 
     def read(self, source: int, shard: int, place: int) -> RawSample:
-        """Read one sample.
+        """Read one sample. Beside ``__id__``, which does not move when sources are added and is what random numbers
+        depend on, it has ``__index__``: its number among all samples of all sources, without gaps.
 
         Raises:
             SampleError: as :meth:`foundation.data.shards.ShardSet.read`.
         """
         raw = self.sets[source].read(shard, place)
+        raw["__index__"] = raw["__id__"] + int(self._before[source])
         raw["__id__"] += int(self._first[source])
         return raw
 

@@ -55,15 +55,17 @@ def attend(qkv: Tensor, segments: Sequence[Segment], heads: int, backend: Backen
     """
     segments = merge(segments)
     parts = qkv.split([segment.length for segment in segments]) if len(segments) > 1 else (qkv,)
-    if choose_backend(backend, qkv.device, len(segments)) == "xformers":
+    whole = all(segment.valid is None for segment in segments)
+    if whole and choose_backend(backend, qkv.device, len(segments)) == "xformers":
         return _attend_xformers([split_heads(part, s, heads) for part, s in zip(parts, segments, strict=True)])
     results: list[Tensor] = []
     for part, segment in zip(parts, segments, strict=True):
-        if segment.rotation is None and _written_out(qkv, segment.tokens):
+        if segment.rotation is None and segment.valid is None and _written_out(qkv, segment.tokens):
             results.append(_PackedAttention.apply(part, segment.rows, segment.tokens, heads))
             continue
         query, key, value = split_heads(part, segment, heads)
-        mixed = _softmax_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        query, key, value = (one.transpose(1, 2) for one in (query, key, value))
+        mixed = _softmax_attention(query, key, value, segment.valid)
         results.append(rearrange(mixed, "rows heads tokens width -> (rows tokens) (heads width)"))
     return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -83,8 +85,15 @@ def _written_out(tokens: Tensor, longest: int) -> bool:
     return tokens.device.type == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
 
 
-def _softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers."""
+def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
+
+    With ``valid`` [rows, tokens] bool no query attends to the keys where it is False.
+    """
+    if valid is not None:
+        half = query.device.type == "cpu" and query.dtype != torch.float32
+        parts = [part.float() if half else part for part in (query, key, value)]
+        return F.scaled_dot_product_attention(*parts, attn_mask=valid[:, None, None]).to(value.dtype)
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
     if not _written_out(query, query.shape[-2]):
@@ -248,7 +257,7 @@ class Attention(nn.Module):
             [T, D]; with ``wanted`` [K, D].
         """
         if wanted is None:
-            return self.out(attend(self.project(inputs), segments, self.heads, self.backend))
+            return self.mix(self.project(inputs), segments)
         width, bias = inputs.shape[-1], self._bias()
         parts = (None, None) if bias is None else bias.split((width, 2 * width))
         queries = linear(select(inputs, wanted), self.qkv.weight[:width], parts[0])
@@ -266,16 +275,21 @@ class Attention(nn.Module):
             if rotation is not None:
                 key = rotation(key)
                 query = rotation(query) if some.patches else query  # the prefix has no place
-            result = _softmax_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+            query, key, value = (one.transpose(1, 2) for one in (query, key, value))
+            result = _softmax_attention(query, key, value, some.segment.valid)
             mixed.append(some.gather(rearrange(result, "rows heads queries d -> (rows queries) (heads d)")))
         return self.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
-    def inspect(self, inputs: Tensor, segments: Sequence[Segment], kind: str) -> list[Tensor]:
-        """What the attention sees, for taps; computed beside the forward pass.
+    def mix(self, qkv: Tensor, segments: Sequence[Segment]) -> Tensor:
+        """The rest of the way from queries, keys and values, [T, 3 * D] -> [T, D]."""
+        return self.out(attend(qkv, segments, self.heads, self.backend))
+
+    def seen(self, qkv: Tensor, segments: Sequence[Segment], kind: str) -> list[Tensor]:
+        """What the attention sees, for taps.
 
         Args:
-            inputs: [T, D] packed tokens, normed.
-            segments: how they are packed.
+            qkv: [T, 3 * D] as :meth:`project` gives it.
+            segments: how the tokens are packed.
             kind: ``queries``, ``keys``, ``values`` (before rotation) or ``attention``.
 
         Returns:
@@ -283,10 +297,12 @@ class Attention(nn.Module):
             [R, heads, tokens].
         """
         results = []
-        for part, segment in zip(self.project(inputs).split([s.length for s in segments]), segments, strict=True):
+        for part, segment in zip(qkv.split([s.length for s in segments]), segments, strict=True):
             if kind == "attention":
                 query, key, _ = split_heads(part, segment, self.heads)
                 scores = torch.einsum("rhd,rthd->rht", query[:, 0].float(), key.float()) * query.shape[-1] ** -0.5
+                if segment.valid is not None:
+                    scores = scores.masked_fill(~segment.valid[:, None], float("-inf"))
                 results.append(scores.softmax(-1))
             else:
                 place = ("queries", "keys", "values").index(kind)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from foundation.encoders.attention import Attention, Backend
-from foundation.encoders.segments import Segment, Wanted, select
+from foundation.encoders.segments import Segment, Wanted, select, unpack
 from foundation.linear import Linear
 
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForward = Literal["mlp", "swiglu", "swiglu64"]
+TAP_KINDS = ("block", "queries", "keys", "values", "attention")
+"""What can be read of a block: tokens behind it, and what its attention sees (:meth:`Attention.seen`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +110,34 @@ class Block(nn.Module):
             self.register_parameter("attention_scale", None)
             self.register_parameter("ffn_scale", None)
 
+    @overload
     def forward(
         self,
         tokens: Tensor,
         segments: Sequence[Segment],
         generator: torch.Generator | None = None,
         wanted: Sequence[Wanted] | None = None,
-    ) -> Tensor:
+        taps: tuple[()] = (),
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Sequence[Segment],
+        generator: torch.Generator | None = None,
+        wanted: None = None,
+        taps: Sequence[str] = (),
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]: ...
+
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Sequence[Segment],
+        generator: torch.Generator | None = None,
+        wanted: Sequence[Wanted] | None = None,
+        taps: Sequence[str] = (),
+    ) -> Tensor | tuple[Tensor, list[dict[str, Tensor]]]:
         """Run the block.
 
         Args:
@@ -123,10 +146,13 @@ class Block(nn.Module):
             generator: source of the drop path; torch's own generator of the device when None.
             wanted: for each segment the tokens that are wanted (those that something reads after the last block). The
                 others are looked at and not computed. None: all are.
+            taps: some of ``TAP_KINDS``, not together with ``wanted``. They are results and not read beside the block,
+                so that whatever is hooked to its forward pass (sharded weights) has happened.
 
         Returns:
-            [T, D]; with ``wanted`` [K, D].
+            [T, D]; with ``wanted`` [K, D]. With taps also, for each segment, what was tapped by its kind, [R, ...].
         """
+        assert not (wanted and taps), "a tapped block computes all tokens"
         dropping = self.training and self.drop_path > 0
         if wanted is not None:
             some = select(tokens, wanted)
@@ -136,18 +162,36 @@ class Block(nn.Module):
             factor = _row_factors(wanted, segments, self.drop_path, generator).to(tokens.dtype) if dropping else None
             part = self.ffn(self.ffn_norm(some))
             return add_residual(some, part if factor is None else part * factor, self.ffn_scale)
+        tapped: list[dict[str, Tensor]] = [{} for _ in segments]
+        inner = [kind for kind in taps if kind != "block"]
+        qkv = self.attention.project(self.attention_norm(tokens)) if inner else None  # of all rows, dropped or not
+        for kind in inner:
+            assert qkv is not None
+            for one, value in zip(tapped, self.attention.seen(qkv, segments, kind), strict=True):
+                one[kind] = value
         if dropping:
             kept = keep_rows(segments, self.drop_path, tokens.device, generator)
             if kept is not None:
-                part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments)
+                if qkv is None:
+                    part = self.attention(self.attention_norm(kept.select(tokens)), kept.segments)
+                else:
+                    part = self.attention.mix(kept.select(qkv), kept.segments)
                 tokens = kept.add(tokens, part, self.attention_scale)
             kept = keep_rows(segments, self.drop_path, tokens.device, generator)
             if kept is not None:
                 part = self.ffn(self.ffn_norm(kept.select(tokens)))
                 tokens = kept.add(tokens, part, self.ffn_scale)
-            return tokens
-        tokens = add_residual(tokens, self.attention(self.attention_norm(tokens), segments), self.attention_scale)
-        return add_residual(tokens, self.ffn(self.ffn_norm(tokens)), self.ffn_scale)
+        else:
+            if qkv is None:
+                part = self.attention(self.attention_norm(tokens), segments)
+            else:
+                part = self.attention.mix(qkv, segments)
+            tokens = add_residual(tokens, part, self.attention_scale)
+            tokens = add_residual(tokens, self.ffn(self.ffn_norm(tokens)), self.ffn_scale)
+        if "block" in taps:
+            for one, value in zip(tapped, unpack(tokens, segments), strict=True):
+                one["block"] = value
+        return (tokens, tapped) if taps else tokens
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -220,7 +264,7 @@ class KeptRows:
     @property
     def segments(self) -> list[Segment]:
         """How the kept tokens are packed."""
-        return [replace(segment, rows=len(kept)) for segment, kept in zip(self.whole, self.rows, strict=True)]
+        return [segment.select(kept) for segment, kept in zip(self.whole, self.rows, strict=True)]
 
     @property
     def factors(self) -> list[float]:

@@ -19,16 +19,22 @@ class Segment:
         rows: number of rows R.
         tokens: tokens of a row, class and register tokens included.
         rotation: rotary tables of these rows, or None.
+        valid: [R, tokens] bool, False for padding, which no token attends to; None: all are real.
     """
 
     rows: int
     tokens: int
     rotation: Rotation | None = None
+    valid: Tensor | None = None
 
     @property
     def length(self) -> int:
         """Tokens of all rows together."""
         return self.rows * self.tokens
+
+    def select(self, rows: Tensor) -> Segment:
+        """The rows of these numbers, [K] int64."""
+        return replace(self, rows=len(rows), valid=None if self.valid is None else self.valid.index_select(0, rows))
 
 
 def merge(segments: Sequence[Segment]) -> list[Segment]:
@@ -36,11 +42,20 @@ def merge(segments: Sequence[Segment]) -> list[Segment]:
     merged: list[Segment] = []
     for segment in segments:
         last = merged[-1] if merged else None
-        if last is not None and last.tokens == segment.tokens and last.rotation is segment.rotation:
+        alike = last is not None and last.tokens == segment.tokens and last.rotation is segment.rotation
+        if last is not None and alike and last.valid is None and segment.valid is None:
             merged[-1] = replace(last, rows=last.rows + segment.rows)
         else:
             merged.append(segment)
     return merged
+
+
+def unpack(tokens: Tensor, segments: Sequence[Segment]) -> list[Tensor]:
+    """Cut packed tokens [T, D] back into rows, [R_i, tokens_i, D] for each segment."""
+    parts = tokens.split([segment.length for segment in segments])
+    return [
+        part.view(segment.rows, segment.tokens, tokens.shape[-1]) for part, segment in zip(parts, segments, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +106,11 @@ class Wanted:
     def gather(self, queries: Tensor) -> Tensor:
         """Back from :meth:`spread`, [rows * queries, D] -> [rows * prefix + M, D]."""
         return queries.index_select(0, self.places) if self.patches else queries
+
+
+def choose(patches: Tensor, wanted: Tensor | None) -> Tensor:
+    """Patch tokens [R, N, D] at places [M] of the flattened [R * N], [M, D]; all as they are for None."""
+    return patches if wanted is None else patches.flatten(0, 1).index_select(0, wanted)
 
 
 def select(tokens: Tensor, wanted: Sequence[Wanted]) -> Tensor:

@@ -1,14 +1,12 @@
-"""Adapter: any backbone of the timm library behind the interface of our encoders."""
+"""Adapter: backbones of the timm library (ViT, Swin, ResNet, ConvNeXt and others) behind the interface of encoders."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,15 +15,37 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foundation.encoders import timm_weights
+from foundation.encoders.protocol import (
+    Capabilities,
+    Encoder,
+    EncoderConfig,
+    EncoderInput,
+    EncoderModule,
+    Inputs,
+    inputs_of,
+)
+from foundation.encoders.segments import choose
+from foundation.encoders.timm_models import create, stride, stride_of
 from foundation.errors import UserError
+from foundation.modalities.grids import cut, spread
+from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.ranges import ShareBelowOne, Side, check
 from foundation.types import Features
-from foundation.versions import explain_import_error
+
+_SET_BY_FIELDS = {
+    "in_chans": "channels",
+    "img_size": "size",
+    "drop_path_rate": "drop_path",
+    "pretrained": "pretrained",
+    "checkpoint_path": "weights",  # timm would unpickle it
+    "pretrained_cfg": "weights",
+    "pretrained_cfg_overlay": "weights",
+}
+_NOT_FOR_FEATURES = ("num_classes", "features_only", "global_pool", "cache_dir", "scriptable", "exportable")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(EncoderConfig):
     """A backbone of timm."""
 
     model: str
@@ -47,12 +67,23 @@ class Config:
     drop_path: ShareBelowOne = 0.0
     """Share of rows that skip a residual in training, as timm implements it for this model (0 for models without)."""
 
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the model in timm, for shapes that have no name: ``{patch_size: 4, depth: 6}`` of a ViT,
+    ``{embed_dim: 48, window_size: 4}`` of a Swin."""
+
     def __post_init__(self) -> None:
         if not self.model:
             raise UserError("encoder.model is empty: give a timm name such as 'resnet50' (timm.list_models())")
         check(self, "encoder")
         if self.size is not None:
             object.__setattr__(self, "size", tuple(int(side) for side in self.size))
+        for name in self.arguments:
+            if name in _SET_BY_FIELDS:
+                raise UserError(f"encoder.arguments.{name}: use encoder.{_SET_BY_FIELDS[name]}")
+            if name in _NOT_FOR_FEATURES:
+                raise UserError(f"encoder.arguments.{name} cannot be set: the encoder reads features, no classes")
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in self.arguments.items()}
+        object.__setattr__(self, "arguments", lists)
 
     @property
     def modality(self) -> str:
@@ -65,8 +96,7 @@ class Config:
         Raises:
             UserError: the size is no multiple of the model's patch or stride.
         """
-        rows, columns = _grid(_stride(self.model), size)
-        return np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2)
+        return Patches(patch_size=stride(self.model, self.arguments)).coordinates(size)
 
     def build(self) -> TimmEncoder:
         """Make the encoder.
@@ -77,104 +107,19 @@ class Config:
         return TimmEncoder(self)
 
 
-def import_timm() -> Any:
-    """The timm library.
-
-    Raises:
-        UserError: it, or the torchvision it needs, cannot be imported; the message names versions that fit.
-    """
-    try:
-        return importlib.import_module("timm")
-    except (
-        Exception
-    ) as error:  # a torchvision for another torch build raises RuntimeError, OSError, AttributeError, ...
-        raise explain_import_error("timm", error) from error
-
-
-def _create(config: Config, *, weights: bool = True) -> nn.Module:
-    timm = import_timm()
-    published = _published(timm, config.model)
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
-    source: AbstractContextManager[None] = nullcontext()
-    if weights and torch.get_default_device().type != "meta":  # a plan needs no weights
-        if config.weights is not None:
-            source = timm_weights.reading(config.model, config.weights)
-            options["pretrained_cfg_overlay"] = {"file": config.weights, "custom_load": False}
-        elif config.pretrained:
-            source = timm_weights.fetching(config.model, published)
-        options["pretrained"] = config.pretrained or config.weights is not None
-    with source:
-        return _first_that_builds(timm, config, options)
-
-
-def _published(timm: Any, model: str) -> Any:
-    """What timm says of a model's published weights, None where it publishes none.
-
-    Raises:
-        UserError: timm has no such model, or no such weights of it; names the nearest that there are.
-    """
-    name = model.partition(".")[0]
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.6)
-        raise UserError(f"timm has no model {model!r}" + (f"; similar: {', '.join(near)}" if near else ""))
-    try:
-        return timm.get_pretrained_cfg(model)
-    except RuntimeError as error:  # of the tag behind the dot
-        tags = timm.list_pretrained(f"{name}.*")
-        near = difflib.get_close_matches(model, tags, n=5, cutoff=0.0)
-        raise UserError(f"timm has no model {model!r}" + (f"; there are: {', '.join(near)}" if near else "")) from error
-
-
-def _first_that_builds(timm: Any, config: Config, options: dict[str, Any]) -> nn.Module:
-    with_size = {"img_size": config.size} if config.size is not None else {}
-    # Not every family knows these options; a model without positions takes any size anyway.
-    attempts: list[dict[str, Any]] = [{**with_size, "dynamic_img_size": True}, with_size, {}]
-    for extra in attempts:
-        try:
-            model: nn.Module = timm.create_model(config.model, **options, **extra)
-            return model
-        except TypeError as error:
-            if extra == attempts[-1] or "unexpected keyword" not in str(error):
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-@functools.cache
-def _stride(model: str) -> int:
-    """Pixels between neighbouring tokens, without allocating the model."""
-    with torch.device("meta"):
-        return _stride_of(_create(Config(model=model), weights=False))
-
-
-def _stride_of(model: nn.Module) -> int:
-    """Pixels between neighbouring tokens of the output."""
-    info: Any = getattr(model, "feature_info", None)
-    if info:
-        entry = info[-1] if isinstance(info, list) else info.info[-1]
-        return int(entry["reduction"])
-    size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if size is None:
-        raise UserError(f"timm model {type(model).__name__} does not say its stride: it cannot give patch features")
-    return int(size[0] if isinstance(size, tuple) else size)
-
-
-def _grid(stride: int, size: tuple[int, ...]) -> tuple[int, int]:
-    from foundation.modalities.image.tokenizer import Config as Patches
-
-    return Patches(patch_size=stride).grid(size)
-
-
-class TimmEncoder(nn.Module):
+class TimmEncoder(EncoderModule):
     """A timm backbone: one pass for each view, the same features as our own encoder.
+
+    Masks are given on the grid of the output. Where the embedding's is finer (Swin: stride 4 in front, 32 at the end),
+    each masked token hides all embedded patches that it covers, as in SimMIM (Xie et al. 2022) and iBOT.
 
     Attributes:
         config: what it was built from.
         modality: ``image``.
         width: width D of the features.
-        depth: blocks (transformers) or stages.
-        supports_masks: whether patches can be hidden: models that embed patches and keep their number.
+        depth: blocks (transformers) or stages, as many as there are taps.
+        prefix: class and register tokens.
+        stride: pixels between neighbouring tokens of the output.
     """
 
     modality = "image"
@@ -182,64 +127,77 @@ class TimmEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        model: Any = _create(config)
+        model: Any = create(
+            config.model,
+            size=config.size,
+            channels=config.channels,
+            drop_path=config.drop_path,
+            arguments=config.arguments,
+            pretrained=config.pretrained,
+            weights=config.weights,
+        )
         self.model = model
         self.width = int(model.num_features)
-        self.stride = _stride_of(self.model)
-        blocks = getattr(self.model, "blocks", None)
-        embed: Any = getattr(self.model, "patch_embed", None)
-        patch = getattr(embed, "patch_size", None)
+        self.stride = stride_of(model)
+        blocks, embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
         self.is_transformer = isinstance(blocks, nn.Sequential | nn.ModuleList) and embed is not None
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
-        self.supports_masks = self.is_transformer and patch is not None and int(patch[0]) == self.stride
-        self.has_intermediates = hasattr(self.model, "forward_intermediates")
-        if self.is_transformer and blocks is not None:
-            self.depth = len(blocks)
-        else:
-            self.depth = len(getattr(self.model, "feature_info", []) or [])
+        self.has_intermediates = hasattr(model, "forward_intermediates")
+        self.stages = _stages(model)
+        self.depth = len(blocks) if self.is_transformer else len(self.stages)
+        # Only where patches do not overlap does a mask token keep all of what it hides.
+        separate = isinstance(embed, importlib.import_module("timm.layers").PatchEmbed)
+        self.hides = separate and self.stride % int(embed.patch_size[0]) == 0
         self._hidden: Tensor | None = None
-        if self.supports_masks:
-            width = int(getattr(model, "embed_dim", self.width))
-            self.mask_token = nn.Parameter(torch.zeros(1, width))
+        if self.hides:
+            self.mask_token = nn.Parameter(torch.zeros(1, int(embed.proj.out_channels)))
             embed.register_forward_hook(self._hide)
         else:
             self.register_parameter("mask_token", None)
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, which depends on the family."""
+        return Capabilities(
+            hides=self.hides,
+            overwrites=True,
+            cell_shape=(self.config.channels, self.stride, self.stride),
+            cannot_hide=""
+            if self.hides
+            else f"timm model {self.config.model!r} cannot hide patches: masked objectives such as ibot need a model "
+            "that embeds separate patches (vit_*, deit_*, eva*, swin*), or set no masking",
+        )
+
     def forward(
-        self,
-        views: Sequence[Tensor],
-        masks: Sequence[Tensor | None] | None = None,
-        taps: Sequence[str] = (),
-        *,
-        generator: torch.Generator | None = None,
+        self, inputs: Inputs, taps: Sequence[str] = (), *, generator: torch.Generator | None = None
     ) -> list[Features]:
         """Encode views, one after the other.
 
         Args:
-            views: [R_i, channels, H_i, W_i] each.
-            masks: for each view [R_i, N_i] bool, True where the patch is hidden; or None.
+            inputs: tensors [R_i, channels, H_i, W_i], or inputs with such a view.
             taps: ``block.i``, see ``tap_names``.
             generator: not used: timm draws from torch's own generator.
 
         Returns:
-            Features of each view: ``cls`` the class token, or the pooled feature where the model has none;
+            Features of each input: ``cls`` the class token, or the pooled feature where the model has none;
             ``registers`` the other prefix tokens.
 
         Raises:
-            UserError: unknown tap, or a mask for a model that cannot hide patches.
+            UserError: unknown tap; a mask for a model that cannot hide patches; tokens to leave out, or padding.
         """
         self.check_taps(taps)
-        masks = [None] * len(views) if masks is None else list(masks)
-        if len(masks) != len(views):
-            raise UserError(f"{len(views)} views but {len(masks)} masks: give one for each view (None for no mask)")
-        if any(mask is not None for mask in masks):
-            self.check_masks()
-        return [self._encode(view, mask, taps) for view, mask in zip(views, masks, strict=True)]
+        return [self._encode(one, taps) for one in inputs_of(inputs)]
 
-    def _encode(self, view: Tensor, mask: Tensor | None, taps: Sequence[str]) -> Features:
-        if self.supports_masks:
-            _grid(self.stride, (view.shape[2], view.shape[3]))
-        self._hidden = mask
+    def _encode(self, given: EncoderInput, taps: Sequence[str]) -> Features:
+        view = given.view
+        if given.mask is not None and not self.hides:
+            raise UserError(self.capabilities.cannot_hide)
+        if given.left_out is not None or given.valid is not None:
+            what = "leave tokens out" if given.valid is None else "leave padding out"
+            raise UserError(f"timm model {self.config.model!r} cannot {what}: encoder 'vit' can")
+        if self.hides:
+            self.config.coordinates((view.shape[2], view.shape[3]))  # refuses sizes that do not fit
+        self._hidden = None if given.mask is None else self._on_grid(given.mask, view)
         tapped: dict[str, Tensor] = {}
         try:
             if taps:
@@ -257,7 +215,8 @@ class TimmEncoder(nn.Module):
         finally:
             self._hidden = None
         prefix, patches = self._split(output)
-        return Features(cls=self._pool(output, patches), registers=prefix[:, 1:], patches=patches, taps=tapped)
+        pooled = self._pool(output, patches)
+        return Features(cls=pooled, registers=prefix[:, 1:], patches=choose(patches, given.wanted), taps=tapped)
 
     def _takes(self, option: str) -> bool:
         return option in inspect.signature(self.model.forward_intermediates).parameters
@@ -283,15 +242,26 @@ class TimmEncoder(nn.Module):
         pooled: Tensor = self.model.forward_head(output, pre_logits=True)
         return pooled.flatten(1) if pooled.shape[-1] == self.width or pooled.ndim == 4 else patches.mean(1)
 
+    def _on_grid(self, mask: Tensor, view: Tensor) -> Tensor:
+        """A mask [R, N] on the grid of the embedding, [R, h, w]."""
+        rows, columns = view.shape[2] // self.stride, view.shape[3] // self.stride
+        if mask.shape != (len(view), rows * columns):
+            raise UserError(
+                f"mask is {list(mask.shape)}, but the view has {[len(view), rows * columns]} rows and tokens"
+            )
+        finer = self.stride // int(self.model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+        grid = mask.view(len(view), rows, columns)
+        return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2)
+
     def _hide(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         """Put the mask token in place of hidden patches, where the model has just embedded them."""
         if self._hidden is None:
             return None
-        hidden = self._hidden.view(*output.shape[:-1]) if output.shape[-1] == self.mask_token.shape[-1] else None
-        if hidden is None:
+        if output.shape[-1] != self.mask_token.shape[-1]:
             raise UserError(
                 f"timm model {self.config.model!r} embeds patches as {list(output.shape)}: it cannot hide them"
             )
+        hidden = self._hidden.reshape(output.shape[:-1])
         return torch.where(hidden[..., None], self.mask_token[0].to(output.dtype), output)
 
     def preprocessing(self) -> dict[str, Any]:
@@ -305,64 +275,52 @@ class TimmEncoder(nn.Module):
             "std": list(data.get("std", (0.229, 0.224, 0.225))),
         }
 
-    def check_masks(self) -> None:
-        """Refuse masks that this model cannot use.
-
-        Raises:
-            UserError: the model has no patch embedding whose tokens reach the end.
-        """
-        if not self.supports_masks:
-            raise UserError(
-                f"timm model {self.config.model!r} cannot hide patches: masked objectives such as ibot need a "
-                "transformer with one token for each patch (vit_*, deit_*, eva*), or set no masking"
-            )
-
     def tap_names(self) -> list[str]:
-        """Everything that can be tapped."""
+        """Everything that can be tapped: tokens behind each block or stage."""
         return [f"block.{number}" for number in range(self.depth)] if self.has_intermediates else []
 
-    def check_taps(self, taps: Sequence[str]) -> None:
-        """Refuse taps that there are not.
-
-        Raises:
-            UserError: names the unknown taps and those there are.
-        """
-        there = self.tap_names()
-        unknown = [tap for tap in taps if tap not in there]
-        if unknown:
-            listing = f"{there[0]} to {there[-1]}" if there else "none"
-            raise UserError(
-                f"unknown tap {', '.join(map(repr, unknown))}: timm model {self.config.model!r} has {listing}"
-            )
-
-    def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
-        """Place of each patch of an image of that size, [N, 2]."""
-        return self.config.coordinates(size)
-
     def layer_of(self, name: str) -> int:
-        """Layer of a parameter, for layer-wise decay: 0 for the stem, then timm's grouping, at most depth + 1."""
-        return 0 if name == "mask_token" else min(self._layers[name.removeprefix("model.")], self.depth + 1)
+        """Layer of a parameter: 0 for the stem, positions and tokens, i + 1 for what leads to tap i, depth + 1 for the
+        rest (the last norm)."""
+        return 0 if name == "mask_token" else self._layers[name.removeprefix("model.")]
 
     @functools.cached_property
     def _layers(self) -> dict[str, int]:
-        helpers = importlib.import_module("timm.models")
-        matcher = self.model.group_matcher(coarse=not self.is_transformer)
-        return dict(helpers.group_parameters(self.model, matcher, reverse=True))
+        names = [name for name, _ in self.model.named_parameters()]
+        layers: dict[str, int] = {}
+        layer = self.depth + 1
+        for name in reversed(names):  # what lies in front of a stage and in no other leads to it
+            layer = next((i + 1 for i, stage in enumerate(self.stages) if name.startswith(f"{stage}.")), layer)
+            layers[name] = 0 if name in self._stem else layer
+        return layers
 
-    def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
-        """Estimated floating point operations of a forward pass, counted by torch on one row of each view.
+    @functools.cached_property
+    def _stem(self) -> frozenset[str]:
+        """Parameters in front of the first block or stage, as timm groups them."""
+        models = importlib.import_module("timm.models")
+        groups = models.group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
+        return frozenset(name for name, group in groups.items() if group == 0)
 
-        Args:
-            shapes: (R, channels, H, W) of the views.
-        """
-        from torch.utils.flop_counter import FlopCounterMode
+    def is_patch_embed(self, name: str) -> bool:
+        """Whether a parameter belongs to the patch embedding, or to the stem of a model without one."""
+        own = name.removeprefix("model.")
+        if isinstance(getattr(self.model, "patch_embed", None), nn.Module):
+            return own.startswith("patch_embed.")
+        return own in self._stem
 
-        place = next(self.parameters())
-        total, training = 0, self.training
-        self.eval()
-        for rows, *rest in shapes:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self([torch.zeros(1, *rest, dtype=place.dtype, device=place.device)])
-            total += rows * counter.get_total_flops()
-        self.train(training)
-        return total
+    def cells(self, view: Tensor) -> Tensor:
+        """Pixels under each token of the output, [R, N, channels, stride, stride]; a token has seen more of them."""
+        return cut(view, (self.stride, self.stride))
+
+    def spread(self, hidden: Tensor, view: Tensor) -> Tensor:
+        """Which pixels of a view lie under tokens [R, N] bool, [R, 1, H, W]."""
+        return spread(hidden, (view.shape[2], view.shape[3]), (self.stride, self.stride))
+
+
+def _stages(model: Any) -> list[str]:
+    """Modules behind which timm reads features, first to last."""
+    info = getattr(model, "feature_info", None) or []
+    return [str(entry["module"]) for entry in (info if isinstance(info, list) else info.info)]
+
+
+_fulfils: type[Encoder] = TimmEncoder  # for the type checker

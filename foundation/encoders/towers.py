@@ -7,22 +7,22 @@ one tower for each sensor of a pair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foundation.encoders.trunk import choose
+from foundation.encoders.protocol import Capabilities, Encoder, EncoderConfig, EncoderModule, Inputs, inputs_of
 from foundation.errors import UserError
 from foundation.plugins import Plugin
 from foundation.types import Features
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(EncoderConfig):
     """Encoders by name, all of one width."""
 
     towers: dict[str, Annotated[Any, Plugin("foundation.encoders.{name}")]]
@@ -42,12 +42,12 @@ class Config:
             if count in axes:
                 raise UserError(f"encoder.towers: {axes[count]} and {name} both take views of {count} axes; keep one")
             axes[count] = name
-        widths = {name: tower.shape.width for name, tower in self.towers.items() if hasattr(tower, "shape")}
+        widths = {name: tower.known_width for name, tower in self.towers.items() if tower.known_width is not None}
         if len(set(widths.values())) > 1:
             raise UserError(_widths(widths))
 
     @property
-    def size(self) -> tuple[int, ...]:
+    def size(self) -> tuple[int, ...]:  # type: ignore[override]
         """Input size of the main tower."""
         return tuple(self.towers[self.main].size)
 
@@ -57,14 +57,15 @@ class Config:
         return str(self.towers[self.main].modality)
 
     @property
-    def registers(self) -> int:
+    def registers(self) -> int:  # type: ignore[override]
         """Register tokens of the main tower."""
-        return int(getattr(self.towers[self.main], "registers", 0))
+        return int(self.towers[self.main].registers)
 
     @property
     def places(self) -> Callable[[Tensor], Tensor] | None:
         """As of the main tower, see :mod:`foundation.encoders.vit`."""
-        return getattr(self.towers[self.main], "places", None)
+        places: Callable[[Tensor], Tensor] | None = self.towers[self.main].places
+        return places
 
     def tower_of(self, axes: int) -> str:
         """Name of the tower for views of so many axes.
@@ -92,7 +93,7 @@ def _widths(widths: Mapping[str, int]) -> str:
     return f"encoder.towers must have one width, as they share the heads: {listed}"
 
 
-class Towers(nn.Module):
+class Towers(EncoderModule):
     """See :class:`Config`.
 
     Attributes:
@@ -101,19 +102,43 @@ class Towers(nn.Module):
         depth: blocks of the deepest tower.
     """
 
-    supports_masks = True
-    supports_wanted = True
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.towers = nn.ModuleDict({name: tower.build() for name, tower in config.towers.items()})
-        self.supports_drop = all(getattr(tower, "supports_drop", False) for tower in self.towers.values())
         self.width = int(self.main.width)
         others = {name: int(tower.width) for name, tower in self.towers.items()}  # type: ignore[arg-type]
         if set(others.values()) != {self.width}:  # of adapters, whose width only the model knows
             raise UserError(_widths(others))
         self.depth = max(int(tower.depth) for tower in self.towers.values())  # type: ignore[arg-type]
+        self.prefix = int(self.main.prefix)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Every tower hides the tokens of its own views; the rest is what all can do."""
+        all_of_them = [tower.capabilities for tower in self.encoders.values()]
+        return Capabilities(
+            hides=any(one.hides for one in all_of_them),
+            drops=all(one.drops for one in all_of_them),
+            overwrites=all(one.overwrites for one in all_of_them),
+            cell_shape=self.encoders[self.config.main].capabilities.cell_shape,
+            ragged=all(one.ragged for one in all_of_them),
+            towers=tuple(self.towers),
+            cannot_hide=next((one.cannot_hide for one in all_of_them if not one.hides), ""),
+        )
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The towers by name."""
+        return {name: cast(Encoder, tower) for name, tower in self.towers.items()}
+
+    def tower_of(self, view: Tensor) -> Encoder:
+        """The tower for a view [R, channels, ...].
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.encoders[self.config.tower_of(view.ndim - 2)]
 
     @property
     def main(self) -> Any:
@@ -136,69 +161,58 @@ class Towers(nn.Module):
         return self.main.trunk
 
     @property
-    def prefix(self) -> int:
-        """Class and register tokens of the main tower."""
-        return int(self.main.prefix)
-
-    @property
     def flops_per_token(self) -> int:
         """Of the main tower."""
         return int(self.main.flops_per_token)
 
     def forward(
-        self,
-        views: Sequence[Tensor],
-        masks: Sequence[Tensor | None] | None = None,
-        taps: Sequence[str] = (),
-        *,
-        generator: torch.Generator | None = None,
-        wanted: Sequence[Tensor | None] | None = None,
-        drop: Sequence[int | None] | None = None,
+        self, inputs: Inputs, taps: Sequence[str] = (), *, generator: torch.Generator | None = None
     ) -> list[Features]:
         """Encode each view by its tower, the views of one tower in one pass; arguments and results as of a single one.
 
         Raises:
             UserError: a view for which there is no tower.
         """
-        owners = [self.config.tower_of(view.ndim - 2) for view in views]
+        self.check_taps(taps)
+        given = inputs_of(inputs)
+        owners = [self.config.tower_of(one.view.ndim - 2) for one in given]
         results: dict[int, Features] = {}
         for name in dict.fromkeys(owners):
             own = [number for number, owner in enumerate(owners) if owner == name]
-            tower: Any = self.towers[name]
-            options = {"drop": drop, "wanted": wanted if getattr(tower, "supports_wanted", False) else None}
-            some = {key: [values[number] for number in own] for key, values in options.items() if values is not None}
-            features = tower(
-                [views[number] for number in own],
-                None if masks is None else [masks[number] for number in own],
-                taps,
-                generator=generator,
-                **some,
-            )
-            if wanted is not None and "wanted" not in some:  # a tower that gives all patches
-                chosen = [wanted[number] for number in own]
-                features = [replace(f, patches=choose(f.patches, c)) for f, c in zip(features, chosen, strict=True)]
+            tower = self.encoders[name]
+            there = tower.tap_names()  # one tower may be deeper than another
+            some = [given[number] for number in own]
+            features = tower(some, [tap for tap in taps if tap in there], generator=generator)
             results |= dict(zip(own, features, strict=True))
-        return [results[number] for number in range(len(views))]
+        return [results[number] for number in range(len(given))]
 
     def tap_names(self) -> list[str]:
-        """What can be tapped in the main tower."""
-        return list(self.main.tap_names())
+        """What can be tapped in some tower; a view has those of its own."""
+        return list(dict.fromkeys(tap for tower in self.encoders.values() for tap in tower.tap_names()))
 
-    def check_taps(self, taps: Sequence[str]) -> None:
-        """As the main tower's."""
-        self.main.check_taps(taps)
+    def cells(self, view: Tensor) -> Tensor:
+        """Numbers that each token of a view covers, [R, N, *cell_shape], as its tower says."""
+        return self.tower_of(view).cells(view)
+
+    def spread(self, hidden: Tensor, view: Tensor) -> Tensor:
+        """Which numbers of a view lie in tokens [R, N] bool, as its tower says."""
+        return self.tower_of(view).spread(hidden, view)
 
     def layer_of(self, name: str) -> int:
         """Layer of a parameter, counted so that the last blocks of all towers are level."""
         _, tower, rest = name.split(".", 2)
-        encoder: Any = self.towers[tower]
-        return int(encoder.layer_of(rest)) + self.depth - int(encoder.depth)
+        encoder = self.encoders[tower]
+        return encoder.layer_of(rest) + self.depth - encoder.depth
 
-    def uses_all_parameters(self, masked: bool) -> bool:
-        """A recipe may leave a tower's patches or mask token unused."""
-        return False
+    def is_patch_embed(self, name: str) -> bool:
+        """As the parameter's tower says."""
+        _, tower, rest = name.split(".", 2)
+        return self.encoders[tower].is_patch_embed(rest)
 
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Floating point operations of a forward pass over views of these shapes (rows, channels, ...)."""
-        owners: list[Any] = [self.towers[self.config.tower_of(len(shape) - 2)] for shape in shapes]
-        return sum(int(owner.flops([shape])) for owner, shape in zip(owners, shapes, strict=True))
+        owners = [self.encoders[self.config.tower_of(len(shape) - 2)] for shape in shapes]
+        return sum(owner.flops([shape]) for owner, shape in zip(owners, shapes, strict=True))
+
+
+_fulfils: type[Encoder] = Towers  # for the type checker

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.encoders.blocks import Block, BlockShape, make_norm
-from foundation.encoders.segments import Segment, Wanted
-
-TAP_KINDS = ("block", "queries", "keys", "values", "attention")
+from foundation.encoders.segments import Segment, Wanted, choose, unpack
 
 
 def drop_path_rates(rate: float, depth: int, schedule: Literal["uniform", "linear"]) -> list[float]:
@@ -19,27 +17,6 @@ def drop_path_rates(rate: float, depth: int, schedule: Literal["uniform", "linea
     if schedule == "uniform" or depth == 1:
         return [rate] * depth
     return [rate * i / (depth - 1) for i in range(depth)]
-
-
-def visible(mask: Tensor, hidden: int, prefix: int) -> Tensor:
-    """Places of the tokens that stay when hidden ones are left out; never waits for the device.
-
-    Args:
-        mask: [R, N] bool.
-        hidden: True entries in each of its rows.
-        prefix: class and register tokens in front.
-
-    Returns:
-        [R, prefix + N - hidden, 1] int64, ascending.
-    """
-    order = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, : mask.shape[1] - hidden]
-    front = torch.arange(prefix, device=mask.device).expand(len(mask), -1)
-    return torch.cat((front, order + prefix), dim=1)[:, :, None]
-
-
-def choose(patches: Tensor, chosen: Tensor | None) -> Tensor:
-    """Patch tokens [R, N, D] at places [M] of the flattened [R * N], [M, D]; all as they are for None."""
-    return patches if chosen is None else patches.flatten(0, 1).index_select(0, chosen)
 
 
 class Trunk(nn.Module):
@@ -86,29 +63,27 @@ class Trunk(nn.Module):
         """
         width = rows[0].shape[-1]
         tokens = torch.cat([view.reshape(-1, width) for view in rows]) if len(rows) > 1 else rows[0].reshape(-1, width)
-        inner: dict[int, list[str]] = {}
+        by_block: dict[int, list[str]] = {}
         for tap in taps:
             kind, place = tap.split(".")
-            inner.setdefault(int(place), []).append(kind)
+            by_block.setdefault(int(place), []).append(kind)
         tapped: list[dict[str, Tensor]] = [{} for _ in rows]
         choice = [None] * len(rows) if wanted is None else list(wanted)
         last = len(self.blocks) - 1
-        short = any(chosen is not None for chosen in choice) and last not in inner
+        short = any(chosen is not None for chosen in choice) and last not in by_block
+        current: Sequence[Segment] = ()
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
-            for kind in inner.get(number, ()):
-                if kind != "block":
-                    seen = block.attention.inspect(block.attention_norm(tokens), current, kind)
-                    for view, value in zip(tapped, seen, strict=True):
-                        view[f"{kind}.{number}"] = value
             if short and number == last:
                 return *self._finish(block, tokens, current, generator, choice), tapped
-            tokens = block(tokens, current, generator)
-            if "block" in inner.get(number, ()):
-                for view, value in zip(tapped, self.unpack(tokens, rows), strict=True):
-                    view[f"block.{number}"] = value
-        views = self.unpack(tokens if self.class_norm is not None else self.norm(tokens), rows)
+            if kinds := by_block.get(number):
+                tokens, seen = block(tokens, current, generator, None, kinds)
+                for view, values in zip(tapped, seen, strict=True):
+                    view |= {f"{kind}.{number}": value for kind, value in values.items()}
+            else:
+                tokens = block(tokens, current, generator)
+        views = unpack(tokens if self.class_norm is not None else self.norm(tokens), current)
         prefixes, patches = [view[:, : self.prefix] for view in views], [view[:, self.prefix :] for view in views]
         if self.class_norm is not None:
             prefixes, patches = [self.class_norm(view) for view in prefixes], [self.norm(view) for view in patches]
@@ -154,11 +129,6 @@ class Trunk(nn.Module):
             prefix, patches = tokens.tensor_split((segment.rows * self.prefix,))
             prefix = prefix.view(segment.rows, self.prefix, tokens.shape[-1])
         return (prefix, patches) if self.class_norm is None else (self.class_norm(prefix), self.norm(patches))
-
-    def unpack(self, tokens: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Cut packed tokens [T, D] back into views shaped as ``rows``."""
-        parts = tokens.split([view.shape[0] * view.shape[1] for view in rows])
-        return [part.view(view.shape) for part, view in zip(parts, rows, strict=True)]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -9,14 +9,24 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.encoders.attention import Backend
-from foundation.encoders.blocks import BlockShape, FeedForward, Norm
-from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
+from foundation.encoders.blocks import TAP_KINDS, BlockShape, FeedForward, Norm
+from foundation.encoders.embedding import Embedding, both_valid
+from foundation.encoders.left_out import LeftOut
+from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig
 from foundation.encoders.presets import Preset, PresetName, shape
-from foundation.encoders.segments import Segment
-from foundation.encoders.trunk import TAP_KINDS, Trunk, choose, drop_path_rates, visible
+from foundation.encoders.protocol import Encoder as EncoderProtocol
+from foundation.encoders.protocol import (
+    EncoderConfig,
+    Inputs,
+    ScatteredTokenizerConfig,
+    TokenizerConfig,
+    inputs_of,
+)
+from foundation.encoders.segments import choose
+from foundation.encoders.trunk import Trunk, drop_path_rates
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
@@ -30,7 +40,7 @@ to their gradients once for all views, and copies the tokens of every block for 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(EncoderConfig):
     """A vision transformer."""
 
     preset: PresetName | None = None
@@ -104,7 +114,7 @@ class Config:
     a CPU for up to 8 x width tokens (measured: 2 to 15 % faster below, up to 5 % slower far above)."""
 
     def __post_init__(self) -> None:
-        if not (hasattr(self.tokenizer, "build") and hasattr(self.tokenizer, "coordinates")):
+        if not isinstance(self.tokenizer, TokenizerConfig):
             raise UserError(
                 f"encoder.tokenizer is {self.tokenizer!r}: it must be the Config of a modality's tokenizer, "
                 "such as foundation.modalities.image.tokenizer.Config(patch_size=16)"
@@ -146,14 +156,19 @@ class Config:
     @property
     def places(self) -> Callable[[Tensor], Tensor] | None:
         """Where tokens lie that have other places in every sample: [R, ...] -> [R, N, d]; None for those on a grid."""
-        return getattr(self.tokenizer, "places", None)
+        return self.tokenizer.places if isinstance(self.tokenizer, ScatteredTokenizerConfig) else None
+
+    @property
+    def known_width(self) -> int:
+        """Width of a token."""
+        return self.shape.width
 
     def build(self) -> Encoder:
         """Make the encoder, initialised."""
         return Encoder(self)
 
 
-class Encoder(nn.Module):
+class Encoder(Embedding):
     """Tokenizer and trunk.
 
     A token sequence is: class token, register tokens, patch tokens. Masked patches are replaced by the mask token
@@ -164,41 +179,24 @@ class Encoder(nn.Module):
         modality: such as ``image``.
         width: width D of a token.
         depth: number of blocks.
-        supports_masks: hidden patches are possible.
-        supports_wanted: ``forward`` takes ``wanted``.
-        supports_drop: ``forward`` takes ``drop``.
+        prefix: class and register tokens in front of the patch tokens.
     """
 
-    supports_masks = True
-    supports_wanted = True
-
     def __init__(self, config: Config) -> None:
-        super().__init__()
         shape = config.shape
+        super().__init__(
+            config.tokenizer,
+            width=shape.width,
+            heads=shape.heads,
+            size=config.size,
+            position=config.position,
+            class_token=config.class_token,
+            registers=config.registers,
+            token_std=config.token_std,
+        )
         self.config = config
         self.modality = config.modality
-        self.width, self.depth, self.heads = shape.width, shape.depth, shape.heads
-        self.prefix = config.class_token + config.registers
-        self.supports_drop = config.position.kind != "rotary"
-        self.tokenizer = config.tokenizer.build(self.width)
-        if config.class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, self.width))
-        else:
-            self.register_parameter("cls_token", None)
-        self.mask_token = nn.Parameter(torch.empty(1, self.width))
-        if config.registers:
-            self.register_tokens = nn.Parameter(torch.empty(1, config.registers, self.width))
-        else:
-            self.register_parameter("register_tokens", None)
-        self.positions: LearnedPositions | RotaryPositions | CoordinatePositions | None = None
-        if config.position.kind == "learned":
-            places = config.coordinates(config.size)
-            grid = tuple(int(last) + 1 for last in places.max(axis=0))
-            self.positions = LearnedPositions(self.width, grid, config.position)
-        elif config.position.kind == "rotary":
-            self.positions = RotaryPositions(self.width // self.heads, self.prefix, config.position)
-        elif config.position.kind == "mlp":
-            self.positions = CoordinatePositions(self.width, config.tokenizer.dimensions, config.position)
+        self.depth, self.heads = shape.depth, shape.heads
         block = BlockShape(
             width=self.width,
             heads=self.heads,
@@ -213,118 +211,79 @@ class Encoder(nn.Module):
         )
         rates = drop_path_rates(config.drop_path, self.depth, config.drop_path_schedule)
         self.trunk = Trunk(block, rates, prefix=self.prefix, separate_class_norm=config.separate_class_norm)
-        self._reset_own()
+        self.reset_tokens()
         self.trunk.reset_parameters()
 
     def forward(
-        self,
-        views: Sequence[Tensor],
-        masks: Sequence[Tensor | None] | None = None,
-        taps: Sequence[str] = (),
-        *,
-        generator: torch.Generator | None = None,
-        wanted: Sequence[Tensor | None] | None = None,
-        drop: Sequence[int | None] | None = None,
+        self, inputs: Inputs, taps: Sequence[str] = (), *, generator: torch.Generator | None = None
     ) -> list[Features]:
         """Encode views of any sizes, packed into one pass where that is faster.
 
         Args:
-            views: for images [R_i, channels, H_i, W_i] each.
-            masks: for each view [R_i, N_i] bool, True where the patch is hidden; or None.
+            inputs: for images tensors [R_i, channels, H_i, W_i], or inputs with such a view. Where some patches are
+                wanted, the last block computes these, class and register tokens only.
             taps: what to return beside the features, see ``tap_names``.
             generator: source of drop path and position augmentation in training; torch's own generator of the device
                 when None.
-            wanted: for each view the places of the patches that are wanted, [M_i] distinct int64 in the flattened
-                [R_i * N_i]; None: all are. The last block computes these, class and register tokens only, and
-                ``patches`` is [M_i, D], in the order of the places.
-            drop: for each view the number of hidden patches in each of its rows, if those are left out of the trunk; or
-                None for mask tokens in their place. At the places left out, ``patches`` holds the mask token with its
-                position, as a decoder wants it (MAE); taps hold the visible ones only.
 
         Returns:
-            Features of each view. Taps: ``block.i`` tokens after block i [R, 1 + registers + N, D], not normed;
+            Features of each input. Taps: ``block.i`` tokens after block i [R, 1 + registers + N, D], not normed;
             ``queries.i``, ``keys.i``, ``values.i`` of all heads side by side, same shape, before rotation;
-            ``attention.i`` [R, heads, 1 + registers + N], softmax weights of the class token.
+            ``attention.i`` [R, heads, 1 + registers + N], softmax weights of the class token. Of tokens that were left
+            out there is nothing in them.
 
         Raises:
-            UserError: unknown tap, size that does not fit the patches, mask of the wrong shape.
+            UserError: unknown tap, size that does not fit the patches, mask or validity of the wrong shape.
         """
         self.check_taps(taps)
-        views = list(views)
-        if not views:
+        given = inputs_of(inputs)
+        if not given:
             return []
-        masks = [None] * len(views) if masks is None else list(masks)
-        if len(masks) != len(views):
-            raise UserError(f"{len(views)} views but {len(masks)} masks: give one for each view (None for no mask)")
-        rows, grids, valids = [], [], []
-        left_out: dict[int, tuple[Tensor, Tensor]] = {}  # by view: all tokens, places of the visible ones
-        for place, (view, mask) in enumerate(zip(views, masks, strict=True)):
-            tokens, grid, valid = self.embed(view, mask)
-            hidden = None if drop is None else drop[place]
-            if hidden is not None and mask is not None:
-                left_out[place] = tokens, visible(mask, hidden, self.prefix)
-                tokens = tokens.gather(1, left_out[place][1].expand(-1, -1, self.width))
+        rows, grids, valids, inner = [], [], [], []  # inner: validity of the patches that enter the trunk
+        left_out: dict[int, LeftOut] = {}
+        tokenized: dict[int, tuple[Tensor, Any, Tensor | None]] = {}
+        for place, one in enumerate(given):
+            if id(one.view) not in tokenized:  # under whatever mask
+                tokenized[id(one.view)] = self.tokenizer(one.view)
+            tokens, grid, valid = self.embed(one.view, one.mask, tokenized[id(one.view)])
+            valid = both_valid(valid, one.valid, (tokens.shape[0], tokens.shape[1] - self.prefix))
+            valids.append(valid)
+            if one.mask is not None and one.left_out is not None:
+                left_out[place] = LeftOut.of(tokens, one.mask, one.left_out, self.prefix)
+                tokens = left_out[place].visible
+                valid = None if valid is None else left_out[place].visible_patches(valid)
             rows.append(tokens)
             grids.append(grid)
-            valids.append(valid)
-        choice = [None] * len(views) if wanted is None else list(wanted)
-        inside = [  # what the trunk may leave out
-            chosen if chosen is not None and self._may_leave_out(chosen, place in left_out) else None
-            for place, chosen in enumerate(choice)
+            inner.append(valid)
+        choice = [  # what the trunk may leave out
+            one.wanted if one.wanted is not None and self._may_leave_out(one.wanted, place in left_out) else None
+            for place, one in enumerate(given)
         ]
         groups = [range(len(rows))] if self._pack(rows) else [range(i, i + 1) for i in range(len(rows))]
         prefixes: list[Tensor] = []
         patches: list[Tensor] = []
         tapped: list[dict[str, Tensor]] = []
         for group in groups:
-            some, places = [rows[i] for i in group], [grids[i] for i in group]
-            read = [inside[i] for i in group]
-            results = self.trunk(some, self._segments(some, places, generator), taps, generator, read)
+            some = [rows[i] for i in group]
+            segments = self.segments(some, [grids[i] for i in group], [inner[i] for i in group], generator)
+            results = self.trunk(some, segments, taps, generator, [choice[i] for i in group])
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])
         first = int(self.config.class_token)
-        pooled = [prefix[:, 0] if first else patch.mean(1) for prefix, patch in zip(prefixes, patches, strict=True)]
-        for place, (tokens, kept) in left_out.items():
-            if inside[place] is None:
-                where = (kept[:, self.prefix :] - self.prefix).expand(-1, -1, self.width)
-                whole_view = tokens[:, self.prefix :].to(patches[place].dtype)
-                patches[place] = whole_view.scatter(1, where, patches[place])
-        for place, (chosen, already) in enumerate(zip(choice, inside, strict=True)):
-            patches[place] = choose(patches[place], chosen if already is None else None)
+        pooled = [
+            prefix[:, 0] if first else pool(patch, valid)
+            for prefix, patch, valid in zip(prefixes, patches, inner, strict=True)
+        ]
+        for place, hidden in left_out.items():
+            if choice[place] is None:
+                patches[place] = hidden.put_back(patches[place])
+        for place, one in enumerate(given):
+            patches[place] = choose(patches[place], one.wanted if choice[place] is None else None)
         return [
             Features(cls=cls, registers=prefix[:, first:], patches=patch, taps=taps_of_view, valid=valid)
             for cls, prefix, patch, taps_of_view, valid in zip(pooled, prefixes, patches, tapped, valids, strict=True)
         ]
-
-    def embed(self, view: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | Tensor, Tensor | None]:
-        """Tokens of one view as they enter the first block.
-
-        Args:
-            view: as in ``forward``.
-            mask: as in ``forward``.
-
-        Returns:
-            [R, 1 + registers + N, D]; the grid, or the places of tokens that lie on none [R, N, d]; validity as the
-            tokenizer gives it.
-        """
-        tokens, grid, valid = self.tokenizer(view)
-        if mask is not None:
-            if mask.shape != tokens.shape[:2]:
-                raise UserError(
-                    f"mask is {list(mask.shape)}, but the view has {list(tokens.shape[:2])} rows and tokens"
-                )
-            tokens = torch.where(mask[:, :, None], self.mask_token.to(tokens.dtype), tokens)
-        cls = self.cls_token
-        if isinstance(self.positions, LearnedPositions):
-            cls_position, patch_positions = self.positions(grid)
-            cls, tokens = None if cls is None else cls + cls_position, tokens + patch_positions
-        elif isinstance(self.positions, CoordinatePositions):
-            tokens = tokens + self.positions(grid)
-        parts = [part for part in (cls, self.register_tokens) if part is not None]
-        # The residual stream keeps the parameters' precision: under autocast only the patches come in half precision.
-        together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(self.mask_token.dtype)]
-        return torch.cat(together, dim=1), grid, valid
 
     def _may_leave_out(self, wanted: Tensor, hidden_left_out: bool) -> bool:
         """Whether patches that are not wanted may be missing from the trunk's result: not where their mean stands in
@@ -337,41 +296,10 @@ class Encoder(nn.Module):
             return self.config.packing != "never"
         return sum(view.shape[0] * view.shape[1] for view in rows) <= PACKED_TOKENS * self.width
 
-    def _segments(
-        self, rows: Sequence[Tensor], grids: Sequence[Any], generator: torch.Generator | None
-    ) -> list[Segment] | Callable[[], list[Segment]]:
-        positions = self.positions
-        if not isinstance(positions, RotaryPositions):
-            return [Segment(view.shape[0], view.shape[1]) for view in rows]
-
-        def make() -> list[Segment]:
-            segments = []
-            for view, grid in zip(rows, grids, strict=True):
-                rotation = positions(grid, view.device, generator)
-                segments.append(Segment(view.shape[0], view.shape[1], rotation))
-            return segments
-
-        again = self.training and positions.config.augmented and positions.config.redraw == "block"
-        return make if again else make()
-
     def tap_names(self) -> list[str]:
         """Everything that can be tapped; attention is that of the class token, where there is one."""
         kinds = [kind for kind in TAP_KINDS if self.config.class_token or kind != "attention"]
         return [f"{kind}.{number}" for kind in kinds for number in range(self.depth)]
-
-    def check_taps(self, taps: Sequence[str]) -> None:
-        """Refuse taps that there are not.
-
-        Raises:
-            UserError: names the unknown taps and those there are.
-        """
-        if not taps:
-            return
-        unknown = [tap for tap in taps if tap not in self.tap_names()]
-        if unknown:
-            kinds = dict.fromkeys(name.partition(".")[0] for name in self.tap_names())
-            there = ", ".join(f"{kind}.0 to {kind}.{self.depth - 1}" for kind in kinds)
-            raise UserError(f"unknown tap {', '.join(map(repr, unknown))}: this encoder has {there}")
 
     def layer_of(self, name: str) -> int:
         """Layer of a parameter, for layer-wise decay of the learning rate.
@@ -423,12 +351,16 @@ class Encoder(nn.Module):
         self.tokenizer.reset_parameters()
         if isinstance(self.positions, LearnedPositions | CoordinatePositions):
             self.positions.reset_parameters()
-        self._reset_own()
+        self.reset_tokens()
         self.trunk.reset_parameters()
 
-    def _reset_own(self) -> None:
-        if self.cls_token is not None:
-            nn.init.normal_(self.cls_token, std=self.config.token_std)
-        nn.init.zeros_(self.mask_token)
-        if self.register_tokens is not None:
-            nn.init.normal_(self.register_tokens, std=self.config.token_std)
+
+def pool(patches: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the real tokens of each row, [R, N, D] -> [R, D]."""
+    if valid is None:
+        return patches.mean(1)
+    weight = valid[..., None].to(patches.dtype)
+    return (patches * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+_fulfils: type[EncoderProtocol] = Encoder  # for the type checker

@@ -38,7 +38,7 @@ class Accumulated:
 
 @dataclass(frozen=True)
 class _MaskedMean:
-    """Masked rows and tokens of a view, averaged over the processes and micro-batches of a step."""
+    """Masked rows and tokens of a view by a rule, averaged over the processes and micro-batches of a step."""
 
     rows: float
     tokens: float
@@ -75,7 +75,7 @@ def accumulate(
     for number in range(rounds):
         batch = next(feed)
         if means:
-            batch = replace(batch, masks={view: means[view].told(mask) for view, mask in batch.masks.items()})
+            batch = replace(batch, masks={key: means[key].told(mask) for key, mask in batch.masks.items()})
         see(batch)
         total.skipped += sum(batch.skipped.values())
         total.keys += batch.keys
@@ -93,15 +93,11 @@ def accumulate(
 
 
 def _masked_means(feed: Feed, rounds: int) -> dict[tuple[str, str], _MaskedMean]:
-    """How much is masked in the whole step, by view; empty where one batch is the whole step."""
+    """How much is masked in the whole step, by (view, rule); empty where one batch is the whole step."""
     parts = rounds * world_size()
     if parts == 1:
         return {}
     own = feed.masked(rounds)
-    total = sums_over_ranks(
-        {f"{place}.{what}": n for place, m in enumerate(own.values()) for what, n in asdict(m).items()}
-    )
-    return {
-        key: _MaskedMean(total[f"{place}.rows"] / parts, total[f"{place}.tokens"] / parts)
-        for place, key in enumerate(own)
-    }
+    counts = {(key, what): float(n) for key, masked in own.items() for what, n in asdict(masked).items()}
+    total = sums_over_ranks(counts)
+    return {key: _MaskedMean(total[key, "rows"] / parts, total[key, "tokens"] / parts) for key in own}

@@ -10,19 +10,18 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from foundation.data.loader import Loader
-from foundation.types import Batch, View
+from foundation.types import Batch, View, each_tensor
 
 
 @dataclass(frozen=True)
 class Masked:
-    """How much of a view is masked.
+    """How much of a view is masked by a rule.
 
     Attributes:
         rows: with a masked token.
-        tokens: masked.
+        tokens: masked ones that losses ask for.
     """
 
     rows: int
@@ -76,7 +75,7 @@ class Feed:
         if self._side is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self._side)
-            _each_tensor(ready, lambda tensor: tensor.record_stream(current))
+            each_tensor(ready, lambda tensor: tensor.record_stream(current))
         self._samples += ready.size
         return ready
 
@@ -90,7 +89,7 @@ class Feed:
             self._ready = error
 
     def masked(self, number: int) -> dict[tuple[str, str], Masked]:
-        """What is masked in the next batches together, by view. They are looked at on the host and not taken.
+        """What is masked in the next batches together, by (view, rule). They are looked at on the host and not taken.
 
         Raises:
             StopIteration: the loader ends before.
@@ -104,8 +103,8 @@ class Feed:
         counts += [_masked(batch) for batch in islice(self._waiting, number - len(counts))]
         total: dict[tuple[str, str], Masked] = {}
         for part in counts:
-            for view, masked in part.items():
-                total[view] = total.get(view, Masked(0, 0)) + masked
+            for key, masked in part.items():
+                total[key] = total.get(key, Masked(0, 0)) + masked
         return total
 
     def summary(self) -> dict[str, float]:
@@ -159,13 +158,3 @@ class Feed:
 def _masked(batch: Batch) -> dict[tuple[str, str], Masked]:
     """Of a batch on the host."""
     return {key: Masked(int(mask.masked.any(dim=1).sum()), len(mask.indices)) for key, mask in batch.masks.items()}
-
-
-def _each_tensor(batch: Batch, function: Callable[[Tensor], None]) -> None:
-    function(batch.labels)
-    for view in batch.views.values():
-        for tensor in (view.data, view.sample_ids, view.geometry):
-            function(tensor)
-    for mask in batch.masks.values():
-        for tensor in (mask.masked, mask.indices, mask.weights):
-            function(tensor)

@@ -109,8 +109,7 @@ class Learner(nn.Module):
             if {request.head for request in asked} < {*branch.heads}:
                 return True
             masked = any(request.mask is not None for request in asked)
-            knows = getattr(branch.encoder, "uses_all_parameters", None)
-            if knows is None or not knows(masked):
+            if not branch.encoder.uses_all_parameters(masked):
                 return True
         return False
 
@@ -148,7 +147,7 @@ class Learner(nn.Module):
                 return f"needs a mask rule for view {request.view!r}: {_missing(rule, there)}"
         if request.token in ("masked", "visible") and request.chosen_by is None:
             return f"needs masked {request.view!r} views: add a masking section"
-        if request.token == "cells" and not hasattr(getattr(offer.encoder, "tokenizer", None), "cells"):
+        if request.token == "cells" and (offer.encoder is None or offer.encoder.capabilities.cell_shape is None):
             return "needs an encoder whose tokenizer can say what a token covers"
         refusal = self.named_branches[request.branch].refusal(request)
         return None if refusal is None else f"needs the branch {request.branch!r}, which {refusal}"

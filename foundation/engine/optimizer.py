@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from foundation.encoders.protocol import Layered
 from foundation.engine.adamw import AdamW
 from foundation.errors import UserError
 from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
@@ -43,7 +45,8 @@ class Config:
     patch_embed_multiplier: Annotated[float, Range(0, 1e4)] = 1.0
     """Further factor of the learning rate of the tokenizer (DINOv2: 0.2)."""
     no_decay: Literal["names", "vectors"] = "names"
-    """Without weight decay: biases, norms and LayerScale by name (DINOv2), or biases and all 1-d tensors (DINO)."""
+    """Without weight decay: biases, LayerScale and the weights of norms, whatever they are called (DINOv2 goes by their
+    names), or biases and all 1-d tensors (DINO)."""
     freeze_last_layer: Duration = Duration(1, "epochs")
     """The prototypes' learning rate is 0 for so long."""
     fused: bool = True
@@ -79,15 +82,6 @@ class Config:
         return Optimizer(self, modules, clock, batch)
 
 
-@runtime_checkable
-class _Layered(Protocol):
-    """An encoder that knows the layer of each of its parameters: 0 for the first, depth + 1 for the last."""
-
-    depth: int
-
-    def layer_of(self, name: str) -> int: ...
-
-
 @dataclass(frozen=True)
 class Rule:
     """How one parameter is treated; parameters with equal rules share a group."""
@@ -102,22 +96,30 @@ def rule(config: Config, module: nn.Module, name: str, parameter: Tensor) -> Rul
 
     Args:
         config: of the optimizer.
-        module: an encoder that has ``depth`` and ``layer_of(name)``, or anything else (multiplier 1).
+        module: an encoder, which knows the layers of its parameters, or anything else (multiplier 1).
         name: inside the module.
         parameter: for its shape.
     """
     multiplier = 1.0
-    if isinstance(module, _Layered):
+    if isinstance(module, Layered):
         multiplier = config.layer_decay ** (module.depth + 1 - module.layer_of(name))
-    first = name.split(".", 1)[0]
-    if first in ("tokenizer", "patch_embed"):
-        multiplier *= config.patch_embed_multiplier
+        if module.is_patch_embed(name):
+            multiplier *= config.patch_embed_multiplier
     if config.no_decay == "names":
         last = name.rsplit(".", 1)[-1]
         free = last == "bias" or last.endswith("_scale") or "norm" in name or "gamma" in name
+        free = free or _is_norm(module.get_submodule(name.rpartition(".")[0]), parameter)
     else:
         free = name.rsplit(".", 1)[-1] == "bias" or parameter.ndim <= 1
     return Rule(multiplier, 0.0 if free else 1.0, "last_layer" in name)
+
+
+def _is_norm(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter scales what its module has normalised: torch's kinds, and those of libraries (timm's
+    ``RmsNorm``, ``EvoNorm2dB0``), which have no base in common, only vectors and a name."""
+    kinds = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    named = re.search(r"Norm(?![a-z])", type(module).__name__) is not None
+    return isinstance(module, kinds) or (named and parameter.ndim <= 1)
 
 
 class Optimizer:

@@ -14,10 +14,7 @@ from foundation.errors import UserError
 from foundation.objectives.store import Stores
 from foundation.plugins import near
 from foundation.schedules import Clock
-from foundation.types import Batch
-
-MASKING = "masking"
-"""Name of the mask rule that the recipe's ``masking`` is."""
+from foundation.types import MASKING, Batch
 
 
 @dataclass(frozen=True)

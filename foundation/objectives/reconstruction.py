@@ -11,13 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.branches.request import Request, Token
+from foundation.encoders.protocol import Encoder
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import Objective, ObjectiveContext, Result
@@ -109,8 +110,8 @@ class Reconstruction(Objective):
             nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
         self.predict = nn.Sequential(*layers)
 
-    def _cell_shape(self, encoder: Any) -> tuple[int, ...]:
-        shape = getattr(getattr(encoder, "tokenizer", None), "cell_shape", None)
+    def _cell_shape(self, encoder: Encoder | None) -> tuple[int, ...]:
+        shape = None if encoder is None else encoder.capabilities.cell_shape
         if shape is None:
             raise UserError(
                 "reconstruction needs an encoder whose tokenizer says what a token covers (cells and cell_shape, see "
@@ -118,7 +119,7 @@ class Reconstruction(Objective):
             )
         if self.config.distance == "chamfer" and len(shape) != 2:
             raise UserError(f"reconstruction: distance 'chamfer' is for tokens of [points, 3]; these are {list(shape)}")
-        return tuple(shape)
+        return shape
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss (mean over the tokens and numbers that count, those of all processes; 0 without any) and ``explained``.

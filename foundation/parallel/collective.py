@@ -14,6 +14,7 @@ from torch import Tensor
 from foundation.errors import FoundationError
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 def _active() -> bool:
@@ -49,7 +50,7 @@ def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
 
 
-def sums_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+def sums_over_ranks(values: Mapping[K, float]) -> dict[K, float]:
     """Sums of some numbers of the host over all processes, by name; one exchange, the device is not waited for."""
     if world_size() == 1:
         return dict(values)

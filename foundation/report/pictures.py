@@ -98,17 +98,13 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
 
 def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
     """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
-    import dataclasses
-
     from foundation.counter import Draws
 
     rule = getattr(loaded.recipe, "masking", None)
     if rule is None or not rows or not rule.mean_share:
         return None
-    every = {} if rule.choices else {"probability": 1.0}
-    plain = dataclasses.replace(rule, **every, also=(), mode="token", foreign=0.0, foreign_ratio=None)
     ids = np.arange(rows, dtype=np.int64)
-    mask = plain.build()(coordinates, 1, Draws(0, np.zeros_like(ids), ids), ids, rows, 0)
+    mask = rule.shown().build()(coordinates, 1, Draws(0, np.zeros_like(ids), ids), ids, rows, 0)
     return np.asarray(mask.masked.numpy())
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from foundation.modalities.drawing import photo
 from foundation.report.images import options_of
+from foundation.types import MASKING
 
 if TYPE_CHECKING:
     from foundation.run.recipe import Recipe
@@ -158,9 +159,7 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
             pictures.append(Drawn("whole sample", photo(np.asarray(original)), _width(original)))
         for name, view in batch.views.items():
             if view.modality in drawings:
-                pictures += _views_of(
-                    recipe, name, view, batch.masks.get((name, "masking")), row, drawings, widths[name]
-                )
+                pictures += _views_of(recipe, name, view, batch.masks.get((name, MASKING)), row, drawings, widths[name])
         rows.append(Seen(key, tuple(pictures)))
     legend = str(getattr(whole, "LEGEND", ""))
     return Sheet(tuple(rows), tuple(_kinds(batch)), legend, own, notes)
@@ -236,7 +235,7 @@ def _kinds(batch: Batch) -> list[str]:
     for name, view in batch.views.items():
         shape = " × ".join(map(str, view.data.shape[1:]))
         line = f"{view.count} {name.replace('.', ' ')} view{'s' if view.count > 1 else ''} of {shape}"
-        mask = batch.masks.get((name, "masking"))
+        mask = batch.masks.get((name, MASKING))
         if mask is not None and bool(mask.masked.any()):
             share = float(mask.masked.float()[mask.masked.any(dim=1)].mean())
             line += f" (where masked: {100 * share:.0f} % of the tokens)"

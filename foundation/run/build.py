@@ -15,14 +15,17 @@ from foundation.branches import trained
 from foundation.branches.base import Branch, BranchContext, EncoderBranch, ViewShape
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
+from foundation.encoders.protocol import Encoder, check_hiding
 from foundation.engine.collapse import MONITOR, FeatureMonitor, feature_request
 from foundation.engine.learner import Learner, Monitor
 from foundation.errors import RecipeError, UserError
+from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
-from foundation.objectives.base import MASKING, Objective, ObjectiveContext
+from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.schedules import Clock, Schedule
+from foundation.types import MASKING
 from foundation.weights import fitting_memory
 
 
@@ -47,7 +50,7 @@ def branches(
     for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe),
+            previous=previous or {}, views=view_shapes(recipe), extras=tuple(recipe.data.extras),
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -80,24 +83,27 @@ def in_order(sources: Mapping[str, Sequence[str]], problems: list[tuple[str, str
     """
     order: list[str] = []
     open_now: list[str] = []
+    left_out: set[str] = set()
 
     def visit(name: str) -> bool:
-        if name in order:
-            return True
+        if name in order or name in left_out:
+            return name in order
         if name in open_now:
             circle = " -> ".join([*open_now[open_now.index(name) :], name])
             problems.append((f"branches.{name}", f"branches follow each other in a circle: {circle}"))
+            left_out.update(open_now[open_now.index(name) :])
             return False
         open_now.append(name)
         good = all([visit(source) for source in sources[name] if source in sources])
         open_now.pop()
-        if good:
+        if good and name not in left_out:
             order.append(name)
-        return good
+            return True
+        left_out.add(name)
+        return False
 
     for name in sources:
-        if not any(key == f"branches.{name}" for key, _ in problems):
-            visit(name)
+        visit(name)
     return order
 
 
@@ -169,12 +175,15 @@ def learner(
             objectives[name] = config.build(context)
             weights[name] = _schedule(config.weight)
         except UserError as error:
-            problems.append((f"objectives.{place}", f"{name}: {error}" if name not in str(error) else str(error)))
-    if STUDENT in built:
-        problems += _check_masking(recipe, built[STUDENT].offer.encoder)
-    _raise(recipe, problems)
+            problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
+    if STUDENT in built and (encoder := built[STUDENT].offer.encoder) is not None:
+        problems += _check_masking(recipe, encoder)
     asked = [request for objective in objectives.values() for request in objective.requests]
-    chosen = measured(recipe, built)
+    try:
+        chosen = measured(recipe, built)
+    except UserError as error:
+        problems.append(("measured", str(error)))
+        chosen = STUDENT
     watched = feature_request(asked, (chosen, *(name for name, b in built.items() if not b.trains), *built))
     looks = recipe.guard.collapse
     monitors: dict[str, Monitor] = {}
@@ -183,35 +192,33 @@ def learner(
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
     places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
     unserved = made.check(tuple(recipe.views.roles), masks)
-    _raise(recipe, [(places[name], f"objective {name!r} {text}") for name, text in unserved])
+    problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
+    missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
+    problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
+    if problems:
+        raise RecipeError(problems)
     return made
 
 
-def _raise(recipe: Recipe, problems: Sequence[tuple[str, str]]) -> None:
-    if problems:
-        raise RecipeError(problems)
+def _is_about(text: str, branches: set[str]) -> bool:
+    """Whether a mistake follows from a branch that could not be built, of which something is said already."""
+    return any(f"branch {name!r}" in text for name in branches)
 
 
 def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Views of each mask rule."""
-    return {} if recipe.masking is None else {MASKING: recipe.masking.views}
+    return {name: rule.views for name, rule in recipe.mask_rules.items()}
 
 
-def _check_masking(recipe: Recipe, encoder: Any) -> list[tuple[str, str]]:
+def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
     """Ways of hiding tokens that the encoder does not know."""
-    mode = recipe.masking.mode if recipe.masking else "token"
-    if recipe.masking is not None and hasattr(encoder, "check_masks"):
-        encoder.check_masks()
-    if mode == "drop" and not getattr(encoder, "supports_drop", False):
-        return [
-            (
-                "masking.mode",
-                "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions",
-            )
-        ]
-    if mode == "input" and not hasattr(getattr(encoder, "tokenizer", None), "spread"):
-        return [("masking.mode", "masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")]
-    return []
+    problems = []
+    for name, rule in recipe.mask_rules.items():
+        try:
+            check_hiding(encoder, rule.mode)
+        except UserError as error:
+            problems.append((name if name == MASKING else f"masks.{name}", str(error)))
+    return problems
 
 
 def _schedule(weight: float | Schedule) -> Schedule:
@@ -251,10 +258,11 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
     return TrainingPipeline(
         decode=recipe.decode.build(),
         views=views,
-        masking=recipe.masking.build() if recipe.masking else None,
+        masking=makers(recipe.mask_rules),
+        extras={name: config.build(name) for name, config in recipe.data.extras.items()},
         coordinates=recipe.encoder.coordinates,
         finish_in_worker=finish_in_worker,
-        places=getattr(recipe.encoder, "places", None),
+        places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
 

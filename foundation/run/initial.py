@@ -25,7 +25,7 @@ class Config:
     how: str | None = None
     """How weights of another modality are adapted, where there are several ways; None: the modality's default."""
 
-    def apply(self, encoder: nn.Module) -> None:
+    def apply(self, encoder: Any) -> None:
         """Load the weights into an encoder, in place; into each tower of one that has ``towers``.
 
         Raises:
@@ -34,12 +34,12 @@ class Config:
         from foundation.zoo.load import load_encoder
 
         loaded = load_encoder(self.weights, branch=self.branch)
-        towers: Any = getattr(encoder, "towers", None)
-        for part in [encoder] if towers is None else towers.values():
+        towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]
+        for part in towers:
             self._fill(part, loaded)
 
     def _fill(self, encoder: Any, loaded: Any) -> None:
-        modality = getattr(encoder, "modality", loaded.modality)
+        modality = encoder.modality
         if modality != loaded.modality:
             self._adapt(encoder, modality, loaded)
             return

@@ -110,13 +110,12 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
 
 
 def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + getattr(recipe.encoder, "registers", 0)
+    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
 
 
 def _share(recipe: Recipe, view: str) -> float:
     """Tokens of a view that reach the student's trunk."""
-    masking = recipe.masking
-    return 1.0 - masking.ratio[0] if masking and masking.mode == "drop" and view in masking.views else 1.0
+    return recipe.masking.visible_share if recipe.masking and view in recipe.masking.views else 1.0
 
 
 def _trained(learner: Learner) -> dict[str, Branch]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
-from foundation import masking as token_masking
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
@@ -14,11 +13,16 @@ from foundation.data import mixture
 from foundation.engine import optimizer as adamw
 from foundation.engine.state import RESERVED
 from foundation.errors import UserError
+from foundation.masks.rule import Rule, in_order
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, CountOrNone, Range, Seconds, SecondsOrNever, Seed, ShareBelowOne, Workers, check
 from foundation.run import guard as run_guard
 from foundation.run import initial as initial_weights
 from foundation.schedules import Clock, Duration
+from foundation.types import MASKING, Batch
+
+MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
+"""A mask rule; ``kind`` is a file in ``foundation/masks``."""
 
 STUDENT = "student"
 """Branch that the recipe's ``encoder`` and ``heads`` are."""
@@ -61,6 +65,9 @@ class Data:
     much together, a worker makes their views before it decodes more."""
     samples_per_epoch: Annotated[int, Range(1, 10**12)] | None = None
     """Samples that count as one epoch in durations; None: what the shards (of all sources) hold."""
+    extras: dict[str, Annotated[Any, Plugin("foundation.data.extras.{name}", key="kind")]] = field(default_factory=dict)
+    """Further members of each sample that the run reads, by the name that objectives use: teachers' features, region
+    maps, text."""
     timeout_seconds: Seconds = 300.0
     """A loader worker that gives no batch for so long ends the run with an error."""
 
@@ -71,6 +78,12 @@ class Data:
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
                 raise UserError(f"data.sources: {name!r} is no plain name: use letters, digits, '_', '.' and '-'")
+        taken = {part.name for part in fields(Batch)}
+        for name in self.extras:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise UserError(f"data.extras: {name!r} is no plain name: use letters, digits and '_'")
+            if name in taken:
+                raise UserError(f"data.extras: every batch has {name!r} already; give this one another name")
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -129,12 +142,16 @@ class Recipe:
     """The student's encoder; the exported model."""
     initial: initial_weights.Config | None = None
     """Weights that the encoder starts from; None: random ones."""
-    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", "prototypes")]] = field(default_factory=dict)
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
+        default_factory=dict
+    )
     """The student's heads by name; one without ``name`` has prototypes. Objectives that name the same one share it."""
     objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...]
     """Losses; their weighted sum is minimised."""
-    masking: token_masking.Config | None = None
-    """Tokens hidden from the student; None: none."""
+    masking: Annotated[Any, MASK] | None = None
+    """Tokens hidden from the student; None: none. It is the mask rule that is called ``masking``."""
+    masks: dict[str, Annotated[Any, MASK]] = field(default_factory=dict)
+    """Further mask rules by name; a view may have masks by several of them."""
     branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = field(
         default_factory=lambda: {"teacher": ema.Config()}
     )
@@ -165,6 +182,17 @@ class Recipe:
                 )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+        for name in self.masks:
+            if name == MASKING or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                taken = "that is the rule of the section masking"
+                advice = taken if name == MASKING else "use letters, digits, '_' and '-'"
+                raise UserError(f"masks: a rule cannot be called {name!r}: {advice}")
+        in_order(self.mask_rules)
+
+    @property
+    def mask_rules(self) -> dict[str, Rule]:
+        """All mask rules by name."""
+        return ({} if self.masking is None else {MASKING: self.masking}) | self.masks
 
     @property
     def lasting(self) -> Recipe:

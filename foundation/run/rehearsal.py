@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from foundation.counter import Draws
+from foundation.data.pipeline import masks_of
+from foundation.masks.rule import makers
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
@@ -29,19 +34,18 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
             sample_ids=torch.arange(size).repeat(count),
             geometry=torch.eye(len(shape) - 1, len(shape)).repeat(rows, 1, 1),
         )
-    masks = {}
-    if recipe.masking:
-        draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-        places = getattr(recipe.encoder, "places", None)
-        for name, masking in recipe.masking.build().parts.items():
-            count, shape = recipe.views.roles[name]
-            if places is not None and masking.by_place:
-                coordinates = places(views[name].data).numpy()
-            else:
-                coordinates = recipe.encoder.coordinates(tuple(shape[1:]))
-            masks[name, "masking"] = masking(coordinates, count, draws, np.arange(size), size, 0)
+    draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
+    places = recipe.encoder.places
+
+    def coordinates(role: str, by_place: bool) -> NDArray[Any]:
+        if places is not None and by_place:
+            return np.asarray(places(views[role].data))
+        return np.asarray(recipe.encoder.coordinates(tuple(recipe.views.roles[role][1][1:])))
+
+    counts = {role: count for role, (count, _) in recipe.views.roles.items()}
+    masks = masks_of(makers(recipe.mask_rules), coordinates, counts, draws, np.arange(size), size, 0)
     keys = tuple(str(i) for i in range(size))
-    return Batch(views, masks, keys, torch.full((size,), -1), 0, size)
+    return Batch(views, masks, keys, torch.full((size,), -1), 0, size, torch.arange(size))
 
 
 class Rehearsal:

@@ -216,7 +216,7 @@ class Trainer:
         self.optimizer.apply_schedule(step)
         result = accumulate(
             self.feed, self.replica, self.place, step, self.recipe.train.accumulate,
-            masked=self.recipe.masking is not None, watched=self._logged(step + 1), see=self.data_guard.see,
+            masked=bool(self.recipe.mask_rules), watched=self._logged(step + 1), see=self.data_guard.see,
         )  # fmt: skip
         norm = self.optimizer.grad_norm()
         self.feed.prefetch()

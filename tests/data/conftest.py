@@ -66,19 +66,27 @@ class Views:
 class Masking:
     """Masks tell what they were told: row's place, group and step."""
 
-    view: str = "global"
+    by_place: bool = True
+    apart_from: tuple[str, ...] = ()
 
     def __call__(
-        self, coordinates: np.ndarray, count: int, draws: Draws, places: np.ndarray, group: int, step: int
+        self,
+        coordinates: np.ndarray,
+        count: int,
+        draws: Draws,
+        places: np.ndarray,
+        group: int,
+        step: int,
+        must: np.ndarray | None = None,
     ) -> TokenMask:
         facts = torch.tensor([[int(place), group, step, len(coordinates)] for place in places])
-        return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0))
+        return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0), torch.zeros(0))
 
 
 def _pipeline(decode: Callable[[dict[str, Any]], dict[str, Any]], **changes: Any) -> TrainingPipeline:
     settings: dict[str, Any] = {
         "views": Views(),
-        "masking": Masking(),
+        "masking": {("global", "masking"): Masking()},
         "coordinates": lambda size: np.zeros((size[0] * size[1], 2), dtype=np.int64),
     }
     return TrainingPipeline(decode=decode, **(settings | changes))

@@ -210,7 +210,7 @@ def test_a_mixture_is_as_exact_as_one_source(
 def _rows(batch: Any) -> list[tuple[Any, ...]]:
     views = batch.views["global"].data.reshape(2, len(batch.keys), -1)
     return [
-        (key, int(label), views[:, row].flatten().tolist(), batch.masks["global"].masked[row].tolist())
+        (key, int(label), views[:, row].flatten().tolist(), batch.masks["global", "masking"].masked[row].tolist())
         for row, (key, label) in enumerate(zip(batch.keys, batch.labels, strict=True))
     ]
 

@@ -91,7 +91,7 @@ def test_a_batch_over_the_cap_is_decoded_piece_by_piece_and_is_the_same_batch():
         pixels = torch.from_numpy(np.random.default_rng(raw["__id__"]).integers(0, 256, (3, 100, 100), np.uint8))
         return Held({name: raw[name] for name in raw} | {"image": pixels})
 
-    raws = [{"__id__": n, "__key__": f"s{n}", "__shard__": "x.tar"} for n in range(12)]
+    raws = [{"__id__": n, "__index__": n, "__key__": f"s{n}", "__shard__": "x.tar"} for n in range(12)]
     draws = Draws(0, np.zeros(12, np.int64), np.arange(12, dtype=np.int64))
 
     def batch(max_bytes: int) -> Any:

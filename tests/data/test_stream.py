@@ -47,7 +47,7 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
     for a, b in zip(first, second, strict=True):
         assert (a.keys, a.position, a.size, a.skipped) == (b.keys, b.position, b.size, b.skipped)
         assert torch.equal(a.views["global"].data, b.views["global"].data)
-        assert torch.equal(a.masks["global"].masked, b.masks["global"].masked)
+        assert torch.equal(a.masks["global", "masking"].masked, b.masks["global", "masking"].masked)
         assert torch.equal(a.labels, b.labels)
 
 
@@ -57,7 +57,7 @@ def rows(batches: list[Batch]) -> dict[int, tuple[str, list[float], list[int]]]:
     for batch in batches:
         views = batch.views["global"].data.reshape(2, len(batch.keys), -1)
         for row, key in enumerate(batch.keys):
-            mask = batch.masks["global"].masked[row].tolist()
+            mask = batch.masks["global", "masking"].masked[row].tolist()
             result[batch.position + row] = (key, views[:, row].flatten().tolist(), mask)
     return result
 
@@ -93,7 +93,7 @@ def test_two_ranks_make_one_stream(load: Callable[..., list[Batch]]) -> None:
 
 def test_masks_know_place_group_and_step(load: Callable[..., list[Batch]]) -> None:
     batches = load(batch_size=4, world_size=2, rank=1, start=16, samples=16)
-    assert batches[1].masks["global"].masked[:4].tolist() == [[4 + row, 8, 3, 16] for row in range(4)]
+    assert batches[1].masks["global", "masking"].masked[:4].tolist() == [[4 + row, 8, 3, 16] for row in range(4)]
     assert batches[0].position == 20
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig, RotaryPositions
 from foundation.modalities.image import tokenizer
+from tests.encoders.inputs import inputs
 from tests.encoders.reference_names import our_name, our_weights
 
 FORWARD, GRADIENT = 1e-5, 1e-4
@@ -84,7 +85,7 @@ def check_case(
     """Outputs, scalar and gradients of one stored case; ``names``: our feature -> the reference's output name."""
     image = torch.from_numpy(arrays[f"input/{size}/image"]).requires_grad_()
     mask = torch.from_numpy(arrays[f"input/{size}/mask"]) if kind == "masked" else None
-    features = encoder([image], [mask])[0]
+    features = encoder(inputs([image], [mask]))[0]
     scalar = torch.zeros(())
     for ours, reference in names.items():
         value = getattr(features, ours)
@@ -172,7 +173,7 @@ def test_dinov3_rotary_tables_list_and_bfloat16(golden, name):
         sin, cos = encoder.positions.tables(grid, "cpu")
         close(sin, arrays[f"output/{size}/rope_sin"], FORWARD)
         close(cos, arrays[f"output/{size}/rope_cos"], FORWARD)
-    both = encoder(images, [torch.from_numpy(arrays["input/32x32/mask"]), None])
+    both = encoder(inputs(images, [torch.from_numpy(arrays["input/32x32/mask"]), None]))
     for i, features in enumerate(both):
         close(features.cls, arrays[f"output/list/{i}/x_norm_clstoken"], FORWARD)
     coarse = dinov3(arrays, "bfloat16")

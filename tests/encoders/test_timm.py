@@ -9,7 +9,9 @@ import torch
 
 from foundation.config import from_plain, to_plain
 from foundation.encoders import timm as adapter
+from foundation.encoders import timm_models
 from foundation.errors import UserError
+from tests.encoders.inputs import inputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,11 +53,11 @@ def test_vit_hides_patches(vit):
     mask[:, 0] = True
     changed = view.clone()
     changed[:, :, :16, :16] = 9.0
-    hidden = vit([view], [mask])[0].cls
-    assert torch.equal(hidden, vit([changed], [mask])[0].cls)
+    hidden = vit(inputs([view], [mask]))[0].cls
+    assert torch.equal(hidden, vit(inputs([changed], [mask]))[0].cls)
     assert not torch.allclose(hidden, vit([view])[0].cls)
     mask_token = vit.mask_token
-    vit([view], [mask])[0].patches.sum().backward()
+    vit(inputs([view], [mask]))[0].patches.sum().backward()
     assert mask_token.grad is not None and mask_token.grad.abs().max() > 0
 
 
@@ -73,9 +75,9 @@ def test_resnet(resnet):
     assert features.patches.shape == (2, 6, 512)
     torch.testing.assert_close(features.cls, features.patches.mean(1))
     torch.testing.assert_close(features.taps["block.4"], features.patches)
-    assert not resnet.supports_masks
+    assert not resnet.capabilities.hides
     with pytest.raises(UserError, match="'resnet18' cannot hide patches"):
-        resnet([torch.randn(1, 3, 64, 64)], [torch.zeros(1, 4, dtype=torch.bool)])
+        resnet(inputs([torch.randn(1, 3, 64, 64)], [torch.zeros(1, 4, dtype=torch.bool)]))
 
 
 def test_layers_stay_in_range(vit, resnet):
@@ -99,9 +101,9 @@ def test_a_wheel_that_does_not_fit_is_explained(monkeypatch):
     def broken(name: str):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(adapter.importlib, "import_module", broken)
+    monkeypatch.setattr(timm_models.importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"timm .* cannot be imported with torch .*torchvision::nms"):
-        adapter.import_timm()
+        timm_models.import_timm()
 
 
 def test_card(vit):

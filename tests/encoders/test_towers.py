@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from foundation.encoders import towers, vit
+from foundation.encoders import timm_models, towers, vit
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
 from foundation.modalities.video.tokenizer import Config as VideoTokenizer
+from tests.encoders.inputs import inputs
 
 IMAGE = vit.Config(preset=None, width=32, depth=2, heads=2, size=(16, 16), tokenizer=ImageTokenizer(patch_size=8))
 VIDEO = vit.Config(
@@ -27,9 +28,9 @@ def both() -> towers.Towers:
 def test_every_view_goes_to_its_tower_and_comes_back_in_its_place(both):
     views = [torch.randn(2, 3, 16, 16), torch.randn(3, 3, 4, 16, 16), torch.randn(1, 3, 8, 8)]
     masks = [None, torch.rand(3, 8) < 0.5, None]
-    found = both(views, masks, wanted=[None, None, torch.empty(0, dtype=torch.int64)])
+    found = both(inputs(views, masks, wanted=[None, None, torch.empty(0, dtype=torch.int64)]))
     (first,) = both.towers["frame"]([views[0]])
-    (second,) = both.towers["clip"]([views[1]], [masks[1]])
+    (second,) = both.towers["clip"](inputs([views[1]], [masks[1]]))
     torch.testing.assert_close(found[0].patches, first.patches)
     torch.testing.assert_close(found[1].cls, second.cls)
     assert found[2].cls.shape == (1, 32) and found[2].patches.shape == (0, 32)
@@ -39,10 +40,10 @@ def test_tokens_left_out(both):
     mask = torch.zeros(3, 8, dtype=torch.bool)
     mask[:, :6] = True
     views = [torch.randn(3, 3, 4, 16, 16), torch.randn(2, 3, 16, 16)]
-    clip, frame = both(views, [mask, None], drop=[6, None])
-    (alone,) = both.towers["clip"]([views[0]], [mask], drop=[6])
+    clip, frame = both(inputs(views, [mask, None], drop=[6, None]))
+    (alone,) = both.towers["clip"](inputs([views[0]], [mask], drop=[6]))
     torch.testing.assert_close(clip.patches, alone.patches)
-    assert both.supports_drop and frame.patches.shape == (2, 4, 32)
+    assert both.capabilities.drops and frame.patches.shape == (2, 4, 32)
 
 
 def test_what_the_engine_asks(both):
@@ -77,7 +78,7 @@ def test_mistakes_are_named():
 def test_a_tower_that_gives_all_patches_beside_one_that_leaves_some_out():
     timm = pytest.importorskip("foundation.encoders.timm")
     try:
-        timm.import_timm()
+        timm_models.import_timm()
     except UserError as error:
         pytest.skip(str(error))
     clip = dataclasses.replace(VIDEO, width=64, depth=1)
@@ -85,7 +86,7 @@ def test_a_tower_that_gives_all_patches_beside_one_that_leaves_some_out():
     encoder = towers.Config(towers={"clip": clip, "frame": frame}, main="clip").build().eval()
     views = [torch.randn(2, 3, 32, 32), torch.randn(1, 3, 4, 16, 16)]
     places = [torch.tensor([6, 1]), torch.tensor([3])]
-    for found, whole, chosen in zip(encoder(views, wanted=places), encoder(views), places, strict=True):
+    for found, whole, chosen in zip(encoder(inputs(views, wanted=places)), encoder(views), places, strict=True):
         torch.testing.assert_close(found.cls, whole.cls)
         torch.testing.assert_close(found.patches, whole.patches.flatten(0, 1)[chosen])
     with pytest.raises(UserError, match=r"one width.*clip 32, frame 64"):

@@ -15,10 +15,12 @@ from foundation.encoders.attention import attend, choose_backend
 from foundation.encoders.blocks import keep_rows
 from foundation.encoders.positions import PositionConfig, RotaryPositions
 from foundation.encoders.presets import PRESETS
+from foundation.encoders.protocol import EncoderInput
 from foundation.encoders.segments import Segment, merge
 from foundation.encoders.trunk import drop_path_rates
 from foundation.errors import UserError
 from foundation.modalities.image import tokenizer
+from tests.encoders.inputs import inputs
 
 ROTARY = PositionConfig(kind="rotary")
 
@@ -53,9 +55,9 @@ def test_a_packed_call_equals_separate_calls(position):
     views = [torch.randn(3, 3, 32, 32), torch.randn(2, 3, 32, 32), torch.randn(5, 3, 16, 24), torch.randn(2, 3, 24, 16)]
     masks = [torch.rand(3, 64) < 0.4, None, torch.rand(5, 24) < 0.4, None]
     taps = ("block.0", "keys.1", "attention.2")
-    together = encoder(views, masks, taps)
+    together = encoder(inputs(views, masks), taps)
     for view, mask, packed in zip(views, masks, together, strict=True):
-        alone = encoder([view], [mask], taps)[0]
+        alone = encoder(inputs([view], [mask]), taps)[0]
         for name in ("cls", "registers", "patches"):
             torch.testing.assert_close(getattr(packed, name), getattr(alone, name), rtol=1e-5, atol=1e-5)
         assert set(packed.taps) == set(taps)
@@ -108,7 +110,7 @@ def test_hidden_patches_do_not_leak():
     changed[:, :, :4, :4] = 100.0
     changed[:, :, 4:8, 4:8] = -100.0
     changed[:, :, 28:, 28:] = 7.0
-    hidden, also_hidden = encoder([view], [mask])[0], encoder([changed], [mask])[0]
+    hidden, also_hidden = (encoder(inputs([one], [mask]))[0] for one in (view, changed))
     for name in ("cls", "registers", "patches"):
         assert torch.equal(getattr(hidden, name), getattr(also_hidden, name))
     assert not torch.allclose(encoder([view])[0].cls, encoder([changed])[0].cls)
@@ -297,9 +299,11 @@ def test_impossible_settings_say_what_would_be_right(change, message):
 def test_wrong_inputs_say_what_is_wrong():
     encoder = small().build()
     with pytest.raises(UserError, match=r"mask is \[2, 9\].*\[2, 16\]"):
-        encoder([torch.randn(2, 3, 16, 16)], [torch.zeros(2, 9, dtype=torch.bool)])
-    with pytest.raises(UserError, match="1 views but 2 masks"):
-        encoder([torch.randn(2, 3, 16, 16)], [None, None])
+        encoder(inputs([torch.randn(2, 3, 16, 16)], [torch.zeros(2, 9, dtype=torch.bool)]))
+    with pytest.raises(UserError, match=r"valid is \[2, 9\].*\[2, 16\]"):
+        encoder(inputs([torch.randn(2, 3, 16, 16)], valid=[torch.ones(2, 9, dtype=torch.bool)]))
+    with pytest.raises(UserError, match="'drop' needs hidden_per_row"):
+        EncoderInput(view=torch.randn(2, 3, 16, 16), mask=torch.zeros(2, 16, dtype=torch.bool), mode="drop")
     with pytest.raises(UserError, match="image resolution 17x16 is not a multiple of the patch size 4"):
         encoder([torch.randn(2, 3, 17, 16)])
 
@@ -336,7 +340,7 @@ def test_autocast_is_finite_and_keeps_a_float32_stream():
     encoder = lively(small(position=ROTARY, layer_scale=0.5, drop_path=0.3))
     views = [torch.randn(4, 3, 16, 16), torch.randn(4, 3, 8, 8)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = encoder(views, [torch.rand(4, 16) < 0.5, None], ["block.1"])
+        features = encoder(inputs(views, [torch.rand(4, 16) < 0.5, None]), ["block.1"])
         loss = sum(f.cls.float().square().mean() + f.patches.float().mean() for f in features)
     loss.backward()
     assert features[0].taps["block.1"].dtype == torch.float32

@@ -13,6 +13,7 @@ from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
 from foundation.modalities.image import tokenizer
 from foundation.types import Batch, TokenMask, View
+from tests.encoders.inputs import inputs
 
 ROTARY = PositionConfig(kind="rotary")
 
@@ -57,7 +58,7 @@ def test_patches_that_nobody_wants_change_nothing_else(settings, packing, autoca
     for wanted in (None, places):
         encoder.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast), first_rows():
-            features = encoder(views, wanted=wanted)
+            features = encoder(inputs(views, wanted=wanted))
         patches = [features[0].patches.flatten(0, 1)]
         for found, chosen in zip(features[1:], places[1:], strict=True):
             patches.append(found.patches if wanted else found.patches.flatten(0, 1)[chosen])
@@ -84,7 +85,7 @@ def test_the_last_block_computes_wanted_tokens_only():
     encoder.trunk.blocks[-1].ffn.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     view = torch.randn(2, 3, 16, 16)
     for wanted in (None, torch.tensor([1, 2, 30]), torch.empty(0, dtype=torch.int64)):
-        encoder([view], wanted=[wanted])
+        encoder(inputs([view], wanted=[wanted]))
     assert rows == [2 * 18, 2 * 2 + 3, 2 * 2]
 
 
@@ -92,7 +93,7 @@ def test_a_tapped_last_block_computes_all_tokens():
     encoder = lively().eval()
     view, places = torch.randn(2, 3, 16, 16), torch.tensor([5, 20])
     (full,) = encoder([view], taps=["block.2"])
-    (short,) = encoder([view], taps=["block.2"], wanted=[places])
+    (short,) = encoder(inputs([view], wanted=[places]), ["block.2"])
     torch.testing.assert_close(short.taps["block.2"], full.taps["block.2"])
     torch.testing.assert_close(short.patches, full.patches.flatten(0, 1)[places])
 
@@ -103,7 +104,7 @@ def test_views_without_rows(drop_path):
     none = torch.empty(0, dtype=torch.int64)
     views = [torch.randn(0, 3, 16, 16), torch.randn(2, 3, 16, 16), torch.randn(0, 3, 8, 8)]
     for wanted in ([none, torch.tensor([4, 17]), none], [None, none, none]):
-        features = encoder(views, wanted=wanted)
+        features = encoder(inputs(views, wanted=wanted))
         assert [len(f.cls) for f in features] == [0, 2, 0]
         assert features[1].cls.isfinite().all()
 
@@ -113,9 +114,9 @@ def test_wanted_patches_where_hidden_ones_are_left_out():
     view, mask = torch.randn(2, 3, 16, 16), torch.zeros(2, 16, dtype=torch.bool)
     mask[:, 4:] = True
     places = torch.tensor([1, 6, 16, 31])  # seen and hidden ones
-    (full,) = encoder([view], [mask], drop=[12])
+    (full,) = encoder(inputs([view], [mask], drop=[12]))
     for chosen in (places, places[:0]):
-        (short,) = encoder([view], [mask], drop=[12], wanted=[chosen])
+        (short,) = encoder(inputs([view], [mask], drop=[12], wanted=[chosen]))
         torch.testing.assert_close(short.patches, full.patches.flatten(0, 1)[chosen])
         torch.testing.assert_close(short.cls, full.cls)
 
@@ -124,9 +125,9 @@ def test_a_branch_leaves_out_what_no_request_needs():
     seen = []
 
     class Watched(vit.Encoder):
-        def forward(self, *arguments, wanted=None, **keywords):
-            seen.append([None if places is None else places.tolist() for places in wanted])
-            return super().forward(*arguments, wanted=wanted, **keywords)
+        def forward(self, given, *arguments, **keywords):
+            seen.append([None if one.wanted is None else one.wanted.tolist() for one in given])
+            return super().forward(given, *arguments, **keywords)
 
     encoder = Watched(lively().config)
     views = {
@@ -152,6 +153,6 @@ def test_a_branch_leaves_out_what_no_request_needs():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_drop_path_keeps_the_precision_of_the_weights(dtype):
     encoder = lively(drop_path=0.4).to(dtype).train()
-    (found,) = encoder([torch.randn(3, 3, 16, 16, dtype=dtype)], wanted=[torch.tensor([1, 20])])
+    (found,) = encoder(inputs([torch.randn(3, 3, 16, 16, dtype=dtype)], wanted=[torch.tensor([1, 20])]))
     found.patches.sum().backward()
     assert found.patches.dtype == found.cls.dtype == dtype and encoder.cls_token.grad.isfinite().all()

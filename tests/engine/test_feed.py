@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from foundation import masking
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import open_shards, write_shards
 from foundation.data.sources import single
 from foundation.data.stream import build_loader
 from foundation.engine.feed import Feed, Masked
 from foundation.errors import UserError
+from foundation.masks import block
+from foundation.masks.rule import makers
 from foundation.modalities.image import decode, tokenizer, views
 
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ def loader(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         pipeline = TrainingPipeline(
             decode=decoder or decode.Config().build(),
             views=maker,
-            masking=masking.Config().build(),
+            masking=makers({"masking": block.Config()}),
             coordinates=tokenizer.Config(patch_size=8).coordinates,
             finish_in_worker=in_worker,
         )
@@ -78,12 +79,12 @@ def test_on_a_cpu_batches_are_handed_through(loader: Callable[..., Any]) -> None
 
 def test_what_is_masked_in_the_batches_ahead_is_told_without_taking_them(loader: Callable[..., Any]) -> None:
     expected = list(loader()[0])
-    rows = [int(batch.masks["global"].masked.any(dim=1).sum()) for batch in expected]
-    tokens = [len(batch.masks["global"].indices) for batch in expected]
+    rows = [int(batch.masks["global", "masking"].masked.any(dim=1).sum()) for batch in expected]
+    tokens = [len(batch.masks["global", "masking"].indices) for batch in expected]
     with Feed(loader()[0], CPU) as feed:
-        assert feed.masked(2) == {"global": Masked(sum(rows[:2]), sum(tokens[:2]))}
+        assert feed.masked(2) == {("global", "masking"): Masked(sum(rows[:2]), sum(tokens[:2]))}
         assert next(feed).keys == expected[0].keys
-        assert feed.masked(3) == {"global": Masked(sum(rows[1:4]), sum(tokens[1:4]))}
+        assert feed.masked(3) == {("global", "masking"): Masked(sum(rows[1:4]), sum(tokens[1:4]))}
         assert [batch.keys for batch in feed] == [batch.keys for batch in expected[1:]]
 
 
@@ -155,7 +156,7 @@ def test_on_a_gpu_batches_come_over_beside_the_step(loader: Callable[..., Any], 
         for _ in range(20):  # a step that is still running while the next batch comes
             busy = busy @ weight
         view = batch.views["global"].data
-        assert view.device == device and batch.masks["global"].masked.device == device
+        assert view.device == device and batch.masks["global", "masking"].masked.device == device
         sums.append((view.clone(), batch.keys))
         if ahead:
             feed.prefetch()

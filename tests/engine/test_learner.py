@@ -11,6 +11,7 @@ from foundation.counter import Draws
 from foundation.run import build
 from foundation.schedules import Clock
 from foundation.types import Batch, View
+from tests.encoders.inputs import inputs
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def batch(recipe) -> Batch:
     draws = Draws(0, np.zeros(4, np.int64), np.arange(4))
     coordinates = recipe.encoder.coordinates((16, 16))
     mask = recipe.masking.build()(coordinates, 2, draws, np.arange(4), 4, 0)
-    return Batch(views, {"global": mask}, tuple("abcd"), torch.full((4,), -1), 0, 4)
+    return Batch(views, {("global", "masking"): mask}, tuple("abcd"), torch.full((4,), -1), 0, 4)
 
 
 def test_requests_give_what_separate_passes_give(recipe, batch):
@@ -42,8 +43,8 @@ def test_requests_give_what_separate_passes_give(recipe, batch):
         Request("student", "global", "cls"),
     )
     outputs = branch(batch, requests, hide=True)
-    mask = batch.masks["global"]
-    seen = branch.encoder([batch.views["global"].data], [mask.masked])[0]
+    mask = batch.masks["global", "masking"]
+    seen = branch.encoder(inputs([batch.views["global"].data], [mask.masked]))[0]
     local = branch.encoder([batch.views["local"].data])[0]
     expected = (
         branch.heads["cls"](seen.cls),

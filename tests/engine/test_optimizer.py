@@ -30,6 +30,7 @@ class Named(nn.Module):
         if depth is not None:
             self.depth = depth
             self.layer_of = self._layer_of
+            self.is_patch_embed = lambda name: name.startswith("patch_embed.")
 
     def _layer_of(self, name: str) -> int:
         parts = name.split(".")

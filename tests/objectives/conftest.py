@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foundation.masking import token_mask
+from foundation.masks.rule import token_mask
 from foundation.types import Batch, View
 
 
@@ -18,7 +18,7 @@ def _batch(samples: int, counts: dict[str, int], masked: np.ndarray | None = Non
         name: View(torch.empty(count * samples, 0), "image", name, count, torch.empty(0), torch.empty(0))
         for name, count in counts.items()
     }
-    masks = {} if masked is None else {"global": token_mask(np.asarray(masked))}
+    masks = {} if masked is None else {("global", "masking"): token_mask(np.asarray(masked))}
     return Batch(views, masks, tuple(map(str, range(samples))), torch.full((samples,), -1), 0, samples)
 
 

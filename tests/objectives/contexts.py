@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundation.branches.base import Offer
-from foundation.objectives.base import MASKING, ObjectiveContext
+from foundation.objectives.base import ObjectiveContext
 from foundation.schedules import Clock
+from foundation.types import MASKING
 
 
 def context(clock: Clock, heads: Mapping[str, Any], width: int, encoder: Any = None) -> ObjectiveContext:

@@ -75,7 +75,7 @@ def test_three_steps_of_dinov2(golden, make_batch, target, sharing):
         for objective in (cls, patch):
             objective.config.teacher_temperature.__dict__["start"] = float(temperature)
         batch = make_batch(int(data["arg/batch"]), counts, data[f"input/step{i}/collated_masks"])
-        mask = batch.masks["global"]
+        mask = batch.masks["global", "masking"]
         assert torch.equal(mask.indices, tensor(data, f"input/step{i}/mask_indices_list"))
         torch.testing.assert_close(mask.weights, tensor(data, f"input/step{i}/masks_weight"))
         leaves, outputs = step_outputs(data, i, branches, {*cls.requests, *patch.requests, *spread.requests})

@@ -32,7 +32,7 @@ def batch(views: dict[str, tuple[int, int]], mask: TokenMask | None = None) -> B
         name: View(torch.zeros(rows, 1), "any", name, count, torch.zeros(rows, dtype=torch.int64), torch.zeros(rows))
         for name, (count, rows) in views.items()
     }
-    return Batch(made, {} if mask is None else {"global": mask}, (), torch.zeros(0), 0, 0)
+    return Batch(made, {} if mask is None else {("global", "masking"): mask}, (), torch.zeros(0), 0, 0)
 
 
 def masked(prototypes: int, **settings) -> masked_dino.MaskedDino:
@@ -118,7 +118,7 @@ def made(**settings) -> cluster.Cluster:
 
 
 def hidden(rows: int, tokens: int, share: float = 0.5) -> TokenMask:
-    from foundation.masking import token_mask
+    from foundation.masks.rule import token_mask
 
     return token_mask(np.arange(rows * tokens).reshape(rows, tokens) % tokens < share * tokens)
 

@@ -30,9 +30,11 @@ def test_masked_loss_of_dinov2(golden, make_batch, weight):
     data = golden("04_dinov2_ibot_patch_loss")
     student = tensor(data, "input/forward_masked/student_logits").requires_grad_()
     batch = make_batch(3, {"global": 2}, data["input/masks"])
-    torch.testing.assert_close(batch.masks["global"].weights, tensor(data, "input/masks_weight"))
+    torch.testing.assert_close(batch.masks["global", "masking"].weights, tensor(data, "input/masks_weight"))
     if weight == "custom_weight":
-        object.__setattr__(batch.masks["global"], "weights", tensor(data, "input/forward_masked/custom_weight"))
+        object.__setattr__(
+            batch.masks["global", "masking"], "weights", tensor(data, "input/forward_masked/custom_weight")
+        )
     objective = ibot.Config(head="cls").build(context(CLOCK, {"cls": heads.Config(prototypes=student.shape[1])}, 8))
     objective.targets = lambda scores, temperature, step, over: scores  # the file gives probabilities
     teacher = tensor(data, "input/forward_masked/teacher_probs")

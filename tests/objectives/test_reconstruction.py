@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import counter, masking
+from foundation import counter
 from foundation.branches.base import Branch
 from foundation.encoders import vit
 from foundation.errors import UserError
+from foundation.masks import block
 from foundation.modalities import grids
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
 from foundation.objectives import reconstruction
+from foundation.plugins import resolve
 from foundation.schedules import Clock
 from foundation.types import Batch, View
 from foundation.zoo.load import load_encoder
+from tests.encoders.inputs import inputs
 from tests.objectives.contexts import context
 
 CLOCK = Clock(10, 1.0)
@@ -34,12 +37,14 @@ def encoder(**options):
 def batch_of(data, mask=None, count=1):
     rows = len(data)
     view = View(data, "image", "global", count, torch.arange(rows), torch.zeros(rows, 2, 3))
-    masks = {} if mask is None else {"global": mask}
+    masks = {} if mask is None else {("global", "masking"): mask}
     return Batch({"global": view}, masks, tuple("ab"[:rows]), torch.zeros(rows), 0, rows // count)
 
 
-def draw(samples=4, count=1, **options):
-    config = masking.Config(probability=1.0, ratio=options.pop("ratio", (0.5, 0.5)), min_patches=1, **options)
+def draw(samples=4, count=1, kind="block", **options):
+    least = {"min_patches": 1} if kind == "block" else {}
+    rule = resolve("foundation.masks.{name}", kind).Config
+    config = rule(probability=1.0, ratio=options.pop("ratio", (0.5, 0.5)), **least, **options)
     coordinates = ImageTokenizer(patch_size=2).coordinates((8, 8))
     draws = counter.Draws(0, np.zeros(samples, np.int64), np.arange(samples))
     return config.build()(coordinates, count, draws, np.arange(samples), samples, 0)
@@ -65,7 +70,7 @@ def test_drop_mode_never_sees_what_is_hidden():
     data = torch.randn(4, 3, 8, 8)
     where = model.tokenizer.spread(mask.masked, data)
     other = torch.where(where, torch.randn_like(data), data)
-    first, second = (model([x], [mask.masked], drop=[8])[0] for x in (data, other))
+    first, second = (model(inputs([x], [mask.masked], drop=[8]))[0] for x in (data, other))
     torch.testing.assert_close(first.patches, second.patches)
     torch.testing.assert_close(first.cls, second.cls)
     # Visible places are the trunk's outputs of the visible tokens alone, hidden ones the mask token and its position.
@@ -183,9 +188,9 @@ def test_a_run_without_any_teacher(tiny_recipe, train, metrics, tmp_path):
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="as many hidden tokens in every row"):
-        masking.Config(mode="drop", probability=0.5)
+        block.Config(mode="drop", probability=0.5)
     with pytest.raises(UserError, match="need mode: input"):
-        masking.Config(foreign=0.5)
+        block.Config(foreign=0.5)
     with pytest.raises(UserError, match="not a multiple of decoder_heads"):
         reconstruction.Config(decoder_width=10, decoder_heads=4)
     with pytest.raises(UserError, match=r"tokens of \[points, 3\]"):

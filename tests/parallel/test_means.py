@@ -56,7 +56,7 @@ LOSSES = (
     COMMON
     + """
 from foundation.heads import prototypes as heads
-from foundation.masking import token_mask
+from foundation.masks.rule import token_mask
 from foundation.objectives import byol, cluster, contrast, ibot, koleo, reconstruction
 from foundation.branches.request import Request
 from foundation.schedules import Clock
@@ -93,7 +93,7 @@ def run(objective, raw, samples, mask):
     ids = torch.arange(B)[samples].repeat(V)
     views = {n: View(torch.empty(len(ids), 0), "image", n, V, ids, torch.empty(0)) for n in ("global", "frame")}
     outputs = {r: part(raw[r.branch], r, samples, mask) for r in objective.requests}
-    batch = Batch(views, {"global": mask}, (), torch.empty(0), 0, len(ids) // V)
+    batch = Batch(views, {("global", "masking"): mask}, (), torch.empty(0), 0, len(ids) // V)
     result = objective(outputs, batch, 0)
     return result, raw["student"]
 

@@ -119,7 +119,7 @@ def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
         batch = next(iter(loader))
     assert [seen.name for seen in sheet.samples] == list(batch.keys[:3])
     room = __import__("foundation.modalities.image.picture", fromlist=["picture"])
-    masked = batch.masks["global"].masked
+    masked = batch.masks["global", "masking"].masked
     for row, seen in enumerate(sheet.samples):
         titles = [drawn.title for drawn in seen.pictures]
         hidden = [f"global {view + 1}, masked" for view in range(2) if masked[view * 8 + row].any()]

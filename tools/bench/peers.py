@@ -249,7 +249,7 @@ def dinov2_step(recipe: Any, arguments: argparse.Namespace) -> Any:
         return total
 
     def step(batch):
-        mask = batch.masks["global"]
+        mask = batch.masks["global", "masking"]
         large, small = batch.views["global"].data, batch.views["local"].data
         locals_, masked = batch.views["local"].count, len(mask.indices)
         bound = math.ceil(1.1 * masked)  # its buffer for masked tokens is as large as the largest number there may be

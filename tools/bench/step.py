@@ -114,13 +114,15 @@ class PlainStep:
         import torch
         import torch.nn.functional as F
 
+        from foundation.encoders.protocol import EncoderInput
+
         student, teacher = self.learner.student, next(iter(self.learner.teachers.values())).branch
         names = {type(c).__module__.rsplit(".", 1)[-1]: c for c in self.recipe.objectives}
         total = torch.zeros(())
         views = {}
-        masks = {name: mask.masked for name, mask in batch.masks.items()}
+        masks = {name: mask.masked for (name, _), mask in batch.masks.items()}
         for name, view in batch.views.items():
-            views[name] = student.encoder([view.data], [masks.get(name)])[0]
+            views[name] = student.encoder([EncoderInput(view=view.data, mask=masks.get(name))])[0]
         with torch.no_grad():
             seen = teacher.encoder([batch.views["global"].data])[0]
         count = batch.views["global"].count
@@ -139,7 +141,7 @@ class PlainStep:
                         pairs += 1
             total = total / pairs
         if "ibot" in names:
-            head, mask = names["ibot"].head, batch.masks["global"]
+            head, mask = names["ibot"].head, batch.masks["global", "masking"]
             with torch.no_grad():
                 target = (teacher.heads[head](seen.patches.flatten(0, 1)[mask.indices]).float() / 0.07).softmax(-1)
             score = student.heads[head](views["global"].patches.flatten(0, 1)[mask.indices])

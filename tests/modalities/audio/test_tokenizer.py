@@ -10,6 +10,7 @@ from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
 from foundation.errors import UserError
 from foundation.modalities.audio.tokenizer import Config
+from tests.encoders.inputs import inputs
 from tests.encoders.reference_names import our_name
 
 
@@ -102,7 +103,7 @@ def test_frame_encoder_of_atst(golden, branch, hide):
         count = frames // 4
         mask = masks[row : row + 1, :count]
         view = torch.from_numpy(data["input/melspec"][row : row + 1, ..., :frames])
-        features = encoder([view], [mask if hide else None])[0]
+        features = encoder(inputs([view], [mask if hide else None]))[0]
         outputs.append(features.patches[0][mask[0]])
         scene = torch.from_numpy(data["output/frame/scene_embedding_last1"][row])
         if not hide:

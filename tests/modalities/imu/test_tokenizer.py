@@ -9,6 +9,7 @@ import torch
 from foundation.encoders import vit
 from foundation.errors import UserError
 from foundation.modalities.imu.tokenizer import Config
+from tests.encoders.inputs import inputs
 
 
 def test_places_of_both_layouts():
@@ -77,7 +78,7 @@ def test_an_encoder_takes_windows_of_several_lengths(layout):
     encoder = settings.build()
     assert encoder.modality == "imu"
     rows = len(settings.coordinates((64,)))
-    long, short = encoder([torch.randn(3, 6, 64), torch.randn(2, 6, 32)], [torch.rand(3, rows) > 0.5, None])
+    long, short = encoder(inputs([torch.randn(3, 6, 64), torch.randn(2, 6, 32)], [torch.rand(3, rows) > 0.5, None]))
     assert long.patches.shape == (3, rows, 32) and short.patches.shape == (2, rows // 2, 32)
     (long.cls.sum() + short.patches.sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())

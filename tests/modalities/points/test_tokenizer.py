@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import masking
 from foundation.cli import main
 from foundation.counter import Draws
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
 from foundation.errors import UserError
+from foundation.masks import block, random
 from foundation.modalities.points.neighbours import farthest_points, gather_points, nearest_points, per_point
 from foundation.modalities.points.tokenizer import Config
 
@@ -200,14 +200,14 @@ def test_block_masks_hide_neighbouring_groups():
     view = torch.randn(64, 3, 512)
     places = Config(stride=16, group_size=8).places(view).numpy()
     draws = Draws(0, np.zeros(64, np.int64), np.arange(64))
-    config = masking.Config(probability=1.0, ratio=(0.4, 0.4), kind="block")
+    config = block.Config(probability=1.0, ratio=(0.4, 0.4))
     mask = config.build()(places, 1, draws, np.arange(64), 64, 0).masked.numpy()
     assert (mask.sum(1) == int(0.4 * 32)).all()
 
     def spread(rows: np.ndarray) -> float:
         return float(np.mean([p[m].std(0).mean() for p, m in zip(places, rows, strict=True)]))
 
-    single = masking.Config(probability=1.0, ratio=(0.4, 0.4), kind="random").build()
+    single = random.Config(probability=1.0, ratio=(0.4, 0.4)).build()
     assert spread(mask) < 0.75 * spread(single(places, 1, draws, np.arange(64), 64, 0).masked.numpy())
     for row, place in zip(mask, places, strict=True):
         radius = [np.sort(((place - place[m]) ** 2).sum(1))[row.sum() - 1] for m in np.flatnonzero(row)]

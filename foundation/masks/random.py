@@ -1,0 +1,33 @@
+"""Single tokens, all places alike (He et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation import counter
+from foundation.masks.counted import Counted, top_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Counted):
+    """Single tokens, each as likely as any other; the number masked is exact."""
+
+    apart_from: tuple[str, ...] = ()  # type: ignore[misc]
+    """Mask rules whose visible tokens this one hides, so that no token is visible under two of them and together they
+    hide every token (DMJD, Ma et al. 2022). Where that takes more than ``ratio`` says, more are hidden."""
+
+    def pattern(
+        self,
+        coordinates: NDArray[Any],
+        wanted: NDArray[np.int64],
+        draws: counter.Draws,
+        stream: str,
+        must: NDArray[np.bool_] | None,
+    ) -> NDArray[np.bool_]:
+        """See :meth:`Counted.pattern`."""
+        none = np.zeros((len(wanted), coordinates.shape[-2]), dtype=bool)
+        return top_up(none if must is None else must, wanted, draws, stream)
