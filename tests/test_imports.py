@@ -7,13 +7,7 @@ how a lower layer lets the user reach a higher one.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import foundation
 

@@ -9,12 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from foundation.data.addresses import (
+    RemoteError,
+    beside,
+    check_secrets,
+    is_http,
+    is_pipe,
+    is_remote,
+    local_path,
+    name_of,
+    shown,
+)
 from foundation.data.cache import Expected
 from foundation.data.expand import braces, expand, refuse_several_splits
 from foundation.data.index import NAME, Index, ShardEntry, parse_index, read_index
-from foundation.data.addresses import RemoteError, beside, check_secrets, is_http, is_pipe, is_remote, local_path, name_of, shown
-from foundation.data.storages import storage_of
 from foundation.data.remote import fetch_text, persist
+from foundation.data.storages import storage_of
 from foundation.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Questions to storages, asked until there is an answer: a shard's parts, a small text, growing pauses between attempts."""
+"""Questions to storages, asked until there is an answer, with growing pauses between the attempts."""
 
 from __future__ import annotations
 

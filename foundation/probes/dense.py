@@ -74,9 +74,10 @@ def dense_features(
     """
     from foundation.data.boundary import good_views
     from foundation.data.stream import iterate_samples
-    from foundation.probes.road import decoder, open_limited, room
+    from foundation.modalities.parts import decoder, part
+    from foundation.probes.road import open_limited
 
-    parts = room(loaded.modality, "dense")
+    parts = part(loaded.modality, "dense")
     prepare, places_of = loaded.evaluation.build(), getattr(loaded.config, "places", None)
     batch: list[Any] = []
 

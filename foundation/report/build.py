@@ -11,6 +11,7 @@ from foundation.report.page import render
 from foundation.report.pictures import Gallery, gallery
 from foundation.report.run import Run, read_run
 from foundation.report.views import Sheet
+from foundation.run.model_recipe import recipe_of
 
 
 def write_report(
@@ -63,7 +64,7 @@ def _pictures(
     parameters = sum(parameter.numel() for parameter in loaded.encoder.parameters())
     if samples < 1:
         return None, "none were asked for", parameters
-    patterns = tuple(shards) or _own_shards(loaded.recipe)
+    patterns = tuple(shards) or _own_shards(recipe_of(loaded))
     if not patterns:
         return None, "no data: name shards with --shards", parameters
     try:

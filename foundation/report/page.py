@@ -167,8 +167,8 @@ def _recipe(run: Run) -> str:
 
 
 def _machine(run: Run) -> str:
+    from foundation.parallel.placement import processor
     from foundation.probes.results import versions
-    from foundation.run.build import processor
 
     rows = [("Run folder", str(run.path))]
     rows += [("Trained on", text) for text in _machines(run)]

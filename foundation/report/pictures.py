@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from foundation.modalities.drawing import photo, png
 from foundation.report.images import options_of, unit_range
+from foundation.run.model_recipe import recipe_of
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet
@@ -87,10 +88,10 @@ class Gallery:
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
     """An evaluation view as a picture [H, W, 3] uint8, or None where the modality cannot be drawn."""
     from foundation.errors import UserError
-    from foundation.probes.road import room
+    from foundation.modalities.parts import part
 
     try:
-        module = room(modality, "picture")
+        module = part(modality, "picture")
     except UserError:
         return None
     return np.asarray(module.to_rgb(view, **options_of(evaluation)), dtype=np.uint8)
@@ -100,7 +101,7 @@ def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDAr
     """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
     from foundation.counter import Draws
 
-    rule = getattr(loaded.recipe, "masking", None)
+    rule = getattr(recipe_of(loaded), "masking", None)
     if rule is None or not rows or not rule.mean_share:
         return None
     ids = np.arange(rows, dtype=np.int64)
@@ -168,8 +169,9 @@ def gallery(
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
     import torch
 
+    from foundation.modalities.parts import decoder, part
     from foundation.probes.features import depth_of
-    from foundation.probes.road import decoder, loader, room
+    from foundation.probes.road import loader
 
     tap = f"attention.{depth_of(loaded.encoder) - 1}"
     taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
@@ -193,7 +195,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     if any(picture is None for picture in pictures):
         notes.append(f"There is no way yet to draw {loaded.modality}: its folder has no picture.py.")
         return []
-    drawing = room(loaded.modality, "picture")
+    drawing = part(loaded.modality, "picture")
     with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
     masks = _hidden(loaded, places, len(views)) if math.prod(grid) == len(places) else None
@@ -224,10 +226,10 @@ def _of_pictures(modality: str, name: str, default: Any) -> Any:
     """What a modality says of its pictures, where it draws any: ``AXES`` of the token grids that its maps understand
     (usually two), the ``LEGEND`` of axes and colours."""
     from foundation.errors import UserError
-    from foundation.probes.road import room
+    from foundation.modalities.parts import part
 
     try:
-        return getattr(room(modality, "picture"), name, default)
+        return getattr(part(modality, "picture"), name, default)
     except UserError:
         return default
 
@@ -238,9 +240,9 @@ def _looks_by_place(
     """Looks of samples whose tokens lie on no grid: every map is drawn onto the sample itself."""
     import torch
 
-    from foundation.probes.road import room
+    from foundation.modalities.parts import part
 
-    drawing = room(loaded.modality, "picture")
+    drawing = part(loaded.modality, "picture")
     upright = {key: value for key, value in options_of(loaded.evaluation).items() if key == "up"}
     colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
     looks = []
@@ -270,8 +272,8 @@ def _neighbours(
 ) -> list[Neighbourhood]:
     import torch
 
+    from foundation.modalities.parts import decoder
     from foundation.probes import knn
-    from foundation.probes.road import decoder
 
     k = min(near, len(features) - 1)
     if k < 1:

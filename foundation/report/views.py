@@ -140,13 +140,13 @@ def _quietly(make: Callable[[], Any]) -> Any:
 
 def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Sheet:
     from foundation.errors import UserError
-    from foundation.probes.road import room
+    from foundation.modalities.parts import part
 
     notes: list[str] = []
     drawings: dict[str, Any] = {}
     for modality in (recipe.views.modality, *(view.modality for view in batch.views.values())):
         try:
-            drawings.setdefault(modality, room(modality, "picture"))
+            drawings.setdefault(modality, part(modality, "picture"))
         except UserError:
             notes.append(f"There is no way yet to draw {modality}: its folder has no picture.py.")
     widths = _widths(recipe, batch, drawings)

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from foundation.run.build import Placement
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
 
 

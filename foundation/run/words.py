@@ -13,8 +13,9 @@ from foundation.engine.learner import Learner
 from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
+from foundation.parallel.placement import Placement
 from foundation.redact import redact
-from foundation.run.build import Placement, trainable
+from foundation.run.build import trainable
 from foundation.run.build import words as place_in_words
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock

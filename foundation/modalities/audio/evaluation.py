@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -34,10 +34,6 @@ class EvaluationConfig:
     """What fills a recording up that is too short: silence on both sides, or itself again."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decode, Mapping):
-            object.__setattr__(self, "decode", DecodeConfig(**self.decode))
-        if isinstance(self.front_end, Mapping):  # from the card of an exported model
-            object.__setattr__(self, "front_end", FrontEndConfig(**self.front_end))
         check(self, "evaluation")
         if self.short not in ("silence", "repeat"):
             raise UserError(f"evaluation: short is {self.short!r}; choose silence or repeat")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.ranges import Deviation, Number, PositiveShare, Range, Side, check
@@ -50,11 +50,6 @@ class EvaluationConfig(CropConfig):
 
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
-        if isinstance(self.decode, Mapping):  # from the card of an exported model
-            plain: dict[str, Any] = dict(self.decode)
-            if isinstance(plain.get("range"), list):
-                plain["range"] = tuple(plain["range"])
-            object.__setattr__(self, "decode", DecodeConfig(**plain))
 
 
 class Evaluation:

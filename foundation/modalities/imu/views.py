@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
+from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check_normalisation
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 from foundation.ranges import (
     Deviation,
@@ -98,7 +98,8 @@ class Config:
     def __post_init__(self) -> None:
         from foundation.modalities.imu.windows import triads
 
-        check(self, "views")
+        ranges.check(self, "views")
+        check_normalisation("views", self.decode.channels, self.mean, self.std, self.short)
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
         if self.rotation not in ("none", "axis", "any") or self.axis not in ("x", "y", "z"):

@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """Simple features by name, as that modality's own room says."""
-    from foundation.probes.road import simple_features
+    from foundation.modalities.parts import simple_features
 
     return simple_features(evaluation.modality, evaluation.own)

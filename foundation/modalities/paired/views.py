@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from foundation.errors import UserError
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
-from foundation.plugins import Plugin, resolve
+from foundation.modalities.parts import decode_config, views_for_probe
+from foundation.plugins import Plugin
 from foundation.ranges import Factors, ShareBelowOne, check
 
 if TYPE_CHECKING:
@@ -76,10 +77,7 @@ class Config:
     @property
     def decode(self) -> DecodeConfig:
         """How the members of a sample are read: each as its views say, else with its modality's defaults."""
-        decoders = [
-            getattr(views, "decode", None) or resolve("foundation.modalities.{name}.decode", views.modality).Config()
-            for views in self.members.values()
-        ]
+        decoders = [decode_config(views.modality, views) for views in self.members.values()]
         return DecodeConfig(decoders=tuple(decoders), align=self.align, tolerance=self.tolerance)
 
     @property
@@ -104,6 +102,11 @@ class Config:
             UserError: modalities with a time differ in the number of views of a role, or no span is given for it.
         """
         return PairedViews(self, device_is_accelerator)
+
+
+def for_probe(evaluation: EvaluationConfig) -> Any:
+    """Training views of a linear probe: those of the modality that it looks at."""
+    return views_for_probe(evaluation.modality, evaluation.own)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from foundation.data import members
 from foundation.errors import Note, SampleError, UserError
-from foundation.modalities import members
 from foundation.ranges import Count, Range, check
 from foundation.types import Sample
 from foundation.voice import plural

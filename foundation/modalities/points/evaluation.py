@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -34,8 +34,6 @@ class EvaluationConfig:
     """How files become clouds."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decode, Mapping):  # from the card of an exported model
-            object.__setattr__(self, "decode", decode.Config(**self.decode))
         check(self, "evaluation")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))

@@ -19,7 +19,7 @@ from foundation.ranges import Positive, Range, Side, check
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How a point cloud becomes tokens (Point-BERT, Point-MAE): farthest-point centres, nearest neighbours, PointNet."""
+    """How a point cloud becomes tokens (Point-BERT, Point-MAE): farthest-point centres, nearest points, PointNet."""
 
     stride: Side = 16
     """Points per token: a view of P points has P // stride groups (Point-MAE: 1024 points, 64 groups)."""

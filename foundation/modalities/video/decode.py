@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation.data import members
 from foundation.errors import Note, SampleError, UserError
-from foundation.modalities import members
 from foundation.ranges import Count, Range, Seconds, Side, check
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from foundation.data import remote
+from foundation.data import addresses, storages
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import open_sources, single
 from foundation.data.stream import build_loader

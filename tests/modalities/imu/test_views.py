@@ -213,7 +213,7 @@ def test_probes_see_the_middle_or_all_of_a_recording():
 def test_evaluation_survives_its_card():
     from dataclasses import asdict
 
-    from foundation.probes.road import evaluation_config
+    from foundation.modalities.parts import evaluation_config
 
     evaluation = FULL.evaluation()
     assert evaluation_config("imu", asdict(evaluation)) == evaluation
