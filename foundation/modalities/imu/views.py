@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from foundation.counter import Draws
     from foundation.types import Sample
 
-__all__ = ["Config", "CropConfig", "EvaluationConfig", "ImuViews"]
+__all__ = ["Config", "EvaluationConfig", "ImuViews", "ViewConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig:
+class ViewConfig:
     """Views of one role."""
 
     count: Views = 2
@@ -63,9 +63,9 @@ class Config:
 
     rate: Rate = 50.0
     """Time steps per second of the views, Hz; recordings of any other rate are resampled, free of aliases."""
-    global_views: CropConfig = field(default_factory=CropConfig)
+    global_views: ViewConfig = field(default_factory=ViewConfig)
     """Long views; the teacher sees only these."""
-    local_views: CropConfig = field(default_factory=lambda: CropConfig(size=64))
+    local_views: ViewConfig = field(default_factory=lambda: ViewConfig(size=64))
     """Short views, for the student."""
     short: Literal["mirror", "stretch"] = "mirror"
     """What fills a view that is longer than the recording: its mirror image at both ends, or slower time."""
@@ -150,8 +150,8 @@ def for_probe(evaluation: EvaluationConfig) -> Config:
     """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
     return Config(
         rate=evaluation.rate,
-        global_views=CropConfig(count=1, size=evaluation.size, span=(0.8, 1.0) if evaluation.whole else None),
-        local_views=CropConfig(count=0),
+        global_views=ViewConfig(count=1, size=evaluation.size, span=(0.8, 1.0) if evaluation.whole else None),
+        local_views=ViewConfig(count=0),
         short=evaluation.short,
         rotation="any",
         degrees=15.0,
@@ -217,7 +217,7 @@ class ImuViews(ReadyViews):
             )
         return Prepared(roles)
 
-    def _spans(self, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
+    def _spans(self, role: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
         """[R, 2] begin and length of each view, seconds."""
         import numpy as np
 
@@ -238,7 +238,7 @@ class ImuViews(ReadyViews):
         return np.concatenate(placed)
 
     def _views(
-        self, stream: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
+        self, stream: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """[B, C, size] of one view of each sample."""
         import numpy as np

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation import counter
-from foundation.modalities.points.readers import PointError, bounded, parse_numbers
+from foundation.modalities.points.tables import PointError, bounded, parse_numbers
 
 if TYPE_CHECKING:
-    from foundation.modalities.points.readers import Limits
+    from foundation.modalities.points.tables import Limits
 
 
 def read_off_mesh(data: bytes, limits: Limits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

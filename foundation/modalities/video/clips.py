@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.image import geometry
-from foundation.modalities.video.decode import frames_at
+from foundation.modalities.video.selection import frames_at
 from foundation.types import View
 
 if TYPE_CHECKING:

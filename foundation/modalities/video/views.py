@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from foundation.errors import UserError
-from foundation.modalities.image.views import CropConfig, ImageViews, MultiCropConfig, Prepared, PreparedRole
+from foundation.modalities.image.prepared import Prepared, PreparedRole
+from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
+from foundation.modalities.image.views import ImageViews
 from foundation.modalities.video import decode
 from foundation.modalities.video.evaluation import EvaluationConfig
 from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
@@ -29,7 +31,7 @@ __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig(CropConfig):
+class ClipConfig(ViewConfig):
     """Views of one role."""
 
     frames: Side = 16
@@ -41,7 +43,7 @@ class ClipConfig(CropConfig):
     """In place of ``rates``: smallest and largest share of the video that a clip covers, uniform between."""
 
     def __post_init__(self) -> None:
-        CropConfig.__post_init__(self)
+        ViewConfig.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)

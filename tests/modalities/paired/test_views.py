@@ -122,11 +122,11 @@ def test_sound_follows_and_clouds_of_points_come_along():
     sample["audio"][24000:] = 0.5 * torch.sin(torch.arange(24000) * 0.7)  # silent for 3 s, then a tone
     sound = audio.Config(
         front_end=FrontEndConfig(rate=8000, mels=32, window=0.032, hop=0.01, high=4000.0),
-        global_views=audio.CropConfig(frames=100),
-        local_views=audio.CropConfig(count=0),
+        global_views=audio.ViewConfig(frames=100),
+        local_views=audio.ViewConfig(count=0),
     )
     cloud = points.Config(
-        global_views=points.CropConfig(count=1, size=16), local_views=points.CropConfig(count=0), rotation="none"
+        global_views=points.ViewConfig(count=1, size=16), local_views=points.ViewConfig(count=0), rotation="none"
     )
     config = Config(
         members=members(audio=sound, points=cloud), spans={"global": (1.0, 1.0), "local": (0.5, 0.5)}, unit="seconds"
