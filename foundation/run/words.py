@@ -16,7 +16,7 @@ from foundation.parallel.collective import world_size
 from foundation.parallel.placement import Placement
 from foundation.redact import redact
 from foundation.run.build import trainable
-from foundation.run.build import words as place_in_words
+from foundation.parallel.placement import words as place_in_words
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.voice import plural

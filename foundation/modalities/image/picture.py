@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb
-from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from foundation.types import Sample

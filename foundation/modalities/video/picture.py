@@ -14,7 +14,7 @@ from torch import Tensor
 from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture
 from foundation.modalities.image import picture as still
-from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
 from foundation.types import Sample
 
 __all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]

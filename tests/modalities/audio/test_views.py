@@ -15,7 +15,8 @@ from foundation.errors import UserError
 from foundation.modalities.audio import augment
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
-from foundation.modalities.audio.views import Config, ResizeConfig, SpecAugmentConfig, ViewConfig, published
+from foundation.modalities.audio.view_config import ResizeConfig, SpecAugmentConfig, ViewConfig
+from foundation.modalities.audio.views import Config, for_probe, published
 
 FRONT = FrontEndConfig(rate=8000, mels=32, window=0.032, hop=0.010, high=4000.0)
 
@@ -254,7 +255,7 @@ def test_evaluation_hears_the_middle():
     front_end = {"rate": 8000, "mels": 32, "window": 0.032, "hop": 0.010, "high": 4000.0}
     card = {"front_end": front_end, "frames": 40, "decode": {"channels": "mean", "max_seconds": 1800.0}}
     assert EvaluationConfig(**card) == config
-    view = config.augmented().build()
+    view = for_probe(config).build()
     assert view.describe() == {"global": (1, (1, 32, 40))}
 
 

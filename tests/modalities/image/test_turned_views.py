@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from foundation.counter import Draws
-from foundation.modalities.image.views import Config, ViewConfig
+from foundation.modalities.image.view_config import ViewConfig
+from foundation.modalities.image.views import Config
 
 WIDTH, HEIGHT, COUNT = 90, 70, 24
 

@@ -14,7 +14,9 @@ from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.image import geometry
 from foundation.modalities.image.decode import decode
-from foundation.modalities.image.views import Config, EvaluationConfig, ViewConfig, published
+from foundation.modalities.image.evaluation import EvaluationConfig
+from foundation.modalities.image.view_config import ViewConfig
+from foundation.modalities.image.views import Config, published
 
 PLAIN = {"jitter": 0.0, "greyscale": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 

@@ -14,7 +14,7 @@ from foundation.errors import UserError
 from foundation.modalities.imu import windows
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.signals import mirrored
-from foundation.modalities.imu.views import Config, EvaluationConfig, ViewConfig
+from foundation.modalities.imu.views import Config, EvaluationConfig, ViewConfig, for_probe
 
 PLAIN = {"scale": (1.0, 1.0), "jitter": 0.0, "mean": (0.0,) * 6, "std": (1.0,) * 6}
 FULL = Config(
@@ -206,7 +206,7 @@ def test_probes_see_the_middle_or_all_of_a_recording():
     config = replace(FULL, decode=DecodeConfig(rate=40.0, acceleration="g"), global_views=ViewConfig(span=(0.5, 1.0)))
     evaluation = config.evaluation()
     assert evaluation.whole and evaluation.decode == config.decode and evaluation.size == 128
-    (view,) = make(evaluation.augmented(), noise(3)).values()
+    (view,) = make(for_probe(evaluation), noise(3)).values()
     assert view.data.shape == (3, 6, 128)
 
 

@@ -208,7 +208,7 @@ def test_real_clips_and_their_sensors(shared_data):
     assert drawn.shape[1] == 512 and drawn.std() > 10
     evaluation = config.evaluation()
     assert evaluation.modality == "imu" and evaluation.build()(samples).shape == (3, 6, 128)
-    assert evaluation.decode.acceleration == "g" and evaluation.augmented().rate == 100.0
+    assert evaluation.decode.acceleration == "g" and for_probe(evaluation).rate == 100.0
     assert replace(config, evaluate="video").evaluation().modality == "video"
 
 

@@ -93,5 +93,5 @@ def test_evaluation_keeps_what_is_up():
     from foundation.modalities.points.views import Config
 
     evaluation = Config(up="y").evaluation()
-    assert evaluation.up == "y" and evaluation.augmented().up == "y" and evaluation.augmented().rotation == "axis"
+    assert evaluation.up == "y" and for_probe(evaluation).up == "y" and for_probe(evaluation).rotation == "axis"
     assert EvaluationConfig().up == "z"

@@ -12,7 +12,7 @@ import torch
 from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.points import geometry
-from foundation.modalities.points.views import Config, EvaluationConfig, ViewConfig, published
+from foundation.modalities.points.views import Config, EvaluationConfig, ViewConfig, for_probe, published
 from foundation.modalities.rotations import rotation
 
 STILL = {"rotation": "none", "scale": (1.0, 1.0), "shift": 0.0, "jitter": 0.0, "dropout": 0.0}
@@ -292,7 +292,7 @@ def test_evaluation_takes_a_fixed_part_of_the_cloud():
     assert torch.equal(seen[1:2], config.build()(samples[1:2]))
     few = EvaluationConfig(size=500, channels=3).build()(clouds(1, points=100))[0].T
     assert len(torch.unique(few, dim=0)) == 100
-    augmented = config.augmented()
+    augmented = for_probe(config)
     assert augmented.roles == {"global": (1, (4, 128))}
     with pytest.raises(UserError, match=r"'c0': its points have 3 numbers, but channels is 4"):
         config.build()(clouds(1))

@@ -159,7 +159,7 @@ def test_the_probes_clip():
     assert (middle[0, 2, :, 0, 0] / 6).round(decimals=3).tolist() == [17.0, 19.0, 21.0, 23.0]
     made = small(evaluation_seconds=1.5, decode=decode.Config(max_frames=32)).evaluation()
     assert (made.size, made.frames, made.seconds, made.decode.max_frames) == (24, 6, 1.5, 32)
-    views = made.augmented().build()
+    views = for_probe(made).build()
     assert views.describe() == {"global": (1, (3, 6, 24, 24))} and views.config.decode == made.decode
 
 
