@@ -67,7 +67,7 @@ class CachedBranch(Branch):
         feature = batch.extras[self.config.extra]
         if not isinstance(feature, Tensor) or feature.ndim != 2 or feature.shape[1] != self.config.width:
             raise UserError(
-                f"branches.{self.name}: the extra {self.config.extra!r} is no array of "
-                f"{self.config.width} numbers for each sample"
+                f"branches.{self.name}: the extra {self.config.extra!r} is no array of {self.config.width} numbers for "
+                "each sample"
             )
         return {request: feature.repeat(batch.views[request.view].count, 1) for request in requests}

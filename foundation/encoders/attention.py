@@ -91,9 +91,10 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor 
     With ``valid`` [rows, tokens] bool no query attends to the keys where it is False.
     """
     if valid is not None:
-        half = query.device.type == "cpu" and query.dtype != torch.float32
-        parts = [part.float() if half else part for part in (query, key, value)]
-        return F.scaled_dot_product_attention(*parts, attn_mask=valid[:, None, None]).to(value.dtype)
+        dtype = value.dtype
+        if query.device.type == "cpu":
+            query, key, value = query.float(), key.float(), value.float()
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None]).to(dtype)
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
     if not _written_out(query, query.shape[-2]):

@@ -25,10 +25,11 @@ from foundation.encoders.protocol import (
     inputs_of,
 )
 from foundation.encoders.segments import choose
-from foundation.encoders.timm_models import create, stride, stride_of
+from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of
 from foundation.errors import UserError
 from foundation.modalities.grids import cut, spread
 from foundation.modalities.image.tokenizer import Config as Patches
+from foundation.modalities.lattice import lattice
 from foundation.ranges import ShareBelowOne, Side, check
 from foundation.types import Features
 
@@ -91,12 +92,17 @@ class Config(EncoderConfig):
         return "image"
 
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
-        """Place of each patch of an image of that size, [N, 2] (row, column), row-major.
+        """Place of each token of the output for an image of that size, [N, 2] (row, column), row-major.
 
         Raises:
-            UserError: the size is no multiple of the model's patch or stride.
+            UserError: the model cannot take the size; one that embeds patches wants a multiple of its stride.
         """
-        return Patches(patch_size=stride(self.model, self.arguments)).coordinates(size)
+        return lattice(self.outline.grid(tuple(size)))
+
+    @property
+    def outline(self) -> Outline:
+        """The model without its weights."""
+        return outline(self.model, size=self.size, channels=self.channels, arguments=self.arguments)
 
     def build(self) -> TimmEncoder:
         """Make the encoder.
@@ -139,15 +145,15 @@ class TimmEncoder(EncoderModule):
         self.model = model
         self.width = int(model.num_features)
         self.stride = stride_of(model)
-        blocks, embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
+        blocks: Any = getattr(model, "blocks", None)
+        embed: Any = getattr(model, "patch_embed", None)
         self.is_transformer = isinstance(blocks, nn.Sequential | nn.ModuleList) and embed is not None
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.has_intermediates = hasattr(model, "forward_intermediates")
         self.stages = _stages(model)
         self.depth = len(blocks) if self.is_transformer else len(self.stages)
-        # Only where patches do not overlap does a mask token keep all of what it hides.
-        separate = isinstance(embed, importlib.import_module("timm.layers").PatchEmbed)
-        self.hides = separate and self.stride % int(embed.patch_size[0]) == 0
+        self.patch_side = patch_side(model)
+        self.hides = hides(model)
         self._hidden: Tensor | None = None
         if self.hides:
             self.mask_token = nn.Parameter(torch.zeros(1, int(embed.proj.out_channels)))
@@ -232,8 +238,8 @@ class TimmEncoder(EncoderModule):
         if output.ndim == 3:
             return output[:, : self.prefix], output[:, self.prefix :]
         # Some families keep channels last; the others are the classic [R, D, h, w].
-        channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        patches = rearrange(output, "r h w d -> r (h w) d" if channels_last else "r d h w -> r (h w) d")
+        last = channels_last(self.model)
+        patches = rearrange(output, "r h w d -> r (h w) d" if last else "r d h w -> r (h w) d")
         return patches[:, :0], patches
 
     def _pool(self, output: Tensor, patches: Tensor) -> Tensor:
@@ -249,7 +255,8 @@ class TimmEncoder(EncoderModule):
             raise UserError(
                 f"mask is {list(mask.shape)}, but the view has {[len(view), rows * columns]} rows and tokens"
             )
-        finer = self.stride // int(self.model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+        assert self.patch_side is not None
+        finer = self.stride // self.patch_side
         grid = mask.view(len(view), rows, columns)
         return grid.repeat_interleave(finer, 1).repeat_interleave(finer, 2)
 
@@ -310,10 +317,12 @@ class TimmEncoder(EncoderModule):
 
     def cells(self, view: Tensor) -> Tensor:
         """Pixels under each token of the output, [R, N, channels, stride, stride]; a token has seen more of them."""
+        Patches(patch_size=self.stride).grid((view.shape[2], view.shape[3]))
         return cut(view, (self.stride, self.stride))
 
     def spread(self, hidden: Tensor, view: Tensor) -> Tensor:
         """Which pixels of a view lie under tokens [R, N] bool, [R, 1, H, W]."""
+        Patches(patch_size=self.stride).grid((view.shape[2], view.shape[3]))
         return spread(hidden, (view.shape[2], view.shape[3]), (self.stride, self.stride))
 
 

@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from foundation.encoders import timm_weights
 from foundation.errors import UserError
+from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.versions import explain_import_error
 
 
@@ -103,15 +105,71 @@ def _first_that_builds(timm: Any, name: str, options: Mapping[str, Any], with_si
     raise AssertionError("the last attempt returns or raises")
 
 
-def stride(model: str, arguments: Mapping[str, Any]) -> int:
-    """Pixels between neighbouring tokens, without allocating the model."""
-    return _stride(model, json.dumps(dict(arguments)))
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights: its layers on the meta device.
+
+    Attributes:
+        name: of the model in timm.
+        model: allocates nothing.
+        channels: of an image.
+        stride: pixels between neighbouring tokens of the output.
+        hides: whether it embeds separate patches, so that a mask token can stand in for them.
+    """
+
+    name: str
+    model: Any
+    channels: int
+    stride: int
+    hides: bool
+
+    def grid(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of the features of an image of that size (height, width).
+
+        Raises:
+            UserError: the model cannot take it.
+        """
+        if self.hides or len(size) != 2:
+            return Patches(patch_size=self.stride).grid(size)
+        height, width = size
+        try:  # convolutions round up or down, as their padding has it
+            with torch.no_grad():
+                output = self.model.forward_features(torch.empty(1, self.channels, height, width, device="meta"))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"timm model {self.name!r} cannot take images of {height}x{width}: {error}") from error
+        rows, columns = output.shape[1:3] if channels_last(self.model) else output.shape[2:]
+        return int(rows), int(columns)
+
+
+def outline(model: str, *, size: tuple[int, int] | None, channels: int, arguments: Mapping[str, Any]) -> Outline:
+    """A model without its weights, made once for each set of arguments; as for :func:`create`."""
+    return _outline(model, size, channels, json.dumps(dict(arguments)))
 
 
 @functools.cache
-def _stride(model: str, arguments: str) -> int:
+def _outline(name: str, size: tuple[int, int] | None, channels: int, arguments: str) -> Outline:
     with torch.device("meta"):
-        return stride_of(create(model, arguments=_tuples(json.loads(arguments))))
+        model = create(name, size=size, channels=channels, arguments=_tuples(json.loads(arguments))).eval()
+    return Outline(name, model, channels, stride_of(model), hides(model))
+
+
+def hides(model: nn.Module) -> bool:
+    """Whether a mask token of the embedding can stand for a token of the output: where patches do not overlap, it is
+    all that is left of what it hides."""
+    side = patch_side(model)
+    return side is not None and stride_of(model) % side == 0
+
+
+def patch_side(model: nn.Module) -> int | None:
+    """Side of the patches in pixels that a model embeds each for itself; None where its embedding overlaps."""
+    embed: Any = getattr(model, "patch_embed", None)
+    separate = isinstance(embed, importlib.import_module("timm.layers").PatchEmbed)
+    return int(embed.patch_size[0]) if separate else None
+
+
+def channels_last(model: nn.Module) -> bool:
+    """Whether maps of features are [R, h, w, D]; the classic families have [R, D, h, w]."""
+    return str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
 
 
 def _tuples(value: Any) -> Any:

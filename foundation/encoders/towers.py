@@ -100,6 +100,8 @@ class Towers(EncoderModule):
         towers: the encoders by name.
         width: of every tower's tokens.
         depth: blocks of the deepest tower.
+        prefix: class and register tokens of the main tower.
+        modality: of the main tower.
     """
 
     def __init__(self, config: Config) -> None:
@@ -111,7 +113,7 @@ class Towers(EncoderModule):
         if set(others.values()) != {self.width}:  # of adapters, whose width only the model knows
             raise UserError(_widths(others))
         self.depth = max(int(tower.depth) for tower in self.towers.values())  # type: ignore[arg-type]
-        self.prefix = int(self.main.prefix)
+        self.prefix, self.modality = int(self.main.prefix), config.modality
 
     @property
     def capabilities(self) -> Capabilities:
@@ -146,11 +148,6 @@ class Towers(EncoderModule):
         return self.towers[self.config.main]
 
     @property
-    def modality(self) -> str:
-        """Of the main tower."""
-        return self.config.modality
-
-    @property
     def tokenizer(self) -> Any:
         """Of the main tower."""
         return self.main.tokenizer
@@ -159,11 +156,6 @@ class Towers(EncoderModule):
     def trunk(self) -> Any:
         """Of the main tower."""
         return self.main.trunk
-
-    @property
-    def flops_per_token(self) -> int:
-        """Of the main tower."""
-        return int(self.main.flops_per_token)
 
     def forward(
         self, inputs: Inputs, taps: Sequence[str] = (), *, generator: torch.Generator | None = None

@@ -324,11 +324,6 @@ class Encoder(Embedding):
         """
         return masked and not self.config.separate_class_norm and self.config.class_token
 
-    @property
-    def flops_per_token(self) -> int:
-        """Floating point operations of the trunk's linear layers for one token, forward (attention not included)."""
-        return self.trunk.flops([(1, 1)]) - 4 * self.width * self.depth
-
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Estimated floating point operations of the matrix products of a forward pass.
 

@@ -47,7 +47,8 @@ class Progress:
 def modules(learner: Learner) -> dict[str, nn.Module]:
     """What is saved of a learner, by checkpoint file: each branch that has a state, objectives, stores."""
     branches = {name: branch for name, branch in learner.named_branches.items() if branch.state_dict()}
-    return {**branches, "objectives": learner.objectives, "stores": learner.stores}
+    stores = {"stores": learner.stores} if len(learner.stores) else {}
+    return {**branches, "objectives": learner.objectives, **stores}
 
 
 def capture(

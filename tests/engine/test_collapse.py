@@ -163,7 +163,7 @@ def test_the_monitor_changes_no_loss(train, metrics, tiny_recipe, tmp_path):
 
 SHARP = (
     "objectives=[{name: dino, target: centering, centre_momentum: 1.0, teacher_temperature: 0.01}]", "masking=null",
-    "optimizer.learning_rate=1e-2", "teachers={teacher: {name: ema, momentum: 0.5}}", "train.batch_size=16",
+    "optimizer.learning_rate=1e-2", "branches={teacher: {name: ema, momentum: 0.5}}", "train.batch_size=16",
     "guard.collapse={every: 5, samples: 64}", "checkpoints.every=1000 steps",
 )  # fmt: skip
 

@@ -34,15 +34,15 @@ def batch(recipe) -> Batch:
 
 
 def test_requests_give_what_separate_passes_give(recipe, batch):
-    branch = build.student(recipe).eval()
+    branch = build.branches(recipe, Clock(10, 10))[0]["student"].eval()
     requests = (
-        Request("student", "global", "cls", "cls"),
+        Request("student", "global", "cls", "cls", mask="masking"),
         Request("student", "local", "cls", "cls"),
-        Request("student", "global", "masked", "cls"),
-        Request("student", "global", "patches"),
-        Request("student", "global", "cls"),
+        Request("student", "global", "masked", "cls", mask="masking"),
+        Request("student", "global", "patches", mask="masking"),
+        Request("student", "global", "cls", mask="masking"),
     )
-    outputs = branch(batch, requests, hide=True)
+    outputs = branch(batch, requests)
     mask = batch.masks["global", "masking"]
     seen = branch.encoder(inputs([batch.views["global"].data], [mask.masked]))[0]
     local = branch.encoder([batch.views["local"].data])[0]
@@ -60,26 +60,26 @@ def test_requests_give_what_separate_passes_give(recipe, batch):
 def test_teachers_see_everything_and_get_no_gradient(recipe, batch):
     learner = build.learner(recipe, Clock(10, 10)).train()
     learner(batch, 0).loss.backward()
-    assert all(p.grad is None for p in learner.teachers.parameters())
-    assert all(p.grad is not None for p in learner.student.heads.parameters())
-    assert learner.student.encoder.mask_token.grad is not None
-    teacher = learner.teachers["teacher"]
+    assert all(p.grad is None for p in learner.branches["teacher"].parameters())
+    assert all(p.grad is not None for p in learner.branches["student"].heads.parameters())
+    assert learner.branches["student"].encoder.mask_token.grad is not None
+    teacher = learner.branches["teacher"]
     request = Request("teacher", "global", "cls")
-    unmasked = teacher.branch.encoder([batch.views["global"].data])[0].cls
+    unmasked = teacher.encoder([batch.views["global"].data])[0].cls
     torch.testing.assert_close(teacher(batch, [request])[request], unmasked)
 
 
 def test_student_and_teacher_start_equal_and_part_after_a_step(recipe, batch):
     learner = build.learner(recipe, Clock(10, 10)).train()
     optimizer = recipe.optimizer.build(build.trainable(learner), Clock(10, 10), 4)
-    teacher = learner.teachers["teacher"]
-    pairs = list(zip(teacher.branch.parameters(), learner.student.parameters(), strict=True))
+    teacher = learner.branches["teacher"]
+    pairs = list(zip(teacher.parameters(), learner.branches["student"].parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     optimizer.apply_schedule(5)
     learner(batch, 5).loss.backward()
     optimizer.step()
     before = [a.clone() for a, _ in pairs]
-    momentum = teacher.update(learner, 5)["momentum"]
+    momentum = learner.update(5)["teacher_momentum"]
     for old, (new, student) in zip(before, pairs, strict=True):
         torch.testing.assert_close(new, momentum * old + (1 - momentum) * student)
 

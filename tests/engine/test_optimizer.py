@@ -137,6 +137,63 @@ def test_the_encoder_is_decayed_like_dinov2():
     assert rules["trunk.norm.weight"].learning_rate == 1.0
 
 
+def tokenizers():
+    from foundation.modalities.audio import tokenizer as audio
+    from foundation.modalities.image import tokenizer as image
+    from foundation.modalities.imu import tokenizer as imu
+    from foundation.modalities.points import tokenizer as points
+    from foundation.modalities.video import tokenizer as video
+
+    return {
+        "image": image.Config(patch_size=4, stem="conv").build(16),
+        "video": video.Config(patch_size=4, stem="conv").build(16),
+        "audio": audio.Config(patch=(4, 4), stem="conv").build(16),
+        "imu": imu.Config(patch=8, stem="conv").build(16),
+        "points": points.Config(widths=(4, 4, 4), norm="batch").build(16),
+        "points of layers": points.Config(widths=(4, 4, 4)).build(16),
+    }
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "audio", "imu", "points", "points of layers"])
+def test_norms_of_stems_are_not_decayed_though_no_name_says_norm(kind):
+    module = tokenizers()[kind]
+    norms = {f"{name}.weight" for name, part in module.named_modules() if "Norm" in type(part).__name__}
+    decayed = {n for n, p in module.named_parameters() if optimizer.rule(optimizer.Config(), module, n, p).weight_decay}
+    assert norms and not norms & decayed
+    assert decayed == {name for name, parameter in module.named_parameters() if parameter.ndim > 1}
+
+
+def test_the_patch_embedding_has_its_factor_in_towers_too():
+    from foundation.encoders import towers, vit
+    from foundation.modalities.video import tokenizer as video
+
+    shape = {"width": 32, "heads": 2}
+    frame = vit.Config(**shape, depth=1, size=(16, 16))
+    clip = vit.Config(**shape, depth=2, size=(4, 16, 16), tokenizer=video.Config(patch_size=8))
+    encoder = towers.Config(towers={"clip": clip, "frame": frame}, main="clip").build()
+    config = optimizer.Config(patch_embed_multiplier=0.25)
+    slow = {n for n, p in encoder.named_parameters() if optimizer.rule(config, encoder, n, p).learning_rate == 0.25}
+    assert slow == {name for name, _ in encoder.named_parameters() if ".tokenizer." in name} and len(slow) == 4
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_convnext", "test_vit"])
+def test_timm_models_have_their_factors_and_no_decay_of_norms(model):
+    from foundation.encoders import timm
+
+    try:
+        encoder = timm.Config(model=model).build()
+    except UserError as error:
+        pytest.skip(str(error))
+    config = optimizer.Config(patch_embed_multiplier=0.25, layer_decay=0.5)
+    rules = {n: optimizer.rule(config, encoder, n, p) for n, p in encoder.named_parameters()}
+    for name, found in rules.items():
+        factor = 0.25 if encoder.is_patch_embed(name) else 1.0
+        assert found.learning_rate == factor * 0.5 ** (encoder.depth + 1 - encoder.layer_of(name))
+    assert any(encoder.is_patch_embed(name) for name in rules)
+    vectors = {n for n, p in encoder.named_parameters() if p.ndim == 1}
+    assert len(vectors) > 10 and not any(rules[name].weight_decay for name in vectors)
+
+
 def test_vectors_are_not_decayed_when_the_recipe_says_so():
     norm = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4))
     config = optimizer.Config(no_decay="vectors")

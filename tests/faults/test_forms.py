@@ -74,7 +74,7 @@ def folder(tmp_path: Path, tiny_recipe: Callable[..., Any]) -> Path:
 
     recipe = tiny_recipe()
     learner, run = build.learner(recipe, Clock(10, 10)), tmp_path / "runs" / "bad"
-    tensors = {"student": learner.student.state_dict(), "teachers": learner.teachers.state_dict()}
+    tensors = {name: branch.state_dict() for name, branch in learner.branches.items()}
     for step in (3, 7):
         checkpoint.write(run / "checkpoints", step, tensors, {"step": step, "recipe": config.dump(recipe)})
     retention.write(run / "checkpoints", Policy(2), {3: {"probe/knn_top1": 0.5}})

@@ -46,7 +46,7 @@ def a_run(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> Callable[..., P
         recipe = tiny_recipe("data.shards=[nowhere.tar]")
         learner, folder = build.learner(recipe, Clock(10, 10)), tmp_path / name
         state = {"step": 7, "recipe": change(config.dump(recipe))}
-        tensors = {"student": learner.student.state_dict(), "teachers": learner.teachers.state_dict()}
+        tensors = {name: branch.state_dict() for name, branch in learner.branches.items()}
         checkpoint.write(folder / "checkpoints", 7, tensors, state)
         export_branches(recipe, learner, folder / "export", 7)
         (folder / "recipe.yaml").write_text(change(config.dump(recipe)))

@@ -11,7 +11,21 @@ from foundation.schedules import Clock
 from foundation.types import MASKING
 
 
-def context(clock: Clock, heads: Mapping[str, Any], width: int, encoder: Any = None) -> ObjectiveContext:
-    """Of a student and a teacher with the same heads; global views are masked."""
+def context(
+    clock: Clock,
+    heads: Mapping[str, Any],
+    width: int,
+    encoder: Any = None,
+    masked: tuple[str, ...] = ("global",),
+) -> ObjectiveContext:
+    """Of a student and a teacher with the same heads.
+
+    Args:
+        clock: of the run.
+        heads: Configs by name.
+        width: of the features.
+        encoder: of both, where an objective looks at it.
+        masked: views that the recipe's masking hides parts of.
+    """
     offer = Offer(width, heads, encoder)
-    return ObjectiveContext(clock, {"student": offer, "teacher": offer}, {MASKING: ("global",)})
+    return ObjectiveContext(clock, {"student": offer, "teacher": offer}, {MASKING: masked} if masked else {})

@@ -94,7 +94,7 @@ def test_only_the_student_is_predicted_and_collapse_shows(make_batch):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: byol.Config(head="cls").build(context(CLOCK, HEADS, 16)), "heads are: projector"),
+        (lambda: byol.Config(head="cls").build(context(CLOCK, HEADS, 16)), "heads of branch 'teacher' are: projector"),
         (lambda: byol.Config().build(context(CLOCK, HEADS, 16)), "same bottleneck"),
         (lambda: byol.Config(token="masked", other_views=("local",)), "other_views go with token: cls"),
         (lambda: byol.Config(predictor=replace(HEAD, prototypes=8)), "no prototypes"),

@@ -178,7 +178,7 @@ def test_mistakes_are_named():
     for settings, words in (({"temperature": 0.0}, "temperature is 0"), ({"queue": -1}, "queue is -1")):
         with pytest.raises(UserError, match=words):
             Config(**settings)
-    with pytest.raises(UserError, match=r"no head called 'contrast'; the recipe's heads are: cls"):
+    with pytest.raises(UserError, match=r"no head called 'contrast'; the heads of branch 'teacher' are: cls"):
         Config(head="contrast").build(context(CLOCK, {"cls": heads.Config(prototypes=4)}, 8))
     batch = batch_of([1, 2], **{"global": 1})
     module = objective()

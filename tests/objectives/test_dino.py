@@ -20,7 +20,7 @@ LOCAL = Request("student", "local", "cls", "cls")
 
 def build(prototypes: int, **settings) -> dino.Dino:
     config = dino.Config(**{"teacher_temperature": Schedule(start=0.07, shape="constant")} | settings)
-    return config.build(context(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8)).train()
+    return config.build(context(CLOCK, {"cls": heads.Config(prototypes=prototypes)}, 8, masked=())).train()
 
 
 def test_three_calls_of_dino(golden, make_batch):
@@ -125,5 +125,5 @@ def test_one_view_alone_is_refused(make_batch):
 
 
 def test_unknown_head_lists_the_heads_there_are():
-    with pytest.raises(UserError, match="no head called 'patch'; the recipe's heads are: cls"):
-        dino.Config(head="patch").build(context(CLOCK, {"cls": heads.Config(prototypes=4)}, 8))
+    with pytest.raises(UserError, match="no head called 'patch'; the heads of branch 'teacher' are: cls"):
+        dino.Config(head="patch").build(context(CLOCK, {"cls": heads.Config(prototypes=4)}, 8, masked=()))

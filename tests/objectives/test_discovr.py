@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
+from foundation.heads import decoder
 from foundation.heads import prototypes as heads
 from foundation.objectives import cluster, masked_dino
 from foundation.objectives.centering import SinkhornKnopp
@@ -95,7 +96,7 @@ def test_sinkhorn_is_the_published_one(golden):
 def test_cluster_distillation_is_the_published_one(golden):
     data = golden("12_discovr_losses")
     count, width = data["input/assignment/prototypes"].shape
-    config = cluster.Config(prototypes=count, over="all", decoder_depth=0, teacher_term=False)
+    config = cluster.Config(prototypes=count, over="all", head=None, teacher_term=False)
     assert (config.epsilon, config.sinkhorn_iterations, config.temperature) == (0.05, 10, 0.1)
     objective = config.build(context(CLOCK, {}, width))
     with torch.no_grad():
@@ -113,8 +114,8 @@ def test_cluster_distillation_is_the_published_one(golden):
 
 def made(**settings) -> cluster.Cluster:
     torch.manual_seed(0)
-    settings = {"prototypes": 16, "decoder_depth": 1, "decoder_width": 8, "decoder_heads": 2} | settings
-    return cluster.Config(**settings).build(context(CLOCK, {}, 12))
+    decoders = {"decoder": decoder.Config(depth=1, width=8, heads=2)}
+    return cluster.Config(prototypes=16, **settings).build(context(CLOCK, decoders, 12))
 
 
 def hidden(rows: int, tokens: int, share: float = 0.5) -> TokenMask:
@@ -146,7 +147,7 @@ def test_tokens_are_paired_by_place():
 @pytest.mark.parametrize("over", ["masked", "all"])
 def test_gradients_reach_decoder_prototypes_and_student_but_not_the_teacher(over):
     objective = made(over=over)
-    student = torch.randn(4, 6, 12, requires_grad=True)
+    student = torch.randn(4, 6, 8, requires_grad=True)  # behind the decoder
     teacher = torch.randn(8, 3, 12)
     outputs = {objective.student_request: student, objective.teacher_request: teacher}
     mask = hidden(4, 6)
@@ -162,7 +163,7 @@ def test_gradients_reach_decoder_prototypes_and_student_but_not_the_teacher(over
 
 
 def test_only_hidden_tokens_count():
-    objective = made(decoder_depth=0).eval()
+    objective = made(head=None).eval()
     student, teacher = torch.randn(2, 6, 12), torch.randn(4, 3, 12)
     mask = hidden(2, 6)
     outputs = {objective.student_request: student, objective.teacher_request: teacher}
@@ -187,7 +188,7 @@ def test_the_teachers_tokens_are_standardised():
         (lambda: cluster.Config(prototypes=1), "cluster.prototypes is 1; it must be from 2"),
         (lambda: cluster.Config(epsilon=0.0), "cluster.epsilon is 0; it must be from 1e-06"),
         (lambda: cluster.Config(over="some"), "'masked' or 'all'"),  # type: ignore[arg-type]
-        (lambda: cluster.Config(decoder_heads=5), "not a multiple of decoder_heads 5"),
+        (lambda: decoder.Config(heads=5), "is not a multiple of its heads 5"),
         (
             lambda: masked_dino.Config(student_temperature=0.0),
             "masked_dino.student_temperature is 0; it must be from 1e-06",
@@ -202,6 +203,6 @@ def test_settings_that_cannot_work(make, text):
 def test_a_recipe_without_masks_is_refused(tiny_recipe):
     from foundation.run import build
 
-    recipe = tiny_recipe("masking=null", "objectives=[{name: cluster, teacher_view: global, decoder_depth: 0}]")
+    recipe = tiny_recipe("masking=null", "objectives=[{name: cluster, teacher_view: global, head: null}]")
     with pytest.raises(UserError, match="needs masked 'global' views"):
         build.learner(recipe, CLOCK)

@@ -72,7 +72,7 @@ def ibot_step(data, call, make_batch, cls, patch, step, local=True):
     }
     outputs = {
         Request("teacher", "global", "cls", "cls"): tensor(data, f"input/call{call}/teacher_cls"),
-        Request("student", "global", "cls", "cls"): leaves["student_cls"],
+        Request("student", "global", "cls", "cls", mask="masking"): leaves["student_cls"],
         Request("student", "local", "cls", "cls"): leaves["student_local_cls"],
         patch.student_request: leaves["student_patch"][torch.from_numpy(flat)],
         patch.teacher_request: tensor(data, f"input/call{call}/teacher_patch"),

@@ -12,13 +12,14 @@ BYOL = (
     "activation: relu}}",
     "objectives=[{name: byol, other_views: [local], predictor: {prototypes: null, hidden: 32, bottleneck: 16, "
     "layers: 2, norm: batch, bias: false, activation: relu}}]",
-    "teachers={teacher: {name: ema, batch_statistics: true, momentum: 0.9}}",
+    "branches={teacher: {name: ema, batch_statistics: true, momentum: 0.9}}",
     "masking=null",
 )
 MAE = (
     "heads={}",
-    "objectives=[{name: reconstruction, decoder_depth: 1, decoder_width: 16, decoder_heads: 2}]",
-    "teachers={}",
+    "objectives=[{name: reconstruction, head: decoder}]",
+    "heads.decoder={name: decoder, depth: 1, width: 16, heads: 2}",
+    "branches={}",
     "views.local_views.count=0",
     "masking={probability: 1.0, ratio: [0.5, 0.5], kind: random, mode: drop}",
 )

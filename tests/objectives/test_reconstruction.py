@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from foundation import counter
-from foundation.branches.base import Branch
+from foundation.branches.base import EncoderBranch
 from foundation.encoders import vit
+from foundation.encoders.protocol import EncoderModule
 from foundation.errors import UserError
+from foundation.heads import decoder
 from foundation.masks import block
 from foundation.modalities import grids
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
@@ -77,9 +79,8 @@ def test_drop_mode_never_sees_what_is_hidden():
     tokens = model.embed(data)[0]
     for row in range(4):
         keep = torch.cat((torch.tensor([0]), (~mask.masked[row]).nonzero().flatten() + 1))
-        alone = model.trunk(
-            [tokens[row : row + 1, keep]], model._segments([tokens[row : row + 1, keep]], [(4, 4)], None)
-        )
+        kept = [tokens[row : row + 1, keep]]
+        alone = model.trunk(kept, model.segments(kept, [(4, 4)], [None], None))
         torch.testing.assert_close(first.patches[row, ~mask.masked[row]], alone[1][0][0])
     place = model.positions((4, 4))[1][0]
     expected = (model.mask_token + place)[mask.masked[0]]
@@ -91,9 +92,8 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
     data = torch.randn(4, 3, 8, 8) + 5
     seen = {}
     hook = model.tokenizer.register_forward_pre_hook(lambda module, inputs: seen.update(view=inputs[0]))
-    config = reconstruction.Config()
-    objective = config.build(context(CLOCK, {}, 16))
-    outputs = Branch(model, {})(batch_of(data, mask), objective.requests, hide=True)
+    objective = reconstruction.Config().build(context(CLOCK, {}, 16, model))
+    outputs = EncoderBranch(model, {}, {})(batch_of(data, mask), objective.requests)
     hook.remove()
     where = grids.spread(mask.masked, (8, 8), (2, 2)).expand_as(data)
     torch.testing.assert_close(seen["view"][~where], data[~where])
@@ -110,8 +110,7 @@ def test_input_mode_overwrites_the_hidden_part_and_nothing_else():
 
 def test_loss_is_that_of_the_hidden_tokens():
     mask = draw()
-    objective = reconstruction.Config(distance="l1").build(context(CLOCK, {}, 16))
-    objective.attach(encoder())
+    objective = reconstruction.Config(distance="l1").build(context(CLOCK, {}, 16, encoder()))
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
     outputs = {objective.student_request: tokens, objective.cells_request: cells}
@@ -124,8 +123,7 @@ def test_loss_is_that_of_the_hidden_tokens():
 
 def test_normalised_targets_ignore_brightness_and_contrast():
     mask = draw()
-    objective = reconstruction.Config(normalise=True).build(context(CLOCK, {}, 16))
-    objective.attach(encoder())
+    objective = reconstruction.Config(normalise=True).build(context(CLOCK, {}, 16, encoder()))
     tokens, cells = torch.randn(int(mask.masked.sum()), 16), torch.randn(4, 16, 3, 2, 2)
     batch = batch_of(torch.randn(4, 3, 8, 8), mask)
     losses = [
@@ -148,30 +146,32 @@ def test_chamfer_does_not_care_about_the_order_of_points():
 @pytest.mark.parametrize("mode", ["token", "drop", "input"])
 def test_learns_to_fill_in(mode):
     model = encoder()
-    config = reconstruction.Config(decoder_depth=1, decoder_width=16, decoder_heads=2, layers=2, hidden=32)
-    objective = config.build(context(CLOCK, {}, 16))
-    objective.attach(model)
+    heads = {"decoder": decoder.Config(depth=1, width=16, heads=2)}
+    config = reconstruction.Config(head="decoder", layers=2, hidden=32)
+    objective = config.build(context(CLOCK, heads, 16, model))
     # Stripes: what is hidden follows from the rest of its row.
     data = torch.randn(8, 1, 8, 1).expand(8, 3, 8, 8) + torch.zeros(8, 3, 8, 8)
     batch = batch_of(data, draw(8, mode=mode, kind="random"))
-    branch = Branch(model, {})
-    optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-2)
+    branch = EncoderBranch(model, {"decoder": heads["decoder"].build(16)}, heads)
+    optimizer = torch.optim.AdamW([*branch.parameters(), *objective.parameters()], lr=1e-2)
     explained = []
     for step in range(80):
-        result = objective(branch(batch, objective.requests, hide=True), batch, step)
+        result = objective(branch(batch, objective.requests), batch, step)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()
         explained.append(float(result.metrics["explained"]))
     assert explained[0] < 0.1 and explained[-1] > 0.4, explained
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in [*objective.parameters(), *branch.heads.parameters()]
+    )
 
 
 def test_a_run_without_any_teacher(tiny_recipe, train, metrics, tmp_path):
     recipe = tiny_recipe(
-        "objectives=[{name: reconstruction, decoder_depth: 1, decoder_width: 16, decoder_heads: 2}]",
-        "heads={}",
-        "teachers={}",
+        "objectives=[{name: reconstruction, head: decoder}]",
+        "heads={decoder: {name: decoder, depth: 1, width: 16, heads: 2}}",
+        "branches={}",
         "views.local_views.count=0",
         "masking={probability: 1.0, ratio: [0.75, 0.75], kind: random, mode: drop}",
         "train.length=3 steps",
@@ -191,9 +191,9 @@ def test_mistakes_are_named():
         block.Config(mode="drop", probability=0.5)
     with pytest.raises(UserError, match="need mode: input"):
         block.Config(foreign=0.5)
-    with pytest.raises(UserError, match="not a multiple of decoder_heads"):
-        reconstruction.Config(decoder_width=10, decoder_heads=4)
+    with pytest.raises(UserError, match="width 10 is not a multiple of its heads 4"):
+        decoder.Config(width=10, heads=4)
     with pytest.raises(UserError, match=r"tokens of \[points, 3\]"):
-        reconstruction.Config(distance="chamfer").build(context(CLOCK, {}, 16)).attach(encoder())
+        reconstruction.Config(distance="chamfer").build(context(CLOCK, {}, 16, encoder()))
     with pytest.raises(UserError, match="what a token covers"):
-        reconstruction.Config().build(context(CLOCK, {}, 16)).attach(torch.nn.Linear(2, 2))
+        reconstruction.Config().build(context(CLOCK, {}, 16, EncoderModule()))

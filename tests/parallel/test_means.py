@@ -57,6 +57,7 @@ LOSSES = (
     + """
 from foundation.heads import prototypes as heads
 from foundation.masks.rule import token_mask
+from foundation.encoders.protocol import Capabilities, EncoderModule
 from foundation.objectives import byol, cluster, contrast, ibot, koleo, reconstruction
 from foundation.branches.request import Request
 from foundation.schedules import Clock
@@ -71,7 +72,7 @@ masked[:, 0, :4] = masked[:, 1, 3] = True  # the samples of process 0; process 1
 CONFIGS = {
     "ibot": ibot.Config(head="scores", target="sinkhorn", divide_by="masked_rows"),
     "reconstruction": reconstruction.Config(),
-    "cluster": cluster.Config(prototypes=16, decoder_depth=0),
+    "cluster": cluster.Config(prototypes=16, head=None),
     "byol": byol.Config(head="head", token="masked", pairs="same", predictor=PREDICTOR),
     "byol other": byol.Config(head="head", token="masked", predictor=PREDICTOR),
     "koleo": koleo.Config(),
@@ -108,9 +109,8 @@ with process_group("cpu"):
         mask = replace(mask, mean_rows=float(masked.any(-1).sum()) / 2, mean_tokens=float(masked.sum()) / 2)
         for name, config in CONFIGS.items():
             torch.manual_seed(1)
-            class Encoder: tokenizer = type("T", (), {"cell_shape": (3, 1)})
-            pair = [config.build(context(Clock(10, 1.0), HEADS, D)) for _ in range(2)]
-            for objective in pair: objective.attach(Encoder)
+            class Covering(EncoderModule): capabilities = Capabilities(cell_shape=(3, 1))
+            pair = [config.build(context(Clock(10, 1.0), HEADS, D, Covering())) for _ in range(2)]
             pair[1].load_state_dict(pair[0].state_dict())
             synchronise(pair[1])
             raw = {"student": torch.randn(V, B, N, 16), "teacher": torch.randn(V, B, N, 16)}

@@ -243,7 +243,7 @@ def test_stop_touches_nothing_and_saves_nothing_bad(train, faulty, tmp_path, hap
     four, _ = checkpoint.newest(tmp_path / "four" / "checkpoints")
     assert four is not None and four.name == "step-00000004"
     kept, _ = checkpoint.read(four)
-    for name, module in (("student", trainer.learner.student), ("teachers", trainer.learner.teachers)):
+    for name, module in trainer.learner.branches.items():
         state = module.state_dict()
         assert all(torch.equal(state[key], tensor) for key, tensor in kept[name].items())
     steps = [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path / "run" / "checkpoints")]

@@ -89,7 +89,7 @@ def test_a_run_begins_with_what_it_will_do(train, tiny_recipe, tmp_path):
     trainer = train(tiny_recipe("train.length=4 steps", "train.stop_after=2 steps"), tmp_path / "run", said)
     first = next(place for place, line in enumerate(said) if line.startswith("step 1/2"))
     head = "\n".join(said[:first])
-    trained = sum(p.numel() for p in trainer.learner.student.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in trainer.learner.branches["student"].parameters() if p.requires_grad)
     assert "device      float32 on cpu" in head and f"{trained:,} trained" in head
     assert "40 in the shards, 8 in a batch" in head and f"folder      {tmp_path / 'run'}" in head
     assert "4, the data 0.8 times, this time to step 2 (train.stop_after)" in head

@@ -133,13 +133,13 @@ def test_non_finite_loss_stops_before_optimiser_and_teacher(tiny_recipe, tmp_pat
     with RunFolder(tmp_path / "run") as run:
         trainer = Trainer(tiny_recipe(), run, say=lambda text: None)
         with torch.no_grad():
-            next(iter(trainer.learner.student.encoder.parameters())).fill_(float("nan"))
-        teacher = {k: v.clone() for k, v in trainer.learner.teachers.state_dict().items()}
+            next(iter(trainer.learner.branches["student"].encoder.parameters())).fill_(float("nan"))
+        teacher = {k: v.clone() for k, v in trainer.learner.branches["teacher"].state_dict().items()}
         with pytest.raises(NumericsError, match=r"step 0: loss nan .*dino nan.*not finite.*step-00000000") as caught:
             trainer.run()
     assert caught.value.exit_code == 4
     assert not trainer.optimizer.adamw.state
-    after = trainer.learner.teachers.state_dict()
+    after = trainer.learner.branches["teacher"].state_dict()
     assert all(torch.equal(teacher[k], after[k]) for k in teacher)
     assert [folder.name for folder in checkpoint.steps(tmp_path / "run" / "checkpoints")] == ["step-00000000"]
 

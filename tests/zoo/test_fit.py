@@ -98,7 +98,7 @@ def test_a_checkpoint_with_nan_is_neither_loaded_nor_resumed_from(tiny_recipe, t
         load_encoder(folder, branch="student")
     with pytest.raises(UserError, match=r"student\.safetensors: .*'encoder\.cls_token' are NaN"):
         state.restore(learner, optimizer, *checkpoint.read(folder))
-    assert torch.equal(learner.student.encoder.cls_token, kept)
+    assert torch.equal(learner.branch("student").encoder.cls_token, kept)
 
 
 def test_an_export_fetches_no_weights_but_its_own(tiny_recipe, tmp_path, monkeypatch):

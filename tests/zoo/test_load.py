@@ -40,7 +40,7 @@ def recipe() -> Recipe:
 def learner(recipe):
     built = build.learner(recipe, Clock(10, 10))
     with torch.no_grad():
-        for parameter in built.teachers.parameters():
+        for parameter in built.branches["teacher"].parameters():
             parameter.add_(0.01)  # so that student and teacher differ
     return built
 
@@ -55,14 +55,17 @@ def features(encoder) -> torch.Tensor:
 def run(recipe, learner, tmp_path) -> Path:
     """A run folder with one checkpoint and no export."""
     state = {"step": 7, "recipe": config.dump(recipe)}
-    tensors = {"student": learner.student.state_dict(), "teachers": learner.teachers.state_dict()}
+    tensors = {name: branch.state_dict() for name, branch in learner.branches.items()}
     write(tmp_path / "run" / "checkpoints", 7, tensors, state)
     return tmp_path / "run"
 
 
 def test_run_checkpoint_and_export_give_the_same_encoder(run, recipe, learner):
     export_branches(recipe, learner, run / "export", 7)
-    wanted = {"teacher": features(learner.teachers["teacher"].encoder), "student": features(learner.student.encoder)}
+    wanted = {
+        "teacher": features(learner.branches["teacher"].encoder),
+        "student": features(learner.branches["student"].encoder),
+    }
     assert not torch.equal(wanted["teacher"], wanted["student"])
     for branch, value in wanted.items():
         for source in (run, run / "checkpoints" / "step-00000007", run / "export" / f"{branch}.safetensors"):
