@@ -14,9 +14,9 @@ from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
 from foundation.parallel.placement import Placement
+from foundation.parallel.placement import words as place_in_words
 from foundation.redact import redact
 from foundation.run.build import trainable
-from foundation.parallel.placement import words as place_in_words
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.voice import plural

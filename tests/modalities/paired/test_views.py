@@ -23,7 +23,7 @@ from foundation.modalities.imu import views as imu
 from foundation.modalities.imu.decode import Config as ImuDecode
 from foundation.modalities.paired import clock, picture
 from foundation.modalities.paired.decode import PairedDecoder
-from foundation.modalities.paired.views import Config
+from foundation.modalities.paired.views import Config, for_probe
 from foundation.modalities.points import views as points
 from foundation.modalities.video import views as video
 

@@ -14,7 +14,7 @@ from foundation import config as reader
 from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.video import clips, decode
-from foundation.modalities.video.views import ClipConfig, Config, EvaluationConfig
+from foundation.modalities.video.views import ClipConfig, Config, EvaluationConfig, for_probe
 from tests.modalities.video.conftest import draws
 
 PLAIN = {"jitter": 0.0, "greyscale": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
