@@ -24,7 +24,7 @@ from foundation.data.cache import Expected
 from foundation.data.expand import braces, expand, refuse_several_splits
 from foundation.data.index import NAME, Index, ShardEntry, parse_index, read_index
 from foundation.data.remote import fetch_text, persist
-from foundation.data.storages import storage_of
+from foundation.data.storages import FsspecStorage, storage_of
 from foundation.errors import UserError
 
 
@@ -209,7 +209,6 @@ class Finder:
         return found
 
     def _listed(self, pattern: str) -> list[str]:
-        from foundation.data.storages import FsspecStorage
 
         storage = storage_of(pattern)
         assert isinstance(storage, FsspecStorage), pattern

@@ -21,6 +21,7 @@ from foundation.data import members
 from foundation.data.boundary import decoded, good_views
 from foundation.errors import SampleError, UserError
 from foundation.modalities.parts import evaluation_config
+from foundation.probes import road
 from foundation.probes.events import Event
 from foundation.probes.features import check_finite, depth_of
 from foundation.probes.results import progress
@@ -228,7 +229,6 @@ def of_shards(
     Raises:
         UserError: no such shards, a modality without a time, or no sample with events.
     """
-    from foundation.probes import road
 
     evaluation = evaluation_config(modality, evaluation)
     evaluate = evaluation.build()

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from foundation.counter import Draws
+from foundation.data.expand import expand
+from foundation.data.shards import open_shards
+from foundation.data.stream import build_eval_loader
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
 from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.features import (
@@ -28,7 +31,6 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: where a pattern finds nothing.
     """
-    from foundation.data.expand import expand
 
     return [str(path) for path in expand(list(patterns))]
 
@@ -77,7 +79,6 @@ class AugmentedView:
 
 def open_limited(patterns: Sequence[str], limit: int | None) -> Any:
     """The shards, thinned when they hold more samples than the limit."""
-    from foundation.data.shards import open_shards
 
     shards = open_shards(list(patterns))
     return shards if limit is None or limit >= shards.num_samples else Thinned(shards, limit)
@@ -92,7 +93,6 @@ def loader(
     limit: int | None = None,
 ) -> Any:
     """Batches of views that ``prepare`` makes of what ``decode`` gives; the rest as for :func:`features_of_shards`."""
-    from foundation.data.stream import build_eval_loader
 
     return build_eval_loader(open_limited(patterns, limit), prepare, decode, batch_size, workers=workers)
 

@@ -6,18 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from foundation.counter import Draws
+from foundation.data.shards import open_shards
+from foundation.errors import UserError
 from foundation.modalities.drawing import photo, png
+from foundation.modalities.parts import decoder, part
+from foundation.parallel.threads import default_workers
+from foundation.probes import knn
+from foundation.probes.features import FeatureSet, depth_of
+from foundation.probes.labels import class_names, number_classes
+from foundation.probes.road import features_of_shards, loader
 from foundation.report.images import options_of, unit_range
 from foundation.run.model_recipe import recipe_of
-
-if TYPE_CHECKING:
-    from foundation.probes.features import FeatureSet
-    from foundation.zoo.load import LoadedEncoder
+from foundation.zoo.load import LoadedEncoder
 
 MOST_HEADS = 6
 
@@ -87,8 +94,6 @@ class Gallery:
 
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
     """An evaluation view as a picture [H, W, 3] uint8, or None where the modality cannot be drawn."""
-    from foundation.errors import UserError
-    from foundation.modalities.parts import part
 
     try:
         module = part(modality, "picture")
@@ -99,7 +104,6 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
 
 def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
     """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
-    from foundation.counter import Draws
 
     rule = getattr(recipe_of(loaded), "masking", None)
     if rule is None or not rows or not rule.mean_share:
@@ -135,10 +139,6 @@ def gallery(
     Raises:
         UserError: when shards are missing or unreadable.
     """
-    from foundation.data.shards import open_shards
-    from foundation.parallel.threads import default_workers
-    from foundation.probes.labels import class_names
-    from foundation.probes.road import features_of_shards
 
     shards = open_shards(list(patterns))
     notes: list[str] = []
@@ -167,11 +167,6 @@ def gallery(
 
 
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
-    import torch
-
-    from foundation.modalities.parts import decoder, part
-    from foundation.probes.features import depth_of
-    from foundation.probes.road import loader
 
     tap = f"attention.{depth_of(loaded.encoder) - 1}"
     taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
@@ -225,8 +220,6 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
 def _of_pictures(modality: str, name: str, default: Any) -> Any:
     """What a modality says of its pictures, where it draws any: ``AXES`` of the token grids that its maps understand
     (usually two), the ``LEGEND`` of axes and colours."""
-    from foundation.errors import UserError
-    from foundation.modalities.parts import part
 
     try:
         return getattr(part(modality, "picture"), name, default)
@@ -238,9 +231,6 @@ def _looks_by_place(
     loaded: LoadedEncoder, views: Sequence[Any], keys: Sequence[str], features: Sequence[Any], tap: str | None
 ) -> list[Look]:
     """Looks of samples whose tokens lie on no grid: every map is drawn onto the sample itself."""
-    import torch
-
-    from foundation.modalities.parts import part
 
     drawing = part(loaded.modality, "picture")
     upright = {key: value for key, value in options_of(loaded.evaluation).items() if key == "up"}
@@ -270,10 +260,6 @@ def _looks_by_place(
 def _neighbours(
     loaded: LoadedEncoder, shards: Any, features: FeatureSet, queries: int, near: int, device: Any, notes: list[str]
 ) -> list[Neighbourhood]:
-    import torch
-
-    from foundation.modalities.parts import decoder
-    from foundation.probes import knn
 
     k = min(near, len(features) - 1)
     if k < 1:
@@ -317,11 +303,6 @@ def _confusion(
     features: FeatureSet, device: Any, notes: list[str]
 ) -> tuple[list[list[int]], int, float, tuple[str, ...]] | str:
     """Counts, k, top-1 accuracy and classes, or why there are none."""
-    import torch
-
-    from foundation.errors import UserError
-    from foundation.probes import knn
-    from foundation.probes.labels import number_classes
 
     if not features.names and bool((features.labels < 0).all()):
         notes.append("The samples have no labels: neighbours have no names.")

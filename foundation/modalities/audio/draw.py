@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.counter import bits
+from foundation.counter import Draws, bits
 from foundation.modalities.audio.segments import Recording, starts
 from foundation.modalities.audio.view_config import AudioViewsConfig, ViewConfig
-
-if TYPE_CHECKING:
-    from foundation.counter import Draws
-    from foundation.types import Sample
+from foundation.types import Sample
 
 Rows = dict[str, NDArray]
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import Config as DecodeConfig
-from foundation.modalities.audio.front_end import FrontEndConfig
+from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
+from foundation.modalities.audio.segments import Recording
 from foundation.ranges import Side, check
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.modalities.audio.segments import Recording
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +50,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 1, mels, frames] of B samples with ``audio`` float32 [T] and ``audio_rate`` in Hz."""
-        import torch
-
-        from foundation.modalities.audio.front_end import log_mel
-        from foundation.modalities.audio.segments import Recording
 
         front, frames = self.config.front_end, self.config.frames
         length = front.samples(frames)
@@ -80,9 +75,6 @@ class Evaluation:
         Returns:
             [columns, 2] begin and end in seconds of the file; those before its begin or behind its end are silence.
         """
-        import numpy as np
-
-        from foundation.modalities.audio.segments import Recording
 
         front = self.config.front_end
         start, _, _ = self._stretch(Recording.of(sample, front.rate))

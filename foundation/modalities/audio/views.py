@@ -14,22 +14,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.audio import augment
 from foundation.modalities.audio.draw import PreparedRole, draw_role, mixed_with
 from foundation.modalities.audio.evaluation import EvaluationConfig
+from foundation.modalities.audio.front_end import log_mel
 from foundation.modalities.audio.front_end import published as published_front_end
 from foundation.modalities.audio.view_config import AudioViewsConfig, ResizeConfig, ViewConfig
-from foundation.modalities.ready import Prepared
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.types import Sample, View
+from foundation.modalities.ready import Prepared, joined
+from foundation.types import Sample, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +149,6 @@ class AudioViews:
 
     def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
         """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
-        import numpy as np
-        import torch
-
-        from foundation.modalities.ready import joined
 
         roles = {}
         for name, crop in self.roles.items():
@@ -170,7 +167,6 @@ class AudioViews:
             Per role a View with data [R, 1, mels, frames] float32, rows view-major. Its geometry leads from (time,
             frequency) in [0, 1]^2 to seconds in the file (after a roll, up to the recording's end) and mel bands.
         """
-        from foundation.types import View
 
         return {
             name: View(
@@ -186,8 +182,6 @@ class AudioViews:
 
     def _spectrograms(self, role: PreparedRole, frames: int) -> Tensor:
         """[R, mels, frames]."""
-        from foundation.modalities.audio import augment
-        from foundation.modalities.audio.front_end import log_mel
 
         config, waveforms = self.config, role.waveforms
         if any(config.gain):

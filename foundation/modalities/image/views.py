@@ -14,22 +14,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.image import geometry, photometric
 from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.modalities.image.evaluation import EvaluationConfig
+from foundation.modalities.image.plan import Parameters, Plan, make_plan
 from foundation.modalities.image.prepared import Prepared, PreparedRole
 from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
+from foundation.modalities.ready import joined
 from foundation.ranges import Range
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from foundation.counter import Draws
-    from foundation.modalities.image.plan import Parameters, Plan
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +151,6 @@ class ImageViews:
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.image import geometry
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -192,8 +189,6 @@ class ImageViews:
 
     def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
         """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
-        from foundation.modalities.image import geometry
-        from foundation.modalities.ready import joined
 
         roles = {}
         for name, crop in self.roles.items():
@@ -214,7 +209,6 @@ class ImageViews:
 
     def plan(self, role: str, draws: Draws) -> Plan:
         """What happens to the colours of a role's views, in their order."""
-        from foundation.modalities.image.plan import make_plan
 
         crop, threshold = self.roles[role], float(self.config.solarise_threshold)
         parameters = self._draw_photometric(role, crop, draws)
@@ -226,8 +220,6 @@ class ImageViews:
         Returns:
             Per role a View with data [R, 3, S, S] float32, rows view-major.
         """
-        from foundation.modalities.image import geometry, photometric
-        from foundation.types import View
 
         views = {}
         for name, role in prepared.roles.items():
@@ -248,9 +240,6 @@ class ImageViews:
     def _draw_geometry(
         self, role: str, crop: ViewConfig, draws: Draws, heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        import numpy as np
-
-        from foundation.modalities.image import geometry
 
         streams = [f"{self.modality}.{role}.{view}" for view in range(crop.count)]
         uniforms = draws.uniforms([f"{stream}.crop" for stream in streams], geometry.CROP_DRAWS)
@@ -264,9 +253,6 @@ class ImageViews:
         return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
     def _draw_photometric(self, role: str, crop: ViewConfig, draws: Draws) -> Parameters:
-        import numpy as np
-
-        from foundation.modalities.image.plan import Parameters
 
         config, views = self.config, range(crop.count)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.modalities.imu.windows import extent, window
 from foundation.ranges import Deviation, Length, Number, Rate, Side
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.types import Sample
+from foundation.types import Sample
 
 MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of three accelerations and three angular velocities: their directions have no preferred sign."""
@@ -84,10 +85,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, C, size] of B samples with ``imu`` [T, C] and ``imu_rate``."""
-        import numpy as np
-        import torch
-
-        from foundation.modalities.imu.windows import extent, window
 
         config = self.config
         out = np.empty((len(samples), config.size, len(config.mean)), np.float32)

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from foundation import ranges
+from foundation.counter import Draws, normal
 from foundation.errors import UserError
+from foundation.modalities.imu import windows
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check_normalisation
+from foundation.modalities.imu.windows import extent, triads
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 from foundation.ranges import (
     Deviation,
@@ -30,13 +37,7 @@ from foundation.ranges import (
     Side,
     Views,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from foundation.counter import Draws
-    from foundation.types import Sample
+from foundation.types import Sample
 
 __all__ = ["Config", "EvaluationConfig", "ImuViews", "ViewConfig"]
 
@@ -96,7 +97,6 @@ class Config:
     """How recordings are read: columns, units, rate, gravity."""
 
     def __post_init__(self) -> None:
-        from foundation.modalities.imu.windows import triads
 
         ranges.check(self, "views")
         check_normalisation("views", self.decode.channels, self.mean, self.std, self.short)
@@ -198,8 +198,6 @@ class ImuViews(ReadyViews):
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -219,9 +217,6 @@ class ImuViews(ReadyViews):
 
     def _spans(self, role: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
         """[R, 2] begin and length of each view, seconds."""
-        import numpy as np
-
-        from foundation.modalities.imu.windows import extent
 
         begins, ends = np.array([extent(sample) for sample in samples]).T
         placed = []
@@ -241,10 +236,6 @@ class ImuViews(ReadyViews):
         self, stream: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """[B, C, size] of one view of each sample."""
-        import numpy as np
-
-        from foundation.counter import normal
-        from foundation.modalities.imu import windows
 
         config, channels = self.config, self.config.decode.channels
         sensors = windows.sensors(channels)

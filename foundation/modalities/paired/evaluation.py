@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from foundation.modalities.parts import decode_config, evaluation_config
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.data import members
 from foundation.errors import SampleError, UserError
 from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb, resize
+from foundation.modalities.imu.decode import EXTENSIONS
 from foundation.modalities.parts import part
-
-if TYPE_CHECKING:
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 __all__ = ["heat_rgb", "pca_rgb", "to_rgb", "together"]
 
@@ -42,8 +42,6 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: none of them can be read.
     """
-    from foundation.data import members
-    from foundation.modalities.imu.decode import EXTENSIONS
 
     if decode is not None:
         return of_sample(decode(raw))

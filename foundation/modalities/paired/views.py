@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation import config
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.paired.clock import common
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
 from foundation.modalities.parts import decode_config, views_for_probe
 from foundation.plugins import Plugin
 from foundation.ranges import Factors, ShareBelowOne, check
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 __all__ = ["Config", "EvaluationConfig", "PairedViews"]
 
@@ -87,7 +87,6 @@ class Config:
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the evaluation view of one member."""
-        from foundation import config
 
         member = self.members[self.evaluate or next(iter(self.members))]
         return EvaluationConfig(modality=member.modality, settings=dict(config.to_plain(member.evaluation())))
@@ -177,7 +176,6 @@ class PairedViews:
         Returns:
             What :meth:`finish` needs.
         """
-        from foundation.modalities.paired.clock import common
 
         entries = {name: self.makers[name].modality.rpartition(".")[2] for name in self.timed}
         parts = {}
@@ -214,7 +212,6 @@ class PairedViews:
         self, role: str, draws: Draws, begins: NDArray[np.float64], ends: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """[R, 2] begin and seconds of each view on the common clock."""
-        import numpy as np
 
         low, high = self.config.spans[role]
         placed = []

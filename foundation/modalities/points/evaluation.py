@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
+from foundation.modalities.points.geometry import normalised, select_channels
 from foundation.ranges import Range, Side, check
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.types import Sample
+from foundation.types import Sample
 
 Normalise: TypeAlias = Literal["sphere", "centre", "none"]
 
@@ -55,10 +56,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, channels, size] of B samples with ``points`` float32 [N, 3 + F]."""
-        import numpy as np
-        import torch
-
-        from foundation.modalities.points.geometry import normalised, select_channels
 
         size = self.config.size
         out = np.empty((len(samples), self.config.channels, size), np.float32)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.counter import Draws, normal
 from foundation.errors import UserError
-from foundation.modalities.points import decode
+from foundation.modalities.points import decode, geometry
 from foundation.modalities.points.evaluation import EvaluationConfig, Normalise
+from foundation.modalities.points.geometry import Cloud
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
+from foundation.modalities.rotations import rotation
 from foundation.ranges import (
     Count,
     Factors,
@@ -28,15 +36,7 @@ from foundation.ranges import (
     Views,
     check,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.modalities.points.geometry import Cloud
-    from foundation.types import Sample
+from foundation.types import Sample
 
 __all__ = ["Config", "EvaluationConfig", "PointViews", "ViewConfig", "published"]
 
@@ -218,10 +218,6 @@ class PointViews(ReadyViews):
             ValueError: samples and draws do not have the same length.
             UserError: a cloud has fewer numbers per point than ``channels``.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.points import geometry
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -258,11 +254,6 @@ class PointViews(ReadyViews):
         self, cloud: Cloud, crop: ViewConfig, numbers: Callable[[str, int], NDArray[np.float64]]
     ) -> tuple[Cloud, NDArray[np.float64]]:
         """Points [P, channels] of one view, and the map [3, 4] by which their coordinates came about."""
-        import numpy as np
-
-        from foundation.counter import normal
-        from foundation.modalities.points import geometry
-        from foundation.modalities.rotations import rotation
 
         config = self.config
         uniforms = numbers("geometry", _PLACES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,10 +9,7 @@ from torch import Tensor
 
 from foundation.modalities.image import geometry
 from foundation.modalities.video.selection import frames_at
-from foundation.types import View
-
-if TYPE_CHECKING:
-    from foundation.types import Sample
+from foundation.types import Sample, View
 
 SPAN_DRAWS = 2
 """Uniform numbers that one clip needs."""

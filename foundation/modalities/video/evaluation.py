@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from foundation.modalities.image.evaluation import CropConfig, Evaluation
 from foundation.modalities.video import decode
+from foundation.modalities.video.clips import sample_frames, span_times
 from foundation.ranges import Seconds, Side
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,6 @@ class VideoEvaluation(Evaluation):
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 3, T, size, size] of B samples as the decoder gives them."""
-        import torch
-
-        from foundation.modalities.video.clips import sample_frames, span_times
 
         frames, size = self.config.frames, self.config.size
         pixels = torch.empty((len(samples), frames, 3, size, size), dtype=torch.uint8)

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.image import geometry
+from foundation.modalities.image.plan import Parameters
 from foundation.modalities.image.prepared import Prepared, PreparedRole
 from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
 from foundation.modalities.image.views import ImageViews
-from foundation.modalities.video import decode
+from foundation.modalities.video import clips, decode
+from foundation.modalities.video.clips import copies, frames_of
 from foundation.modalities.video.evaluation import EvaluationConfig
 from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from foundation.counter import Draws
-    from foundation.modalities.image.plan import Parameters
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 
@@ -176,11 +177,6 @@ class VideoViews(ImageViews):
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.image import geometry
-        from foundation.modalities.video import clips
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -221,8 +217,6 @@ class VideoViews(ImageViews):
 
         from einops import rearrange
 
-        from foundation.modalities.video.clips import copies, frames_of
-
         views = {}
         for name, view in super().finish(prepared).items():
             clips = rearrange(view.data, "(r t) c h w -> r c t h w", t=self.roles[name].frames)
@@ -248,9 +242,6 @@ class VideoViews(ImageViews):
         ends: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """[R, 2] begin and length of each clip, seconds."""
-        import numpy as np
-
-        from foundation.modalities.video import clips
 
         placed = []
         for view in range(clip.count):
@@ -266,6 +257,5 @@ class VideoViews(ImageViews):
 
 def _of_frames(parameters: Parameters, frames: int) -> Parameters:
     """Parameters of clips as those of their frames: every frame of a clip is treated alike."""
-    import numpy as np
 
     return type(parameters)(**{name: np.repeat(values, frames, axis=0) for name, values in vars(parameters).items()})
