@@ -78,7 +78,9 @@ def _words(learner: Learner) -> dict[str, set[str]]:
     words: dict[str, set[str]] = {}
     for branch_name, branch in _trained(learner):
         encoder = branch.encoder if isinstance(branch, EncoderBranch) else None
-        for name, _ in () if encoder is None else encoder.named_parameters():
+        if encoder is None:
+            continue
+        for name, _ in encoder.named_parameters():
             parts, block, depth = {*name.split(".")}, encoder.layer_of(name) - 1, encoder.depth
             meant = {word for word, called in TOKENS.items() if not parts.isdisjoint(called)}
             if encoder.is_patch_embed(name):
