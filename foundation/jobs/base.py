@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foundation.branches.base import EncoderBranch
 from foundation.data.loader import PlannedBatches, Plans, make_loader
-from foundation.data.pipeline import EvalPipeline
+from foundation.data.pipeline import EvalBatch, EvalPipeline
 from foundation.data.shards import ShardSet
 from foundation.data.sources import Stream, single
 from foundation.engine.learner import Learner
@@ -93,17 +93,17 @@ class JobContext:
             raise UserError(f"no branch with an encoder is called {wanted!r}; there are: {', '.join(able) or 'none'}")
         return able[wanted]
 
-    def samples(self, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def samples(self, batch_size: int, workers: int = 0) -> Iterator[EvalBatch]:
         """This process's share of the training data, one evaluation view of each sample, in stored order.
 
-        The shares of all processes make up the data, each good sample once; bad ones are left out.
+        The shares of all processes make up the data, each good sample once; bad ones are counted and left out.
 
         Args:
             batch_size: samples of a batch, at most.
             workers: loader processes.
 
         Yields:
-            Numbers of the samples [B], int64, as in ``Batch.index``, and their views [B, ...] on the device.
+            Batches whose ``ids`` are numbers of the samples as in ``Batch.index``.
         """
         evaluation, decode = self.recipe.views.evaluation(), self.recipe.decode.build()
         before = 0
@@ -115,8 +115,7 @@ class JobContext:
             loader = make_loader(dataset, plans, {"workers": workers})
             try:
                 for batch in loader:
-                    if len(batch.ids):
-                        yield batch.ids + before, batch.data.to(self.placement.device)
+                    yield replace(batch, ids=batch.ids + before)
             finally:
                 loader.close()
             before += count
