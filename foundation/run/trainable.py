@@ -77,9 +77,9 @@ def _words(learner: Learner) -> dict[str, set[str]]:
     """Short words that mean each parameter of an encoder."""
     words: dict[str, set[str]] = {}
     for branch_name, branch in _trained(learner):
-        encoder = branch.encoder if isinstance(branch, EncoderBranch) else None
-        if encoder is None:
+        if not isinstance(branch, EncoderBranch):
             continue
+        encoder = branch.encoder
         for name, _ in encoder.named_parameters():
             parts, block, depth = {*name.split(".")}, encoder.layer_of(name) - 1, encoder.depth
             meant = {word for word, called in TOKENS.items() if not parts.isdisjoint(called)}
