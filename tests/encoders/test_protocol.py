@@ -164,7 +164,7 @@ def test_an_encoder_that_says_little_can_do_little():
     ):
         with pytest.raises(UserError, match=word):
             check_hiding(plain, mode)
-    with pytest.raises(UserError, match="unknown tap 'block.0': this encoder has none"):
+    with pytest.raises(UserError, match=r"unknown tap 'block\.0': this encoder has none"):
         plain.check_taps(["block.0"])
     check_hiding(small()[0], "drop")
     with pytest.raises(UserError, match="without rotary positions"):
