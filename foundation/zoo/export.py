@@ -42,6 +42,7 @@ class Numbers(TypedDict):
     step: int
     recipe: str
     computed: NotRequired[dict[str, str]]
+    stage: NotRequired[int]
 
 
 def encoder_plain(recipe: Recipe) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    recipe = recipe.stage(numbers.get("stage", 0))
     branches = {name: encoder_tensors(folder, name) for name in ("student", *recipe.branches)}
     branches = {name: tensors for name, tensors in branches.items() if tensors}
     return [

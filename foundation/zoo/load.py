@@ -21,6 +21,7 @@ from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.run.recipe import Recipe
+from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
 
@@ -51,11 +52,8 @@ class LoadedEncoder:
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        fresh = _without_download(self.config).build().eval().requires_grad_(False)
-        torch.set_rng_state(generator_state)
-        return fresh
+        with seeded(seed):
+            return _without_download(self.config).build().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +146,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
+    recipe = recipe.stage(numbers.get("stage", 0))
     if branch == "teacher" and not recipe.branches:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(folder, branch)
@@ -183,8 +182,7 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         )
     kind = resolve("foundation.encoders.{name}", "timm").Config
     encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         encoder = encoder_config.build()
     check_finite(encoder.state_dict(), f"timm:{name}")
     said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
