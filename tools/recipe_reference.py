@@ -164,10 +164,13 @@ def default_of(field: Any, hint: Any) -> str:
     import yaml
 
     from foundation.config import to_plain
+    from foundation.inherited import INHERITED
 
     if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
         return "**required**"
     value = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    if value is INHERITED:
+        return "the recipe's"
     if dataclasses.is_dataclass(value) and value == _all_defaults(type(value)):
         plain = to_plain(value, hint)
         return f"`{{name: {plain['name']}}}`" if isinstance(plain, dict) and "name" in plain else "its defaults"

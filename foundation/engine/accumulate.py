@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from foundation.engine.feed import Feed
 from foundation.parallel.collective import sums_over_ranks, world_size
+from foundation.parallel.placement import Placement
 from foundation.parallel.replicate import without_sync
-from foundation.run.build import Placement
 from foundation.types import Batch, TokenMask
 
 

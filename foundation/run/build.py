@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.run.succession import take_over
 from foundation.schedules import Clock, Schedule
@@ -292,42 +291,6 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and in which precision the run computes.
-
-    Attributes:
-        device: of parameters and batches.
-        autocast: dtype of the forward pass, or None for float32 throughout.
-    """
-
-    device: torch.device
-    autocast: torch.dtype | None
-
-    def plain(self) -> dict[str, str]:
-        """``device``, ``processor`` (its model) and ``precision``, for checkpoints and cards."""
-        precision = "float32" if self.autocast is None else str(self.autocast).removeprefix("torch.")
-        return {"device": self.device.type, "processor": processor(self.device), "precision": precision}
-
-
-def words(computed: Mapping[str, str]) -> str:
-    """A :meth:`Placement.plain` for a person."""
-    return f"{computed.get('precision')} on {computed.get('device')} ({computed.get('processor')})"
-
-
-@cache
-def processor(device: torch.device | None = None) -> str:
-    """Model of a processor, as its maker calls it; None: of the machine's own."""
-    if device is not None and device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def placement(recipe: Recipe) -> Placement:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from foundation.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
+from foundation.zoo.load import load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,6 @@ class Config:
         Raises:
             UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
         """
-        from foundation.zoo.load import load_encoder
 
         loaded = load_encoder(self.weights, branch=self.branch)
         towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from foundation.data.boundary import decoded, good_views
@@ -111,7 +112,6 @@ class Preprocess:
 
     def _npy(self, value: Any) -> bytes:
         """An array as the file that ``numpy.save`` would write; its decoder checks type and shape."""
-        import numpy as np
 
         array, data = np.asarray(value), io.BytesIO()
         if array.dtype.kind not in "fiu" or "npy" not in self.extensions:
