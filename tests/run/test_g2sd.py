@@ -1,4 +1,4 @@
-"""G2SD as a recipe: a masked autoencoder in the first stage, in the second a student of its decoder, on real pictures."""
+"""G2SD as a recipe: a masked autoencoder first, then a student of its decoder, on real pictures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from foundation.cli import main
 from tests.run.test_kill import ROOT, assert_equal
 
-RECIPE, FIRST, STEPS = "cifar10-g2sd-nano", 12, 24
+RECIPE, FIRST, STEPS = "cifar10-g2sd-nano", 15, 25
 SMALL = (
     f"stages.0.length={FIRST} steps", f"train.length={STEPS - FIRST} steps", "train.batch_size=16",
     "train.log_every=1", "train.precision=float32", "data.workers=0", "data.shuffle_window=64",
-    "checkpoints={every: 4 steps, keep_last: 20}", "optimizer.learning_rate={start: 3e-3, warmup: 2 steps}",
+    "checkpoints={every: 5 steps, keep_last: 20}", "optimizer.learning_rate={start: 3e-3, warmup: 2 steps}",
     "stages.0.branches.teacher.encoder.width=64", "stages.0.branches.teacher.encoder.depth=2",
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ def test_both_stages_lower_their_losses(whole, metrics):
 
 
 def test_the_teacher_of_the_second_stage_is_that_of_the_first_and_stands_still(whole):
-    begun, trained, later = (tensors(whole, step, "teacher") for step in (4, FIRST, STEPS))
+    begun, trained, later = (tensors(whole, step, "teacher") for step in (5, FIRST, STEPS))
     assert any(name.startswith("heads.decoder.") for name in later)
     assert trained.keys() == later.keys() == begun.keys()
     assert all(torch.equal(trained[name], later[name]) for name in later)
@@ -58,7 +58,7 @@ def test_the_teacher_of_the_second_stage_is_that_of_the_first_and_stands_still(w
 
 
 def test_the_student_begins_in_the_second_stage(whole):
-    begun, before, after = (tensors(whole, step, "student") for step in (4, FIRST, STEPS))
+    begun, before, after = (tensors(whole, step, "student") for step in (5, FIRST, STEPS))
     assert all(torch.equal(begun[name], before[name]) for name in begun)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert any(name.startswith("encoder.trunk") for name in changed) and any(
@@ -72,6 +72,15 @@ def test_stopped_in_the_second_stage_it_goes_on_bit_for_bit(whole, settings, tmp
     assert main(["pretrain", RECIPE, *settings, stop, "--run", str(folder)]) == 0
     assert main(["pretrain", str(folder)]) == 0
     assert_equal(folder, whole)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(whole, settings, tmp_path, metrics):
+    words = [sys.executable, "-m", "foundation", "pretrain", RECIPE, *settings, "--run", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, "--processes", "2"], env=environment, check=True, timeout=600)
+    one, two = ([line["loss"] for line in metrics(folder)] for folder in (whole, tmp_path / "run"))
+    assert two == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.slow
