@@ -65,10 +65,13 @@ class Config:
     """Width between those layers; null: the teacher's."""
 
     def __post_init__(self) -> None:
-        for name, kinds in (("token", ("masked", "patches", "cls")), ("distance", ("l1", "l2", "smooth_l1", "cosine"))):
-            if getattr(self, name) not in kinds:
+        for name, value, kinds in (
+            ("token", self.token, ("masked", "patches", "cls")),
+            ("distance", self.distance, ("l1", "l2", "smooth_l1", "cosine")),
+        ):
+            if value not in kinds:
                 there = ", ".join(map(repr, kinds))
-                raise UserError(f"feature_distillation: {name} must be one of {there}, got {getattr(self, name)!r}")
+                raise UserError(f"feature_distillation: {name} must be one of {there}, got {value!r}")
         check(self, "feature_distillation")
 
     def build(self, context: ObjectiveContext) -> FeatureDistillation:

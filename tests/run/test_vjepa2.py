@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -12,6 +16,7 @@ from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.run.rehearsal import random_batch
 from foundation.schedules import Clock
+from tests.run.test_kill import ROOT
 
 pytest.importorskip("av")
 
@@ -27,18 +32,35 @@ SMALL = (
 )
 
 
+def words(shards, folder, *settings: str) -> list[str]:
+    """Of a run of 4 clips in a step."""
+    everywhere = ("data.workers=0", "data.shuffle_window=16", "train.batch_size=4", "train.log_every=1", *SMALL)
+    data = f"data.shards=['{shards}/train-*.tar']"
+    return ["pretrain", "utd-depth-vjepa2-nano", data, *everywhere, *settings, "--run", str(folder)]
+
+
 def test_a_small_variant_lowers_its_loss_on_real_clips(shared_data, tmp_path, metrics):
-    shards = shared_data("utd_mhad_depth_imu") / "train-*.tar"
-    settings = (
-        f"data.shards=['{shards}']", "data.workers=0", "data.shuffle_window=16", "train.length=16 steps",
-        "train.batch_size=4", "train.log_every=1", "optimizer.learning_rate={start: 3e-3, warmup: 2 steps}",
-    )  # fmt: skip
-    assert main(["pretrain", "utd-depth-vjepa2-nano", *SMALL, *settings, "--run", str(tmp_path / "run")]) == 0
+    settings = ("train.length=16 steps", "optimizer.learning_rate={start: 3e-3, warmup: 2 steps}")
+    assert main(words(shared_data("utd_mhad_depth_imu"), tmp_path / "run", *settings)) == 0
     lines = metrics(tmp_path / "run")
     for name in ("loss", "jepa/loss_short", "jepa/loss_long"):
         values = [line[name] for line in lines]
         assert sum(values[-4:]) < 0.9 * sum(values[:4]), (name, values)
     assert (tmp_path / "run" / "export" / "teacher.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_processes_and_micro_batches_give_the_losses_of_one(shared_data, tmp_path, metrics):
+    """All rows are cut to the shortest of the global batch, wherever it is."""
+    losses = {}
+    for name, more in (("one", ()), ("processes", ("--processes", "2")), ("parts", ("train.accumulate=2",))):
+        settings = ("train.length=4 steps", "train.precision=float32")
+        line = [*words(shared_data("utd_mhad_depth_imu"), tmp_path / name, *settings), *more]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", "foundation", *line], env=environment, check=True, timeout=600)
+        losses[name] = [step["loss"] for step in metrics(tmp_path / name)]
+    assert losses["processes"] == pytest.approx(losses["one"], rel=1e-5)
+    assert losses["parts"] == pytest.approx(losses["one"], rel=1e-5)
 
 
 def test_the_student_sees_one_clip_under_both_rules_in_one_pass():
