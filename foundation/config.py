@@ -8,17 +8,20 @@ whole run. How a type is read: ``foundation/config_reader.py``.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
+from yaml.nodes import Node
 
 from foundation import schema
-from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of
+from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of, written_at
 from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
-from foundation.errors import UserError
+from foundation.errors import RecipeError, UserError
+from foundation.inherited import INHERITED
 from foundation.plugins import name_of
 from foundation.printable import printable
 from foundation.ranges import bare
@@ -50,6 +53,34 @@ def load(
     Raises:
         UserError: lists all problems, each with file, line, key and, where there is one, the nearest right key.
     """
+    reader = Reader(own)
+    root, name = _tree(reader, source, overrides, name)
+    value = reader.read(cls, root, "")
+    if reader.problems:
+        raise _together(reader.problems, name)
+    return typing.cast(T, value)
+
+
+def located(error: RecipeError, source: str | Path, overrides: Sequence[str] = (), name: str = "recipe") -> UserError:
+    """The mistakes of a recipe that could be read but not built, each with the file and line, or the override, that
+    its key stands in; a key that is not written stands where the nearest section around it does.
+
+    Args:
+        error: what building said.
+        source: as :func:`load` was given it.
+        overrides: likewise.
+        name: likewise.
+    """
+    reader = Reader()
+    root, name = _tree(reader, source, overrides, name)
+    for key, text in error.problems:
+        inner = re.match(rf"{re.escape(key)}(?:\.[\w-]+)*(?=:? )", text)  # a text that names the very key, or one below
+        reader.problem(written_at(root, inner[0] if inner else key), text if inner else f"{key}: {text}")
+    return _together(reader.problems, name)
+
+
+def _tree(reader: Reader, source: str | Path, overrides: Sequence[str], name: str) -> tuple[Node, str]:
+    """The nodes of a recipe with its overrides, and what messages call it."""
     if isinstance(source, Path) or (source.endswith((".yaml", ".yml")) and "\n" not in source):
         name = str(source)
         try:
@@ -58,16 +89,17 @@ def load(
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
-    reader = Reader(own)
     root = compose(text, name) or mapping_at(start_of(name))
     refuse_spaces(overrides)
     for override in overrides:
         reader.override(root, override)
-    value = reader.read(cls, root, "")
-    if reader.problems:
-        lines = [f"  {line}" for _, line in sorted(reader.problems, key=lambda problem: problem[0])]
-        raise UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
-    return typing.cast(T, value)
+    return root, name
+
+
+def _together(problems: Sequence[tuple[int, str]], name: str) -> UserError:
+    """All problems in the order of their lines, those of overrides last."""
+    lines = [f"  {line}" for _, line in sorted(problems, key=lambda problem: problem[0])]
+    return UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
 
 
 def read_text(path: Path) -> str:
@@ -123,7 +155,8 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
             return short
         hints, marker = hints_of(type(obj)), plugin_of(hint)
         named = {} if marker is None else {marker.key: name_of(marker.pattern, obj)}
-        return named | {f.name: to_plain(getattr(obj, f.name), hints[f.name]) for f in fields_of(type(obj))}
+        given = [(f.name, getattr(obj, f.name)) for f in fields_of(type(obj))]
+        return named | {name: to_plain(value, hints[name]) for name, value in given if value is not INHERITED}
     arguments = [a for member in members_of(hint) for a in get_args(bare(member))]
     if isinstance(obj, Mapping):
         return {key: to_plain(value, arguments[1] if len(arguments) > 1 else None) for key, value in obj.items()}

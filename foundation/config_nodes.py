@@ -76,6 +76,25 @@ def find(node: MappingNode, key: str) -> Node | None:
     return next((value for k, value in node.value if k.value == key), None)
 
 
+def written_at(root: Node, key: str) -> Node:
+    """The node whose mark is where a dotted key is written, or the deepest section around it that is written.
+
+    In a mapping that is the key itself: the value of a section begins a line below.
+    """
+    place, here = root, root
+    for part in key.split("."):
+        if isinstance(here, MappingNode):
+            pair = next(((name, value) for name, value in here.value if name.value == part), None)
+            if pair is None:
+                break
+            place, here = pair
+        elif isinstance(here, SequenceNode) and part.isdigit() and int(part) < len(here.value):
+            place = here = here.value[int(part)]
+        else:
+            break
+    return place
+
+
 def no_entry(entries: SequenceNode, parts: list[str], place: int) -> str:
     """What to say of an override that names no entry of a list; entries with a name are called by it."""
     above, rest = ".".join(parts[:place]), ".".join(parts[place + 1 :])

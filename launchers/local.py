@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import config, lifeline, paths
-    from foundation.errors import UserError
+    from foundation.errors import RecipeError, UserError
     from foundation.run.recipe import Recipe
     from foundation.voice import to_stdout
 
@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
     earlier = ["train.stop_after=null"] if resumes else []  # folders of older versions keep it
-    recipe = config.load(Recipe, source, [*earlier, *arguments.overrides], own=not resumes)
+    overrides = [*earlier, *arguments.overrides]
+    recipe = config.load(Recipe, source, overrides, own=not resumes)
     programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]
     if resumes and programs and not any(text.startswith("data.allow_pipes=") for text in arguments.overrides):
         raise UserError(
@@ -87,7 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from foundation.run.plan import show_plan
 
-        show_plan(recipe, arguments.processes)
+        try:
+            show_plan(recipe, arguments.processes)
+        except RecipeError as error:
+            raise config.located(error, source, overrides) from None
     if arguments.dry_run or arguments.show_recipe:
         return 0
     if arguments.overwrite and not arguments.fresh:
@@ -96,7 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--processes must be at least 1, got {arguments.processes}")
     if arguments.processes > 1 and "RANK" not in os.environ:
         return start_processes(arguments)
-    train(recipe, arguments.run or (given if resumes else Path("runs") / recipe.name), arguments)
+    try:
+        train(recipe, arguments.run or (given if resumes else Path("runs") / recipe.name), arguments)
+    except RecipeError as error:
+        raise config.located(error, source, overrides) from None
     return 0
 
 
@@ -150,9 +157,9 @@ def begin(folder, trainer) -> None:
     """Keep the recipe; of a run that has no checkpoint yet, refuse a folder without room for one."""
     from foundation import config
 
-    new = trainer.last_checkpoint is None
+    new = trainer.keeper.last is None
     if new:
-        folder.require_room(trainer.checkpoint_bytes)
+        folder.require_room(trainer.stage.bytes)
     folder.write_recipe(config.dump(trainer.recipe.lasting), new)
 
 

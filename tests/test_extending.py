@@ -63,7 +63,7 @@ def test_the_recipe_of_the_page_survives_a_round_trip(package: Path):
 
     recipe = config.load(Recipe, package / "my.yaml", own=True)
     assert config.load(Recipe, config.dump(recipe)) == recipe
-    assert "my_package.random_teacher" in config.dump(recipe)
+    assert "my_package.stepwise" in config.dump(recipe)
 
 
 def test_the_example_refuses_what_cannot_work(package: Path):

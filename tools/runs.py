@@ -190,7 +190,10 @@ def _best(arguments: argparse.Namespace) -> int:
 
 
 def _of(item: RunSummary) -> str:
-    return f"{item.step:,}" + (f" / {item.total:,}" if item.total else "")
+    from foundation.printable import cell
+
+    stage = "" if item.stage is None else f" ({cell(item.stage)})"
+    return f"{item.step:,}" + (f" / {item.total:,}" if item.total else "") + stage
 
 
 def _probe(item: RunSummary) -> str:

@@ -205,15 +205,18 @@ class EncoderBranch(Branch):
 
     def _input(self, batch: Batch, view: str, mask: str | None, requests: Sequence[Request]) -> EncoderInput:
         data = batch.views[view].data
+        facts: dict[str, Any] = {"valid": batch.views[view].valid, "modality": batch.views[view].modality}
         wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
         if mask is None:
-            return EncoderInput(view=data, wanted=wanted)
+            return EncoderInput(view=data, wanted=wanted, **facts)
         hidden: TokenMask = batch.masks[view, mask]
         if hidden.mode == "input":
             seen = hidden.overwrite(data, self.encoder.spread(hidden.masked, data))
-            return EncoderInput(view=seen, wanted=wanted)
+            return EncoderInput(view=seen, wanted=wanted, **facts)
         left_out = hidden.hidden_per_row if hidden.mode == "drop" else None
-        return EncoderInput(view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted)
+        return EncoderInput(
+            view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted, **facts
+        )
 
     def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""

@@ -16,6 +16,7 @@ from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.plugins import Plugin
 from foundation.ranges import Side, check
+from foundation.seeded import seeded
 from foundation.types import Batch
 
 
@@ -45,8 +46,7 @@ class Config:
             depth = int(source.encoder.depth)
             raise UserError(f"branches.{context.name}.block is {self.block}: branch {self.of!r} has 1 to {depth}")
         configs = context.heads if self.heads is None else self.heads
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0]))
+        with seeded(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0])):
             return ExitBranch(source, self.of, tap, configs)
 
 

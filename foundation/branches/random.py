@@ -11,6 +11,7 @@ from foundation.branches.base import BranchContext
 from foundation.branches.copies import StillBranch, branch_of
 from foundation.branches.trained import make
 from foundation.ranges import Share, check
+from foundation.seeded import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ class Config:
         """The branch; its weights follow from the seed and its name."""
         source = branch_of(context, self.of)
         drawn = StillBranch(source)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0]))
+        with seeded(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0])):
             fresh = make(source.encoder.config, source.configs)
         with torch.no_grad():
             for own, new in zip(drawn.parameters(), fresh.parameters(), strict=True):

@@ -10,6 +10,7 @@ import torch
 from foundation import counter
 from foundation.branches.base import BranchContext, EncoderBranch
 from foundation.plugins import Plugin
+from foundation.seeded import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,7 @@ class Config:
         if context.name == "student":
             torch.manual_seed(context.seed)
             return make(encoder, heads)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0]))
+        with seeded(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0])):
             return make(encoder, heads)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
@@ -34,11 +34,13 @@ class StepResult:
         loss: weighted sum of the objectives' losses, float32.
         parts: unweighted loss by objective.
         metrics: the objectives' and monitors' own figures, ``objective/figure``.
+        items: of how many items a figure is the mean, see :class:`foundation.objectives.base.Result`.
     """
 
     loss: Tensor
     parts: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
+    items: Mapping[str, int] = field(default_factory=dict)
 
 
 class Learner(nn.Module):
@@ -169,6 +171,7 @@ class Learner(nn.Module):
                 outputs |= branch(batch, requests, outputs)
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
+        items: dict[str, int] = {}
         weighted: list[Tensor] = []
         for name, monitor in self.monitors.items():
             metrics |= {f"{name}/{key}": value for key, value in monitor(outputs, batch, step).items()}
@@ -179,8 +182,9 @@ class Learner(nn.Module):
             result = objective(outputs, batch, step)
             parts[name] = result.loss.detach()
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
+            items |= {f"{name}/{key}": count for key, count in result.items.items()}
             weighted.append(weight * result.loss.float())
-        return StepResult(torch.stack(weighted).sum(), parts, metrics)
+        return StepResult(torch.stack(weighted).sum(), parts, metrics, items)
 
     def update(self, step: int) -> dict[str, float]:
         """Let the branches follow each other after optimiser step ``step`` (from 0).

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,8 +24,8 @@ from foundation.weights import check_finite
 RESERVED = ("objectives", "stores", "optimizer", "random", "jobs")
 """Files of a checkpoint beside those of the branches, each of which has one of its own name."""
 NUMBERS = {
-    "step": int, "position": int, "skipped": dict, "data": dict, "batch_size": int, "world_size": int, "recipe": str,
-    "code": dict,
+    "step": int, "stage": int, "begun": int, "position": int, "skipped": dict, "data": dict, "batch_size": int,
+    "world_size": int, "recipe": str, "code": dict,
 }  # fmt: skip
 """Items of the JSON half and their types."""
 
@@ -34,25 +35,38 @@ class Progress:
     """Where the run is.
 
     Attributes:
-        step: optimiser steps done.
-        position: samples taken from the stream, good and bad; the whole state of the data.
+        step: optimiser steps done, of all stages.
+        position: samples taken from the stream of this stage, good and bad; the whole state of the data.
         skipped: bad samples so far, by reason.
+        stage: number of the stage, from 0.
+        begun: steps that were done when the stage began.
     """
 
     step: int = 0
     position: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    stage: int = 0
+    begun: int = 0
+
+    @property
+    def of_stage(self) -> int:
+        """Optimiser steps of this stage that are done."""
+        return self.step - self.begun
 
 
-def modules(learner: Learner) -> dict[str, nn.Module]:
-    """What is saved of a learner, by checkpoint file: each branch that has a state, objectives, stores."""
+def modules(learner: Learner, jobs: nn.Module | None = None) -> dict[str, nn.Module]:
+    """What is saved of a stage, by checkpoint file: each branch that has a state, objectives, stores, jobs with one."""
     branches = {name: branch for name, branch in learner.named_branches.items() if branch.state_dict()}
     stores = {"stores": learner.stores} if len(learner.stores) else {}
-    return {**branches, "objectives": learner.objectives, **stores}
+    kept = {"jobs": jobs} if jobs is not None and jobs.state_dict() else {}
+    return {**branches, "objectives": learner.objectives, **stores, **kept}
 
 
 def capture(
-    learner: Learner, optimizer: Optimizer, random_states: Sequence[Mapping[str, Tensor]] | None = None
+    learner: Learner,
+    optimizer: Optimizer,
+    random_states: Sequence[Mapping[str, Tensor]] | None = None,
+    jobs: nn.Module | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """All tensors of the state by checkpoint file: the live ones, nothing is copied.
 
@@ -60,17 +74,22 @@ def capture(
         learner: branches (with their buffers), objectives (centres, queues) and stores.
         optimizer: AdamW's moments and step of every parameter.
         random_states: :func:`random_state` of every process, in the order of their ranks; None: a single process's.
+        jobs: by name.
     """
     states = [random_state()] if random_states is None else random_states
     return {
-        **{name: dict(module.state_dict()) for name, module in modules(learner).items()},
+        **{name: dict(module.state_dict()) for name, module in modules(learner, jobs).items()},
         "optimizer": optimizer.tensors(),
         "random": {f"rank{rank}.{key}": t for rank, state in enumerate(states) for key, t in state.items()},
     }
 
 
 def validate(
-    contents: Mapping[str, Mapping[str, Sequence[Any]]], learner: Learner, optimizer: Optimizer, ranks: int = 1
+    contents: Mapping[str, Mapping[str, Sequence[Any]]],
+    learner: Learner,
+    optimizer: Optimizer,
+    ranks: int = 1,
+    jobs: nn.Module | None = None,
 ) -> None:
     """Compare what a checkpoint says it holds with what this recipe needs, before anything is read into place.
 
@@ -79,11 +98,12 @@ def validate(
         learner: of this run.
         optimizer: of this run.
         ranks: processes whose random states must be there; 0 when the number of processes has changed.
+        jobs: of this run.
 
     Raises:
         UserError: naming the first item that is missing, unknown or of another shape or dtype.
     """
-    own = capture(learner, optimizer, [])
+    own = capture(learner, optimizer, [], jobs)
     if "teachers" in contents and "teachers" not in own:
         raise UserError(
             "the checkpoint is of a version before branches had files of their own: it cannot be gone on from. Its "
@@ -112,6 +132,7 @@ def restore(
     rank: int = 0,
     world_size: int = 1,
     seed: int = 0,
+    jobs: nn.Module | None = None,
 ) -> None:
     """Put a captured state back, this process's random state included.
 
@@ -125,15 +146,16 @@ def restore(
         saved: the JSON half, for ``step`` and ``world_size``; None: of a single process at step 0.
         rank: of this process.
         world_size: processes now.
-        seed: of the recipe.
+        seed: of the stage.
+        jobs: of this run.
 
     Raises:
         UserError: naming the first item that is missing, unknown, of another shape or dtype, or not finite; nothing is
             changed then.
     """
-    step, before = (progress_of(saved).step, int(saved["world_size"])) if saved is not None else (0, 1)
-    validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0)
-    kept = modules(learner)
+    step, before = (progress_of(saved).of_stage, int(saved["world_size"])) if saved is not None else (0, 1)
+    validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0, jobs)
+    kept = modules(learner, jobs)
     for name in (*kept, "optimizer"):
         if name in ("objectives", "stores"):
             continue
@@ -204,6 +226,19 @@ def _restore_random(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+@contextlib.contextmanager
+def kept_random() -> Iterator[None]:
+    """Put this process's generators, those of all its CUDA devices among them, back as they were."""
+    before = random_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        _restore_random({**before, "cuda": torch.empty(0)})
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
 def seed_random(seed: int, step: int, rank: int) -> None:
     """Seed this process's generators by counter randomness of (seed, step, rank)."""
     drawn = counter.bits(seed, step, rank, "engine.generators", 3)[0]
@@ -249,6 +284,8 @@ def numbers(
     """
     return {
         "step": progress.step,
+        "stage": progress.stage,
+        "begun": progress.begun,
         "position": progress.position,
         "skipped": dict(progress.skipped),
         "data": dict(data or {}),
@@ -270,4 +307,8 @@ def progress_of(state: Mapping[str, Any]) -> Progress:
             raise UserError(f"the checkpoint's state lacks {name!r}: it cannot be resumed from")
         if not isinstance(state[name], kind) or isinstance(state[name], bool):
             raise UserError(f"the checkpoint's state has {name!r} as {state[name]!r}: it cannot be resumed from")
-    return Progress(int(state["step"]), int(state["position"]), dict(state["skipped"]))
+    skipped, numbers = (
+        dict(state["skipped"]),
+        {name: int(state[name]) for name in ("step", "position", "stage", "begun")},
+    )
+    return Progress(skipped=skipped, **numbers)

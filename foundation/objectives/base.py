@@ -24,10 +24,13 @@ class Result:
     Attributes:
         loss: scalar, before the objective's weight.
         metrics: detached scalars by name; they stay on the device until the trainer logs.
+        items: of how many items a metric is the mean, by name, as the host knows it (masked tokens); the micro-batches
+            of a step are averaged by it. Metrics without an entry are means of as many items in each.
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,9 @@ class Reconstruction(Objective):
         predicted = self.predict(tokens)
         with torch.autocast(predicted.device.type, enabled=False):
             result = self._loss(predicted.float(), cells.flatten(1).float())
-        return result if mask is None else Result(mask.weighted(result.loss), result.metrics)
+        if mask is None:
+            return result
+        return Result(mask.weighted(result.loss), result.metrics, dict.fromkeys(result.metrics, len(mask.indices)))
 
     def _loss(self, predicted: Tensor, target: Tensor) -> Result:
         """``predicted`` and ``target`` [M, numbers of a token]."""

@@ -20,6 +20,7 @@ class Store(nn.Module):
         shape: of one value.
         dtype: of the values.
         fill: what stands where nothing has been written.
+        classes: the values are class numbers below this; None: they are none.
 
     Attributes:
         values: [S, *shape].
@@ -27,8 +28,16 @@ class Store(nn.Module):
 
     values: Tensor
 
-    def __init__(self, samples: int, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32, fill: Any = 0):
+    def __init__(
+        self,
+        samples: int,
+        shape: tuple[int, ...] = (),
+        dtype: torch.dtype = torch.float32,
+        fill: Any = 0,
+        classes: int | None = None,
+    ) -> None:
         super().__init__()
+        self.classes = classes
         self.register_buffer("values", torch.full((samples, *shape), fill, dtype=dtype))
 
     def read(self, index: Tensor) -> Tensor:
@@ -54,17 +63,29 @@ class Stores:
         self.samples = samples
         self.opened: dict[str, Store] = {}
 
-    def open(self, name: str, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32, fill: Any = 0) -> Store:
+    def open(
+        self,
+        name: str,
+        shape: tuple[int, ...] = (),
+        dtype: torch.dtype = torch.float32,
+        fill: Any = 0,
+        classes: int | None = None,
+    ) -> Store:
         """The store of this name.
 
         Raises:
-            UserError: somebody else has opened it with another shape or type.
+            UserError: somebody else has opened it with another shape, type or number of classes.
         """
-        made = Store(self.samples or 0, shape, dtype, fill) if name not in self.opened else self.opened[name]
+        made = self.opened.get(name) or Store(self.samples or 0, shape, dtype, fill, classes)
         if (made.values.shape[1:], made.values.dtype) != (torch.Size(shape), dtype):
             raise UserError(
                 f"the store {name!r} holds {list(made.values.shape[1:])} {made.values.dtype}, and is asked for "
                 f"{list(shape)} {dtype}: give one of the two another name"
+            )
+        if made.classes != classes:
+            raise UserError(
+                f"the store {name!r} has {made.classes} classes for one reader and {classes} for another: give their "
+                "heads as many prototypes, or the stores two names"
             )
         return self.opened.setdefault(name, made)
 

@@ -187,7 +187,7 @@ def _masked(
     recipe: Recipe, view: View, masked: NDArray[np.bool_], place: int, drawing: Any, options: dict[str, Any]
 ) -> NDArray[np.uint8] | None:
     """The view as the student sees it; None where its tokens lie on no grid that can be drawn."""
-    coordinates = np.asarray(recipe.encoder.coordinates(tuple(view.data.shape[2:])))
+    coordinates = np.asarray(recipe.encoder.for_modality(view.modality).coordinates(tuple(view.data.shape[2:])))
     places_of = getattr(recipe.encoder, "places", None)
     if places_of is not None and coordinates.shape[1] == 1:  # tokens of this view have only a number
         places = places_of(view.data[place : place + 1])[0]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from foundation.branches import trained
@@ -23,6 +26,7 @@ from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.parallel.placement import Placement
 from foundation.run.recipe import STUDENT, Recipe
+from foundation.run.succession import take_over
 from foundation.schedules import Clock, Schedule
 from foundation.types import MASKING
 from foundation.weights import fitting_memory
@@ -53,6 +57,7 @@ def branches(
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
+            problems += [(f"branches.{name}", text) for text in take_over(name, branch, context.previous)]
             if name == STUDENT and recipe.initial is not None and not _on_meta(branch):
                 recipe.initial.apply(branch.encoder)
         except UserError as error:
@@ -189,7 +194,7 @@ def learner(
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
-    places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
+    places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
     unserved = made.check(tuple(recipe.views.roles), masks)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
@@ -242,8 +247,30 @@ def trainable(built: Learner) -> Mapping[str, nn.Module]:
 def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
     """Patch tokens of one sample in all views that the student sees; those of other modalities do not count."""
     seen = {request.view for request in built.requests if request.branch == STUDENT}
-    views = [view for name, view in recipe.views.roles.items() if name in seen]
-    return sum(count * len(recipe.encoder.coordinates(tuple(shape[1:]))) for count, shape in views)
+    views = {name: view for name, view in recipe.views.roles.items() if name in seen}
+    return sum(count * len(coordinates(recipe, name)) for name, (count, _) in views.items())
+
+
+def encoder_for(recipe: Recipe, view: str) -> Any:
+    """Config of the encoder that takes a view: that of the student, or of another trained branch, by modality."""
+    modality = view_shapes(recipe)[view].modality
+    others = [branch.encoder for branch in recipe.branches.values() if isinstance(branch, trained.Config)]
+    for encoder in (recipe.encoder, *(other for other in others if other is not None)):
+        with suppress(UserError):
+            found = encoder.for_modality(modality)
+            if found.modality == modality:
+                return found
+    return recipe.encoder
+
+
+def coordinates(recipe: Recipe, view: str) -> NDArray[np.int64]:
+    """Place of each patch token of a view in its grid, [N, d].
+
+    Raises:
+        UserError: the view does not fit the patches of the encoder that takes it.
+    """
+    found: NDArray[np.int64] = encoder_for(recipe, view).coordinates(tuple(recipe.views.roles[view][1][1:]))
+    return found
 
 
 def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipeline:
@@ -259,7 +286,7 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         views=views,
         masking=makers(recipe.mask_rules),
         extras={name: config.build(name) for name, config in recipe.data.extras.items()},
-        coordinates=recipe.encoder.coordinates,
+        coordinates={name: coordinates(recipe, name) for rule in recipe.mask_rules.values() for name in rule.views},
         finish_in_worker=finish_in_worker,
         places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from foundation.branches.base import Branch, EncoderBranch
@@ -16,6 +15,8 @@ from foundation.errors import UserError
 from foundation.run import build
 from foundation.run.advice import advice
 from foundation.run.recipe import STUDENT, Recipe
+from foundation.run.stage import Part, check, parts
+from foundation.run.words import of_stage
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
 
@@ -27,10 +28,12 @@ _RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
 
 @dataclass(frozen=True)
 class Plan:
-    """Figures of a recipe.
+    """Figures of one stage of a recipe.
 
     Attributes:
-        clock: length of the run.
+        stage: its name, None where the recipe has no stages.
+        recipe: flat, of the stage.
+        clock: length of the stage.
         num_samples: samples in the shards, None when they are not here.
         parameters: by part.
         tokens: per sample: those of the student's and the teachers' passes.
@@ -39,6 +42,8 @@ class Plan:
         advice: what does not fit, a sentence each; see ``foundation/run/advice.py``.
     """
 
+    stage: str | None
+    recipe: Recipe
     clock: Clock
     num_samples: int | None
     parameters: dict[str, int]
@@ -49,26 +54,44 @@ class Plan:
 
 
 def plan(recipe: Recipe, processes: int = 1) -> Plan:
-    """Build the recipe on the meta device and add up what a step costs.
+    """The figures of a recipe's first stage; see :func:`plans`."""
+    return plans(recipe, processes)[0]
+
+
+def plans(recipe: Recipe, processes: int = 1) -> list[Plan]:
+    """Build every stage of a recipe on the meta device and add up what a step costs.
 
     Args:
         recipe: to plan.
         processes: that share the batch; only the memory of one depends on it.
 
     Raises:
+        RecipeError: all that could not run, of all stages.
         UserError: for a recipe that could not run.
     """
-    sources, unopened = _sources(recipe)
-    num_samples = None if sources is None else sum(int(shards.num_samples) for shards in sources.values())
-    clock = recipe.clock(num_samples)
-    said = [*unopened] if sources is None else advice(recipe, clock, sources)
-    with torch.device("meta"):
-        learner = build.learner(recipe, clock)
-    recipe.optimizer.build(build.trainable(learner), clock, recipe.train.batch_size)
+    unopened: dict[str, None] = {}
+
+    def opened(flat: Recipe) -> dict[str, ShardSet]:
+        sources, said = _sources(flat)
+        unopened.update(dict.fromkeys(said))
+        return sources or {}
+
+    found = parts(recipe, opened)
+    learners = check(recipe, found, build.placement(recipe))
+    return [
+        _plan_of(part, learner, processes, [*unopened] if not part.sources else None)
+        for part, learner in zip(found, learners, strict=True)
+    ]
+
+
+def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] | None) -> Plan:
+    recipe, clock, sources = part.recipe, part.clock, part.sources
+    num_samples = part.num_samples if sources else None
+    said = advice(recipe, clock, sources) if unopened is None else unopened
     roles = recipe.views.roles
     for name in dict.fromkeys(request.view for request in learner.requests):
         try:
-            recipe.encoder.coordinates(tuple(roles[name][1][1:]))
+            build.coordinates(recipe, name)
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {}
@@ -88,11 +111,12 @@ def plan(recipe: Recipe, processes: int = 1) -> Plan:
             continue
         tokens[name] = 0
         for view, mask in seen:
-            shape, share = (roles[view][0], *roles[view][1]), 1.0 if mask is None else _share(recipe, view)
-            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            shape = (roles[view][0], *roles[view][1])
+            share = 1.0 if mask is None else recipe.mask_rules[mask].visible_share
+            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, view) * share))
             flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
-    return Plan(clock, num_samples, parameters, tokens, flops, memory, said)
+    return Plan(part.name, recipe, clock, num_samples, parameters, tokens, flops, memory, said)
 
 
 def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
@@ -109,13 +133,8 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         return None, [f"the shards are not here{epoch}: {error}"]
 
 
-def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
-
-
-def _share(recipe: Recipe, view: str) -> float:
-    """Tokens of a view that reach the student's trunk."""
-    return recipe.masking.visible_share if recipe.masking and view in recipe.masking.views else 1.0
+def _num_tokens(recipe: Recipe, view: str) -> int:
+    return len(build.coordinates(recipe, view)) + int(build.encoder_for(recipe, view).registers)
 
 
 def _trained(learner: Learner) -> dict[str, Branch]:
@@ -150,9 +169,10 @@ def _memory(
         if request.head is not None:
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
-                shape = (count, *recipe.views.roles[request.view][1])
-                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
-                count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
+                rule = None if request.chosen_by is None else recipe.mask_rules[request.chosen_by[1]]
+                masked = 1.0 if rule is None else rule.mean_share
+                share = masked if request.token == "masked" or rule is None else 1.0 - masked
+                count *= len(build.coordinates(recipe, request.view)) * share
             outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
             logits += int(rows * count * outputs * (2 if half else 4))
     return {
@@ -166,12 +186,17 @@ def _memory(
 
 def show_plan(recipe: Recipe, processes: int = 1) -> None:
     """Print the figures of a recipe, and behind them, where a person looks, what does not fit."""
+    for figures in plans(recipe, processes):
+        _show(figures, processes)
+
+
+def _show(figures: Plan, processes: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    figures = plan(recipe, processes)
-    console = Console()
-    table = Table(title=f"{recipe.name}: dry run", show_header=False, title_justify="left")
+    console, recipe = Console(), figures.recipe
+    of = "" if figures.stage is None else f", stage {figures.stage}"
+    table = Table(title=f"{recipe.name}: dry run{of}", show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")
     shards = "not here" if figures.num_samples is None else f"{figures.num_samples:,}"
@@ -198,4 +223,4 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
     console.print(table)
     sys.stdout.flush()  # before the warnings, also where both streams go into one file
     for line in figures.advice:
-        to_stderr(f"warning: {line}")
+        to_stderr(f"warning: {of_stage(figures.stage)}{line}")

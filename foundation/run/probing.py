@@ -1,12 +1,10 @@
-"""Probes of a run in training: the encoder is measured as it stands, and the run does not notice."""
+"""What the probes of a run say before its first step."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
-from foundation.parallel.placement import Placement
+from foundation.jobs import probe
 from foundation.run.recipe import Recipe
 
 
@@ -33,20 +31,6 @@ def look_ahead(recipe: Recipe) -> list[str]:
         UserError: one of them could not be measured, hours later.
     """
     modality, evaluation = recipe.views.modality, recipe.views.evaluation()
-    probes = [probe.build() for probe in recipe.probes]
-    able = [probe for probe in probes if isinstance(probe, LooksAhead)]
-    return [f"probes: {line}" for probe in able for line in probe.look_ahead(modality=modality, evaluation=evaluation)]
-
-
-def run_probe(probe: Any, recipe: Recipe, learner: Any, place: Placement) -> dict[str, float]:
-    """Measure the encoder of the measured branch without disturbing the run."""
-    encoder = learner.branch().encoder
-    kept = torch.get_rng_state()
-    was_training = encoder.training
-    try:
-        return probe.build().measure(
-            encoder.eval(), modality=recipe.views.modality, evaluation=recipe.views.evaluation(), device=place.device
-        )
-    finally:
-        encoder.train(was_training)
-        torch.set_rng_state(kept)
+    probes = [job.probe.build() for job in recipe.all_jobs if isinstance(job, probe.Config)]
+    able = [one for one in probes if isinstance(one, LooksAhead)]
+    return [f"probes: {line}" for one in able for line in one.look_ahead(modality=modality, evaluation=evaluation)]

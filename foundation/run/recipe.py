@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
+from foundation import counter
 from foundation.branches import ema
 from foundation.catalogue import About
 from foundation.checkpoints import saver
@@ -13,6 +14,8 @@ from foundation.data.section import Data
 from foundation.engine import optimizer as adamw
 from foundation.engine.state import RESERVED
 from foundation.errors import UserError
+from foundation.inherited import INHERITED
+from foundation.jobs import probe as probe_job
 from foundation.masks.rule import Rule, in_order
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, Range, Seconds, SecondsOrNever, Seed, check
@@ -56,11 +59,71 @@ class Train:
     command: the run folder does not keep it, and the run counts as stopped early, not as done."""
     log_every: Count = 10
     """Steps between two lines of metrics."""
+    only: tuple[str, ...] | None = None
+    """Patterns of the parameters that are trained, such as ``registers``, ``heads`` or ``student.encoder.*``; the
+    others keep their first values (see docs/recipes.md). None: all of the trained branches and the objectives."""
 
     def __post_init__(self) -> None:
         check(self, "train")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a run. Each key that it has replaces the recipe's key of that name, whole, for this stage; null
+    takes it away. A stage finds the branches as the stage before has left them, by name; optimiser, centres, queues,
+    order of the data and schedules begin anew."""
+
+    name: str
+    """Name of the stage."""
+    train: tuple[str, ...] | None = None
+    """Patterns of the parameters that are trained, as ``train.only``; None: all."""
+    length: Annotated[Duration, Range(0, 1e9, above=True)] | None = None
+    """Length of the stage; None: ``train.length``."""
+    batch_size: Annotated[int, Range(1, 2**24)] | None = None
+    """Samples per optimiser step; None: ``train.batch_size``."""
+    accumulate: Annotated[int, Range(1, 2**20)] | None = None
+    """Micro-batches per optimiser step in each process; None: ``train.accumulate``."""
+    data: Data = INHERITED
+    """The shards."""
+    views: Annotated[Any, Plugin("foundation.modalities.{name}.views")] = INHERITED
+    """Views of a sample."""
+    encoder: Annotated[Any, Plugin("foundation.encoders.{name}")] = INHERITED
+    """The student's encoder; it must fit the one before, or the branch have another name."""
+    initial: initial_weights.Config | None = INHERITED
+    """Weights that the student's encoder starts from, in place of those of the stage before. The recipe's count for the
+    first stage alone."""
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = INHERITED
+    """The student's heads by name; those that the stage before had go on."""
+    objectives: tuple[Annotated[Any, Plugin("foundation.objectives.{name}")], ...] = INHERITED
+    """Losses."""
+    masking: Annotated[Any, MASK] | None = INHERITED
+    """Tokens hidden from the student."""
+    masks: dict[str, Annotated[Any, MASK]] = INHERITED
+    """Further mask rules by name."""
+    branches: dict[str, Annotated[Any, Plugin("foundation.branches.{name}")]] = INHERITED
+    """What turns views into features beside the student."""
+    measured: str | None = INHERITED
+    """Branch that probes, exports and reports ask."""
+    optimizer: adamw.Config = INHERITED
+    """AdamW, its schedules and parameter groups."""
+    probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = INHERITED
+    """Measurements during training."""
+    jobs: tuple[Annotated[Any, Plugin("foundation.jobs.{name}")], ...] = INHERITED
+    """Work between two steps."""
+
+    def __post_init__(self) -> None:
+        check(self, "stages")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
+            raise UserError(f"stages: name {self.name!r} is no plain name: use letters, digits, '_', '.' and '-'")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What replaces the recipe's keys, by key."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        kept = ("name", "train", "length", "batch_size", "accumulate")
+        return {name: value for name, value in own.items() if name not in kept and value is not INHERITED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +172,10 @@ class Recipe:
     """What happens when numbers go bad, features collapse or steps no longer come."""
     probes: tuple[Annotated[Any, Plugin("foundation.probes.{name}")], ...] = ()
     """Measurements during training, such as kNN every 500 steps."""
+    jobs: tuple[Annotated[Any, Plugin("foundation.jobs.{name}")], ...] = ()
+    """Work between two steps, on all processes: exports on the way, clusterings."""
+    stages: tuple[StageConfig, ...] = ()
+    """Parts of the run, one after the other, each with keys of its own in place of the recipe's; empty: one part."""
 
     def __post_init__(self) -> None:
         if not self.name or any(part in self.name for part in ("/", "\\", "..")):
@@ -121,12 +188,51 @@ class Recipe:
                 )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise UserError("stages: two have the same name")
+        for job in self.jobs:
+            if not isinstance(getattr(job, "every", None), Duration):
+                raise UserError(f"jobs: {type(job).__module__} has no interval: its Config must have `every: Duration`")
         for name in self.masks:
             if name == MASKING or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 taken = "that is the rule of the section masking"
                 advice = taken if name == MASKING else "use letters, digits, '_' and '-'"
                 raise UserError(f"masks: a rule cannot be called {name!r}: {advice}")
         in_order(self.mask_rules)
+
+    @property
+    def num_stages(self) -> int:
+        """Parts of the run, at least 1."""
+        return max(1, len(self.stages))
+
+    def stage(self, number: int) -> Recipe:
+        """The flat recipe of one stage, which has no ``stages``.
+
+        Raises:
+            UserError: its keys do not go together.
+        """
+        if not self.stages:
+            return self
+        own = self.stages[number]
+        train = replace(
+            self.train,
+            length=own.length or self.train.length,
+            batch_size=own.batch_size or self.train.batch_size,
+            accumulate=own.accumulate or self.train.accumulate,
+            only=own.train,
+        )
+        first = {} if number == 0 else {"initial": None}
+        return replace(self, **{"stages": (), "train": train, **first, **own.given})
+
+    def stage_seed(self, number: int) -> int:
+        """Seed of order, views, masks and drop path in a stage; ``seed`` itself in the first."""
+        return self.seed if number == 0 else int(counter.bits(self.seed, 0, number, "stage", 1)[0, 0] >> 1)
+
+    @property
+    def all_jobs(self) -> tuple[Any, ...]:
+        """Configs of the jobs, those that ``probes`` stand for first."""
+        return (*(probe_job.Config(every=probe.every, probe=probe) for probe in self.probes), *self.jobs)
 
     @property
     def mask_rules(self) -> dict[str, Rule]:

@@ -28,6 +28,7 @@ def compare(
     folder: Path,
     numbers: Mapping[str, Any],
     recipe: Recipe,
+    flat: Recipe,
     stream: Stream,
     place: Placement,
     accept_changes: bool,
@@ -38,6 +39,7 @@ def compare(
         folder: of the checkpoint, for messages.
         numbers: its JSON half.
         recipe: of the user.
+        flat: of the stage that the checkpoint is of.
         stream: the samples, as they are now.
         place: where the run computes now.
         accept_changes: go on all the same.
@@ -49,8 +51,8 @@ def compare(
         UserError: data, batch size or recipe differ; lists how.
     """
     changes = stream.changes(numbers["data"])
-    if numbers["batch_size"] != recipe.train.batch_size:
-        changes.append(f"train.batch_size: {numbers['batch_size']} then, {recipe.train.batch_size} now")
+    if numbers["batch_size"] != flat.train.batch_size:
+        changes.append(f"train.batch_size: {numbers['batch_size']} then, {flat.train.batch_size} now")
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise UserError(
@@ -89,7 +91,7 @@ def nothing_left(folder: Path, recipe: Recipe) -> str | None:
         return None
     if config.read_text(folder / "recipe.yaml") != config.dump(recipe.lasting) or checkpoint.problem(last):
         return None
-    length = recipe.train.length.to_yaml()
+    length = " + ".join(recipe.stage(number).train.length.to_yaml() for number in range(recipe.num_stages))
     return (
         f"nothing left to do: {folder} has reached its length, {length} (step {run.step:,} of {run.total:,}); to go "
         "on: the same command with a larger train.length and --accept-changes (the schedules stretch with it)"
@@ -132,7 +134,7 @@ def changes_in_recipe(before: str | Path, recipe: Recipe) -> list[str]:
     except UserError as error:
         return [str(error)]
     others = list(_differences(written, after))
-    if not any(key.endswith(".name") for key, _, _ in others):
+    if not any(key.endswith((".name", ".kind")) and old is not None for key, old, _ in others):
         try:
             written = _as_written(config.load(Recipe, before, name="the recipe of the run before"))
         except UserError as error:

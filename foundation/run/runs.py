@@ -45,6 +45,7 @@ class Status(TypedDict, total=False):
     step: int
     total: int | None
     reason: str | None
+    stage: str | None
 
 
 class Heartbeat(TypedDict, total=False):
@@ -80,6 +81,7 @@ class RunSummary:
         seconds_per_step: over the last logged lines.
         samples_per_second: last logged.
         reason: why it stopped or failed.
+        stage: name of the stage that it is in; None where its recipe has none.
         doing: what it was at by its last heartbeat.
         host: where.
         pid: process number of rank 0.
@@ -103,6 +105,7 @@ class RunSummary:
     seconds_per_step: float | None = None
     samples_per_second: float | None = None
     reason: str | None = None
+    stage: str | None = None
     doing: str | None = None
     host: str | None = None
     pid: int | None = None
@@ -177,6 +180,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     run.host, run.pid, run.doing = beat.get("host"), status.get("pid") or beat.get("pid"), beat.get("doing")
     reason = status.get("reason")
     run.reason = None if reason is None else redact(reason)
+    run.stage = status.get("stage")
     _figures(run, lines)
     logged = lines[-1]["step"] if lines else 0
     run.step = int(beat.get("step") or max(logged, status.get("step") or 0))

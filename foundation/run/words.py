@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from foundation.checkpoints import checkpoint
-from foundation.engine.learner import Learner
 from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
-from foundation.parallel.placement import Placement
 from foundation.parallel.placement import words as place_in_words
 from foundation.redact import redact
 from foundation.run.build import trainable
 from foundation.run.recipe import Recipe
+from foundation.run.stage import Part, Stage
 from foundation.schedules import Clock
 from foundation.voice import plural
 
 
 def banner(
-    recipe: Recipe,
-    learner: Learner,
-    clock: Clock,
-    place: Placement,
-    samples: int,
-    last_step: int,
-    workers: int,
-    step: int = 0,
+    recipe: Recipe, parts: Sequence[Part], stage: Stage, clock: Clock, last_step: int, step: int = 0
 ) -> Iterator[str]:
     """The lines between the command and the first step.
 
     Args:
         recipe: of the run.
-        learner: built.
+        parts: its stages.
+        stage: that it is in.
         clock: length of the run.
-        place: where it computes.
-        samples: in the shards.
         last_step: at which it stops this time.
-        workers: loader processes of each process.
         step: done already.
-    """  # fmt: skip
+    """
+    learner, place, flat, workers = stage.learner, stage.place, stage.recipe, stage.loader_workers
+    samples = stage.part.num_samples
     count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
     encoder = sum(p.numel() for p in learner.branch(learner.measured).encoder.parameters())
     version = code_version()
     commit = ""
     if "commit" in version:  # not of an installed wheel
         commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
-    epochs = clock.total_steps * recipe.train.batch_size / max(1, samples)
+    epochs = stage.clock.total_steps * flat.train.batch_size / max(1, samples)
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
     if early and last_step <= step:
         early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"
@@ -60,9 +52,17 @@ def banner(
         f"  device      {place_in_words(place.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
         f"{plural(workers, 'loader worker')}{' each' if world_size() > 1 and workers else ''}"
     )
+    for part in parts if len(parts) > 1 else ():
+        here = "  <- here" if part.number == stage.part.number else ""
+        yield f"  stage {part.number + 1:<5} {part.name}: steps {part.begun + 1:,} to {part.ends:,}{here}"
     yield f"  parameters  {count:,} trained, {encoder:,} of them in the encoder"
-    yield f"  samples     {samples:,} in the shards, {recipe.train.batch_size:,} in a batch"
+    yield f"  samples     {samples:,} in the shards, {flat.train.batch_size:,} in a batch"
     yield f"  steps       {clock.total_steps:,}, the data {epochs:,.3g} times{early}"
+
+
+def of_stage(name: str | None) -> str:
+    """What stands in front of a line that concerns one stage; nothing where the run has no stages."""
+    return "" if name is None else f"stage {name}: "
 
 
 def doubts_about_saves(

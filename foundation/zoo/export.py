@@ -14,7 +14,7 @@ from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
 from foundation.versions import VERSION
-from foundation.zoo.sections import branches, sections
+from foundation.zoo.sections import branches, of_stage, sections
 
 CARD_FORMAT = 1
 
@@ -43,6 +43,7 @@ class Numbers(TypedDict):
     step: int
     recipe: str
     computed: NotRequired[dict[str, str]]
+    stage: NotRequired[int]
 
 
 class Described(Protocol):
@@ -123,8 +124,9 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     """
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
-    recipe, computed = sections(text, source), numbers.get("computed")
+    source, step = f"{folder}/{checkpoint.STATE}", int(numbers["step"])
+    text, computed = of_stage(numbers["recipe"], source, numbers.get("stage", 0)), numbers.get("computed")
+    recipe = sections(text, source)
     tensors = {name: encoder_tensors(folder, name) for name in ("student", *branches(text, source))}
     return [
         write_export(out / f"{name}.safetensors", group, recipe, name, step, computed, text)

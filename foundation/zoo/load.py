@@ -20,9 +20,10 @@ from foundation.modalities.parts import check_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
+from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
-from foundation.zoo.sections import branches, sections
+from foundation.zoo.sections import branches, of_stage, sections
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,8 @@ class LoadedEncoder:
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        fresh = _without_download(self.config).build().eval().requires_grad_(False)
-        torch.set_rng_state(generator_state)
-        return fresh
+        with seeded(seed):
+            return _without_download(self.config).build().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +144,8 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    text, origin = numbers["recipe"], f"{folder}/{checkpoint.STATE}"
+    origin = f"{folder}/{checkpoint.STATE}"
+    text = of_stage(numbers["recipe"], origin, numbers.get("stage", 0))
     recipe, named = sections(text, origin), branches(text, origin)
     if branch == "teacher" and not named:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
@@ -183,8 +182,7 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         )
     kind = resolve("foundation.encoders.{name}", "timm").Config
     encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         encoder = encoder_config.build()
     check_finite(encoder.state_dict(), f"timm:{name}")
     said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")

@@ -48,8 +48,8 @@ TINY_DISCOVR = (
     "heads.video.prototypes=64",
     "heads.image.prototypes=64",
     "objectives.0.prototypes=20",
-    "objectives.0.decoder_depth=1",
-    "objectives.0.decoder_width=24",
+    "heads.decoder.depth=1",
+    "heads.decoder.width=24",
     "data.samples_per_epoch=null",
 )
 RECIPES = {

@@ -1,0 +1,291 @@
+"""A stage: one flat part of a recipe with all that trains it. A run goes through its stages one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation.branches.base import Branch
+from foundation.data.shards import ShardSet
+from foundation.data.stream import Stream, build_loader, build_stream, open_sources
+from foundation.engine import state
+from foundation.engine.accumulate import Accumulated, accumulate
+from foundation.engine.collapse import CollapseWatch
+from foundation.engine.feed import Feed
+from foundation.engine.learner import Learner
+from foundation.errors import RecipeError, UserError
+from foundation.parallel.collective import rank, world_size
+from foundation.parallel.placement import Placement
+from foundation.parallel.replicate import replicate
+from foundation.parallel.threads import default_workers
+from foundation.run import build
+from foundation.run.jobs import Jobs
+from foundation.run.recipe import Recipe
+from foundation.run.trainable import KEY, choose
+from foundation.schedules import Clock
+from foundation.types import Batch
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of a stage before it is built.
+
+    Attributes:
+        number: from 0.
+        name: as the recipe calls it; None where the recipe has no stages.
+        recipe: flat.
+        seed: of order, views, masks and drop path.
+        clock: length.
+        begun: optimiser steps of the stages before.
+        sources: opened shards by name; empty where they are not here.
+    """
+
+    number: int
+    name: str | None
+    recipe: Recipe
+    seed: int
+    clock: Clock
+    begun: int
+    sources: Mapping[str, ShardSet] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> int:
+        """Steps of the run that are done when the stage is."""
+        return self.begun + self.clock.total_steps
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all sources."""
+        return sum(int(shards.num_samples) for shards in self.sources.values())
+
+
+def parts(recipe: Recipe, opened: Callable[[Recipe], Mapping[str, ShardSet]] | None = None) -> list[Part]:
+    """The stages of a recipe in their order.
+
+    Args:
+        recipe: whole.
+        opened: opens the shards of a flat recipe.
+
+    Raises:
+        UserError: shards that cannot be read, a length that is none.
+    """
+    found: list[Part] = []
+    begun = 0
+    for number in range(recipe.num_stages):
+        flat = recipe.stage(number)
+        if found and flat.data == found[-1].recipe.data:
+            sources = found[-1].sources
+        else:
+            sources = open_sources(flat.data) if opened is None else opened(flat)
+        samples = sum(int(shards.num_samples) for shards in sources.values())
+        clock = flat.clock(samples or None)
+        name = recipe.stages[number].name if recipe.stages else None
+        found.append(Part(number, name, flat, recipe.stage_seed(number), clock, begun, sources))
+        begun += clock.total_steps
+    return found
+
+
+def clock_of(found: Sequence[Part]) -> Clock:
+    """Length of the whole run; its epochs are those of the first stage."""
+    return Clock(found[-1].ends, found[0].clock.steps_per_epoch)
+
+
+class Stage:
+    """A part of a run, built.
+
+    Args:
+        part: which.
+        place: where it computes.
+        folder: of the run.
+        say: gets each line meant for a person.
+        previous: branches of the stage before.
+
+    Raises:
+        UserError: for anything about recipe or data that cannot work.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        place: Placement,
+        folder: Path,
+        say: Callable[[str], None],
+        previous: Mapping[str, Branch] | None = None,
+    ) -> None:
+        self.part, self.recipe, self.clock, self.place = part, part.recipe, part.clock, place
+        recipe, clock = part.recipe, part.clock
+        self.views = recipe.views.build(device_is_accelerator=place.device.type != "cpu")
+        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(place.device).train()
+        choose(self.learner, recipe.train.only)
+        self.stream: Stream = build_stream(
+            recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
+            tokens=build.tokens_per_sample(recipe, self.learner),
+        )  # fmt: skip
+        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, recipe.train.batch_size)
+        self.micro_batch = micro_batch(recipe)
+        self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
+        objectives: Any = self.learner.objectives
+        plateaus = {name: one.plateau for name, one in objectives.items() if one.plateau is not None}
+        self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
+        self.jobs = Jobs(part, self.learner, place, self.stream, folder, say)
+        self._replica: nn.Module | None = None
+
+    def begin(self) -> None:
+        """Seed the generators of this process, for a stage that goes on from no checkpoint of its own."""
+        state.seed_random(self.part.seed, 0, rank())
+
+    def replicate(self) -> None:
+        """Make the learner one with those of the other processes; when its weights are there."""
+        self._replica = replicate(self.learner, self.place.device, self.learner.may_leave_parameters_out)
+
+    def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
+        """Batches of what is left of the stage.
+
+        Args:
+            progress: where the run is.
+            last_step: of the run, at which it stops this time.
+            interrupted: whether a wait for a batch may end unfulfilled.
+        """
+        recipe, data = self.recipe, self.recipe.data
+        on_cpu = self.place.device.type == "cpu"
+        loader = build_loader(
+            self.stream,
+            build.pipeline(recipe, self.views, on_cpu),
+            batch_size=self.micro_batch,
+            global_batch=recipe.train.batch_size,
+            start=progress.position,
+            samples=max(0, min(last_step, self.part.ends) - progress.step) * recipe.train.batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            accumulate=recipe.train.accumulate,
+            workers=self.loader_workers,
+            pin_memory=not on_cpu,
+            timeout=data.timeout_seconds if self.loader_workers else 0.0,
+            interrupted=interrupted,
+        )
+        return Feed(loader, self.place.device, self.views.finish)
+
+    def gradients(self, feed: Feed, step: int, watched: bool, see: Callable[[Batch], None]) -> Accumulated:
+        """Loss and gradients of one optimiser step.
+
+        Args:
+            feed: gives the batches.
+            step: of the stage, from 0.
+            watched: its figures are logged.
+            see: gets each batch.
+        """
+        assert self._replica is not None
+        return accumulate(
+            feed, self._replica, self.place, step, self.recipe.train.accumulate,
+            masked=bool(self.recipe.mask_rules), watched=watched, see=see,
+        )  # fmt: skip
+
+    def apply(self, norm: Tensor, step: int) -> dict[str, float]:
+        """Clip, step, and let the branches follow.
+
+        Args:
+            norm: of the gradients.
+            step: of the stage, from 0.
+
+        Returns:
+            Figures of the branches.
+        """
+        self.optimizer.clip(norm)
+        self.optimizer.step()
+        return self.learner.update(step)
+
+    def capture(self, random: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """All tensors of the state; see :func:`foundation.engine.state.capture`."""
+        return state.capture(self.learner, self.optimizer, random, self.jobs.modules)
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
+        """Put a captured state back.
+
+        Raises:
+            UserError: it is not one of this stage.
+        """
+        state.restore(
+            self.learner, self.optimizer, tensors, numbers, rank=rank(), world_size=world_size(), seed=self.part.seed,
+            jobs=self.jobs.modules,
+        )  # fmt: skip
+
+    @property
+    def bytes(self) -> int:
+        """What a checkpoint takes on the disk, about."""
+        return sum(t.numel() * t.element_size() for group in self.capture([]).values() for t in group.values())
+
+
+def micro_batch(recipe: Recipe, processes: int | None = None) -> int:
+    """Samples of a micro-batch.
+
+    Raises:
+        UserError: the batch cannot be divided.
+    """
+    size, shares = recipe.train.batch_size, recipe.train.accumulate * (processes or world_size())
+    if size % shares:
+        raise UserError(f"train.batch_size {size} cannot be divided among {shares} (processes x accumulate)")
+    return size // shares
+
+
+def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path | None = None) -> list[Learner]:
+    """Build every stage on the meta device, which takes no memory.
+
+    Args:
+        recipe: whole.
+        found: its stages.
+        place: where the run would compute.
+        folder: of the run.
+
+    Returns:
+        The learner of each.
+
+    Raises:
+        RecipeError: all that cannot work in any of them.
+    """
+    problems: dict[tuple[str, str], None] = {}
+    learners: list[Learner] = []
+    previous: Mapping[str, Branch] = {}
+    for part in found:
+        flat, built = part.recipe, {}
+        try:
+            with torch.device("meta"):
+                built, _ = build.branches(flat, part.clock, previous)
+                learner = build.learner(flat, part.clock, previous)
+            choose(learner, flat.train.only)
+            flat.optimizer.build(build.trainable(learner), part.clock, flat.train.batch_size)
+            Jobs(part, learner, place, None, folder, lambda text: None)
+            micro_batch(flat)
+            learners.append(learner)
+        except RecipeError as error:
+            for problem in error.problems:
+                _note(problems, recipe, part, *problem)
+        except UserError as error:
+            _note(problems, recipe, part, "", str(error))
+        previous = built
+    if problems:
+        raise RecipeError(list(problems))
+    return learners
+
+
+def _note(problems: dict[tuple[str, str], None], recipe: Recipe, part: Part, key: str, text: str) -> None:
+    """Add a problem of a flat recipe under the key of the whole one that it comes from."""
+    if not recipe.stages:
+        problems[key, text] = None
+        return
+    own, stage, first = recipe.stages[part.number], f"stages.{part.number}", key.partition(".")[0]
+    if key.startswith(KEY):
+        place = f"{stage}.train{key.removeprefix(KEY)}"
+    elif first in own.given:
+        place = f"{stage}.{key}"
+    elif part.number == 0 and key:  # of the recipe as a whole, and every stage has it
+        problems[key, text] = None
+        return
+    else:
+        place = stage
+    if (key, text) not in problems:
+        problems[place, f"stage {part.name!r}: {text}"] = None
