@@ -420,7 +420,8 @@ def untrained_class_token(loaded: LoadedEncoder, tokens: Tokens | None) -> list[
             learner = build.learner(recipe, Clock(1, 1.0))
     except FoundationError:  # a branch of weights that are not there any more
         return []
-    if any(request.token == "cls" for objective in learner.objectives.values() for request in objective.requests):
+    objectives: Any = learner.objectives
+    if any(request.token == "cls" for objective in objectives.values() for request in objective.requests):
         return []
     instead = "foundation knn and svm have" if tokens is None else "give"
     return [

@@ -28,7 +28,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         file.parent.mkdir(exist_ok=True)
         file.write_text(body, encoding="utf-8")
         names.append(name)
-    assert len(names) == 6 and "my.yaml" in names
+    assert len(names) == 7 and "my.yaml" in names
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
@@ -51,6 +51,8 @@ def test_the_examples_train_together(package: Path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("loss/align" in line for line in lines) and any("align/cosine" in line for line in lines)
     assert any("probe/mean_cosine" in line for line in lines)
+    drift = [line["drift/cosine"] for line in lines if "drift/cosine" in line]
+    assert drift[0] == 0 and 0 < drift[1] <= 1  # the first look has nothing to compare with
     foundation(package, "pretrain", "runs/extended", "--allow-plugins", "my_package", "train.stop_after=4 steps")
     shards = ("--train", "data/stripes/train-*.tar", "--test", "data/stripes/test-*.tar", "--workers", "0")
     assert "written" in foundation(package, "knn", "runs/extended", "--allow-plugins", "my_package", *shards)

@@ -104,7 +104,7 @@ class Page:
         plugin = plugin_of(hint)
         if plugin is not None:
             file = plugin.suffix.removeprefix(".")
-            titles = {name: f"{plugin.kind} {room} {name}".replace("  ", " ") for name in available(plugin.pattern)}
+            titles = {name: f"{plugin.kind} {file} {name}".replace("  ", " ") for name in available(plugin.pattern)}
             links = [self.link(title, resolve(plugin.pattern, name).Config, name) for name, title in titles.items()]
             return f"plug-in: {', '.join(links) or 'none built in'}"
         origin, arguments = get_origin(hint) or hint, get_args(hint)
@@ -164,10 +164,13 @@ def default_of(field: Any, hint: Any) -> str:
     import yaml
 
     from foundation.config import to_plain
+    from foundation.inherited import INHERITED
 
     if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
         return "**required**"
     value = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    if value is INHERITED:
+        return "the recipe's"
     if dataclasses.is_dataclass(value) and value == _all_defaults(type(value)):
         plain = to_plain(value, hint)
         return f"`{{name: {plain['name']}}}`" if isinstance(plain, dict) and "name" in plain else "its defaults"

@@ -101,6 +101,9 @@ class Encoder(Protocol):
     :class:`EncoderModule` gives what few encoders have to say otherwise.
     """
 
+    config: Any
+    """What it was built from, an :class:`EncoderConfig`."""
+
     @property
     def width(self) -> int:
         """Width D of the features."""

@@ -115,7 +115,7 @@ class Reconstruction(Objective):
         if shape is None:
             raise UserError(
                 "reconstruction needs an encoder whose tokenizer says what a token covers (cells and cell_shape, see "
-                "docs/extending.md); timm models do not"
+                "docs/extending.md)"
             )
         if self.config.distance == "chamfer" and len(shape) != 2:
             raise UserError(f"reconstruction: distance 'chamfer' is for tokens of [points, 3]; these are {list(shape)}")

@@ -212,6 +212,8 @@ class Recipe:
         Raises:
             UserError: its keys do not go together.
         """
+        if not 0 <= number < self.num_stages:
+            raise UserError(f"there is no stage {number + 1}: the recipe has {self.num_stages}")
         if not self.stages:
             return self
         own = self.stages[number]

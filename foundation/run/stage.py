@@ -251,7 +251,8 @@ def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path 
     learners: list[Learner] = []
     previous: Mapping[str, Branch] = {}
     for part in found:
-        flat, built = part.recipe, {}
+        flat = part.recipe
+        built: dict[str, Branch] = {}
         try:
             with torch.device("meta"):
                 built, _ = build.branches(flat, part.clock, previous)

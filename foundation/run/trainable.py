@@ -77,8 +77,10 @@ def _words(learner: Learner) -> dict[str, set[str]]:
     """Short words that mean each parameter of an encoder."""
     words: dict[str, set[str]] = {}
     for branch_name, branch in _trained(learner):
-        encoder = branch.encoder if isinstance(branch, EncoderBranch) else None
-        for name, _ in () if encoder is None else encoder.named_parameters():
+        if not isinstance(branch, EncoderBranch):
+            continue
+        encoder = branch.encoder
+        for name, _ in encoder.named_parameters():
             parts, block, depth = {*name.split(".")}, encoder.layer_of(name) - 1, encoder.depth
             meant = {word for word, called in TOKENS.items() if not parts.isdisjoint(called)}
             if encoder.is_patch_embed(name):

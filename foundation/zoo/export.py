@@ -14,7 +14,7 @@ from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
 from foundation.versions import VERSION
-from foundation.zoo.sections import branches, of_stage, sections
+from foundation.zoo.sections import branches, sections
 
 CARD_FORMAT = 1
 
@@ -106,8 +106,17 @@ def export_branches(
 ) -> list[Path]:
     """Export the encoder of every branch that is trained or an average."""
     encoders = {name: learner.branch(name).encoder for name, b in learner.named_branches.items() if b.exports}
+    text = config.dump(recipe)
     return [
-        write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step, computed)
+        write_export(
+            folder / f"{name}.safetensors",
+            encoder.state_dict(),
+            sections(text, recipe.name, branch=name),
+            name,
+            step,
+            computed,
+            text,
+        )
         for name, encoder in encoders.items()
     ]
 
@@ -124,12 +133,13 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     """
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    source, step = f"{folder}/{checkpoint.STATE}", int(numbers["step"])
-    text, computed = of_stage(numbers["recipe"], source, numbers.get("stage", 0)), numbers.get("computed")
-    recipe = sections(text, source)
-    tensors = {name: encoder_tensors(folder, name) for name in ("student", *branches(text, source))}
+    text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
+    stage, computed = numbers.get("stage", 0), numbers.get("computed")
+    tensors = {name: encoder_tensors(folder, name) for name in ("student", *branches(text, source, stage))}
     return [
-        write_export(out / f"{name}.safetensors", group, recipe, name, step, computed, text)
+        write_export(
+            out / f"{name}.safetensors", group, sections(text, source, stage, name), name, step, computed, text
+        )
         for name, group in tensors.items()
         if group
     ]

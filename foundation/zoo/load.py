@@ -23,7 +23,7 @@ from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
-from foundation.zoo.sections import branches, of_stage, sections
+from foundation.zoo.sections import branches, sections
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    origin = f"{folder}/{checkpoint.STATE}"
-    text = of_stage(numbers["recipe"], origin, numbers.get("stage", 0))
-    recipe, named = sections(text, origin), branches(text, origin)
+    text, origin = numbers["recipe"], f"{folder}/{checkpoint.STATE}"
+    stage = numbers.get("stage", 0)
+    recipe, named = sections(text, origin, stage, branch), branches(text, origin, stage)
     if branch == "teacher" and not named:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(folder, branch)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from foundation import config
-from foundation.errors import UserError
 from foundation.plugins import Plugin
 
 
@@ -26,51 +25,55 @@ class Sections:
     """The student's encoder."""
 
 
-def sections(recipe: str, source: str) -> Sections:
-    """Read them.
+def sections(recipe: str, source: str, stage: int = 0, branch: str = "student") -> Sections:
+    """Read them, as they stand for one branch in one stage.
 
     Args:
         recipe: its text.
         source: of it, for messages.
+        stage: number of the stage, from 0; what it does not replace is the recipe's.
+        branch: whose encoder; one that follows another has that one's.
 
     Raises:
         UserError: it is no YAML, or one of the sections cannot be understood.
     """
-    plain = config.plain_of(recipe, source)
+    plain = _of_stage(config.plain_of(recipe, source), stage)
+    encoder = _encoder_of(plain, branch)
     wanted = {item.name: plain[item.name] for item in dataclasses.fields(Sections) if item.name in plain}
-    return config.from_plain(Sections, wanted, name=source)
+    found = config.from_plain(Sections, wanted | ({} if encoder is None else {"encoder": encoder}), name=source)
+    members = getattr(found.views, "members", {})
+    own = [name for name, member in members.items() if member.modality == found.encoder.modality]
+    if not own or encoder is None:
+        return found
+    return dataclasses.replace(found, views=dataclasses.replace(found.views, evaluate=own[0]))
 
 
-def of_stage(recipe: str, source: str, stage: int) -> str:
-    """The recipe of one stage: its keys in place of the whole recipe's, as ``Recipe.stage`` makes it.
-
-    Args:
-        recipe: text of the whole.
-        source: of it, for messages.
-        stage: number of the stage.
-
-    Raises:
-        UserError: it is no YAML, or has no such stage.
-    """
-    plain = config.plain_of(recipe, source)
-    stages = plain.pop("stages", None)
-    if not stages:
-        return recipe
-    if not 0 <= stage < len(stages):
-        raise UserError(f"{source}: there is no stage {stage} in a recipe of {len(stages)}")
-    own = {key: value for key, value in stages[stage].items() if key != "name"}
-    train = {key: own.pop(key) for key in ("length", "batch_size", "accumulate") if own.get(key) is not None}
-    train["only"] = own.pop("train", None)
-    first = {} if stage == 0 else {"initial": None}
-    return config.dump({**plain, **first, **own, "train": {**plain["train"], **train}})
-
-
-def branches(recipe: str, source: str) -> tuple[str, ...]:
+def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
     """Names of a recipe's branches beside the student; older recipes call them teachers.
 
     Raises:
         UserError: it is no YAML.
     """
-    plain = config.plain_of(recipe, source)
+    plain = _of_stage(config.plain_of(recipe, source), stage)
     named = plain.get("branches", plain.get("teachers"))
     return ("teacher",) if named is None else tuple(named)
+
+
+def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:
+    stages = plain.get("stages") or []
+    own = stages[stage] if stage < len(stages) else {}
+    return plain | {key: own[key] for key in ("views", "encoder", "branches") if key in own}
+
+
+def _encoder_of(plain: dict[str, Any], branch: str) -> dict[str, Any] | None:
+    """The encoder of a branch that has one of its own, or follows one that has; None: it is the recipe's."""
+    named, seen = plain.get("branches") or {}, set()
+    while branch in named and branch not in seen:
+        seen.add(branch)
+        facts = named[branch]
+        if isinstance(facts.get("encoder"), dict):
+            return dict(facts["encoder"])
+        if not isinstance(facts.get("of"), str):
+            return None
+        branch = facts["of"]
+    return None

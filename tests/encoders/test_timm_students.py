@@ -68,3 +68,18 @@ def test_a_student_lowers_its_loss_on_real_pictures(family, shared_data, train, 
     first = dict(asked.encoder.build().named_parameters())
     still = {name for name, parameter in trained.named_parameters() if torch.equal(parameter, first[name])}
     assert still == set(), "every parameter of the encoder has learnt, the mask token of those that hide included"
+
+
+def test_swin_fills_in_what_is_hidden(shared_data, train, metrics, tmp_path):
+    """SimMIM (Xie et al. 2022): a mask token, and the pixels under it from one linear layer."""
+    asked = config.load(
+        Recipe,
+        RECIPE.format(
+            shards=shared_data("cifar10"), model=STUDENTS["swin"][0], arguments=SWIN, steps=30, local=16,
+            masking="masking: {probability: 1.0, ratio: [0.5, 0.5], kind: random}", patches="",
+        ),
+        ("objectives=[{name: reconstruction, distance: l1}]", "branches={}", "heads={}"),
+    )  # fmt: skip
+    train(asked, tmp_path / "run")
+    losses = torch.tensor([line["loss"] for line in metrics(tmp_path / "run")])
+    assert losses[-8:].mean() < 0.9 * losses[:8].mean()

@@ -229,8 +229,9 @@ def pretrain(recipe: Path, folder: Path, path: Path, *words: str) -> int:
 @pytest.mark.parametrize("order", ["before the clustering", "behind it"])
 @pytest.mark.fault(1, "kill -9 among the jobs of a step, before its clustering or behind it")
 def test_killed_among_the_jobs_of_a_step(tiny_recipe_file, metrics, tmp_path, happened, order):
-    (tmp_path / "killer.py").write_text(KILLER)
-    jobs = ["{name: cluster, every: 2 steps}", f"{{name: killer, every: 2 steps, mark: {tmp_path / 'mark'}}}"]
+    (tmp_path / "my_jobs").mkdir()
+    (tmp_path / "my_jobs" / "killer.py").write_text(KILLER)
+    jobs = ["{name: cluster, every: 2 steps}", f"{{name: my_jobs.killer, every: 2 steps, mark: {tmp_path / 'mark'}}}"]
     words = settings(4, 2, f"jobs=[{', '.join(jobs if order == 'behind it' else reversed(jobs))}]")
     codes = [pretrain(tiny_recipe_file, tmp_path / "killed", tmp_path, *words) for _ in range(2)]
     assert codes == [-9, 0]

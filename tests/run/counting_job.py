@@ -39,7 +39,7 @@ class Counting(Job):
     def run(self, context: JobContext) -> dict[str, float]:
         if context.rank == 0 and self.runs:  # the first step has a longer time of its own
             time.sleep(self.seconds)
-        numbers = torch.cat([index for index, _ in context.samples(batch_size=7)])
+        numbers = torch.cat([batch.ids for batch in context.samples(batch_size=7)])
         assert numbers.tolist() == sorted(numbers.tolist())
         weights = context.branch().encoder.state_dict().values()
         self.runs += 1

@@ -194,7 +194,7 @@ class Config:
     weight: float = 1.0
     positions: tuple[int, ...] = ()
     what: str = "nan"
-    def build(self, clock, heads, width):
+    def build(self, context):
         return Faulty(self)
 
 class Faulty(Objective):

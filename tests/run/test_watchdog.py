@@ -210,7 +210,7 @@ from foundation.objectives.base import Objective, Request, Result
 class Config:
     weight: float = 1.0
     hang_at: int = 3
-    def build(self, clock, heads, width):
+    def build(self, context):
         return Sleepy(self)
 
 class Sleepy(Objective):
