@@ -24,9 +24,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "foundation"
 LAYERS = (
     # Text, files, settings, processes, numbers: what any program has.
     "allocator bicubic catalogue chunks config config_nodes config_reader counter ctrl_c deadline errors files "
-    "inherited "
-    "lifeline linear paths plugins printable ranges records redact schedules schema search_path seeded spread stacks "
-    "synonyms types versions voice weights",
+    "inherited lifeline linear paths plugins printable ranges records redact schedules schema search_path "
+    "seeded spread stacks synonyms types versions voice weights",
     "parallel",
     "data",
     "modalities",

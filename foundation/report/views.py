@@ -159,7 +159,7 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:
-    """How a picture room's ``of_raw`` draws a sample as a recipe reads it: its decoder, and the axis that is upwards
+    """How a picture file's ``of_raw`` draws a sample as a recipe reads it: its decoder, and the axis that is upwards
     where its views name one."""
     up = {"up": recipe.views.up} if hasattr(recipe.views, "up") else {}
     return {"decode": recipe.decode.build(), **up}

@@ -55,7 +55,7 @@ class Config:
     def _adapt(self, encoder: nn.Module, modality: str, loaded: Any) -> None:
         name = f"foundation.modalities.{modality}.inflate"
         try:
-            room = importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
@@ -63,4 +63,4 @@ class Config:
                 f"initial.weights {self.weights} are of {loaded.modality}, the encoder is of {modality}, and there is "
                 "no way from one to the other"
             ) from error
-        room.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))
+        module.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))

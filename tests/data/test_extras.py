@@ -68,7 +68,7 @@ def extras(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def batches(folder: Path, chosen: dict[str, Any], number: int = 12, **settings: Any) -> list[Batch]:
-    maker = views.Config(global_views=views.CropConfig(size=16), local_views=views.CropConfig(size=8, count=0))
+    maker = views.Config(global_views=views.ViewConfig(size=16), local_views=views.ViewConfig(size=8, count=0))
     pipeline = TrainingPipeline(decode=decode.Config().build(), views=maker.build(False), extras=extras(chosen))
     with build_loader(
         single(open_shards(folder), seed=0, window=10),

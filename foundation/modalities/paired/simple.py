@@ -11,6 +11,6 @@ from foundation.modalities.parts import simple_features
 
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Simple features by name, as that modality's own room says."""
+    """Simple features by name, as that modality's own file says."""
 
     return simple_features(evaluation.modality, evaluation.own)

@@ -17,6 +17,7 @@ from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.audio.view_config import ResizeConfig, SpecAugmentConfig, ViewConfig
 from foundation.modalities.audio.views import Config, for_probe, published
+from foundation.modalities.parts import evaluation_config
 
 FRONT = FrontEndConfig(rate=8000, mels=32, window=0.032, hop=0.010, high=4000.0)
 
@@ -254,7 +255,7 @@ def test_evaluation_hears_the_middle():
     assert data.shape == (2, 1, 32, 40) and abs(int(data[0, 0].amax(0).argmax()) - 20) <= 2
     front_end = {"rate": 8000, "mels": 32, "window": 0.032, "hop": 0.010, "high": 4000.0}
     card = {"front_end": front_end, "frames": 40, "decode": {"channels": "mean", "max_seconds": 1800.0}}
-    assert EvaluationConfig(**card) == config
+    assert evaluation_config("audio", card) == config
     view = for_probe(config).build()
     assert view.describe() == {"global": (1, (1, 32, 40))}
 
