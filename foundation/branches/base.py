@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foundation.branches.request import Request
 from foundation.encoders.protocol import Encoder, EncoderInput
+from foundation.errors import UserError
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask
 
@@ -238,6 +239,11 @@ def _tokens(features: Features, request: Request, batch: Batch, prefix: int, who
         if request.tap.startswith("attention."):
             return value
         features = Features(value[:, 0], value[:, 1:prefix], value[:, prefix:])
+        seen_in_part = request.mask is not None and batch.masks[request.view, request.mask].mode == "drop"
+        if seen_in_part and request.token in ("masked", "visible", "patches"):
+            if request.token == "visible" and request.rule in (None, request.mask):
+                return features.patches.flatten(0, 1)  # nothing else is there
+            raise UserError(f"no layer of the encoder has {request}: mask rule {request.mask!r} leaves tokens out")
     if whole:
         return features.patches
     if request.token == "cls":

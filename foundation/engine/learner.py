@@ -110,6 +110,8 @@ class Learner(nn.Module):
             asked = [request for request in self.requests if request.branch == name]
             if {request.head for request in asked} < {*branch.heads}:
                 return True
+            if any(request.tap is not None for request in asked):
+                return True  # what lies behind the tapped layer, such as the last norm, may be read by nothing
             masked = any(request.mask is not None for request in asked)
             if not branch.encoder.uses_all_parameters(masked):
                 return True

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.branches.base import EncoderBranch
+from foundation.branches.request import Request
 from foundation.encoders import vit
 from foundation.encoders.positions import RotaryPositions
+from foundation.errors import UserError
 from foundation.modalities.video import tokenizer
+from foundation.types import Batch, TokenMask, View
 from tests.encoders.inputs import inputs
 from tests.encoders.reference_names import our_weights
 from tests.encoders.test_parity import FORWARD, GRADIENT, close
@@ -78,6 +82,21 @@ def test_angles_are_places_over_periods():
     angles = torch.cat([place * frequencies for place in (2, 5, 3)] + [torch.zeros(1)]).tile(2)
     torch.testing.assert_close(sin[token], angles.sin())
     torch.testing.assert_close(cos[token], angles.cos())
+
+
+def test_a_layer_of_a_clip_seen_in_part_has_the_visible_tokens_alone():
+    encoder, clips, hidden = in_part()
+    flat = hidden.flatten()
+    rule = TokenMask(hidden, flat.nonzero()[:, 0], torch.ones(12), (~flat).nonzero()[:, 0], mode="drop")
+    view = View(clips, "video", "global", 1, torch.arange(4), torch.zeros(4, 3, 4))
+    batch = Batch({"global": view}, {("global", "short"): rule}, tuple("abcd"), torch.zeros(4), 0, 4)
+    branch = EncoderBranch(encoder.eval(), {}, {})
+    last, visible = (Request("student", "global", "visible", tap=tap, mask="short") for tap in (None, "block.1"))
+    found = branch(batch, [last, visible])
+    torch.testing.assert_close(encoder.trunk.norm(found[visible]), found[last])
+    for token in ("masked", "patches"):
+        with pytest.raises(UserError, match="mask rule 'short' leaves tokens out"):
+            branch(batch, [Request("student", "global", token, tap="block.1", mask="short")])
 
 
 def in_part(drop_path: float = 0.0) -> tuple[vit.Encoder, torch.Tensor, torch.Tensor]:

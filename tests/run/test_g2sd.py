@@ -12,7 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from foundation import config, paths
 from foundation.cli import main
+from foundation.run import build
+from foundation.run.recipe import Recipe
+from foundation.schedules import Clock
 from tests.run.test_kill import ROOT, assert_equal
 
 RECIPE, FIRST, STEPS = "cifar10-g2sd-nano", 15, 25
@@ -72,6 +76,16 @@ def test_stopped_in_the_second_stage_it_goes_on_bit_for_bit(whole, settings, tmp
     assert main(["pretrain", RECIPE, *settings, stop, "--run", str(folder)]) == 0
     assert main(["pretrain", str(folder)]) == 0
     assert_equal(folder, whole)
+
+
+def test_processes_are_told_that_a_tapped_decoder_does_not_use_its_norm():
+    """The published loss reads the student's decoder in front of its norm."""
+    needed = []
+    for tap in ("null", "decoder.block.0"):
+        recipe = config.load(Recipe, paths.recipe(RECIPE), [f"objectives.0.tap={tap}"])
+        previous, _ = build.branches(recipe.stage(0), Clock(10, 1.0))
+        needed.append(build.learner(recipe.stage(1), Clock(10, 1.0), previous).may_leave_parameters_out)
+    assert needed == [False, True]
 
 
 @pytest.mark.slow
