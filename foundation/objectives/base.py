@@ -41,6 +41,7 @@ class ObjectiveContext:
         clock: length of the stage, for schedules.
         offers: what each branch of the recipe can be asked for, by name.
         masks: views of each mask rule, by the rule's name.
+        modes: how each mask rule hides tokens: ``token``, ``drop`` or ``input``.
         views: shapes by name.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
@@ -49,6 +50,7 @@ class ObjectiveContext:
     clock: Clock
     offers: Mapping[str, Offer]
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)

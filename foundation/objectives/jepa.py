@@ -90,6 +90,8 @@ class Jepa(Objective):
         for rule in config.masks:
             if context.mask(rule, config.view) is None:
                 raise UserError(f"mask rule {rule!r} does not hide any of view {config.view!r}")
+            if (mode := context.modes.get(rule, "drop")) != "drop":
+                raise UserError(f"mask rule {rule!r} has mode {mode!r}: it must be 'drop'")
         student, teacher = context.offer(config.student), context.offer(config.teacher)
         if config.view not in context.views:
             raise UserError(f"there is no view {config.view!r}; the recipe's are: {', '.join(context.views)}")

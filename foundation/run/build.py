@@ -168,9 +168,10 @@ def learner(
     with fitting_memory():
         built, problems = branches(recipe, clock, previous)
     masks = mask_views(recipe)
+    modes = {name: rule.mode for name, rule in recipe.mask_rules.items()}
     stores = Stores(samples)
     context = ObjectiveContext(
-        clock, {name: branch.offer for name, branch in built.items()}, masks, view_shapes(recipe), stores
+        clock, {name: branch.offer for name, branch in built.items()}, masks, modes, view_shapes(recipe), stores
     )
     objectives: dict[str, Objective] = {}
     weights: dict[str, Schedule] = {}
@@ -195,7 +196,7 @@ def learner(
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
     places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
-    unserved = made.check(tuple(recipe.views.roles), masks)
+    unserved = made.check(tuple(recipe.views.roles), masks, modes)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
     problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]

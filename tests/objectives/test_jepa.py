@@ -34,7 +34,7 @@ def context(size=(8, 96, 96), encoder=None, masks=("short", "long")) -> Objectiv
     offer = Offer(24, {}, encoder.build())
     views = {"global": replace(VIEW, shape=(3, *size))}
     rules = dict.fromkeys(masks, ("global",))
-    return ObjectiveContext(Clock(10, 1.0), {"student": offer, "teacher": offer}, rules, views)
+    return ObjectiveContext(Clock(10, 1.0), {"student": offer, "teacher": offer}, rules, views=views)
 
 
 def their_name(name: str) -> str:
