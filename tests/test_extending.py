@@ -49,7 +49,9 @@ def test_the_examples_train_together(package: Path):
     foundation(package, "pretrain", "my.yaml")
     run = package / "runs" / "extended"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(any(f"loss/{name}" in line for line in lines) for name in ("align", "neighbours")) and any("align/cosine" in line for line in lines)
+    assert all(any(f"loss/{name}" in line for line in lines) for name in ("align", "neighbours")) and any(
+        "align/cosine" in line for line in lines
+    )
     assert any("probe/mean_cosine" in line for line in lines)
     drift = [line["drift/cosine"] for line in lines if "drift/cosine" in line]
     assert drift[0] == 0 and 0 < drift[1] <= 1  # the first look has nothing to compare with
