@@ -124,7 +124,7 @@ def _killed(recipe: Path, folder: Path, kills: int, *settings: str) -> list[dict
 
 
 @pytest.mark.slow
-@pytest.mark.fault(1, "kill -9 at 12 random steps of a run of two stages with a job that has a state")
+@pytest.mark.fault(1, "kill -9 at 12 random steps of a run of two stages")
 def test_killed_in_either_stage(tiny_recipe_file, metrics, tmp_path, happened):
     stages = STAGES.replace("4 steps", "14 steps").replace("5 steps", "16 steps")
     _killed(tiny_recipe_file, tmp_path / "whole", 0, stages)
