@@ -18,7 +18,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(
-    source: str | Path, *, branch: str = "teacher", device: torch.device | str = "cpu", tokens: Tokens = "cls"
+    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
 ) -> Model:
     """Load a pretrained encoder as a module of PyTorch.
 
@@ -33,7 +33,8 @@ def load(
         source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or a model of timm: ``timm:NAME``
             (its published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``. Loading runs no
             code from any of these files.
-        branch: which encoder of a run: ``teacher`` or ``student``.
+        branch: which encoder of a run, such as ``student``; None: the one that it was measured by, usually its EMA
+            teacher.
         device: where it computes.
         tokens: what stands for a sample: ``cls``, its class token; ``patches``, the mean of its patch tokens (better
             where training had no loss on the class token, as with masked autoencoders); ``both``, side by side.

@@ -180,6 +180,9 @@ def name_of(pattern: str, config: object) -> str:
     plugin, module = Plugin(pattern), type(config).__module__
     name = module.removesuffix(plugin.suffix)
     short = name.removeprefix(plugin.group + ".")
+    for point in entry_points(group=plugin.group):
+        if point.module == name:
+            return point.name
     return short if short != name and "." not in short and _is_plugin(_file(plugin, short)) else name
 
 

@@ -19,7 +19,7 @@ The same command again resumes it from the newest valid checkpoint."""
 
 EXAMPLES = """\
 examples:
-  foundation pretrain cifar10-dino-ibot-nano data.shards=[data/cifar10/train-*.tar]
+  foundation pretrain cifar10-dino-ibot-nano 'data.shards=[data/cifar10/train-*.tar]'
   foundation pretrain dinov2-vitl14 --dry-run --processes 96
                                                       steps, parameters, tokens per step, memory
   foundation pretrain my.yaml train.batch_size=64 --show-recipe

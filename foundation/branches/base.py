@@ -102,6 +102,15 @@ class Branch(nn.Module):
         """Requests to other branches that answers to ``requests`` are made of."""
         return ()
 
+    def num_patches(self, view: ViewShape, name: str) -> int | None:
+        """Patch tokens that the branch makes of a view; None where that is not known, or no grid.
+
+        Args:
+            view: its shape.
+            name: of the view.
+        """
+        return None
+
     def refusal(self, request: Request) -> str | None:
         """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
         return None
@@ -150,6 +159,13 @@ class EncoderBranch(Branch):
             if self.configs[name].whole:
                 taps += [f"{name}.{tap}" for tap in head.tap_names()]  # type: ignore[operator]
         return Offer(int(self.encoder.width), self.configs, self.encoder, tuple(taps))
+
+    def num_patches(self, view: ViewShape, name: str) -> int | None:
+        try:
+            config = self.encoder.config.for_modality(view.modality)
+            return None if config.places is not None else len(config.coordinates(tuple(view.shape[1:])))
+        except UserError:
+            return None  # it is refused elsewhere, in words of its own
 
     def forward(
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None

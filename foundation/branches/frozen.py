@@ -26,8 +26,8 @@ class Config:
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
     timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``)."""
-    branch: str = "teacher"
-    """Which encoder of a run folder or checkpoint."""
+    branch: str | None = None
+    """Which encoder of a run folder or checkpoint; None: the one that it was measured by."""
 
     def build(self, context: BranchContext) -> FrozenBranch:
         """The branch.
@@ -35,8 +35,8 @@ class Config:
         Raises:
             UserError: the weights cannot be read.
         """
-        loaded = load_encoder(self.weights, branch=self.branch)
-        return FrozenBranch(loaded, context.views)
+        with torch.device("cpu"):  # a dry run builds on the meta device
+            return FrozenBranch(load_encoder(self.weights, branch=self.branch), context.views)
 
 
 class FrozenBranch(Branch):
@@ -76,6 +76,13 @@ class FrozenBranch(Branch):
     @property
     def offer(self) -> Offer:
         return self.model.offer
+
+    def num_patches(self, view: ViewShape, name: str) -> int | None:
+        if name not in self._fits:
+            return None
+        with torch.no_grad():
+            shape = self._fits[name](torch.zeros(1, *view.shape, device="cpu")).shape
+        return self.model.num_patches(replace(view, shape=tuple(shape[1:])), name)
 
     def refusal(self, request: Request) -> str | None:
         text = self._refusals.get(request.view)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from foundation.branches.base import Branch, EncoderBranch
-from foundation.branches.request import Request
+from foundation.branches.request import Request, Token
 from foundation.objectives.base import Objective
 from foundation.plugins import near
 from foundation.schedules import Clock, Schedule
@@ -142,6 +142,8 @@ class Learner(nn.Module):
     def _unserved(self, request: Request, views: Sequence[str], masks: Mapping[str, Sequence[str]]) -> str | None:
         if request.branch not in self.branches:
             return f"needs the branch {_missing(request.branch, list(self.branches))}"
+        if request.token not in get_args(Token):
+            return f"needs the token {_missing(request.token, get_args(Token))}"
         if request.view not in views:
             return f"needs the view {_missing(request.view, views)}"
         offer = self.named_branches[request.branch].offer

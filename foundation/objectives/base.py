@@ -43,6 +43,7 @@ class ObjectiveContext:
         masks: views of each mask rule, by the rule's name.
         modes: how each mask rule hides tokens: ``token``, ``drop`` or ``input``.
         views: shapes by name.
+        patches: patch tokens that a branch makes of a view, by branch and view, where they are known.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
     """
@@ -52,6 +53,7 @@ class ObjectiveContext:
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     modes: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
+    patches: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)
 

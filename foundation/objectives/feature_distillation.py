@@ -108,6 +108,13 @@ class FeatureDistillation(Objective):
             rule=rule if config.token == "masked" else None,
         )  # fmt: skip
         self.requests = (self.teacher_request, self.student_request)
+        counts = [context.patches.get((branch, config.view)) for branch in (config.student, config.teacher)]
+        last = config.token == "patches" and not config.tap and not config.teacher_tap
+        if last and None not in counts and counts[0] != counts[1]:
+            raise UserError(
+                f"branch {config.student!r} cuts view {config.view!r} into {counts[0]} patches and branch "
+                f"{config.teacher!r} into {counts[1]}: give both encoders one grid (patch size, input size)"
+            )
         width = context.outputs(config.student, config.head)
         target = context.outputs(config.teacher, config.teacher_head)
         if not config.layers and width != target:

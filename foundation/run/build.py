@@ -50,7 +50,11 @@ def branches(
         configs = {STUDENT: trained.Config(), **configs}
     built: dict[str, Branch] = {}
     problems: list[tuple[str, str]] = []
+    failed: set[str] = set()
     for name in in_order({name: _sources(config) for name, config in configs.items()}, problems):
+        if any(source in failed for source in _sources(configs[name])):
+            failed.add(name)  # said already of what it is made of
+            continue
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
             previous=previous or {}, views=view_shapes(recipe), extras=tuple(recipe.data.extras),
@@ -58,17 +62,14 @@ def branches(
         try:
             branch = configs[name].build(context)
             problems += [(f"branches.{name}", text) for text in take_over(name, branch, context.previous)]
-            if name == STUDENT and recipe.initial is not None and not _on_meta(branch):
+            if name == STUDENT and recipe.initial is not None:
                 recipe.initial.apply(branch.encoder)
         except UserError as error:
             problems.append((f"branches.{name}", str(error)))
+            failed.add(name)
         else:
             built[name] = branch
     return built, problems
-
-
-def _on_meta(branch: nn.Module) -> bool:
-    return any(weight.is_meta for weight in branch.parameters())
 
 
 def _sources(config: Any) -> tuple[str, ...]:
@@ -170,8 +171,17 @@ def learner(
     masks = mask_views(recipe)
     modes = {name: rule.mode for name, rule in recipe.mask_rules.items()}
     stores = Stores(samples)
+    shapes = view_shapes(recipe)
+    counts = {(name, view): branch.num_patches(shapes[view], view) for name, branch in built.items() for view in shapes}
+    patches = {key: count for key, count in counts.items() if count is not None}
     context = ObjectiveContext(
-        clock, {name: branch.offer for name, branch in built.items()}, masks, modes, view_shapes(recipe), stores
+        clock,
+        {name: branch.offer for name, branch in built.items()},
+        masks,
+        modes,
+        view_shapes(recipe),
+        patches,
+        stores,
     )
     objectives: dict[str, Objective] = {}
     weights: dict[str, Schedule] = {}
@@ -198,11 +208,33 @@ def learner(
     places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
     unserved = made.check(tuple(recipe.views.roles), masks, modes)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
+    problems += _grids(recipe, made, places, patches)
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
     problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
     if problems:
         raise RecipeError(problems)
     return made
+
+
+def _grids(
+    recipe: Recipe, built: Learner, places: Mapping[str, str], patches: Mapping[tuple[str, str], int]
+) -> list[tuple[str, str]]:
+    """Requests for tokens that a mask rule chooses, to branches whose grid is not the one that the rule is drawn on."""
+    problems: dict[tuple[str, str], None] = {}
+    for name, objective in built.objectives.items():
+        for request in objective.requests:  # type: ignore[union-attr]
+            count = patches.get((request.branch, request.view))
+            if request.chosen_by is None or count is None:
+                continue
+            drawn = len(coordinates(recipe, request.view))
+            if drawn != count:
+                text = (
+                    f"objective {name!r} needs {request.token} tokens of branch {request.branch!r}, which cuts view "
+                    f"{request.view!r} into {count}, and masks are drawn on {drawn}: give both encoders one grid "
+                    "(patch size, input size), or ask for class tokens"
+                )
+                problems[places[name], text] = None
+    return list(problems)
 
 
 def _is_about(text: str, branches: set[str]) -> bool:

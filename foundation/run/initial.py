@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from foundation.errors import UserError
@@ -20,8 +21,8 @@ class Config:
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
     timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape; those of another
     modality are adapted where there is a way (clips take those of images)."""
-    branch: str = "teacher"
-    """Which encoder of a run folder or checkpoint: ``teacher`` or ``student``."""
+    branch: str | None = None
+    """Which encoder of a run folder or checkpoint, such as ``student``; None: the one that it was measured by."""
     how: str | None = None
     """How weights of another modality are adapted, where there are several ways; None: the modality's default."""
 
@@ -31,8 +32,8 @@ class Config:
         Raises:
             UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
         """
-
-        loaded = load_encoder(self.weights, branch=self.branch)
+        with torch.device("cpu"):  # a dry run builds on the meta device: what does not fit is refused there as well
+            loaded = load_encoder(self.weights, branch=self.branch)
         towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]
         for part in towers:
             self._fill(part, loaded)
@@ -50,7 +51,8 @@ class Config:
             raise UserError(
                 f"initial.weights {self.weights} do not fit the encoder; different are {', '.join(problems[:5])}{more}"
             )
-        encoder.load_state_dict(there)
+        if not any(weight.is_meta for weight in encoder.parameters()):
+            encoder.load_state_dict(there)
 
     def _adapt(self, encoder: nn.Module, modality: str, loaded: Any) -> None:
         name = f"foundation.modalities.{modality}.inflate"
@@ -63,4 +65,6 @@ class Config:
                 f"initial.weights {self.weights} are of {loaded.modality}, the encoder is of {modality}, and there is "
                 "no way from one to the other"
             ) from error
+        if any(weight.is_meta for weight in encoder.parameters()):
+            return
         module.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))

@@ -104,6 +104,9 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             parameters[name] = _count(branch)
     own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
     parameters |= {name: count for name, count in own.items() if count}
+    trained = sum(p.numel() for m in build.trainable(learner).values() for p in m.parameters() if p.requires_grad)
+    if trained < sum(parameters.values()):
+        parameters["trained of them"] = trained
     tokens, flops = {}, 0.0
     for name, branch in learner.named_branches.items():
         seen = dict.fromkeys((r.view, r.mask) for r in learner.requests if r.branch == name and r.token != "cells")

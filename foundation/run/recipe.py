@@ -61,7 +61,7 @@ class Train:
     """Steps between two lines of metrics."""
     only: tuple[str, ...] | None = None
     """Patterns of the parameters that are trained, such as ``registers``, ``heads`` or ``student.encoder.*``; the
-    others keep their first values (see docs/recipes.md). None: all of the trained branches and the objectives."""
+    others keep their first values (see docs/running.md). None: all of the trained branches and the objectives."""
 
     def __post_init__(self) -> None:
         check(self, "train")
@@ -188,6 +188,8 @@ class Recipe:
                 )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+        if self.stages and self.train.only is not None:
+            raise UserError("train.only is for a recipe without stages: give each stage its own train")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise UserError("stages: two have the same name")

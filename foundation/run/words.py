@@ -42,7 +42,8 @@ def banner(
     commit = ""
     if "commit" in version:  # not of an installed wheel
         commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
-    epochs = stage.clock.total_steps * flat.train.batch_size / max(1, samples)
+    taken = sum((part.ends - part.begun) * part.recipe.train.batch_size for part in parts)
+    epochs = taken / max(1, samples)
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
     if early and last_step <= step:
         early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"

@@ -59,10 +59,27 @@ def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
     return ("teacher",) if named is None else tuple(named)
 
 
+def measured(recipe: str, source: str, stage: int = 0) -> str:
+    """The branch that a run is known by: what the recipe's ``measured`` says, else the first average of the student,
+    else the student.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    plain = _of_stage(config.plain_of(recipe, source), stage)
+    if plain.get("measured"):
+        return str(plain["measured"])
+    named = plain.get("branches", plain.get("teachers"))
+    if named is None:
+        return "teacher"
+    averages = [name for name, facts in named.items() if facts.get("name") == "ema"]
+    return next((name for name in averages if named[name].get("of", "student") == "student"), "student")
+
+
 def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:
     stages = plain.get("stages") or []
     own = stages[stage] if stage < len(stages) else {}
-    return plain | {key: own[key] for key in ("views", "encoder", "branches") if key in own}
+    return plain | {key: own[key] for key in ("views", "encoder", "branches", "measured") if key in own}
 
 
 def _encoder_of(plain: dict[str, Any], branch: str) -> dict[str, Any] | None:

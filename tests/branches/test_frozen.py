@@ -14,6 +14,7 @@ from foundation.modalities.imu.views import EvaluationConfig as Windows
 from foundation.run import build
 from foundation.run.rehearsal import Rehearsal, random_batch
 from foundation.schedules import Clock
+from foundation.zoo.load import load_encoder
 
 EXPERT = "branches={teacher: {name: ema}, expert: {name: frozen, weights: WEIGHTS}}"
 ASKED = "objectives=[{name: dino}, {name: koleo, student: expert}]"
@@ -74,3 +75,29 @@ def test_windows_of_another_rate_are_resampled():
     fitted = fits.fit("imu", "imu", (6, 128), Windows(rate=50.0), Windows(rate=25.0))(signal)
     assert fitted.shape == (1, 6, 64)
     torch.testing.assert_close(fitted[0, 0, 2:-2], torch.sin(turns.view(64, 2).mean(1))[2:-2], rtol=0, atol=0.03)
+
+
+def test_a_dry_run_reads_it_and_a_student_is_scored_without_naming_a_branch(tiny_recipe, exported, train, tmp_path):
+    """There is no branch ``teacher``: the measured branch is the student."""
+    settings = (f"branches={{expert: {{name: frozen, weights: {exported}}}}}", "train.length=1 steps")
+    recipe = tiny_recipe(*settings, "objectives=[{name: feature_distillation, teacher: expert, token: cls}]")
+    with torch.device("meta"):
+        assert build.learner(recipe, Clock(10, 10.0)).measured == "student"
+    train(recipe, tmp_path / "new")
+    assert "student" in load_encoder(tmp_path / "new").description
+    with pytest.raises(UserError, match=r"no encoder of a branch 'teacher'; there are: student$"):
+        load_encoder(tmp_path / "new", branch="teacher")
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        ("masked", "of branch 'expert', which cuts view 'global' into 196, and masks are drawn on 16"),
+        ("patches", "cuts view 'global' into 16 patches and branch 'expert' into 196"),
+    ],
+)
+def test_tokens_of_another_grid_are_refused_before_the_first_step(tiny_recipe, token, text):
+    expert = EXPERT.replace("WEIGHTS", "'timm:vit_tiny_patch16_224,random'")
+    recipe = tiny_recipe(expert, f"objectives=[{{name: feature_distillation, teacher: expert, token: {token}}}]")
+    with pytest.raises(RecipeError, match=text):
+        build.learner(recipe, Clock(10, 10.0))

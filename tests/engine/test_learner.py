@@ -101,3 +101,13 @@ def test_figures_that_cost_something_are_left_out_unless_logged_or_looked_at(rec
         for name in ("dino", "ibot"):
             assert {f"{name}/{key}" in metrics for key in ("entropy", "kl", "prototypes")} == {costly}
         assert "koleo/distance" in metrics and "dino/loss_global" in metrics
+
+
+def test_a_token_that_there_is_not_is_refused(recipe):
+    learner = build.learner(recipe, Clock(10, 10))
+    learner.objectives["koleo"].requests = (Request("student", "global", "clss"),)  # type: ignore[arg-type]
+    problems = learner.check(tuple(recipe.views.roles), {}, {})
+    assert (
+        "koleo",
+        "needs the token 'clss'; did you mean 'cls'?; the recipe has: cls, patches, masked, visible, registers, cells",
+    ) in problems

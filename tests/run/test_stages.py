@@ -15,10 +15,12 @@ import torch
 from foundation import config
 from foundation.checkpoints import checkpoint
 from foundation.errors import RecipeError, UserError
+from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.run.run_folder import RunFolder
 from foundation.run.stage import Stage
 from foundation.run.trainer import Trainer
+from foundation.schedules import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
@@ -208,3 +210,16 @@ def test_frozen_batch_norm_keeps_its_statistics(tiny_recipe, tmp_path):
     statistics = [name for name in after if "running" in name]
     assert statistics and all(torch.equal(before[name], after[name]) for name in statistics)
     assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_a_choice_of_the_whole_run_beside_stages_is_refused(tiny_recipe):
+    with pytest.raises(UserError, match="give each stage its own train"):
+        tiny_recipe(STAGES, "train.only=[heads]")
+
+
+def test_mistakes_of_the_first_weights_are_no_mistakes_of_those_that_follow(tiny_recipe):
+    """Also on the meta device, where a dry run builds."""
+    recipe = tiny_recipe("initial={weights: 'timm:vit_tiny_patch16_224,random'}")
+    with torch.device("meta"), pytest.raises(RecipeError, match="do not fit the encoder") as caught:
+        build.learner(recipe, Clock(8, 8.0))
+    assert [key for key, _ in caught.value.problems] == ["branches.student"]

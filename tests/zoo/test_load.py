@@ -110,7 +110,7 @@ def test_a_mistyped_folder_or_file_names_the_nearest(run, recipe, learner):
 
 
 def test_unknown_branch_lists_those_there_are(run):
-    with pytest.raises(UserError, match="no branch 'expert'; there are: student, teacher"):
+    with pytest.raises(UserError, match="no encoder of a branch 'expert'; there are: student, teacher"):
         load_encoder(run, branch="expert")
 
 
