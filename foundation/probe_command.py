@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
     )
     parser.add_argument("--test", nargs="+", metavar="SHARDS", help="labelled shards to score; default as for --train")
-    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    parser.add_argument("--branch", help="which encoder of a run, by its branch (default: the measured one)")
     parser.add_argument(
         "--size", type=argument(Side), metavar="PIXELS", help="side of the evaluation view; default: the model's"
     )

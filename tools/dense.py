@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards")
     parser.add_argument("--shards", nargs="+", required=True, metavar="SHARDS", help="samples to look at")
     parser.add_argument("--split", default="dense", help="name of the shards written (default: %(default)s)")
-    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    parser.add_argument("--branch", help="which encoder of a run, by its branch (default: the measured one)")
     parser.add_argument(
         "--blocks", type=argument(Depth), default=1, help="last blocks, side by side (default: %(default)s)"
     )

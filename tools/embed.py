@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=command.MODEL_HELP)
     parser.add_argument("sources", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, NAME.npz")
-    parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
+    parser.add_argument("--branch", help="which encoder of a run, by its branch (default: the measured one)")
     command.add_tokens(parser)
     parser.add_argument("--size", type=argument(Side), metavar="PIXELS", help="side of the view; default: the model's")
     parser.add_argument(

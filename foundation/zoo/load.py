@@ -23,7 +23,7 @@ from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
-from foundation.zoo.sections import branches, sections
+from foundation.zoo.sections import branches, measured, sections
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _EncoderCard:
     encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
 
 
-def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch: str = "teacher") -> LoadedEncoder:
+def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch: str | None = None) -> LoadedEncoder:
     """Load an encoder.
 
     Args:
@@ -69,7 +69,7 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
             ``timm:NAME`` (its published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or
             ``timm:NAME,random``.
         device: where it shall compute.
-        branch: which of a run's encoders: ``teacher`` or ``student``.
+        branch: which of a run's encoders, by the name of its branch; None: the measured one.
 
     Raises:
         UserError: naming what was looked for and what is there.
@@ -88,7 +88,7 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
             return _from_checkpoint(newest, device, branch, path)
         reasons = "; ".join(f"{p.name}: {reason}" for p, reason in skipped) or "there is none yet"
         raise UserError(f"no usable checkpoint in {path}: {reasons}")
-    exported = path / "export" / f"{branch}.safetensors"
+    exported = path / "export" / f"{branch or 'teacher'}.safetensors"
     if exported.exists():
         return _from_export(exported, device)
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
@@ -141,11 +141,12 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
     )
 
 
-def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
+def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | None, run: Path) -> LoadedEncoder:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     text, origin = numbers["recipe"], f"{folder}/{checkpoint.STATE}"
     stage = numbers.get("stage", 0)
+    branch = branch or measured(text, origin, stage)
     recipe, named = sections(text, origin, stage, branch), branches(text, origin, stage)
     if branch == "teacher" and not named:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)

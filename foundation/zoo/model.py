@@ -106,7 +106,7 @@ def mean_patch(features: Features) -> Tensor:
 
 
 def load(
-    source: str | Path, *, branch: str = "teacher", device: torch.device | str = "cpu", tokens: Tokens = "cls"
+    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
 ) -> Model:
     """Load a pretrained encoder; see :func:`foundation.load`."""
     return Model(load_encoder(source, device, branch), tokens)
