@@ -84,6 +84,8 @@ class Config:
                 f"the reader of the store {self.store!r} tells {able[self.store]} clusters apart, not {clusters}: give "
                 "its head as many prototypes"
             )
+        if context.sources and context.num_samples < clusters:
+            raise UserError(f"{context.num_samples:,} samples make no {clusters:,} clusters: choose fewer")
         return ClusterJob(self, clusters)
 
 
@@ -178,7 +180,7 @@ class ClusterJob(Job):
     def _first_centres(self, features: Tensor, before: Tensor, seed: int) -> NDArray[np.float32] | None:
         """[K, D] means of the clusters of the time before, a sample in the place of one that is empty; None: there was
         no time before."""
-        kept = before >= 0
+        kept = (before >= 0) & (before < self.clusters)  # another job may write more clusters to the store
         if not kept.any():
             return None
         counts = torch.bincount(before[kept], minlength=self.clusters)[: self.clusters]

@@ -25,6 +25,7 @@ from foundation.modalities.lattice import check_views
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.parallel.placement import Placement
+from foundation.plugins import near
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.run.succession import take_over
 from foundation.schedules import Clock, Schedule
@@ -191,8 +192,7 @@ def learner(
             weights[name] = _schedule(config.weight)
         except UserError as error:
             problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
-    if STUDENT in built and (encoder := built[STUDENT].offer.encoder) is not None:
-        problems += _check_masking(recipe, encoder)
+    problems += _check_masking(recipe, built[STUDENT].offer.encoder if STUDENT in built else None)
     asked = [request for objective in objectives.values() for request in objective.requests]
     try:
         chosen = measured(recipe, built)
@@ -247,14 +247,22 @@ def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {name: rule.views for name, rule in recipe.mask_rules.items()}
 
 
-def _check_masking(recipe: Recipe, encoder: Encoder) -> list[tuple[str, str]]:
-    """Ways of hiding tokens that the encoder does not know."""
+def _check_masking(recipe: Recipe, encoder: Encoder | None) -> list[tuple[str, str]]:
+    """Mask rules for views that are not there, and ways of hiding tokens that the encoder does not know."""
     problems = []
     for name, rule in recipe.mask_rules.items():
+        key = name if name == MASKING else f"masks.{name}"
+        for view in rule.views:
+            if view not in recipe.views.roles:
+                there = ", ".join(recipe.views.roles)
+                place = f"{key}.view" if view == rule.view else f"{key}.also"
+                near_it = near(view, recipe.views.roles)
+                problems.append((place, f"there is no view {view!r}{near_it}; the recipe's are: {there}"))
         try:
-            check_hiding(encoder, rule.mode)
+            if encoder is not None:
+                check_hiding(encoder, rule.mode)
         except UserError as error:
-            problems.append((name if name == MASKING else f"masks.{name}", str(error)))
+            problems.append((key, str(error)))
     return problems
 
 

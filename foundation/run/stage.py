@@ -72,21 +72,35 @@ def parts(recipe: Recipe, opened: Callable[[Recipe], Mapping[str, ShardSet]] | N
         opened: opens the shards of a flat recipe.
 
     Raises:
+        RecipeError: stages whose keys do not go together.
         UserError: shards that cannot be read, a length that is none.
     """
     found: list[Part] = []
     begun = 0
+    problems: list[tuple[str, str]] = []
     for number in range(recipe.num_stages):
-        flat = recipe.stage(number)
+        try:
+            flat = recipe.stage(number)
+        except UserError as error:
+            problems.append((f"stages.{number}", f"stage {recipe.stages[number].name!r}: {error}"))
+            continue
         if found and flat.data == found[-1].recipe.data:
             sources = found[-1].sources
         else:
             sources = open_sources(flat.data) if opened is None else opened(flat)
         samples = sum(int(shards.num_samples) for shards in sources.values())
-        clock = flat.clock(samples or None)
         name = recipe.stages[number].name if recipe.stages else None
+        try:
+            clock = flat.clock(samples or None)
+        except UserError as error:
+            if name is None:
+                raise
+            problems.append((f"stages.{number}", f"stage {name!r}: {error}"))
+            continue
         found.append(Part(number, name, flat, recipe.stage_seed(number), clock, begun, sources))
         begun += clock.total_steps
+    if problems:
+        raise RecipeError(problems)
     return found
 
 

@@ -42,8 +42,9 @@ def banner(
     commit = ""
     if "commit" in version:  # not of an installed wheel
         commit = f", git commit {version['commit'][:9]}{' with changes' if version.get('dirty') else ''}"
-    taken = sum((part.ends - part.begun) * part.recipe.train.batch_size for part in parts)
-    epochs = taken / max(1, samples)
+    epochs = 0.0
+    for part, end in zip(parts, [*(later.begun for later in parts[1:]), clock.total_steps], strict=True):
+        epochs += (end - part.begun) * part.recipe.train.batch_size / max(1, part.num_samples)
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
     if early and last_step <= step:
         early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"

@@ -60,20 +60,21 @@ def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
 
 
 def measured(recipe: str, source: str, stage: int = 0) -> str:
-    """The branch that a run is known by: what the recipe's ``measured`` says, else the first average of the student,
-    else the student.
+    """The branch that a recipe says is measured, else the first ``ema`` of its first trained branch, else that branch.
 
     Raises:
         UserError: it is no YAML.
     """
     plain = _of_stage(config.plain_of(recipe, source), stage)
-    if plain.get("measured"):
+    if plain.get("measured") is not None:
         return str(plain["measured"])
     named = plain.get("branches", plain.get("teachers"))
-    if named is None:
-        return "teacher"
-    averages = [name for name, facts in named.items() if facts.get("name") == "ema"]
-    return next((name for name in averages if named[name].get("of", "student") == "student"), "student")
+    named = {"teacher": {"name": "ema"}} if named is None else named
+    kinds = {name: facts.get("name") for name, facts in named.items()}
+    trained = [name for name, kind in kinds.items() if kind == "trained"]
+    first = trained[0] if trained and "student" in named else "student"
+    copies = (name for name, kind in kinds.items() if kind == "ema" and named[name].get("of", "student") == first)
+    return next(copies, first)
 
 
 def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:

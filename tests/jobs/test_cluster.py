@@ -275,3 +275,14 @@ def test_the_recipe_on_real_data_lowers_its_loss(shared_data: Callable[[str], Pa
         assert np.mean(values[-10:]) < 0.9 * np.mean(values[16:26] if "pseudo" in name else values[:10])
     figures = [line for line in metrics(tmp_path / "run") if "clusters/nmi" in line]
     assert len(figures) == 6 and figures[-1]["clusters/nmi"] > 0.3 and figures[-1]["clusters/changed"] < 0.5
+
+
+def test_a_second_job_may_make_fewer_clusters_in_the_same_store(tiny_recipe, train, tmp_path):
+    jobs = "jobs=[{name: cluster, every: 1 steps}, {name: cluster, every: 1 steps, clusters: 2}]"
+    train(tiny_recipe(*settings(8, 2, jobs, "train.length=1 steps")), tmp_path / "run")
+    assert stored(tmp_path / "run", 1).unique().tolist() == [0, 1]
+
+
+def test_more_clusters_than_samples_are_refused_before_the_first_step(tiny_recipe, tmp_path):
+    with pytest.raises(RecipeError, match="40 samples make no 64 clusters"), RunFolder(tmp_path / "run") as folder:
+        Trainer(tiny_recipe(*settings(64)), folder)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from foundation.counter import Draws
-from foundation.errors import UserError
+from foundation.errors import RecipeError, UserError
 from foundation.masks import block
 from foundation.masks.rule import Rule, makers
 from foundation.plugins import resolve
+from foundation.run.run_folder import RunFolder
+from foundation.run.trainer import Trainer
 
 
 def rule(kind: str = "block", **settings) -> Rule:
@@ -240,3 +242,10 @@ def test_foreign_rows_are_of_the_same_view_and_of_another_sample():
     assert counts[foreign].max() <= 64 * 0.3 < counts[~foreign].mean() <= 64 * 0.6
     alone = config.build()(grid(8, 8), 2, draws(1), np.arange(1), 1, 0)
     assert bool((alone.sources == -1).all())  # nobody else is there
+
+
+@pytest.mark.parametrize("rule", ["masks={two: {view: globall}}", "masks={two: {view: global, also: [globall]}}"])
+def test_a_rule_for_a_view_that_is_not_there_is_refused_though_nobody_asks_for_it(tiny_recipe, tmp_path, rule):
+    text = r"no view 'globall'; did you mean 'global'.*: global, local"
+    with pytest.raises(RecipeError, match=text), RunFolder(tmp_path / "run") as folder:
+        Trainer(tiny_recipe(rule), folder)

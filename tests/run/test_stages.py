@@ -14,6 +14,7 @@ import torch
 
 from foundation import config
 from foundation.checkpoints import checkpoint
+from foundation.cli import main
 from foundation.errors import RecipeError, UserError
 from foundation.run import build
 from foundation.run.recipe import Recipe
@@ -223,3 +224,27 @@ def test_mistakes_of_the_first_weights_are_no_mistakes_of_those_that_follow(tiny
     with torch.device("meta"), pytest.raises(RecipeError, match="do not fit the encoder") as caught:
         build.learner(recipe, Clock(8, 8.0))
     assert [key for key, _ in caught.value.problems] == ["branches.student"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ("objectives: []", "objectives is empty"),
+        ("batch_size: 7, accumulate: 2", "train.batch_size 7 is not a multiple of accumulate 2"),
+        ("branches: {stores: {name: ema}}", "'stores' cannot be a branch"),
+        ("length: 50%", "train.length must be in epochs or steps"),
+    ],
+)
+def test_a_stage_whose_keys_do_not_go_together_is_named_with_file_and_line(tiny_recipe_file, capsys, wrong, text):
+    tiny_recipe_file.write_text(tiny_recipe_file.read_text() + f"stages:\n  - {{name: a}}\n  - {{name: b, {wrong}}}\n")
+    line = len(tiny_recipe_file.read_text().splitlines())
+    assert main(["pretrain", str(tiny_recipe_file), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tiny_recipe_file}:{line}: stages.1: stage 'b': " in said and text in said
+
+
+def test_how_often_the_data_is_seen_counts_each_stage_with_its_batch(tiny_recipe, train, tmp_path):
+    said: list[str] = []
+    stages = "stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, batch_size: 4}]"
+    train(tiny_recipe(stages), tmp_path / "run", said)
+    assert any("steps       2, the data 0.3 times" in line for line in said)  # 8 and 4 of 40 samples

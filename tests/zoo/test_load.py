@@ -16,6 +16,7 @@ from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, export_checkpoint
 from foundation.zoo.load import load_encoder
+from foundation.zoo.sections import measured
 
 RECIPE = """
 name: tiny
@@ -146,3 +147,27 @@ def test_loading_draws_nothing_from_the_generators_of_the_run(run):
     load_encoder("timm:vit_tiny_patch16_224,random")
     load_encoder(run)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("keys", "branch"),
+    [
+        ("{}", "teacher"),
+        ("measured: student", "student"),
+        ("branches: {avg: {name: ema}}", "avg"),
+        ("branches: {}", "student"),
+        ("branches: {teacher: {name: previous, at: start}}", "student"),
+        ("branches: {t: {name: ema, of: big}, big: {name: trained}, own: {name: ema}}", "own"),
+        ("measured: student\nstages: [{name: a, measured: teacher}]", "teacher"),
+    ],
+)
+def test_the_branch_that_is_loaded_is_the_measured_one_of_the_recipe(keys, branch):
+    assert measured(keys, "recipe") == branch
+
+
+def test_a_run_is_loaded_by_the_branch_that_it_measures(tiny_recipe, train, tmp_path):
+    objectives = "objectives=[{name: dino, teacher: avg}]"
+    train(
+        tiny_recipe("branches={avg: {name: ema}}", objectives, "masking=null", "train.length=1 steps"), tmp_path / "r"
+    )
+    assert "tiny avg at step 1" in load_encoder(tmp_path / "r").description
