@@ -22,6 +22,7 @@ from foundation.allocator import keep_freed_memory
 from foundation.ctrl_c import INTERRUPTED, end_now, end_while_importing, speaks
 from foundation.errors import FoundationError, RequeueRequest, UserError
 from foundation.search_path import leave_working_directory
+from foundation.versions import VERSION, installed
 from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -187,16 +188,8 @@ def _begin() -> None:
 
 def version_text() -> str:
     """Versions of this package, of Python and of the packages that matter when something fails."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from foundation import __version__
-
-    lines = [f"foundation {__version__}", f"python {'.'.join(map(str, sys.version_info[:3]))}"]
-    for package in _PACKAGES:
-        try:
-            lines.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"{package} (not installed)")
+    lines = [f"foundation {VERSION}", f"python {'.'.join(map(str, sys.version_info[:3]))}"]
+    lines += [f"{package} {installed(package) or '(not installed)'}" for package in _PACKAGES]
     return "\n".join(lines)
 
 

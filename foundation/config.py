@@ -8,15 +8,17 @@ whole run. How a type is read: ``foundation/config_reader.py``.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
+from yaml.nodes import Node
 
 from foundation import schema
-from foundation.config_nodes import compose, mapping_at, mark_of, place_of, refuse_spaces, start_of
+from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of, written_at
 from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
 from foundation.errors import RecipeError, UserError
 from foundation.inherited import INHERITED
@@ -51,6 +53,34 @@ def load(
     Raises:
         UserError: lists all problems, each with file, line, key and, where there is one, the nearest right key.
     """
+    reader = Reader(own)
+    root, name = _tree(reader, source, overrides, name)
+    value = reader.read(cls, root, "")
+    if reader.problems:
+        raise _together(reader.problems, name)
+    return typing.cast(T, value)
+
+
+def located(error: RecipeError, source: str | Path, overrides: Sequence[str] = (), name: str = "recipe") -> UserError:
+    """The mistakes of a recipe that could be read but not built, each with the file and line, or the override, that
+    its key stands in; a key that is not written stands where the nearest section around it does.
+
+    Args:
+        error: what building said.
+        source: as :func:`load` was given it.
+        overrides: likewise.
+        name: likewise.
+    """
+    reader = Reader()
+    root, name = _tree(reader, source, overrides, name)
+    for key, text in error.problems:
+        inner = re.match(rf"{re.escape(key)}(?:\.[\w-]+)*(?=:? )", text)  # a text that names the very key, or one below
+        reader.problem(written_at(root, inner[0] if inner else key), text if inner else f"{key}: {text}")
+    return _together(reader.problems, name)
+
+
+def _tree(reader: Reader, source: str | Path, overrides: Sequence[str], name: str) -> tuple[Node, str]:
+    """The nodes of a recipe with its overrides, and what messages call it."""
     if isinstance(source, Path) or (source.endswith((".yaml", ".yml")) and "\n" not in source):
         name = str(source)
         try:
@@ -59,33 +89,17 @@ def load(
             raise UserError(f"cannot read {name}: {error}") from None
     else:
         text = str(source)
-    reader = Reader(own)
     root = compose(text, name) or mapping_at(start_of(name))
     refuse_spaces(overrides)
     for override in overrides:
         reader.override(root, override)
-    value = reader.read(cls, root, "")
-    if reader.problems:
-        lines = [f"  {line}" for _, line in sorted(reader.problems, key=lambda problem: problem[0])]
-        raise UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
-    return typing.cast(T, value)
+    return root, name
 
 
-def placed(error: RecipeError, source: Path, overrides: Sequence[str] = ()) -> UserError:
-    """The problems of a recipe, each with file and line.
-
-    Args:
-        error: what is wrong, by key.
-        source: file of the recipe.
-        overrides: as for :func:`load`.
-    """
-    reader, root = Reader(), compose(read_text(source), str(source)) or mapping_at(start_of(str(source)))
-    for override in overrides:
-        reader.override(root, override)
-    marks = [(mark_of(root, key), text) for key, text in error.problems]
-    marks.sort(key=lambda item: (item[0].name != str(source), item[0].line))
-    lines = [f"  {place_of(mark)}: {text}" for mark, text in marks]
-    return UserError("\n".join([f"{plural(len(lines), 'problem')} in {source}", *lines]))
+def _together(problems: Sequence[tuple[int, str]], name: str) -> UserError:
+    """All problems in the order of their lines, those of overrides last."""
+    lines = [f"  {line}" for _, line in sorted(problems, key=lambda problem: problem[0])]
+    return UserError("\n".join([f"{plural(len(lines), 'problem')} in {name}", *lines]))
 
 
 def read_text(path: Path) -> str:

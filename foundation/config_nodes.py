@@ -76,20 +76,23 @@ def find(node: MappingNode, key: str) -> Node | None:
     return next((value for k, value in node.value if k.value == key), None)
 
 
-def mark_of(root: Node, key: str) -> yaml.Mark:
-    """Where a key such as ``objectives.0.weight`` stands; where it does not, the last part of it that does."""
-    mark, here = root.start_mark, root
+def written_at(root: Node, key: str) -> Node:
+    """The node whose mark is where a dotted key is written, or the deepest section around it that is written.
+
+    In a mapping that is the key itself: the value of a section begins a line below.
+    """
+    place, here = root, root
     for part in key.split("."):
         if isinstance(here, MappingNode):
-            entry = next(((k.start_mark, value) for k, value in here.value if k.value == part), None)
+            pair = next(((name, value) for name, value in here.value if name.value == part), None)
+            if pair is None:
+                break
+            place, here = pair
         elif isinstance(here, SequenceNode) and part.isdigit() and int(part) < len(here.value):
-            entry = here.value[int(part)].start_mark, here.value[int(part)]
+            place = here = here.value[int(part)]
         else:
-            entry = None
-        if entry is None:
             break
-        mark, here = entry
-    return mark
+    return place
 
 
 def no_entry(entries: SequenceNode, parts: list[str], place: int) -> str:

@@ -32,7 +32,7 @@ from foundation.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 _DEFINES_CONFIG = re.compile(r"^(class\s+Config\b|Config\s*[:=])", re.MULTILINE)
-_SINGULAR = {"modalities": "modality"}
+_SINGULAR = {"branches": "branch", "modalities": "modality"}
 _allowed: set[str] = set()
 
 
@@ -42,7 +42,7 @@ class Plugin:
 
     Attributes:
         pattern: dotted name of the built-in module with the placeholder ``{name}``; what follows the placeholder is
-            the room inside a plug-in that is a package (``foundation.modalities.{name}.views``).
+            the file inside a plug-in that is a package (``foundation.modalities.{name}.views``).
         key: the key that holds the name.
         usual: name where a mapping has no such key; None: it must have one, or the field a default.
     """
@@ -57,7 +57,7 @@ class Plugin:
         return self.pattern.partition(".{name}")[0]
 
     @property
-    def room(self) -> str:
+    def suffix(self) -> str:
         """What follows the name: empty or such as ``.views``."""
         return self.pattern.partition("{name}")[2]
 
@@ -178,7 +178,7 @@ def resolve(pattern: str, name: str, *, own: bool = False) -> ModuleType:
 def name_of(pattern: str, config: object) -> str:
     """The name by which :func:`resolve` finds the module of a plug-in's ``Config`` instance again."""
     plugin, module = Plugin(pattern), type(config).__module__
-    name = module.removesuffix(plugin.room)
+    name = module.removesuffix(plugin.suffix)
     short = name.removeprefix(plugin.group + ".")
     return short if short != name and "." not in short and _is_plugin(_file(plugin, short)) else name
 
@@ -197,9 +197,9 @@ def _find(plugin: Plugin, name: str) -> ModuleType | None:
             return importlib.import_module(plugin.pattern.format(name=name))
         for point in entry_points(group=plugin.group):
             if point.name == name:
-                return importlib.import_module(point.module + plugin.room)
+                return importlib.import_module(point.module + plugin.suffix)
         return None
-    target = name + plugin.room
+    target = name + plugin.suffix
     try:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:

@@ -61,8 +61,8 @@ class View:
         geometry: [R, d, d + 1] affine map from view coordinates in [0, 1]^d (x before y) to the source frame
             (pixels, seconds or metres); lets any token of one view be paired with tokens of another. Points carry their
             coordinates in ``data``: there the map starts from those.
-        valid: [R, ...] bool, False where ``data`` is padding, laid out as the modality's tokenizer reads it; None where
-            every number is of the sample.
+        valid: [R, N] bool, False where a patch token is padding; None where all are of the sample. (No modality pads
+            its training views: shorter recordings are repeated, mirrored or given silence, which is heard.)
     """
 
     data: Tensor

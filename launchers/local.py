@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             show_plan(recipe, arguments.processes)
         except RecipeError as error:
-            raise config.placed(error, source, overrides) from None
+            raise config.located(error, source, overrides) from None
     if arguments.dry_run or arguments.show_recipe:
         return 0
     if arguments.overwrite and not arguments.fresh:
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         train(recipe, arguments.run or (given if resumes else Path("runs") / recipe.name), arguments)
     except RecipeError as error:
-        raise config.placed(error, source, overrides) from None
+        raise config.located(error, source, overrides) from None
     return 0
 
 

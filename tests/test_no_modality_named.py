@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "foundation"
 MODALITIES = {path.parent.name for path in PACKAGE.glob("modalities/*/views.py")}
-BLIND = ("engine", "objectives", "teachers", "probes", "parallel", "encoders/trunk.py", "masks", "heads.py")
+BLIND = ("engine", "objectives", "branches", "probes", "parallel", "encoders/trunk.py", "masks", "heads")
 
 
 def files() -> list[Path]:

@@ -174,3 +174,57 @@ def test_models_that_are_none(tmp_path, shards):
     data = f"{shards}/train-*.tar"
     refused(foundation("knn", str(tmp_path / "nothing"), "--train", data), "does not exist", "run folder")
     refused(foundation("knn", "timm:no_such_model", "--train", data), "no_such_model")
+
+
+MISTAKEN = """\
+branches:
+  teacher: {name: ema}
+  one: {name: ema, of: two}
+  two: {name: ema, of: one}
+  lost:
+    name: previous
+    of: studnet
+    at: start
+  early: {name: exit, block: 9}
+  kept: {name: cached, extra: text, width: 3}
+"""
+
+
+def test_parts_that_do_not_go_together_are_told_all_at_once_with_their_lines(recipe):
+    text = recipe.read_text() + MISTAKEN
+    objective = "  - {name: dino, other_views: []}\n"
+    assert objective in text
+    wrong = [
+        "  - {name: dino, other_views: [], teacher: teecher}\n",
+        "  - name: dino\n    other_views: []\n    head: clss\n",
+        "  - {name: dino, other_views: [far]}\n",
+    ]
+    text = text.replace(objective, "".join([objective, *wrong]))
+    recipe.write_text(text)
+    number = {line.strip(): place for place, line in enumerate(text.splitlines(), 1)}
+
+    def at(start: str) -> str:
+        (line,) = [place for found, place in number.items() if found.startswith(start)]
+        return f"{recipe}:{line}: "
+
+    expected = {
+        at("one: ") + "branches.one: branches follow each other in a circle: one -> two -> one",
+        at("lost:") + "branches.lost: the branch 'studnet' is not there; did you mean 'student'?",
+        at("early: ") + "branches.early.block is 9: branch 'student' has 1 to 1",
+        at("kept: ") + "branches.kept.extra: data.extras has no 'text'; there are: none",
+        at("- {name: dino, other_views: [], teacher") + "objectives.1: dino-2: there is no branch 'teecher'",
+        at("- name: dino") + "objectives.2: dino-3: no head called 'clss'",
+        at("- {name: dino, other_views: [far]}") + "objectives.3: objective 'dino-4' needs the view 'far'",
+        at("- {name: dino, other_views: []}") + "objectives.0: dino: no mask rule called 'fog'",
+        "override branches.more={name: ema, of: nobody}: branches.more: the branch 'nobody' is not there",
+        "override measured=nobody: measured: no branch with an encoder is called 'nobody'",
+    }
+    overrides = ("measured=nobody", "objectives.0.mask=fog", "branches.more={name: ema, of: nobody}")
+    for words in (["--dry-run"], ["--run", str(recipe.parent / "run")]):
+        result = foundation("pretrain", str(recipe), *overrides, *words)
+        assert result.returncode == 2, result.stderr
+        head, *lines = result.stderr.splitlines()
+        assert f"{len(expected)} problems in {recipe}" in head
+        for start in expected:
+            assert any(line.strip().startswith(start) for line in lines), f"{start}\nnot in\n{result.stderr}"
+        assert len(lines) == len(expected), result.stderr

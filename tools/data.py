@@ -10,8 +10,8 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from foundation.data.inspect import Facts
     from foundation.data.verify import Findings
+    from foundation.modalities.inspect import Facts
 
 DESCRIPTION = "make shards, look into them, check them"
 EXAMPLES = """\
@@ -210,9 +210,9 @@ def _progress(split: str, samples: Iterable[Any]) -> Iterable[Any]:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from foundation.data.inspect import inspect
-    from foundation.data.sheet import contact_sheet
     from foundation.errors import UserError
+    from foundation.modalities.contact_sheet import contact_sheet
+    from foundation.modalities.inspect import inspect
     from foundation.printable import printable
     from foundation.report.views import reading
     from foundation.voice import plural, to_stderr, to_stdout
@@ -352,7 +352,7 @@ def _progress_over_samples(places: Iterable[int], total: int) -> Iterable[int]:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from foundation.data.inspect import index_shards
+    from foundation.data.adopt import index_shards
     from foundation.voice import plural, to_stdout
 
     for folder, index in index_shards(arguments.shards):

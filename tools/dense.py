@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
 
     add_option(parser)
-    from foundation.probes.command import MODEL_HELP
+    from foundation.probe_command import MODEL_HELP
     from foundation.ranges import Count, Depth, Side, argument
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -41,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.data.write import write_shards
     from foundation.errors import SampleError, UserError
+    from foundation.modalities.parts import evaluation_config
     from foundation.printable import printable
-    from foundation.probes.command import usable_device
+    from foundation.probe_command import usable_device
     from foundation.probes.dense import dense_features
-    from foundation.probes.road import evaluation_config
     from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
 

@@ -31,8 +31,8 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation import probe_command as command
     from foundation.plugins import add_option
-    from foundation.probes import command
     from foundation.ranges import Rate, Side, Workers, argument
 
     add_option(parser)
@@ -58,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.data.tally import Tally
     from foundation.errors import UserError
-    from foundation.probes.command import usable_device
-    from foundation.probes.road import evaluation_config, features_of_shards
+    from foundation.modalities.parts import evaluation_config
+    from foundation.probe_command import usable_device
+    from foundation.probes.road import features_of_shards
     from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
     from foundation.zoo.preprocess import Preprocess
@@ -116,7 +117,7 @@ def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) 
     """
     import glob
 
-    from foundation.data.remote import is_remote
+    from foundation.data.addresses import is_remote
     from foundation.data.walk import walk
     from foundation.errors import UserError
     from foundation.paths import near_path

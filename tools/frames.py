@@ -14,7 +14,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation.probes import command
+    from foundation import probe_command as command
     from foundation.ranges import Count, Depth, Positive, Seconds, Side, argument
 
     command.add_arguments(parser)
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from foundation import probe_command as command
     from foundation.errors import UserError
-    from foundation.probes import beforehand, command, frame_features, frames
+    from foundation.probes import beforehand, frame_features, frames
     from foundation.probes.features import depth_of, plain
     from foundation.probes.table import percent, span
     from foundation.voice import to_stderr, to_stdout

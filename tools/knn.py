@@ -12,7 +12,7 @@ DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classifica
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation.probes import command
+    from foundation import probe_command as command
     from foundation.ranges import Count, Temperature, argument
 
     command.add_arguments(parser)
@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
+    from foundation import probe_command as command
     from foundation.errors import UserError
-    from foundation.probes import command, knn, table
+    from foundation.probes import knn, table
     from foundation.probes.labels import class_names
     from foundation.probes.road import open_limited
     from foundation.probes.treatments import treated

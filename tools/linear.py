@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from foundation.probes.command import Candidate
+    from foundation.probe_command import Candidate
     from foundation.probes.linear import LinearResult
 
 DESCRIPTION = (
@@ -24,7 +24,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation.probes import command
+    from foundation import probe_command as command
     from foundation.ranges import Count, Depth, Positive, argument
 
     command.add_arguments(parser)
@@ -64,15 +64,16 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from foundation.probes import command, linear, table
+    from foundation import probe_command as command
+    from foundation.modalities.parts import views_for_probe
+    from foundation.probes import linear, table
     from foundation.probes.features import depth_of, plain
-    from foundation.probes.road import check_augmented
     from foundation.voice import to_stdout
 
     begun = time.time()
     job = command.prepare(arguments, needs_test=True)
     if arguments.end_to_end:
-        check_augmented(job.loaded.modality, job.evaluation)
+        views_for_probe(job.loaded.modality, job.evaluation)
     settings = linear.Settings(
         learning_rates=tuple(arguments.learning_rates or linear.LEARNING_RATES),
         blocks=tuple(arguments.blocks or _fitting(depth_of(job.loaded.encoder))),

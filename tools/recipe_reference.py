@@ -103,8 +103,8 @@ class Page:
             return " or ".join(self.kind(member, key) for member in members)
         plugin = plugin_of(hint)
         if plugin is not None:
-            room = plugin.room.removeprefix(".")
-            titles = {name: f"{plugin.kind} {room} {name}".replace("  ", " ") for name in available(plugin.pattern)}
+            file = plugin.suffix.removeprefix(".")
+            titles = {name: f"{plugin.kind} {file} {name}".replace("  ", " ") for name in available(plugin.pattern)}
             links = [self.link(title, resolve(plugin.pattern, name).Config, name) for name, title in titles.items()]
             return f"plug-in: {', '.join(links) or 'none built in'}"
         origin, arguments = get_origin(hint) or hint, get_args(hint)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
-    from foundation.probes.command import usable_device
+    from foundation.probe_command import usable_device
     from foundation.report.build import write_report
     from foundation.voice import to_stdout
 

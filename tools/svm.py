@@ -16,7 +16,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation.probes import command
+    from foundation import probe_command as command
     from foundation.ranges import Positive, argument
 
     command.add_arguments(parser)
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from foundation.probes import command, svm, table
+    from foundation import probe_command as command
+    from foundation.probes import svm, table
     from foundation.probes.features import plain
     from foundation.voice import to_stdout
 

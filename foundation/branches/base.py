@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foundation.branches.request import Request
 from foundation.encoders.protocol import Encoder, EncoderInput
+from foundation.errors import UserError
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask
 
@@ -205,15 +206,18 @@ class EncoderBranch(Branch):
 
     def _input(self, batch: Batch, view: str, mask: str | None, requests: Sequence[Request]) -> EncoderInput:
         data = batch.views[view].data
+        facts: dict[str, Any] = {"valid": batch.views[view].valid, "modality": batch.views[view].modality}
         wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
         if mask is None:
-            return EncoderInput(view=data, wanted=wanted)
+            return EncoderInput(view=data, wanted=wanted, **facts)
         hidden: TokenMask = batch.masks[view, mask]
         if hidden.mode == "input":
             seen = hidden.overwrite(data, self.encoder.spread(hidden.masked, data))
-            return EncoderInput(view=seen, wanted=wanted)
+            return EncoderInput(view=seen, wanted=wanted, **facts)
         left_out = hidden.hidden_per_row if hidden.mode == "drop" else None
-        return EncoderInput(view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted)
+        return EncoderInput(
+            view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted, **facts
+        )
 
     def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""
@@ -235,6 +239,11 @@ def _tokens(features: Features, request: Request, batch: Batch, prefix: int, who
         if request.tap.startswith("attention."):
             return value
         features = Features(value[:, 0], value[:, 1:prefix], value[:, prefix:])
+        seen_in_part = request.mask is not None and batch.masks[request.view, request.mask].mode == "drop"
+        if seen_in_part and request.token in ("masked", "visible", "patches"):
+            if request.token == "visible" and request.rule in (None, request.mask):
+                return features.patches.flatten(0, 1)  # nothing else is there
+            raise UserError(f"no layer of the encoder has {request}: mask rule {request.mask!r} leaves tokens out")
     if whole:
         return features.patches
     if request.token == "cls":

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from foundation import schema
+from foundation.data.addresses import RemoteError, is_full, is_pipe, shown
 from foundation.data.download import Download, Expected
-from foundation.data.remote import RemoteError, is_full, is_pipe, shown
 from foundation.data.sums import Facts, Sums
 from foundation.paths import user_cache
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundation.data.remote import RemoteError, rest, shown, storage_of
+from foundation.data.addresses import RemoteError, shown
+from foundation.data.remote import rest
+from foundation.data.storages import storage_of
 
 _STEP = 64 << 20  # bytes between two looks at the room, when nobody said how large a shard is
 _PROGRESS = 1 << 20  # so many new bytes make up for a failed attempt

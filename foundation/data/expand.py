@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from foundation.data.addresses import is_remote, local_path, shown
 from foundation.data.index import Index, read_index
 from foundation.data.kinds import builders_for
-from foundation.data.remote import is_remote, local_path, shown
 from foundation.errors import UserError
 
 _LOOKED_AT = 1000

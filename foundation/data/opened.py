@@ -12,9 +12,11 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from foundation.data.addresses import RemoteError, is_pipe
 from foundation.data.cache import Cache, CacheFullError, Expected, touch
 from foundation.data.origins import Origin
-from foundation.data.remote import RangeReader, RemoteError, is_pipe, persist, storage_of
+from foundation.data.remote import RangeReader, persist
+from foundation.data.storages import storage_of
 from foundation.data.sums import digest_of
 from foundation.data.tar import ShardError, Source, Table, scan
 from foundation.errors import UserError

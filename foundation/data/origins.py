@@ -9,23 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foundation.data.cache import Expected
-from foundation.data.expand import braces, expand, refuse_several_splits
-from foundation.data.index import NAME, Index, ShardEntry, parse_index, read_index
-from foundation.data.remote import (
+from foundation.data.addresses import (
     RemoteError,
     beside,
     check_secrets,
-    fetch_text,
     is_http,
     is_pipe,
     is_remote,
     local_path,
     name_of,
-    persist,
     shown,
-    storage_of,
 )
+from foundation.data.cache import Expected
+from foundation.data.expand import braces, expand, refuse_several_splits
+from foundation.data.index import NAME, Index, ShardEntry, parse_index, read_index
+from foundation.data.remote import fetch_text, persist
+from foundation.data.storages import FsspecStorage, storage_of
 from foundation.errors import UserError
 
 
@@ -210,7 +209,6 @@ class Finder:
         return found
 
     def _listed(self, pattern: str) -> list[str]:
-        from foundation.data.storages import FsspecStorage
 
         storage = storage_of(pattern)
         assert isinstance(storage, FsspecStorage), pattern

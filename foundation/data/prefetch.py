@@ -6,8 +6,8 @@ import os
 import threading
 from collections.abc import Sequence
 
+from foundation.data.addresses import RemoteError
 from foundation.data.cache import Cache, CacheFullError, Expected
-from foundation.data.remote import RemoteError
 from foundation.errors import UserError
 
 

@@ -23,7 +23,7 @@ from foundation.errors import UserError
 from foundation.schedules import Clock
 
 if TYPE_CHECKING:
-    from foundation.run.recipe import Data
+    from foundation.data.section import Data
 
 _CONTENT = "content of the shards"
 _NUMBERS = 40  # bits of a sample's number that count within its source; the bits above name the source

@@ -1,4 +1,4 @@
-"""The kinds of storage behind :class:`foundation.data.remote.Storage`.
+"""The kinds of storage behind :class:`foundation.data.addresses.Storage`.
 
 ``http(s)://`` goes through urllib3 (kept connections, a time limit on every wait), ``pipe:`` starts a program, all else
 is fsspec's. Whatever holds connections belongs to one process: after a fork it is made anew.
@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from foundation.data.remote import (
-    _PART,
+from foundation.data.addresses import (
     CHUNK,
     CONNECT_SECONDS,
+    PART,
     READ_SECONDS,
     SLOWEST,
     RemoteError,
@@ -45,8 +45,12 @@ _pools_lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_pools_lock=threading.Lock(), _pools={}))
 
 
-def find(address: str) -> Storage:
-    """The storage of an address; see :func:`foundation.data.remote.storage_of`."""
+def storage_of(address: str) -> Storage:
+    """The storage that an address belongs to.
+
+    Raises:
+        UserError: the package for it is not installed, or there is no such kind.
+    """
     if is_pipe(address):
         return PipeStorage()
     if is_http(address):
@@ -281,8 +285,8 @@ class FsspecStorage:
         if tag and facts.tag and facts.tag != tag:
             raise RemoteError(shown(address), "corrupt", "the file in the storage was replaced meanwhile", False)
         end = facts.size if facts.size is not None else 0
-        for place in range(begin, end, _PART):
-            yield self.read(address, place, min(end, place + _PART))
+        for place in range(begin, end, PART):
+            yield self.read(address, place, min(end, place + PART))
 
     def glob(self, pattern: str) -> list[str]:
         """Addresses of the files that a pattern (an address with signs in it) matches."""

@@ -25,6 +25,7 @@ from foundation.data.kinds import kind_of
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
+from foundation.versions import VERSION, installed
 from foundation.voice import plural
 
 SCHEMA = 1
@@ -73,13 +74,10 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """The report, ready for ``json.dump``."""
-        from foundation import __version__
-        from foundation.versions import installed
-
         return {
             "schema": SCHEMA,
             "command": "foundation data verify",
-            "versions": {"foundation": __version__, "numpy": installed("numpy"), "pillow": installed("pillow")},
+            "versions": {"foundation": VERSION, "numpy": installed("numpy"), "pillow": installed("pillow")},
             "decoded": self.decoded,
             "shards": len(self.shards),
             "samples": self.samples,

@@ -75,11 +75,11 @@ class Embedding(EncoderModule):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do, which depends on the tokenizer and the positions."""
+        """What it can do, which depends on the tokenizer."""
         covering = isinstance(self.tokenizer, CoveringTokenizer)
         return Capabilities(
             hides=True,
-            drops=not isinstance(self.positions, RotaryPositions),
+            drops=True,
             overwrites=isinstance(self.tokenizer, SpreadingTokenizer),
             cell_shape=tuple(self.tokenizer.cell_shape) if covering else None,
             ragged=True,
@@ -122,6 +122,7 @@ class Embedding(EncoderModule):
         rows: Sequence[Tensor],
         grids: Sequence[Any],
         valids: Sequence[Tensor | None],
+        kept: Sequence[Tensor | None],
         generator: torch.Generator | None,
     ) -> list[Segment] | Callable[[], list[Segment]]:
         """How the tokens of views lie in the trunk; a function where their rotation is drawn anew for every block.
@@ -130,6 +131,8 @@ class Embedding(EncoderModule):
             rows: tokens of each view as they enter the trunk, [R_i, prefix + N_i, D].
             grids: of each view, as :meth:`embed` gives them.
             valids: of each view, [R_i, N_i] or None.
+            kept: of each view the places of these tokens among all, [R_i, prefix + N_i], where some were left out; or
+                None.
             generator: source of the positions' augmentation.
         """
         keys = [None if one is None else F.pad(one, (self.prefix, 0), value=True) for one in valids]
@@ -139,10 +142,11 @@ class Embedding(EncoderModule):
             return plain
 
         def make() -> list[Segment]:
-            return [
-                replace(segment, rotation=positions(grid, view.device, generator))
-                for segment, view, grid in zip(plain, rows, grids, strict=True)
-            ]
+            segments = []
+            for segment, view, grid, places in zip(plain, rows, grids, kept, strict=True):
+                rotation = positions(grid, view.device, generator)
+                segments.append(replace(segment, rotation=rotation if places is None else rotation.at(places)))
+            return segments
 
         again = self.training and positions.config.augmented and positions.config.redraw == "block"
         return make if again else make()

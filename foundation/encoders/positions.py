@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundation.bicubic import resize_matrix
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.ranges import Positive, Range, Side, check
@@ -54,8 +55,9 @@ class PositionConfig:
     """Learned, grids of three axes (time, row, column): a table for the places of a frame and a table for the times,
     added to each other (starts at 0), in place of one for all places of all times."""
 
-    normalise: Literal["separate", "max", "min"] = "separate"
-    """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side."""
+    normalise: Literal["separate", "max", "min", "none"] = "separate"
+    """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side. ``none``: places are
+    counted in tokens, and a token is turned by place / period (RoFormer; V-JEPA 2, with base 10000)."""
 
     shift: Annotated[float, Range(0, 1e3)] | None = None
     """Rotary, in training: coordinates move by a uniform draw in [-shift, shift], for each axis."""
@@ -84,8 +86,8 @@ class PositionConfig:
                 f"position.base is {self.base}, min_period {self.min_period}, max_period {self.max_period}: "
                 "give either base, or (with base: null) both periods"
             )
-        if self.normalise not in ("separate", "max", "min"):
-            raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max' or 'min'")
+        if self.normalise not in ("separate", "max", "min", "none"):
+            raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max', 'min' or 'none'")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"position.dtype is {self.dtype!r}: it must be 'float32' or 'bfloat16'")
         if self.redraw not in ("forward", "block"):
@@ -180,35 +182,6 @@ class LearnedPositions(nn.Module):
         return self._matrices[key]
 
 
-def resize_matrix(old: int, new: int, *, offset: float, antialias: bool) -> Tensor:
-    """Matrix of a bicubic resize along one axis.
-
-    Args:
-        old: length of the axis.
-        new: wanted length.
-        offset: see ``PositionConfig.offset``.
-        antialias: see ``PositionConfig.antialias``.
-
-    Returns:
-        [new, old] float32 on the CPU.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        # Resized along its rows only. (An image of width 1 would do, but torch 2.15 mixes it up with antialias.)
-        identity = torch.eye(old, dtype=torch.float64, device="cpu")[None, None]
-        if offset:
-            # Given as a factor, it also enters the places at which the source is sampled.
-            factors = ((new + offset) / old, 1.0)
-            resized = F.interpolate(identity, scale_factor=factors, mode="bicubic", antialias=antialias)
-        else:
-            resized = F.interpolate(identity, size=(new, old), mode="bicubic", antialias=antialias)
-        matrix = resized[0, 0].float()
-    if matrix.shape[0] != new:
-        raise UserError(
-            f"position.offset {offset} resizes {old} places to {matrix.shape[0]} instead of {new}: lower it"
-        )
-    return matrix
-
-
 class CoordinatePositions(nn.Module):
     """Positions of tokens that lie elsewhere in every sample: linear, GELU, linear of the coordinates (Point-MAE).
 
@@ -241,10 +214,23 @@ class CoordinatePositions(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Tables of one grid: ``sin`` and ``cos``, each [prefix + N, head_width]; the prefix is not rotated."""
+    """Tables of one grid: ``sin`` and ``cos``, each [prefix + N, head_width]; the prefix is not rotated.
+
+    Where rows hold different tokens of the grid, [R, tokens, head_width].
+    """
 
     sin: Tensor
     cos: Tensor
+
+    def at(self, places: Tensor) -> Rotation:
+        """Of some tokens of each row, [R, tokens] int64 places in a table that all rows share."""
+        return Rotation(self.sin[places], self.cos[places])
+
+    def of_rows(self, rows: Tensor) -> Rotation:
+        """Of some rows [K] int64; the same where all rows share a table."""
+        if self.sin.ndim == 2:
+            return self
+        return Rotation(self.sin.index_select(0, rows), self.cos.index_select(0, rows))
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Rotate.
@@ -255,7 +241,7 @@ class Rotation:
         Returns:
             the same shape and dtype; computed in the dtype of the tables.
         """
-        shape = (self.sin.shape[0], *[1] * (inputs.ndim - 3), self.sin.shape[1])
+        shape = (*self.sin.shape[:-1], *[1] * (inputs.ndim - 3), self.sin.shape[-1])
         sin, cos = self.sin.view(shape), self.cos.view(shape)
         x = inputs.to(sin.dtype)
         first, second = x.chunk(2, dim=-1)
@@ -362,20 +348,21 @@ class RotaryPositions(nn.Module):
         Returns:
             sin and cos, each [N, head_width], last axis of the grid fastest.
         """
-        # Sides of different kinds (seconds and pixels) have no longest: only the last two are compared.
-        plane = grid[-2:]
-        sides = {"separate": plane, "max": (max(plane),) * 2, "min": (min(plane),) * 2}[self.config.normalise]
-        divisors = [*grid[:-2], *sides]
-        centres = (
-            torch.arange(0.5, side, device=device, dtype=self.dtype) / divisor
-            for side, divisor in zip(grid, divisors[-len(grid) :], strict=True)
-        )
-        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, -2)
-        places = 2 * places - 1
+        if self.config.normalise == "none":
+            turn, axes = 1.0, [torch.arange(side, device=device, dtype=self.dtype) for side in grid]
+        else:
+            # Sides of different kinds (seconds and pixels) have no longest: only the last two are compared.
+            plane = grid[-2:]
+            sides = {"separate": plane, "max": (max(plane),) * 2, "min": (min(plane),) * 2}[self.config.normalise]
+            divisors = [*grid[:-2], *sides][-len(grid) :]
+            centres = (torch.arange(0.5, side, device=device, dtype=self.dtype) for side in grid)
+            turn = 2 * math.pi
+            axes = [2 * (centre / divisor) - 1 for centre, divisor in zip(centres, divisors, strict=True)]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
         if augmentation is not None:
             shift, jitter, rescale = augmentation
             places = (places + shift) * jitter * rescale
-        angles = 2 * math.pi * places[:, :, None] / self.periods(device, len(grid))
+        angles = turn * places[:, :, None] / self.periods(device, len(grid))
         angles = angles.flatten(1)
         angles = F.pad(angles, (0, self.head_width // 2 - angles.shape[1])).tile(2)
         return angles.sin(), angles.cos()

@@ -28,6 +28,7 @@ class EncoderInput:
         wanted: places of the patch tokens that are read, [M] distinct int64 in the flattened [R * N]; None: all are.
         valid: [R, N] bool, False where a patch token is padding: nothing attends to it; None: all are real. Every row
             has a class token, a register or a token that is real.
+        modality: of the view, for an encoder that has several inside; None: it goes by the view's axes.
     """
 
     view: Tensor
@@ -36,6 +37,7 @@ class EncoderInput:
     hidden_per_row: int | None = None
     wanted: Tensor | None = None
     valid: Tensor | None = None
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.mode == "drop" and self.hidden_per_row is None:
@@ -98,6 +100,9 @@ class Encoder(Protocol):
 
     :class:`EncoderModule` gives what few encoders have to say otherwise.
     """
+
+    config: Any
+    """What it was built from, an :class:`EncoderConfig`."""
 
     @property
     def width(self) -> int:
@@ -275,6 +280,10 @@ class EncoderConfig:
         """Where tokens lie that have other places in every sample: [R, ...] -> [R, N, d]; None for those on a grid."""
         return None
 
+    def for_modality(self, modality: str) -> Any:
+        """The Config of the encoder that takes views of a modality: this one, unless there are several inside."""
+        return self
+
     @property
     def known_width(self) -> int | None:
         """Width of the features, where it is known without building the encoder."""
@@ -329,9 +338,7 @@ def check_hiding(encoder: Encoder, mode: str) -> None:
     """
     able = encoder.capabilities
     if mode == "drop" and not able.drops:
-        raise UserError(
-            "masking.mode 'drop' needs an encoder that can leave tokens out: a vit without rotary positions"
-        )
+        raise UserError("masking.mode 'drop' needs an encoder that can leave tokens out, such as a vit")
     if mode == "input" and not able.overwrites:
         raise UserError("masking.mode 'input' needs a tokenizer with equal cells of a grid: use mode: token")
     if mode != "input" and not able.hides:

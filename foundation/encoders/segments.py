@@ -34,7 +34,9 @@ class Segment:
 
     def select(self, rows: Tensor) -> Segment:
         """The rows of these numbers, [K] int64."""
-        return replace(self, rows=len(rows), valid=None if self.valid is None else self.valid.index_select(0, rows))
+        rotation = None if self.rotation is None else self.rotation.of_rows(rows)
+        valid = None if self.valid is None else self.valid.index_select(0, rows)
+        return replace(self, rows=len(rows), rotation=rotation, valid=valid)
 
 
 def merge(segments: Sequence[Segment]) -> list[Segment]:

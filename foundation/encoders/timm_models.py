@@ -137,6 +137,8 @@ class Outline:
                 output = self.model.forward_features(torch.empty(1, self.channels, height, width, device="meta"))
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"timm model {self.name!r} cannot take images of {height}x{width}: {error}") from error
+        if output.ndim == 3:  # tokens of a grid that only the stride tells
+            return Patches(patch_size=self.stride).grid(size)
         rows, columns = output.shape[1:3] if channels_last(self.model) else output.shape[2:]
         return int(rows), int(columns)
 

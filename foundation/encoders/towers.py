@@ -1,4 +1,4 @@
-"""Several encoders side by side, one for each kind of input: the views of a batch find their own by their shape.
+"""Several encoders side by side, one for each modality: each view of a batch goes to its own.
 
 Two-branch systems train as one student, and one teacher averages all towers: DISCOVR's video and image branches, or
 one tower for each sensor of a pair.
@@ -26,22 +26,22 @@ class Config(EncoderConfig):
     """Encoders by name, all of one width."""
 
     towers: dict[str, Annotated[Any, Plugin("foundation.encoders.{name}")]]
-    """By a name of your own. Views go to the tower whose ``size`` has as many axes as the view: (frames, height, width)
-    for clips, (height, width) for images, (samples,) for signals."""
+    """By a name of your own. A view goes to the tower of its modality: clips to that of ``video``, frames to that of
+    ``image``."""
     main: str
     """Tower that probes and reports ask; every tower is exported."""
 
     def __post_init__(self) -> None:
         if self.main not in self.towers:
             raise UserError(f"encoder.main is {self.main!r}; the towers are: {', '.join(self.towers) or 'none'}")
-        axes: dict[int, str] = {}
+        owners: dict[str, str] = {}
         for name, tower in self.towers.items():
             if tower.size is None:
-                raise UserError(f"encoder.towers.{name}.size is null: set it, views find their tower by its axes")
-            count = len(tower.size)
-            if count in axes:
-                raise UserError(f"encoder.towers: {axes[count]} and {name} both take views of {count} axes; keep one")
-            axes[count] = name
+                raise UserError(f"encoder.towers.{name}.size is null: set it")
+            if tower.modality in owners:
+                both = f"{owners[tower.modality]} and {name}"
+                raise UserError(f"encoder.towers: {both} both take views of {tower.modality}; keep one")
+            owners[tower.modality] = name
         widths = {name: tower.known_width for name, tower in self.towers.items() if tower.known_width is not None}
         if len(set(widths.values())) > 1:
             raise UserError(_widths(widths))
@@ -67,17 +67,35 @@ class Config(EncoderConfig):
         places: Callable[[Tensor], Tensor] | None = self.towers[self.main].places
         return places
 
-    def tower_of(self, axes: int) -> str:
-        """Name of the tower for views of so many axes.
+    def tower_of(self, axes: int, modality: str | None = None) -> str:
+        """Name of the tower for views of a modality.
+
+        Args:
+            axes: of a view, such as 2 for images.
+            modality: None: not known; the main tower where it has as many axes, else the first one that has.
 
         Raises:
             UserError: there is none.
         """
-        for name, tower in self.towers.items():
-            if len(tower.size) == axes:
+        if modality is not None:
+            for name, tower in self.towers.items():
+                if tower.modality == modality:
+                    return name
+            there = ", ".join(f"{name} ({tower.modality})" for name, tower in self.towers.items())
+            raise UserError(f"no tower takes views of {modality}; there are: {there}")
+        for name in (self.main, *self.towers):
+            if len(self.towers[name].size) == axes:
                 return name
         there = ", ".join(f"{name} ({len(tower.size)})" for name, tower in self.towers.items())
         raise UserError(f"no tower takes views of {axes} axes; there are: {there}")
+
+    def for_modality(self, modality: str) -> Any:
+        """Config of the tower that takes views of a modality.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.towers[self.tower_of(0, modality)]
 
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
         """Place of each token of an input of that size, [N, d], as its tower has it."""
@@ -167,7 +185,7 @@ class Towers(EncoderModule):
         """
         self.check_taps(taps)
         given = inputs_of(inputs)
-        owners = [self.config.tower_of(one.view.ndim - 2) for one in given]
+        owners = [self.config.tower_of(one.view.ndim - 2, one.modality) for one in given]
         results: dict[int, Features] = {}
         for name in dict.fromkeys(owners):
             own = [number for number, owner in enumerate(owners) if owner == name]

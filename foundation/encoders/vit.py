@@ -265,7 +265,8 @@ class Encoder(Embedding):
         tapped: list[dict[str, Tensor]] = []
         for group in groups:
             some = [rows[i] for i in group]
-            segments = self.segments(some, [grids[i] for i in group], [inner[i] for i in group], generator)
+            kept = [left_out[i].kept if i in left_out else None for i in group]
+            segments = self.segments(some, [grids[i] for i in group], [inner[i] for i in group], kept, generator)
             results = self.trunk(some, segments, taps, generator, [choice[i] for i in group])
             prefixes.extend(results[0])
             patches.extend(results[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from foundation.engine.feed import Feed
 from foundation.parallel.collective import sums_over_ranks, world_size
+from foundation.parallel.placement import Placement
 from foundation.parallel.replicate import without_sync
-from foundation.run.build import Placement
 from foundation.types import Batch, TokenMask
 
 
@@ -24,7 +24,7 @@ class Accumulated:
     Attributes:
         loss: mean over the micro-batches, on the device.
         parts: the same of each objective.
-        figures: what the objectives have to show.
+        figures: what the objectives have to show, each a mean over the items of all micro-batches that give it.
         keys: of the samples.
         skipped: bad samples that others stand in for.
     """
@@ -70,7 +70,7 @@ def accumulate(
         watched: the step's figures are logged.
         see: gets each batch.
     """
-    total = Accumulated()
+    total, figures = Accumulated(), Figures()
     means = _masked_means(feed, rounds) if masked else {}
     for number in range(rounds):
         batch = next(feed)
@@ -88,8 +88,32 @@ def accumulate(
         total.loss = total.loss + result.loss.detach() / rounds
         for name, value in result.parts.items():
             total.parts[name] = total.parts.get(name, 0.0) + value / rounds
-        total.figures.update(result.metrics)
+        figures.add(result.metrics, result.items)
+    total.figures = figures.means()
     return total
+
+
+class Figures:
+    """Means of figures over micro-batches; everything stays on the device."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[tuple[Tensor, float]]] = {}
+
+    def add(self, metrics: Mapping[str, Tensor], items: Mapping[str, int]) -> None:
+        """Take those of a micro-batch, with the number of items that each is a mean of where they differ."""
+        for name, value in metrics.items():
+            self._seen.setdefault(name, []).append((value, float(items.get(name, 1))))
+
+    def means(self) -> dict[str, Tensor]:
+        """By name; of a figure that no micro-batch has an item for, what the last one says."""
+        found = {}
+        for name, seen in self._seen.items():
+            total = sum(weight for _, weight in seen)
+            counted = [(value, weight / total) for value, weight in seen if weight]
+            found[name] = torch.stack([value * share for value, share in counted]).sum() if counted else seen[-1][0]
+            if len(seen) == 1:
+                found[name] = seen[0][0]
+        return found
 
 
 def _masked_means(feed: Feed, rounds: int) -> dict[tuple[str, str], _MaskedMean]:

@@ -76,6 +76,7 @@ class FeatureMonitor:
         self.requests: tuple[Request, ...] = (request,)
         self._parts: list[Tensor] = []
         self._wanted = False
+        self._done: int | None = None  # step of the last look: its other micro-batches begin none
 
     @torch.no_grad()
     def __call__(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ class FeatureMonitor:
             ``std``: :func:`foundation.spread.normalised_std`. ``rank``: RankMe as published. ``rank_share``: RankMe of
             the centred features / min(samples, D), which a constant offset does not hide.
         """
-        if not self._wanted and step % self.every == 0:
+        if not self._wanted and step % self.every == 0 and step != self._done:
             self._wanted = True
         if not self._wanted:
             return {}
@@ -94,7 +95,7 @@ class FeatureMonitor:
         if sum(len(part) for part in self._parts) < self.samples:
             return {}
         features = torch.cat(self._parts)[: self.samples]
-        self._parts, self._wanted = [], False
+        self._parts, self._wanted, self._done = [], False, step
         finite = torch.isfinite(features).all(dim=1, keepdim=True)
         features = torch.where(finite, features, 0.0)  # the decomposition would raise; NumericsGuard deals with it
         largest = min(features.shape)

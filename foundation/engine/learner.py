@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
@@ -34,11 +34,13 @@ class StepResult:
         loss: weighted sum of the objectives' losses, float32.
         parts: unweighted loss by objective.
         metrics: the objectives' and monitors' own figures, ``objective/figure``.
+        items: of how many items a figure is the mean, see :class:`foundation.objectives.base.Result`.
     """
 
     loss: Tensor
     parts: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
+    items: Mapping[str, int] = field(default_factory=dict)
 
 
 class Learner(nn.Module):
@@ -106,19 +108,25 @@ class Learner(nn.Module):
             if not isinstance(branch, EncoderBranch):
                 return True
             asked = [request for request in self.requests if request.branch == name]
-            if {request.head for request in asked} < {*branch.heads}:
+            heads = {request.head for request in asked}
+            if any(name not in heads for name in branch.heads):
                 return True
+            if any(request.tap is not None for request in asked):
+                return True  # what lies behind the tapped layer, such as the last norm, may be read by nothing
             masked = any(request.mask is not None for request in asked)
             if not branch.encoder.uses_all_parameters(masked):
                 return True
         return False
 
-    def check(self, views: Sequence[str], masks: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    def check(
+        self, views: Sequence[str], masks: Mapping[str, Sequence[str]], modes: Mapping[str, str]
+    ) -> list[tuple[str, str]]:
         """Requests that no batch can serve.
 
         Args:
             views: names of the views that a batch has.
             masks: views of each mask rule.
+            modes: how each mask rule hides tokens.
 
         Returns:
             Name of the objective, and what it asks for and what there is, of each.
@@ -126,7 +134,7 @@ class Learner(nn.Module):
         problems: list[tuple[str, str]] = []
         for name, objective in self.objectives.items():
             for request in cast(Objective, objective).requests:
-                text = self._unserved(request, views, masks)
+                text = self._unserved(request, views, masks) or self._impossible(request, modes)
                 if text is not None and (name, text) not in problems:
                     problems.append((name, text))
         return problems
@@ -152,6 +160,24 @@ class Learner(nn.Module):
         refusal = self.named_branches[request.branch].refusal(request)
         return None if refusal is None else f"needs the branch {request.branch!r}, which {refusal}"
 
+    def _impossible(self, request: Request, modes: Mapping[str, str]) -> str | None:
+        """What parts that are all there cannot do together."""
+        heads = self.named_branches[request.branch].offer.heads
+        if request.head is not None and heads[request.head].whole and request.token in ("cls", "registers"):
+            return f"needs {request.token} behind head {request.head!r}, which takes the patch tokens of whole rows"
+        inner = request.tap is not None and request.head is None and not request.tap.startswith("attention.")
+        if not inner or request.mask is None or modes.get(request.mask) != "drop":
+            return None
+        if request.token in ("cls", "registers") or (request.token, request.chosen_by) == (
+            "visible",
+            (request.view, request.mask),
+        ):
+            return None
+        return (
+            f"needs {request.token} at tap {request.tap!r} under mask rule {request.mask!r}, which leaves tokens out: "
+            "inside the encoder there are the visible ones alone"
+        )
+
     def forward(self, batch: Batch, step: int, watched: bool = True) -> StepResult:
         """Loss of one batch.
 
@@ -169,6 +195,7 @@ class Learner(nn.Module):
                 outputs |= branch(batch, requests, outputs)
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
+        items: dict[str, int] = {}
         weighted: list[Tensor] = []
         for name, monitor in self.monitors.items():
             metrics |= {f"{name}/{key}": value for key, value in monitor(outputs, batch, step).items()}
@@ -179,8 +206,9 @@ class Learner(nn.Module):
             result = objective(outputs, batch, step)
             parts[name] = result.loss.detach()
             metrics |= {f"{name}/{key}": value for key, value in result.metrics.items()}
+            items |= {f"{name}/{key}": count for key, count in result.items.items()}
             weighted.append(weight * result.loss.float())
-        return StepResult(torch.stack(weighted).sum(), parts, metrics)
+        return StepResult(torch.stack(weighted).sum(), parts, metrics, items)
 
     def update(self, step: int) -> dict[str, float]:
         """Let the branches follow each other after optimiser step ``step`` (from 0).

@@ -18,6 +18,7 @@ from foundation import counter
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
+from foundation.versions import VERSION
 from foundation.weights import check_finite
 
 RESERVED = ("objectives", "stores", "optimizer", "random", "jobs")
@@ -251,9 +252,7 @@ def code_version() -> dict[str, Any]:
     """Version of this package; in a git checkout also ``commit``, and ``dirty`` when files differ from it."""
     import subprocess
 
-    from foundation import __version__
-
-    found: dict[str, Any] = {"version": __version__}
+    found: dict[str, Any] = {"version": VERSION}
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / ".git").exists():
         git = ("git", "--no-optional-locks", "-C", str(checkout))

@@ -72,8 +72,8 @@ class Counted(Rule):
     def shown(self: SelfRule) -> SelfRule:
         """See :meth:`Rule.shown`."""
         assert isinstance(self, Counted)
-        every = {} if self.choices else {"probability": 1.0}
-        return replace(self, also=(), mode="token", foreign=0.0, foreign_ratio=None, **every)
+        probability = self.probability if self.choices else 1.0
+        return replace(self, also=(), mode="token", foreign=0.0, foreign_ratio=None, probability=probability)
 
     @abstractmethod
     def pattern(

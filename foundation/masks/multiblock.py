@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from foundation import counter
 from foundation.errors import UserError
 from foundation.masks.rule import Rule, stream_of, token_mask
-from foundation.ranges import Count, PositiveShare, Range, Rising, Share
+from foundation.ranges import Factors, PositiveShare, Range, Share, Shares
 from foundation.types import MASKING, TokenMask
 
 _ATTEMPTS = 100  # draws of a row that leaves too little to see
@@ -29,13 +29,13 @@ class Config(Rule):
     V-JEPA 2 has two such rules in one step: 8 blocks of 15 % and 2 blocks of 70 % of the area.
     """
 
-    blocks: Annotated[Count, Range(1, _MOST_BLOCKS)] = 8
+    blocks: Annotated[int, Range(1, _MOST_BLOCKS)] = 8
     """Number of blocks in a row; they may overlap."""
-    area: Annotated[tuple[PositiveShare, PositiveShare], Rising()] = (0.15, 0.15)
+    area: Shares = (0.15, 0.15)
     """Smallest and largest area of a block as a share of the grid of rows and columns."""
-    aspect: Annotated[tuple[float, float], Rising()] = (0.75, 1.5)
+    aspect: Factors = (0.75, 1.5)
     """Smallest and largest height / width of a block. What does not fit into the grid is cut off."""
-    duration: Annotated[tuple[PositiveShare, PositiveShare], Rising()] = (1.0, 1.0)
+    duration: Shares = (1.0, 1.0)
     """Shortest and longest extent in time, as a share of the clip, for tokens with a time."""
     seen_until: PositiveShare = 1.0
     """Tokens after this share of the clip are hidden in any case."""
@@ -49,8 +49,6 @@ class Config(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aspect[0] <= 0:
-            raise UserError(f"masking: aspect must be above 0, got {self.aspect[0]}")
         if self.mode == "input":
             raise UserError("masking: kind 'multiblock' has mode 'token' or 'drop'")
         if self.keep is not None and self.mode != "drop":
@@ -99,33 +97,48 @@ class MultiblockMasking:
         dropping = config.mode == "drop"
         # The counts of a whole batch are needed only where they decide what is left out.
         rows = np.arange(drawn * group) if dropping and (config.keep is None or config.ask == "blocks") else own
-        inside = self._drawn(draws.seed, step, grid, size, rows)  # [rows, cells]
+        moments = int(grid[0]) if size[0] == grid[0] and config.seen_until == 1.0 else 1  # all alike: one is drawn
+        inside = self._drawn(draws.seed, step, grid, size, rows, moments)  # [rows, cells of a moment]
+        covered = inside.sum(axis=1) * moments
+        least, most = int(covered.min(initial=order.size)), int(covered.max(initial=0))
+        inside = np.tile(inside if rows is own else inside[own], moments)  # [own rows, cells]
         masked = asked = inside
         if dropping:
-            visible = first(~inside, None if config.keep is None else round(config.keep * inside.shape[1]))
-            masked = ~visible
-            asked = first(inside) if config.ask == "blocks" else masked
-            if rows is not own:
-                masked, asked = masked[own], asked[own]
+            masked = ~first(~inside, order.size - most if config.keep is None else self._kept(order.size))
+            asked = first(inside, least) if config.ask == "blocks" else masked
         masks = [part.reshape(drawn, len(places), -1)[:, :, order] for part in (masked, asked)]
         whole = [np.repeat(part, count // drawn, axis=0).reshape(-1, len(order)) for part in masks]
         return token_mask(whole[0], whole[1], config.mode)
 
+    def _kept(self, cells: int) -> int:
+        """Cells that every row leaves to see, at least."""
+        return 1 if self.config.keep is None else max(1, round(self.config.keep * cells))
+
     def _drawn(
-        self, seed: int, step: int, grid: NDArray[np.int64], size: NDArray[np.int64], rows: NDArray[np.int64]
+        self,
+        seed: int,
+        step: int,
+        grid: NDArray[np.int64],
+        size: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        moments: int,
     ) -> NDArray[np.bool_]:
-        """[rows, cells] what the blocks of some rows of the global batch hide; each row leaves enough to see."""
+        """[rows, cells / moments] what the blocks of some rows of the global batch hide; each leaves enough to see.
+
+        With several ``moments`` these are the cells of the first one, and all others are like it.
+        """
         config = self.config
         cells = int(grid.prod())
-        least = 1 if config.keep is None or config.mode != "drop" else max(1, round(config.keep * cells))
-        masks = np.zeros((len(rows), cells), dtype=bool)
+        least = self._kept(cells)
+        once = np.array([moments, 1, 1])
+        masks = np.zeros((len(rows), cells // moments), dtype=bool)
         missing = np.arange(len(rows))
         for attempt in range(_ATTEMPTS):
             stream = f"{self._stream}.corners.{attempt}"
             numbers = counter.uniform(seed, step, rows[missing], stream, 3 * config.blocks)
             corners = (numbers.reshape(-1, config.blocks, 3) * (grid - size + 1)).astype(np.int64)
-            masks[missing] = union(grid, size, corners, config.seen_until)
-            missing = missing[cells - masks[missing].sum(axis=1) < least]
+            masks[missing] = union(grid // once, size // once, corners, config.seen_until)
+            missing = missing[cells - masks[missing].sum(axis=1) * moments < least]
             if not len(missing):
                 return masks
         raise UserError(

@@ -46,12 +46,12 @@ def fit(modality: str, wanted: str, shape: tuple[int, ...], source: Any, target:
         raise UserError(f"it takes {wanted}, and the views are {modality}")
     name = f"foundation.modalities.{modality}.fit"
     try:
-        room = cast(Fits, importlib.import_module(name))
+        module = cast(Fits, importlib.import_module(name))
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise UserError(f"nothing makes views of {modality} fit another encoder (there is no {name})") from error
-    return room.fit(shape, source, target)
+    return module.fit(shape, source, target)
 
 
 class Restated(nn.Module):

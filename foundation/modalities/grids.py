@@ -5,8 +5,15 @@ Letters: R rows, C channels, N tokens, d axes of the grid.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from foundation.linear import linear
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _CELLS = {
     1: "r c (a i) -> r a c i",
@@ -56,9 +63,13 @@ class GridTokenizer(nn.Module):
 
     Attributes:
         cell_shape: (C, *extent of a token along each axis): the numbers that one token covers.
+        stem: convolutions down to the cells that ``projection`` takes; may be empty.
+        projection: strided convolution whose kernel is one cell.
     """
 
     cell_shape: tuple[int, ...]
+    stem: nn.Sequential
+    projection: nn.Conv1d | nn.Conv2d | nn.Conv3d
 
     def cells(self, view: Tensor) -> Tensor:
         """[R, N, *cell_shape] numbers that each token of a view covers: what a reconstruction is measured on."""
@@ -68,10 +79,28 @@ class GridTokenizer(nn.Module):
         """[R, N] bool to bool that broadcasts over the view: which of its numbers lie in those tokens."""
         return spread(hidden, tuple(view.shape[2:]), self.cell_shape[1:])
 
-    def flat_cells(self, maps: Tensor, cell: tuple[int, ...]) -> Tensor:
-        """[R, N, C x cell] for a strided convolution as one matrix product; cells do not overlap.
+    def project(self, maps: Tensor) -> Tensor:
+        """[R, N, D] tokens of maps [R, C, s1, ..., sd], by the strided convolution as one matrix product.
 
         Unfolding copies each number once: about twice as fast on a CPU for small cells, and the order of summation in
         the gradient is the same in every run.
         """
-        return cut(maps, cell).flatten(2)
+        layer = self.projection
+        return linear(cut(maps, layer.kernel_size).flatten(2), layer.weight.flatten(1), layer.bias)
+
+    def flops(self, tokens: int) -> int:
+        """Floating point operations of the matrix products for that many tokens, forward."""
+        multiplications, cell = self.projection.weight.numel(), list(self.cell_shape[1:])
+        for layer in self.stem:
+            if isinstance(layer, _CONVOLUTIONS):  # each halves the axes that it slides along
+                for axis in range(-len(layer.kernel_size), 0):
+                    cell[axis] //= 2
+                multiplications += math.prod(cell) * layer.weight.numel()
+        return 2 * tokens * multiplications
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise again, in place (needed after building on the meta device)."""
+        for layer in self.modules():
+            if isinstance(layer, (*_CONVOLUTIONS, nn.BatchNorm1d, nn.BatchNorm2d)):
+                layer.reset_parameters()

@@ -1,10 +1,9 @@
-"""Places of the tokens of a grid. Needs no torch."""
+"""Coordinates of the tokens of a grid."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,22 +31,6 @@ def check_views(roles: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
         if math.prod(shape) > MOST_NUMBERS:
             size = " x ".join(map(str, shape))
             raise UserError(f"view {name!r} of {size} has more than {MOST_NUMBERS:,} numbers: use smaller views")
-
-
-def check_evaluation(evaluation: Any, source: str) -> None:
-    """:func:`check_views` for what a probe looks at.
-
-    Args:
-        evaluation: a modality's ``EvaluationConfig``.
-        source: of it, for messages.
-
-    Raises:
-        UserError: its view is too large.
-    """
-    try:
-        check_views(evaluation.augmented().roles if hasattr(evaluation, "augmented") else {})
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
 
 
 def lattice(counts: tuple[int, ...]) -> NDArray[np.int64]:

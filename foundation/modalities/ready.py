@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from foundation.counter import Draws
-    from foundation.types import View
+from foundation.counter import Draws
+from foundation.types import View
 
 
 class Crop(Protocol):
@@ -83,7 +82,6 @@ def joined(parts: Sequence[Tensor], count: int) -> Tensor:
         parts: [count x B_i, ...] each, or [count x B_i x n, ...] where n rows make a view.
         count: views per sample.
     """
-    import torch
     from einops import rearrange
 
     views = [rearrange(part, "(v r) ... -> v r ...", v=count) for part in parts]
@@ -132,7 +130,6 @@ class ReadyViews:
         Returns:
             Per role a View with data [R, channels, size] float32, rows view-major, and its geometry.
         """
-        from foundation.types import View
 
         return {
             name: View(role.data, self.modality, name, self.roles[name].count, role.sample_ids, role.geometry)

@@ -34,4 +34,4 @@ class Averaged(Objective):
             results.append(part(outputs, batch, step))
         names = results[0].metrics
         metrics = {name: torch.stack([result.metrics[name] for result in results]).mean() for name in names}
-        return Result(torch.stack([result.loss for result in results]).mean(), metrics)
+        return Result(torch.stack([result.loss for result in results]).mean(), metrics, results[0].items)

@@ -24,10 +24,13 @@ class Result:
     Attributes:
         loss: scalar, before the objective's weight.
         metrics: detached scalars by name; they stay on the device until the trainer logs.
+        items: of how many items a metric is the mean, by name, as the host knows it (masked tokens); the micro-batches
+            of a step are averaged by it. Metrics without an entry are means of as many items in each.
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ObjectiveContext:
         clock: length of the stage, for schedules.
         offers: what each branch of the recipe can be asked for, by name.
         masks: views of each mask rule, by the rule's name.
+        modes: how each mask rule hides tokens: ``token``, ``drop`` or ``input``.
         views: shapes by name.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
@@ -46,6 +50,7 @@ class ObjectiveContext:
     clock: Clock
     offers: Mapping[str, Offer]
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)

@@ -114,7 +114,8 @@ class Byol(Objective):
             student = [F.normalize(part.float(), dim=-1) for part in predicted]
             if not len(teacher):  # no token is masked here
                 nothing = teacher.new_zeros(())
-                return Result(student[0].sum(), {"std_student": nothing, "std_teacher": nothing})
+                metrics = {"std_student": nothing, "std_teacher": nothing}
+                return Result(student[0].sum(), metrics, dict.fromkeys(metrics, 0))
             metrics = {"std_student": deviation(torch.cat(student)), "std_teacher": deviation(teacher)}
             if self.config.pairs == "same":
                 loss = 2.0 - 2.0 * (student[0] * teacher).sum(-1).mean()
@@ -122,7 +123,7 @@ class Byol(Objective):
                 loss = self._other(student, teacher, batch)
             if self.config.token == "masked":
                 loss = batch.masks[self.mask_key].weighted(loss)
-            return Result(loss, metrics)
+            return Result(loss, metrics, dict.fromkeys(metrics, len(teacher)))
 
     def _other(self, student: list[Tensor], teacher: Tensor, batch: Batch) -> Tensor:
         """Mean over pairs of different views; ``student`` by view name and ``teacher`` are normalised, view-major."""

@@ -113,7 +113,7 @@ class Cluster(Objective):
             return self.swap(student, teacher)
         mask = batch.masks[self.mask_key]
         result = self.swap(student.index_select(0, mask.indices), teacher.index_select(0, mask.indices))
-        return Result(mask.weighted(result.loss), result.metrics)
+        return Result(mask.weighted(result.loss), result.metrics, dict.fromkeys(result.metrics, len(mask.indices)))
 
     def aligned(self, frames: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """The teacher's tokens in the order of the student's: [V F B, n, D] -> [V B, F n, D], time slowest.

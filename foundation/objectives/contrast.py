@@ -12,6 +12,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from foundation.branches.request import Request
@@ -139,7 +140,8 @@ class Contrast(Objective):
                 "other_views, or set same_view: true"
             )
         if self.training and config.queue:
-            self._enter(keys, key_ids)
+            # Sample by sample: so the queue is the same however the batch is dealt out to processes and micro-batches.
+            self._enter(*(rearrange(part, "(v b) ... -> (b v) ...", v=count) for part in (keys, key_ids)))
         metrics = {"top1": torch.stack(right).mean(), "similarity": torch.stack(cosines).mean()}
         return Result(torch.stack(losses).mean(), metrics)
 

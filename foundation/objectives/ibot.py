@@ -129,8 +129,9 @@ class Ibot(Objective):
         total = (losses * mask.weights).sum()
         loss = mask.over_rows(total) if config.divide_by == "masked_rows" else total / mask.masked.shape[0]
         mean = losses.detach().sum() / max(1, len(losses))
-        metrics = targets.figures(self, assignments, mean) | {"masked": mask.masked.float().mean()}
-        return Result(loss, metrics)
+        figures = targets.figures(self, assignments, mean)
+        metrics = figures | {"masked": mask.masked.float().mean()}
+        return Result(loss, metrics, dict.fromkeys(figures, len(losses)))
 
     def _all(self, student: Tensor, teacher: Tensor, batch: Batch, step: int) -> Result:
         """Mean over all patches [R x N, K] of all rows."""

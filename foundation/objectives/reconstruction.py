@@ -115,7 +115,7 @@ class Reconstruction(Objective):
         if shape is None:
             raise UserError(
                 "reconstruction needs an encoder whose tokenizer says what a token covers (cells and cell_shape, see "
-                "docs/extending.md); timm models do not"
+                "docs/extending.md)"
             )
         if self.config.distance == "chamfer" and len(shape) != 2:
             raise UserError(f"reconstruction: distance 'chamfer' is for tokens of [points, 3]; these are {list(shape)}")
@@ -135,7 +135,9 @@ class Reconstruction(Objective):
         predicted = self.predict(tokens)
         with torch.autocast(predicted.device.type, enabled=False):
             result = self._loss(predicted.float(), cells.flatten(1).float())
-        return result if mask is None else Result(mask.weighted(result.loss), result.metrics)
+        if mask is None:
+            return result
+        return Result(mask.weighted(result.loss), result.metrics, dict.fromkeys(result.metrics, len(mask.indices)))
 
     def _loss(self, predicted: Tensor, target: Tensor) -> Result:
         """``predicted`` and ``target`` [M, numbers of a token]."""

@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from foundation.data import members
 from foundation.data.boundary import decoded
 from foundation.deadline import waited_for
 from foundation.errors import SampleError, UserError
-from foundation.modalities import members
+from foundation.modalities.parts import decode_config, decoder
 from foundation.probes.cautions import one_class
 from foundation.probes.features import no_labels
 from foundation.probes.groups import naming
-from foundation.probes.road import decode_config, decoder, open_limited
+from foundation.probes.road import open_limited
 
 _LABELS = ("cls", "json")
-"""Members that a label may stand in; see :func:`foundation.modalities.members.label_of`."""
+"""Members that a label may stand in; see :func:`foundation.data.members.label_of`."""
 _SPREAD = 64
 """Samples spread over a split that are looked at before the rest: shards may be sorted by class."""
 _DECODED = 4

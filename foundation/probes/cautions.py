@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from foundation.probes.features import FeatureSet, Tokens, has_class_token
-
-if TYPE_CHECKING:
-    from foundation.zoo.load import LoadedEncoder
+from foundation.probes.features import FeatureSet
 
 _NAMED = 10
 """Most classes that one line names."""
@@ -85,27 +81,4 @@ def _overlap(train: FeatureSet, test: FeatureSet) -> list[str]:
     return [
         f"{len(rows):,} of the {len(test):,} test samples {verb} in the training split too, number by number (first: "
         f"{first!r}{other}): the accuracy is too high"
-    ]
-
-
-def of_tokens(loaded: LoadedEncoder, tokens: Tokens | None) -> list[str]:
-    """Whether a class token is scored that no loss of the run ever asked for, as in masked autoencoders.
-
-    Args:
-        loaded: the model.
-        tokens: that are scored; None for a probe that has no choice (class tokens, with and without patch tokens).
-    """
-    from foundation.schedules import Clock
-
-    recipe = loaded.recipe
-    if recipe is None or recipe.initial is not None or tokens == "patches" or not has_class_token(loaded.encoder):
-        return []
-    width = int(loaded.encoder.width)  # type: ignore[arg-type]
-    built = [config.build(clock=Clock(1, 1.0), heads=recipe.heads, width=width) for config in recipe.objectives]
-    if any(request.token == "cls" for objective in built for request in objective.requests):
-        return []
-    instead = "foundation knn and svm have" if tokens is None else "give"
-    return [
-        "no loss of this recipe trains the class token, which is scored here: "
-        f"{instead} --tokens patches (mean of the patch tokens)"
     ]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foundation.data.boundary import good_views
+from foundation.data.stream import iterate_samples
 from foundation.errors import SampleError, UserError
+from foundation.modalities.parts import decoder, part
 from foundation.probes.features import depth_of, final_norm
-
-if TYPE_CHECKING:
-    from foundation.zoo.load import LoadedEncoder
+from foundation.probes.road import open_limited
+from foundation.zoo.load import LoadedEncoder
 
 
 def token_features(encoder: nn.Module, view: Tensor, blocks: int = 1) -> Tensor:
@@ -72,11 +75,8 @@ def dense_features(
     Raises:
         UserError: the modality has no ``dense.py``, or shards are missing.
     """
-    from foundation.data.boundary import good_views
-    from foundation.data.stream import iterate_samples
-    from foundation.probes.road import decoder, open_limited, room
 
-    parts = room(loaded.modality, "dense")
+    parts = part(loaded.modality, "dense")
     prepare, places_of = loaded.evaluation.build(), getattr(loaded.config, "places", None)
     batch: list[Any] = []
 
@@ -113,7 +113,6 @@ def _label(label: Any) -> dict[str, bytes]:
 
 
 def _npy(array: Any) -> bytes:
-    import numpy as np
 
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)

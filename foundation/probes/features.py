@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foundation.data.index import Index, read_index
 from foundation.errors import UserError
 from foundation.probes.results import progress
 from foundation.types import Features
@@ -352,7 +353,6 @@ def data_digest(shards: Iterable[str | Path]) -> str:
     The folder does not count, so that moved data keeps its features. Contents are not read: a data set may have
     terabytes.
     """
-    from foundation.data.index import Index, read_index
 
     digest = hashlib.sha256()
     indices: dict[Path, Index | None] = {}

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.data import members
 from foundation.data.boundary import decoded, good_views
 from foundation.errors import SampleError, UserError
-from foundation.modalities import members
+from foundation.modalities.parts import evaluation_config
+from foundation.probes import road
 from foundation.probes.events import Event
 from foundation.probes.features import check_finite, depth_of
 from foundation.probes.results import progress
@@ -227,9 +229,8 @@ def of_shards(
     Raises:
         UserError: no such shards, a modality without a time, or no sample with events.
     """
-    from foundation.probes import road
 
-    evaluation = road.evaluation_config(modality, evaluation)
+    evaluation = evaluation_config(modality, evaluation)
     evaluate = evaluation.build()
     if seconds is not None:
         if not hasattr(evaluate, "lasting"):

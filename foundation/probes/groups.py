@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from foundation.data.shards import open_shards
 from foundation.errors import UserError
 from foundation.probes.features import FeatureSet
 
@@ -57,7 +58,6 @@ def _of_keys(rule: str) -> Callable[[str, int], str]:
 
 
 def _of_json(field: str, patterns: Sequence[str]) -> Callable[[str, int], str]:
-    from foundation.data.shards import open_shards
 
     shards = open_shards(list(patterns))
 

@@ -248,17 +248,6 @@ def vote(similarities: Tensor, labels: Tensor, num_classes: int, k: int, tempera
     return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[:, :k], weights)
 
 
-def vote_normalised(
-    similarities: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float = TEMPERATURE
-) -> Tensor:
-    """As :func:`vote`, with weights divided by their sum over *all* given neighbours, as DINOv2 counts them.
-
-    For k smaller than the number of given neighbours the classes do not sum to one; the order is the same.
-    """
-    weights = (similarities / temperature).softmax(dim=1)[:, :k]
-    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels[:, :k], weights)
-
-
 def choose_k(wanted: Sequence[int] | None, available: int) -> tuple[tuple[int, ...], str | None]:
     """The k list for a bank of a size.
 

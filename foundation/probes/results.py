@@ -12,6 +12,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from foundation import schema
+from foundation.versions import VERSION
 from foundation.voice import to_stderr
 
 T = TypeVar("T")
@@ -25,10 +26,8 @@ def versions() -> dict[str, str]:
     """Versions that a number depends on."""
     import torch
 
-    import foundation
-
     return {
-        "foundation": str(getattr(foundation, "__version__", "unknown")),
+        "foundation": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foundation import plugins
 from foundation.counter import Draws
-from foundation.errors import UserError
-from foundation.modalities.lattice import check_evaluation
+from foundation.data.expand import expand
+from foundation.data.shards import open_shards
+from foundation.data.stream import build_eval_loader
+from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
 from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.features import (
     FeatureSet,
@@ -27,69 +25,12 @@ from foundation.probes.features import (
 )
 
 
-def room(modality: str, name: str) -> ModuleType:
-    """A room of a modality's folder: ``decode``, ``views``, ``tokenizer`` or ``picture``.
-
-    Raises:
-        UserError: when the modality does not exist or has no such room.
-    """
-    views = plugins.resolve("foundation.modalities.{name}.views", modality)
-    parent = views.__name__.rpartition(".")[0]
-    try:
-        return importlib.import_module(f"{parent}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{parent}.{name}":
-            raise
-        raise UserError(f"modality {modality!r} has no {name}.py, which this command needs") from error
-
-
-def evaluation_config(modality: str, evaluation: Any, size: int | None = None) -> Any:
-    """The modality's ``EvaluationConfig``, from itself or a plain mapping (a card), optionally at another size.
-
-    Raises:
-        UserError: for keys that the config does not have, and a size that no memory holds.
-    """
-    import dataclasses
-
-    kind = room(modality, "views").EvaluationConfig
-    if evaluation is None:
-        evaluation = {}
-    if isinstance(evaluation, Mapping):
-        known = {item.name for item in dataclasses.fields(kind)}
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in evaluation.items() if key != "name"}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            names = ", ".join(sorted(known))
-            raise UserError(f"preprocessing of {modality!r} has no {', '.join(unknown)} (known: {names})")
-        evaluation = kind(**values)
-    if size is not None:
-        if not hasattr(evaluation, "size"):
-            raise UserError(f"views of {modality!r} have no side in pixels: leave --size out")
-        evaluation = dataclasses.replace(evaluation, size=size)
-        check_evaluation(evaluation, "--size")
-    return evaluation
-
-
-def simple_features(modality: str, evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """What the modality's own room calls simple features: by name, each from evaluation views [B, ...] to [B, D].
-
-    Empty where a modality has no ``simple.py``.
-    """
-    try:
-        module = room(modality, "simple")
-    except UserError:
-        return {}
-    found: Mapping[str, Callable[[Tensor], Tensor]] = module.features(evaluation)
-    return found
-
-
 def find_shards(patterns: Sequence[str]) -> list[str]:
     """Paths of the shards that patterns name.
 
     Raises:
         UserError: where a pattern finds nothing.
     """
-    from foundation.data.expand import expand
 
     return [str(path) for path in expand(list(patterns))]
 
@@ -136,20 +77,8 @@ class AugmentedView:
         return view.data
 
 
-def decode_config(modality: str, evaluation: Any = None) -> Any:
-    """What the evaluation's ``decode`` says, if it has one, else the modality's defaults."""
-    return getattr(evaluation, "decode", None) or room(modality, "decode").Config()
-
-
-def decoder(modality: str, evaluation: Any = None) -> Callable[[Any], Any]:
-    """Raw sample -> sample, as :func:`decode_config` says."""
-    module, config = room(modality, "decode"), decode_config(modality, evaluation)
-    return config.build() if hasattr(config, "build") else functools.partial(module.decode, config=config)
-
-
 def open_limited(patterns: Sequence[str], limit: int | None) -> Any:
     """The shards, thinned when they hold more samples than the limit."""
-    from foundation.data.shards import open_shards
 
     shards = open_shards(list(patterns))
     return shards if limit is None or limit >= shards.num_samples else Thinned(shards, limit)
@@ -164,7 +93,6 @@ def loader(
     limit: int | None = None,
 ) -> Any:
     """Batches of views that ``prepare`` makes of what ``decode`` gives; the rest as for :func:`features_of_shards`."""
-    from foundation.data.stream import build_eval_loader
 
     return build_eval_loader(open_limited(patterns, limit), prepare, decode, batch_size, workers=workers)
 
@@ -246,16 +174,6 @@ def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], w
     ).labelled()
 
 
-def check_augmented(modality: str, evaluation: Any) -> None:
-    """Refuse a modality whose ``EvaluationConfig`` has no ``augmented()``.
-
-    Raises:
-        UserError: it has none.
-    """
-    if not hasattr(evaluation, "augmented"):
-        raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
-
-
 def augmented_features(
     encoder: nn.Module,
     patterns: Sequence[str],
@@ -274,11 +192,10 @@ def augmented_features(
     """Features of freshly augmented views, in stored order; arguments as for :func:`features_of_shards`.
 
     Raises:
-        UserError: when the modality's ``EvaluationConfig`` has no ``augmented()``.
+        UserError: when the modality has no views for probes.
     """
     config = evaluation_config(modality, evaluation)
-    check_augmented(modality, config)
-    view = AugmentedView(config.augmented().build(), seed, epoch)
+    view = AugmentedView(views_for_probe(modality, config).build(), seed, epoch)
     with loader(patterns, decoder(modality, config), view, batch_size, workers, limit) as batches:
         return extract(
             encoder,

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from foundation import config
 from foundation.errors import FoundationError, UserError
+from foundation.files import replace_file
 from foundation.report.page import render
 from foundation.report.pictures import Gallery, gallery
 from foundation.report.run import Run, read_run
-from foundation.report.views import Sheet
+from foundation.report.views import Sheet, training_views
+from foundation.run.model_recipe import recipe_of
+from foundation.run.recipe import Recipe
+from foundation.zoo.load import load_encoder
 
 
 def write_report(
@@ -36,7 +41,6 @@ def write_report(
     Raises:
         UserError: the folder is no run, the given shards cannot be read, or the page cannot be written.
     """
-    from foundation.files import replace_file
 
     run = read_run(folder)
     pictures, problem, parameters = _pictures(run, shards, samples, device)
@@ -54,7 +58,6 @@ def write_report(
 def _pictures(
     run: Run, shards: Sequence[str], samples: int, device: Any
 ) -> tuple[Gallery | None, str | None, int | None]:
-    from foundation.zoo.load import load_encoder
 
     try:
         loaded = load_encoder(run.path, device)
@@ -63,7 +66,7 @@ def _pictures(
     parameters = sum(parameter.numel() for parameter in loaded.encoder.parameters())
     if samples < 1:
         return None, "none were asked for", parameters
-    patterns = tuple(shards) or _own_shards(loaded.recipe)
+    patterns = tuple(shards) or _own_shards(recipe_of(loaded))
     if not patterns:
         return None, "no data: name shards with --shards", parameters
     try:
@@ -77,9 +80,6 @@ def _pictures(
 
 def _views(run: Run, shards: Sequence[str], samples: int) -> tuple[Sheet | None, str | None]:
     """What training saw, or why it cannot be shown; neither where nothing was asked for or no recipe is there."""
-    from foundation import config
-    from foundation.report.views import training_views
-    from foundation.run.recipe import Recipe
 
     if samples < 1 or not run.recipe:
         return None, None

@@ -141,8 +141,8 @@ def line_chart(
         y_low = min(0.0, y_low)
     if x_high <= x_low:
         x_low, x_high = x_low - 0.5, x_high + 0.5
-    room = (y_high - y_low) or abs(y_high) or 1.0
-    y_low, y_high = (y_low if zero and y_low == 0 else y_low - 0.06 * room), y_high + 0.06 * room
+    extent = (y_high - y_low) or abs(y_high) or 1.0
+    y_low, y_high = (y_low if zero and y_low == 0 else y_low - 0.06 * extent), y_high + 0.06 * extent
 
     y_ticks = ticks(y_low, y_high, 5 if height >= HEIGHT else 4)
     y_texts = _tick_labels(y_ticks)

@@ -15,6 +15,6 @@ def unit_range(values: NDArray[np.floating], low: float = 1, high: float = 99) -
 
 
 def options_of(evaluation: Any) -> dict[str, Any]:
-    """What a picture room needs to know of an evaluation view: its normalisation, the axis that points upwards."""
+    """What a picture file needs to know of an evaluation view: its normalisation, the axis that points upwards."""
     evaluation = getattr(evaluation, "own", evaluation)
     return {key: getattr(evaluation, key) for key in ("mean", "std", "up") if hasattr(evaluation, key)}

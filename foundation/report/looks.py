@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from foundation.printable import escape
+from foundation.probes.labels import class_names
 from foundation.report import figures, parts
 from foundation.report.pictures import Gallery
 from foundation.report.run import Run
@@ -91,7 +92,6 @@ def neighbours(gallery: Gallery) -> str:
 
 def confusions(run: Run, gallery: Gallery | None) -> str:
     """Which classes are taken for which: by the kNN probe, else by leaving one out of the samples of the gallery."""
-    from foundation.probes.labels import class_names
 
     knn: Any = latest(run.probes, "knn") or {}
     measured = knn.get("confusion") or {}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from foundation.data.index import read_index
+from foundation.errors import UserError
 from foundation.printable import isolated
 from foundation.redact import redact
 
@@ -152,8 +154,6 @@ def _set_name(pattern: str) -> str:
 
 def _title(folder: PurePosixPath) -> str:
     """As the card in the folder's index says, where it can be read."""
-    from foundation.data.index import read_index
-    from foundation.errors import UserError
 
     if "://" in str(folder) or ":/" in str(folder):
         return ""

@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from foundation.parallel.placement import processor
 from foundation.printable import escape
+from foundation.probes.results import versions
 from foundation.redact import redact
 from foundation.report import comparison, figures, looks, names, parts
 from foundation.report.pictures import Gallery
@@ -167,8 +169,6 @@ def _recipe(run: Run) -> str:
 
 
 def _machine(run: Run) -> str:
-    from foundation.probes.results import versions
-    from foundation.run.build import processor
 
     rows = [("Run folder", str(run.path))]
     rows += [("Trained on", text) for text in _machines(run)]

@@ -6,17 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from foundation.counter import Draws
+from foundation.data.shards import open_shards
+from foundation.errors import UserError
 from foundation.modalities.drawing import photo, png
+from foundation.modalities.parts import decoder, part
+from foundation.parallel.threads import default_workers
+from foundation.probes import knn
+from foundation.probes.features import FeatureSet, depth_of
+from foundation.probes.labels import class_names, number_classes
+from foundation.probes.road import features_of_shards, loader
 from foundation.report.images import options_of, unit_range
-
-if TYPE_CHECKING:
-    from foundation.probes.features import FeatureSet
-    from foundation.zoo.load import LoadedEncoder
+from foundation.run.model_recipe import recipe_of
+from foundation.zoo.load import LoadedEncoder
 
 MOST_HEADS = 6
 
@@ -86,11 +94,9 @@ class Gallery:
 
 def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
     """An evaluation view as a picture [H, W, 3] uint8, or None where the modality cannot be drawn."""
-    from foundation.errors import UserError
-    from foundation.probes.road import room
 
     try:
-        module = room(modality, "picture")
+        module = part(modality, "picture")
     except UserError:
         return None
     return np.asarray(module.to_rgb(view, **options_of(evaluation)), dtype=np.uint8)
@@ -98,9 +104,8 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
 
 def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
     """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
-    from foundation.counter import Draws
 
-    rule = getattr(loaded.recipe, "masking", None)
+    rule = getattr(recipe_of(loaded), "masking", None)
     if rule is None or not rows or not rule.mean_share:
         return None
     ids = np.arange(rows, dtype=np.int64)
@@ -134,10 +139,6 @@ def gallery(
     Raises:
         UserError: when shards are missing or unreadable.
     """
-    from foundation.data.shards import open_shards
-    from foundation.parallel.threads import default_workers
-    from foundation.probes.labels import class_names
-    from foundation.probes.road import features_of_shards
 
     shards = open_shards(list(patterns))
     notes: list[str] = []
@@ -166,10 +167,6 @@ def gallery(
 
 
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
-    import torch
-
-    from foundation.probes.features import depth_of
-    from foundation.probes.road import decoder, loader, room
 
     tap = f"attention.{depth_of(loaded.encoder) - 1}"
     taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
@@ -193,7 +190,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     if any(picture is None for picture in pictures):
         notes.append(f"There is no way yet to draw {loaded.modality}: its folder has no picture.py.")
         return []
-    drawing = room(loaded.modality, "picture")
+    drawing = part(loaded.modality, "picture")
     with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
     masks = _hidden(loaded, places, len(views)) if math.prod(grid) == len(places) else None
@@ -223,11 +220,9 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
 def _of_pictures(modality: str, name: str, default: Any) -> Any:
     """What a modality says of its pictures, where it draws any: ``AXES`` of the token grids that its maps understand
     (usually two), the ``LEGEND`` of axes and colours."""
-    from foundation.errors import UserError
-    from foundation.probes.road import room
 
     try:
-        return getattr(room(modality, "picture"), name, default)
+        return getattr(part(modality, "picture"), name, default)
     except UserError:
         return default
 
@@ -236,11 +231,8 @@ def _looks_by_place(
     loaded: LoadedEncoder, views: Sequence[Any], keys: Sequence[str], features: Sequence[Any], tap: str | None
 ) -> list[Look]:
     """Looks of samples whose tokens lie on no grid: every map is drawn onto the sample itself."""
-    import torch
 
-    from foundation.probes.road import room
-
-    drawing = room(loaded.modality, "picture")
+    drawing = part(loaded.modality, "picture")
     upright = {key: value for key, value in options_of(loaded.evaluation).items() if key == "up"}
     colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
     looks = []
@@ -268,10 +260,6 @@ def _looks_by_place(
 def _neighbours(
     loaded: LoadedEncoder, shards: Any, features: FeatureSet, queries: int, near: int, device: Any, notes: list[str]
 ) -> list[Neighbourhood]:
-    import torch
-
-    from foundation.probes import knn
-    from foundation.probes.road import decoder
 
     k = min(near, len(features) - 1)
     if k < 1:
@@ -315,11 +303,6 @@ def _confusion(
     features: FeatureSet, device: Any, notes: list[str]
 ) -> tuple[list[list[int]], int, float, tuple[str, ...]] | str:
     """Counts, k, top-1 accuracy and classes, or why there are none."""
-    import torch
-
-    from foundation.errors import UserError
-    from foundation.probes import knn
-    from foundation.probes.labels import number_classes
 
     if not features.names and bool((features.labels < 0).all()):
         notes.append("The samples have no labels: neighbours have no names.")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from foundation import schema
+from foundation import config, schema
 from foundation.errors import UserError
+from foundation.probes.results import read_results
 from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
 from foundation.run.origin import STARTS, Start
@@ -78,8 +79,6 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: the folder does not exist or holds nothing of a run.
     """
-    from foundation import config
-    from foundation.probes.results import read_results
 
     if not path.is_dir():
         raise UserError(f"no run folder {path}")

@@ -6,18 +6,22 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from foundation.data.loader import PlannedBatches
+from foundation.data.pipeline import Plan
+from foundation.data.stream import build_stream, open_sources
+from foundation.errors import FoundationError, SampleError, UserError
 from foundation.modalities.drawing import photo
+from foundation.modalities.parts import part
 from foundation.report.images import options_of
-from foundation.types import MASKING
-
-if TYPE_CHECKING:
-    from foundation.run.recipe import Recipe
-    from foundation.types import Batch, TokenMask, View
+from foundation.run import build
+from foundation.run.recipe import Recipe
+from foundation.types import MASKING, Batch, TokenMask, View
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,6 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
     Raises:
         UserError: there are no shards, or none of their samples can be read.
     """
-    from foundation.data.loader import PlannedBatches
-    from foundation.data.pipeline import Plan
-    from foundation.data.stream import build_stream, open_sources
-    from foundation.errors import FoundationError, UserError
-    from foundation.run import build
 
     data = dataclasses.replace(recipe.data, shards=tuple(patterns), sources={}) if patterns else recipe.data
     # The folder may be someone else's: no program is started, and no folder is written to, because its recipe says so.
@@ -121,16 +120,12 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
 
 def _tokens(recipe: Recipe, clock: Any) -> float:
     """Tokens of a sample, as the trainer counts them; no weights are made for it."""
-    import torch
-
-    from foundation.run import build
 
     with torch.device("meta"):
         return build.tokens_per_sample(recipe, build.learner(recipe, clock))
 
 
 def _quietly(make: Callable[[], Any]) -> Any:
-    from foundation.errors import SampleError
 
     try:
         return make()
@@ -139,14 +134,12 @@ def _quietly(make: Callable[[], Any]) -> Any:
 
 
 def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Sheet:
-    from foundation.errors import UserError
-    from foundation.probes.road import room
 
     notes: list[str] = []
     drawings: dict[str, Any] = {}
     for modality in (recipe.views.modality, *(view.modality for view in batch.views.values())):
         try:
-            drawings.setdefault(modality, room(modality, "picture"))
+            drawings.setdefault(modality, part(modality, "picture"))
         except UserError:
             notes.append(f"There is no way yet to draw {modality}: its folder has no picture.py.")
     widths = _widths(recipe, batch, drawings)
@@ -166,7 +159,7 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:
-    """How a picture room's ``of_raw`` draws a sample as a recipe reads it: its decoder, and the axis that is upwards
+    """How a picture file's ``of_raw`` draws a sample as a recipe reads it: its decoder, and the axis that is upwards
     where its views name one."""
     up = {"up": recipe.views.up} if hasattr(recipe.views, "up") else {}
     return {"decode": recipe.decode.build(), **up}
@@ -194,7 +187,7 @@ def _masked(
     recipe: Recipe, view: View, masked: NDArray[np.bool_], place: int, drawing: Any, options: dict[str, Any]
 ) -> NDArray[np.uint8] | None:
     """The view as the student sees it; None where its tokens lie on no grid that can be drawn."""
-    coordinates = np.asarray(recipe.encoder.coordinates(tuple(view.data.shape[2:])))
+    coordinates = np.asarray(recipe.encoder.for_modality(view.modality).coordinates(tuple(view.data.shape[2:])))
     places_of = getattr(recipe.encoder, "places", None)
     if places_of is not None and coordinates.shape[1] == 1:  # tokens of this view have only a number
         places = places_of(view.data[place : place + 1])[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from foundation.branches import trained
@@ -23,6 +24,7 @@ from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.run.succession import take_over
 from foundation.schedules import Clock, Schedule
@@ -166,9 +168,10 @@ def learner(
     with fitting_memory():
         built, problems = branches(recipe, clock, previous)
     masks = mask_views(recipe)
+    modes = {name: rule.mode for name, rule in recipe.mask_rules.items()}
     stores = Stores(samples)
     context = ObjectiveContext(
-        clock, {name: branch.offer for name, branch in built.items()}, masks, view_shapes(recipe), stores
+        clock, {name: branch.offer for name, branch in built.items()}, masks, modes, view_shapes(recipe), stores
     )
     objectives: dict[str, Objective] = {}
     weights: dict[str, Schedule] = {}
@@ -192,8 +195,8 @@ def learner(
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
-    places = {name: f"objectives.{place}" for place, name in enumerate(objectives)}
-    unserved = made.check(tuple(recipe.views.roles), masks)
+    places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
+    unserved = made.check(tuple(recipe.views.roles), masks, modes)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
     problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
@@ -245,8 +248,30 @@ def trainable(built: Learner) -> Mapping[str, nn.Module]:
 def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
     """Patch tokens of one sample in all views that the student sees; those of other modalities do not count."""
     seen = {request.view for request in built.requests if request.branch == STUDENT}
-    views = [view for name, view in recipe.views.roles.items() if name in seen]
-    return sum(count * len(recipe.encoder.coordinates(tuple(shape[1:]))) for count, shape in views)
+    views = {name: view for name, view in recipe.views.roles.items() if name in seen}
+    return sum(count * len(coordinates(recipe, name)) for name, (count, _) in views.items())
+
+
+def encoder_for(recipe: Recipe, view: str) -> Any:
+    """Config of the encoder that takes a view: that of the student, or of another trained branch, by modality."""
+    modality = view_shapes(recipe)[view].modality
+    others = [branch.encoder for branch in recipe.branches.values() if isinstance(branch, trained.Config)]
+    for encoder in (recipe.encoder, *(other for other in others if other is not None)):
+        with suppress(UserError):
+            found = encoder.for_modality(modality)
+            if found.modality == modality:
+                return found
+    return recipe.encoder
+
+
+def coordinates(recipe: Recipe, view: str) -> NDArray[np.int64]:
+    """Place of each patch token of a view in its grid, [N, d].
+
+    Raises:
+        UserError: the view does not fit the patches of the encoder that takes it.
+    """
+    found: NDArray[np.int64] = encoder_for(recipe, view).coordinates(tuple(recipe.views.roles[view][1][1:]))
+    return found
 
 
 def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipeline:
@@ -262,47 +287,11 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         views=views,
         masking=makers(recipe.mask_rules),
         extras={name: config.build(name) for name, config in recipe.data.extras.items()},
-        coordinates=recipe.encoder.coordinates,
+        coordinates={name: coordinates(recipe, name) for rule in recipe.mask_rules.values() for name in rule.views},
         finish_in_worker=finish_in_worker,
         places=recipe.encoder.places,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and in which precision the run computes.
-
-    Attributes:
-        device: of parameters and batches.
-        autocast: dtype of the forward pass, or None for float32 throughout.
-    """
-
-    device: torch.device
-    autocast: torch.dtype | None
-
-    def plain(self) -> dict[str, str]:
-        """``device``, ``processor`` (its model) and ``precision``, for checkpoints and cards."""
-        precision = "float32" if self.autocast is None else str(self.autocast).removeprefix("torch.")
-        return {"device": self.device.type, "processor": processor(self.device), "precision": precision}
-
-
-def words(computed: Mapping[str, str]) -> str:
-    """A :meth:`Placement.plain` for a person."""
-    return f"{computed.get('precision')} on {computed.get('device')} ({computed.get('processor')})"
-
-
-@cache
-def processor(device: torch.device | None = None) -> str:
-    """Model of a processor, as its maker calls it; None: of the machine's own."""
-    if device is not None and device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def placement(recipe: Recipe) -> Placement:

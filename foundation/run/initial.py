@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from foundation.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
+from foundation.zoo.load import load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,6 @@ class Config:
         Raises:
             UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
         """
-        from foundation.zoo.load import load_encoder
 
         loaded = load_encoder(self.weights, branch=self.branch)
         towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]
@@ -56,7 +55,7 @@ class Config:
     def _adapt(self, encoder: nn.Module, modality: str, loaded: Any) -> None:
         name = f"foundation.modalities.{modality}.inflate"
         try:
-            room = importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
@@ -64,4 +63,4 @@ class Config:
                 f"initial.weights {self.weights} are of {loaded.modality}, the encoder is of {modality}, and there is "
                 "no way from one to the other"
             ) from error
-        room.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))
+        module.inflate(encoder, loaded.encoder, **({} if self.how is None else {"how": self.how}))

@@ -16,7 +16,7 @@ from foundation.engine.state import Progress, kept_random
 from foundation.errors import RecipeError, UserError
 from foundation.jobs.base import Job, JobContext
 from foundation.parallel.collective import on_first_rank
-from foundation.run.build import Placement
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
 from foundation.run.watchdog import Watchdog
 from foundation.schedules import Clock

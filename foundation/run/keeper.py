@@ -12,7 +12,7 @@ from foundation.checkpoints.saver import Saver
 from foundation.engine import state
 from foundation.engine.agreement import check_agreement
 from foundation.parallel.collective import gather_to_first, on_first_rank, rank, world_size
-from foundation.run.build import Placement
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
 from foundation.run.run_folder import RunFolder
 from foundation.run.stage import Stage

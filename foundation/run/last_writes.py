@@ -10,7 +10,7 @@ from foundation.checkpoints.saver import Saver
 from foundation.engine.learner import Learner
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import on_first_rank, rank
-from foundation.run.build import Placement
+from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
 from foundation.run.run_folder import RunFolder
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from foundation.parallel.collective import rank, world_size
+from foundation.versions import VERSION
 
 if TYPE_CHECKING:
     from foundation.run.run_folder import RunFolder
@@ -52,8 +53,6 @@ def record_start(folder: RunFolder, step: int, computed: Mapping[str, str]) -> N
     """
     import torch
 
-    import foundation
-
     if rank() != 0:
         return
     commit, modified = code()
@@ -62,7 +61,7 @@ def record_start(folder: RunFolder, step: int, computed: Mapping[str, str]) -> N
         "step": step,
         "processes": world_size(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "foundation": foundation.__version__,
+        "foundation": VERSION,
         "commit": commit,
         "modified": modified,
         "python": platform.python_version(),

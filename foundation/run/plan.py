@@ -91,7 +91,7 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
     roles = recipe.views.roles
     for name in dict.fromkeys(request.view for request in learner.requests):
         try:
-            recipe.encoder.coordinates(tuple(roles[name][1][1:]))
+            build.coordinates(recipe, name)
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {}
@@ -111,8 +111,9 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             continue
         tokens[name] = 0
         for view, mask in seen:
-            shape, share = (roles[view][0], *roles[view][1]), 1.0 if mask is None else _share(recipe, view)
-            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, shape) * share))
+            shape = (roles[view][0], *roles[view][1])
+            share = 1.0 if mask is None else recipe.mask_rules[mask].visible_share
+            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, view) * share))
             flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, parameters, tokens, processes)
     return Plan(part.name, recipe, clock, num_samples, parameters, tokens, flops, memory, said)
@@ -132,13 +133,8 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         return None, [f"the shards are not here{epoch}: {error}"]
 
 
-def _num_tokens(recipe: Recipe, shape: tuple[int, ...]) -> int:
-    return len(recipe.encoder.coordinates(tuple(shape[2:]))) + int(recipe.encoder.registers)
-
-
-def _share(recipe: Recipe, view: str) -> float:
-    """Tokens of a view that reach the student's trunk."""
-    return recipe.masking.visible_share if recipe.masking and view in recipe.masking.views else 1.0
+def _num_tokens(recipe: Recipe, view: str) -> int:
+    return len(build.coordinates(recipe, view)) + int(build.encoder_for(recipe, view).registers)
 
 
 def _trained(learner: Learner) -> dict[str, Branch]:
@@ -173,9 +169,10 @@ def _memory(
         if request.head is not None:
             count = recipe.views.roles[request.view][0]
             if request.token != "cls":
-                shape = (count, *recipe.views.roles[request.view][1])
-                share = recipe.masking.mean_share if recipe.masking and request.token == "masked" else 1.0
-                count *= len(recipe.encoder.coordinates(tuple(shape[2:]))) * share
+                rule = None if request.chosen_by is None else recipe.mask_rules[request.chosen_by[1]]
+                masked = 1.0 if rule is None else rule.mean_share
+                share = masked if request.token == "masked" or rule is None else 1.0 - masked
+                count *= len(build.coordinates(recipe, request.view)) * share
             outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
             logits += int(rows * count * outputs * (2 if half else 4))
     return {

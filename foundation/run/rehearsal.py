@@ -23,12 +23,12 @@ monitor looks by default (every 100)."""
 
 def random_batch(recipe: Recipe, size: int) -> Batch:
     """A batch of ``size`` samples: normal noise in the shapes of the recipe's views, and its masks."""
-    views = {}
+    views, shapes = {}, build.view_shapes(recipe)
     for role, (count, shape) in recipe.views.roles.items():
         rows = count * size
         views[role] = View(
             data=torch.randn(rows, *shape),
-            modality=recipe.views.modality,
+            modality=shapes[role].modality,
             role=role,
             count=count,
             sample_ids=torch.arange(size).repeat(count),
@@ -40,7 +40,7 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
     def coordinates(role: str, by_place: bool) -> NDArray[Any]:
         if places is not None and by_place:
             return np.asarray(places(views[role].data))
-        return np.asarray(recipe.encoder.coordinates(tuple(recipe.views.roles[role][1][1:])))
+        return np.asarray(build.coordinates(recipe, role))
 
     counts = {role: count for role, (count, _) in recipe.views.roles.items()}
     masks = masks_of(makers(recipe.mask_rules), coordinates, counts, draws, np.arange(size), size, 0)

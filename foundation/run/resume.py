@@ -11,8 +11,8 @@ from foundation import config
 from foundation.checkpoints import checkpoint
 from foundation.data.sources import Stream
 from foundation.errors import UserError
+from foundation.parallel.placement import Placement, words
 from foundation.run import runs
-from foundation.run.build import Placement, words
 from foundation.run.recipe import Recipe
 
 FREE = (

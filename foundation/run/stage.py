@@ -20,10 +20,10 @@ from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import rank, world_size
+from foundation.parallel.placement import Placement
 from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers
 from foundation.run import build
-from foundation.run.build import Placement
 from foundation.run.jobs import Jobs
 from foundation.run.recipe import Recipe
 from foundation.run.trainable import KEY, choose
@@ -251,7 +251,8 @@ def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path 
     learners: list[Learner] = []
     previous: Mapping[str, Branch] = {}
     for part in found:
-        flat, built = part.recipe, {}
+        flat = part.recipe
+        built: dict[str, Branch] = {}
         try:
             with torch.device("meta"):
                 built, _ = build.branches(flat, part.clock, previous)

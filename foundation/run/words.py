@@ -12,9 +12,9 @@ from foundation.checkpoints import checkpoint
 from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
+from foundation.parallel.placement import words as place_in_words
 from foundation.redact import redact
 from foundation.run.build import trainable
-from foundation.run.build import words as place_in_words
 from foundation.run.recipe import Recipe
 from foundation.run.stage import Part, Stage
 from foundation.schedules import Clock

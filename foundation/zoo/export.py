@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -13,7 +13,8 @@ from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
-from foundation.run.recipe import Recipe
+from foundation.versions import VERSION
+from foundation.zoo.sections import branches, sections
 
 CARD_FORMAT = 1
 
@@ -45,18 +46,27 @@ class Numbers(TypedDict):
     stage: NotRequired[int]
 
 
-def encoder_plain(recipe: Recipe) -> dict[str, Any]:
-    """The encoder section of a recipe as plain values, its ``name`` included."""
-    return dict(config.to_plain(recipe)["encoder"])
+class Described(Protocol):
+    """A recipe, or those sections of one that a card tells of."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def views(self) -> Any: ...
+
+    @property
+    def encoder(self) -> Any: ...
 
 
 def write_export(
     path: Path,
     tensors: dict[str, Tensor],
-    recipe: Recipe,
+    recipe: Described,
     branch: str,
     step: int,
     computed: Mapping[str, str] | None = None,
+    text: str | None = None,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -67,10 +77,9 @@ def write_export(
         branch: ``student`` or a teacher's name.
         step: optimiser steps done.
         computed: device, processor and precision of the training; None: not known (of an older checkpoint).
+        text: of the whole recipe; None: ``recipe`` is the whole.
     """
     from safetensors.torch import save
-
-    from foundation import __version__
 
     replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
     card: Card = {
@@ -79,26 +88,35 @@ def write_export(
         "branch": branch,
         "step": step,
         "modality": recipe.views.modality,
-        "encoder": encoder_plain(recipe),
+        "encoder": dict(config.to_plain(recipe)["encoder"]),
         "evaluation": config.to_plain(recipe.views.evaluation()),
         "parameters": sum(t.numel() for t in tensors.values()),
         "file": path.name,
         "sha256": sha256(path),
         "computed": dict(computed or {}),
-        "recipe": config.dump(recipe),
-        "foundation_version": __version__,
+        "recipe": config.dump(recipe) if text is None else text,
+        "foundation_version": VERSION,
     }
     replace_file(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
     return path
 
 
 def export_branches(
-    recipe: Recipe, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
+    recipe: Described, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
 ) -> list[Path]:
     """Export the encoder of every branch that is trained or an average."""
     encoders = {name: learner.branch(name).encoder for name, b in learner.named_branches.items() if b.exports}
+    text = config.dump(recipe)
     return [
-        write_export(folder / f"{name}.safetensors", encoder.state_dict(), recipe, name, step, computed)
+        write_export(
+            folder / f"{name}.safetensors",
+            encoder.state_dict(),
+            sections(text, recipe.name, branch=name),
+            name,
+            step,
+            computed,
+            text,
+        )
         for name, encoder in encoders.items()
     ]
 
@@ -115,13 +133,15 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     """
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
-    recipe = recipe.stage(numbers.get("stage", 0))
-    branches = {name: encoder_tensors(folder, name) for name in ("student", *recipe.branches)}
-    branches = {name: tensors for name, tensors in branches.items() if tensors}
+    text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
+    stage, computed = numbers.get("stage", 0), numbers.get("computed")
+    tensors = {name: encoder_tensors(folder, name) for name in ("student", *branches(text, source, stage))}
     return [
-        write_export(out / f"{name}.safetensors", group, recipe, name, int(numbers["step"]), numbers.get("computed"))
-        for name, group in branches.items()
+        write_export(
+            out / f"{name}.safetensors", group, sections(text, source, stage, name), name, step, computed, text
+        )
+        for name, group in tensors.items()
+        if group
     ]
 
 

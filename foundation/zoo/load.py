@@ -16,14 +16,14 @@ from torch import nn
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
-from foundation.modalities.lattice import check_evaluation
+from foundation.modalities.parts import check_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
-from foundation.run.recipe import Recipe
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
 from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
+from foundation.zoo.sections import branches, sections
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoadedEncoder:
         sha256: of the weights' file, or None where there is none.
         folder: where results about this model belong; None for a model that has no folder of the user's.
         config: the encoder's Config, to build an untrained twin.
-        recipe: it was trained with, if known.
+        recipe: text of the one that it was trained with; empty where that is not known.
     """
 
     encoder: nn.Module
@@ -48,7 +48,7 @@ class LoadedEncoder:
     sha256: str | None
     folder: Path | None
     config: Any
-    recipe: Recipe | None = None
+    recipe: str = ""
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
@@ -125,7 +125,6 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
     if found != card["sha256"]:
         said = f"its card {card_path.name} says {card['sha256'][:12]}…"
         raise UserError(f"checksum mismatch: {path} is {found[:12]}…, {said}")
-    recipe = config.load(Recipe, card["recipe"] + "\n", name=str(card_path))
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
     bare = _without_download(encoder_config)
     check_fits(bare, header(path), str(path))
@@ -138,22 +137,23 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         sha256=found,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
-        recipe=recipe,
+        recipe=card["recipe"],
     )
 
 
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run: Path) -> LoadedEncoder:
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
-    recipe = config.load(Recipe, numbers["recipe"] + "\n", name=f"{folder}/{checkpoint.STATE}")
-    recipe = recipe.stage(numbers.get("stage", 0))
-    if branch == "teacher" and not recipe.branches:  # the default; a run without any teacher has only its student
+    text, origin = numbers["recipe"], f"{folder}/{checkpoint.STATE}"
+    stage = numbers.get("stage", 0)
+    recipe, named = sections(text, origin, stage, branch), branches(text, origin, stage)
+    if branch == "teacher" and not named:  # the default; a run without any teacher has only its student
         return _from_checkpoint(folder, device, "student", run)
     weights = encoder_tensors(folder, branch)
     if not weights:
-        raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *recipe.branches))}")
+        raise UserError(f"{folder} has no branch {branch!r}; there are: {', '.join(('student', *named))}")
     evaluation = recipe.views.evaluation()
-    check_evaluation(evaluation, f"{folder}/{checkpoint.STATE}")
+    check_evaluation(recipe.views.modality, evaluation, origin)
     source = folder / f"{file_of(folder, branch)}.safetensors"
     bare = _without_download(recipe.encoder)
     check_fits(
@@ -168,7 +168,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str, run:
         sha256=checkpoint.manifest_of(folder)["files"][source.name]["sha256"],
         folder=run,
         config=recipe.encoder,
-        recipe=recipe,
+        recipe=text,
     )
 
 
@@ -206,7 +206,8 @@ def _without_download(encoder_config: Any) -> Any:
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """The encoder with these weights, which have been found to fit."""
-    encoder: nn.Module = encoder_config.build()
+    with seeded(0):  # first weights, which are written over, must not come out of the run's generator
+        encoder: nn.Module = encoder_config.build()
     encoder.load_state_dict(dict(weights))
     check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)
@@ -219,5 +220,5 @@ def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
         raise UserError(f"{source}: {error}") from None
     known = {item.name for item in dataclasses.fields(kind)}
     evaluation = config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
-    check_evaluation(evaluation, source)
+    check_evaluation(modality, evaluation, source)
     return evaluation

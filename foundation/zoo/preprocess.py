@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 from foundation.data.boundary import decoded, good_views
@@ -36,10 +37,10 @@ class Preprocess:
     def __init__(self, modality: str, evaluation: Any) -> None:
         # Of samples of several sensors, the evaluation names the one that is looked at.
         self.modality = str(getattr(evaluation, "modality", modality))
-        room = resolve("foundation.modalities.{name}.decode", self.modality)
-        self._room = room.__name__.rpartition(".")[0]
-        self.extensions: tuple[str, ...] = tuple(vars(room).get("EXTENSIONS", ()))
-        config = getattr(evaluation, "decode", None) or room.Config()
+        module = resolve("foundation.modalities.{name}.decode", self.modality)
+        self._package = module.__name__.rpartition(".")[0]
+        self.extensions: tuple[str, ...] = tuple(vars(module).get("EXTENSIONS", ()))
+        config = getattr(evaluation, "decode", None) or module.Config()
         self.decode: Callable[[Any], Sample] = config.build()
         self.views: Callable[[Sequence[Sample]], Tensor] = evaluation.build()
 
@@ -101,17 +102,16 @@ class Preprocess:
 
     def _of_memory(self, value: Any, rate: float | None) -> dict[str, bytes]:
         try:
-            room = importlib.import_module(f"{self._room}.arrays")
+            module = importlib.import_module(f"{self._package}.arrays")
         except ModuleNotFoundError as error:
-            if error.name != f"{self._room}.arrays":
+            if error.name != f"{self._package}.arrays":
                 raise
             return {"npy": self._npy(value)}
-        found: dict[str, bytes] = room.members(value, rate)
+        found: dict[str, bytes] = module.members(value, rate)
         return found
 
     def _npy(self, value: Any) -> bytes:
         """An array as the file that ``numpy.save`` would write; its decoder checks type and shape."""
-        import numpy as np
 
         array, data = np.asarray(value), io.BytesIO()
         if array.dtype.kind not in "fiu" or "npy" not in self.extensions:

@@ -112,7 +112,7 @@ def forge(folder: Path, change: Callable[[dict], object]) -> None:
         (lambda m: m["files"].update({"../../etc/passwd": {"bytes": 1, "sha256": ""}}), "outside its folder"),
         (lambda m: m["files"].pop("state.json"), "does not list state.json"),
         (lambda m: m["files"].pop("optimizer.safetensors"), "does not list optimizer.safetensors"),
-        (lambda m: m["tensors"].update({"teachers": {}}), "does not list teachers.safetensors"),
+        (lambda m: m["tensors"].update({"teacher": {}}), "does not list teacher.safetensors"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_the_reason(tmp_path, change, reason):
@@ -171,7 +171,7 @@ def tell(text):
     os.write(1, text.encode() + b"\\n")  # in one piece: two processes write here
 
 def state(step):
-    return {name: {"a": torch.full((800_000,), float(step))} for name in ("student", "teachers", "optimizer")}
+    return {name: {"a": torch.full((800_000,), float(step))} for name in ("student", "teacher", "optimizer")}
 
 for line in sys.stdin:
     what, root = line.split()

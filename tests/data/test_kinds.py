@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foundation.data.kinds import extensions_of, kind_of
-from foundation.modalities.members import label_of
+from foundation.data.members import label_of
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_seed_says_everything_and_splits_share_nothing(name):
 @pytest.mark.parametrize("name", SETS)
 def test_decoders_read_what_was_made(name):
     from foundation.data.build import load as load_set
-    from foundation.probes.road import decoder
+    from foundation.modalities.parts import decoder
 
     modality = load_set(name).card["modality"]
     decode = decoder(modality)

@@ -10,13 +10,13 @@ import pytest
 
 from foundation import paths
 from foundation.cli import main
-from foundation.data import sheet
 from foundation.data.build import build, load
-from foundation.data.inspect import inspect
 from foundation.data.shards import write_shards
-from foundation.data.sheet import contact_sheet
 from foundation.data.verify import verify
 from foundation.errors import SampleError, UserError
+from foundation.modalities import contact_sheet as sheet
+from foundation.modalities.contact_sheet import contact_sheet
+from foundation.modalities.inspect import inspect
 
 MODALITIES = sorted(
     path.parent.name

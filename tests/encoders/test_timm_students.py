@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from foundation import config
-from foundation.run import build
 from foundation.run.recipe import Recipe
 
 RECIPE = """
@@ -26,7 +25,7 @@ heads:
 objectives:
   - {{name: dino, head: cls, target: sinkhorn, teacher_temperature: 0.04}}
 {patches}
-teachers: {{teacher: {{name: ema, momentum: 0.9}}}}
+branches: {{teacher: {{name: ema, momentum: 0.9}}}}
 optimizer: {{learning_rate: 2e-3, scaling: none, weight_decay: 0.05, freeze_last_layer: 0 steps, layer_decay: 0.9,
   patch_embed_multiplier: 0.5}}
 train: {{length: {steps} steps, batch_size: 16, log_every: 1, precision: float32, device: cpu}}
@@ -62,9 +61,25 @@ def recipe(family: str, shards: Path, steps: int = 24) -> Recipe:
 @pytest.mark.parametrize("family", STUDENTS)
 def test_a_student_lowers_its_loss_on_real_pictures(family, shared_data, train, metrics, tmp_path):
     asked = recipe(family, shared_data("cifar10"))
-    trained = train(asked, tmp_path / "run").learner.student.encoder
+    trained = train(asked, tmp_path / "run").learner.named_branches["student"].encoder
     losses = torch.tensor([line["loss"] for line in metrics(tmp_path / "run")])
     assert losses[-6:].mean() < losses[:6].mean() - 0.3
-    first = dict(build.student(asked).encoder.named_parameters())
+    torch.manual_seed(asked.seed)
+    first = dict(asked.encoder.build().named_parameters())
     still = {name for name, parameter in trained.named_parameters() if torch.equal(parameter, first[name])}
     assert still == set(), "every parameter of the encoder has learnt, the mask token of those that hide included"
+
+
+def test_swin_fills_in_what_is_hidden(shared_data, train, metrics, tmp_path):
+    """SimMIM (Xie et al. 2022): a mask token, and the pixels under it from one linear layer."""
+    asked = config.load(
+        Recipe,
+        RECIPE.format(
+            shards=shared_data("cifar10"), model=STUDENTS["swin"][0], arguments=SWIN, steps=30, local=16,
+            masking="masking: {probability: 1.0, ratio: [0.5, 0.5], kind: random}", patches="",
+        ),
+        ("objectives=[{name: reconstruction, distance: l1}]", "branches={}", "heads={}"),
+    )  # fmt: skip
+    train(asked, tmp_path / "run")
+    losses = torch.tensor([line["loss"] for line in metrics(tmp_path / "run")])
+    assert losses[-8:].mean() < 0.9 * losses[:8].mean()

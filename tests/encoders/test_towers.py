@@ -66,7 +66,7 @@ def test_what_the_engine_asks(both):
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="main is 'sound'; the towers are: clip"):
         towers.Config(towers={"clip": VIDEO}, main="sound")
-    with pytest.raises(UserError, match="clip and frame both take views of 3 axes"):
+    with pytest.raises(UserError, match="clip and frame both take views of video"):
         towers.Config(towers={"clip": VIDEO, "frame": VIDEO}, main="clip")
     wide = vit.Config(preset=None, width=64, depth=2, heads=2, size=(16, 16), tokenizer=ImageTokenizer(patch_size=8))
     with pytest.raises(UserError, match="one width, as they share the heads: clip 32, frame 64"):

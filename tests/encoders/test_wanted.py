@@ -7,12 +7,13 @@ import contextlib
 import pytest
 import torch
 
-from foundation.branches.base import Branch
+from foundation.branches.base import EncoderBranch
 from foundation.branches.request import Request
 from foundation.encoders import vit
 from foundation.encoders.positions import PositionConfig
+from foundation.masks.rule import token_mask
 from foundation.modalities.image import tokenizer
-from foundation.types import Batch, TokenMask, View
+from foundation.types import Batch, View
 from tests.encoders.inputs import inputs
 
 ROTARY = PositionConfig(kind="rotary")
@@ -136,11 +137,11 @@ def test_a_branch_leaves_out_what_no_request_needs():
     }
     hidden = torch.zeros(2, 16, dtype=torch.bool)
     hidden[:, 3] = True
-    masks = {"global": TokenMask(hidden, hidden.flatten().nonzero().flatten(), torch.ones(2))}
+    masks = {("global", "masking"): token_mask(hidden.numpy())}
     batch = Batch(views, masks, ("a", "b"), torch.zeros(2), 0, 2)
-    branch = Branch(encoder, {})
-    cls = [Request("student", view, "cls") for view in views]
-    masked, patches = (Request("student", "global", token) for token in ("masked", "patches"))
+    branch = EncoderBranch(encoder, {}, {})
+    cls = [Request("student", "global", "cls", mask="masking"), Request("student", "local", "cls")]
+    masked, patches = (Request("student", "global", token, mask="masking") for token in ("masked", "patches"))
     some = branch(batch, [*cls, masked])
     assert set(some) == {*cls, masked}
     everything = branch(batch, [*cls, masked, patches])

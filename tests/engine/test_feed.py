@@ -40,7 +40,7 @@ def picture(number: int) -> bytes:
 def loader(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """``loader(in_worker=False)`` -> (loader of 6 batches of 4 photographs, their view maker)."""
     write_shards([{"__key__": f"s{n}", "png": picture(n)} for n in range(24)], tmp_path, "train")
-    crop = views.CropConfig(size=32)
+    crop = views.ViewConfig(size=32)
     made: list[Any] = []
 
     def make(in_worker: bool = True, decoder: Any = None, **settings: Any) -> tuple[Any, Any]:

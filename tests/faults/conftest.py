@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foundation.data.inspect import index_shards
+from foundation.data.adopt import index_shards
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
 from foundation.data.verify import Findings, verify

@@ -12,7 +12,7 @@ import pytest
 
 from foundation import config
 from foundation.cli import main
-from foundation.data.remote import storage_of
+from foundation.data.storages import storage_of
 from foundation.errors import UserError
 from foundation.redact import has_password, redact
 from foundation.run.recipe import Recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.data.inspect import index_shards
+from foundation.data.adopt import index_shards
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.tar import scan
 from foundation.errors import SampleError, UserError

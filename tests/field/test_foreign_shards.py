@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundation.data.inspect import inspect
 from foundation.data.shards import open_shards
 from foundation.data.verify import verify
 from foundation.errors import UserError
 from foundation.modalities.image.views import EvaluationConfig
+from foundation.modalities.inspect import inspect
 from foundation.probes.features import RawEncoder
 from foundation.probes.knn import Config as Knn
 from foundation.probes.road import features_of_shards

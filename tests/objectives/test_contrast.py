@@ -115,8 +115,10 @@ def test_the_queue_holds_the_last_teacher_views_and_is_saved():
     for step in range(3):
         batch = batch_of([10 * step + n for n in range(2)], **{"global": 2})
         given = outputs(module, batch, seed=step)
-        seen.append(F.normalize(given[module.teacher_request], dim=1))
-        ids += batch.views["global"].sample_ids.tolist()
+        rows = F.normalize(given[module.teacher_request], dim=1)
+        by_sample = torch.tensor([0, 2, 1, 3])  # both views of the first sample, then those of the second
+        seen.append(rows[by_sample])
+        ids += batch.views["global"].sample_ids[by_sample].tolist()
         module(given, batch, step)
         filled = min(4 * (step + 1), 7)
         torch.testing.assert_close(module.queue[7 - filled :], torch.cat(seen)[-filled:])

@@ -80,7 +80,7 @@ def test_drop_mode_never_sees_what_is_hidden():
     for row in range(4):
         keep = torch.cat((torch.tensor([0]), (~mask.masked[row]).nonzero().flatten() + 1))
         kept = [tokens[row : row + 1, keep]]
-        alone = model.trunk(kept, model.segments(kept, [(4, 4)], [None], None))
+        alone = model.trunk(kept, model.segments(kept, [(4, 4)], [None], [None], None))
         torch.testing.assert_close(first.patches[row, ~mask.masked[row]], alone[1][0][0])
     place = model.positions((4, 4))[1][0]
     expected = (model.mask_token + place)[mask.masked[0]]

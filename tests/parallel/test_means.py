@@ -58,7 +58,7 @@ LOSSES = (
 from foundation.heads import prototypes as heads
 from foundation.masks.rule import token_mask
 from foundation.encoders.protocol import Capabilities, EncoderModule
-from foundation.objectives import byol, cluster, contrast, ibot, koleo, reconstruction
+from foundation.objectives import byol, cluster, contrast, dino, ibot, koleo, masked_dino, reconstruction
 from foundation.branches.request import Request
 from foundation.schedules import Clock
 from foundation.types import Batch, View
@@ -75,6 +75,10 @@ CONFIGS = {
     "cluster": cluster.Config(prototypes=16, head=None),
     "byol": byol.Config(head="head", token="masked", pairs="same", predictor=PREDICTOR),
     "byol other": byol.Config(head="head", token="masked", predictor=PREDICTOR),
+    "dino": dino.Config(head="scores", other_views=("frame",)),
+    "dino sinkhorn": dino.Config(head="scores", other_views=(), target="sinkhorn"),
+    "ibot all": ibot.Config(head="scores", over="all"),
+    "masked_dino": masked_dino.Config(head="scores", student_view="frame"),
     "koleo": koleo.Config(),
     "contrast": contrast.Config(head="head", queue=12),
 }
@@ -144,4 +148,4 @@ def test_losses_gradients_queues_and_names_of_metrics_are_those_of_one_process_w
     for done in together(LOSSES, 2):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert len(found) == 14 and all(all(part) for part in found.values()), found
+        assert len(found) == 22 and all(all(part) for part in found.values()), found

@@ -12,6 +12,7 @@ from foundation import config
 from foundation.data.shards import write_shards
 from foundation.errors import UserError
 from foundation.paths import RECIPES
+from foundation.probe_command import untrained_class_token
 from foundation.probes import cautions
 from foundation.probes.features import FeatureSet, fingerprints
 from foundation.probes.groups import grouped
@@ -68,13 +69,13 @@ def test_leaving_one_out_names_twins_and_classes_of_one_sample():
 @pytest.mark.parametrize(("name", "told"), [("fsdd-mae-nano", True), ("fsdd-dino-ibot-nano", False)])
 def test_a_class_token_that_no_loss_trains_is_named(name, told):
     recipe = config.load(Recipe, (RECIPES / f"{name}.yaml").read_text(), name=name)
-    loaded = LoadedEncoder(recipe.encoder.build(), "audio", None, "", None, None, recipe.encoder, recipe)
-    assert [bool(cautions.of_tokens(loaded, tokens)) for tokens in ("cls", "both", None, "patches")] == [told] * 3 + [
-        False
-    ]
+    loaded = LoadedEncoder(recipe.encoder.build(), "audio", None, "", None, None, recipe.encoder, config.dump(recipe))
+    assert [bool(untrained_class_token(loaded, tokens)) for tokens in ("cls", "both", None, "patches")] == [
+        told
+    ] * 3 + [False]
     if told:
-        assert "--tokens patches" in cautions.of_tokens(loaded, "cls")[0]
-    assert cautions.of_tokens(dataclasses.replace(loaded, recipe=None), "cls") == []
+        assert "--tokens patches" in untrained_class_token(loaded, "cls")[0]
+    assert untrained_class_token(dataclasses.replace(loaded, recipe=""), "cls") == []
 
 
 def test_wilson_and_balanced_accuracy():

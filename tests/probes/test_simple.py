@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundation.probes.road import evaluation_config, room, simple_features
+from foundation.modalities.parts import evaluation_config, part, simple_features
 
 MODALITIES = Path(__file__).resolve().parents[2] / "foundation" / "modalities"
 VIEWS = {
@@ -40,7 +40,7 @@ def test_every_modality_has_a_room_for_them():
 
 
 def test_a_pair_is_measured_by_what_the_probe_sees_of_it():
-    evaluation = room("paired", "views").EvaluationConfig(modality="imu")
+    evaluation = part("paired", "views").EvaluationConfig(modality="imu")
     assert simple_features("paired", evaluation).keys() == simple_features("imu", None).keys()
 
 
@@ -136,8 +136,8 @@ def test_hog_is_what_dalal_and_triggs_describe():
             across, down = max(slopes, key=lambda slope: math.hypot(*slope))
             place = math.degrees(math.atan2(down, across)) % 180 / 20 - 0.5
             share = place - math.floor(place)
-            for number, part in ((math.floor(place), 1 - share), (math.floor(place) + 1, share)):
-                cells[y // 8, x // 8, number % 9] += part * math.hypot(across, down) / 64
+            for number, portion in ((math.floor(place), 1 - share), (math.floor(place) + 1, share)):
+                cells[y // 8, x // 8, number % 9] += portion * math.hypot(across, down) / 64
     found = simple_features("image", None)["HOG"](view).reshape(4, 9, height // 8 - 1, width // 8 - 1)
     for row in range(height // 8 - 1):
         for column in range(width // 8 - 1):

@@ -15,6 +15,7 @@ from foundation import config, paths
 from foundation.data.build import build, load
 from foundation.report.build import write_report
 from foundation.report.pictures import gallery
+from foundation.run.model_recipe import recipe_of
 from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
 from foundation.zoo.load import load_encoder
@@ -59,7 +60,7 @@ def pixels(uri: str) -> np.ndarray:
 def test_a_sample_its_mask_its_attention_and_its_features(run):
     _, folder, shards = run
     model = load_encoder(folder)
-    masked = model.recipe is not None and model.recipe.masking is not None
+    masked = (recipe := recipe_of(model)) is not None and recipe.masking is not None
     made = gallery(model, (shards,), samples=3, bank=16, queries=2, near=3)
     assert len(made.looks) == 3 and len(made.neighbours) == 2 and not made.notes
     for look in made.looks:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.run.submitit_job import Job
+from foundation.submitit_job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 

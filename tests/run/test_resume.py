@@ -14,7 +14,7 @@ import pytest
 
 from foundation.checkpoints import checkpoint
 from foundation.cli import main
-from foundation.data.inspect import index_shards
+from foundation.data.adopt import index_shards
 from foundation.errors import RequeueRequest, UserError
 from foundation.run import last_writes, watchdog
 from foundation.run.run_folder import RunFolder

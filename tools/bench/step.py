@@ -88,7 +88,7 @@ class PlainStep:
         import torch
 
         self.learner, self.recipe, self.place = learner, recipe, place
-        self.parameters = [p for p in learner.student.parameters() if p.requires_grad]
+        self.parameters = [p for p in learner.branch("student").parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, foreach=False, fused=False)
 
     def __call__(self, batch) -> None:
@@ -105,9 +105,9 @@ class PlainStep:
                     parameter.grad.mul_(3.0 / (norm + 1e-6))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        teacher = next(iter(self.learner.teachers.values())).branch
+        teacher = self.learner.branch()
         with torch.no_grad():
-            for old, new in zip(teacher.parameters(), self.learner.student.parameters(), strict=True):
+            for old, new in zip(teacher.parameters(), self.learner.branch("student").parameters(), strict=True):
                 old.mul_(0.996).add_(0.004 * new.detach())
 
     def loss(self, batch):
@@ -116,7 +116,7 @@ class PlainStep:
 
         from foundation.encoders.protocol import EncoderInput
 
-        student, teacher = self.learner.student, next(iter(self.learner.teachers.values())).branch
+        student, teacher = self.learner.branch("student"), self.learner.branch()
         names = {type(c).__module__.rsplit(".", 1)[-1]: c for c in self.recipe.objectives}
         total = torch.zeros(())
         views = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from foundation.data.extras.member import Member
 from foundation.data.shards import RawSample
-from foundation.ranges import Count
+from foundation.ranges import Count, Length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Member):
     """Array members (``npy``), stacked to [B, ...]."""
 
-    shape: tuple[Count, ...]
+    shape: Annotated[tuple[Count, ...], Length(1, 16)]
     """Sizes of the axes; a sample with others is bad."""
     dtype: Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"] = "float32"
     """Type of its numbers, which stays; a sample with another is bad."""

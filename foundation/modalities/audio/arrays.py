@@ -6,6 +6,8 @@ import io
 import math
 from typing import Any
 
+import numpy as np
+
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import library
 
@@ -20,7 +22,6 @@ def members(value: Any, rate: float | None = None) -> dict[str, bytes]:
     Raises:
         UserError: it is none of these, nobody says the rate, or soundfile is not installed.
     """
-    import numpy as np
 
     array = np.asarray(value)
     if array.ndim not in (1, 2) or 0 in array.shape or (array.dtype.kind != "f" and array.dtype != np.int16):

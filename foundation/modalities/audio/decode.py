@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from foundation.data import members
 from foundation.data.sound import SoundError, kind_of_sound, mended
 from foundation.errors import Note, SampleError, UserError
-from foundation.modalities import members
 from foundation.modalities.audio.errors import AudioError
 from foundation.ranges import Seconds, check
 from foundation.voice import plural

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from foundation.counter import bits
+from foundation.counter import Draws, bits
 from foundation.modalities.audio.segments import Recording, starts
-
-if TYPE_CHECKING:
-    from foundation.counter import Draws
-    from foundation.modalities.audio.views import Config, CropConfig, PreparedRole
-    from foundation.types import Sample
+from foundation.modalities.audio.view_config import AudioViewsConfig, ViewConfig
+from foundation.types import Sample
 
 Rows = dict[str, NDArray]
 
@@ -23,10 +21,43 @@ _KNOTS = 4
 """Frequencies at which the equaliser's gain is drawn, evenly over the mel bands."""
 
 
+@dataclass(frozen=True)
+class PreparedRole:
+    """One role of a batch between the two halves; R rows.
+
+    Attributes:
+        waveforms: float32 [R, T] at the front end's rate.
+        gains: float32 [R] factors.
+        response: float32 [R, mels] gain of each band in decibels.
+        noise: float32 [R] root mean square of the noise over the recording's; 0 for none.
+        noise_keys: int64 [R].
+        partners: int64 [R] rows that are mixed in.
+        shares: float32 [R] share of the partner; 0 for none.
+        boxes: int64 [R, 4] top, left, height, width of the resized crop on its canvas.
+        canvas: int64 [R, 2] first band and frame of the spectrogram on the canvas.
+        hidden: int64 [R, 2, stretches, 2] start and width of hidden stretches, of bands and of frames.
+        sample_ids: int64 [R].
+        geometry: float32 [R, 2, 3].
+    """
+
+    waveforms: Tensor
+    gains: Tensor
+    response: Tensor
+    noise: Tensor
+    noise_keys: Tensor
+    partners: Tensor
+    shares: Tensor
+    boxes: Tensor
+    canvas: Tensor
+    hidden: Tensor
+    sample_ids: Tensor
+    geometry: Tensor
+
+
 def draw_role(
-    config: Config,
+    config: AudioViewsConfig,
     role: str,
-    crop: CropConfig,
+    crop: ViewConfig,
     samples: Sequence[Sample],
     draws: Draws,
     spans: NDArray[np.float64] | None = None,
@@ -41,8 +72,6 @@ def draw_role(
         draws: random numbers of these samples.
         spans: [R, 2] begin and seconds of the views, seconds; None: drawn here.
     """
-    from foundation.modalities.audio.views import PreparedRole
-
     recordings = [Recording.of(sample, config.front_end.rate) for sample in samples]
     given = [None] * crop.count if spans is None else list(spans[:, 0].reshape(crop.count, len(samples)))
     parts = [_draw_view(config, role, crop, view, recordings, draws, given[view]) for view in range(crop.count)]
@@ -51,9 +80,9 @@ def draw_role(
 
 
 def _draw_view(
-    config: Config,
+    config: AudioViewsConfig,
     role: str,
-    crop: CropConfig,
+    crop: ViewConfig,
     view: int,
     recordings: list[Recording],
     draws: Draws,
@@ -102,7 +131,7 @@ def _draw_view(
 
 
 def mixed_with(
-    config: Config, role: str, crop: CropConfig, view: int, draws: Draws
+    config: AudioViewsConfig, role: str, crop: ViewConfig, view: int, draws: Draws
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Row that is mixed into each row of a view [B], and its share [B]; depends on the whole batch, not on its data."""
     stream, count = f"audio.{role}.{view}.", len(draws.ids)
@@ -113,7 +142,7 @@ def mixed_with(
     return partners, np.where(augmented & (count > 1), config.mixup * mix[:, 1], 0.0).astype(np.float32)
 
 
-def _response(config: Config, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _response(config: AudioViewsConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]) -> NDArray[np.float32]:
     """[B, mels] gain of each band, decibels: straight lines between gains at a few frequencies."""
     mels = config.front_end.mels
     if not config.equalise:
@@ -126,7 +155,7 @@ def _response(config: Config, draws: Draws, stream: str, augmented: NDArray[np.b
 
 
 def _boxes(
-    config: Config, crop: CropConfig, chance: NDArray[np.float64], augmented: NDArray[np.bool_]
+    config: AudioViewsConfig, crop: ViewConfig, chance: NDArray[np.float64], augmented: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Crops [B, 4] on the canvas, and the spectrogram's place on it [B, 2]; the whole spectrogram where there is none.
 
@@ -149,7 +178,7 @@ def _boxes(
 
 
 def _hidden(
-    config: Config, crop: CropConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]
+    config: AudioViewsConfig, crop: ViewConfig, draws: Draws, stream: str, augmented: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """[B, 2, stretches, 2] starts and widths of the hidden bands and frames."""
     rule = config.spec_augment
@@ -163,7 +192,11 @@ def _hidden(
 
 
 def _geometry(
-    config: Config, crop: CropConfig, first: NDArray[np.int64], boxes: NDArray[np.int64], canvas: NDArray[np.int64]
+    config: AudioViewsConfig,
+    crop: ViewConfig,
+    first: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    canvas: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """[B, 2, 3] from (x, y) = (time, frequency) in [0, 1]^2 of the view to seconds of the file and mel bands.
 

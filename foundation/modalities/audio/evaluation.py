@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.modalities.audio.decode import Config as DecodeConfig
-from foundation.modalities.audio.front_end import FrontEndConfig
+from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
+from foundation.modalities.audio.segments import Recording
 from foundation.ranges import Side, check
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.modalities.audio.segments import Recording
-    from foundation.modalities.audio.views import Config
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,6 @@ class EvaluationConfig:
     """What fills a recording up that is too short: silence on both sides, or itself again."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decode, Mapping):
-            object.__setattr__(self, "decode", DecodeConfig(**self.decode))
-        if isinstance(self.front_end, Mapping):  # from the card of an exported model
-            object.__setattr__(self, "front_end", FrontEndConfig(**self.front_end))
         check(self, "evaluation")
         if self.short not in ("silence", "repeat"):
             raise UserError(f"evaluation: short is {self.short!r}; choose silence or repeat")
@@ -46,19 +40,6 @@ class EvaluationConfig:
     def build(self) -> Evaluation:
         """The function from samples to spectrograms."""
         return Evaluation(self)
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe: a random stretch, resized by up to a fifth."""
-        from foundation.modalities.audio.views import Config, CropConfig, ResizeConfig
-
-        return Config(
-            decode=self.decode,
-            front_end=self.front_end,
-            global_views=CropConfig(count=1, frames=self.frames),
-            local_views=CropConfig(count=0),
-            short=self.short,
-            resize=ResizeConfig(canvas=(1.0, 1.0), frequency=(0.8, 1.0), time=(0.8, 1.0)),
-        )
 
 
 class Evaluation:
@@ -69,10 +50,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 1, mels, frames] of B samples with ``audio`` float32 [T] and ``audio_rate`` in Hz."""
-        import torch
-
-        from foundation.modalities.audio.front_end import log_mel
-        from foundation.modalities.audio.segments import Recording
 
         front, frames = self.config.front_end, self.config.frames
         length = front.samples(frames)
@@ -98,9 +75,6 @@ class Evaluation:
         Returns:
             [columns, 2] begin and end in seconds of the file; those before its begin or behind its end are silence.
         """
-        import numpy as np
-
-        from foundation.modalities.audio.segments import Recording
 
         front = self.config.front_end
         start, _, _ = self._stretch(Recording.of(sample, front.rate))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import Note, UserError
 from foundation.modalities.audio.errors import AudioError
-from foundation.modalities.video.decode import looks_cut_off
-from foundation.modalities.video.pyav import library, open_container
+from foundation.modalities.video.pyav import library, looks_cut_off, open_container
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,16 +15,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.ranges import Deviation, Number, Range, check
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PRE_EMPHASIS = 0.97
 _AMIN = 1e-10
@@ -166,7 +165,6 @@ _TABLES: dict[tuple[FrontEndConfig, Any], tuple[Tensor, Tensor]] = {}
 
 def _tables(config: FrontEndConfig, device: Any) -> tuple[Tensor, Tensor]:
     """Window [window_samples] and filters [bins, mels] on a device, kept."""
-    import torch
 
     key = (config, device)
     if key not in _TABLES:
@@ -191,7 +189,6 @@ def log_mel(waveforms: Tensor, config: FrontEndConfig) -> Tensor:
     Raises:
         UserError: fewer samples than one frame needs.
     """
-    import torch
 
     rows, length = waveforms.shape
     if length < config.samples(1):
@@ -207,7 +204,6 @@ def log_mel(waveforms: Tensor, config: FrontEndConfig) -> Tensor:
 
 
 def _log_mel(waveforms: Tensor, config: FrontEndConfig) -> Tensor:
-    import torch
 
     window, weights = _tables(config, waveforms.device)
     if config.framing == "centred":

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities import drawing
+from foundation.modalities.audio.decode import decode as by_default
+from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
 from foundation.modalities.drawing import Picture, resize
 from foundation.types import Sample
 
@@ -39,14 +41,12 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.audio.decode import decode as by_default
 
     return of_sample((decode or by_default)(raw))
 
 
 def of_sample(sample: Sample) -> Picture:
     """A decoded sample as :func:`of_raw` draws it."""
-    from foundation.modalities.audio.front_end import FrontEndConfig, log_mel
 
     rate = int(sample["audio_rate"])
     seconds = min(len(sample["audio"]) / rate, _LONGEST)

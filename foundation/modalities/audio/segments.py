@@ -71,5 +71,5 @@ def starts(uniforms: NDArray[np.float64], lengths: NDArray[np.int64], wanted: in
         [B] uniform over all places at which the stretch lies inside the recording; where the recording is the shorter
         one, over all places at which it lies inside the stretch (0 or negative).
     """
-    room = lengths - wanted
-    return np.where(room >= 0, np.floor(uniforms * (room + 1)), -np.floor(uniforms * (1 - room))).astype(np.int64)
+    slack = lengths - wanted
+    return np.where(slack >= 0, np.floor(uniforms * (slack + 1)), -np.floor(uniforms * (1 - slack))).astype(np.int64)

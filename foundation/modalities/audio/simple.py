@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 _REACH = 2
 """Frames on both sides that a slope is fitted to (the usual width of delta coefficients)."""
@@ -23,7 +24,6 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 
 def mean_and_deviation(view: Tensor) -> Tensor:
     """Mean and standard deviation of each band over time, [B, 2 mels]."""
-    import torch
 
     bands = view[:, 0].float()
     return torch.cat([bands.mean(dim=2), bands.std(dim=2, unbiased=False)], dim=1)
@@ -31,7 +31,6 @@ def mean_and_deviation(view: Tensor) -> Tensor:
 
 def four_parts(view: Tensor) -> Tensor:
     """Mean of each band over each quarter of the time, and its standard deviation over all of it, [B, 5 mels]."""
-    import torch
 
     bands = view[:, 0].float()
     means = [part.mean(dim=2) for part in bands.tensor_split(4, dim=2) if part.shape[2]]
@@ -40,7 +39,6 @@ def four_parts(view: Tensor) -> Tensor:
 
 def deltas(view: Tensor) -> Tensor:
     """Mean and standard deviation over time of each band, of its slope and of the slope's slope, [B, 6 mels]."""
-    import torch
 
     bands = view[:, 0].float()
     slopes = slope(bands)
@@ -55,7 +53,6 @@ def slope(bands: Tensor) -> Tensor:
     Args:
         bands: [B, mels, frames]; the first and last frame go on beyond the ends.
     """
-    from torch.nn.functional import pad
 
     frames, wide = bands.shape[2], pad(bands, (_REACH, _REACH), mode="replicate")
     rise = bands * 0

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from foundation.data.moments import Facts, Moments, rounded, spread
+from foundation.modalities.audio.front_end import log_mel
+from foundation.modalities.audio.resample import resample, resampled_length
+from foundation.modalities.audio.views import Config
 from foundation.types import Sample
 from foundation.voice import plural
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _PIECES = 32  # stretches of a long recording that are looked at, spread evenly
 _FULL_SCALE = 1.0 - 2.0**-15
@@ -28,7 +30,6 @@ class Statistics:
     """
 
     def __init__(self, views: Any = None, decoding: Any = None) -> None:
-        from foundation.modalities.audio.views import Config
 
         self.views = views
         views = views or Config()
@@ -59,10 +60,6 @@ class Statistics:
 
     def _log_mel(self, wave: NDArray[np.float32], rate: int) -> NDArray[np.float64] | None:
         """Cells of the spectrograms of stretches as long as a view, [cells, 1]; None: too short for one frame."""
-        import torch
-
-        from foundation.modalities.audio.front_end import log_mel
-        from foundation.modalities.audio.resample import resample, resampled_length
 
         total = resampled_length(len(wave), rate, self.front_end.rate)
         length = min(total, self.length)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
+from foundation.modalities.image.tokenizer import conv_stem
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Side
-
-if TYPE_CHECKING:
-    from foundation.modalities.audio.patches import AudioTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How a log-mel spectrogram becomes tokens. Needs no torch, so that data workers get coordinates cheaply."""
+    """How a log-mel spectrogram becomes tokens."""
 
     patch: tuple[Side, Side] = (16, 16)
     """Mel bands and frames of a token. ``[16, 16]``: patches, as in AST and ASiT. As many bands as the spectrogram has
@@ -92,9 +91,51 @@ class Config:
         Args:
             width: width D of a token.
         """
-        return importlib.import_module("foundation.modalities.audio.patches").AudioTokenizer(self, width)
+        return AudioTokenizer(self, width)
 
 
 def _divisor(number: int, near: int) -> int:
     """The divisor of a number that lies nearest to another number."""
     return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
+
+
+class AudioTokenizer(GridTokenizer):
+    """Log-mel spectrograms of any length to tokens.
+
+    The projection's weight is [D, 1, bands, frames], as a convolution has it; flattened it is ATST's linear embedding
+    of a strip (mel-major).
+
+    Args:
+        config: patch and stem.
+        width: width D of a token.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.cell_shape = (1, *config.patch)
+        self.stem, channels, patch = nn.Sequential(), 1, config.patch
+        if config.stem == "conv":
+            self.stem, channels = conv_stem(1, width, config.patch[0])
+            patch = (1, 1)
+        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, view: Tensor) -> tuple[Tensor, tuple[int, int], None]:
+        """Cut the spectrograms of one view into tokens.
+
+        Args:
+            view: [R, 1, mels, frames].
+
+        Returns:
+            tokens [R, N, D]; the grid (rows, columns) with rows * columns = N, row-major; validity: None, every token
+            is real.
+
+        Raises:
+            UserError: wrong shape, or a size that does not fit the patches.
+        """
+        if view.ndim != 4 or view.shape[1] != 1:
+            raise UserError(f"the audio tokenizer expects views [rows, 1, mels, frames], but got {list(view.shape)}")
+        grid = self.config.grid((view.shape[2], view.shape[3]))
+        whole = view[..., : grid[1] * self.config.patch[1]]
+        return self.project(self.stem(whole)), grid, None

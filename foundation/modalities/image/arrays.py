@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
+
 from foundation.errors import UserError
 
 
@@ -34,7 +36,6 @@ def members(value: Any, rate: float | None = None) -> dict[str, bytes]:
 
 
 def _of_array(value: Any) -> Any:
-    import numpy as np
     from PIL import Image
 
     array = np.asarray(value)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from foundation.data import members
 from foundation.errors import SampleError, UserError
-from foundation.modalities import members
 from foundation.modalities.image.deep import RangeRule
 from foundation.modalities.image.orientation import orientation_of, orientation_of_jpeg, turned
 from foundation.ranges import Range, check

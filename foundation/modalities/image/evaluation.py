@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.ranges import Deviation, Number, PositiveShare, Range, Side, check
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.modalities.image.views import Config
-    from foundation.types import Sample
+from foundation.types import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,26 +50,6 @@ class EvaluationConfig(CropConfig):
 
     def __post_init__(self) -> None:
         CropConfig.__post_init__(self)
-        if isinstance(self.decode, Mapping):  # from the card of an exported model
-            plain: dict[str, Any] = dict(self.decode)
-            if isinstance(plain.get("range"), list):
-                plain["range"] = tuple(plain["range"])
-            object.__setattr__(self, "decode", DecodeConfig(**plain))
-
-    def augmented(self) -> Config:
-        """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
-        from foundation.modalities.image import views
-
-        return views.Config(
-            global_views=views.CropConfig(count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,)),
-            local_views=views.CropConfig(count=0, blur=(0.0,)),
-            jitter=0.0,
-            greyscale=0.0,
-            mean=self.mean,
-            std=self.std,
-            placement="workers",
-            decode=self.decode,
-        )
 
 
 class Evaluation:
@@ -81,7 +60,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 3, size, size] of B samples with ``image`` uint8 [3, H, W]."""
-        import torch
 
         size = self.config.size
         pixels = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
@@ -91,7 +69,6 @@ class Evaluation:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """float32 of the same shape, ``(value / 255 - mean) / std``, of uint8 [..., 3, H, W]."""
-        import torch
 
         mean = torch.tensor(self.config.mean).view(3, 1, 1)
         std = torch.tensor(self.config.std).view(3, 1, 1)
@@ -99,7 +76,6 @@ class Evaluation:
 
     def crop(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, size, size]: resized and cut around the centre, of uint8 [3, H, W] or [T, 3, H, W]."""
-        import torch.nn.functional as F
 
         size, (height, width) = self.config.size, image.shape[-2:]
         short = min(height, width)

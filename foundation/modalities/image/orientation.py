@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
 _TAG = 0x0112
@@ -72,7 +73,6 @@ def turned(pixels: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, An
     Returns:
         [H, W, 3], contiguous.
     """
-    import numpy as np
 
     if orientation == 1:
         return pixels

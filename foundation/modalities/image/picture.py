@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb
-from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
-
-if TYPE_CHECKING:
-    from foundation.types import Sample
+from foundation.modalities.image.decode import decode as by_default
+from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
+from foundation.types import Sample
 
 __all__ = ["heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
 
@@ -35,7 +34,6 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.image.decode import decode as by_default
 
     return of_sample((decode or by_default)(raw))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
 _CELLS = 4
 _CELL_PIXELS, _HOG_CELLS, _DIRECTIONS = 8, 8, 9
@@ -20,7 +21,6 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 
 def colours(view: Tensor) -> Tensor:
     """Mean and deviation of each channel in 4 x 4 cells, [B, 2 x 3 x 16]."""
-    import torch
 
     view = view.float()
     mean = _pooled(view)
@@ -34,8 +34,6 @@ def hog(view: Tensor) -> Tensor:
     9 bins; cells of 8 x 8 pixels, or 8 x 8 cells where that would be more; blocks of 2 x 2 cells, one cell apart, each
     divided by its length, cut off at 0.2 and divided again. 4 x 4 cells (32 pixels) give 324 numbers, 8 x 8 give 1,764.
     """
-    import torch
-    from torch.nn.functional import adaptive_avg_pool2d, pad
 
     batch, _, height, width = view.shape
     planes = pad(view.float(), (1, 1, 1, 1), mode="replicate")
@@ -57,6 +55,5 @@ def hog(view: Tensor) -> Tensor:
 
 
 def _pooled(view: Tensor) -> Tensor:
-    from torch.nn.functional import adaptive_avg_pool2d
 
     return adaptive_avg_pool2d(view, (min(_CELLS, view.shape[2]), min(_CELLS, view.shape[3])))

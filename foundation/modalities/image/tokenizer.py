@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Side, check
-
-if TYPE_CHECKING:
-    from foundation.modalities.image.patches import ImageTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How an image becomes tokens. Needs no torch, so that data workers can ask for coordinates cheaply."""
+    """How an image becomes tokens."""
 
     patch_size: Side = 16
     """Side of a square patch in pixels."""
@@ -90,7 +90,7 @@ class Config:
         Args:
             width: width D of a token.
         """
-        return importlib.import_module("foundation.modalities.image.patches").ImageTokenizer(self, width)
+        return ImageTokenizer(self, width)
 
 
 def _nearest(side: int, patch: int) -> list[int]:
@@ -99,3 +99,80 @@ def _nearest(side: int, patch: int) -> list[int]:
     if below == side:
         return [side]
     return [below, below + patch] if below else [patch]
+
+
+def conv_stem(channels: int, width: int, patch: int) -> tuple[nn.Sequential, int]:
+    """Stride-2 convolutions (kernel 3) with BatchNorm and ReLU down to one cell for each square patch.
+
+    Args:
+        channels: of the input.
+        width: width D of a token.
+        patch: side of a patch, a power of two.
+
+    Returns:
+        The stem, and the channels that it ends with.
+    """
+    stem, halvings = _ChannelsLast(), int(math.log2(patch))
+    for step in range(halvings):
+        following = max(width >> (halvings - 1 - step), 16)
+        last = step == halvings - 1
+        if last:
+            # Padded at the far side only, the field of view lies around the middle of the patch (within half a pixel)
+            # and not around its first corner.
+            stem.append(nn.ZeroPad2d((0, 1, 0, 1)))
+        stem.append(nn.Conv2d(channels, following, 3, stride=2, padding=0 if last else 1, bias=False))
+        stem.append(nn.BatchNorm2d(following))
+        stem.append(nn.ReLU())
+        channels = following
+    return stem, channels
+
+
+class _ChannelsLast(nn.Sequential):
+    """Layers that run with channels last in memory: convolutions of several channels are a third faster so on a CPU."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[R, C, H, W] through all layers."""
+        several = maps.shape[1] > 1
+        result: Tensor = super().forward(maps.contiguous(memory_format=torch.channels_last) if several else maps)
+        return result
+
+
+class ImageTokenizer(GridTokenizer):
+    """Images of any resolution to patch tokens.
+
+    Args:
+        config: patch size, channels and stem.
+        width: width D of a token.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.cell_shape = (config.channels, config.patch_size, config.patch_size)
+        self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
+        if config.stem == "conv":
+            self.stem, channels = conv_stem(channels, width, patch)
+            patch = 1
+        self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, view: Tensor) -> tuple[Tensor, tuple[int, int], None]:
+        """Cut the images of one view into tokens.
+
+        Args:
+            view: [R, channels, H, W].
+
+        Returns:
+            tokens [R, N, D]; the grid (rows, columns) with rows * columns = N, row-major; validity of the tokens:
+            None, because every patch of an image is real.
+
+        Raises:
+            UserError: wrong number of channels, or a side that is no multiple of the patch size.
+        """
+        if view.ndim != 4 or view.shape[1] != self.config.channels:
+            raise UserError(
+                f"the image tokenizer expects views [rows, {self.config.channels}, height, width], "
+                f"but got {list(view.shape)}"
+            )
+        grid = self.config.grid((view.shape[2], view.shape[3]))
+        return self.project(self.stem(view)), grid, None

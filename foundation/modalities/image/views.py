@@ -11,117 +11,37 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.image import geometry, photometric
 from foundation.modalities.image.decode import Config as DecodeConfig
-from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD, EvaluationConfig
-from foundation.ranges import Deviation, Number, Range, Rising, Share, Shares, Side, Views, ViewShares, check
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.modalities.image.plan import Parameters, Plan
-    from foundation.types import Sample, View
-
-
-Aspects: TypeAlias = Annotated[tuple[Annotated[float, Range(0.01, 100)], Annotated[float, Range(0.01, 100)]], Rising()]
-"""Smallest and largest width / height."""
-
-_Sigma: TypeAlias = Annotated[float, Range(0, 1000, above=True)]
-Sigmas: TypeAlias = Annotated[tuple[_Sigma, _Sigma], Rising()]
-"""Smallest and largest standard deviation of a blur, pixels."""
+from foundation.modalities.image.evaluation import EvaluationConfig
+from foundation.modalities.image.plan import Parameters, Plan, make_plan
+from foundation.modalities.image.prepared import Prepared, PreparedRole
+from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
+from foundation.modalities.ready import joined
+from foundation.ranges import Range
+from foundation.types import Sample, View
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """Views of one role."""
+class Config(MultiCropConfig):
+    """Multi-crop recipe of images."""
 
-    count: Views = 2
-    """Views per image; 0 leaves the role out."""
-    size: Side = 224
-    """Side of the view, pixels."""
-    scale: Shares = (0.4, 1.0)
-    """Smallest and largest share of the image's area that a crop covers."""
-    blur: ViewShares = (0.5,)
-    """Probability of blur: one number for all views, or one per view."""
-    solarise: ViewShares = (0.0,)
-    """Probability of solarising: one number for all views, or one per view."""
-
-    def __post_init__(self) -> None:
-        check(self, "views")
-        for name in ("blur", "solarise"):
-            values = getattr(self, name)
-            if len(values) not in (1, self.count) and self.count:
-                raise UserError(f"views: {name} has {len(values)} numbers; give 1, or one per view ({self.count})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiCropConfig:
-    """Multi-crop recipe. The defaults are DINO's (Caron et al. 2021); :func:`published` has the others."""
-
-    global_views: CropConfig = field(default_factory=lambda: CropConfig(blur=(1.0, 0.1), solarise=(0.0, 0.2)))
-    """Large views; the teacher sees only these."""
-    local_views: CropConfig = field(default_factory=lambda: CropConfig(count=8, size=96, scale=(0.05, 0.4)))
-    """Small views, for the student."""
-    aspect: Aspects = (3 / 4, 4 / 3)
-    """Smallest and largest width / height of a crop, log-uniform between."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """Filter of the resize; always antialiased."""
-    flip: Share = 0.5
-    """Probability of a left-right flip."""
-    jitter: Share = 0.8
-    """Probability of the colour jitter (four operations in random order)."""
-    brightness: Annotated[float, Range(0, 100)] = 0.4
-    """Factor uniform in [1 - this, 1 + this]."""
-    contrast: Annotated[float, Range(0, 100)] = 0.4
-    """Factor uniform in [1 - this, 1 + this]."""
-    saturation: Annotated[float, Range(0, 100)] = 0.2
-    """Factor uniform in [1 - this, 1 + this]."""
-    hue: Annotated[float, Range(0, 0.5)] = 0.1
-    """Shift uniform in [-this, this], in turns of the colour circle; at most 0.5."""
-    greyscale: Share = 0.2
-    """Probability of losing the colour."""
-    blur_sigma: Sigmas = (0.1, 2.0)
-    """Standard deviation of the Gaussian blur, pixels of the view, uniform between the two."""
-    blur_radius: Annotated[int, Range(0, 4096)] = 0
-    """Half width of the blur kernel, pixels; 0: three standard deviations (DINOv2 cut it at 4)."""
-    solarise_threshold: Annotated[int, Range(0, 256)] = 128
-    """Solarising inverts values from this level (0 to 255) on."""
-    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
-    """Subtracted per channel, for values in [0, 1]."""
-    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
-    """Divided by, per channel."""
-    placement: Literal["auto", "workers", "device"] = "auto"
-    """Where crops are resampled; ``auto``: on an accelerator where there is one, else in the workers."""
-
-    canvas_limit: Annotated[int, Range(64, 65536)] = 1024
-    """Resampling on the device only: images with a longer side are first reduced to this many pixels, in the workers
-    (a batch is padded to its largest image)."""
-
-    def __post_init__(self) -> None:
-        check(self, "views")
-        if self.interpolation not in ("bicubic", "bilinear"):
-            raise UserError(f"views.interpolation is {self.interpolation!r}; choose bicubic or bilinear")
-        if self.placement not in ("auto", "workers", "device"):
-            raise UserError(f"views.placement is {self.placement!r}; choose auto, workers or device")
-        if self.global_views.count < 1:
-            raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
-        reach = self.blur_radius or -int(-3.0 * self.blur_sigma[1] // 1)
-        for name in ("global_views", "local_views"):
-            crop: CropConfig = getattr(self, name)
-            if crop.count and any(crop.blur) and crop.size <= reach:
-                raise UserError(
-                    f"views.{name}.size is {crop.size}, but the blur reaches {reach} pixels beyond each edge: "
-                    f"lower views.blur_sigma, set views.{name}.blur to [0], or use a size above {reach}"
-                )
+    degrees: Annotated[float, Range(0, 180)] = 0.0
+    """Each view is turned by an angle uniform in [-this, this]; 180 for images that have no upside. A turned crop stays
+    within the image: where it would not fit, it is moved or made smaller."""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """How files become pixels, in training and in probes."""
 
     @property
     def modality(self) -> str:
@@ -141,20 +61,23 @@ class MultiCropConfig:
         """
         return ImageViews(self, device_is_accelerator)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(MultiCropConfig):
-    """Multi-crop recipe of images."""
-
-    degrees: Annotated[float, Range(0, 180)] = 0.0
-    """Each view is turned by an angle uniform in [-this, this]; 180 for images that have no upside. A turned crop stays
-    within the image: where it would not fit, it is moved or made smaller."""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """How files become pixels, in training and in probes."""
-
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the global views' size and normalisation."""
         return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std, decode=self.decode)
+
+
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe at this size: random resized crop (8 to 100 % of the area) and flip."""
+    return Config(
+        global_views=ViewConfig(count=1, size=evaluation.size, scale=(0.08, 1.0), blur=(0.0,)),
+        local_views=ViewConfig(count=0, blur=(0.0,)),
+        jitter=0.0,
+        greyscale=0.0,
+        mean=evaluation.mean,
+        std=evaluation.std,
+        placement="workers",
+        decode=evaluation.decode,
+    )
 
 
 def published(name: str) -> Config:
@@ -184,64 +107,6 @@ def published(name: str) -> Config:
     raise UserError(f"no published view recipe {name!r}; there are dino, ibot, dinov2 and dinov2-released")
 
 
-@dataclass(frozen=True)
-class PreparedRole:
-    """One role of a batch between the two halves.
-
-    Attributes:
-        pixels: uint8 [R, 3, S, S] when the geometric half is done, else None.
-        boxes: [R, 4] top, left, height, width in the source image (in the canvas, where there is one).
-        flips: bool [R].
-        plan: the photometric steps.
-        sample_ids: int64 [R].
-        geometry: float32 [R, 2, 3].
-        turns: float32 [R, 2, 3] where views are turned: from view coordinates to coordinates in [0, 1]^2 of the box,
-            the flip included; None where they are not, or the geometric half is done.
-    """
-
-    pixels: Tensor | None
-    boxes: Tensor
-    flips: Tensor
-    plan: Plan
-    sample_ids: Tensor
-    geometry: Tensor
-    turns: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch between the two halves: what a worker hands over.
-
-    Attributes:
-        roles: by name.
-        canvas: uint8 [B, 3, H, W], the decoded images, where the geometric half is still to be done.
-    """
-
-    roles: Mapping[str, PreparedRole]
-    canvas: Tensor | None
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Prepared:
-        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Prepared:
-        return self._each(lambda value: value.pin_memory())
-
-    def _each(self, function: Callable[[Any], Any]) -> Prepared:
-        roles = {
-            name: PreparedRole(
-                pixels=None if role.pixels is None else function(role.pixels),
-                boxes=function(role.boxes),
-                flips=function(role.flips),
-                plan=function(role.plan),
-                sample_ids=function(role.sample_ids),
-                geometry=function(role.geometry),
-                turns=None if role.turns is None else function(role.turns),
-            )
-            for name, role in self.roles.items()
-        }
-        return Prepared(roles, None if self.canvas is None else function(self.canvas))
-
-
 class ImageViews:
     """Makes the views of a batch of images; see the module's text.
 
@@ -255,7 +120,7 @@ class ImageViews:
 
     def __init__(self, config: MultiCropConfig, device_is_accelerator: bool = False) -> None:
         self.config = config
-        self.roles: Mapping[str, CropConfig] = MappingProxyType(
+        self.roles: Mapping[str, ViewConfig] = MappingProxyType(
             {
                 name: crop
                 for name, crop in (("global", config.global_views), ("local", config.local_views))
@@ -286,10 +151,6 @@ class ImageViews:
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.image import geometry
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -328,8 +189,6 @@ class ImageViews:
 
     def join(self, parts: Sequence[Prepared], draws: Draws) -> Prepared:
         """What ``prepare`` gives for all samples, from what it gave for some at a time; ``draws`` are of them all."""
-        from foundation.modalities.image import geometry
-        from foundation.modalities.ready import joined
 
         roles = {}
         for name, crop in self.roles.items():
@@ -350,7 +209,6 @@ class ImageViews:
 
     def plan(self, role: str, draws: Draws) -> Plan:
         """What happens to the colours of a role's views, in their order."""
-        from foundation.modalities.image.plan import make_plan
 
         crop, threshold = self.roles[role], float(self.config.solarise_threshold)
         parameters = self._draw_photometric(role, crop, draws)
@@ -362,8 +220,6 @@ class ImageViews:
         Returns:
             Per role a View with data [R, 3, S, S] float32, rows view-major.
         """
-        from foundation.modalities.image import geometry, photometric
-        from foundation.types import View
 
         views = {}
         for name, role in prepared.roles.items():
@@ -382,11 +238,8 @@ class ImageViews:
         return views
 
     def _draw_geometry(
-        self, role: str, crop: CropConfig, draws: Draws, heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self, role: str, crop: ViewConfig, draws: Draws, heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        import numpy as np
-
-        from foundation.modalities.image import geometry
 
         streams = [f"{self.modality}.{role}.{view}" for view in range(crop.count)]
         uniforms = draws.uniforms([f"{stream}.crop" for stream in streams], geometry.CROP_DRAWS)
@@ -394,15 +247,12 @@ class ImageViews:
         boxes = geometry.crop_boxes(uniforms, *every, crop.scale, self.config.aspect)
         return boxes, draws.uniforms([f"{stream}.flip" for stream in streams], 1)[:, 0] < self.config.flip
 
-    def _draw_angles(self, role: str, crop: CropConfig, draws: Draws) -> NDArray[np.float64]:
+    def _draw_angles(self, role: str, crop: ViewConfig, draws: Draws) -> NDArray[np.float64]:
         """[R] degrees, by which each view is turned."""
         streams = [f"{self.modality}.{role}.{view}.turn" for view in range(crop.count)]
         return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
-    def _draw_photometric(self, role: str, crop: CropConfig, draws: Draws) -> Parameters:
-        import numpy as np
-
-        from foundation.modalities.image.plan import Parameters
+    def _draw_photometric(self, role: str, crop: ViewConfig, draws: Draws) -> Parameters:
 
         config, views = self.config, range(crop.count)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation.data import members
 from foundation.errors import Note, SampleError, UserError
-from foundation.modalities import members
 from foundation.modalities.imu import units
 from foundation.modalities.imu.errors import ImuError
 from foundation.modalities.imu.tables import ARRAYS, TABLES, Wanted, read

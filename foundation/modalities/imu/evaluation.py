@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from foundation import ranges
 from foundation.errors import UserError
 from foundation.modalities.imu.decode import Config as DecodeConfig
+from foundation.modalities.imu.windows import extent, window
 from foundation.ranges import Deviation, Length, Number, Rate, Side
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.modalities.imu.views import Config
-    from foundation.types import Sample
+from foundation.types import Sample
 
 MEAN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of three accelerations and three angular velocities: their directions have no preferred sign."""
@@ -43,50 +43,38 @@ class EvaluationConfig:
     """How recordings are read; see its own fields."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decode, Mapping):  # from the card of an exported model
-            plain: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in self.decode.items()
-            }
-            object.__setattr__(self, "decode", DecodeConfig(**plain))
-        check(self, "evaluation")
+        ranges.check(self, "evaluation")
+        check_normalisation("evaluation", self.decode.channels, self.mean, self.std, self.short)
 
     def build(self) -> Evaluation:
         """The function from samples to windows."""
         return Evaluation(self)
 
-    def augmented(self) -> Config:
-        """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
-        from foundation.modalities.imu.views import Config, CropConfig
 
-        return Config(
-            rate=self.rate,
-            global_views=CropConfig(count=1, size=self.size, span=(0.8, 1.0) if self.whole else None),
-            local_views=CropConfig(count=0),
-            short=self.short,
-            rotation="any",
-            degrees=15.0,
-            mean=self.mean,
-            std=self.std,
-            decode=self.decode,
-        )
-
-
-def check(config: EvaluationConfig | Config, where: str) -> None:
+def check_normalisation(
+    where: str, channels: Sequence[str], mean: Sequence[float], std: Sequence[float], short: str
+) -> None:
     """What training and evaluation have in common.
+
+    Args:
+        where: prefix of messages.
+        channels: of ``decode``.
+        mean: taken off each.
+        std: each is divided by.
+        short: what fills a window that is longer than the recording.
 
     Raises:
         UserError: a value that cannot work.
     """
-    ranges.check(config, where)
-    if config.short not in ("mirror", "stretch"):
-        raise UserError(f"{where}: short is {config.short!r}; choose mirror or stretch")
-    channels = len(config.decode.channels)
-    for name in ("mean", "std"):
-        count = len(getattr(config, name))
-        if count != channels:
-            raise UserError(f"{where}: {name} has {count} numbers for the {channels} channels of decode.channels")
-    if not all(scale > 0 for scale in config.std):
-        raise UserError(f"{where}: std is {list(config.std)}; all must be above 0")
+    if short not in ("mirror", "stretch"):
+        raise UserError(f"{where}: short is {short!r}; choose mirror or stretch")
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) != len(channels):
+            raise UserError(
+                f"{where}: {name} has {len(numbers)} numbers for the {len(channels)} channels of decode.channels"
+            )
+    if not all(scale > 0 for scale in std):
+        raise UserError(f"{where}: std is {list(std)}; all must be above 0")
 
 
 class Evaluation:
@@ -97,10 +85,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, C, size] of B samples with ``imu`` [T, C] and ``imu_rate``."""
-        import numpy as np
-        import torch
-
-        from foundation.modalities.imu.windows import extent, window
 
         config = self.config
         out = np.empty((len(samples), config.size, len(config.mean)), np.float32)

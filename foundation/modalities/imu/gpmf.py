@@ -12,13 +12,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.modalities.imu.errors import ImuError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from foundation.modalities.video.pyav import library, open_container
 
 _TYPES = {"b": "i1", "B": "u1", "s": ">i2", "S": ">u2", "l": ">i4", "L": ">u4", "f": ">f4", "d": ">f8", "j": ">i8"}
 _DEEPEST = 6
@@ -80,7 +79,6 @@ def _entries(data: bytes) -> Iterator[tuple[str, str, int, int, bytes]]:
 
 
 def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:
-    import numpy as np
 
     if depth > _DEEPEST:
         raise ImuError("decode", f"entries lie more than {_DEEPEST} deep")
@@ -108,7 +106,6 @@ def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:
 
 def _in_order(values: NDArray[np.float64], axes: str) -> NDArray[np.float64]:
     """X, Y, Z of channels that are named by letters, small ones of the opposite sign; as they are without names."""
-    import numpy as np
 
     if not axes:
         return values
@@ -131,7 +128,6 @@ def track(data: bytes) -> list[tuple[float, bytes]]:
         ImuError: reason ``decode`` or ``truncated``: the file cannot be read.
         UserError: PyAV is not installed.
     """
-    from foundation.modalities.video.pyav import library, open_container
 
     av = library()
     try:
@@ -168,7 +164,6 @@ def readings(payloads: Sequence[tuple[float, bytes]], letters: str) -> tuple[NDA
     Raises:
         ImuError: a bad payload, or reason ``missing``: there is no such sensor.
     """
-    import numpy as np
 
     parts: list[NDArray[np.float64]] = []
     times: list[float] = []

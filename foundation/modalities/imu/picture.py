@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture, resize
+from foundation.modalities.imu.decode import Config
 from foundation.modalities.imu.evaluation import MEAN, STD
 from foundation.types import Sample
 
@@ -40,7 +41,6 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.imu.decode import Config
 
     return of_sample((decode or Config(rate=50.0).build())(raw))
 

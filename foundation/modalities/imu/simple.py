@@ -6,10 +6,10 @@ Of each channel, and of the length of each three channels (accelerometer, gyrosc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 _FREQUENCIES, _STRETCH = 24, 32
 
@@ -26,7 +26,6 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 
 def statistics(view: Tensor) -> Tensor:
     """Mean, deviation, extremes, quartiles and mean step of each channel and length, [B, 7 channels]."""
-    import torch
 
     x = _with_lengths(view)
     quartiles = torch.quantile(x, torch.tensor([0.25, 0.75], device=x.device), dim=2)
@@ -37,7 +36,6 @@ def statistics(view: Tensor) -> Tensor:
 
 def spectrum(view: Tensor) -> Tensor:
     """Logarithm of the lowest amplitudes of the Fourier transform (mean taken off), [B, up to 24 x channels]."""
-    import torch
 
     x = _with_lengths(view)
     x = (x - x.mean(dim=2, keepdim=True)) * torch.hann_window(x.shape[2], device=x.device)
@@ -46,7 +44,6 @@ def spectrum(view: Tensor) -> Tensor:
 
 def statistics_and_spectrum(view: Tensor) -> Tensor:
     """Both, side by side."""
-    import torch
 
     return torch.cat([statistics(view), spectrum(view)], dim=1)
 
@@ -56,7 +53,6 @@ def short_spectrum(view: Tensor) -> Tensor:
 
     The deviation says what the spectrum of the whole does not: whether a motion comes evenly or in bursts.
     """
-    import torch
 
     x = _with_lengths(view)
     size = min(_STRETCH, x.shape[2])
@@ -68,7 +64,6 @@ def short_spectrum(view: Tensor) -> Tensor:
 
 def _with_lengths(view: Tensor) -> Tensor:
     """[B, C + C // 3, T]: the channels, then the length of each three."""
-    import torch
 
     x = view.float()
     triads = [part.norm(dim=1, keepdim=True) for part in x.split(3, dim=1) if part.shape[1] == 3]

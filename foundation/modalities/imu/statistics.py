@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from foundation.data.moments import Facts, Moments, rounded, rounded_all, spread
+from foundation.modalities.imu.decode import Config
 from foundation.modalities.imu.units import GRAVITY, kind_of
 from foundation.types import Sample
 
@@ -24,7 +25,6 @@ class Statistics:
     """
 
     def __init__(self, views: Any = None, decoding: Any = None) -> None:
-        from foundation.modalities.imu.decode import Config
 
         self.views = views
         self.config = decoding or (Config() if views is None else views.decode)

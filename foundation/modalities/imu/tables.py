@@ -6,16 +6,15 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.data.arrays import array_facts
 from foundation.errors import Note, UserError
 from foundation.modalities.imu.columns import Found, find
 from foundation.modalities.imu.errors import ImuError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 ARRAYS = ("imu.npy", "npy")
 TABLES = ("imu.csv", "imu.parquet", "csv", "tsv", "parquet")
@@ -100,7 +99,6 @@ def _check_length(rows: int, wanted: Wanted) -> None:
 
 
 def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
-    import numpy as np
 
     # Missing numbers are left out or bridged like a table's; only the array's promises are looked at here.
     (fact,) = array_facts(io.BytesIO(data), name, len(data), *place, finite=False)
@@ -120,7 +118,6 @@ def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None
 
 
 def _csv(data: bytes, wanted: Wanted) -> Table:
-    import numpy as np
 
     text = _text(data)
     lines = _rows(text)
@@ -219,7 +216,6 @@ def _numbers(body: Sequence[str], places: Sequence[int], names: Sequence[str], s
     Raises:
         ImuError: a cell that is neither empty nor a number; a row that lacks a column.
     """
-    import numpy as np
 
     values = np.full((len(body), len(places)), np.nan)
     for row, line in enumerate(body):
@@ -248,7 +244,6 @@ def _is_short(line: str, place: int, sign: str) -> bool:
 
 def _times(body: Sequence[str], place: int, sign: str) -> NDArray[Any]:
     """[T] times that are no plain numbers: whole numbers of many digits as int64, dates as datetime64."""
-    import numpy as np
 
     cells = [cells[place] if place < len(cells) else "" for cells in (_cells(line, sign) for line in body)]
     if not _is_number(next((cell for cell in cells if cell.lower() not in _EMPTY), "0")):
@@ -266,8 +261,6 @@ def _dates(cells: Sequence[str]) -> NDArray[Any]:
         ImuError: a cell that is no time.
     """
     from datetime import UTC, datetime
-
-    import numpy as np
 
     found = np.full(len(cells), np.datetime64("NaT"), "datetime64[ns]")
     for row, cell in enumerate(cells):
@@ -297,7 +290,6 @@ def library() -> Any:
 
 
 def _parquet(data: bytes, wanted: Wanted) -> Table:
-    import numpy as np
 
     if data[:4] != b"PAR1":
         raise ImuError("decode", f"begins with {data[:4]!r}, a Parquet file with b'PAR1'")

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.errors import Note
 from foundation.modalities.imu.errors import ImuError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Units of time in seconds."""
@@ -49,7 +48,6 @@ class Stretch:
 
 def unit_of(times: NDArray[Any]) -> str:
     """Unit of times that say none: by their size where they count from 1970, else seconds."""
-    import numpy as np
 
     wide = np.abs(times.astype(np.float64))
     middle = float(np.median(wide[np.isfinite(wide)])) if np.isfinite(wide).any() else 0.0
@@ -63,7 +61,6 @@ def in_seconds(times: NDArray[Any], unit: str) -> tuple[NDArray[np.float64], flo
         times: [T] of any number type, in ``unit``.
         unit: of :data:`UNITS`.
     """
-    import numpy as np
 
     if times.dtype.kind in "iu":
         whole = times.astype(np.int64)
@@ -104,7 +101,6 @@ def stretches(
         ImuError: reason ``not_finite``, where no row has all numbers; ``decode``, where all times are the same or jump
             over and over; ``shape``, where their step is no sensor's.
     """
-    import numpy as np
 
     notes: list[Note] = []
 
@@ -169,7 +165,6 @@ def _check_step(step: float) -> None:
 
 def _joined(runs: list[NDArray[np.int64]], times: NDArray[np.float64], longest: float) -> list[NDArray[np.int64]]:
     """Runs of rows, without the few that a clock wrote which jumped and came back."""
-    import numpy as np
 
     kept = [runs[0]]
     for place, run in enumerate(runs[1:], start=1):
@@ -195,7 +190,6 @@ def bridged(values: NDArray[np.float64], times: NDArray[np.float64], max_gap: fl
     Raises:
         ImuError: reason ``gap``.
     """
-    import numpy as np
 
     if np.isfinite(values).all():
         return values
@@ -222,7 +216,6 @@ def even(values: NDArray[np.float64], times: NDArray[np.float64]) -> tuple[NDArr
     Raises:
         ImuError: reason ``shape``: no rate of a sensor.
     """
-    import numpy as np
 
     steps = np.diff(times)
     step = float(np.median(steps))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 GRAVITY = 9.80665
 """Standard gravity, m/s^2 (ISO 80000-3)."""
@@ -68,7 +65,6 @@ def suspicion(values: NDArray[np.floating], channels: tuple[str, ...], unit: str
         unit: declared for the acceleration.
         turning: declared for the angular velocity.
     """
-    import numpy as np
 
     acceleration = [i for i, name in enumerate(channels) if kind_of(name) == "acceleration"]
     if len(acceleration) >= 3:

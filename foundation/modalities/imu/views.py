@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from foundation import ranges
+from foundation.counter import Draws, normal
 from foundation.errors import UserError
+from foundation.modalities.imu import windows
 from foundation.modalities.imu.decode import Config as DecodeConfig
-from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check
+from foundation.modalities.imu.evaluation import MEAN, STD, EvaluationConfig, check_normalisation
+from foundation.modalities.imu.windows import extent, triads
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
 from foundation.ranges import (
     Deviation,
@@ -30,19 +37,13 @@ from foundation.ranges import (
     Side,
     Views,
 )
+from foundation.types import Sample
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from foundation.counter import Draws
-    from foundation.types import Sample
-
-__all__ = ["Config", "CropConfig", "EvaluationConfig", "ImuViews"]
+__all__ = ["Config", "EvaluationConfig", "ImuViews", "ViewConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig:
+class ViewConfig:
     """Views of one role."""
 
     count: Views = 2
@@ -63,9 +64,9 @@ class Config:
 
     rate: Rate = 50.0
     """Time steps per second of the views, Hz; recordings of any other rate are resampled, free of aliases."""
-    global_views: CropConfig = field(default_factory=CropConfig)
+    global_views: ViewConfig = field(default_factory=ViewConfig)
     """Long views; the teacher sees only these."""
-    local_views: CropConfig = field(default_factory=lambda: CropConfig(size=64))
+    local_views: ViewConfig = field(default_factory=lambda: ViewConfig(size=64))
     """Short views, for the student."""
     short: Literal["mirror", "stretch"] = "mirror"
     """What fills a view that is longer than the recording: its mirror image at both ends, or slower time."""
@@ -96,9 +97,9 @@ class Config:
     """How recordings are read: columns, units, rate, gravity."""
 
     def __post_init__(self) -> None:
-        from foundation.modalities.imu.windows import triads
 
-        check(self, "views")
+        ranges.check(self, "views")
+        check_normalisation("views", self.decode.channels, self.mean, self.std, self.short)
         if self.global_views.count < 1:
             raise UserError("views.global_views.count is 0; the teacher needs at least 1 global view (usual: 2)")
         if self.rotation not in ("none", "axis", "any") or self.axis not in ("x", "y", "z"):
@@ -145,6 +146,21 @@ class Config:
         return ImuViews(self)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe: a random stretch, a little turned, scaled and noisy."""
+    return Config(
+        rate=evaluation.rate,
+        global_views=ViewConfig(count=1, size=evaluation.size, span=(0.8, 1.0) if evaluation.whole else None),
+        local_views=ViewConfig(count=0),
+        short=evaluation.short,
+        rotation="any",
+        degrees=15.0,
+        mean=evaluation.mean,
+        std=evaluation.std,
+        decode=evaluation.decode,
+    )
+
+
 class ImuViews(ReadyViews):
     """Makes the views of a batch of recordings; see the module's text.
 
@@ -182,8 +198,6 @@ class ImuViews(ReadyViews):
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -201,11 +215,8 @@ class ImuViews(ReadyViews):
             )
         return Prepared(roles)
 
-    def _spans(self, role: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
+    def _spans(self, role: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws) -> NDArray[np.float64]:
         """[R, 2] begin and length of each view, seconds."""
-        import numpy as np
-
-        from foundation.modalities.imu.windows import extent
 
         begins, ends = np.array([extent(sample) for sample in samples]).T
         placed = []
@@ -222,13 +233,9 @@ class ImuViews(ReadyViews):
         return np.concatenate(placed)
 
     def _views(
-        self, stream: str, crop: CropConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
+        self, stream: str, crop: ViewConfig, samples: Sequence[Sample], draws: Draws, placed: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """[B, C, size] of one view of each sample."""
-        import numpy as np
-
-        from foundation.counter import normal
-        from foundation.modalities.imu import windows
 
         config, channels = self.config, self.config.decode.channels
         sensors = windows.sensors(channels)

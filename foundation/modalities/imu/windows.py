@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from foundation.modalities.imu.signals import readings_at
 from foundation.modalities.imu.units import kind_of
 from foundation.modalities.rotations import rotation
-
-if TYPE_CHECKING:
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 def extent(sample: Mapping[str, Any]) -> tuple[float, float]:

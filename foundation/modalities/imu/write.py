@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 CHANNELS = ("acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z")
 
 
 def array(values: NDArray[Any]) -> bytes:
     """[T, C] as an NPY file of float32."""
-    import numpy as np
 
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(values, np.float32))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from foundation.data.members import note, place_of
 from foundation.errors import SampleError, UserError
-from foundation.modalities.members import note, place_of
 from foundation.plugins import Plugin
 from foundation.ranges import ShareBelowOne, check
 from foundation.types import Sample

@@ -1,20 +1,21 @@
-"""How a person looks at a sample of several modalities: each as its own room draws it, one below the other."""
+"""How a person looks at a sample of several modalities: each as its own modality draws it, one below the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.data import members
 from foundation.errors import SampleError, UserError
 from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb, resize
-
-if TYPE_CHECKING:
-    from foundation.types import Sample, View
+from foundation.modalities.imu.decode import EXTENSIONS
+from foundation.modalities.parts import part
+from foundation.types import Sample, View
 
 __all__ = ["heat_rgb", "pca_rgb", "to_rgb", "together"]
 
@@ -41,8 +42,6 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: none of them can be read.
     """
-    from foundation.modalities import members
-    from foundation.modalities.imu.decode import EXTENSIONS
 
     if decode is not None:
         return of_sample(decode(raw))
@@ -51,7 +50,7 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     left = dict(raw)
     for modality in _MODALITIES:
         try:
-            parts.append(_room(modality).of_raw(left))
+            parts.append(_picture_of(modality).of_raw(left))
         except SampleError as error:
             problem = problem or error
         else:
@@ -65,7 +64,7 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
 
 def of_sample(sample: Sample) -> Picture:
     """The modalities of a decoded sample, one below the other."""
-    return _stacked([_room(name).of_sample(sample) for name in _MODALITIES if name in sample], 256)
+    return _stacked([_picture_of(name).of_sample(sample) for name in _MODALITIES if name in sample], 256)
 
 
 def to_rgb(view: Tensor | NDArray[Any], **options: Any) -> Picture:
@@ -80,7 +79,7 @@ def to_rgb(view: Tensor | NDArray[Any], **options: Any) -> Picture:
     """
     shape = tuple(torch.as_tensor(view).shape)
     kind = {4: "video", 2: "imu"}.get(len(shape)) or ("audio" if len(shape) == 3 and shape[0] == 1 else "image")
-    drawn: Picture = _room(kind).to_rgb(view, **options)
+    drawn: Picture = _picture_of(kind).to_rgb(view, **options)
     return drawn
 
 
@@ -106,10 +105,8 @@ def _stacked(pictures: Sequence[Picture], width: int) -> Picture:
     return np.ascontiguousarray(np.concatenate(parts[:-1]))
 
 
-def _room(modality: str) -> Any:
-    from foundation.probes.road import room
-
+def _picture_of(modality: str) -> Any:
     try:
-        return room(modality, "picture")
+        return part(modality, "picture")
     except UserError as error:
         raise ValueError(str(error)) from error

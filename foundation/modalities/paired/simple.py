@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
+
+from foundation.modalities.parts import simple_features
 
 
 def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Simple features by name, as that modality's own room says."""
-    from foundation.probes.road import simple_features
+    """Simple features by name, as that modality's own file says."""
 
     return simple_features(evaluation.modality, evaluation.own)

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation import config
+from foundation.counter import Draws
 from foundation.errors import UserError
+from foundation.modalities.paired.clock import common
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
-from foundation.plugins import Plugin, resolve
+from foundation.modalities.parts import decode_config, views_for_probe
+from foundation.plugins import Plugin
 from foundation.ranges import Factors, ShareBelowOne, check
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 __all__ = ["Config", "EvaluationConfig", "PairedViews"]
 
@@ -76,10 +77,7 @@ class Config:
     @property
     def decode(self) -> DecodeConfig:
         """How the members of a sample are read: each as its views say, else with its modality's defaults."""
-        decoders = [
-            getattr(views, "decode", None) or resolve("foundation.modalities.{name}.decode", views.modality).Config()
-            for views in self.members.values()
-        ]
+        decoders = [decode_config(views.modality, views) for views in self.members.values()]
         return DecodeConfig(decoders=tuple(decoders), align=self.align, tolerance=self.tolerance)
 
     @property
@@ -89,7 +87,6 @@ class Config:
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the evaluation view of one member."""
-        from foundation import config
 
         member = self.members[self.evaluate or next(iter(self.members))]
         return EvaluationConfig(modality=member.modality, settings=dict(config.to_plain(member.evaluation())))
@@ -104,6 +101,11 @@ class Config:
             UserError: modalities with a time differ in the number of views of a role, or no span is given for it.
         """
         return PairedViews(self, device_is_accelerator)
+
+
+def for_probe(evaluation: EvaluationConfig) -> Any:
+    """Training views of a linear probe: those of the modality that it looks at."""
+    return views_for_probe(evaluation.modality, evaluation.own)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,6 @@ class PairedViews:
         Returns:
             What :meth:`finish` needs.
         """
-        from foundation.modalities.paired.clock import common
 
         entries = {name: self.makers[name].modality.rpartition(".")[2] for name in self.timed}
         parts = {}
@@ -211,7 +212,6 @@ class PairedViews:
         self, role: str, draws: Draws, begins: NDArray[np.float64], ends: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """[R, 2] begin and seconds of each view on the common clock."""
-        import numpy as np
 
         low, high = self.config.spans[role]
         placed = []

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from foundation.data import members
 from foundation.errors import Note, SampleError, UserError
-from foundation.modalities import members
 from foundation.ranges import Count, Range, check
 from foundation.types import Sample
 from foundation.voice import plural
@@ -75,7 +75,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     config = config or Config()
     shard, key = members.place_of(raw)
     name = members.required(raw, config.member, EXTENSIONS, "point cloud")
-    from foundation.modalities.points.readers import PointError
+    from foundation.modalities.points.tables import PointError
 
     try:
         cloud = decode_bytes(raw[name], _extension(name), config)
@@ -121,7 +121,8 @@ def decode_bytes(data: bytes, extension: str, config: Config | None = None) -> C
     import numpy as np
 
     from foundation.modalities.points.precision import settled
-    from foundation.modalities.points.readers import READERS, Limits, PointError
+    from foundation.modalities.points.readers import READERS
+    from foundation.modalities.points.tables import Limits, PointError
 
     config = config or Config()
     if not data:

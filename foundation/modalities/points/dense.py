@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.modalities.points.evaluation import EvaluationConfig
 from foundation.modalities.points.geometry import normalised
 from foundation.modalities.points.neighbours import per_point
-
-if TYPE_CHECKING:
-    from foundation.modalities.points.evaluation import EvaluationConfig
-    from foundation.types import Sample
+from foundation.types import Sample
 
 CHUNK = 16_384
 """Points that are worked out at a time: a scan of a million, with features of a thousand numbers, would fill memory."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.modalities.points import decode
+from foundation.modalities.points.geometry import normalised, select_channels
 from foundation.ranges import Range, Side, check
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.modalities.points.views import Config
-    from foundation.types import Sample
+from foundation.types import Sample
 
 Normalise: TypeAlias = Literal["sphere", "centre", "none"]
 
@@ -35,8 +35,6 @@ class EvaluationConfig:
     """How files become clouds."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decode, Mapping):  # from the card of an exported model
-            object.__setattr__(self, "decode", decode.Config(**self.decode))
         check(self, "evaluation")
         if self.decode.columns < self.channels:  # a file with fewer is a bad sample, not the end of the run
             object.__setattr__(self, "decode", replace(self.decode, columns=self.channels))
@@ -49,20 +47,6 @@ class EvaluationConfig:
         """The function from samples to points."""
         return Evaluation(self)
 
-    def augmented(self) -> Config:
-        """Training views of a linear probe: most of the cloud, turned about its upright axis, scaled and jittered."""
-        from foundation.modalities.points.views import Config, CropConfig
-
-        return Config(
-            global_views=CropConfig(count=1, size=self.size, keep=(0.8, 1.0)),
-            local_views=CropConfig(count=0),
-            channels=self.channels,
-            normalise=self.normalise,
-            rotation="axis",
-            up=self.up,
-            decode=self.decode,
-        )
-
 
 class Evaluation:
     """Preprocessing of the probes: normalise, take a fixed number of points."""
@@ -72,10 +56,6 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, channels, size] of B samples with ``points`` float32 [N, 3 + F]."""
-        import numpy as np
-        import torch
-
-        from foundation.modalities.points.geometry import normalised, select_channels
 
         size = self.config.size
         out = np.empty((len(samples), self.config.channels, size), np.float32)

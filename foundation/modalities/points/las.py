@@ -14,7 +14,7 @@ import numpy as np
 
 from foundation.errors import UserError
 from foundation.modalities.points.precision import Table, shares, strengths
-from foundation.modalities.points.readers import COLOURS, Limits, PointError, bounded
+from foundation.modalities.points.tables import COLOURS, Limits, PointError, bounded
 
 _RECORD, _LONG_RECORD = 54, 60
 """Bytes of the header of a variable length record, and of an extended one."""

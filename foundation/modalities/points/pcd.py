@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.modalities.points.precision import Table
-from foundation.modalities.points.readers import (
+from foundation.modalities.points.tables import (
     COLUMNS,
     Limits,
     PointError,

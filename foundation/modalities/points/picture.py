@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb
+from foundation.modalities.points.decode import decode as by_default
 from foundation.modalities.points.neighbours import per_point
 from foundation.types import Sample
 
@@ -47,7 +48,6 @@ def of_raw(
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.points.decode import decode as by_default
 
     return of_sample((decode or by_default)(raw), up)
 

@@ -11,7 +11,6 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -19,54 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import Note
-from foundation.modalities.points.precision import Table, shares, strengths
+from foundation.modalities.points import las, pcd
+from foundation.modalities.points.precision import Table, shares
+from foundation.modalities.points.surface import read_off_mesh, sample_surface
+from foundation.modalities.points.tables import (
+    ALIASES,
+    COLOURS,
+    COLUMNS,
+    DIGITS,
+    Limits,
+    PointError,
+    bounded,
+    named,
+    parse_numbers,
+    text_rows,
+)
 
-COLUMNS = 64
-"""Numbers of a point at most; a file that claims more is no point cloud."""
 _HEADER = 64 * 1024
 _POINT_BYTES = 64
 """Bytes per point that a compressed array may take when unpacked: eight numbers of double precision."""
-_DIGITS = 16  # counts with more are nonsense, and Python refuses to read thousands of digits
 _PLY_TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
-COLOURS = ("red", "green", "blue")
-NAMES = ("x", "y", "z", "nx", "ny", "nz", *COLOURS, "intensity")
-"""Numbers of a point that files name, in the order in which they are given on."""
-_ALIASES = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "scalar_intensity": "intensity"}
-_ALIASES |= {f"normal{line}{axis}": f"n{axis}" for axis in "xyz" for line in ("_", "")}
-_ALIASES |= {f"diffuse_{colour}": colour for colour in COLOURS}
-
-
-class PointError(ValueError):
-    """What is wrong with the bytes, as a reason of :data:`foundation.errors.REASONS` and a sentence."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a reader may take.
-
-    Attributes:
-        points: points (or vertices, faces) at most.
-        surface: points drawn from the surface of a mesh.
-    """
-
-    points: int
-    surface: int
-
-
-def bounded(count: int, limits: Limits, what: str = "points") -> None:
-    """Refuse a number of points that is more than the limit, or below 0."""
-    if count > limits.points:
-        raise PointError("too_large", f"{count} {what} are more than max_points = {limits.points}")
-    if count < 0:
-        raise PointError("decode", f"the file says that it holds {count} {what}")
 
 
 def _table(array: NDArray[Any], limits: Limits) -> NDArray[Any]:
@@ -76,33 +51,6 @@ def _table(array: NDArray[Any], limits: Limits) -> NDArray[Any]:
         raise PointError("shape", f"an array of shape {list(array.shape)}; expected [points, 3 or more numbers]")
     bounded(array.shape[0], limits)
     return array
-
-
-def named(columns: Mapping[str, NDArray[Any]], stored: Mapping[str, np.dtype[Any]], what: str) -> Table:
-    """A table of the numbers that are known, in the order of :data:`NAMES`; colours and intensities become shares.
-
-    Args:
-        columns: [N] by name.
-        stored: type of each in the file.
-        what: has them, for the message.
-
-    Raises:
-        PointError: reason ``missing``: no x, y or z.
-    """
-    called = {_ALIASES.get(name.lower(), name.lower()): name for name in reversed(list(columns))}
-    if not {"x", "y", "z"} <= set(called):
-        raise PointError("missing", f"{what} without x, y or z (they have {', '.join(columns) or 'nothing'})")
-    known = {name: np.asarray(columns[called[name]], np.float64) for name in NAMES if name in called}
-    types = {name: stored[called[name]] for name in known}
-    notes: tuple[Note, ...] = ()
-    if coloured := [name for name in COLOURS if name in known]:
-        scaled, notes = shares(np.stack([known[name] for name in coloured]), types[coloured[0]], "colours")
-        known |= dict(zip(coloured, scaled, strict=True))
-    if "intensity" in known:
-        known["intensity"], more = strengths(known["intensity"], types["intensity"])
-        notes += more
-    kind = min((types[axis] for axis in "xyz"), key=lambda kind: (kind.kind != "f", kind.itemsize))
-    return Table(np.stack(list(known.values()), axis=1), kind, notes)
 
 
 def read_npy(data: bytes, limits: Limits) -> Table:
@@ -199,7 +147,7 @@ def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
         match line.split():
             case ["format", layout, *_]:
                 pass
-            case ["element", element, number] if number.isdigit() and len(number) < _DIGITS:
+            case ["element", element, number] if number.isdigit() and len(number) < DIGITS:
                 if element == "vertex":
                     count = int(number)
                 elif count < 0 and int(number) > 0:
@@ -217,45 +165,14 @@ def _ply_header(text: str) -> tuple[str, int, list[tuple[str, str]], str]:
     return layout, count, fields, before
 
 
-def text_rows(data: bytes, count: int, columns: int) -> NDArray[np.float64]:
-    """The first ``count`` lines of numbers, [count, columns]."""
-    lines = data.split(b"\n", count)[:count]
-    try:
-        numbers = parse_numbers(b"\n".join(lines))
-    except PointError:
-        if data.count(b"\n") >= count:
-            raise
-        numbers = parse_numbers(b"\n".join(lines[:-1]))  # the last line has no end: what cuts the file off, cuts it
-    if len(numbers) != count * columns:
-        raise PointError("truncated", f"{len(numbers)} numbers, but {count} lines of {columns} are announced")
-    return numbers.reshape(count, columns)
-
-
-def parse_numbers(text: bytes) -> NDArray[np.float64]:
-    """Numbers with blanks between them."""
-    try:
-        return np.array(text.split(), dtype=np.float64)
-    except ValueError as error:
-        raise PointError("decode", f"not a number among the coordinates: {str(error)[:80]}") from None
-
-
 def read_off(data: bytes, limits: Limits) -> Table:
     """Points on the surface of an OFF mesh (ModelNet), spread by area; its vertices where it has no faces.
 
     The points are a pure function of the bytes. ModelNet's files that lack the line break after ``OFF`` are read too.
     """
-    from foundation.modalities.points.surface import read_off_mesh, sample_surface
-
     vertices, faces = read_off_mesh(data, limits)
     points = sample_surface(vertices, faces, limits.surface, data) if len(faces) else vertices
     return Table(points, points.dtype)
-
-
-def read_pcd(data: bytes, limits: Limits) -> Table:
-    """Points of a PCD file (Point Cloud Library), see :mod:`foundation.modalities.points.pcd`."""
-    from foundation.modalities.points.pcd import read
-
-    return read(data, limits)
 
 
 def _binary(columns: int, what: str) -> Callable[[bytes, Limits], Table]:
@@ -284,7 +201,7 @@ def read_text(data: bytes, limits: Limits) -> Table:
     data = data.replace(b",", b".").replace(b";", b" ") if b";" in data else data.replace(b",", b" ")
     rows = [row for line in data.splitlines() if (row := line.split()) and not row[0].startswith((b"#", b"//"))]
     announced = None
-    if len(rows) > 1 and len(rows[0]) == 1 and rows[0][0].isdigit() and len(rows[0][0]) < _DIGITS:
+    if len(rows) > 1 and len(rows[0]) == 1 and rows[0][0].isdigit() and len(rows[0][0]) < DIGITS:
         announced = int(rows.pop(0)[0])
     elif len(rows) > 1 and rows[0][0].strip(b"\"'")[:1].isalpha() and rows[0][0].lower() not in (b"nan", b"inf"):
         names = [word.decode("utf-8", "replace").strip("\"'").lower() for word in rows.pop(0)]
@@ -302,18 +219,11 @@ def read_text(data: bytes, limits: Limits) -> Table:
     if len(names) != values.shape[1] or len(set(names)) != len(names):
         raise PointError("decode", f"{len(names)} names for {values.shape[1]} columns: {', '.join(names)[:80]}")
     kinds: dict[str, np.dtype[Any]] = {name: values.dtype for name in names}
-    there = [place for place, name in enumerate(names) if _ALIASES.get(name, name) in COLOURS]
+    there = [place for place, name in enumerate(names) if ALIASES.get(name, name) in COLOURS]
     colours = values[:, there]
     if there and colours.max() > 1 and not (colours % 1).any():  # text says no type, but these were bytes or 16 bits
         kinds |= {names[place]: np.dtype(np.uint8 if colours.max() <= 255 else np.uint16) for place in there}
     return named({name: values[:, place] for place, name in enumerate(names)}, kinds, "lines")
-
-
-def read_las(data: bytes, limits: Limits) -> Table:
-    """Points of a LAS or LAZ file, see :mod:`foundation.modalities.points.las`."""
-    from foundation.modalities.points.las import read
-
-    return read(data, limits)
 
 
 READERS: Mapping[str, Callable[[bytes, Limits], Table]] = MappingProxyType(
@@ -322,9 +232,9 @@ READERS: Mapping[str, Callable[[bytes, Limits], Table]] = MappingProxyType(
         "npz": read_npz,
         "ply": read_ply,
         "off": read_off,
-        "las": read_las,
-        "laz": read_las,
-        "pcd": read_pcd,
+        "las": las.read,
+        "laz": las.read,
+        "pcd": pcd.read,
         "pcd.bin": _binary(5, "nuScenes"),
         "bin": _binary(4, "KITTI"),
         "xyz": read_text,

@@ -6,10 +6,10 @@ All three are the same for a turned cloud, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 _QUANTILES, _BINS, _PARTNERS = 64, 64, 16
 _CELLS, _NEAREST = 6, 12
@@ -31,7 +31,6 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 
 def sorted_distances(view: Tensor) -> Tensor:
     """Quantiles of the distances from the middle of the cloud, [B, 64]."""
-    import torch
 
     lengths = _centred(view).norm(dim=1)
     return torch.quantile(lengths, torch.linspace(0, 1, _QUANTILES), dim=1).T
@@ -42,7 +41,6 @@ def pair_distances(view: Tensor) -> Tensor:
 
     Pairs are those at some fixed distances in the order of the view, so that no draw is needed.
     """
-    import torch
 
     xyz = _centred(view)
     count = xyz.shape[2]
@@ -70,7 +68,6 @@ def occupancy(view: Tensor) -> Tensor:
 
 def aligned_occupancy(view: Tensor) -> Tensor:
     """The same grid along the principal axes, each pointing to its longer tail, so that turning changes nothing."""
-    import torch
 
     along = _principal(_centred(view))
     skew = (along**3).sum(dim=2, keepdim=True)
@@ -93,7 +90,6 @@ def leaning_neighbourhoods(view: Tensor) -> Tensor:
 
 def _neighbourhoods(view: Tensor) -> Tensor:
     """Of each point [B, 10, P]: three shares, a distance, and the unsigned main direction and normal."""
-    import torch
 
     xyz = _centred(view).transpose(1, 2)
     rows = []
@@ -112,7 +108,6 @@ def _neighbourhoods(view: Tensor) -> Tensor:
 
 def _principal(xyz: Tensor) -> Tensor:
     """Coordinates along the principal axes, largest spread first, [B, 3, P]; their signs are arbitrary."""
-    import torch
 
     _, axes = torch.linalg.eigh(xyz @ xyz.transpose(1, 2) / xyz.shape[2])
     return axes.flip(2).transpose(1, 2) @ xyz
@@ -120,14 +115,12 @@ def _principal(xyz: Tensor) -> Tensor:
 
 def _quantiles(rows: Tensor) -> Tensor:
     """16 quantiles of each row, [B, R, P] to [B, 16 R]."""
-    import torch
 
     return torch.quantile(rows, torch.linspace(0, 1, _QUANTILES // 4), dim=2).permute(1, 2, 0).flatten(1)
 
 
 def _grid(xyz: Tensor) -> Tensor:
     """Share of the points in each cell, [B, 216]; the grid ends at the largest coordinate of the cloud."""
-    import torch
 
     half = xyz.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-9)
     cells = ((xyz / half + 1) * (_CELLS / 2)).long().clamp(max=_CELLS - 1)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation import counter
-from foundation.modalities.points.readers import PointError, bounded, parse_numbers
-
-if TYPE_CHECKING:
-    from foundation.modalities.points.readers import Limits
+from foundation.modalities.points.tables import Limits, PointError, bounded, parse_numbers
 
 
 def read_off_mesh(data: bytes, limits: Limits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

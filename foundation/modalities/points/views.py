@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.counter import Draws, normal
 from foundation.errors import UserError
-from foundation.modalities.points import decode
+from foundation.modalities.points import decode, geometry
 from foundation.modalities.points.evaluation import EvaluationConfig, Normalise
+from foundation.modalities.points.geometry import Cloud
 from foundation.modalities.ready import Prepared, PreparedRole, ReadyViews
+from foundation.modalities.rotations import rotation
 from foundation.ranges import (
     Count,
     Factors,
@@ -28,24 +36,16 @@ from foundation.ranges import (
     Views,
     check,
 )
+from foundation.types import Sample
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from foundation.counter import Draws
-    from foundation.modalities.points.geometry import Cloud
-    from foundation.types import Sample
-
-__all__ = ["Config", "CropConfig", "EvaluationConfig", "PointViews", "published"]
+__all__ = ["Config", "EvaluationConfig", "PointViews", "ViewConfig", "published"]
 
 _PLACES = 20
 """Uniform numbers for the geometry of one view."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropConfig:
+class ViewConfig:
     """Views of one role."""
 
     count: Views = 2
@@ -67,9 +67,9 @@ class CropConfig:
 class Config:
     """Multi-crop recipe. The defaults are POS-BERT's (Fu et al. 2022); :func:`published` has others."""
 
-    global_views: CropConfig = field(default_factory=CropConfig)
+    global_views: ViewConfig = field(default_factory=ViewConfig)
     """Large views; the teacher sees only these."""
-    local_views: CropConfig = field(default_factory=lambda: CropConfig(count=8, keep=(0.2, 0.5)))
+    local_views: ViewConfig = field(default_factory=lambda: ViewConfig(count=8, keep=(0.2, 0.5)))
     """Small views, for the student."""
     channels: Annotated[int, Range(3, 65536)] = 3
     """Numbers of a point that are used: x, y, z and whatever follows."""
@@ -158,6 +158,19 @@ class Config:
         return PointViews(self)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe: most of the cloud, turned about its upright axis, scaled and jittered."""
+    return Config(
+        global_views=ViewConfig(count=1, size=evaluation.size, keep=(0.8, 1.0)),
+        local_views=ViewConfig(count=0),
+        channels=evaluation.channels,
+        normalise=evaluation.normalise,
+        rotation="axis",
+        up=evaluation.up,
+        decode=evaluation.decode,
+    )
+
+
 def published(name: str) -> Config:
     """View recipes as published.
 
@@ -167,8 +180,8 @@ def published(name: str) -> Config:
     if name == "pos-bert":
         return Config()
     if name == "point-mae":
-        whole = CropConfig(count=1, keep=(1.0, 1.0))
-        return Config(global_views=whole, local_views=CropConfig(count=0), jitter=0.0)
+        whole = ViewConfig(count=1, keep=(1.0, 1.0))
+        return Config(global_views=whole, local_views=ViewConfig(count=0), jitter=0.0)
     raise UserError(f"no published view recipe {name!r}; there are pos-bert and point-mae")
 
 
@@ -205,10 +218,6 @@ class PointViews(ReadyViews):
             ValueError: samples and draws do not have the same length.
             UserError: a cloud has fewer numbers per point than ``channels``.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.points import geometry
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -242,14 +251,9 @@ class PointViews(ReadyViews):
         )
 
     def _view(
-        self, cloud: Cloud, crop: CropConfig, numbers: Callable[[str, int], NDArray[np.float64]]
+        self, cloud: Cloud, crop: ViewConfig, numbers: Callable[[str, int], NDArray[np.float64]]
     ) -> tuple[Cloud, NDArray[np.float64]]:
         """Points [P, channels] of one view, and the map [3, 4] by which their coordinates came about."""
-        import numpy as np
-
-        from foundation.counter import normal
-        from foundation.modalities.points import geometry
-        from foundation.modalities.rotations import rotation
 
         config = self.config
         uniforms = numbers("geometry", _PLACES)

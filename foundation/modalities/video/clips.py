@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.image import geometry
-from foundation.modalities.video.decode import frames_at
-from foundation.types import View
-
-if TYPE_CHECKING:
-    from foundation.types import Sample
+from foundation.modalities.video.selection import frames_at
+from foundation.types import Sample, View
 
 SPAN_DRAWS = 2
 """Uniform numbers that one clip needs."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from foundation.modalities.image.evaluation import CropConfig, Evaluation
 from foundation.modalities.video import decode
+from foundation.modalities.video.clips import sample_frames, span_times
 from foundation.ranges import Seconds, Side
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from foundation.modalities.video.views import Config
-    from foundation.types import Sample
+from foundation.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +34,6 @@ class EvaluationConfig(CropConfig):
         """The function from samples to pixels."""
         return VideoEvaluation(self)
 
-    def augmented(self) -> Config:
-        """Training views of a linear probe at this size: a random span of half to all of the video, crop and flip."""
-        from foundation.modalities.video.views import ClipConfig, Config
-
-        return Config(
-            global_views=ClipConfig(
-                count=1, size=self.size, scale=(0.08, 1.0), blur=(0.0,), frames=self.frames, span=(0.5, 1.0)
-            ),
-            local_views=ClipConfig(count=0, blur=(0.0,)),
-            jitter=0.0,
-            greyscale=0.0,
-            decode=self.decode,
-            mean=self.mean,
-            std=self.std,
-        )
-
 
 class VideoEvaluation(Evaluation):
     """Preprocessing of the probes."""
@@ -60,9 +42,6 @@ class VideoEvaluation(Evaluation):
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 3, T, size, size] of B samples as the decoder gives them."""
-        import torch
-
-        from foundation.modalities.video.clips import sample_frames, span_times
 
         frames, size = self.config.frames, self.config.size
         pixels = torch.empty((len(samples), frames, 3, size, size), dtype=torch.uint8)

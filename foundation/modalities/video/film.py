@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import Note
-from foundation.modalities.video.decode import VideoError
+from foundation.modalities.video.selection import VideoError
 
 if TYPE_CHECKING:
     import numpy as np

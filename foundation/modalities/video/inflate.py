@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from foundation.bicubic import resize_matrix
 from foundation.errors import UserError
 
 _PROJECTION, _TABLE, _FIRST = "tokenizer.projection.weight", "positions.table", "positions.first_axis"
@@ -75,8 +76,6 @@ def _tubelets(weight: Tensor, frames: int, how: str) -> Tensor:
 
 def _positions(table: Tensor, positions: Any) -> Tensor:
     """[1, 1 + h w, D] of an image grid -> the table of a video grid."""
-    from foundation.encoders.positions import resize_matrix
-
     times, rows, columns = positions.grid
     cls, places = table[:, :1], table[:, 1:]
     side = round(places.shape[1] ** 0.5)

@@ -14,7 +14,8 @@ from torch import Tensor
 from foundation.modalities import drawing
 from foundation.modalities.drawing import Picture
 from foundation.modalities.image import picture as still
-from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
+from foundation.modalities.video.decode import decode as by_default
 from foundation.types import Sample
 
 __all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
@@ -47,7 +48,6 @@ def of_raw(raw: Mapping[str, Any], decode: Callable[[Any], Sample] | None = None
     Raises:
         SampleError: it cannot be read.
     """
-    from foundation.modalities.video.decode import decode as by_default
 
     return of_sample((decode or by_default)(raw))
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
-from foundation.modalities.video.decode import Clip, Config, VideoError, choose, looks_cut_off, reduced
 from foundation.modalities.video.film import Film, depth_notes, find_film, start_for
+from foundation.modalities.video.selection import Clip, SelectionConfig, VideoError, choose, reduced
+from foundation.modalities.video.torchcodec import read_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +54,7 @@ def open_container(data: bytes, formats: str = _FORMATS) -> Any:
     return av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=options)
 
 
-def read(data: bytes, config: Config, share: float) -> Clip:
+def read(data: bytes, config: SelectionConfig, share: float) -> Clip:
     """Decodes the chosen frames of a file.
 
     Args:
@@ -81,8 +82,6 @@ def read(data: bytes, config: Config, share: float) -> Clip:
             bits = [component.bits for component in context.format.components] if context.format else []
             notes = (*film.notes, *depth_notes(context, bits))
             if config.backend == "torchcodec" and film.stamped:
-                from foundation.modalities.video.torchcodec import read_frames
-
                 frames = read_frames(data, film.track, chosen, len(film.stamps), config)
             elif film.exact and film.stamped:
                 stream.thread_type = "NONE"  # loader workers are parallel already, and one thread gives the same bits
@@ -153,7 +152,7 @@ class _OutOfOrder(Exception):
     """Frames leave the decoder, which gives them as they are shown, in another order than their time stamps say."""
 
 
-def _from_the_start(data: bytes, film: Film, chosen: NDArray[np.int64], config: Config) -> NDArray[np.uint8]:
+def _from_the_start(data: bytes, film: Film, chosen: NDArray[np.int64], config: SelectionConfig) -> NDArray[np.uint8]:
     """As :func:`_decode`, for files in which seeking or time stamps cannot be relied on: packets are passed over."""
     if film.stamped:
         first = start_for(film, int(film.stamps[chosen[0]]))
@@ -179,7 +178,7 @@ def _packets(container: Any, film: Film, first: int) -> Iterator[Any]:
 
 
 def _decode(
-    packets: Iterator[Any], film: Film, chosen: NDArray[np.int64], config: Config, counted: bool = False
+    packets: Iterator[Any], film: Film, chosen: NDArray[np.int64], config: SelectionConfig, counted: bool = False
 ) -> NDArray[np.uint8]:
     """The chosen frames, [n, H, W, 3]; those that cannot be decoded look like the one before.
 
@@ -241,7 +240,7 @@ def _decode(
     return frames
 
 
-def _upright(frame: Any, config: Config, convert: Any) -> NDArray[np.uint8]:
+def _upright(frame: Any, config: SelectionConfig, convert: Any) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3], reduced and turned as the file's display matrix says."""
     import numpy as np
 
@@ -251,3 +250,21 @@ def _upright(frame: Any, config: Config, convert: Any) -> NDArray[np.uint8]:
     pixels = convert.reformat(frame, format="rgb24", **options).to_ndarray()
     turns = round(frame.rotation / 90)  # counter-clockwise
     return np.rot90(pixels, turns) if turns % 4 else pixels
+
+
+def looks_cut_off(data: bytes) -> bool:
+    """Whether an MP4 or MOV file says that it is longer than it is, or lacks its table of frames (ISO/IEC 14496-12)."""
+    if data[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return False
+    place, names = 0, set()
+    while place + 8 <= len(data):
+        size, header = int.from_bytes(data[place : place + 4], "big"), 8
+        names.add(data[place + 4 : place + 8])
+        if size == 1:
+            size, header = int.from_bytes(data[place + 8 : place + 16], "big"), 16
+        elif size == 0:  # to the end of the file
+            size = len(data) - place
+        if size < header:
+            return False
+        place += size
+    return place > len(data) or b"moov" not in names

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
 _SIDE = 12
 _DIFFERENCES = (8, 6)
@@ -24,7 +25,6 @@ def features(evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 
 def mean_and_deviation(view: Tensor) -> Tensor:
     """Mean and standard deviation over time of each place on a coarse grid, grey, [B, 2 x 12 x 12]."""
-    import torch
 
     frames = _coarse(view)
     return torch.cat([frames.mean(dim=1), frames.std(dim=1, unbiased=False)], dim=1).flatten(1)
@@ -32,7 +32,6 @@ def mean_and_deviation(view: Tensor) -> Tensor:
 
 def changes(view: Tensor) -> Tensor:
     """Mean change from frame to frame of each place, and of the whole frame at each time, [B, 144 + T - 1]."""
-    import torch
 
     steps = _coarse(view).diff(dim=1).abs()
     return torch.cat([steps.mean(dim=1).flatten(1), steps.mean(dim=(2, 3))], dim=1)
@@ -43,7 +42,6 @@ def differences(view: Tensor) -> Tensor:
 
     At most 8 moments; of a longer clip, means of neighbouring differences.
     """
-    from torch.nn.functional import adaptive_avg_pool3d
 
     frames = _coarse(view)
     steps = frames.diff(dim=1) if frames.shape[1] > 1 else frames * 0
@@ -54,7 +52,6 @@ def differences(view: Tensor) -> Tensor:
 
 def _coarse(view: Tensor) -> Tensor:
     """[B, T, h, w] grey frames of at most 12 x 12."""
-    from torch.nn.functional import adaptive_avg_pool2d
 
     grey = view.float().mean(dim=1)
     return adaptive_avg_pool2d(grey, (min(_SIDE, grey.shape[2]), min(_SIDE, grey.shape[3])))

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from foundation.data.arrays import array_facts
-from foundation.modalities.video.decode import Clip, Config, VideoError, choose, reduced
+from foundation.modalities.video.selection import Clip, SelectionConfig, VideoError, choose, reduced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,9 @@ _NAMES = ("video", "frames", "arr_0")
 """Arrays of an NPZ that count as the frames; ``times`` (seconds, [T]) may stand beside."""
 
 
-def read_stack(data: bytes, name: str, rate: float, config: Config, share: float, place: tuple[str, str]) -> Clip:
+def read_stack(
+    data: bytes, name: str, rate: float, config: SelectionConfig, share: float, place: tuple[str, str]
+) -> Clip:
     """Reads a stack.
 
     Args:
@@ -70,7 +72,7 @@ def read_stack(data: bytes, name: str, rate: float, config: Config, share: float
     return Clip(reduce(frames, config), times[chosen], float(np.append(times, end)[chosen[-1] + 1]))
 
 
-def reduce(frames: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
+def reduce(frames: NDArray[np.uint8], config: SelectionConfig) -> NDArray[np.uint8]:
     """Frames [T, H, W, 3] reduced as the config says; antialiased."""
     height, width = frames.shape[1:3]
     size = reduced(height, width, config)

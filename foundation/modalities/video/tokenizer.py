@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from einops import rearrange
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.tokenizer import Config as ImageConfig
+from foundation.modalities.image.tokenizer import conv_stem
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Side, check
-
-if TYPE_CHECKING:
-    from foundation.modalities.video.tubelets import VideoTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How a clip becomes tokens (Arnab et al. 2021, ViViT). Needs no torch."""
+    """How a clip becomes tokens (Arnab et al. 2021, ViViT)."""
 
     tubelet: Side = 2
     """Frames that one token covers."""
@@ -90,4 +90,51 @@ class Config:
         Args:
             width: width D of a token.
         """
-        return importlib.import_module("foundation.modalities.video.tubelets").VideoTokenizer(self, width)
+        return VideoTokenizer(self, width)
+
+
+class VideoTokenizer(GridTokenizer):
+    """Clips of any length and resolution to tubelet tokens.
+
+    Args:
+        config: tubelet, patch size, channels and stem.
+        width: width D of a token.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.cell_shape = (config.channels, config.tubelet, config.patch_size, config.patch_size)
+        self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
+        if config.stem == "conv":
+            self.stem, channels = conv_stem(channels, width, patch)
+            patch = 1
+        kernel = (config.tubelet, patch, patch)
+        self.projection = nn.Conv3d(channels, width, kernel_size=kernel, stride=kernel)
+
+    def forward(self, view: Tensor) -> tuple[Tensor, tuple[int, int, int], None]:
+        """Cut the clips of one view into tokens.
+
+        Args:
+            view: [R, channels, T, H, W].
+
+        Returns:
+            tokens [R, N, D]; the grid (times, rows, columns), time slowest; validity: None, every tubelet is real.
+
+        Raises:
+            UserError: wrong number of axes or channels, or a clip that does not fit the tubelets.
+        """
+        if view.ndim != 5 or view.shape[1] != self.config.channels:
+            raise UserError(
+                f"the video tokenizer expects views [rows, {self.config.channels}, frames, height, width], "
+                f"but got {list(view.shape)}"
+            )
+        frames, height, width = view.shape[2:]
+        grid = self.config.grid((frames, height, width))
+        if self.config.shows == "changes":
+            view = view.diff(dim=2, prepend=view[:, :, :1])
+        if len(self.stem):
+            maps = self.stem(rearrange(view, "r c t h w -> (r t) c h w"))  # a frame at a time
+            view = rearrange(maps, "(r t) c h w -> r c t h w", t=frames)
+        return self.project(view), grid, None

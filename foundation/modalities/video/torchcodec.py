@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import UserError
-from foundation.modalities.video.decode import Config, VideoError
+from foundation.modalities.video.selection import SelectionConfig, VideoError
 from foundation.modalities.video.stacks import reduce
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def _lacks_ffmpeg() -> bool:
     return False
 
 
-def read_frames(data: bytes, track: int, chosen: NDArray[np.int64], there: int, config: Config) -> NDArray[np.uint8]:
+def read_frames(
+    data: bytes, track: int, chosen: NDArray[np.int64], there: int, config: SelectionConfig
+) -> NDArray[np.uint8]:
     """Some frames of a file, by their number in the order in which they are shown.
 
     Args:

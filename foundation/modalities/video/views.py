@@ -9,27 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.counter import Draws
 from foundation.errors import UserError
-from foundation.modalities.image.views import CropConfig, ImageViews, MultiCropConfig, Prepared, PreparedRole
-from foundation.modalities.video import decode
+from foundation.modalities.image import geometry
+from foundation.modalities.image.plan import Parameters
+from foundation.modalities.image.prepared import Prepared, PreparedRole
+from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
+from foundation.modalities.image.views import ImageViews
+from foundation.modalities.video import clips, decode
+from foundation.modalities.video.clips import copies, frames_of
 from foundation.modalities.video.evaluation import EvaluationConfig
 from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from foundation.counter import Draws
-    from foundation.modalities.image.plan import Parameters
-    from foundation.types import Sample, View
+from foundation.types import Sample, View
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig(CropConfig):
+class ClipConfig(ViewConfig):
     """Views of one role."""
 
     frames: Side = 16
@@ -41,7 +44,7 @@ class ClipConfig(CropConfig):
     """In place of ``rates``: smallest and largest share of the video that a clip covers, uniform between."""
 
     def __post_init__(self) -> None:
-        CropConfig.__post_init__(self)
+        ViewConfig.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,21 @@ class Config(MultiCropConfig):
         return VideoViews(self, device_is_accelerator)
 
 
+def for_probe(evaluation: EvaluationConfig) -> Config:
+    """Training views of a linear probe at this size: a random span of half to all of the video, crop and flip."""
+    return Config(
+        global_views=ClipConfig(
+            count=1, size=evaluation.size, scale=(0.08, 1.0), blur=(0.0,), frames=evaluation.frames, span=(0.5, 1.0)
+        ),
+        local_views=ClipConfig(count=0, blur=(0.0,)),
+        jitter=0.0,
+        greyscale=0.0,
+        decode=evaluation.decode,
+        mean=evaluation.mean,
+        std=evaluation.std,
+    )
+
+
 class VideoViews(ImageViews):
     """Makes the views of a batch of videos; see the module's text."""
 
@@ -159,11 +177,6 @@ class VideoViews(ImageViews):
         Raises:
             ValueError: samples and draws do not have the same length.
         """
-        import numpy as np
-        import torch
-
-        from foundation.modalities.image import geometry
-        from foundation.modalities.video import clips
 
         if len(samples) != len(draws.ids):
             raise ValueError(f"{len(samples)} samples, but random numbers for {len(draws.ids)}")
@@ -204,8 +217,6 @@ class VideoViews(ImageViews):
 
         from einops import rearrange
 
-        from foundation.modalities.video.clips import copies, frames_of
-
         views = {}
         for name, view in super().finish(prepared).items():
             clips = rearrange(view.data, "(r t) c h w -> r c t h w", t=self.roles[name].frames)
@@ -231,9 +242,6 @@ class VideoViews(ImageViews):
         ends: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """[R, 2] begin and length of each clip, seconds."""
-        import numpy as np
-
-        from foundation.modalities.video import clips
 
         placed = []
         for view in range(clip.count):
@@ -249,6 +257,5 @@ class VideoViews(ImageViews):
 
 def _of_frames(parameters: Parameters, frames: int) -> Parameters:
     """Parameters of clips as those of their frames: every frame of a clip is treated alike."""
-    import numpy as np
 
     return type(parameters)(**{name: np.repeat(values, frames, axis=0) for name, values in vars(parameters).items()})

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foundation.modalities.video.pyav import library
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _TICKS = 90_000  # of a second; every usual frame rate has a whole number of them
 _CODECS = ("libx264", "mpeg4")
@@ -41,7 +40,6 @@ class Writer:
             frame: [H, W, 3] RGB; an odd last row or column is left out.
             seconds: when it begins to be shown; later than the one before.
         """
-        import numpy as np
 
         height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
         if self._stream is None:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foundation.data.addresses import RemoteError
 from foundation.data.cache import Cache, CacheFullError
 from foundation.data.download import Expected
-from foundation.data.remote import RemoteError
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import single
 from tests.data.remote.conftest import blob, content, names, read_only

@@ -89,7 +89,7 @@ def test_a_damaged_copy_is_named_and_fetched_again(
     whole = blob(tmp_path / "web", 100_000)
     web = serve(tmp_path / "web")
     address = f"{web.url}/x.tar"
-    expected = whole if known == "index" else Expected(whole.size, tag=storages.find(address).stat(address).tag)
+    expected = whole if known == "index" else Expected(whole.size, tag=storages.storage_of(address).stat(address).tag)
     descriptor = Cache(cache, 1 << 30).open(address, expected)
     assert descriptor is not None
     os.close(descriptor)
@@ -157,7 +157,7 @@ def test_a_copy_is_hashed_once_a_day_and_not_by_every_process(
 def test_without_a_digest_no_leftover_is_gone_on_with(tmp_path: Path, serve: Any, cache: Path) -> None:
     whole = blob(tmp_path / "web", 100_000)
     address = f"{serve(tmp_path / 'web').url}/x.tar"
-    expected = Expected(whole.size, tag=storages.find(address).stat(address).tag)
+    expected = Expected(whole.size, tag=storages.storage_of(address).stat(address).tag)
     store = Cache(cache, 1 << 30)
     cache.mkdir()
     (cache / f"{store.key(address, expected)}.0.free.part").write_bytes(bytes(50_000))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from foundation.data import remote
+from foundation.data import addresses, storages
 from foundation.data.shards import ShardSet, open_shards
 from foundation.data.sources import open_sources, single
 from foundation.data.stream import build_loader
@@ -220,9 +220,9 @@ def test_an_answer_without_a_body_leaves_the_connection_usable(make_shards: Make
     web = serve(make_shards(7))
     web.faults["train-000000.tar"] = ["503", "404", "503"]
     address = f"{web.url}/train-000000.tar"
-    storage, errors = remote.storage_of(address), []
+    storage, errors = storages.storage_of(address), []
     for _ in range(3):
-        with pytest.raises(remote.RemoteError) as caught:
+        with pytest.raises(addresses.RemoteError) as caught:
             storage.stat(address)
         errors.append(caught.value)  # an error that is kept keeps the answer too: nobody else closes it
     assert [error.detail for error in errors] == ["HTTP 503", "HTTP 404: not there", "HTTP 503"]

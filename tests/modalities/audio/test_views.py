@@ -15,7 +15,9 @@ from foundation.errors import UserError
 from foundation.modalities.audio import augment
 from foundation.modalities.audio.evaluation import EvaluationConfig
 from foundation.modalities.audio.front_end import FrontEndConfig
-from foundation.modalities.audio.views import Config, CropConfig, ResizeConfig, SpecAugmentConfig, published
+from foundation.modalities.audio.view_config import ResizeConfig, SpecAugmentConfig, ViewConfig
+from foundation.modalities.audio.views import Config, for_probe, published
+from foundation.modalities.parts import evaluation_config
 
 FRONT = FrontEndConfig(rate=8000, mels=32, window=0.032, hop=0.010, high=4000.0)
 
@@ -37,8 +39,8 @@ def recordings(count: int, seconds=(0.4, 2.0), rates=(8000, 11025, 16000)) -> li
 def everything(**changes) -> Config:
     config = Config(
         front_end=FRONT,
-        global_views=CropConfig(count=2, frames=40),
-        local_views=CropConfig(count=2, frames=20, augment=(1.0, 0.5)),
+        global_views=ViewConfig(count=2, frames=40),
+        local_views=ViewConfig(count=2, frames=20, augment=(1.0, 0.5)),
         roll=0.3,
         gain=(-6.0, 6.0),
         equalise=6.0,
@@ -134,7 +136,7 @@ def test_views_change_with_epoch_and_view_and_repeat_otherwise():
 @pytest.mark.parametrize("framing", ["centred", "kaldi"])
 def test_the_equaliser_lifts_bands_by_decibels_that_follow_straight_lines(framing):
     high = replace(FRONT, framing=framing, low=20.0, dynamic_range=None, mean=-3.0, std=5.0)
-    plain = Config(front_end=high, global_views=CropConfig(frames=40), local_views=CropConfig(count=0))
+    plain = Config(front_end=high, global_views=ViewConfig(frames=40), local_views=ViewConfig(count=0))
     samples = recordings(3, seconds=(1.5, 2.0), rates=(8000,))
     heard = made(plain, samples, draws(3))["global"].data
     lifted = made(replace(plain, equalise=9.0), samples, draws(3))["global"].data
@@ -147,7 +149,7 @@ def test_the_equaliser_lifts_bands_by_decibels_that_follow_straight_lines(framin
 
 
 def test_same_segment_hears_the_same_seconds_and_only_one_is_augmented():
-    config = replace(published("atst-frame"), front_end=FRONT, global_views=CropConfig(frames=40, augment=(1.0, 0.0)))
+    config = replace(published("atst-frame"), front_end=FRONT, global_views=ViewConfig(frames=40, augment=(1.0, 0.0)))
     plain = replace(config, mixup=0.0, resize=None)
     samples = recordings(4, seconds=(1.0, 2.0), rates=(8000,))
     views, untouched = made(config, samples, draws(4))["global"], made(plain, samples, draws(4))["global"]
@@ -158,7 +160,7 @@ def test_same_segment_hears_the_same_seconds_and_only_one_is_augmented():
 
 
 def test_mixup_takes_another_sample():
-    config = Config(front_end=FRONT, global_views=CropConfig(frames=40), local_views=CropConfig(count=0), mixup=0.4)
+    config = Config(front_end=FRONT, global_views=ViewConfig(frames=40), local_views=ViewConfig(count=0), mixup=0.4)
     prepared = config.build().prepare(recordings(6), draws(6)).roles["global"]
     rows = torch.arange(12)
     assert (prepared.partners != rows).all() and (prepared.partners // 6 == rows // 6).all()
@@ -175,8 +177,8 @@ def test_geometry_says_when_and_where_in_the_file(resize):
     wave[(clicks * rate).astype(int)] = 1.0
     config = Config(
         front_end=replace(FRONT, window=0.016, dynamic_range=None, mean=-100.0),
-        global_views=CropConfig(count=8, frames=100),
-        local_views=CropConfig(count=0),
+        global_views=ViewConfig(count=8, frames=100),
+        local_views=ViewConfig(count=0),
         resize=resize,
     )
     sample = {"__id__": 1, "audio": torch.from_numpy(wave), "audio_rate": rate}
@@ -202,8 +204,8 @@ def test_geometry_of_bands():
     wave = np.sin(2 * np.pi * hertz * np.arange(2 * rate) / rate).astype(np.float32)
     config = Config(
         front_end=FRONT,
-        global_views=CropConfig(count=8, frames=60),
-        local_views=CropConfig(count=0),
+        global_views=ViewConfig(count=8, frames=60),
+        local_views=ViewConfig(count=0),
         resize=ResizeConfig(canvas=(1.2, 1.0)),
     )
     sample = {"__id__": 1, "audio": torch.from_numpy(wave), "audio_rate": rate}
@@ -222,7 +224,7 @@ def test_geometry_of_bands():
 
 @pytest.mark.parametrize(("short", "silent"), [("silence", True), ("repeat", False)])
 def test_short_recordings(short, silent):
-    config = Config(front_end=FRONT, global_views=CropConfig(frames=100), local_views=CropConfig(count=0), short=short)
+    config = Config(front_end=FRONT, global_views=ViewConfig(frames=100), local_views=ViewConfig(count=0), short=short)
     samples = recordings(4, seconds=(0.1, 0.2))
     data = made(config, samples, draws(4))["global"].data
     quiet = (data.amax(2) <= data.amin((1, 2, 3), keepdim=True)[..., 0] + 1e-4).any()
@@ -232,7 +234,7 @@ def test_short_recordings(short, silent):
 def test_roll_wraps_around():
     wave = torch.arange(8000, dtype=torch.float32)
     config = Config(
-        front_end=FRONT, global_views=CropConfig(count=8, frames=80), local_views=CropConfig(count=0), roll=1.0
+        front_end=FRONT, global_views=ViewConfig(count=8, frames=80), local_views=ViewConfig(count=0), roll=1.0
     )
     prepared = config.build().prepare([{"__id__": 1, "audio": wave, "audio_rate": 8000}], draws(1)).roles["global"]
     wrapped = 0
@@ -253,8 +255,8 @@ def test_evaluation_hears_the_middle():
     assert data.shape == (2, 1, 32, 40) and abs(int(data[0, 0].amax(0).argmax()) - 20) <= 2
     front_end = {"rate": 8000, "mels": 32, "window": 0.032, "hop": 0.010, "high": 4000.0}
     card = {"front_end": front_end, "frames": 40, "decode": {"channels": "mean", "max_seconds": 1800.0}}
-    assert EvaluationConfig(**card) == config
-    view = config.augmented().build()
+    assert evaluation_config("audio", card) == config
+    view = for_probe(config).build()
     assert view.describe() == {"global": (1, (1, 32, 40))}
 
 
@@ -286,9 +288,9 @@ def test_prepared_travels_and_config_pickles():
         (lambda: Config(equalise=-1.0), "equalise"),
         (lambda: Config(gain=(3.0, -3.0)), "the smallest first"),
         (lambda: Config(short="loop"), "silence or repeat"),  # type: ignore[arg-type]
-        (lambda: Config(global_views=CropConfig(count=0)), "at least 1 global view"),
-        (lambda: CropConfig(frames=0), "frames is 0; it must be from 1"),
-        (lambda: CropConfig(count=3, augment=(1.0, 0.0)), "one per view"),
+        (lambda: Config(global_views=ViewConfig(count=0)), "at least 1 global view"),
+        (lambda: ViewConfig(frames=0), "frames is 0; it must be from 1"),
+        (lambda: ViewConfig(count=3, augment=(1.0, 0.0)), "one per view"),
         (lambda: ResizeConfig(canvas=(0.5, 1.0)), "canvas.0 is 0.5; it must be from 1"),
         (lambda: ResizeConfig(time=(1.5, 0.5)), "the smallest first"),
         (lambda: SpecAugmentConfig(bands=-1), "bands is -1; it must be from 0"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foundation.modalities.image import picture
-from foundation.modalities.image.views import IMAGENET_MEAN, IMAGENET_STD
+from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
 
 
 def test_to_rgb_undoes_the_normalisation():

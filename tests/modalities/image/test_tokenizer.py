@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -68,11 +65,3 @@ def test_impossible_settings():
         Config(patch_size=14, stem="conv")
     with pytest.raises(UserError, match=r"expects views \[rows, 3, height, width\], but got \[2, 1, 8, 8\]"):
         Config(patch_size=4).build(8)(torch.zeros(2, 1, 8, 8))
-
-
-def test_coordinates_need_no_torch():
-    program = (
-        "import sys; from foundation.modalities.image.tokenizer import Config; "
-        "Config(patch_size=4).coordinates((8, 8)); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from foundation.counter import Draws
-from foundation.modalities.image.views import Config, CropConfig
+from foundation.modalities.image.view_config import ViewConfig
+from foundation.modalities.image.views import Config
 
 WIDTH, HEIGHT, COUNT = 90, 70, 24
 
@@ -20,8 +21,8 @@ def ramp() -> torch.Tensor:
 
 def made(placement: str, **settings):
     config = Config(
-        global_views=CropConfig(count=2, size=24, scale=(0.3, 1.0), blur=(0.0,)),
-        local_views=CropConfig(count=2, size=16, scale=(0.05, 0.3), blur=(0.0,)),
+        global_views=ViewConfig(count=2, size=24, scale=(0.3, 1.0), blur=(0.0,)),
+        local_views=ViewConfig(count=2, size=16, scale=(0.05, 0.3), blur=(0.0,)),
         interpolation="bilinear",
         jitter=0.0,
         greyscale=0.0,

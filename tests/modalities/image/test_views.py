@@ -14,7 +14,9 @@ from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.image import geometry
 from foundation.modalities.image.decode import decode
-from foundation.modalities.image.views import Config, CropConfig, EvaluationConfig, published
+from foundation.modalities.image.evaluation import EvaluationConfig
+from foundation.modalities.image.view_config import ViewConfig
+from foundation.modalities.image.views import Config, published
 
 PLAIN = {"jitter": 0.0, "greyscale": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 
@@ -26,8 +28,8 @@ def draws(count: int, epoch: int = 0, seed: int = 3) -> Draws:
 def small(**changes) -> Config:
     """A quick recipe with everything in it."""
     config = Config(
-        global_views=CropConfig(count=2, size=32, scale=(0.4, 1.0), blur=(1.0, 0.1), solarise=(0.0, 0.5)),
-        local_views=CropConfig(count=3, size=16, scale=(0.05, 0.4)),
+        global_views=ViewConfig(count=2, size=32, scale=(0.4, 1.0), blur=(1.0, 0.1), solarise=(0.0, 0.5)),
+        local_views=ViewConfig(count=3, size=16, scale=(0.05, 0.4)),
     )
     return replace(config, **changes)
 
@@ -142,7 +144,7 @@ def ramp(height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_geometry_says_where_each_pixel_came_from(on_device, interpolation):
-    crops = [CropConfig(count=c, size=s, scale=(0.1, 0.9), blur=(0.0,)) for c, s in ((2, 40), (3, 16))]
+    crops = [ViewConfig(count=c, size=s, scale=(0.1, 0.9), blur=(0.0,)) for c, s in ((2, 40), (3, 16))]
     config = Config(global_views=crops[0], local_views=crops[1], interpolation=interpolation, **PLAIN)
     samples = [{"__id__": i, "image": ramp(h, w)} for i, (h, w) in enumerate([(200, 240), (250, 180), (90, 250)])]
     maker = config.build(on_device)
@@ -244,7 +246,7 @@ def test_resampling_agrees_within_a_level(photos, interpolation, size):
 
 
 def test_placements_give_the_same_views(photos):
-    config = replace(small(), global_views=CropConfig(count=2, size=64, scale=(0.4, 1.0), blur=(1.0, 0.1)))
+    config = replace(small(), global_views=ViewConfig(count=2, size=64, scale=(0.4, 1.0), blur=(1.0, 0.1)))
     workers, device = config.build(False), config.build(True)
     assert not workers.on_device and device.on_device and not replace(config, placement="workers").build(True).on_device
     a, b = (m.finish(m.prepare(photos, draws(len(photos)))) for m in (workers, device))
@@ -287,15 +289,15 @@ def test_wrong_company():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CropConfig(scale=(0.5, 0.2)), "scale"),
-        (lambda: CropConfig(count=2, blur=(1.0, 0.1, 0.5)), "blur has 3"),
-        (lambda: CropConfig(size=0), "size"),
+        (lambda: ViewConfig(scale=(0.5, 0.2)), "scale"),
+        (lambda: ViewConfig(count=2, blur=(1.0, 0.1, 0.5)), "blur has 3"),
+        (lambda: ViewConfig(size=0), "size"),
         (lambda: Config(hue=0.7), "hue"),
         (lambda: Config(jitter=1.2), "jitter"),
         (lambda: Config(interpolation="nearest"), "bicubic"),
         (lambda: Config(placement="gpu"), "workers"),
-        (lambda: Config(global_views=CropConfig(count=0)), "global_views.count"),
-        (lambda: Config(local_views=CropConfig(size=6)), "local_views.size"),
+        (lambda: Config(global_views=ViewConfig(count=0)), "global_views.count"),
+        (lambda: Config(local_views=ViewConfig(size=6)), "local_views.size"),
         (lambda: EvaluationConfig(crop_fraction=0.0), "crop_fraction"),
     ],
 )

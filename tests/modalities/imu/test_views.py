@@ -14,7 +14,7 @@ from foundation.errors import UserError
 from foundation.modalities.imu import windows
 from foundation.modalities.imu.decode import Config as DecodeConfig
 from foundation.modalities.imu.signals import mirrored
-from foundation.modalities.imu.views import Config, CropConfig, EvaluationConfig
+from foundation.modalities.imu.views import Config, EvaluationConfig, ViewConfig, for_probe
 
 PLAIN = {"scale": (1.0, 1.0), "jitter": 0.0, "mean": (0.0,) * 6, "std": (1.0,) * 6}
 FULL = Config(
@@ -70,7 +70,7 @@ def test_a_motion_looks_the_same_at_whatever_rate_it_was_recorded(rate):
     def sway(t: float) -> np.ndarray:
         return np.sin(2 * np.pi * 3.0 * t + np.arange(6))
 
-    config = Config(stretch=(0.7, 1.4), global_views=CropConfig(size=128), **PLAIN)
+    config = Config(stretch=(0.7, 1.4), global_views=ViewConfig(size=128), **PLAIN)
     view = make(config, [recording(sway, rate=rate, start=2.0)] * 8)["global"]
     times = view.geometry[:, 0, 1:] + view.geometry[:, 0, :1] * (torch.arange(128) + 0.5) / 128  # [R, 128]
     wanted = torch.sin(2 * torch.pi * 3.0 * times[:, None].double() + torch.arange(6)[:, None])
@@ -176,7 +176,7 @@ def test_short_recordings_are_mirrored_or_stretched():
 
 def test_spans_are_shares_of_recordings_of_any_length():
     samples = [recording(lambda t: t, seconds=s) for s in (3.0, 6.0, 12.0)]
-    config = Config(global_views=CropConfig(size=64, span=(0.5, 0.75)), **PLAIN)
+    config = Config(global_views=ViewConfig(size=64, span=(0.5, 0.75)), **PLAIN)
     view = make(config, samples)["global"]
     shares = view.geometry[:, 0, 0] / torch.tensor([3.0, 6.0, 12.0] * 2)
     assert (shares >= 0.5).all() and (shares <= 0.75).all()
@@ -203,17 +203,17 @@ def test_probes_see_the_middle_or_all_of_a_recording():
     assert abs(float(middle.mean()) - 4.0) < 0.02 and abs(float(middle[0, 0, -1] - middle[0, 0, 0]) - 2.54) < 0.01
     whole = EvaluationConfig(whole=True, size=32, mean=(0.0,) * 6, std=(1.0,) * 6).build()([ramp])
     assert whole.shape == (1, 6, 32) and abs(float(whole[0, 0, -1]) - 7.875) < 0.02
-    config = replace(FULL, decode=DecodeConfig(rate=40.0, acceleration="g"), global_views=CropConfig(span=(0.5, 1.0)))
+    config = replace(FULL, decode=DecodeConfig(rate=40.0, acceleration="g"), global_views=ViewConfig(span=(0.5, 1.0)))
     evaluation = config.evaluation()
     assert evaluation.whole and evaluation.decode == config.decode and evaluation.size == 128
-    (view,) = make(evaluation.augmented(), noise(3)).values()
+    (view,) = make(for_probe(evaluation), noise(3)).values()
     assert view.data.shape == (3, 6, 128)
 
 
 def test_evaluation_survives_its_card():
     from dataclasses import asdict
 
-    from foundation.probes.road import evaluation_config
+    from foundation.modalities.parts import evaluation_config
 
     evaluation = FULL.evaluation()
     assert evaluation_config("imu", asdict(evaluation)) == evaluation
@@ -226,8 +226,8 @@ def test_evaluation_survives_its_card():
         (lambda: Config(warp=1.0), "warp is 1; it must be at least 0 and below 1"),
         (lambda: Config(mean=(0.0,)), "mean has 1 numbers for the 6 channels"),
         (lambda: Config(std=(0.0,) * 6), "std.0 is 0; it must be from 1e-09"),
-        (lambda: Config(global_views=CropConfig(count=0)), "at least 1 global view"),
-        (lambda: CropConfig(span=(0.0, 2.0)), "span.0 is 0; it must be above 0"),
+        (lambda: Config(global_views=ViewConfig(count=0)), "at least 1 global view"),
+        (lambda: ViewConfig(span=(0.0, 2.0)), "span.0 is 0; it must be above 0"),
         (lambda: Config(stretch=(2.0, 1.0)), "stretch"),
         (lambda: Config(degrees=270.0), "degrees is 270"),
         (lambda: Config(drop_sensor=2.0), "drop_sensor is 2"),

@@ -23,7 +23,7 @@ from foundation.modalities.imu import views as imu
 from foundation.modalities.imu.decode import Config as ImuDecode
 from foundation.modalities.paired import clock, picture
 from foundation.modalities.paired.decode import PairedDecoder
-from foundation.modalities.paired.views import Config
+from foundation.modalities.paired.views import Config, for_probe
 from foundation.modalities.points import views as points
 from foundation.modalities.video import views as video
 
@@ -122,11 +122,11 @@ def test_sound_follows_and_clouds_of_points_come_along():
     sample["audio"][24000:] = 0.5 * torch.sin(torch.arange(24000) * 0.7)  # silent for 3 s, then a tone
     sound = audio.Config(
         front_end=FrontEndConfig(rate=8000, mels=32, window=0.032, hop=0.01, high=4000.0),
-        global_views=audio.CropConfig(frames=100),
-        local_views=audio.CropConfig(count=0),
+        global_views=audio.ViewConfig(frames=100),
+        local_views=audio.ViewConfig(count=0),
     )
     cloud = points.Config(
-        global_views=points.CropConfig(count=1, size=16), local_views=points.CropConfig(count=0), rotation="none"
+        global_views=points.ViewConfig(count=1, size=16), local_views=points.ViewConfig(count=0), rotation="none"
     )
     config = Config(
         members=members(audio=sound, points=cloud), spans={"global": (1.0, 1.0), "local": (0.5, 0.5)}, unit="seconds"
@@ -208,7 +208,7 @@ def test_real_clips_and_their_sensors(shared_data):
     assert drawn.shape[1] == 512 and drawn.std() > 10
     evaluation = config.evaluation()
     assert evaluation.modality == "imu" and evaluation.build()(samples).shape == (3, 6, 128)
-    assert evaluation.decode.acceleration == "g" and evaluation.augmented().rate == 100.0
+    assert evaluation.decode.acceleration == "g" and for_probe(evaluation).rate == 100.0
     assert replace(config, evaluate="video").evaluation().modality == "video"
 
 

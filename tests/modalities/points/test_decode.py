@@ -13,7 +13,7 @@ import torch
 
 from foundation.errors import REASONS, SampleError, UserError
 from foundation.modalities.points.decode import Config, decode
-from foundation.modalities.points.readers import PointError
+from foundation.modalities.points.tables import PointError
 
 
 def cloud(count: int = 80, columns: int = 3, seed: int = 0) -> np.ndarray:

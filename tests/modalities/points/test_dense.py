@@ -11,10 +11,10 @@ import torch
 from foundation.cli import main
 from foundation.data.shards import open_shards
 from foundation.errors import UserError
+from foundation.modalities.parts import part
 from foundation.modalities.points import dense
 from foundation.modalities.points.evaluation import EvaluationConfig
 from foundation.probes.dense import token_features
-from foundation.probes.road import room
 from foundation.zoo.load import load_encoder
 
 
@@ -90,4 +90,4 @@ def test_mistakes(small_run, wires, tmp_path, capsys):
     with pytest.raises(UserError, match="depth 3"):
         token_features(load_encoder(small_run).encoder, torch.randn(1, 3, 64), 0)
     with pytest.raises(UserError, match=r"modality 'image' has no dense\.py"):
-        room("image", "dense")
+        part("image", "dense")

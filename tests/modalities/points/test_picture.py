@@ -90,8 +90,8 @@ def test_the_report_shows_shapes_with_attention_and_colours(small_run, tmp_path)
 
 
 def test_evaluation_keeps_what_is_up():
-    from foundation.modalities.points.views import Config
+    from foundation.modalities.points.views import Config, for_probe
 
     evaluation = Config(up="y").evaluation()
-    assert evaluation.up == "y" and evaluation.augmented().up == "y" and evaluation.augmented().rotation == "axis"
+    assert evaluation.up == "y" and for_probe(evaluation).up == "y" and for_probe(evaluation).rotation == "axis"
     assert EvaluationConfig().up == "z"

@@ -34,7 +34,7 @@ RECIPES = {
     "quickstart-points": (),
     "point-dino-ibot": (*TINY, f"heads={{cls: {HEAD}, patch: {HEAD}}}"),
     "dcglr": (*TINY, "heads.cls.hidden=64", "heads.contrast.hidden=64", "objectives.1.queue=64"),
-    "point-mae": (*TINY, "views.local_views.count=0", "objectives.0.decoder_width=32", "objectives.0.decoder_heads=2"),
+    "point-mae": (*TINY, "views.local_views.count=0", "heads.decoder.width=32", "heads.decoder.heads=2"),
 }
 
 

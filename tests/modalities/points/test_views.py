@@ -12,12 +12,12 @@ import torch
 from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.points import geometry
-from foundation.modalities.points.views import Config, CropConfig, EvaluationConfig, published
+from foundation.modalities.points.views import Config, EvaluationConfig, ViewConfig, for_probe, published
 from foundation.modalities.rotations import rotation
 
 STILL = {"rotation": "none", "scale": (1.0, 1.0), "shift": 0.0, "jitter": 0.0, "dropout": 0.0}
-WHOLE = CropConfig(count=1, size=300, keep=(1.0, 1.0))
-NONE = CropConfig(count=0)
+WHOLE = ViewConfig(count=1, size=300, keep=(1.0, 1.0))
+NONE = ViewConfig(count=0)
 
 
 def draws(count: int, epoch: int = 0, seed: int = 3) -> Draws:
@@ -37,8 +37,8 @@ def clouds(count: int, channels: int = 3, points: int | None = None) -> list[dic
 def small(**changes) -> Config:
     """A quick recipe with everything in it."""
     config = Config(
-        global_views=CropConfig(count=2, size=128, keep=(0.6, 1.0)),
-        local_views=CropConfig(count=3, size=64, keep=(0.1, 0.5), crop="cuboid"),
+        global_views=ViewConfig(count=2, size=128, keep=(0.6, 1.0)),
+        local_views=ViewConfig(count=3, size=64, keep=(0.1, 0.5), crop="cuboid"),
         rotation="any",
         tilt=10.0,
         flip=0.5,
@@ -292,7 +292,7 @@ def test_evaluation_takes_a_fixed_part_of_the_cloud():
     assert torch.equal(seen[1:2], config.build()(samples[1:2]))
     few = EvaluationConfig(size=500, channels=3).build()(clouds(1, points=100))[0].T
     assert len(torch.unique(few, dim=0)) == 100
-    augmented = config.augmented()
+    augmented = for_probe(config)
     assert augmented.roles == {"global": (1, (4, 128))}
     with pytest.raises(UserError, match=r"'c0': its points have 3 numbers, but channels is 4"):
         config.build()(clouds(1))
@@ -301,10 +301,10 @@ def test_evaluation_takes_a_fixed_part_of_the_cloud():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CropConfig(count=-1), "count is -1"),
-        (lambda: CropConfig(size=0), "size is 0"),
-        (lambda: CropConfig(keep=(0.5, 0.2)), "keep"),
-        (lambda: CropConfig(crop="ball"), "sphere or cuboid"),
+        (lambda: ViewConfig(count=-1), "count is -1"),
+        (lambda: ViewConfig(size=0), "size is 0"),
+        (lambda: ViewConfig(keep=(0.5, 0.2)), "keep"),
+        (lambda: ViewConfig(crop="ball"), "sphere or cuboid"),
         (lambda: Config(channels=2), "channels is 2; it must be from 3"),
         (lambda: Config(channels=4, normals=True), "are 6"),
         (lambda: Config(global_views=NONE), "global_views.count"),

@@ -14,7 +14,8 @@ import pytest
 
 from foundation.errors import REASONS, SampleError, UserError
 from foundation.modalities.video import decode
-from foundation.modalities.video.decode import Config, frames_at
+from foundation.modalities.video.decode import Config
+from foundation.modalities.video.selection import frames_at
 from tests.modalities.video.conftest import draws, encode, numbers, raw
 
 pytest.importorskip("av")

@@ -48,8 +48,8 @@ TINY_DISCOVR = (
     "heads.video.prototypes=64",
     "heads.image.prototypes=64",
     "objectives.0.prototypes=20",
-    "objectives.0.decoder_depth=1",
-    "objectives.0.decoder_width=24",
+    "heads.decoder.depth=1",
+    "heads.decoder.width=24",
     "data.samples_per_epoch=null",
 )
 RECIPES = {
@@ -161,7 +161,7 @@ def test_tubelets_meet_the_patches_of_their_own_frames(clips):
     views = maker.finish(maker.prepare(samples, draws(*(sample["__id__"] for sample in samples))))
     clips, _, _ = towers.towers["video"].embed(views["global"].data)
     frames, _, _ = towers.towers["image"].embed(views["frame"].data)
-    objective = recipe.objectives[0].build(context(Clock(10, 1.0), {}, 32))
+    objective = recipe.objectives[0].build(context(Clock(10, 1.0), recipe.heads, 32))
     batch = Batch(views, {}, (), torch.zeros(3), 0, 3)
     torch.testing.assert_close(objective.aligned(frames[:, 1:], clips[:, 1:], batch), clips[:, 1:])
 

@@ -14,7 +14,7 @@ from foundation import config as reader
 from foundation.counter import Draws
 from foundation.errors import UserError
 from foundation.modalities.video import clips, decode
-from foundation.modalities.video.views import ClipConfig, Config, EvaluationConfig
+from foundation.modalities.video.views import ClipConfig, Config, EvaluationConfig, for_probe
 from tests.modalities.video.conftest import draws
 
 PLAIN = {"jitter": 0.0, "greyscale": 0.0, "mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
@@ -159,7 +159,7 @@ def test_the_probes_clip():
     assert (middle[0, 2, :, 0, 0] / 6).round(decimals=3).tolist() == [17.0, 19.0, 21.0, 23.0]
     made = small(evaluation_seconds=1.5, decode=decode.Config(max_frames=32)).evaluation()
     assert (made.size, made.frames, made.seconds, made.decode.max_frames) == (24, 6, 1.5, 32)
-    views = made.augmented().build()
+    views = for_probe(made).build()
     assert views.describe() == {"global": (1, (3, 6, 24, 24))} and views.config.decode == made.decode
 
 

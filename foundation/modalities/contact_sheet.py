@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundation.data import members
 from foundation.data.index import default_decoding, read_index
-from foundation.data.inspect import Facts, spread
 from foundation.errors import UserError
 from foundation.files import replace_file
+from foundation.modalities.drawing import photo
+from foundation.modalities.inspect import Facts, spread
+from foundation.modalities.parts import part
 from foundation.printable import escape, printable
 from foundation.voice import plural
 
@@ -41,7 +43,7 @@ def contact_sheet(
     """Write a sheet with some samples, spread evenly over the shards.
 
     Args:
-        facts: of :func:`foundation.data.inspect.inspect`.
+        facts: of :func:`foundation.modalities.inspect.inspect`.
         out: file to write, ``.png`` or ``.html``; a page draws labels of any script.
         number: of pictures, at most.
         overwrite: replace the file if it exists.
@@ -58,21 +60,18 @@ def contact_sheet(
     """
     from PIL import Image
 
-    from foundation.plugins import resolve
-
     if out.suffix.lower() not in (".png", ".html"):
         raise UserError(f"a contact sheet is a picture or a page: give a name that ends in .png or .html, not {out}")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: add --overwrite to replace it, or give another name after --sheet")
     if not out.absolute().parent.is_dir():
         raise UserError(f"the folder of {out} does not exist")
-    name = resolve("foundation.modalities.{name}.views", modality or facts.modality).__name__.rpartition(".")[0]
-    drawing = importlib.import_module(f"{name}.picture")
+    drawing = part(modality or facts.modality, "picture")
     cells: list[tuple[Image.Image, str]] = []
     trouble, bad = "", 0
     for raw in spread(facts.readable, number) if facts.readable else ():
         try:
-            own = _own_reading(name.rpartition(".")[2], os.path.dirname(raw["__shard__"]))
+            own = _own_reading(drawing.__name__.split(".")[-2], os.path.dirname(raw["__shard__"]))
             image = Image.fromarray(drawing.of_raw(raw, **(own if reading is None else reading)))
         except Exception as error:  # a damaged file raises almost anything: the sheet shows what can be shown
             trouble, bad = trouble or f" (the first: {error})", bad + 1
@@ -108,8 +107,6 @@ def _fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
 
 
 def _label(raw: Mapping[str, Any], classes: Sequence[str]) -> str:
-    from foundation.modalities import members
-
     value, _ = members.label_of(raw)
     if isinstance(value, int) and value < len(classes):
         return classes[value]
@@ -200,8 +197,6 @@ figure{{margin:0}}img{{display:block;max-width:100%}}figcaption{{padding-top:3px
 
 
 def _page(cells: Sequence[tuple[Image.Image, str]], cell: tuple[int, int]) -> bytes:
-    from foundation.modalities.drawing import photo
-
     figures = [
         f'<figure><img src="{photo(np.asarray(image))}" alt="sample"><figcaption dir="auto">{escape(label)}'
         "</figcaption></figure>"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.errors import UserError
+from foundation.errors import FoundationError, UserError
 from foundation.printable import printable
 from foundation.ranges import Count, Seed, Side, Workers, argument
 from foundation.redact import redact
@@ -159,8 +159,8 @@ class Job:
         Args:
             simple: also those that the modality's room ``simple`` names: one feature for a whole sample.
         """
+        from foundation.modalities.parts import simple_features
         from foundation.probes.features import RawEncoder, SimpleEncoder, weights_digest
-        from foundation.probes.road import simple_features
 
         loaded = self.loaded
         yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
@@ -215,7 +215,7 @@ class Job:
             data["test"] = describe_data(self.test, test)
         if len(train.groups):
             data["groups"] = {"rule": self.arguments.group, "count": int(train.groups.max()) + 1}
-        warnings = [*cautions.of_splits(train, test), *cautions.of_tokens(self.loaded, tokens)]
+        warnings = [*cautions.of_splits(train, test), *untrained_class_token(self.loaded, tokens)]
         for warning in warnings:
             if warning not in self.told:
                 to_stderr(f"warning: {warning}")
@@ -286,8 +286,8 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
             file that cannot be written.
     """
     from foundation.files import require_place
+    from foundation.modalities.parts import evaluation_config
     from foundation.probes import beforehand
-    from foundation.probes.road import evaluation_config
     from foundation.zoo.load import load_encoder
 
     for name, lowest in (("batch_size", 1), ("workers", 0), ("limit", 2), ("size", 1)):
@@ -321,7 +321,9 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
 def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if arguments.train:
         return tuple(arguments.train), tuple(arguments.test or ())
-    recipe = loaded.recipe
+    from foundation.run.model_recipe import recipe_of
+
+    recipe = recipe_of(loaded)
     if recipe is not None:
         for probe in recipe.probes:
             if getattr(probe, "train", ()):
@@ -394,3 +396,35 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> str:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
     return f"written: {path}"
+
+
+def untrained_class_token(loaded: LoadedEncoder, tokens: Tokens | None) -> list[str]:
+    """Whether a class token is scored that no loss of the run ever asked for, as in masked autoencoders.
+
+    Args:
+        loaded: the model.
+        tokens: that are scored; None for a probe that has no choice (class tokens, with and without patch tokens).
+    """
+    import torch
+
+    from foundation.probes.features import has_class_token
+    from foundation.run import build
+    from foundation.run.model_recipe import recipe_of
+    from foundation.schedules import Clock
+
+    recipe = recipe_of(loaded)
+    if recipe is None or recipe.initial is not None or tokens == "patches" or not has_class_token(loaded.encoder):
+        return []
+    try:
+        with torch.device("meta"):
+            learner = build.learner(recipe, Clock(1, 1.0))
+    except FoundationError:  # a branch of weights that are not there any more
+        return []
+    objectives: Any = learner.objectives
+    if any(request.token == "cls" for objective in objectives.values() for request in objective.requests):
+        return []
+    instead = "foundation knn and svm have" if tokens is None else "give"
+    return [
+        "no loss of this recipe trains the class token, which is scored here: "
+        f"{instead} --tokens patches (mean of the patch tokens)"
+    ]

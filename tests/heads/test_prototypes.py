@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foundation import chunks, heads
+from foundation import chunks
 from foundation.errors import UserError
+from foundation.heads import prototypes as heads
 
 
 def from_golden(data, prefix: str, case: str, width: int, **settings) -> heads.PrototypeHead:
@@ -106,12 +107,13 @@ def test_impossible_settings_name_field_and_value():
 def test_a_projector_has_no_prototypes_and_dino_says_so():
     from foundation.objectives import dino
     from foundation.schedules import Clock
+    from tests.objectives.contexts import context
 
     config = heads.Config(prototypes=None, hidden=8, bottleneck=4, layers=2, norm="batch", activation="relu")
     head = config.build(6)
     assert config.outputs == 4 and isinstance(head, heads.Projector) and head(torch.randn(3, 5, 6)).shape == (3, 5, 4)
     with pytest.raises(UserError, match=r"heads\.cls\.prototypes"):
-        dino.Config().build(Clock(10, 1.0), {"cls": config}, 6)
+        dino.Config().build(context(Clock(10, 1.0), {"cls": config}, 6))
     with pytest.raises(UserError, match="'gelu' or 'relu'"):
         heads.Config(prototypes=4, activation="tanh")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,32 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from foundation.data import members
+from foundation.data.adopt import ShardFacts, look
 from foundation.data.expand import expand
-from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
-from foundation.data.shards import RawSample, ShardError, ShardSet
+from foundation.data.index import read_index
+from foundation.data.shards import RawSample, ShardSet
 from foundation.data.tar import Table
 from foundation.data.verify_shard import Group, cut_keys
-from foundation.errors import SampleError, UserError
-from foundation.voice import plural
+from foundation.errors import SampleError
+from foundation.modalities.image.decode import find_member, raw_range, stored_size
 
 _NOTES = 20  # that are named
-
-
-@dataclass
-class ShardFacts:
-    """One shard.
-
-    Attributes:
-        path: of the file.
-        samples: in it.
-        bytes: of the file.
-        problem: what is wrong with it; empty when nothing is.
-    """
-
-    path: Path
-    samples: int
-    bytes: int
-    problem: str = ""
 
 
 @dataclass
@@ -94,7 +77,7 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
         classes = classes or (index.classes if index else ())
         modality = modality or (index.modality if index else "")
         entry = index.entries().get(path.name) if index else None
-        row, table = _look(path, entry, verify)
+        row, table = look(path, entry, verify)
         rows.append(row)
         if table is not None and table.keys:
             good.append((str(path), len(table.keys)))
@@ -110,30 +93,6 @@ def inspect(patterns: Sequence[str], limit: int = 10_000, verify: bool = False) 
         facts.readable = ShardSet([path for path, _ in good], [count for _, count in good], classes)
         _look_at_samples(facts, facts.readable, limit)
     return facts
-
-
-def _look(path: Path, entry: ShardEntry | None, verify: bool) -> tuple[ShardFacts, Table | None]:
-    row = ShardFacts(path, 0, path.stat().st_size)
-    shards = ShardSet([str(path)], [0])
-    try:
-        table = shards.table(0)
-    except ShardError as error:
-        row.problem = error.detail
-        return row, None
-    finally:
-        shards.close()
-    row.samples = len(table.keys)
-    if not table.complete:
-        row.problem = f"cut off after sample {row.samples} (no end-of-archive mark)"
-    elif not row.samples:
-        row.problem = "no samples"
-    elif entry and (entry.bytes, entry.samples) != (row.bytes, row.samples):
-        row.problem = f"index.json says {plural(entry.samples, 'sample')}, {plural(entry.bytes, 'byte')}"
-    elif verify and entry and digest(path) != entry.sha256:
-        row.problem = "SHA-256 is not that of index.json"
-    elif verify and entry is None:
-        row.problem = "no digest to compare with in index.json"
-    return row, table
 
 
 def _layouts(table: Table) -> dict[tuple[str, ...], Group]:
@@ -162,8 +121,6 @@ def spread(shards: ShardSet, wanted: int) -> Iterator[RawSample]:
 
 
 def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
-    from foundation.modalities import members
-
     pictures = max(1, min(limit, shards.num_samples) // 256)
     for number, raw in enumerate(spread(shards, limit)):
         facts.looked_at += 1
@@ -179,8 +136,6 @@ def _look_at_samples(facts: Facts, shards: ShardSet, limit: int) -> None:
 
 
 def _look_at_picture(facts: Facts, raw: RawSample) -> None:
-    from foundation.modalities.image.decode import find_member, raw_range, stored_size
-
     name = find_member(raw)
     if name is None:
         return
@@ -191,40 +146,3 @@ def _look_at_picture(facts: Facts, raw: RawSample) -> None:
         return
     if numbers is not None:
         facts.image_ranges.append(numbers)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def index_shards(patterns: Sequence[str]) -> list[tuple[Path, Index]]:
-    """Write ``index.json`` beside shards that came from elsewhere.
-
-    The split of a shard is its name without the trailing number (``train-000000.tar`` -> ``train``).
-
-    Returns:
-        The indices by folder.
-
-    Raises:
-        UserError: a shard cannot be read or has been cut off.
-    """
-    folders: dict[Path, dict[str, list[ShardEntry]]] = {}
-    for path in expand(patterns, several_splits=True):
-        row, table = _look(path, None, verify=False)
-        if row.problem or table is None:
-            raise UserError(f"{path}: {row.problem}; nothing was written")
-        split = re.sub(r"[-_.]?\d+$", "", path.stem) or "all"
-        entry = ShardEntry(path.name, row.samples, row.bytes, digest(path))
-        folders.setdefault(path.parent, {}).setdefault(split, []).append(entry)
-    result = []
-    for folder, splits in folders.items():
-        try:
-            old = read_index(folder)
-        except UserError:
-            old = None  # a damaged index is what this command is for
-        index = merge(old, splits)
-        write_index(folder, index)
-        result.append((folder, index))
-    return result

@@ -1,0 +1,112 @@
+"""Files of a modality's folder by name, and what they are asked for by those who know no modality by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from foundation import config, plugins
+from foundation.errors import UserError
+from foundation.modalities.lattice import check_views
+
+
+def part(modality: str, name: str) -> ModuleType:
+    """A file of a modality's folder: ``decode``, ``views``, ``tokenizer`` or ``picture``.
+
+    Raises:
+        UserError: when the modality does not exist or has no such file.
+    """
+    views = plugins.resolve("foundation.modalities.{name}.views", modality)
+    parent = views.__name__.rpartition(".")[0]
+    try:
+        return importlib.import_module(f"{parent}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{parent}.{name}":
+            raise
+        raise UserError(f"modality {modality!r} has no {name}.py, which this command needs") from error
+
+
+def evaluation_config(modality: str, evaluation: Any, size: int | None = None, source: str = "evaluation") -> Any:
+    """The modality's ``EvaluationConfig``.
+
+    Args:
+        modality: folder name in ``foundation/modalities``.
+        evaluation: itself, a plain mapping (of a card) or None for its defaults.
+        size: side in place of its own, pixels.
+        source: what messages call the mapping.
+
+    Raises:
+        UserError: for keys that the config does not have, and a size that no memory holds.
+    """
+    if evaluation is None or isinstance(evaluation, Mapping):
+        kind = part(modality, "views").EvaluationConfig
+        known = {item.name for item in dataclasses.fields(kind)}
+        values = {key: value for key, value in (evaluation or {}).items() if key != "name"}
+        if unknown := sorted(set(values) - known):
+            names = ", ".join(sorted(known))
+            raise UserError(f"preprocessing of {modality!r} has no {', '.join(unknown)} (known: {names})")
+        evaluation = config.from_plain(kind, values, name=source)
+    if size is not None:
+        if not hasattr(evaluation, "size"):
+            raise UserError(f"views of {modality!r} have no side in pixels: leave --size out")
+        evaluation = dataclasses.replace(evaluation, size=size)
+        check_evaluation(modality, evaluation, "--size")
+    return evaluation
+
+
+def views_for_probe(modality: str, evaluation: Any) -> Any:
+    """Training views of a probe that trains the encoder too: one view of the evaluation's size.
+
+    Raises:
+        UserError: the modality's ``views.py`` has no ``for_probe``.
+    """
+    views = part(modality, "views")
+    if not hasattr(views, "for_probe"):
+        raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
+    return views.for_probe(evaluation)
+
+
+def check_evaluation(modality: str, evaluation: Any, source: str) -> None:
+    """:func:`foundation.modalities.lattice.check_views` for what a probe looks at.
+
+    Args:
+        modality: folder name in ``foundation/modalities``.
+        evaluation: its ``EvaluationConfig``.
+        source: of it, for messages.
+
+    Raises:
+        UserError: its view is too large.
+    """
+    views = part(modality, "views")
+    try:
+        check_views(views.for_probe(evaluation).roles if hasattr(views, "for_probe") else {})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def simple_features(modality: str, evaluation: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """What the modality's own ``simple.py`` calls simple features: by name, each from evaluation views [B, ...] to
+    [B, D]. Empty where there is no such file."""
+    try:
+        module = part(modality, "simple")
+    except UserError:
+        return {}
+    found: Mapping[str, Callable[[Tensor], Tensor]] = module.features(evaluation)
+    return found
+
+
+def decode_config(modality: str, evaluation: Any = None) -> Any:
+    """What the ``decode`` of an evaluation or of views says, if they have one, else the modality's defaults."""
+    return getattr(evaluation, "decode", None) or part(modality, "decode").Config()
+
+
+def decoder(modality: str, evaluation: Any = None) -> Callable[[Any], Any]:
+    """Raw sample -> sample, as :func:`decode_config` says."""
+    module, settings = part(modality, "decode"), decode_config(modality, evaluation)
+    return settings.build() if hasattr(settings, "build") else functools.partial(module.decode, config=settings)

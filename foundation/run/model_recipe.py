@@ -1,0 +1,16 @@
+"""The recipe behind a model that was loaded: what it was trained on, and how."""
+
+from __future__ import annotations
+
+from foundation import config
+from foundation.errors import UserError
+from foundation.run.recipe import Recipe
+from foundation.zoo.load import LoadedEncoder
+
+
+def recipe_of(loaded: LoadedEncoder) -> Recipe | None:
+    """The recipe that a model was trained with; None where it is not known or is one that this version cannot read."""
+    try:
+        return config.load(Recipe, loaded.recipe + "\n", name="its recipe") if loaded.recipe else None
+    except UserError:
+        return None
