@@ -14,6 +14,7 @@ from foundation.run.recipe import Recipe
 from foundation.run.run_folder import RunFolder
 from foundation.run.trainer import Trainer
 
+pytestmark = pytest.mark.slow
 STAGES = """
 stages:
   - name: pretrain
@@ -76,7 +77,6 @@ def test_a_new_network_and_its_exit_learn_the_clusters_of_the_pretrained_one(who
     assert moved == {"student": False, "pretrained": False, "fresh": True, "early": True}
 
 
-@pytest.mark.slow
 def test_stopped_behind_the_clustering_it_goes_on_bit_for_bit(whole, train, metrics, tmp_path):
     folder, text = whole
     train(config.load(Recipe, text, (*SETTINGS, "train.stop_after=5 steps")), tmp_path / "cut")
