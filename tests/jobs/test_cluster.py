@@ -87,7 +87,9 @@ def test_a_cluster_stands_where_batches_look_for_it(dark_and_bright, tiny_recipe
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("foundation.run.build.Learner", Seen)
-        recipe = tiny_recipe(*settings(2, 3, "data.shards=[]", sources, "train.length=9 steps"))
+        recipe = tiny_recipe(
+            *settings(2, 3, "data.shards=[]", sources, "train.length=9 steps", "checkpoints.every=9 steps")
+        )
         train(recipe, tmp_path / "run")
     found = stored(tmp_path / "run", 9)
     assert len(found) == 33 and all(kinds[number] == label for number, label in seen.items() if label >= 0)
@@ -123,7 +125,7 @@ def test_the_clusters_of_a_step_are_in_its_checkpoint_and_teach_from_the_next(wh
     assert [line["loss/pseudo_label"] > 0 for line in lines] == [False] * 2 + [True] * 6
 
 
-@pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_stopped_before_or_after_a_job_it_goes_on_bit_for_bit(whole, train, metrics, tiny_recipe, tmp_path, stop):
     train(tiny_recipe(*settings(4, 2, f"train.stop_after={stop} steps")), tmp_path / "cut")
     torch.manual_seed(99)
