@@ -285,7 +285,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
         UserError: for a model that cannot be loaded, data that nobody named or that the probe cannot use, a result
             file that cannot be written.
     """
-    from foundation.files import require_place
+    from foundation.files import require_writable
     from foundation.modalities.parts import evaluation_config
     from foundation.probes import beforehand
     from foundation.zoo.load import load_encoder
@@ -295,7 +295,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
         if value is not None and value < lowest:
             raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
     if arguments.json is not None:
-        require_place(arguments.json, "choose another place by --json FILE")
+        require_writable(arguments.json, "choose another place by --json FILE")
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     train, test = _data(arguments, loaded)

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".npz":
         raise UserError(f"{out}: the last word names the file to write, and it must end with .npz")
-    check_place(out, arguments.overwrite)
+    check_output(out, arguments.overwrite)
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_place(out: Path, overwrite: bool) -> None:
+def check_output(out: Path, overwrite: bool) -> None:
     """Whether a file can be written there, before hours are spent on what it shall hold.
 
     Raises:
         UserError: it exists, or its folder cannot be made or written.
     """
     from foundation.errors import UserError
-    from foundation.files import require_place
+    from foundation.files import require_writable
 
-    require_place(out)
+    require_writable(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another name, or add --overwrite")
 

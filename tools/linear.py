@@ -132,9 +132,9 @@ def _row(candidate: Candidate, treatment: str, result: LinearResult, samples: in
     """What the result file says of one feature under one treatment."""
     heads = [
         {"name": head.name, "learning_rate": head.learning_rate, "blocks": head.blocks, "pooling": head.pooling,
-         "steps": result.steps[place], "validation": None if result.validation is None else result.validation[place],
-         "top1": result.test[place]}
-        for place, head in enumerate(result.heads)
+         "steps": result.steps[index], "validation": None if result.validation is None else result.validation[index],
+         "top1": result.test[index]}
+        for index, head in enumerate(result.heads)
     ]  # fmt: skip
     return {
         "name": candidate.name, "features": candidate.label, "treatment": treatment, "n": samples, "top1": result.top1,

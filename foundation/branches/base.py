@@ -261,5 +261,5 @@ def chosen(patches: Tensor, request: Request, batch: Batch) -> Tensor:
     if key is None:
         return patches
     mask = batch.masks[key]
-    places = mask.indices if request.token == "masked" else mask.visible_indices
-    return patches.flatten(0, 1).index_select(0, places)
+    indices = mask.indices if request.token == "masked" else mask.visible_indices
+    return patches.flatten(0, 1).index_select(0, indices)

@@ -93,11 +93,11 @@ class Plans:
         while steps is None or done < steps:
             start = self.start + done * self.group
             for part in range(self.accumulate):
-                place = (part * self.world_size + self.rank) * self.micro_batch
+                offset = (part * self.world_size + self.rank) * self.micro_batch
                 size = self.micro_batch
                 if self.partial and self.samples is not None:
                     size = min(size, self.samples - done * self.group)
-                yield Plan(start, place, size, self.group, start // self.group)
+                yield Plan(start, offset, size, self.group, start // self.group)
             done += 1
 
 
@@ -132,10 +132,10 @@ class PlannedBatches(Dataset[Any]):
 
     def _read(self, located: Located) -> list[RawOrError]:
         raws: list[RawOrError] = []
-        columns = (located.sources.tolist(), located.shards.tolist(), located.places.tolist())
-        for source, shard, place in zip(*columns, strict=True):
+        columns = (located.sources.tolist(), located.shards.tolist(), located.indices.tolist())
+        for source, shard, index in zip(*columns, strict=True):
             try:
-                raws.append(self.stream.read(source, shard, place))
+                raws.append(self.stream.read(source, shard, index))
             except SampleError as error:
                 raws.append(error)
         return raws
@@ -225,7 +225,7 @@ class Loader:
 
     def _words(self, problem: str, plan: Plan) -> str:
         shards = ", ".join(self._dataset.shards_of(plan)[:3])
-        return f"{problem}. The batch at sample {plan.start + plan.place:,} of the stream reads {shards}"
+        return f"{problem}. The batch at sample {plan.start + plan.offset:,} of the stream reads {shards}"
 
     def worker_pids(self) -> tuple[int, ...]:
         """Process numbers of the workers that are running."""

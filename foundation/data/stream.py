@@ -137,9 +137,9 @@ def iterate_samples(
         bad: gets what was wrong with each sample that was left out.
     """
     for shard, count in enumerate(shards.counts.tolist()):
-        for place in range(count):
+        for index in range(count):
             try:
-                sample = decoded(decode, shards.read(shard, place))
+                sample = decoded(decode, shards.read(shard, index))
             except SampleError as error:
                 if bad is not None:
                     bad.append(error)

@@ -53,9 +53,9 @@ class Thinned:
         """Shard and place by which :meth:`read` finds a sample, by its number among those that are kept."""
         return 0, number
 
-    def read(self, shard: int, place: int, only: Collection[str] | None = None) -> Any:
+    def read(self, shard: int, index: int, only: Collection[str] | None = None) -> Any:
         """The raw sample, with its number in the whole set; ``only`` as for the whole set."""
-        return self.whole.read(*self.whole.locate(int(self.kept[place])), only)
+        return self.whole.read(*self.whole.locate(int(self.kept[index])), only)
 
 
 class AugmentedView:
