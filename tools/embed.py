@@ -31,16 +31,16 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.plugins import add_option
     from foundation.ranges import Rate, Side, Workers, argument
 
     add_option(parser)
-    parser.add_argument("model", metavar="MODEL", help=command.MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
     parser.add_argument("sources", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, NAME.npz")
     parser.add_argument("--branch", default="teacher", help="which encoder of a run (default: %(default)s)")
-    command.add_tokens(parser)
+    options.add_tokens(parser)
     parser.add_argument("--size", type=argument(Side), metavar="PIXELS", help="side of the view; default: the model's")
     parser.add_argument(
         "--rate", type=argument(Rate), help="samples, readings or frames per second of files that do not say it"
@@ -208,7 +208,7 @@ def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argpar
     from foundation import __version__
     from foundation.errors import UserError
     from foundation.files import sync_file, temporary_name
-    from foundation.probes.features import plain
+    from foundation.probes.digests import plain
 
     about = {
         "model": loaded.description,

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from foundation.data.shard_bytes import MAX_MEMBER_BYTES
 from foundation.data.sound import SoundError, find_sound, kind_of_sound
-from foundation.data.tar import MAX_MEMBER_BYTES
 from foundation.errors import SampleError
 
 ARRAYS = ("npy", "npz", "wav")

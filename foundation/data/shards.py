@@ -21,7 +21,8 @@ from foundation.data.cache import Cache, default_folder
 from foundation.data.opened import Opened, count, open_one
 from foundation.data.origins import Finder, Origin
 from foundation.data.prefetch import Prefetcher
-from foundation.data.tar import BLOCK, ShardError, Table, check_members, read_payload
+from foundation.data.shard_bytes import ShardError, read_payload
+from foundation.data.tar import BLOCK, Table, check_members
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 from foundation.voice import plural

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
 from foundation.data.boundary import decoded
 from foundation.data.kinds import kind_of
-from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, check_members, read_payload, scan
+from foundation.data.shard_bytes import MAX_MEMBER_BYTES, ShardError, read_payload
+from foundation.data.tar import Table, check_members, scan
 from foundation.errors import SampleError
 
 NAMED = 20

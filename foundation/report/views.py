@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foundation.data.loader import PlannedBatches
 from foundation.data.pipeline import Plan
+from foundation.data.plans import PlannedBatches
 from foundation.data.stream import build_stream, open_sources
 from foundation.errors import FoundationError, SampleError, UserError
 from foundation.modalities.drawing import photo
