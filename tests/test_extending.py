@@ -28,7 +28,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         file.parent.mkdir(exist_ok=True)
         file.write_text(body, encoding="utf-8")
         names.append(name)
-    assert len(names) == 7 and "my.yaml" in names
+    assert len(names) == 8 and "my.yaml" in names
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
@@ -49,7 +49,9 @@ def test_the_examples_train_together(package: Path):
     foundation(package, "pretrain", "my.yaml")
     run = package / "runs" / "extended"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert any("loss/align" in line for line in lines) and any("align/cosine" in line for line in lines)
+    assert all(any(f"loss/{name}" in line for line in lines) for name in ("align", "neighbours")) and any(
+        "align/cosine" in line for line in lines
+    )
     assert any("probe/mean_cosine" in line for line in lines)
     drift = [line["drift/cosine"] for line in lines if "drift/cosine" in line]
     assert drift[0] == 0 and 0 < drift[1] <= 1  # the first look has nothing to compare with

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundation.branches.base import Branch, EncoderBranch
 from foundation.engine.learner import Learner
@@ -56,6 +57,10 @@ def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
         raise RecipeError(problems)
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
+    for module in [part for _, branch in _trained(learner) for part in branch.modules()]:
+        scales = [*module.parameters(recurse=False)]
+        if isinstance(module, _BatchNorm) and scales and not any(scale.requires_grad for scale in scales):
+            module.eval()  # frozen with the statistics that it has gathered
 
 
 def _trained(learner: Learner) -> Iterator[tuple[str, Branch]]:

@@ -206,7 +206,8 @@ def _without_download(encoder_config: Any) -> Any:
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """The encoder with these weights, which have been found to fit."""
-    encoder: nn.Module = encoder_config.build()
+    with seeded(0):  # first weights, which are written over, must not come out of the run's generator
+        encoder: nn.Module = encoder_config.build()
     encoder.load_state_dict(dict(weights))
     check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)

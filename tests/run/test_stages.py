@@ -126,7 +126,7 @@ def _killed(recipe: Path, folder: Path, kills: int, *settings: str) -> list[dict
 
 
 @pytest.mark.slow
-@pytest.mark.fault(1, "kill -9 at 12 random steps of a run of two stages with a job that has a state")
+@pytest.mark.fault(1, "kill -9 at 12 random steps of a run of two stages")
 def test_killed_in_either_stage(tiny_recipe_file, metrics, tmp_path, happened):
     stages = STAGES.replace("4 steps", "14 steps").replace("5 steps", "16 steps")
     _killed(tiny_recipe_file, tmp_path / "whole", 0, stages)
@@ -197,3 +197,16 @@ def test_a_job_without_an_interval_is_refused(tiny_recipe):
         tiny_recipe("jobs=[{name: export}]")
     with pytest.raises(UserError, match=r"jobs\.0\.every"):
         tiny_recipe("jobs=[{name: export, every: 0 steps}]")
+
+
+def test_frozen_batch_norm_keeps_its_statistics(tiny_recipe, tmp_path):
+    """A layer that is not trained must not drift by what it is shown."""
+    recipe = tiny_recipe(
+        "heads.cls.norm=batch", "train.only=[blocks.-1]", "checkpoints={every: 1 steps, keep_last: 20}"
+    )
+    with RunFolder(tmp_path / "run") as run:
+        Trainer(recipe, run, say=lambda text: None).run()
+    before, after = (tensors(tmp_path / "run", step, "student") for step in (0, 8))
+    statistics = [name for name in after if "running" in name]
+    assert statistics and all(torch.equal(before[name], after[name]) for name in statistics)
+    assert any(not torch.equal(before[name], after[name]) for name in after)

@@ -137,3 +137,12 @@ def test_weights_of_timm_that_are_not_finite_are_named(tmp_path):
 def test_the_bare_name_of_a_published_model_is_told_how_to_write_it():
     with pytest.raises(UserError, match=r"did you mean timm:resnet18\?"):
         load_encoder("resnet18")
+
+
+def test_loading_draws_nothing_from_the_generators_of_the_run(run):
+    """Weights of a run follow from its seed alone, whatever ``initial`` or a frozen branch has loaded before."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load_encoder("timm:vit_tiny_patch16_224,random")
+    load_encoder(run)
+    assert torch.equal(torch.get_rng_state(), before)

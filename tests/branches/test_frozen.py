@@ -1,0 +1,76 @@
+"""A frozen branch sees the views as it was trained to, changes nothing, and is the same when a run goes on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from foundation.branches.request import Request
+from foundation.engine import state
+from foundation.errors import RecipeError, UserError
+from foundation.modalities import fits
+from foundation.modalities.imu.views import EvaluationConfig as Windows
+from foundation.run import build
+from foundation.run.rehearsal import Rehearsal, random_batch
+from foundation.schedules import Clock
+
+EXPERT = "branches={teacher: {name: ema}, expert: {name: frozen, weights: WEIGHTS}}"
+ASKED = "objectives=[{name: dino}, {name: koleo, student: expert}]"
+
+
+@pytest.fixture
+def exported(tiny_recipe, train, tmp_path):
+    """A model that was trained on 16 pixels and other statistics."""
+    settings = ("views.mean=[0.1, 0.2, 0.3]", "views.std=[0.5, 0.6, 0.7]", "train.length=1 steps")
+    train(tiny_recipe(*settings), tmp_path / "old")
+    return tmp_path / "old" / "export" / "student.safetensors"
+
+
+def test_it_is_fed_with_its_own_size_and_statistics(tiny_recipe, exported):
+    recipe = tiny_recipe(EXPERT.replace("WEIGHTS", str(exported)), ASKED)
+    learner = Rehearsal(recipe, 2).learner
+    batch, expert = random_batch(recipe, 2), learner.branches["expert"]
+    views = recipe.views.evaluation()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (views.mean, views.std))
+    own_mean, own_std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    for name in ("global", "local"):
+        pixels = batch.views[name].data
+        resized = F.interpolate(pixels, size=(16, 16), mode="bicubic", antialias=True)
+        wanted = expert.model.encoder([(resized * std + mean - own_mean) / own_std])[0].cls
+        request = Request("expert", name, "cls")
+        torch.testing.assert_close(expert(batch, [request], {})[request], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_its_weights_are_in_no_checkpoint_and_no_optimiser(tiny_recipe, exported):
+    rehearsal = Rehearsal(tiny_recipe(EXPERT.replace("WEIGHTS", str(exported)), ASKED), 2)
+    saved = state.capture(rehearsal.learner, rehearsal.optimizer)
+    assert list(saved["expert"]) == ["checksum"]
+    assert not [name for name in rehearsal.optimizer.names if name.startswith("expert")]
+    assert not [name for name, _ in rehearsal.learner.named_parameters() if "expert" in name]
+
+
+def test_a_run_does_not_go_on_with_other_weights(tiny_recipe, exported):
+    first = Rehearsal(tiny_recipe(EXPERT.replace("WEIGHTS", str(exported)), ASKED), 2)
+    other = Rehearsal(tiny_recipe(EXPERT.replace("WEIGHTS", str(exported.with_name("teacher.safetensors"))), ASKED), 2)
+    saved = state.capture(first.learner, first.optimizer)
+    state.restore(first.learner, first.optimizer, saved)
+    with pytest.raises(UserError, match="had other weights than"):
+        state.restore(other.learner, other.optimizer, saved)
+
+
+def test_what_cannot_be_made_of_the_views_is_refused_with_what_differs(tiny_recipe):
+    with pytest.raises(UserError, match="it takes imu, and the views are image"):
+        fits.fit("image", "imu", (3, 16, 16), None, None)
+    with pytest.raises(UserError, match="it takes 100 Hz, and the views have 50 Hz"):
+        fits.fit("imu", "imu", (6, 128), Windows(rate=50.0), Windows(rate=100.0))
+    with pytest.raises(RecipeError, match=r"no model nor run|does not exist"):
+        build.learner(tiny_recipe(EXPERT.replace("WEIGHTS", "nowhere"), ASKED), Clock(10, 10.0))
+
+
+def test_windows_of_another_rate_are_resampled():
+    turns = torch.arange(128) / 50.0 * 6.28318  # one a second
+    signal = torch.sin(turns).expand(1, 6, -1)
+    fitted = fits.fit("imu", "imu", (6, 128), Windows(rate=50.0), Windows(rate=25.0))(signal)
+    assert fitted.shape == (1, 6, 64)
+    torch.testing.assert_close(fitted[0, 0, 2:-2], torch.sin(turns.view(64, 2).mean(1))[2:-2], rtol=0, atol=0.03)
