@@ -85,8 +85,8 @@ def picture(letter: str, draw: Numbers, size: int) -> NDArray[np.uint8]:
     cell = 2 * size / ROWS
     box = int(1.5 * cell)  # a letter reaches into the cells beside its own
     canvas = np.full((2 * size + 2 * box, 2 * size + 2 * box, 3), GROUND)
-    for place in range(ROWS * ROWS):
-        centre = (np.array(divmod(place, ROWS)[::-1]) + 0.5) * cell
+    for index in range(ROWS * ROWS):
+        centre = (np.array(divmod(index, ROWS)[::-1]) + 0.5) * cell
         centre = centre + cell * np.array([draw.between(-0.15, 0.15), draw.between(-0.15, 0.15)])
         corner = np.floor(centre - box / 2).astype(int)
         back = np.linalg.inv(shape(draw) * cell / (1.25 * _FONT))  # from the picture to the letter's tile

@@ -119,8 +119,8 @@ class _Split:
 
         a = self.arguments
         numbers = counter.uniform(a.seed, 0, np.arange(self.count), f"photo_tiles.{self.split}", _NUMBERS)
-        for place, random in enumerate(numbers):
-            label = place % len(self.tiles)
+        for index, random in enumerate(numbers):
+            label = index % len(self.tiles)
             tile = self.tiles[label]
             own = band(tile, self.split, random[11])
             side = min(round(a.size * (0.8 + 0.8 * random[0])), own.shape[0])
@@ -134,7 +134,7 @@ class _Split:
             pixels = np.asarray(Image.fromarray(patch).resize((a.size, a.size), Image.Resampling.BICUBIC), np.float64)
             buffer = io.BytesIO()
             Image.fromarray(light(pixels, random[4:12], a.light)).save(buffer, "JPEG", quality=95, subsampling=0)
-            key = f"{self.split}-{place:05d}"
+            key = f"{self.split}-{index:05d}"
             yield {"__key__": key, "jpg": buffer.getvalue(), "cls": str(label).encode()}
 
 

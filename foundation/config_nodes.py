@@ -36,8 +36,8 @@ def compose(text: str, name: str) -> Node | None:
         return node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = name if mark is None else place_of(mark)
-        raise UserError(f"{place}: {error.problem or error.context}") from None
+        location = name if mark is None else location_of(mark)
+        raise UserError(f"{location}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -54,7 +54,7 @@ def mapping_at(mark: yaml.Mark) -> MappingNode:
     return MappingNode(TAG + "map", [], mark, mark)
 
 
-def place_of(mark: yaml.Mark) -> str:
+def location_of(mark: yaml.Mark) -> str:
     """File and line of a mark, or the override that it is of."""
     return mark.name if mark.name.startswith("override ") else f"{mark.name}:{mark.line + 1}"
 
@@ -81,36 +81,36 @@ def written_at(root: Node, key: str) -> Node:
 
     In a mapping that is the key itself: the value of a section begins a line below.
     """
-    place, here = root, root
+    location, here = root, root
     for part in key.split("."):
         if isinstance(here, MappingNode):
             pair = next(((name, value) for name, value in here.value if name.value == part), None)
             if pair is None:
                 break
-            place, here = pair
+            location, here = pair
         elif isinstance(here, SequenceNode) and part.isdigit() and int(part) < len(here.value):
-            place = here = here.value[int(part)]
+            location = here = here.value[int(part)]
         else:
             break
-    return place
+    return location
 
 
-def no_entry(entries: SequenceNode, parts: list[str], place: int) -> str:
+def no_entry(entries: SequenceNode, parts: list[str], index: int) -> str:
     """What to say of an override that names no entry of a list; entries with a name are called by it."""
-    above, rest = ".".join(parts[:place]), ".".join(parts[place + 1 :])
+    above, rest = ".".join(parts[:index]), ".".join(parts[index + 1 :])
     names = [find(entry, "name") if isinstance(entry, MappingNode) else None for entry in entries.value]
     known = [name.value if isinstance(name, ScalarNode) else "" for name in names]
     keys = [".".join(filter(None, (above, str(number), rest))) for number in range(len(known))]
     counted = f"{above!r} is a list of {len(known)}, counted from 0"
-    if parts[place] in known:
-        meant = " or ".join(key for key, name in zip(keys, known, strict=True) if name == parts[place])
-        return f"{counted}: for {parts[place]!r} write {meant}"
+    if parts[index] in known:
+        meant = " or ".join(key for key, name in zip(keys, known, strict=True) if name == parts[index])
+        return f"{counted}: for {parts[index]!r} write {meant}"
     if any(known):
         listed = ", ".join(f"{number} {name}" for number, name in enumerate(known) if name)
         return (
-            f"no entry {'.'.join(parts[: place + 1])!r}: {counted} ({listed}){near(parts[place], filter(None, known))}"
+            f"no entry {'.'.join(parts[: index + 1])!r}: {counted} ({listed}){near(parts[index], filter(None, known))}"
         )
-    return f"no entry {'.'.join(parts[: place + 1])!r}: {counted}"
+    return f"no entry {'.'.join(parts[: index + 1])!r}: {counted}"
 
 
 def refuse_spaces(overrides: Sequence[str]) -> None:

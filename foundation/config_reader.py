@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from foundation import ranges, synonyms
-from foundation.config_nodes import TAG, compose, find, found_in, is_null, mapping_at, no_entry, place_of, start_of
+from foundation.config_nodes import TAG, compose, find, found_in, is_null, location_of, mapping_at, no_entry, start_of
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near, resolve
 
@@ -141,7 +141,7 @@ class Reader:
     def problem(self, where: Node, text: str) -> Any:
         mark = where.start_mark
         line = 10**9 if mark.name.startswith("override ") else mark.line
-        self.problems.append((line, f"{place_of(mark)}: {text}"))
+        self.problems.append((line, f"{location_of(mark)}: {text}"))
         return _BAD
 
     def override(self, root: Node, text: str) -> None:
@@ -157,11 +157,11 @@ class Reader:
         if not equals or not all(parts):
             self.problem(ScalarNode("", "", start), "write it as key.sub=value, without spaces beside the =")
             return
-        for place, part in enumerate(parts):
-            last = place == len(parts) - 1
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
             if isinstance(here, SequenceNode):
                 if not part.isdigit() or int(part) >= len(here.value):
-                    self.problem(node, no_entry(here, parts, place))
+                    self.problem(node, no_entry(here, parts, index))
                     return
                 if last:
                     here.value[int(part)] = node
@@ -175,7 +175,7 @@ class Reader:
                     below = new
                 here = below
             else:
-                above = ".".join(parts[:place])
+                above = ".".join(parts[:index])
                 self.problem(node, f"{above!r} is a plain value, not a mapping; override it whole: {above}={{...}}")
                 return
 
@@ -366,7 +366,7 @@ class Reader:
             if not isinstance(key_node, ScalarNode):
                 self.problem(key_node, f"a key must be plain text, found {found_in(key_node)}")
             elif key_node.value in seen:
-                first = place_of(seen[key_node.value][1].start_mark)
+                first = location_of(seen[key_node.value][1].start_mark)
                 self.problem(key_node, f"key {_join(key, key_node.value)!r} is given twice (first at {first})")
             else:
                 seen[key_node.value] = (key_node.value, key_node, value_node)

@@ -58,7 +58,7 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def require_place(path: Path, instead: str = "") -> None:
+def require_writable(path: Path, instead: str = "") -> None:
     """Refuse a place for a file that is written only after long work.
 
     Args:

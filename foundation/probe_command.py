@@ -1,4 +1,4 @@
-"""What the probe commands share: their options, the model and data they name, and the file they leave behind.
+"""What the probe commands share: the model and data they name, and the file they leave behind.
 
 Imported for ``--help``, so nothing heavy stands at the top.
 """
@@ -17,101 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.errors import FoundationError, UserError
 from foundation.printable import printable
-from foundation.ranges import Count, Seed, Side, Workers, argument
 from foundation.redact import redact
 from foundation.voice import to_stderr
 
 if TYPE_CHECKING:
     from foundation.probes.features import FeatureSet, Tokens
-    from foundation.probes.treatments import Treatment
     from foundation.zoo.load import LoadedEncoder
-
-MODEL_HELP = (
-    "run folder, checkpoint folder, exported .safetensors, or a timm model: timm:NAME (its published weights), "
-    "timm:NAME,weights=FILE.safetensors or timm:NAME,random"
-)
-
-
-TREATMENTS = ("as-is", "standardised", "whitened")
-"""Names of treatments on the command line."""
-
-GROUP_HELP = (
-    "samples that belong together (one subject, one recording) stay on one side where training samples are kept back, "
-    "and are no neighbours of each other where one is left out: json:FIELD for a field of their json, else a regular "
-    "expression for their keys, of which the part in brackets counts, such as '^(s[0-9]+)'"
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every probe command."""
-    from foundation.plugins import add_option
-
-    add_option(parser)
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
-    )
-    parser.add_argument("--test", nargs="+", metavar="SHARDS", help="labelled shards to score; default as for --train")
-    parser.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
-    parser.add_argument(
-        "--size", type=argument(Side), metavar="PIXELS", help="side of the evaluation view; default: the model's"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
-    parser.add_argument(
-        "--batch-size", type=argument(Side), default=256, help="samples per forward pass (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers", type=argument(Workers), default=None, help="loader processes (default: processors less one)"
-    )
-    parser.add_argument(
-        "--limit", type=argument(Count), metavar="N", help="at most N samples of each split, spread evenly"
-    )
-    parser.add_argument(
-        "--seed", type=argument(Seed), default=0, help="of splits, draws and intervals (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--baselines",
-        action="store_true",
-        help="also score the same encoder untrained, the raw input, and simple features of the modality",
-    )
-    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="result file (default: in the model's folder; none for a model of timm, which has no folder)",
-    )
-
-
-def add_tokens(parser: argparse.ArgumentParser) -> None:
-    """The option of probes that see one vector for each sample."""
-    parser.add_argument(
-        "--tokens",
-        choices=("cls", "patches", "both"),
-        default="cls",
-        help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
-    )
-
-
-def add_treatments(parser: argparse.ArgumentParser) -> None:
-    """The options of probes that compare features by accuracy: treatments and groups."""
-    parser.add_argument(
-        "--treatments",
-        nargs="+",
-        choices=TREATMENTS,
-        help="what is done to every feature alike before it is scored, fitted on the training split: nothing, mean 0 "
-        "and deviation 1, or PCA whitening (default: each, and best is compared with best)",
-    )
-    parser.add_argument("--group", metavar="RULE", help=GROUP_HELP)
-
-
-def treatments(arguments: argparse.Namespace) -> tuple[Treatment, ...]:
-    """What the command line asks for, in the order in which tables show it."""
-    from foundation.probes.treatments import TREATMENTS as known
-
-    wanted = [name.replace("-", " ") for name in arguments.treatments or TREATMENTS]
-    return tuple(name for name in known if name in wanted)
 
 
 @dataclass(frozen=True)
@@ -160,7 +71,8 @@ class Job:
             simple: also those that the modality's room ``simple`` names: one feature for a whole sample.
         """
         from foundation.modalities.parts import simple_features
-        from foundation.probes.features import RawEncoder, SimpleEncoder, weights_digest
+        from foundation.probes.digests import weights_digest
+        from foundation.probes.features import RawEncoder, SimpleEncoder
 
         loaded = self.loaded
         yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
@@ -285,7 +197,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
         UserError: for a model that cannot be loaded, data that nobody named or that the probe cannot use, a result
             file that cannot be written.
     """
-    from foundation.files import require_place
+    from foundation.files import require_writable
     from foundation.modalities.parts import evaluation_config
     from foundation.probes import beforehand
     from foundation.zoo.load import load_encoder
@@ -295,7 +207,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
         if value is not None and value < lowest:
             raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
     if arguments.json is not None:
-        require_place(arguments.json, "choose another place by --json FILE")
+        require_writable(arguments.json, "choose another place by --json FILE")
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     train, test = _data(arguments, loaded)
@@ -335,7 +247,7 @@ def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[s
 
 def describe_data(patterns: Sequence[str], features: FeatureSet) -> dict[str, Any]:
     """What the result file says about a split."""
-    from foundation.probes.features import data_digest
+    from foundation.probes.digests import data_digest
     from foundation.probes.road import find_shards
 
     return {
@@ -365,7 +277,7 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> str:
         A line for a person: where it is, or that a model without a folder leaves none.
     """
     from foundation.files import replace_json
-    from foundation.probes.features import plain, weights_digest
+    from foundation.probes.digests import plain, weights_digest
     from foundation.probes.results import FORMAT, versions
 
     whole = {

@@ -231,8 +231,8 @@ def refusals(hint: Any, value: Any, key: str, nullable: bool = False) -> Iterato
         yield from _of_union(inner, value, key)
     elif isinstance(value, (tuple, list)):
         kinds = _kinds(inner, len(value))
-        for place, (kind, entry) in enumerate(zip(kinds, value, strict=False)):
-            for found in refusals(kind, entry, f"{key}.{place}"):
+        for index, (kind, entry) in enumerate(zip(kinds, value, strict=False)):
+            for found in refusals(kind, entry, f"{key}.{index}"):
                 before += 1
                 yield found
     elif isinstance(value, dict) and len(get_args(inner)) == 2:

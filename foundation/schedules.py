@@ -129,15 +129,15 @@ class Schedule:
         if step < frozen:
             return 0.0
         if step < frozen + warmup:
-            place = (step - frozen) / (warmup - 1) if warmup > 1 else 0.0
-            return self.warmup_from + (self.start - self.warmup_from) * place
+            share = (step - frozen) / (warmup - 1) if warmup > 1 else 0.0
+            return self.warmup_from + (self.start - self.warmup_from) * share
         remaining = total - frozen - warmup
-        place = (step - frozen - warmup) / remaining if remaining > 0 else 1.0
-        if place >= 1.0:
+        share = (step - frozen - warmup) / remaining if remaining > 0 else 1.0
+        if share >= 1.0:
             return end
         if self.shape == "linear":
-            return self.start + (end - self.start) * place
-        return end + (self.start - end) * 0.5 * (1.0 + math.cos(math.pi * place))
+            return self.start + (end - self.start) * share
+        return end + (self.start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
 
     def values(self, steps: int, clock: Clock) -> NDArray[np.float64]:
         """[steps] float64, :meth:`at` of the first so many steps at once (equal up to rounding)."""
@@ -149,12 +149,12 @@ class Schedule:
         end = self.start if self.end is None or self.shape == "constant" else self.end
         rise = self.warmup_from + (self.start - self.warmup_from) * (step - frozen) / max(warmup - 1, 1)
         remaining = total - frozen - warmup
-        place = np.clip((step - frozen - warmup) / remaining, 0.0, 1.0) if remaining > 0 else np.ones(steps)
+        share = np.clip((step - frozen - warmup) / remaining, 0.0, 1.0) if remaining > 0 else np.ones(steps)
         if self.shape == "linear":
-            main = self.start + (end - self.start) * place
+            main = self.start + (end - self.start) * share
         else:
-            main = end + (self.start - end) * 0.5 * (1.0 + np.cos(np.pi * place))
-        return np.where(step < frozen, 0.0, np.where(step < frozen + warmup, rise, np.where(place >= 1.0, end, main)))
+            main = end + (self.start - end) * 0.5 * (1.0 + np.cos(np.pi * share))
+        return np.where(step < frozen, 0.0, np.where(step < frozen + warmup, rise, np.where(share >= 1.0, end, main)))
 
 
 Weight: TypeAlias = Annotated[float, Range(-1e6, 1e6)] | Annotated[Schedule, Range(-1e6, 1e6)]

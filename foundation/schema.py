@@ -180,8 +180,8 @@ def _check(form: Any, value: Any, where: str, key: str) -> None:
         fixed = origin is tuple and Ellipsis not in arguments
         if not isinstance(value, list) or (fixed and len(value) != len(arguments)):
             _refuse(where, key, f"a list of {len(arguments)}" if fixed else "a list", value)
-        for place, inner in enumerate(value):
-            _check(arguments[place] if fixed else arguments[0], inner, where, _join(key, str(place)))
+        for index, inner in enumerate(value):
+            _check(arguments[index] if fixed else arguments[0], inner, where, _join(key, str(index)))
     else:
         _check_plain(form, value, where, key)
 

@@ -46,7 +46,7 @@ class Job:
 
         leave_working_directory()
         environment = submitit.JobEnvironment()
-        _tell_place(environment)
+        _tell_ranks(environment)
         requeue: Any = signal.getsignal(environment._usr_sig())
         code = main(self.words)
         if code == 0:
@@ -62,7 +62,7 @@ class Job:
         return DelayedSubmission(self)
 
 
-def _tell_place(environment: Any) -> None:
+def _tell_ranks(environment: Any) -> None:
     """The variables that :mod:`foundation.parallel.process_group` reads, from those of submitit."""
     if environment.num_tasks < 2:
         return

@@ -124,14 +124,14 @@ def start_processes(arguments: argparse.Namespace) -> int:
 def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
     """Train in the folder, together with the other processes of the run; the first one keeps the folder."""
     from foundation.parallel.collective import on_first_rank
-    from foundation.parallel.process_group import place_from_environment, process_group
+    from foundation.parallel.process_group import process_group, ranks_from_environment
     from foundation.run.resume import nothing_left
     from foundation.run.run_folder import RunFolder
     from foundation.run.trainer import Trainer
     from foundation.voice import Voice
 
     voice = Voice()
-    say = voice if place_from_environment()[0] == 0 else _silent
+    say = voice if ranks_from_environment()[0] == 0 else _silent
     with process_group(recipe.train.device, recipe.train.peer_timeout_seconds), ExitStack() as stack:
         stack.callback(voice.close)
         folder = RunFolder(path)
@@ -159,7 +159,7 @@ def begin(folder, trainer) -> None:
 
     new = trainer.keeper.last is None
     if new:
-        folder.require_room(trainer.stage.bytes)
+        folder.require_free_bytes(trainer.stage.bytes)
     folder.write_recipe(config.dump(trainer.recipe.lasting), new)
 
 

@@ -208,7 +208,7 @@ def keys(value: Any, path: str = "") -> Iterator[str]:
         if isinstance(own, dict):
             entries = {f".{name}": entry for name, entry in own.items()}
         elif isinstance(own, tuple):
-            entries = {f".{place}": entry for place, entry in enumerate(own)}
+            entries = {f".{index}": entry for index, entry in enumerate(own)}
         for name, entry in entries.items():
             if isinstance(entry, (int, float)):
                 yield here + name

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
 
     add_option(parser)
-    from foundation.probe_command import MODEL_HELP
+    from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Count, Depth, Side, argument
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)

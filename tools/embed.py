@@ -31,16 +31,16 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.plugins import add_option
     from foundation.ranges import Rate, Side, Workers, argument
 
     add_option(parser)
-    parser.add_argument("model", metavar="MODEL", help=command.MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
     parser.add_argument("sources", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, NAME.npz")
     parser.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
-    command.add_tokens(parser)
+    options.add_tokens(parser)
     parser.add_argument("--size", type=argument(Side), metavar="PIXELS", help="side of the view; default: the model's")
     parser.add_argument(
         "--rate", type=argument(Rate), help="samples, readings or frames per second of files that do not say it"
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".npz":
         raise UserError(f"{out}: the last word names the file to write, and it must end with .npz")
-    check_place(out, arguments.overwrite)
+    check_output(out, arguments.overwrite)
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_place(out: Path, overwrite: bool) -> None:
+def check_output(out: Path, overwrite: bool) -> None:
     """Whether a file can be written there, before hours are spent on what it shall hold.
 
     Raises:
         UserError: it exists, or its folder cannot be made or written.
     """
     from foundation.errors import UserError
-    from foundation.files import require_place
+    from foundation.files import require_writable
 
-    require_place(out)
+    require_writable(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another name, or add --overwrite")
 
@@ -208,7 +208,7 @@ def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argpar
     from foundation import __version__
     from foundation.errors import UserError
     from foundation.files import sync_file, temporary_name
-    from foundation.probes.features import plain
+    from foundation.probes.digests import plain
 
     about = {
         "model": loaded.description,

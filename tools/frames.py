@@ -14,10 +14,10 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.ranges import Count, Depth, Positive, Seconds, Side, argument
 
-    command.add_arguments(parser)
+    options.add_arguments(parser)
     parser.add_argument("--seconds", type=argument(Seconds), help="length of the view; default: the model's")
     parser.add_argument(
         "--blocks", type=argument(Depth), default=1, help="last blocks whose tokens are read (default: %(default)s)"
@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation import probe_command as command
     from foundation.errors import UserError
     from foundation.probes import beforehand, frame_features, frames
-    from foundation.probes.features import depth_of, plain
+    from foundation.probes.digests import plain
+    from foundation.probes.features import depth_of
     from foundation.probes.table import percent, span
     from foundation.voice import to_stderr, to_stdout
 

@@ -12,13 +12,13 @@ DESCRIPTION = "Score a frozen encoder by weighted k-nearest-neighbour classifica
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.ranges import Count, Temperature, argument
 
-    command.add_arguments(parser)
+    options.add_arguments(parser)
     parser.add_argument("--k", nargs="+", type=argument(Count), help="numbers of neighbours (default: 10 20 100 200)")
-    command.add_tokens(parser)
-    command.add_treatments(parser)
+    options.add_tokens(parser)
+    options.add_treatments(parser)
     parser.add_argument(
         "--temperature", type=argument(Temperature), default=0.07, help="of the votes (default: %(default)s)"
     )
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.errors import UserError
     from foundation.probes import knn, table
     from foundation.probes.labels import class_names
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         ks, note = knn.choose_k(arguments.k, knn.neighbours_of(len(bank), alone, groups))
         if note and candidate.name == "model":
             to_stderr(note)
-        for treatment in command.treatments(arguments):
+        for treatment in options.treatments(arguments):
             patches = arguments.tokens != "cls"
             known, asked = treated(treatment, bank, queries, blocks=1, patches=patches)
             near = knn.search(
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             "temperature": arguments.temperature,
             "per_class": arguments.per_class,
             "tokens": arguments.tokens,
-            "treatments": list(command.treatments(arguments)),
+            "treatments": list(options.treatments(arguments)),
             "group": arguments.group,
             "limit": arguments.limit,
             "baselines": arguments.baselines,

@@ -24,10 +24,10 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.ranges import Count, Depth, Positive, argument
 
-    command.add_arguments(parser)
+    options.add_arguments(parser)
     parser.add_argument(
         "--epochs",
         type=argument(Count),
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates", nargs="+", type=argument(Positive), help="for a batch of 256 (default: 1e-5 to 1)"
     )
     parser.add_argument("--blocks", nargs="+", type=argument(Depth), help="numbers of last blocks (default: 1 4)")
-    command.add_treatments(parser)
+    options.add_treatments(parser)
     parser.add_argument(
         "--select-on",
         choices=("validation", "test"),
@@ -65,9 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.modalities.parts import views_for_probe
     from foundation.probes import linear, table
-    from foundation.probes.features import depth_of, plain
+    from foundation.probes.digests import plain
+    from foundation.probes.features import depth_of
     from foundation.voice import to_stdout
 
     begun = time.time()
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         prune=not arguments.all,
     )
-    wanted = command.treatments(arguments)
+    wanted = options.treatments(arguments)
     if arguments.end_to_end and arguments.treatments is None:
         wanted = wanted[:1]  # each treatment is a pass over freshly augmented views in every epoch
     rows: list[dict[str, Any]] = []
@@ -132,9 +134,9 @@ def _row(candidate: Candidate, treatment: str, result: LinearResult, samples: in
     """What the result file says of one feature under one treatment."""
     heads = [
         {"name": head.name, "learning_rate": head.learning_rate, "blocks": head.blocks, "pooling": head.pooling,
-         "steps": result.steps[place], "validation": None if result.validation is None else result.validation[place],
-         "top1": result.test[place]}
-        for place, head in enumerate(result.heads)
+         "steps": result.steps[index], "validation": None if result.validation is None else result.validation[index],
+         "top1": result.test[index]}
+        for index, head in enumerate(result.heads)
     ]  # fmt: skip
     return {
         "name": candidate.name, "features": candidate.label, "treatment": treatment, "n": samples, "top1": result.top1,

@@ -134,7 +134,7 @@ def _show(arguments: argparse.Namespace) -> int:
         "refused or odd steps": f"{item.bad_steps} (bad-steps.jsonl)" if item.bad_steps else None,
         "signs of collapse": item.alarms or None,
         "stacks of stalls": ", ".join(item.stalls) or None,
-        **{f"damaged part {place}": problem for place, problem in enumerate(item.unreadable, 1)},
+        **{f"damaged part {index}": problem for index, problem in enumerate(item.unreadable, 1)},
         **item.probes,
     }
     training = [line for line in last if not isinstance(line.get("loss", ""), str)]

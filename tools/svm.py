@@ -16,26 +16,27 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.ranges import Positive, argument
 
-    command.add_arguments(parser)
+    options.add_arguments(parser)
     parser.add_argument(
         "--cost", nargs="+", type=argument(Positive), default=[1.0], metavar="C", help="of errors (default: 1)"
     )
-    command.add_tokens(parser)
-    command.add_treatments(parser)
+    options.add_tokens(parser)
+    options.add_treatments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import probe_command as command
+    from foundation import probe_options as options
     from foundation.probes import svm, table
-    from foundation.probes.features import plain
+    from foundation.probes.digests import plain
     from foundation.voice import to_stdout
 
     begun = time.time()
     settings = svm.Settings(costs=tuple(arguments.cost), tokens=arguments.tokens, seed=arguments.seed)
-    wanted = command.treatments(arguments)
+    wanted = options.treatments(arguments)
     job = command.prepare(arguments, needs_test=True, least=2)
     rows: list[dict[str, Any]] = []
     looked: dict[str, Any] = {}

@@ -163,7 +163,7 @@ class EncoderBranch(Branch):
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         try:
             config = self.encoder.config.for_modality(view.modality)
-            return None if config.places is not None else len(config.coordinates(tuple(view.shape[1:])))
+            return None if config.coordinates_of is not None else len(config.coordinates(tuple(view.shape[1:])))
         except UserError:
             return None  # it is refused elsewhere, in words of its own
 
@@ -277,5 +277,5 @@ def chosen(patches: Tensor, request: Request, batch: Batch) -> Tensor:
     if key is None:
         return patches
     mask = batch.masks[key]
-    places = mask.indices if request.token == "masked" else mask.visible_indices
-    return patches.flatten(0, 1).index_select(0, places)
+    indices = mask.indices if request.token == "masked" else mask.visible_indices
+    return patches.flatten(0, 1).index_select(0, indices)

@@ -190,9 +190,9 @@ def _savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     for key, tensor in group.items():
         plain = tensor.detach().cpu().contiguous()
-        place = plain.untyped_storage().data_ptr()
-        result[key] = plain.clone() if place in seen else plain
-        seen.add(place)
+        address = plain.untyped_storage().data_ptr()
+        result[key] = plain.clone() if address in seen else plain
+        seen.add(address)
     return result
 
 

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from foundation.data.shard_bytes import MAX_MEMBER_BYTES
 from foundation.data.sound import SoundError, find_sound, kind_of_sound
-from foundation.data.tar import MAX_MEMBER_BYTES
 from foundation.errors import SampleError
 
 ARRAYS = ("npy", "npz", "wav")
@@ -58,7 +58,7 @@ class MemberFile(io.RawIOBase):
 
     def __init__(self, descriptor: int, offset: int, size: int) -> None:
         super().__init__()
-        self._descriptor, self._offset, self._size, self._place = descriptor, offset, size, 0
+        self._descriptor, self._offset, self._size, self._position = descriptor, offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -67,17 +67,17 @@ class MemberFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
-        self._place = base + offset
-        return self._place
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._place))
-        data = os.pread(self._descriptor, wanted, self._offset + self._place)
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        data = os.pread(self._descriptor, wanted, self._offset + self._position)
         buffer[: len(data)] = data
-        self._place += len(data)
+        self._position += len(data)
         return len(data)
 
 
@@ -175,13 +175,13 @@ def _look_through(file: IO[bytes], dtype: np.dtype[Any], wanted: int, there: int
         raise _Bad("truncated", f"{what} takes {wanted:,} bytes, {max(0, there):,} are there")
     if dtype.kind not in "fc" or not finite:
         return
-    left, place = wanted, 0
+    left, offset = wanted, 0
     while left:
         piece = file.read(min(left, _PIECE // dtype.itemsize * dtype.itemsize))
         if not piece or len(piece) % dtype.itemsize:
             raise _Bad("truncated", f"{what} ends {left - len(piece):,} bytes early")
         good = np.isfinite(np.frombuffer(piece, dtype))
         if not good.all():
-            first = place + int(np.argmin(good))
+            first = offset + int(np.argmin(good))
             raise _Bad("not_finite", f"{what} has NaN or infinity, first at number {first}")
-        left, place = left - len(piece), place + len(piece) // dtype.itemsize
+        left, offset = left - len(piece), offset + len(piece) // dtype.itemsize

@@ -90,8 +90,8 @@ def check_numbers(sample: Sample) -> None:
         for array in arrays_of(value):
             said = _unfit(array, LARGEST)
             if said:
-                place = str(sample.get("__shard__", "")), str(sample.get("__key__", ""))
-                raise SampleError(*place, "not_finite", f"{name}: {said}")
+                origin = str(sample.get("__shard__", "")), str(sample.get("__key__", ""))
+                raise SampleError(*origin, "not_finite", f"{name}: {said}")
 
 
 def arrays_of(value: Any) -> Iterator[Any]:
@@ -223,16 +223,16 @@ def prepared(
 
 
 def _alone(prepare: Callable[[list[Sample], list[int]], Any], sample: Sample, row: int) -> SampleError | None:
-    place = str(sample.get("__shard__", "")), str(sample.get("__key__", ""))
+    origin = str(sample.get("__shard__", "")), str(sample.get("__key__", ""))
     try:
         said = _said(prepare([sample], [row]))
-        return SampleError(*place, "not_finite", f"its views: {said}") if said else None
+        return SampleError(*origin, "not_finite", f"its views: {said}") if said else None
     except SampleError as error:
         return error
     except (FoundationError, ImportError):
         raise
     except Exception as error:
-        return unforeseen(*place, error)
+        return unforeseen(*origin, error)
 
 
 def _said(result: Any) -> str:

@@ -22,9 +22,7 @@ import logging
 import os
 import re
 import shutil
-import socket
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,16 +33,15 @@ from typing import TypedDict
 from foundation import schema
 from foundation.data.addresses import RemoteError, is_full, is_pipe, shown
 from foundation.data.download import Download, Expected
+from foundation.data.part_owner import FREE, alive, owner
 from foundation.data.sums import Facts, Sums
 from foundation.paths import user_cache
 
 FOLDER_VARIABLE = "FOUNDATION_CACHE"
 _DAY = 86400.0
-_HOUR = 3600.0
 _POLL = 0.05  # seconds between two looks at a lock that another process holds
 _PART = re.compile(r"([0-9a-f]{32})\.(\d+)\.([^.]+)\.part")
 _log = logging.getLogger("foundation.data")
-_FREE = "free"  # the owner of a part that was given up and may be gone on with
 
 
 class CacheFullError(Exception):
@@ -285,14 +282,14 @@ class Cache:
         (self.folder / f"{key}.failed").unlink(missing_ok=True)
         for left in self.folder.glob(f"{key}.*.part"):
             match = _PART.fullmatch(left.name)
-            if match and not _alive(match[3], left):
+            if match and not alive(match[3], left):
                 left.unlink(missing_ok=True)
 
     def _release(self, key: str, part: Path, keep: bool) -> None:
         """Leave a part for the next attempt, of whichever process, or remove it."""
         try:
             if keep and part.stat().st_size:
-                os.replace(part, self.folder / f"{key}.0.{_FREE}.part")
+                os.replace(part, self.folder / f"{key}.0.{FREE}.part")
             else:
                 part.unlink(missing_ok=True)
         except OSError:
@@ -300,12 +297,12 @@ class Cache:
 
     def _begin(self, key: str, expected: Expected) -> Path:
         """A file of this thread's own, with what a dead process left of the same shard."""
-        mine = self.folder / f"{key}.{expected.size or 0}.{_owner()}.part"
+        mine = self.folder / f"{key}.{expected.size or 0}.{owner()}.part"
         # Without a digest nobody knows whether what is there was damaged, or belongs to the same content.
         if expected.sha256:
             for left in self.folder.glob(f"{key}.*.part"):
                 match = _PART.fullmatch(left.name)
-                if match and not _alive(match[3], left):
+                if match and not alive(match[3], left):
                     try:
                         os.rename(left, mine)
                         return mine
@@ -317,7 +314,7 @@ class Cache:
     def _note(self, key: str, error: RemoteError) -> None:
         facts = {"address": error.address, "reason": error.reason, "detail": error.detail}
         note = self.folder / f"{key}.failed"
-        mine = self.folder / f"{key}.{_owner()}.note"
+        mine = self.folder / f"{key}.{owner()}.note"
         try:
             mine.write_text(json.dumps(facts), encoding="utf-8")
             os.replace(mine, note)
@@ -334,7 +331,7 @@ class Cache:
             match = _PART.fullmatch(entry.name)
             path = self.folder / entry.name
             if match:
-                live = _alive(match[3], path)
+                live = alive(match[3], path)
                 # The room of a live download is spoken for; what a dead process left goes first.
                 size = max(int(match[2]), facts.st_size) if live else facts.st_size
                 files.append(_File(path, size, facts.st_mtime if live else 0.0, live))
@@ -385,37 +382,3 @@ def touch(descriptor: int) -> None:
     """Note that a copy is in use; its time of change stays that of its content."""
     with suppress(OSError):  # a cache that can only be read is of use too
         os.utime(descriptor, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
-
-
-def _owner() -> str:
-    """Who writes: node, process (with its start, as numbers come again) and thread."""
-    node = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
-    return f"{node}~{os.getpid()}~{_start_of(os.getpid())}~{threading.get_ident()}"
-
-
-def _start_of(process: int) -> str:
-    try:
-        text = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return "0"
-    return text.rpartition(")")[2].split()[19]
-
-
-def _alive(owner: str, part: Path) -> bool:
-    """Whether the writer of a part lives. Of another node only the age of its file is known."""
-    if owner == _FREE:
-        return False
-    node, _, rest = owner.partition("~")
-    process, _, rest = rest.partition("~")
-    if node != re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname()) or not process.isdigit():
-        try:
-            return time.time() - part.stat().st_mtime < _HOUR
-        except OSError:
-            return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return _start_of(int(process)) == rest.partition("~")[0]

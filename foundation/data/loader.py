@@ -1,4 +1,4 @@
-"""The machine under the stream: which batches there are, who makes them, and what happens when a worker fails."""
+"""The machine under the stream: who makes the batches, and what happens when a worker fails."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any, TypedDict
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from foundation import lifeline, stacks
 from foundation.allocator import give_freed_memory_back
-from foundation.data.boundary import RawOrError
-from foundation.data.order import Located
 from foundation.data.pipeline import Plan
-from foundation.data.sources import Stream
-from foundation.errors import FoundationError, SampleError, UserError
+from foundation.data.plans import PlannedBatches, Plans
+from foundation.errors import FoundationError, UserError
 
 _POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
 _ASKED_SECONDS = 5.0  # after a signal, a batch that does not come within so long is not waited for
@@ -43,106 +41,6 @@ class LoaderError(FoundationError):
 
 class WaitEndedError(FoundationError):
     """The run was asked to stop while it waited for a batch."""
-
-
-class Plans:
-    """The micro-batches of one process, in order.
-
-    A global batch of G samples is dealt out as accumulation rounds x processes x micro-batch.
-
-    Args:
-        start: samples consumed by the whole run before the first batch.
-        samples: to serve to the whole run from there on, None for no end. What fills no global batch is left out,
-            unless ``partial``.
-        micro_batch: samples of a micro-batch.
-        accumulate: micro-batches per step in each process.
-        rank: of this process.
-        world_size: number of processes.
-        partial: end with a smaller batch; for one process without accumulation.
-    """
-
-    def __init__(
-        self,
-        *,
-        start: int,
-        samples: int | None,
-        micro_batch: int,
-        accumulate: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        partial: bool = False,
-    ) -> None:
-        self.start, self.micro_batch, self.accumulate = start, micro_batch, accumulate
-        self.rank, self.world_size = rank, world_size
-        self.group = micro_batch * accumulate * world_size
-        self.samples, self.partial = samples, partial
-
-    def _steps(self) -> int | None:
-        if self.samples is None:
-            return None
-        return -(-self.samples // self.group) if self.partial else self.samples // self.group
-
-    def __len__(self) -> int:
-        steps = self._steps()
-        if steps is None:
-            raise TypeError("an endless loader has no length")
-        return steps * self.accumulate
-
-    def __iter__(self) -> Iterator[Plan]:
-        steps, done = self._steps(), 0
-        while steps is None or done < steps:
-            start = self.start + done * self.group
-            for part in range(self.accumulate):
-                place = (part * self.world_size + self.rank) * self.micro_batch
-                size = self.micro_batch
-                if self.partial and self.samples is not None:
-                    size = min(size, self.samples - done * self.group)
-                yield Plan(start, place, size, self.group, start // self.group)
-            done += 1
-
-
-class PlannedBatches(Dataset[Any]):
-    """Turns a plan into a batch; what a worker holds.
-
-    Args:
-        stream: where the samples come from.
-        pipeline: raw samples -> batch; by source, where every global batch comes from one source.
-    """
-
-    def __init__(self, stream: Stream, pipeline: Callable[..., Any] | Mapping[str, Callable[..., Any]]) -> None:
-        self.stream, self.pipeline = stream, pipeline
-
-    def __getitem__(self, plan: Plan) -> Any:
-        positions = plan.positions
-        located = self.stream.locate(positions)
-        self.stream.prefetch(located, int(positions[-1]))
-        raws = self._read(located)
-
-        def substitute(row: int, attempt: int) -> tuple[RawOrError, int, int]:
-            found = self.stream.substitute(int(positions[row]), int(located.sources[row]), attempt)
-            return self._read(found)[0], int(found.epochs[0]), int(found.ids[0])
-
-        pipeline = self.pipeline
-        if isinstance(pipeline, Mapping):
-            pipeline = pipeline[self.stream.names[int(located.sources[0])]]
-        try:
-            return pipeline(raws, self.stream.draws(located), plan, substitute)
-        except FoundationError as error:  # raised again by the loader: torch would turn it into another type
-            return error
-
-    def _read(self, located: Located) -> list[RawOrError]:
-        raws: list[RawOrError] = []
-        columns = (located.sources.tolist(), located.shards.tolist(), located.places.tolist())
-        for source, shard, place in zip(*columns, strict=True):
-            try:
-                raws.append(self.stream.read(source, shard, place))
-            except SampleError as error:
-                raws.append(error)
-        return raws
-
-    def shards_of(self, plan: Plan) -> list[str]:
-        """Paths of the shards that a batch reads."""
-        return self.stream.shards_of(plan.positions)
 
 
 class Loader:
@@ -225,7 +123,7 @@ class Loader:
 
     def _words(self, problem: str, plan: Plan) -> str:
         shards = ", ".join(self._dataset.shards_of(plan)[:3])
-        return f"{problem}. The batch at sample {plan.start + plan.place:,} of the stream reads {shards}"
+        return f"{problem}. The batch at sample {plan.start + plan.offset:,} of the stream reads {shards}"
 
     def worker_pids(self) -> tuple[int, ...]:
         """Process numbers of the workers that are running."""

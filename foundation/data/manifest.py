@@ -47,8 +47,8 @@ def read_manifest(manifest: Path) -> list[Row]:
         sign = max(_SIGNS, key=head.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, skipinitialspace=True)
         columns = [name.strip() for name in next(reader, [])]
-        places = _places(manifest, columns)
-        return [_row(manifest, reader.line_num, cells, columns, places) for cells in reader if cells]
+        indices = _places(manifest, columns)
+        return [_row(manifest, reader.line_num, cells, columns, indices) for cells in reader if cells]
     except OSError as error:
         raise UserError(f"--csv {manifest}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -65,13 +65,15 @@ def _places(manifest: Path, columns: list[str]) -> dict[str, int]:
     return {name: lower.index(name) for name in _COLUMNS if name in lower}
 
 
-def _row(manifest: Path, line: int, cells: list[str], columns: list[str], places: dict[str, int]) -> Row:
+def _row(manifest: Path, line: int, cells: list[str], columns: list[str], indices: dict[str, int]) -> Row:
     if any(cells[len(columns) :]):
         raise UserError(
             f"{manifest}, line {line}: {len(cells)} cells for {len(columns)} columns: put quotes around a cell that "
             "holds the sign between cells"
         )
-    path, label, split = (cells[places[name]] if places.get(name, len(cells)) < len(cells) else "" for name in _COLUMNS)
+    path, label, split = (
+        cells[indices[name]] if indices.get(name, len(cells)) < len(cells) else "" for name in _COLUMNS
+    )
     if not path:
         raise UserError(f"{manifest}, line {line}: empty path")
     return Row(line, path, label.strip(), split.strip())

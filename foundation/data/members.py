@@ -19,7 +19,7 @@ _DIGITS = 300  # of a number that is read at all
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
-def place_of(raw: Mapping[str, Any]) -> tuple[str, str]:
+def origin_of(raw: Mapping[str, Any]) -> tuple[str, str]:
     """Shard and key of a raw sample, for messages."""
     return str(raw.get("__shard__", "")), str(raw.get("__key__", ""))
 
@@ -58,7 +58,7 @@ def required(raw: Mapping[str, Any], wanted: str | None, extensions: Sequence[st
     """
     name = wanted or find(raw, extensions)
     if name is None or name not in raw:
-        shard, key = place_of(raw)
+        shard, key = origin_of(raw)
         members = ", ".join(k for k in raw if not k.startswith("__")) or "none"
         raise SampleError(shard, key, "missing", f"no {wanted or what} member (members: {members})")
     return name
@@ -75,9 +75,9 @@ def facts(raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
         values = json.loads(raw["json"])
     except (ValueError, RecursionError) as error:
-        raise SampleError(*place_of(raw), "decode", f"json: {error}") from error
+        raise SampleError(*origin_of(raw), "decode", f"json: {error}") from error
     if not isinstance(values, dict):
-        raise SampleError(*place_of(raw), "decode", f"json: a mapping is expected, not {type(values).__name__}")
+        raise SampleError(*origin_of(raw), "decode", f"json: a mapping is expected, not {type(values).__name__}")
     return values
 
 

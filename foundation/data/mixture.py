@@ -139,7 +139,7 @@ class Mixture:
         scale = self.group // self._unit
         return self._units(np.asarray(steps, dtype=np.int64)) * scale
 
-    def place(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Source and place in that source's own stream.
 
         Args:
@@ -150,12 +150,12 @@ class Mixture:
         """
         positions = np.asarray(positions, dtype=np.int64)
         steps, slots = np.divmod(positions, self.group)
-        sources, places = np.empty_like(positions), np.empty_like(positions)
+        sources, indices = np.empty_like(positions), np.empty_like(positions)
         for step in np.unique(steps).tolist():
             rows = np.flatnonzero(steps == step)
             of_slot, place_of_slot = self._batch(step)
-            sources[rows], places[rows] = of_slot[slots[rows]], place_of_slot[slots[rows]]
-        return sources, places
+            sources[rows], indices[rows] = of_slot[slots[rows]], place_of_slot[slots[rows]]
+        return sources, indices
 
     def _batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Source and place of every slot of a global batch; a source's samples keep their order."""
@@ -165,10 +165,10 @@ class Mixture:
             if self.mix == "sample":
                 labels = labels[counter.permutation(self.seed, 0, step, "mixture.slots", self.group)]
             by_source = np.argsort(labels, kind="stable")
-            places = np.empty(self.group, dtype=np.int64)
+            indices = np.empty(self.group, dtype=np.int64)
             first = np.cumsum(after - before) - (after - before)
-            places[by_source] = before[labels[by_source]] + np.arange(self.group) - first[labels[by_source]]
-            self._block = (step, labels, places)
+            indices[by_source] = before[labels[by_source]] + np.arange(self.group) - first[labels[by_source]]
+            self._block = (step, labels, indices)
         return self._block[1], self._block[2]
 
     def _units(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:

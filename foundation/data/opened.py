@@ -16,9 +16,10 @@ from foundation.data.addresses import RemoteError, is_pipe
 from foundation.data.cache import Cache, CacheFullError, Expected, touch
 from foundation.data.origins import Origin
 from foundation.data.remote import RangeReader, persist
+from foundation.data.shard_bytes import ShardError, Source
 from foundation.data.storages import storage_of
 from foundation.data.sums import digest_of
-from foundation.data.tar import ShardError, Source, Table, scan
+from foundation.data.tar import Table, scan
 from foundation.errors import UserError
 
 _RETRIES = (0.1, 0.5, 2.0)  # seconds to wait: shared file systems fail for a moment now and then

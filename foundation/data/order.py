@@ -26,14 +26,14 @@ class Located:
         epochs: which pass over the source.
         ids: number of the sample in the source; :class:`foundation.data.sources.Stream` makes it unique in the run.
         shards: number of the shard.
-        places: number of the sample in its shard.
+        indices: number of the sample in its shard.
     """
 
     sources: NDArray[np.int64]
     epochs: NDArray[np.int64]
     ids: NDArray[np.int64]
     shards: NDArray[np.int64]
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
 
 
 class Order:
@@ -82,15 +82,15 @@ class Order:
         positions = np.asarray(positions, dtype=np.int64)
         epochs, offsets = np.divmod(positions, self.num_samples)
         shards = np.empty_like(positions)
-        places = np.empty_like(positions)
+        indices = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             rows = np.flatnonzero(epochs == epoch)
             order, ends = self._shard_order(epoch)
             places_in_epoch = self._shuffled(epoch, offsets[rows])
             slots = np.searchsorted(ends, places_in_epoch, side="right")
             shards[rows] = order[slots]
-            places[rows] = places_in_epoch - (ends[slots] - self.counts[order[slots]])
-        return Located(np.zeros_like(positions), epochs, self._starts[shards] + places, shards, places)
+            indices[rows] = places_in_epoch - (ends[slots] - self.counts[order[slots]])
+        return Located(np.zeros_like(positions), epochs, self._starts[shards] + indices, shards, indices)
 
     def ahead(self, position: int, number: int) -> list[int]:
         """Shards that come next: those after the ones of the window that a position lies in.

@@ -55,11 +55,11 @@ class Masking(Protocol):
     """Makes the masks of one view by one rule, of one process's part of a batch.
 
     Attributes:
-        by_place: whether the masks depend on where the tokens lie.
+        by_coordinates: whether the masks depend on where the tokens lie.
         apart_from: names of rules whose visible tokens this one hides; their masks are made before.
     """
 
-    by_place: bool
+    by_coordinates: bool
     apart_from: tuple[str, ...]
 
     def __call__(
@@ -67,7 +67,7 @@ class Masking(Protocol):
         coordinates: NDArray[Any],
         count: int,
         draws: Draws,
-        places: NDArray[np.int64],
+        slots: NDArray[np.int64],
         group: int,
         step: int,
         must: NDArray[np.bool_] | None = None,
@@ -78,7 +78,7 @@ class Masking(Protocol):
             coordinates: [N, d] place of each token in its grid; or [R, N, d] where it lies elsewhere in every row.
             count: views per sample.
             draws: random numbers of the B samples.
-            places: [B] place of each sample in its global batch, 0 to group - 1.
+            slots: [B] number of each sample in its global batch, 0 to group - 1.
             group: samples in the global batch.
             step: number of the global batch.
             must: [R, N] tokens that have to be hidden.
@@ -102,22 +102,22 @@ class Plan:
 
     Attributes:
         start: position in the stream of the first sample of the global batch.
-        place: place of this micro-batch's first sample inside the global batch.
+        offset: of this micro-batch's first sample in the global batch.
         size: samples of this micro-batch.
         group: samples of the global batch.
         step: optimiser step, from 0.
     """
 
     start: int
-    place: int
+    offset: int
     size: int
     group: int
     step: int
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """[size] places in the stream of the whole run."""
-        return np.arange(self.start + self.place, self.start + self.place + self.size, dtype=np.int64)
+        """[size] positions in the stream of the whole run."""
+        return np.arange(self.start + self.offset, self.start + self.offset + self.size, dtype=np.int64)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -135,7 +135,7 @@ def masks_of(
     coordinates: Callable[[str, bool], NDArray[Any]],
     counts: Mapping[str, int],
     draws: Draws,
-    places: NDArray[np.int64],
+    slots: NDArray[np.int64],
     group: int,
     step: int,
 ) -> dict[tuple[str, str], TokenMask]:
@@ -145,7 +145,7 @@ def masks_of(
         maskings: by (view, rule), each behind those that it stays apart from: see ``foundation/masks/rule.py``.
         coordinates: of the tokens of a view; told its name, and whether it matters where tokens without a grid lie.
         counts: views per sample, by name.
-        draws: see :meth:`Masking.__call__`, as for ``places``, ``group`` and ``step``.
+        draws: see :meth:`Masking.__call__`, as for ``slots``, ``group`` and ``step``.
     """
     masks: dict[tuple[str, str], TokenMask] = {}
     for (view, name), masking in maskings.items():
@@ -153,8 +153,8 @@ def masks_of(
         for other in masking.apart_from:
             seen = ~masks[view, other].masked.numpy()
             must = seen if must is None else must | seen
-        where = coordinates(view, masking.by_place)
-        masks[view, name] = masking(where, counts[view], draws, places, group, step, must)
+        where = coordinates(view, masking.by_coordinates)
+        masks[view, name] = masking(where, counts[view], draws, slots, group, step, must)
     return masks
 
 
@@ -170,8 +170,8 @@ class TrainingPipeline:
         views: of the modality.
         masking: mask makers by (role, rule), each behind those that it stays apart from.
         coordinates: of the tokens of a view [N, d]: by role, or a function of the view's size.
-        places: for tokens that lie elsewhere in every sample: from the data of a role [R, ...] to [R, N, d]. The views
-            then have a method ``inputs(prepared, role)`` that gives that data.
+        coordinates_of: for tokens that lie elsewhere in every sample: from a role's data [R, ...] to [R, N, d]. Views
+            then have ``inputs(prepared, role)`` that gives that data.
         finish_in_worker: also do the half of the views that a device would do; the batch is then complete.
         max_bytes: that one decoded sample may take. Views that are :class:`Joining` are made of the first samples of a
             batch before more are decoded when those take as much.
@@ -183,7 +183,7 @@ class TrainingPipeline:
     masking: Mapping[tuple[str, str], Masking] = field(default_factory=dict)
     coordinates: Coordinates | None = None
     finish_in_worker: bool = True
-    places: Callable[[Tensor], Tensor] | None = None
+    coordinates_of: Callable[[Tensor], Tensor] | None = None
     max_bytes: int = MAX_DECODED_BYTES
     extras: Mapping[str, Extra] = field(default_factory=dict)
     _grids: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
@@ -206,22 +206,22 @@ class TrainingPipeline:
         rows = _Rows(self, raws, draws, substitute)
         ready, samples = rows.views()
         draws = rows.draws()
-        places = plan.place + np.arange(len(samples), dtype=np.int64)
+        slots = plan.offset + np.arange(len(samples), dtype=np.int64)
         described = self.views.describe()
 
-        def coordinates(role: str, by_place: bool) -> NDArray[Any]:
-            if self.places is not None and by_place:
-                where: NDArray[Any] = self.places(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
+        def coordinates(role: str, by_coordinates: bool) -> NDArray[Any]:
+            if self.coordinates_of is not None and by_coordinates:
+                where: NDArray[Any] = self.coordinates_of(self.views.inputs(ready, role)).numpy()  # type: ignore[attr-defined]
                 return where
             return self._grid(role, described[role][1])
 
         counts = {role: count for role, (count, _) in described.items()}
         return Batch(
             views=self.views.finish(ready) if self.finish_in_worker else {},
-            masks=masks_of(self.masking, coordinates, counts, draws, places, plan.group, plan.step),
+            masks=masks_of(self.masking, coordinates, counts, draws, slots, plan.group, plan.step),
             keys=tuple(sample["__key__"] for sample in samples),
             labels=labels_of(samples),
-            position=plan.start + plan.place,
+            position=plan.start + plan.offset,
             size=len(samples),
             index=torch.tensor([sample["__index__"] for sample in samples], dtype=torch.int64),
             extras={name: e.collate([s["__extras__"][name] for s in samples]) for name, e in self.extras.items()},
@@ -303,9 +303,9 @@ class _Rows:
             ready, guilty = prepared(prepare, samples)
             if not guilty:
                 return ready
-            for place, error in guilty.items():
-                self.boundary.refuse(error, int(self._ids[begin + place]))
-                samples[place] = self._good(begin + place, error)
+            for index, error in guilty.items():
+                self.boundary.refuse(error, int(self._ids[begin + index]))
+                samples[index] = self._good(begin + index, error)
 
     def _good(self, row: int, sample: Sample | SampleError) -> Sample:
         """The sample, or the first good one that is drawn in its place."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from foundation.data.addresses import CHUNK, READ_SECONDS, RemoteError, Stat, shown
+from foundation.data.shard_bytes import ShardError
 from foundation.data.storages import storage_of
-from foundation.data.tar import ShardError
 
 T = TypeVar("T")
 

@@ -21,7 +21,8 @@ from foundation.data.cache import Cache, default_folder
 from foundation.data.opened import Opened, count, open_one
 from foundation.data.origins import Finder, Origin
 from foundation.data.prefetch import Prefetcher
-from foundation.data.tar import BLOCK, ShardError, Table, check_members, read_payload
+from foundation.data.shard_bytes import ShardError, read_payload
+from foundation.data.tar import BLOCK, Table, check_members
 from foundation.data.write import write_shards, write_splits
 from foundation.errors import SampleError, UserError
 from foundation.voice import plural
@@ -135,8 +136,8 @@ class ShardSet:
         digest.update("\n".join(table.keys).encode())
         digest.update(np.ascontiguousarray(table.offsets, dtype="<i8").tobytes())
         digest.update(np.ascontiguousarray(table.sizes, dtype="<i8").tobytes())
-        for place in sorted({0, len(table.offsets) // 2, len(table.offsets) - 1} if len(table.offsets) else ()):
-            begin, size = int(table.offsets[place]), min(int(table.sizes[place]), _SEEN_BYTES)
+        for index in sorted({0, len(table.offsets) // 2, len(table.offsets) - 1} if len(table.offsets) else ()):
+            begin, size = int(table.offsets[index]), min(int(table.sizes[index]), _SEEN_BYTES)
             digest.update(os.pread(source, size, begin) if isinstance(source, int) else source.pread(size, begin))
         return digest.hexdigest()
 
@@ -147,7 +148,7 @@ class ShardSet:
         shard = int(np.searchsorted(self._starts + self.counts, identity, side="right"))
         return shard, identity - int(self._starts[shard])
 
-    def read(self, shard: int, place: int, only: Collection[str] | None = None) -> RawSample:
+    def read(self, shard: int, index: int, only: Collection[str] | None = None) -> RawSample:
         """Read one sample.
 
         Args:
@@ -164,27 +165,27 @@ class ShardSet:
             opened.check()
         except ShardError as error:
             self._give_up(shard, error)
-            raise SampleError(path, f"#{place}", error.reason, error.detail) from error
+            raise SampleError(path, f"#{index}", error.reason, error.detail) from error
         except OSError as error:  # a network file system may lose a file that is open
-            raise SampleError(path, f"#{place}", "unreadable", f"cannot be read: {error.strerror}") from error
+            raise SampleError(path, f"#{index}", "unreadable", f"cannot be read: {error.strerror}") from error
         table = opened.table
         promised = int(self.counts[shard])
-        if place >= len(table.keys) or len(table.keys) > promised:
+        if index >= len(table.keys) or len(table.keys) > promised:
             reason = "index" if table.complete else "truncated"
             detail = f"expected {plural(promised, 'sample')}, found {len(table.keys)}"
-            raise SampleError(path, f"#{place}", reason, detail + (_STALE if table.complete else ""))
-        key = table.keys[place]
-        sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + place}
-        check_members(path, key, table.extensions[place])
-        first, end = int(table.first[place]), int(table.first[place + 1])
+            raise SampleError(path, f"#{index}", reason, detail + (_STALE if table.complete else ""))
+        key = table.keys[index]
+        sample: RawSample = {"__key__": key, "__shard__": path, "__id__": int(self._starts[shard]) + index}
+        check_members(path, key, table.extensions[index])
+        first, end = int(table.first[index]), int(table.first[index + 1])
         if not isinstance(opened.source, int) and only is None:
             self._hold(opened, path, key, first, end)
-        for number, extension in enumerate(table.extensions[place], start=first):
+        for number, extension in enumerate(table.extensions[index], start=first):
             if only is not None and extension not in only:
                 continue
             offset, size = int(table.offsets[number]), int(table.sizes[number])
             sample[extension] = read_payload(opened.source, path, key, extension, offset, size, table.bytes)
-        if not table.complete and place == len(table.keys) - 1 and self._lacks_members(shard, table):
+        if not table.complete and index == len(table.keys) - 1 and self._lacks_members(shard, table):
             raise SampleError(path, key, "truncated", "the shard has been cut off here and members are missing")
         return sample
 

@@ -110,13 +110,13 @@ def mended(data: bytes) -> bytes:
     if found is None or not found.mends:
         return data
     whole = bytearray(data)
-    for place, content in found.mends:
-        whole[place : place + len(content)] = content
+    for offset, content in found.mends:
+        whole[offset : offset + len(content)] = content
     return bytes(whole)
 
 
-def _at(file: IO[bytes], place: int, size: int) -> bytes:
-    file.seek(place)
+def _at(file: IO[bytes], offset: int, size: int) -> bytes:
+    file.seek(offset)
     return file.read(size)
 
 
@@ -133,10 +133,10 @@ def _wav(file: IO[bytes], size: int, head: bytes) -> Sound:
     order = ">" if head[:4] == b"RIFX" else "<"
     long = head[:4] in (b"RF64", b"BW64")
     outer = struct.unpack_from(order + "I", head, 4)[0]
-    place, wide, described = 12, 0, (0, 0, 0, 0)
-    while place + 8 <= size:
-        name, stated = struct.unpack(order + "4sI", _at(file, place, 8))
-        begin = place + 8
+    offset, wide, described = 12, 0, (0, 0, 0, 0)
+    while offset + 8 <= size:
+        name, stated = struct.unpack(order + "4sI", _at(file, offset, 8))
+        begin = offset + 8
         if name == b"fmt ":
             described = _wav_format(_at(file, begin, min(stated, _FORMAT_BYTES)), order)
         elif name == b"ds64" and long:
@@ -153,12 +153,12 @@ def _wav(file: IO[bytes], size: int, head: bytes) -> Sound:
             mends: tuple[tuple[int, bytes], ...] = ()
             if (unknown or long) and length <= 0xFFFFFFFF:
                 # As a plain WAV, which every reader knows; RF64 differs from it in its first letters and lengths alone.
-                mends = ((place + 4, struct.pack(order + "I", length)),)
+                mends = ((offset + 4, struct.pack(order + "I", length)),)
                 mends += ((4, struct.pack(order + "I", min(size - 8, 0xFFFFFFFF))),)
                 mends += ((0, b"RIFF"),) if long else ()
             code, channels, rate, bits = described
             return Sound(begin, length, mends, code, channels, rate, bits, order)
-        place = begin + stated + stated % 2
+        offset = begin + stated + stated % 2
     raise SoundError("truncated", "the file ends before its sound begins")
 
 
@@ -173,30 +173,30 @@ def _wav_format(content: bytes, order: str) -> tuple[int, int, int, int]:
 
 
 def _w64(file: IO[bytes], size: int) -> Sound:
-    place = 40
-    while place + 24 <= size:
-        head = _at(file, place, 24)
-        stated, begin = struct.unpack_from("<Q", head, 16)[0], place + 24
+    offset = 40
+    while offset + 24 <= size:
+        head = _at(file, offset, 24)
+        stated, begin = struct.unpack_from("<Q", head, 16)[0], offset + 24
         if head[:4] == b"data":
             left = size - begin
             unknown = stated >= 1 << 62 or (stated <= 24 and left > 0)
             length = _length(stated - 24, left, unknown)
-            return Sound(begin, length, ((place + 16, struct.pack("<Q", length + 24)),) if unknown else ())
+            return Sound(begin, length, ((offset + 16, struct.pack("<Q", length + 24)),) if unknown else ())
         if stated < 24:
-            raise SoundError("decode", f"a part of {stated} bytes at byte {place}")
-        place += (stated + 7) // 8 * 8
+            raise SoundError("decode", f"a part of {stated} bytes at byte {offset}")
+        offset += (stated + 7) // 8 * 8
     raise SoundError("truncated", "the file ends before its sound begins")
 
 
 def _aiff(file: IO[bytes], size: int) -> Sound:
-    place = 12
-    while place + 8 <= size:
-        name, stated = struct.unpack(">4sI", _at(file, place, 8))
+    offset = 12
+    while offset + 8 <= size:
+        name, stated = struct.unpack(">4sI", _at(file, offset, 8))
         if name == b"SSND":
-            left = size - place - 8
+            left = size - offset - 8
             length = _length(stated, left, stated == 0 or (stated >= _UNKNOWN and stated > left))
-            return Sound(place + 16, max(0, length - 8))
-        place += 8 + stated + stated % 2
+            return Sound(offset + 16, max(0, length - 8))
+        offset += 8 + stated + stated % 2
     raise SoundError("truncated", "the file ends before its sound begins")
 
 
@@ -211,15 +211,15 @@ def _au(head: bytes, size: int) -> Sound:
 
 
 def _caf(file: IO[bytes], size: int) -> Sound:
-    place = 8
-    while place + 12 <= size:
-        name, stated = struct.unpack(">4sq", _at(file, place, 12))
-        begin = place + 12
+    offset = 8
+    while offset + 12 <= size:
+        name, stated = struct.unpack(">4sq", _at(file, offset, 12))
+        begin = offset + 12
         if name == b"data":
             length = _length(stated, size - begin, stated == -1)
-            mends = ((place + 4, struct.pack(">q", length)),) if stated == -1 else ()
+            mends = ((offset + 4, struct.pack(">q", length)),) if stated == -1 else ()
             return Sound(begin + 4, max(0, length - 4), mends)  # four bytes count the edits
         if stated < 0:
-            raise SoundError("decode", f"a part of {stated} bytes at byte {place}")
-        place = begin + stated
+            raise SoundError("decode", f"a part of {stated} bytes at byte {offset}")
+        offset = begin + stated
     raise SoundError("truncated", "the file ends before its sound begins")

@@ -76,11 +76,11 @@ class Stream:
         if self.mixture is None:
             located = self._orders[0].locate(positions)
             return replace(located, ids=located.ids + self._first[0])
-        sources, places = self.mixture.place(positions)
-        fields = {name: np.empty_like(positions) for name in ("epochs", "ids", "shards", "places")}
+        sources, indices = self.mixture.locate(positions)
+        fields = {name: np.empty_like(positions) for name in ("epochs", "ids", "shards", "indices")}
         for source in np.unique(sources).tolist():
             rows = np.flatnonzero(sources == source)
-            part = self._orders[source].locate(places[rows])
+            part = self._orders[source].locate(indices[rows])
             for name, values in fields.items():
                 values[rows] = getattr(part, name)
         fields["ids"] += self._first[sources]
@@ -97,18 +97,18 @@ class Stream:
         number = int(drawn % np.uint64(shards.num_samples))
         ends = np.cumsum(shards.counts)
         shard = int(np.searchsorted(ends, number, side="right"))
-        place = number - int(ends[shard] - shards.counts[shard])
-        row = (source, -1 - position, number + int(self._first[source]), shard, place)
+        index = number - int(ends[shard] - shards.counts[shard])
+        row = (source, -1 - position, number + int(self._first[source]), shard, index)
         return Located(*(np.array([value], dtype=np.int64) for value in row))
 
-    def read(self, source: int, shard: int, place: int) -> RawSample:
+    def read(self, source: int, shard: int, index: int) -> RawSample:
         """Read one sample. Beside ``__id__``, which does not move when sources are added and is what random numbers
         depend on, it has ``__index__``: its number among all samples of all sources, without gaps.
 
         Raises:
             SampleError: as :meth:`foundation.data.shards.ShardSet.read`.
         """
-        raw = self.sets[source].read(shard, place)
+        raw = self.sets[source].read(shard, index)
         raw["__index__"] = raw["__id__"] + int(self._before[source])
         raw["__id__"] += int(self._first[source])
         return raw
@@ -118,11 +118,11 @@ class Stream:
         for source, shards in enumerate(self.sets):
             if not getattr(shards, "prefetches", 0):  # of remote shards only
                 continue
-            place = position
+            index = position
             if self.mixture is not None:
-                place = int(self.mixture.counts([position // self.mixture.group])[0, source])
+                index = int(self.mixture.counts([position // self.mixture.group])[0, source])
             now = np.unique(located.shards[located.sources == source]).tolist()
-            shards.prefetch([*now, *self._orders[source].ahead(place, shards.prefetches)])
+            shards.prefetch([*now, *self._orders[source].ahead(index, shards.prefetches)])
 
     def draws(self, located: Located) -> Draws:
         """Random numbers of some samples."""

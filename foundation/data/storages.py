@@ -285,8 +285,8 @@ class FsspecStorage:
         if tag and facts.tag and facts.tag != tag:
             raise RemoteError(shown(address), "corrupt", "the file in the storage was replaced meanwhile", False)
         end = facts.size if facts.size is not None else 0
-        for place in range(begin, end, PART):
-            yield self.read(address, place, min(end, place + PART))
+        for index in range(begin, end, PART):
+            yield self.read(address, index, min(end, index + PART))
 
     def glob(self, pattern: str) -> list[str]:
         """Addresses of the files that a pattern (an address with signs in it) matches."""

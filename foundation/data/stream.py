@@ -1,6 +1,6 @@
 """The loader: ready batches from shards, the same whatever the number of workers, resumable at any sample.
 
-Batches are planned by position (:class:`foundation.data.loader.Plans`), and a worker makes whichever batch it is
+Batches are planned by position (:class:`foundation.data.plans.Plans`), and a worker makes whichever batch it is
 handed: which one it is and how many workers there are cannot matter. The only state of the stream is how many samples
 the run has consumed.
 """
@@ -13,8 +13,9 @@ from typing import Unpack
 from torch import Tensor
 
 from foundation.data.boundary import decoded
-from foundation.data.loader import Loader, LoaderError, PlannedBatches, Plans, Settings, make_loader
+from foundation.data.loader import Loader, LoaderError, Settings, make_loader
 from foundation.data.pipeline import EvalPipeline, TrainingPipeline
+from foundation.data.plans import PlannedBatches, Plans
 from foundation.data.shards import RawSample, ShardSet
 from foundation.data.sources import Stream, build_stream, open_sources, single
 from foundation.errors import SampleError, UserError
@@ -137,9 +138,9 @@ def iterate_samples(
         bad: gets what was wrong with each sample that was left out.
     """
     for shard, count in enumerate(shards.counts.tolist()):
-        for place in range(count):
+        for index in range(count):
             try:
-                sample = decoded(decode, shards.read(shard, place))
+                sample = decoded(decode, shards.read(shard, index))
             except SampleError as error:
                 if bad is not None:
                     bad.append(error)

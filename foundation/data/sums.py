@@ -127,8 +127,8 @@ class Sums:
 
 def digest_of(descriptor: int) -> str:
     """SHA-256 of an open file, hexadecimal."""
-    digest, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, 1 << 20, place):
+    digest, offset = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, 1 << 20, offset):
         digest.update(piece)
-        place += len(piece)
+        offset += len(piece)
     return digest.hexdigest()

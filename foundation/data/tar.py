@@ -2,7 +2,7 @@
 
 A scan is about eight times faster than ``tarfile`` and lets any sample be read later by one ``os.pread``, without a
 shared file position, so a shard can be read at any place by any number of processes. Understands ustar, GNU long names
-and PAX records (POSIX.1-2001, ``pax``). Payloads are never interpreted here.
+and PAX records (POSIX.1-2001, ``pax``). Payloads are not read here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import FoundationError, SampleError
+from foundation.data.shard_bytes import ShardError, Source, pread
+from foundation.errors import SampleError
 
 BLOCK = 512
-MAX_MEMBER_BYTES = 1 << 31
-"""A larger member is refused: files may have holes, so that a small disk can hold a member that no memory can."""
-
 MAX_MEMBERS = 10_000
 """Members of one sample; what has more is a sample by mistake."""
 
@@ -36,43 +34,6 @@ _PLAIN = (b"0", b"\0", b"7", *_SKIPPED)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ODD = re.compile(rf"{_CONTROL.pattern}|^[/\\]|\.\.")  # names that need a closer look: few do
 
-
-class ShardError(FoundationError):
-    """A shard that cannot be read as a whole.
-
-    Args:
-        shard: its path.
-        reason: one of :data:`foundation.errors.REASONS`.
-        detail: what is wrong, for a person.
-        key: of the sample that is to blame, if it is one.
-        member: its name in the archive.
-    """
-
-    exit_code = 3
-
-    def __init__(self, shard: str, reason: str, detail: str, key: str = "", member: str = "") -> None:
-        super().__init__(f"{shard}: {detail}")
-        self.shard, self.reason, self.detail, self.key, self.member = shard, reason, detail, key, member
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str, str]]:
-        return type(self), (self.shard, self.reason, self.detail, self.key, self.member)
-
-
-class Ranges(Protocol):
-    """A shard that is no local file: parts of it are asked for. Raises :class:`ShardError` where that fails."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole."""
-        ...
-
-    def pread(self, size: int, offset: int) -> bytes:
-        """As ``os.pread``: fewer bytes only at the end."""
-        ...
-
-
-Source: TypeAlias = int | Ranges
-"""Where a shard is read from: a file descriptor, or ranges of something remote."""
 
 Report: TypeAlias = Callable[[ShardError], None]
 """What is done about something wrong in a shard: raise it, or write it down and go on."""
@@ -166,49 +127,6 @@ def check_members(shard: str, key: str, extensions: Sequence[str]) -> None:
             "dot of a file's name; are these samples of their own?"
         )
         raise SampleError(shard, key, "too_large", detail)
-
-
-def read_payload(source: Source, shard: str, key: str, extension: str, offset: int, size: int, total: int) -> bytes:
-    """The bytes of one member. What the archive claims is checked before memory is asked for.
-
-    Args:
-        source: of the archive.
-        shard: its path, for messages.
-        key: of the sample, for messages.
-        extension: of the member, for messages.
-        offset: where the payload begins.
-        size: of the payload, as its header says.
-        total: bytes of the file.
-
-    Raises:
-        SampleError: reason ``truncated``, ``too_large`` or ``unreadable``.
-    """
-    if offset + size > total:
-        left = max(0, total - offset)
-        detail = f"member .{extension} has {left} of {size} bytes: the shard has been cut off"
-        raise SampleError(shard, key, "truncated", detail)
-    if size > MAX_MEMBER_BYTES:
-        detail = f"member .{extension} has {size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
-        raise SampleError(shard, key, "too_large", detail)
-    parts: list[bytes] = []
-    missing = size
-    while missing > 0:
-        try:
-            part = _pread(source, min(missing, 1 << 30), offset + size - missing)
-        except ShardError as error:
-            raise SampleError(shard, key, error.reason, f"member .{extension}: {error.detail}") from error
-        except OSError as error:
-            raise SampleError(shard, key, "unreadable", f"member .{extension}: {error.strerror}") from error
-        if not part:
-            detail = f"member .{extension} has {size - missing} of {size} bytes: the shard has been cut off"
-            raise SampleError(shard, key, "truncated", detail)
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
-
-
-def _pread(source: Source, size: int, offset: int) -> bytes:
-    return os.pread(source, size, offset) if isinstance(source, int) else source.pread(size, offset)
 
 
 def _raise(error: ShardError) -> NoReturn:
@@ -325,7 +243,7 @@ class _Walker:
             payload = position + BLOCK
             position = payload + -(-size // BLOCK) * BLOCK
             if kind in (b"L", b"x", b"g", b"K"):
-                self._special(kind, _pread(self.source, min(size, 1 << 20), payload), pending)
+                self._special(kind, pread(self.source, min(size, 1 << 20), payload), pending)
                 continue
             name = pending.name if pending.name is not None else _name(header)
             sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in pending.records)
@@ -339,7 +257,7 @@ class _Walker:
                 yield _Member(name, payload, size)
 
     def _refuse_compressed(self) -> None:
-        start = _pread(self.source, 8, 0)
+        start = pread(self.source, 8, 0)
         for magic, name in _COMPRESSED.items():
             if start.startswith(magic):
                 raise ShardError(
@@ -352,7 +270,7 @@ class _Walker:
     def _header(self, position: int) -> bytes:
         begin = position - self._buffer_start
         if begin < 0 or begin + BLOCK > len(self._buffer):
-            self._buffer, self._buffer_start, begin = _pread(self.source, _CHUNK, position), position, 0
+            self._buffer, self._buffer_start, begin = pread(self.source, _CHUNK, position), position, 0
         return self._buffer[begin : begin + BLOCK].ljust(BLOCK, b"\xff")  # the file may have shrunk meanwhile
 
     def _check(self, header: bytes, position: int) -> None:
@@ -368,7 +286,7 @@ class _Walker:
 
     def _check_tail(self, position: int) -> None:
         """After the end mark there is only padding; anything else would be lost without a word."""
-        tail = _pread(self.source, _TAIL, position)
+        tail = pread(self.source, _TAIL, position)
         if tail.count(0) != len(tail):
             raise ShardError(
                 self.shard,

@@ -244,8 +244,8 @@ def _lacking(checks: Sequence[ShardCheck], wanted: Sequence[str], modality: str)
                 said = "every sample must have one" if wanted else f"{have[kind]:,} of {total:,} samples have one"
                 listed = ", ".join(f".{extension}" for extension in extensions)
                 more = f" (and {group.count - len(group.keys)} more like it)" if group.count > len(group.keys) else ""
-                for place, key in enumerate(group.keys):
-                    last = place == len(group.keys) - 1
+                for index, key in enumerate(group.keys):
+                    last = index == len(group.keys) - 1
                     text = f"no {kind} member (members: {listed}); {said}{more if last else ''}"
                     # A run can do without labels, unless whoever asks for this check cannot.
                     severity: Literal["error", "warning"] = "warning" if kind == ".cls" and not wanted else "error"

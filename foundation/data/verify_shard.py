@@ -14,7 +14,8 @@ from typing import Any, Literal
 from foundation.data.arrays import ARRAYS, PICKLES, ArrayFacts, MemberFile, array_facts
 from foundation.data.boundary import decoded
 from foundation.data.kinds import kind_of
-from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, Table, check_members, read_payload, scan
+from foundation.data.shard_bytes import MAX_MEMBER_BYTES, ShardError, read_payload
+from foundation.data.tar import Table, check_members, scan
 from foundation.errors import SampleError
 
 NAMED = 20
@@ -169,25 +170,25 @@ def _check(check: ShardCheck, descriptor: int, decode: Callable[[dict[str, Any]]
         elif not table.complete:
             text = f"no end-of-archive mark after sample {table.keys[-1]!r}: the shard has been cut off"
             check.add(Problem(check.shard, "truncated", text, table.keys[-1]))
-    for place in range(check.samples):
-        _check_sample(check, descriptor, table, place, decode)
+    for index in range(check.samples):
+        _check_sample(check, descriptor, table, index, decode)
     for key, text in cut_keys(check.layouts):
         check.add(Problem(check.shard, "duplicate", text, key, severity="warning"))
     check.sha256 = _digest(descriptor)
 
 
 def _check_sample(
-    check: ShardCheck, descriptor: int, table: Table, place: int, decode: Callable[[dict[str, Any]], Any] | None
+    check: ShardCheck, descriptor: int, table: Table, index: int, decode: Callable[[dict[str, Any]], Any] | None
 ) -> None:
-    key, extensions = table.keys[place], table.extensions[place]
+    key, extensions = table.keys[index], table.extensions[index]
     try:
         check_members(check.shard, key, extensions)
     except SampleError as error:
         check.add_error(error)
         return
     check.layouts.setdefault(tuple(sorted(extensions)), Group()).add(key)
-    raw: dict[str, Any] = {"__key__": key, "__shard__": check.shard, "__id__": place}
-    for number, extension in enumerate(extensions, start=int(table.first[place])):
+    raw: dict[str, Any] = {"__key__": key, "__shard__": check.shard, "__id__": index}
+    for number, extension in enumerate(extensions, start=int(table.first[index])):
         offset, size = int(table.offsets[number]), int(table.sizes[number])
         try:
             if offset + size > table.bytes or size > MAX_MEMBER_BYTES:
@@ -222,8 +223,8 @@ def _check_member(
 
 
 def _digest(descriptor: int) -> str:
-    digest, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _PIECE, place):
+    digest, offset = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, _PIECE, offset):
         digest.update(piece)
-        place += len(piece)
+        offset += len(piece)
     return digest.hexdigest()

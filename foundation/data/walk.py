@@ -97,9 +97,9 @@ class _Walker:
     def _descend(self, folder: str, links: list[str]) -> None:
         waiting = [folder]
         while waiting:
-            place = waiting.pop()
-            for entry in self._entries(place):
-                name = f"{place}/{entry.name}" if place else entry.name
+            inside = waiting.pop()
+            for entry in self._entries(inside):
+                name = f"{inside}/{entry.name}" if inside else entry.name
                 if is_hidden(entry.name):
                     self._hide(name, entry)
                 elif entry.is_symlink():
@@ -107,12 +107,12 @@ class _Walker:
                 else:
                     self._take_own(name, entry, waiting)
 
-    def _entries(self, place: str) -> Iterator[os.DirEntry[str]]:
+    def _entries(self, inside: str) -> Iterator[os.DirEntry[str]]:
         try:
-            with os.scandir(self.root / place) as entries:
+            with os.scandir(self.root / inside) as entries:
                 yield from sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            self.left_out.add("unreadable", f"{place}/", error.strerror or str(error))
+            self.left_out.add("unreadable", f"{inside}/", error.strerror or str(error))
 
     def _take_own(self, name: str, entry: os.DirEntry[str], waiting: list[str]) -> None:
         try:

@@ -150,11 +150,11 @@ def write_splits(
     out = folder_of(Path(out))
     if samples_per_shard < 1 or max_bytes < 1:
         raise UserError(f"a shard must hold at least 1 sample and 1 byte, got {samples_per_shard} and {max_bytes}")
-    place = beside(out)
+    folder = beside(out)
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}: give another folder") from error
     old = read_index(out)
@@ -170,7 +170,7 @@ def write_splits(
     _check_classes(out, old, splits, classes)
     if expected_bytes > free:
         raise UserError(
-            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {place}: make room, or give a "
+            f"{out}: {_size(expected_bytes)} are needed, {_size(free)} are free in {folder}: make room, or give a "
             "folder on another disk"
         )
     with temporary_folder(out) as temporary:
@@ -188,7 +188,7 @@ def write_splits(
             needed = f"{_size(expected_bytes)} are needed" if expected_bytes else "that is not enough"
             raise UserError(
                 f"{out}: {error.strerror} after {_size(so_far)} were written: {needed}, {_size(free)} were free in "
-                f"{place}; make room and start the same command again, nothing half-written stays"
+                f"{folder}; make room and start the same command again, nothing half-written stays"
             ) from error
     return index
 

@@ -266,7 +266,7 @@ class Attention(nn.Module):
         mixed = []
         for some, asked, seen in zip(
             wanted,
-            queries.split([len(some.places) for some in wanted]),
+            queries.split([len(some.indices) for some in wanted]),
             memory.split([segment.length for segment in segments]),
             strict=True,
         ):
@@ -306,6 +306,6 @@ class Attention(nn.Module):
                     scores = scores.masked_fill(~segment.valid[:, None], float("-inf"))
                 results.append(scores.softmax(-1))
             else:
-                place = ("queries", "keys", "values").index(kind)
-                results.append(part.view(segment.rows, segment.tokens, 3, -1)[:, :, place])
+                index = ("queries", "keys", "values").index(kind)
+                results.append(part.view(segment.rows, segment.tokens, 3, -1)[:, :, index])
         return results

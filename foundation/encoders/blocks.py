@@ -309,7 +309,7 @@ def _row_factors(
     """
     factors = []
     for some, segment in zip(wanted, segments, strict=True):
-        of_row = torch.zeros(segment.rows, device=some.places.device)
+        of_row = torch.zeros(segment.rows, device=some.indices.device)
         if segment.length:
             kept = _draw(segment.rows, drop_path, of_row.device, generator)
             of_row = of_row.index_fill(0, kept, segment.rows / len(kept))

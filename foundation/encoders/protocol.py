@@ -202,8 +202,8 @@ class EncoderModule(nn.Module):
 
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
         """Place of each patch token of an input of that size in its grid, [N, d]."""
-        places: NDArray[np.int64] = self.config.coordinates(size)
-        return places
+        coordinates: NDArray[np.int64] = self.config.coordinates(size)
+        return coordinates
 
     def tap_names(self) -> list[str]:
         """Everything that can be tapped: nothing."""
@@ -256,12 +256,12 @@ class EncoderModule(nn.Module):
         """
         from torch.utils.flop_counter import FlopCounterMode
 
-        place = next(self.parameters())
+        parameter = next(self.parameters())
         total, training = 0, self.training
         self.eval()
         for rows, *rest in shapes:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                self([torch.zeros(1, *rest, dtype=place.dtype, device=place.device)])
+                self([torch.zeros(1, *rest, dtype=parameter.dtype, device=parameter.device)])
             total += rows * counter.get_total_flops()
         self.train(training)
         return total
@@ -276,7 +276,7 @@ class EncoderConfig:
     """Register tokens."""
 
     @property
-    def places(self) -> Callable[[Tensor], Tensor] | None:
+    def coordinates_of(self) -> Callable[[Tensor], Tensor] | None:
         """Where tokens lie that have other places in every sample: [R, ...] -> [R, N, d]; None for those on a grid."""
         return None
 
@@ -306,7 +306,7 @@ class ScatteredTokenizerConfig(TokenizerConfig, Protocol):
     @property
     def dimensions(self) -> int: ...
 
-    def places(self, view: Tensor) -> Tensor: ...
+    def coordinates_of(self, view: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

@@ -67,32 +67,32 @@ class Wanted:
     Attributes:
         segment: how its tokens are packed.
         prefix: class and register tokens in front of each row.
-        places: [rows * prefix + M] int64 of the wanted tokens in the segment, the prefixes first.
+        indices: [rows * prefix + M] int64 of the wanted tokens in the segment, the prefixes first.
     """
 
     segment: Segment
     prefix: int
-    places: Tensor
+    indices: Tensor
 
     @classmethod
     def of(cls, segment: Segment, prefix: int, patches: Tensor) -> Wanted:
         """The prefix of every row and the patch tokens at the distinct places ``patches``, [M] in [rows * N]."""
         rows, front = (torch.arange(count, device=patches.device) for count in (segment.rows, prefix))
-        places = (rows[:, None] * segment.tokens + front).flatten()
+        indices = (rows[:, None] * segment.tokens + front).flatten()
         if len(patches):
             row = patches.div(segment.tokens - prefix, rounding_mode="floor")
-            places = torch.cat((places, patches + (row + 1) * prefix))
-        return cls(segment, prefix, places)
+            indices = torch.cat((indices, patches + (row + 1) * prefix))
+        return cls(segment, prefix, indices)
 
     @property
     def patches(self) -> int:
         """Wanted patch tokens M."""
-        return len(self.places) - self.segment.rows * self.prefix
+        return len(self.indices) - self.segment.rows * self.prefix
 
     @property
     def rows(self) -> Tensor:
         """[rows * prefix + M] the row of each wanted token."""
-        return self.places.div(self.segment.tokens, rounding_mode="floor")
+        return self.indices.div(self.segment.tokens, rounding_mode="floor")
 
     def spread(self, tokens: Tensor) -> Tensor:
         """Wanted tokens as queries of their rows, [rows * prefix + M, D] -> [rows, queries, D].
@@ -102,12 +102,12 @@ class Wanted:
         """
         if not self.patches:
             return tokens.view(self.segment.rows, self.prefix, tokens.shape[-1])
-        all_of_them = tokens.new_zeros(self.segment.length, tokens.shape[-1]).index_copy(0, self.places, tokens)
+        all_of_them = tokens.new_zeros(self.segment.length, tokens.shape[-1]).index_copy(0, self.indices, tokens)
         return all_of_them.view(self.segment.rows, self.segment.tokens, tokens.shape[-1])
 
     def gather(self, queries: Tensor) -> Tensor:
         """Back from :meth:`spread`, [rows * queries, D] -> [rows * prefix + M, D]."""
-        return queries.index_select(0, self.places) if self.patches else queries
+        return queries.index_select(0, self.indices) if self.patches else queries
 
 
 def choose(patches: Tensor, wanted: Tensor | None) -> Tensor:
@@ -118,6 +118,6 @@ def choose(patches: Tensor, wanted: Tensor | None) -> Tensor:
 def select(tokens: Tensor, wanted: Sequence[Wanted]) -> Tensor:
     """The wanted tokens of packed segments, [T, D] -> [K, D], one segment after the other."""
     if len(wanted) == 1:
-        return tokens.index_select(0, wanted[0].places)
+        return tokens.index_select(0, wanted[0].indices)
     parts = tokens.split([part.segment.length for part in wanted])
-    return torch.cat([part.index_select(0, some.places) for part, some in zip(parts, wanted, strict=True)])
+    return torch.cat([part.index_select(0, some.indices) for part, some in zip(parts, wanted, strict=True)])

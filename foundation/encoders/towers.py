@@ -62,10 +62,10 @@ class Config(EncoderConfig):
         return int(self.towers[self.main].registers)
 
     @property
-    def places(self) -> Callable[[Tensor], Tensor] | None:
+    def coordinates_of(self) -> Callable[[Tensor], Tensor] | None:
         """As of the main tower, see :mod:`foundation.encoders.vit`."""
-        places: Callable[[Tensor], Tensor] | None = self.towers[self.main].places
-        return places
+        coordinates_of: Callable[[Tensor], Tensor] | None = self.towers[self.main].coordinates_of
+        return coordinates_of
 
     def tower_of(self, axes: int, modality: str | None = None) -> str:
         """Name of the tower for views of a modality.

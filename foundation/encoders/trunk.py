@@ -65,8 +65,8 @@ class Trunk(nn.Module):
         tokens = torch.cat([view.reshape(-1, width) for view in rows]) if len(rows) > 1 else rows[0].reshape(-1, width)
         by_block: dict[int, list[str]] = {}
         for tap in taps:
-            kind, place = tap.split(".")
-            by_block.setdefault(int(place), []).append(kind)
+            kind, index = tap.split(".")
+            by_block.setdefault(int(index), []).append(kind)
         tapped: list[dict[str, Tensor]] = [{} for _ in rows]
         choice = [None] * len(rows) if wanted is None else list(wanted)
         last = len(self.blocks) - 1
@@ -112,7 +112,7 @@ class Trunk(nn.Module):
             packed = parts[group[0]] if len(group) == 1 else torch.cat([parts[i] for i in group])
             wanted = [Wanted.of(segments[i], self.prefix, chosen) for i in group if (chosen := choice[i]) is not None]
             done = block(packed, some, generator, wanted or None)
-            sizes = [len(w.places) for w in wanted] or [segment.length for segment in some]
+            sizes = [len(w.indices) for w in wanted] or [segment.length for segment in some]
             for i, part in zip(group, done.split(sizes), strict=True):
                 results[i] = self._ends(part, segments[i], kind == "all")
         prefixes, patches = zip(*(results[i] for i in range(len(segments))), strict=True)

@@ -130,7 +130,7 @@ class Config(EncoderConfig):
         if self.position.kind == "rotary" and shape.width // shape.heads % 4:
             share = shape.width // shape.heads
             raise UserError(f"encoder.width / encoder.heads is {share}: rotary positions need a multiple of 4")
-        kind, free = self.position.kind, self.places is not None
+        kind, free = self.position.kind, self.coordinates_of is not None
         if free and kind in ("learned", "rotary"):
             raise UserError(f"encoder.position.kind is {kind!r}, but {self.modality} tokens lie on no grid: use 'mlp'")
         if kind == "mlp" and not free:
@@ -154,9 +154,9 @@ class Config(EncoderConfig):
         return self.tokenizer.coordinates(size)
 
     @property
-    def places(self) -> Callable[[Tensor], Tensor] | None:
+    def coordinates_of(self) -> Callable[[Tensor], Tensor] | None:
         """Where tokens lie that have other places in every sample: [R, ...] -> [R, N, d]; None for those on a grid."""
-        return self.tokenizer.places if isinstance(self.tokenizer, ScatteredTokenizerConfig) else None
+        return self.tokenizer.coordinates_of if isinstance(self.tokenizer, ScatteredTokenizerConfig) else None
 
     @property
     def known_width(self) -> int:
@@ -242,22 +242,22 @@ class Encoder(Embedding):
         rows, grids, valids, inner = [], [], [], []  # inner: validity of the patches that enter the trunk
         left_out: dict[int, LeftOut] = {}
         tokenized: dict[int, tuple[Tensor, Any, Tensor | None]] = {}
-        for place, one in enumerate(given):
+        for index, one in enumerate(given):
             if id(one.view) not in tokenized:  # under whatever mask
                 tokenized[id(one.view)] = self.tokenizer(one.view)
             tokens, grid, valid = self.embed(one.view, one.mask, tokenized[id(one.view)])
             valid = both_valid(valid, one.valid, (tokens.shape[0], tokens.shape[1] - self.prefix))
             valids.append(valid)
             if one.mask is not None and one.left_out is not None:
-                left_out[place] = LeftOut.of(tokens, one.mask, one.left_out, self.prefix)
-                tokens = left_out[place].visible
-                valid = None if valid is None else left_out[place].visible_patches(valid)
+                left_out[index] = LeftOut.of(tokens, one.mask, one.left_out, self.prefix)
+                tokens = left_out[index].visible
+                valid = None if valid is None else left_out[index].visible_patches(valid)
             rows.append(tokens)
             grids.append(grid)
             inner.append(valid)
         choice = [  # what the trunk may leave out
-            one.wanted if one.wanted is not None and self._may_leave_out(one.wanted, place in left_out) else None
-            for place, one in enumerate(given)
+            one.wanted if one.wanted is not None and self._may_leave_out(one.wanted, index in left_out) else None
+            for index, one in enumerate(given)
         ]
         groups = [range(len(rows))] if self._pack(rows) else [range(i, i + 1) for i in range(len(rows))]
         prefixes: list[Tensor] = []
@@ -276,11 +276,11 @@ class Encoder(Embedding):
             prefix[:, 0] if first else pool(patch, valid)
             for prefix, patch, valid in zip(prefixes, patches, inner, strict=True)
         ]
-        for place, hidden in left_out.items():
-            if choice[place] is None:
-                patches[place] = hidden.put_back(patches[place])
-        for place, one in enumerate(given):
-            patches[place] = choose(patches[place], one.wanted if choice[place] is None else None)
+        for index, hidden in left_out.items():
+            if choice[index] is None:
+                patches[index] = hidden.put_back(patches[index])
+        for index, one in enumerate(given):
+            patches[index] = choose(patches[index], one.wanted if choice[index] is None else None)
         return [
             Features(cls=cls, registers=prefix[:, first:], patches=patch, taps=taps_of_view, valid=valid)
             for cls, prefix, patch, taps_of_view, valid in zip(pooled, prefixes, patches, tapped, valids, strict=True)

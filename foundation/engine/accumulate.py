@@ -50,7 +50,7 @@ class _MaskedMean:
 def accumulate(
     feed: Feed,
     replica: nn.Module,
-    place: Placement,
+    placement: Placement,
     step: int,
     rounds: int,
     *,
@@ -63,7 +63,7 @@ def accumulate(
     Args:
         feed: gives the batches.
         replica: the learner, as this process calls it.
-        place: device and precision.
+        placement: device and precision.
         step: of the optimiser, from 0.
         rounds: micro-batches.
         masked: the recipe hides tokens.
@@ -82,7 +82,7 @@ def accumulate(
         with ExitStack() as stack:
             if number + 1 < rounds:
                 stack.enter_context(without_sync(replica))
-            with torch.autocast(place.device.type, place.autocast, place.autocast is not None):
+            with torch.autocast(placement.device.type, placement.autocast, placement.autocast is not None):
                 result = replica(batch, step, watched)
             (result.loss / rounds).backward()
         total.loss = total.loss + result.loss.detach() / rounds

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from foundation.branches.base import EncoderBranch
-from foundation.data.loader import PlannedBatches, Plans, make_loader
+from foundation.data.loader import make_loader
 from foundation.data.pipeline import EvalBatch, EvalPipeline
+from foundation.data.plans import PlannedBatches, Plans
 from foundation.data.shards import ShardSet
 from foundation.data.sources import Stream, single
 from foundation.engine.learner import Learner

@@ -23,7 +23,7 @@ _FIRST_DRAW = 24  # attempts whose numbers are drawn at once; few masks need mor
 class Config(Counted):
     """Unions of random rectangles; for groups of points, which lie on no grid, the ones nearest to a random one."""
 
-    by_place = True
+    by_coordinates = True
 
     min_patches: Count = 4
     """Smallest area of a rectangle in tokens (iBOT: ``(min(rows, columns) // 3) ** 2``)."""

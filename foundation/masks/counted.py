@@ -24,10 +24,10 @@ class Counted(Rule):
     ratios are spread evenly over a range), or ``choices`` (iBOT: every row draws for itself).
 
     Attributes:
-        by_place: whether the pattern depends on where the tokens lie.
+        by_coordinates: whether the pattern depends on where the tokens lie.
     """
 
-    by_place: ClassVar[bool] = False
+    by_coordinates: ClassVar[bool] = False
 
     probability: Share = 0.5
     """Share of the rows (views x samples of the global batch) with a mask; exact, rounded down."""
@@ -100,7 +100,7 @@ class CountedMasking:
 
     def __init__(self, config: Counted, name: str, view: str) -> None:
         self.config, self.view = config, view
-        self.by_place, self.apart_from = config.by_place, tuple(config.apart_from)
+        self.by_coordinates, self.apart_from = config.by_coordinates, tuple(config.apart_from)
         self._stream = stream_of(name, view)
 
     def __call__(
@@ -108,13 +108,13 @@ class CountedMasking:
         coordinates: NDArray[Any],
         count: int,
         draws: counter.Draws,
-        places: NDArray[np.int64],
+        slots: NDArray[np.int64],
         group: int,
         step: int,
         must: NDArray[np.bool_] | None = None,
     ) -> TokenMask:
         """Masks of a batch; see :meth:`foundation.data.pipeline.Masking.__call__`."""
-        places = np.asarray(places, dtype=np.int64)
+        slots = np.asarray(slots, dtype=np.int64)
         tube = None
         if self.config.tube:
             if coordinates.ndim != 2 or coordinates.shape[1] < 2:
@@ -123,9 +123,9 @@ class CountedMasking:
                 )
             coordinates, first, tube = np.unique(coordinates[:, -2:], axis=0, return_index=True, return_inverse=True)
             must = None if must is None else must[:, first]
-        tokens, samples = coordinates.shape[-2], len(places)
+        tokens, samples = coordinates.shape[-2], len(slots)
         drawn = 1 if self.config.shared else count
-        wanted = self._wanted(tokens, drawn, draws, places, group, step)  # [drawn, B]
+        wanted = self._wanted(tokens, drawn, draws, slots, group, step)  # [drawn, B]
         sources = None
         if self.config.foreign:
             sources = self._sources(count, draws)
@@ -156,7 +156,7 @@ class CountedMasking:
         return np.concatenate(parts)
 
     def _wanted(
-        self, tokens: int, count: int, draws: counter.Draws, places: NDArray[np.int64], group: int, step: int
+        self, tokens: int, count: int, draws: counter.Draws, slots: NDArray[np.int64], group: int, step: int
     ) -> NDArray[np.int64]:
         """[count, B] how many tokens to mask in each row."""
         config = self.config
@@ -169,7 +169,7 @@ class CountedMasking:
         rows = count * group
         masked_rows = int(rows * config.probability)
         order = counter.permutation(draws.seed, 0, step, f"{self._stream}.rows", rows)
-        slices = order[np.arange(count)[:, None] * group + places[None]]  # [V, B]
+        slices = order[np.arange(count)[:, None] * group + slots[None]]  # [V, B]
         low, high = config.ratio
         ratio = low + (high - low) * (slices + jitter[..., 0]) / max(1, masked_rows)
         return np.where(slices < masked_rows, (tokens * ratio).astype(np.int64), 0)

@@ -73,7 +73,7 @@ class Config(Rule):
 class MultiblockMasking:
     """See :class:`Config` and :class:`foundation.data.pipeline.Masking`."""
 
-    by_place = True
+    by_coordinates = True
     apart_from: tuple[str, ...] = ()
 
     def __init__(self, config: Config, name: str, view: str) -> None:
@@ -84,7 +84,7 @@ class MultiblockMasking:
         coordinates: NDArray[Any],
         count: int,
         draws: counter.Draws,
-        places: NDArray[np.int64],
+        slots: NDArray[np.int64],
         group: int,
         step: int,
         must: NDArray[np.bool_] | None = None,
@@ -93,7 +93,7 @@ class MultiblockMasking:
         grid, order = _grid(coordinates)
         config, drawn = self.config, 1 if self.config.shared else count
         size = block_size(config, grid, counter.uniform(draws.seed, step, 0, f"{self._stream}.size", 3)[0])
-        own = (np.arange(drawn)[:, None] * group + np.asarray(places, dtype=np.int64)[None]).reshape(-1)
+        own = (np.arange(drawn)[:, None] * group + np.asarray(slots, dtype=np.int64)[None]).reshape(-1)
         dropping = config.mode == "drop"
         # The counts of a whole batch are needed only where they decide what is left out.
         rows = np.arange(drawn * group) if dropping and (config.keep is None or config.ask == "blocks") else own
@@ -106,7 +106,7 @@ class MultiblockMasking:
         if dropping:
             masked = ~first(~inside, order.size - most if config.keep is None else self._kept(order.size))
             asked = first(inside, least) if config.ask == "blocks" else masked
-        masks = [part.reshape(drawn, len(places), -1)[:, :, order] for part in (masked, asked)]
+        masks = [part.reshape(drawn, len(slots), -1)[:, :, order] for part in (masked, asked)]
         whole = [np.repeat(part, count // drawn, axis=0).reshape(-1, len(order)) for part in masks]
         return token_mask(whole[0], whole[1], config.mode)
 

@@ -124,9 +124,9 @@ def _picture(
     sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, lines * (height + _GAP + _TEXT) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     missing: dict[str, None] = {}
-    for place, (image, label) in enumerate(cells):
-        x = _GAP + place % columns * (width + _GAP)
-        y = _GAP + place // columns * (height + _GAP + _TEXT)
+    for index, (image, label) in enumerate(cells):
+        x = _GAP + index % columns * (width + _GAP)
+        y = _GAP + index // columns * (height + _GAP + _TEXT)
         sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
         text = printable(label)
         font = _font_for("".join(sorted(set(text))))
@@ -178,7 +178,7 @@ def _fonts() -> tuple[str, ...]:
 
     def rank(path: str) -> tuple[int, bool]:
         name = os.path.basename(path)
-        known = next((place for place, start in enumerate(many) if name.startswith(start)), len(many))
+        known = next((index for index, start in enumerate(many) if name.startswith(start)), len(many))
         return known, any(word in name for word in slanted)
 
     return tuple(sorted(found, key=rank)[:_MOST_FONTS])

@@ -123,16 +123,16 @@ class Contrast(Objective):
             own = torch.einsum(
                 "sbd,vbd->svb", rows.unflatten(0, (student.count, -1)), targets.unflatten(0, (count, -1))
             )
-            for place in range(student.count):
+            for index in range(student.count):
                 for other in range(count):
-                    if request.view == config.teacher_view and place == other and not config.same_view:
+                    if request.view == config.teacher_view and index == other and not config.same_view:
                         continue
-                    positive = own[place, other] / config.temperature  # [B]
-                    negative = against.unflatten(0, (student.count, -1))[place]
+                    positive = own[index, other] / config.temperature  # [B]
+                    negative = against.unflatten(0, (student.count, -1))[index]
                     losses.append(F.softplus(negative - positive).mean())
-                    best = logits.detach().unflatten(0, (student.count, -1))[place].amax(dim=1)
+                    best = logits.detach().unflatten(0, (student.count, -1))[index].amax(dim=1)
                     right.append((positive.detach() > best).float().mean())
-                    cosines.append(own[place, other].detach().mean())
+                    cosines.append(own[index, other].detach().mean())
                     pairs += 1
         if not pairs:
             raise UserError(

@@ -97,10 +97,10 @@ class Jepa(Objective):
             raise UserError(f"there is no view {config.view!r}; the recipe's are: {', '.join(context.views)}")
         if student.encoder is None:
             raise UserError(f"branch {config.student!r} has no encoder that could say where its tokens are")
-        if student.encoder.config.places is not None:
+        if student.encoder.config.coordinates_of is not None:
             raise UserError(f"jepa needs tokens on a grid, and those of branch {config.student!r} lie on none")
-        places = student.encoder.coordinates(context.views[config.view].shape[1:])
-        grid = tuple(int(last) + 1 for last in places.max(axis=0))
+        coordinates = student.encoder.coordinates(context.views[config.view].shape[1:])
+        grid = tuple(int(last) + 1 for last in coordinates.max(axis=0))
         self.predictor = Predictor(config, student.width, teacher.width, grid)
         self.context_requests = tuple(
             Request(config.student, config.view, "visible", mask=rule) for rule in config.masks
@@ -204,11 +204,11 @@ class Predictor(nn.Module):
             # The residual stream keeps the parameters' precision, as the encoder's does.
             visible = self.embed(part).to(self.mask_token.dtype)
             row = torch.cat((visible, self.mask_token.expand(*there.shape, -1)), dim=1)
-            places, rotation = torch.cat((here, there), dim=1), None
+            coordinates, rotation = torch.cat((here, there), dim=1), None
             if isinstance(self.positions, RotaryPositions):
-                rotation = self.positions(self.grid, row.device).at(places)
+                rotation = self.positions(self.grid, row.device).at(coordinates)
             else:
-                row = row + self.positions(self.grid)[1][0][places]
+                row = row + self.positions(self.grid)[1][0][coordinates]
             segments.append(Segment(row.shape[0], row.shape[1], rotation))
             rows.append(row)
         packed = torch.cat([row.flatten(0, 1) for row in rows])

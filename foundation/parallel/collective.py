@@ -38,11 +38,6 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Mean of a tensor over all processes, in place. Not differentiable."""
-    return sum_over_ranks(tensor).div_(world_size()) if world_size() > 1 else tensor
-
-
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
     """Whether the flag is set on any process; every process gets the same answer."""
     if world_size() == 1:

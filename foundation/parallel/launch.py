@@ -76,9 +76,9 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
 
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        for place in range(count):
+        for index in range(count):
             children.append(
-                subprocess.Popen(list(command), env=common | {"RANK": str(place), "LOCAL_RANK": str(place)})
+                subprocess.Popen(list(command), env=common | {"RANK": str(index), "LOCAL_RANK": str(index)})
             )
             if stopping:  # asked before this one was in the list
                 _signal_all(children, stopping[-1])
@@ -93,7 +93,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], say: Callable[[str], None
     """Wait for all; the first to fail decides the exit code and ends the others."""
     while True:
         codes = [child.poll() for child in children]
-        failed = next((place for place, code in enumerate(codes) if code), None)
+        failed = next((index for index, code in enumerate(codes) if code), None)
         if failed is None:
             if all(code == 0 for code in codes):
                 return 0

@@ -20,7 +20,7 @@ from foundation.errors import PeerError, UserError
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def place_from_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+def ranks_from_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
     """Rank, number of processes and rank on this machine.
 
     Returns:
@@ -59,7 +59,7 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
         UserError: wrong variables, or the address cannot be used.
         PeerError: another process ended or fell silent.
     """
-    rank, size, local = place_from_environment()
+    rank, size, local = ranks_from_environment()
     if size == 1:
         yield
         return

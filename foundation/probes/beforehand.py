@@ -72,11 +72,11 @@ def check_labels(
     """
     opened = [(name, open_limited(patterns, limit)) for name, patterns in splits if patterns]
     told = []
-    for place, (name, shards) in enumerate(opened):
+    for index, (name, shards) in enumerate(opened):
         labels = labels_of(shards, modality, evaluation)
         if not labels.found and not _decoder_finds_labels(shards, modality, evaluation):
             raise UserError(f"the {name} split: {no_labels(labels.samples, labels.several)}")
-        if place == 0 and len(labels.found) == 1:
+        if index == 0 and len(labels.found) == 1:
             text = one_class(str(labels.found[0]))
             if least > 1:
                 raise UserError(f"{text}; there is nothing to tell apart")

@@ -47,8 +47,8 @@ def _left_out(features: FeatureSet) -> list[str]:
         found = "it cannot be found, and counts" if len(alone) == 1 else "they cannot be found, and count"
         told.append(f"{_classes(alone, features)} one sample: with that left out {found} as wrong")
     if len(features.prints) and not len(features.groups):
-        _, place, count = features.prints.unique(return_inverse=True, return_counts=True)
-        rows = (count[place] > 1).nonzero().flatten().tolist()
+        _, index, count = features.prints.unique(return_inverse=True, return_counts=True)
+        rows = (count[index] > 1).nonzero().flatten().tolist()
         if rows:
             told.append(
                 f"{len(rows):,} of the {len(features):,} samples have a twin, the same number by number (first: "

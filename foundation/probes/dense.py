@@ -77,7 +77,7 @@ def dense_features(
     """
 
     parts = part(loaded.modality, "dense")
-    prepare, places_of = loaded.evaluation.build(), getattr(loaded.config, "places", None)
+    prepare, coordinates_of = loaded.evaluation.build(), getattr(loaded.config, "coordinates_of", None)
     batch: list[Any] = []
 
     def finished() -> Iterator[dict[str, Any]]:
@@ -89,11 +89,11 @@ def dense_features(
         view = view.to(device)
         with torch.inference_mode():
             tokens = token_features(loaded.encoder, view, blocks).float()
-            if places_of is not None:
-                places = places_of(view)
+            if coordinates_of is not None:
+                coordinates = coordinates_of(view)
             else:
-                places = torch.as_tensor(loaded.config.coordinates(tuple(view.shape[2:])))
-        for sample, arrays in zip(samples, parts.spread(tokens, places, samples, loaded.evaluation), strict=True):
+                coordinates = torch.as_tensor(loaded.config.coordinates(tuple(view.shape[2:])))
+        for sample, arrays in zip(samples, parts.spread(tokens, coordinates, samples, loaded.evaluation), strict=True):
             label = _label(sample["label"]) if "label" in sample else {}
             yield {"__key__": sample["__key__"], **{f"{name}.npy": _npy(a) for name, a in arrays.items()}, **label}
 

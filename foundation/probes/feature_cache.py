@@ -41,7 +41,7 @@ def save_features(path: Path, features: FeatureSet, key: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {f"cls.{place}": layer.contiguous() for place, layer in enumerate(features.cls)}
+    tensors = {f"cls.{index}": layer.contiguous() for index, layer in enumerate(features.cls)}
     keys = torch.frombuffer(bytearray(json.dumps(features.keys).encode()), dtype=torch.uint8)
     tensors |= {"patches": features.patches.contiguous(), "labels": features.labels, "keys": keys, "ids": features.ids}
     tensors["prints"] = features.prints
@@ -87,7 +87,7 @@ def load_features(path: Path, key: str) -> FeatureSet | None:
     if note["key"] != key:
         raise DamagedError("it is the entry of other weights, data or settings")
     return FeatureSet(
-        cls=tuple(tensors[f"cls.{place}"] for place in range(sum(name.startswith("cls.") for name in tensors))),
+        cls=tuple(tensors[f"cls.{index}"] for index in range(sum(name.startswith("cls.") for name in tensors))),
         patches=tensors["patches"],
         labels=tensors["labels"],
         keys=tuple(json.loads(tensors["keys"].numpy().tobytes())),

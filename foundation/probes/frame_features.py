@@ -64,9 +64,9 @@ def read_events(raw: Any) -> tuple[Event, ...]:
     Raises:
         SampleError: reason ``missing``: its json has none; ``decode``: not events.
     """
-    place, values = members.place_of(raw), members.facts(raw).get("events")
+    origin, values = members.origin_of(raw), members.facts(raw).get("events")
     if values is None:
-        raise SampleError(*place, "missing", "no 'events' in its json: frame-level labels are needed")
+        raise SampleError(*origin, "missing", "no 'events' in its json: frame-level labels are needed")
     found = []
     try:
         for one in values:
@@ -75,17 +75,17 @@ def read_events(raw: Any) -> tuple[Event, ...]:
                 raise ValueError(problem or "an event without a label")
             found.append(Event(label, float(one["onset"]), float(one["offset"])))
     except Exception as error:  # whatever stands there in the place of a list of events
-        raise SampleError(*place, "decode", f"events: {error!r}; label, onset and offset are expected") from error
+        raise SampleError(*origin, "decode", f"events: {error!r}; label, onset and offset are expected") from error
     for event in found:
         if not 0 <= event.onset < event.offset < math.inf:
-            raise SampleError(*place, "decode", f"events: {event} (0 <= onset < offset is expected)")
+            raise SampleError(*origin, "decode", f"events: {event} (0 <= onset < offset is expected)")
     return tuple(found)
 
 
 def number_events(*sets: FrameSet) -> tuple[int, tuple[FrameSet, ...]]:
     """Classes that occur in any of the sets, and the same recordings with labels of events numbered among those."""
     labels = {event.label for frames in sets for part in frames.events for event in part}
-    places = {label: place for place, label in enumerate(sorted(labels, key=lambda x: (isinstance(x, str), x)))}
+    places = {label: index for index, label in enumerate(sorted(labels, key=lambda x: (isinstance(x, str), x)))}
 
     def numbered(frames: FrameSet) -> FrameSet:
         events = tuple(tuple(replace(event, label=places[event.label]) for event in part) for part in frames.events)

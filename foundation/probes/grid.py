@@ -148,18 +148,18 @@ class Grid:
         spans = [(part.heads.start, part.heads.stop, part.columns.stop - part.columns.start) for part in self._segments]
         found = [torch.zeros(stop - start, self.num_classes, numbers) for start, stop, numbers in spans]
         for kind in sorted({(head.blocks, head.pooling) for head in self.heads}):
-            places = [place for place, head in enumerate(self.heads) if (head.blocks, head.pooling) == kind]
-            own = [part for part in range(len(spans) - 1) if spans[part][0] <= places[0] < spans[part][1]]
+            indices = [index for index, head in enumerate(self.heads) if (head.blocks, head.pooling) == kind]
+            own = [part for part in range(len(spans) - 1) if spans[part][0] <= indices[0] < spans[part][1]]
             own.sort(key=lambda part: self._segments[part].columns.start)
             widths = [spans[part][2] for part in own]
             weights = torch.randn(sum(widths), self.num_classes, generator=generator).mul_(0.01).split(widths)
             for part, weight in zip(own, weights, strict=True):
-                found[part][[place - spans[part][0] for place in places]] = weight.T
+                found[part][[index - spans[part][0] for index in indices]] = weight.T
         return found
 
     def _rows(self, segment: Segment) -> slice:
         """Of the weights of all heads that train, those of the heads that see a segment."""
-        start, stop = (bisect_left(self.training, place) for place in (segment.heads.start, segment.heads.stop))
+        start, stop = (bisect_left(self.training, index) for index in (segment.heads.start, segment.heads.stop))
         return slice(start * self.num_classes, stop * self.num_classes)
 
     def logits(self, x: Tensor, averaged: bool = False) -> Tensor:
@@ -187,14 +187,14 @@ class Grid:
         x = torch.index_select(inputs, 0, rows, out=self._batch[: len(rows)])
         error = self.logits(x).softmax(dim=1).sub_(self._one_hot[:, labels[rows]])
         error = hardshrink(error.flatten(0, 1), _NO_ERROR)
-        for place, segment in enumerate(self._segments):
-            own, weight, velocity = self._rows(segment), self._weights[place], self._velocity[place]
+        for index, segment in enumerate(self._segments):
+            own, weight, velocity = self._rows(segment), self._weights[index], self._velocity[index]
             velocity.addmm_(error[own], x[:, segment.columns], beta=self.momentum, alpha=1 / len(rows))
             if self.done % _CLEANED_EVERY == 0:
-                self._velocity[place] = velocity = hardshrink(velocity, _NO_VELOCITY)
+                self._velocity[index] = velocity = hardshrink(velocity, _NO_VELOCITY)
             weight.addcmul_(velocity, self._rates[own], value=-factor)
             if self._sums and self.done % _SUMMED_EVERY == 0:
-                self._sums[place].add_(weight)
+                self._sums[index].add_(weight)
         self.done += 1
 
     def predict(self, x: Tensor, averaged: bool = False) -> Tensor:
@@ -208,10 +208,10 @@ class Grid:
             heads: some that train.
             averages: means of the weights begin anew; else none are kept any longer.
         """
-        stay = torch.tensor([self.heads[place] in heads for place in self.training], device=self._rates.device)
+        stay = torch.tensor([self.heads[index] in heads for index in self.training], device=self._rates.device)
         stay = stay.repeat_interleave(self.num_classes)
         for parts in (self._weights, self._velocity):
             parts[:] = [part[stay[self._rows(of)]] for part, of in zip(parts, self._segments, strict=True)]
         self._rates = self._rates[stay]
-        self.training = tuple(place for place in self.training if self.heads[place] in heads)
+        self.training = tuple(index for index in self.training if self.heads[index] in heads)
         self._sums = [torch.zeros_like(weight) for weight in self._weights] if averages else []

@@ -33,7 +33,7 @@ def grouped(features: FeatureSet, rule: str, patterns: Sequence[str]) -> tuple[T
     """
     name = naming(rule, patterns)
     names = [name(key, number) for key, number in zip(features.keys, features.ids.tolist(), strict=True)]
-    numbers = {text: place for place, text in enumerate(sorted(set(names)))}
+    numbers = {text: index for index, text in enumerate(sorted(set(names)))}
     return torch.tensor([numbers[text] for text in names], dtype=torch.int64), len(numbers)
 
 

@@ -118,11 +118,11 @@ class Neighbours:
 
     Attributes:
         similarities: [Q, k] cosine, float32.
-        places: [Q, k] int64, rows of the bank.
+        indices: [Q, k] int64, rows of the bank.
     """
 
     similarities: Tensor
-    places: Tensor
+    indices: Tensor
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def classify(
         first, fifth = [], []
         for start in range(0, len(labels), block):
             part = slice(start, start + block)
-            near = bank_labels[neighbours.places[part, :k]]
+            near = bank_labels[neighbours.indices[part, :k]]
             scores = vote(neighbours.similarities[part], near, count, k, temperature)
             # Stable: the lower label wins a tie. Classes without votes fill the five guesses, as in DINO.
             ranks = scores.sort(dim=1, descending=True, stable=True).indices[:, : min(5, k)]

@@ -24,7 +24,7 @@ def number_classes(*sets: FeatureSet) -> tuple[FeatureSet, ...]:
     """
     numbers = sorted({label for features in sets for label in features.labels.tolist() if label >= 0})
     texts = sorted({name for features in sets for name in features.names if isinstance(name, str)})
-    places: dict[int | str, int] = {label: place for place, label in enumerate((*numbers, *texts))}
+    places: dict[int | str, int] = {label: index for index, label in enumerate((*numbers, *texts))}
     classes = tuple(map(str, places))
 
     def numbered(features: FeatureSet) -> FeatureSet:

@@ -166,11 +166,11 @@ class Inputs:
             seen.append((columns, [blocks >= count for blocks, _ in self.kinds]))
         found, end = [], sum(self.widths) if self._plain() else 0
         for columns, sees in seen:
-            places = [place for place, own in enumerate(self.bases) if own is None and sees[place]]
-            found += [Segment(columns, slice(place * rates, (place + 1) * rates)) for place in places]
-        for place, own in enumerate(self.bases):
+            indices = [index for index, own in enumerate(self.bases) if own is None and sees[index]]
+            found += [Segment(columns, slice(index * rates, (index + 1) * rates)) for index in indices]
+        for index, own in enumerate(self.bases):
             if own is not None:
-                found.append(Segment(slice(end, end + own.shape[1]), slice(place * rates, (place + 1) * rates)))
+                found.append(Segment(slice(end, end + own.shape[1]), slice(index * rates, (index + 1) * rates)))
                 end += own.shape[1]
         return merged(found)
 
@@ -308,8 +308,8 @@ def fit(
     def judge(averaged: bool = False) -> None:
         part = test if held is None else held
         right = (predict(grid, inputs, part, averaged) == part.labels).double().mean(dim=1).tolist()
-        for place, accuracy in zip(grid.training, right, strict=True):
-            judged[place], steps[place] = accuracy, grid.done
+        for index, accuracy in zip(grid.training, right, strict=True):
+            judged[index], steps[index] = accuracy, grid.done
 
     generator = torch.Generator().manual_seed(settings.seed + 1)
     with torch.inference_mode():
@@ -320,13 +320,13 @@ def fit(
                 grid.step(x, batch, labels)
                 if grid.done in leaving:
                     judge(averaged=True)
-                    accuracies = {grid.heads[place]: judged[place] for place in grid.training}
+                    accuracies = {grid.heads[index]: judged[index] for index in grid.training}
                     grid.keep(contenders(accuracies, leaving[grid.done]), averages=grid.done < max(leaving))
         judge()
         on_test = predict(grid, inputs, test)
     # Of equals the head that sees the fewest numbers, and of those the smallest rate.
     sizes = [(head.blocks, head.pooling, head.learning_rate) for head in heads]
-    best = min(grid.training, key=lambda place: (-judged[place], *sizes[place]))
+    best = min(grid.training, key=lambda index: (-judged[index], *sizes[index]))
     of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
     predictions = on_test[grid.training.index(best)].clone()
     scored = score(predictions, test.labels)

@@ -15,14 +15,9 @@ from foundation.data.expand import expand
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
+from foundation.probes.digests import cache_key, data_digest, weights_digest
 from foundation.probes.feature_cache import keep_features, kept_features
-from foundation.probes.features import (
-    FeatureSet,
-    cache_key,
-    data_digest,
-    extract,
-    weights_digest,
-)
+from foundation.probes.features import FeatureSet, extract
 
 
 def find_shards(patterns: Sequence[str]) -> list[str]:
@@ -53,9 +48,9 @@ class Thinned:
         """Shard and place by which :meth:`read` finds a sample, by its number among those that are kept."""
         return 0, number
 
-    def read(self, shard: int, place: int, only: Collection[str] | None = None) -> Any:
+    def read(self, shard: int, index: int, only: Collection[str] | None = None) -> Any:
         """The raw sample, with its number in the whole set; ``only`` as for the whole set."""
-        return self.whole.read(*self.whole.locate(int(self.kept[place])), only)
+        return self.whole.read(*self.whole.locate(int(self.kept[index])), only)
 
 
 class AugmentedView:

@@ -68,7 +68,7 @@ def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
     columns = [(head, cells) for head, cells in columns if any(cells)]  # older results say less
     head = [head for head, _ in columns]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
-    numbers = [place for place, text in enumerate(head) if text != "features"]
+    numbers = [index for index, text in enumerate(head) if text != "features"]
     title = TITLES[comparison.probe]
     test, train = names.split_of(result, "test"), names.split_of(result, "train")
     alone = not isinstance((result.get("data") or {}).get("test"), Mapping)

@@ -52,7 +52,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = min((power * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda size: abs(math.log(size / rough)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [place * step for place in range(first, last + 1)]
+    return [index * step for index in range(first, last + 1)]
 
 
 def number(value: float) -> str:
@@ -95,9 +95,9 @@ def _smooth(ys: np.ndarray) -> np.ndarray:
     """Centred moving mean over a fortieth of the curve, shorter towards the ends."""
     half = max(1, len(ys) // 80)
     total = np.concatenate([[0.0], np.cumsum(ys)])
-    places = np.arange(len(ys))
-    reach = np.minimum(half, np.minimum(places, len(ys) - 1 - places))
-    return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
+    indices = np.arange(len(ys))
+    reach = np.minimum(half, np.minimum(indices, len(ys) - 1 - indices))
+    return (total[indices + reach + 1] - total[indices - reach]) / (2 * reach + 1)
 
 
 def line_chart(
@@ -174,8 +174,8 @@ def line_chart(
         f'<text class="label" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
-    for place, (item, xs, ys) in enumerate(lines):
-        colour = f"s{place % COLOURS + 1}"
+    for index, (item, xs, ys) in enumerate(lines):
+        colour = f"s{index % COLOURS + 1}"
         thin_x, thin_y = _thin(xs, ys)
 
         def path(values: np.ndarray, along: np.ndarray = thin_x) -> str:
@@ -247,12 +247,12 @@ def bars(rows: Sequence[Bar], *, axis: str, chance: float | None = None) -> str:
             f'<div class="amount">{100 * row.value:.1f} %</div></div>'
         )
     marks = ticks(0, 100 * high, 5)
-    places = [
+    indices = [
         f'<span style="left:{at(mark / 100)}">{text}</span>'
         for mark, text in zip(marks, _tick_labels(marks), strict=True)
     ]
     said = "" if chance is None else f'<span class="by-chance"><i></i>chance {100 * chance:.1f} %</span>'
-    under = [f'<div class="scale">{"".join(places)}</div>', f'<div class="axis-title">{escape(axis)}{said}</div>']
+    under = [f'<div class="scale">{"".join(indices)}</div>', f'<div class="axis-title">{escape(axis)}{said}</div>']
     lines += [f'<div class="bar"><div class="of-bar"></div>{content}<div></div></div>' for content in under]
     return f'<div class="bars">{"".join(lines)}</div>'
 
@@ -267,7 +267,7 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     table = np.asarray(counts, dtype=float)
     classes = len(table)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    labels = [names[place] if place < len(names) else str(place) for place in range(classes)]
+    labels = [names[index] if index < len(names) else str(index) for index in range(classes)]
     shorts = [shortened(label, 16) for label in labels]
     cell = 44 if classes <= MOST_NUMBERED else max(4, 560 // classes)
     shown = classes <= 40
@@ -297,11 +297,11 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
                     f"{100 * value:.0f}</text>"
                 )
     if shown:
-        for place, name in enumerate(shorts):
+        for index, name in enumerate(shorts):
             short = escape(name)
-            middle = 8 + (place + 0.5) * cell + 4
+            middle = 8 + (index + 0.5) * cell + 4
             parts.append(f'<text class="tick" x="{margin - 6}" y="{middle:.1f}" text-anchor="end">{short}</text>')
-            across = margin + (place + 0.5) * cell + 4
+            across = margin + (index + 0.5) * cell + 4
             parts.append(
                 f'<text class="tick" transform="translate({across:.1f} {side + 16}) rotate(-60)" text-anchor="end">'
                 f"{short}</text>"
@@ -358,6 +358,6 @@ def _legend(labels: Sequence[str]) -> str:
     if len(labels) < 2:
         return ""
     items = "".join(
-        f'<span><i class="k{place % COLOURS + 1}"></i>{escape(label)}</span>' for place, label in enumerate(labels)
+        f'<span><i class="k{index % COLOURS + 1}"></i>{escape(label)}</span>' for index, label in enumerate(labels)
     )
     return f'<div class="legend">{items}</div>'

@@ -178,13 +178,15 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     keys = [key for batch in batches for key in batch.keys]
     with torch.inference_mode():
         features = [loaded.encoder([view[None].to(device)], taps=taps)[0] for view in views]
-    if getattr(loaded.config, "places", None) is not None:
-        return _looks_by_place(loaded, views, keys, features, tap if taps else None)
-    places = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
-    if places.shape[1] not in _of_pictures(loaded.modality, "AXES", (2,)):
-        notes.append(f"Tokens of {loaded.modality} lie in {places.shape[1]} dimensions: feature maps are not drawn.")
+    if getattr(loaded.config, "coordinates_of", None) is not None:
+        return _looks_by_coordinates(loaded, views, keys, features, tap if taps else None)
+    coordinates = np.asarray(loaded.config.coordinates(tuple(views[0].shape[1:]))) if views else np.zeros((0, 2), int)
+    if coordinates.shape[1] not in _of_pictures(loaded.modality, "AXES", (2,)):
+        notes.append(
+            f"Tokens of {loaded.modality} lie in {coordinates.shape[1]} dimensions: feature maps are not drawn."
+        )
         return []
-    grid = tuple(int(side) + 1 for side in places.max(axis=0))
+    grid = tuple(int(side) + 1 for side in coordinates.max(axis=0))
 
     pictures = [show(view, loaded.modality, loaded.evaluation) for view in views]
     if any(picture is None for picture in pictures):
@@ -193,7 +195,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     drawing = part(loaded.modality, "picture")
     with_patches = bool(features) and features[0].patches.shape[1] == math.prod(grid)
     colours = drawing.pca_rgb(torch.cat([f.patches.float().cpu() for f in features]), grid) if with_patches else None
-    masks = _hidden(loaded, places, len(views)) if math.prod(grid) == len(places) else None
+    masks = _hidden(loaded, coordinates, len(views)) if math.prod(grid) == len(coordinates) else None
     options = options_of(loaded.evaluation)
 
     def drawn_map(view: Any, values: NDArray[np.floating]) -> str:
@@ -206,7 +208,7 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     for row, (key, view, picture, feature) in enumerate(zip(keys, views, pictures, features, strict=True)):
         attention: list[tuple[str, str]] = []
         if taps:
-            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
+            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(coordinates) :]  # [heads, N]
             maps = [("mean of heads", weights.mean(axis=0))]
             maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
             attention = [(title, drawn_map(view, values)) for title, values in maps]
@@ -227,7 +229,7 @@ def _of_pictures(modality: str, name: str, default: Any) -> Any:
         return default
 
 
-def _looks_by_place(
+def _looks_by_coordinates(
     loaded: LoadedEncoder, views: Sequence[Any], keys: Sequence[str], features: Sequence[Any], tap: str | None
 ) -> list[Look]:
     """Looks of samples whose tokens lie on no grid: every map is drawn onto the sample itself."""
@@ -236,23 +238,23 @@ def _looks_by_place(
     upright = {key: value for key, value in options_of(loaded.evaluation).items() if key == "up"}
     colours = drawing.pca_colours(torch.cat([f.patches.float().cpu() for f in features]))
     looks = []
-    located = [loaded.config.places(view[None])[0] for view in views]
+    located = [loaded.config.coordinates_of(view[None])[0] for view in views]
     masks = _hidden(loaded, torch.stack(located).numpy(), len(views)) if views else None
     for row, (key, view, feature) in enumerate(zip(keys, views, features, strict=True)):
-        places = located[row]
+        coordinates = located[row]
         attention: list[tuple[str, str]] = []
         if tap is not None:
-            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(places) :]  # [heads, N]
+            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(coordinates) :]  # [heads, N]
             maps = [("mean of heads", weights.mean(axis=0))]
             maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
             attention = [
-                (title, photo(drawing.overlay(view, unit_range(values, 0, 99.5), places, **upright)))
+                (title, photo(drawing.overlay(view, unit_range(values, 0, 99.5), coordinates, **upright)))
                 for title, values in maps
             ]
         picture = show(view, loaded.modality, loaded.evaluation)
         assert picture is not None
-        hidden = None if masks is None else photo(drawing.mask_overlay(view, masks[row], places, **upright))
-        coloured = photo(drawing.overlay(view, colours[row], places, **upright))
+        hidden = None if masks is None else photo(drawing.mask_overlay(view, masks[row], coordinates, **upright))
+        coloured = photo(drawing.overlay(view, colours[row], coordinates, **upright))
         looks.append(Look(key, photo(picture), hidden, tuple(attention), coloured))
     return looks
 
@@ -285,12 +287,12 @@ def _neighbours(
         return "" if label is None else label if isinstance(label, str) else ", ".join(map(str, label))
 
     found = []
-    for place, query in enumerate(chosen.tolist()):
+    for index, query in enumerate(chosen.tolist()):
         image = picture(query)
         if image is None:
             return []
         row: list[tuple[str, str, float, bool | None]] = []
-        for other, value in zip(cosine.places[place].tolist(), cosine.similarities[place].tolist(), strict=True):
+        for other, value in zip(cosine.indices[index].tolist(), cosine.similarities[index].tolist(), strict=True):
             if other != query and len(row) < k:
                 known = called(query) is not None and called(other) is not None
                 same = called(query) == called(other) if known else None

@@ -255,9 +255,9 @@ def _clause(standing: Standing, items: Sequence[Comparison]) -> str:
 def _places(items: Sequence[Comparison], number: Callable[[Comparison], str], how: str, after: str = "") -> str:
     """``3.1 points below it in kNN and 4.0 in the linear probe``; the unit and shared words stand once."""
     parts = []
-    for place, item in enumerate(items):
-        once = "" if place else " points"
-        words = how if "{rival}" in how or not place else ""
+    for index, item in enumerate(items):
+        once = "" if index else " points"
+        words = how if "{rival}" in how or not index else ""
         parts.append(f"{number(item)}{once}{words} in {PROBES[item.probe]}{after}".replace("{rival}", _called(item)))
     return _listed(parts)
 

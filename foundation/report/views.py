@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foundation.data.loader import PlannedBatches
 from foundation.data.pipeline import Plan
+from foundation.data.plans import PlannedBatches
 from foundation.data.stream import build_stream, open_sources
 from foundation.errors import FoundationError, SampleError, UserError
 from foundation.modalities.drawing import photo
@@ -105,15 +105,15 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
     )  # fmt: skip
     pipeline = build.pipeline(recipe, recipe.views.build(), finish_in_worker=True)
     count = min(samples, recipe.train.batch_size)
-    plan = Plan(start=0, place=0, size=count, group=recipe.train.batch_size, step=0)
+    plan = Plan(start=0, offset=0, size=count, group=recipe.train.batch_size, step=0)
     batch: Batch | FoundationError = PlannedBatches(stream, pipeline)[plan]
     if isinstance(batch, FoundationError):
         raise batch
     located = stream.locate(plan.positions)
     raws = []
     for row in range(count):
-        place = (int(located.sources[row]), int(located.shards[row]), int(located.places[row]))
-        raw = _quietly(lambda place=place: stream.read(*place))  # type: ignore[misc]
+        number = (int(located.sources[row]), int(located.shards[row]), int(located.indices[row]))
+        raw = _quietly(lambda number=number: stream.read(*number))  # type: ignore[misc]
         raws.append(raw if raw is not None and raw["__key__"] == batch.keys[row] else None)  # a bad one was replaced
     return _drawn(recipe, batch, raws, own=not patterns)
 
@@ -184,19 +184,19 @@ def _views_of(
 
 
 def _masked(
-    recipe: Recipe, view: View, masked: NDArray[np.bool_], place: int, drawing: Any, options: dict[str, Any]
+    recipe: Recipe, view: View, masked: NDArray[np.bool_], row: int, drawing: Any, options: dict[str, Any]
 ) -> NDArray[np.uint8] | None:
     """The view as the student sees it; None where its tokens lie on no grid that can be drawn."""
     coordinates = np.asarray(recipe.encoder.for_modality(view.modality).coordinates(tuple(view.data.shape[2:])))
-    places_of = getattr(recipe.encoder, "places", None)
-    if places_of is not None and coordinates.shape[1] == 1:  # tokens of this view have only a number
-        places = places_of(view.data[place : place + 1])[0]
+    coordinates_of = getattr(recipe.encoder, "coordinates_of", None)
+    if coordinates_of is not None and coordinates.shape[1] == 1:  # tokens of this view have only a number
+        coordinates = coordinates_of(view.data[row : row + 1])[0]
         upright = {key: value for key, value in options.items() if key == "up"}
-        return np.asarray(drawing.mask_overlay(view.data[place], masked, places, **upright))
+        return np.asarray(drawing.mask_overlay(view.data[row], masked, coordinates, **upright))
     grid = tuple(int(side) + 1 for side in coordinates.max(axis=0))
     if math.prod(grid) != len(masked) or len(grid) not in getattr(drawing, "AXES", (2,)):
         return None
-    return np.asarray(drawing.mask_overlay(view.data[place], masked, grid, **options))
+    return np.asarray(drawing.mask_overlay(view.data[row], masked, grid, **options))
 
 
 def _options(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -186,12 +186,12 @@ def learner(
     )
     objectives: dict[str, Objective] = {}
     weights: dict[str, Schedule] = {}
-    for place, (name, config) in enumerate(zip(_names(recipe), recipe.objectives, strict=True)):
+    for index, (name, config) in enumerate(zip(_names(recipe), recipe.objectives, strict=True)):
         try:
             objectives[name] = config.build(context)
             weights[name] = _schedule(config.weight)
         except UserError as error:
-            problems.append((f"objectives.{place}", str(error) if name in str(error) else f"{name}: {error}"))
+            problems.append((f"objectives.{index}", str(error) if name in str(error) else f"{name}: {error}"))
     problems += _check_masking(recipe, built[STUDENT].offer.encoder if STUDENT in built else None)
     asked = [request for objective in objectives.values() for request in objective.requests]
     try:
@@ -205,7 +205,7 @@ def learner(
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
-    places = {name: f"objectives.{place}" for place, name in enumerate(_names(recipe))}
+    places = {name: f"objectives.{index}" for index, name in enumerate(_names(recipe))}
     unserved = made.check(tuple(recipe.views.roles), masks, modes)
     problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
     problems += _grids(recipe, made, places, patches)
@@ -329,7 +329,7 @@ def pipeline(recipe: Recipe, views: Any, finish_in_worker: bool) -> TrainingPipe
         extras={name: config.build(name) for name, config in recipe.data.extras.items()},
         coordinates={name: coordinates(recipe, name) for rule in recipe.mask_rules.values() for name in rule.views},
         finish_in_worker=finish_in_worker,
-        places=recipe.encoder.places,
+        coordinates_of=recipe.encoder.coordinates_of,
         max_bytes=int(recipe.data.max_decoded_gib * GIB),
     )
 

@@ -43,7 +43,7 @@ class Jobs:
     Args:
         stage: whose they are.
         learner: of the stage.
-        place: where it computes.
+        placement: where it computes.
         stream: order of the samples; None in a dry run.
         folder: of the run; None in a dry run.
         say: gets each line meant for a person.
@@ -59,7 +59,7 @@ class Jobs:
         self,
         stage: OfStage,
         learner: Learner,
-        place: Placement,
+        placement: Placement,
         stream: Stream | None,
         folder: Path | None,
         say: Callable[[str], None],
@@ -67,8 +67,8 @@ class Jobs:
         self.clock, self.modules = stage.clock, nn.ModuleDict()
         self._every: dict[str, int] = {}
         self._context = JobContext(
-            recipe=stage.recipe, learner=learner, clock=stage.clock, step=0, total_step=stage.begun, placement=place,
-            sources=stage.sources, stream=stream, seed=stage.seed, folder=folder, say=say,
+            recipe=stage.recipe, learner=learner, clock=stage.clock, step=0, total_step=stage.begun,
+            placement=placement, sources=stage.sources, stream=stream, seed=stage.seed, folder=folder, say=say,
         )  # fmt: skip
         problems: list[tuple[str, str]] = []
         probes = len(stage.recipe.probes)
@@ -81,7 +81,7 @@ class Jobs:
             except UserError as error:
                 problems.append((key, f"{name}: {error}"))
                 continue
-            self.modules[name] = job.to(place.device)
+            self.modules[name] = job.to(placement.device)
             self._every[name] = max(1, config.every.steps(self.clock))
         if problems:
             raise RecipeError(problems)

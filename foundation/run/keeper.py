@@ -27,7 +27,7 @@ class Keeper:
         folder: of the run.
         recipe: whole.
         clock: length of the whole run.
-        place: where the run computes.
+        placement: where the run computes.
         say: gets each line meant for a person.
 
     Attributes:
@@ -36,9 +36,9 @@ class Keeper:
     """
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, clock: Clock, place: Placement, say: Callable[[str], None]
+        self, folder: RunFolder, recipe: Recipe, clock: Clock, placement: Placement, say: Callable[[str], None]
     ) -> None:
-        self.folder, self.recipe, self.place, self.say = folder, recipe, place, say
+        self.folder, self.recipe, self.placement, self.say = folder, recipe, placement, say
         self.saver = Saver(folder.checkpoints, recipe.checkpoints, clock, say)
         self.last: Path | None = None
         self._failure: BaseException | None = None
@@ -82,7 +82,7 @@ class Keeper:
                 progress, stage.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe.lasting),
                 data=stage.stream.fingerprint,
             )  # fmt: skip
-            numbers |= {**further, "computed": self.place.plain()}
+            numbers |= {**further, "computed": self.placement.plain()}
             self.saver.save(progress.step, stage.capture(random), numbers, wait=wait)
 
         if wait:

@@ -20,7 +20,7 @@ _LOOK_AGAIN_SECONDS = 2.0
 
 
 def last_writes(
-    saver: Saver, recipe: Recipe, learner: Learner, folder: RunFolder, step: int, place: Placement
+    saver: Saver, recipe: Recipe, learner: Learner, folder: RunFolder, step: int, placement: Placement
 ) -> str | None:
     """Wait for the last checkpoint and export the encoders; for process 0.
 
@@ -30,7 +30,7 @@ def last_writes(
         learner: trained.
         folder: of the run.
         step: optimiser steps done.
-        place: where the run computed.
+        placement: where the run computed.
 
     Returns:
         What could not be written, and what to do; None when everything is there.
@@ -42,7 +42,7 @@ def last_writes(
     except RequeueRequest as error:
         return str(error)
     try:
-        export_branches(recipe, learner, folder.export, step, place.plain())
+        export_branches(recipe, learner, folder.export, step, placement.plain())
     except OSError as error:
         return (
             f"step {step:,} is saved, but the export cannot be written to {folder.export}: {error}. Make room and "

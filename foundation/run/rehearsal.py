@@ -35,11 +35,11 @@ def random_batch(recipe: Recipe, size: int) -> Batch:
             geometry=torch.eye(len(shape) - 1, len(shape)).repeat(rows, 1, 1),
         )
     draws = Draws(0, np.zeros(size, np.int64), np.arange(size))
-    places = recipe.encoder.places
+    coordinates_of = recipe.encoder.coordinates_of
 
-    def coordinates(role: str, by_place: bool) -> NDArray[Any]:
-        if places is not None and by_place:
-            return np.asarray(places(views[role].data))
+    def coordinates(role: str, by_coordinates: bool) -> NDArray[Any]:
+        if coordinates_of is not None and by_coordinates:
+            return np.asarray(coordinates_of(views[role].data))
         return np.asarray(build.coordinates(recipe, role))
 
     counts = {role: count for role, (count, _) in recipe.views.roles.items()}
@@ -58,15 +58,15 @@ class Rehearsal:
 
     def __init__(self, recipe: Recipe, batch: int) -> None:
         clock = Clock(10 * STEP, float(STEP))
-        self.place = build.placement(recipe)
-        self.learner = build.learner(recipe, clock).to(self.place.device).train()
+        self.placement = build.placement(recipe)
+        self.learner = build.learner(recipe, clock).to(self.placement.device).train()
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
 
     def __call__(self, batch: Batch) -> float:
         """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it; returns the loss."""
-        place, optimizer = self.place, self.optimizer
+        placement, optimizer = self.placement, self.optimizer
         optimizer.apply_schedule(STEP)
-        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+        with torch.autocast(placement.device.type, placement.autocast, enabled=placement.autocast is not None):
             result = self.learner(batch, STEP, watched=False)
         result.loss.backward()
         optimizer.clip(optimizer.grad_norm())

@@ -30,7 +30,7 @@ def compare(
     recipe: Recipe,
     flat: Recipe,
     stream: Stream,
-    place: Placement,
+    placement: Placement,
     accept_changes: bool,
 ) -> Iterator[str]:
     """Whether a run may go on from a checkpoint.
@@ -41,7 +41,7 @@ def compare(
         recipe: of the user.
         flat: of the stage that the checkpoint is of.
         stream: the samples, as they are now.
-        place: where the run computes now.
+        placement: where the run computes now.
         accept_changes: go on all the same.
 
     Yields:
@@ -66,7 +66,7 @@ def compare(
             f"warning: {folder.name} was written by an older version, which did not keep what the shards held: their "
             "names and counts are as they were, their content could not be compared"
         )
-    if (then := numbers.get("computed", {})) and then != (now := place.plain()):
+    if (then := numbers.get("computed", {})) and then != (now := placement.plain()):
         yield f"the run goes on elsewhere: {words(then)} until now, {words(now)} from here on"
 
 
@@ -156,7 +156,7 @@ def _differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, 
         for name in dict.fromkeys((*before, *after)):
             yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for place, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from _differences(old, new, f"{key}.{place}")
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(old, new, f"{key}.{index}")
     elif before != after:
         yield key, before, after

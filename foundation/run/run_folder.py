@@ -135,12 +135,12 @@ class RunFolder:
         with self._following:
             if self._anchor is None or self._is_opened(self.path) is not False:
                 return "here"
-            place = self._place()
-            if place is not None:
+            path = self._place()
+            if path is not None:
                 self._tell(
-                    f"the run folder {self.path} was moved to {place} while the run was going on: it goes on there"
+                    f"the run folder {self.path} was moved to {path} while the run was going on: it goes on there"
                 )
-                self.path, self.moves = place, self.moves + 1
+                self.path, self.moves = path, self.moves + 1
                 return "moved"
             if self._lock is not None:
                 self._begin_anew()
@@ -159,34 +159,34 @@ class RunFolder:
     def _place(self) -> Path | None:
         """Where the opened folder lies now, as far as the system tells."""
         try:
-            place = Path(os.readlink(f"/proc/self/fd/{self._anchor}"))
+            path = Path(os.readlink(f"/proc/self/fd/{self._anchor}"))
         except OSError:
             return None
-        return place if self._is_opened(place) else None
+        return path if self._is_opened(path) else None
 
     def _begin_anew(self) -> None:
         taken = self.path
-        place = taken
+        path = taken
         for number in range(1, 100):
-            if not os.path.lexists(place):
+            if not os.path.lexists(path):
                 break
-            place = taken.with_name(f"{taken.name}.continued-{number}")
-        foreign = " and another one lies in its place" if place != taken else ""
+            path = taken.with_name(f"{taken.name}.continued-{number}")
+        foreign = " and another one lies in its place" if path != taken else ""
         old_lock, old_anchor = self._lock, self._anchor
         try:
-            place.mkdir(parents=True)
-            lock = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            path.mkdir(parents=True)
+            lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            anchor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            anchor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            self.records.failed("cannot make a new run folder", place, error)
+            self.records.failed("cannot make a new run folder", path, error)
             return
-        self.path, self._lock, self._anchor, self.moves = place, lock, anchor, self.moves + 1
+        self.path, self._lock, self._anchor, self.moves = path, lock, anchor, self.moves + 1
         for descriptor in (old_lock, old_anchor):
             if descriptor is not None:
                 os.close(descriptor)
         self._tell(
-            f"the run folder {taken} was removed while the run was going on{foreign}: the run goes on in {place} and "
+            f"the run folder {taken} was removed while the run was going on{foreign}: the run goes on in {path} and "
             "saves its state there at once; earlier checkpoints and metrics are gone"
         )
 
@@ -212,7 +212,7 @@ class RunFolder:
         except OSError as error:
             raise self._refused(error, len(text.encode())) from error
 
-    def require_room(self, needed: int) -> None:
+    def require_free_bytes(self, needed: int) -> None:
         """Refuse a folder in which not even a first checkpoint could be written.
 
         Args:
@@ -232,10 +232,10 @@ class RunFolder:
         if checkpoint.free_bytes(self.checkpoints) < needed:  # which may be a link to another disk
             raise self._refused("no room for a checkpoint", needed, self.checkpoints)
 
-    def _refused(self, reason: object, needed: int, place: Path | None = None) -> UserError:
-        free = checkpoint.free_bytes(self.path if place is None else place)
+    def _refused(self, reason: object, needed: int, path: Path | None = None) -> UserError:
+        free = checkpoint.free_bytes(self.path if path is None else path)
         return UserError(
-            f"cannot write to the run folder {place or self.path}: {reason} (needs {needed:,} bytes, {free:,} free). "
+            f"cannot write to the run folder {path or self.path}: {reason} (needs {needed:,} bytes, {free:,} free). "
             "Nothing has been learnt yet: make room or see to its rights, or choose another --run"
         )
 

@@ -140,10 +140,10 @@ def find(root: Path) -> Iterator[Path]:
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}")
-    for place, folders, _ in os.walk(root):
-        if is_run(Path(place)):
+    for folder, folders, _ in os.walk(root):
+        if is_run(Path(folder)):
             folders.clear()
-            yield Path(place)
+            yield Path(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 

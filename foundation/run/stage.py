@@ -114,7 +114,7 @@ class Stage:
 
     Args:
         part: which.
-        place: where it computes.
+        placement: where it computes.
         folder: of the run.
         say: gets each line meant for a person.
         previous: branches of the stage before.
@@ -126,15 +126,15 @@ class Stage:
     def __init__(
         self,
         part: Part,
-        place: Placement,
+        placement: Placement,
         folder: Path,
         say: Callable[[str], None],
         previous: Mapping[str, Branch] | None = None,
     ) -> None:
-        self.part, self.recipe, self.clock, self.place = part, part.recipe, part.clock, place
+        self.part, self.recipe, self.clock, self.placement = part, part.recipe, part.clock, placement
         recipe, clock = part.recipe, part.clock
-        self.views = recipe.views.build(device_is_accelerator=place.device.type != "cpu")
-        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(place.device).train()
+        self.views = recipe.views.build(device_is_accelerator=placement.device.type != "cpu")
+        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
         choose(self.learner, recipe.train.only)
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
@@ -146,7 +146,7 @@ class Stage:
         objectives: Any = self.learner.objectives
         plateaus = {name: one.plateau for name, one in objectives.items() if one.plateau is not None}
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
-        self.jobs = Jobs(part, self.learner, place, self.stream, folder, say)
+        self.jobs = Jobs(part, self.learner, placement, self.stream, folder, say)
         self._replica: nn.Module | None = None
 
     def begin(self) -> None:
@@ -155,7 +155,7 @@ class Stage:
 
     def replicate(self) -> None:
         """Make the learner one with those of the other processes; when its weights are there."""
-        self._replica = replicate(self.learner, self.place.device, self.learner.may_leave_parameters_out)
+        self._replica = replicate(self.learner, self.placement.device, self.learner.may_leave_parameters_out)
 
     def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
         """Batches of what is left of the stage.
@@ -166,7 +166,7 @@ class Stage:
             interrupted: whether a wait for a batch may end unfulfilled.
         """
         recipe, data = self.recipe, self.recipe.data
-        on_cpu = self.place.device.type == "cpu"
+        on_cpu = self.placement.device.type == "cpu"
         loader = build_loader(
             self.stream,
             build.pipeline(recipe, self.views, on_cpu),
@@ -182,7 +182,7 @@ class Stage:
             timeout=data.timeout_seconds if self.loader_workers else 0.0,
             interrupted=interrupted,
         )
-        return Feed(loader, self.place.device, self.views.finish)
+        return Feed(loader, self.placement.device, self.views.finish)
 
     def gradients(self, feed: Feed, step: int, watched: bool, see: Callable[[Batch], None]) -> Accumulated:
         """Loss and gradients of one optimiser step.
@@ -195,7 +195,7 @@ class Stage:
         """
         assert self._replica is not None
         return accumulate(
-            feed, self._replica, self.place, step, self.recipe.train.accumulate,
+            feed, self._replica, self.placement, step, self.recipe.train.accumulate,
             masked=bool(self.recipe.mask_rules), watched=watched, see=see,
         )  # fmt: skip
 
@@ -246,13 +246,13 @@ def micro_batch(recipe: Recipe, processes: int | None = None) -> int:
     return size // shares
 
 
-def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path | None = None) -> list[Learner]:
+def check(recipe: Recipe, found: Sequence[Part], placement: Placement, folder: Path | None = None) -> list[Learner]:
     """Build every stage on the meta device, which takes no memory.
 
     Args:
         recipe: whole.
         found: its stages.
-        place: where the run would compute.
+        placement: where the run would compute.
         folder: of the run.
 
     Returns:
@@ -273,7 +273,7 @@ def check(recipe: Recipe, found: Sequence[Part], place: Placement, folder: Path 
                 learner = build.learner(flat, part.clock, previous)
             choose(learner, flat.train.only)
             flat.optimizer.build(build.trainable(learner), part.clock, flat.train.batch_size)
-            Jobs(part, learner, place, None, folder, lambda text: None)
+            Jobs(part, learner, placement, None, folder, lambda text: None)
             micro_batch(flat)
             learners.append(learner)
         except RecipeError as error:

@@ -55,18 +55,18 @@ class Trainer:
         self, recipe: Recipe, folder: RunFolder, say: Callable[[str], None] = print, accept_changes: bool = False
     ) -> None:
         self.recipe, self.folder, self.say = recipe, folder, say
-        self.place = build.placement(recipe)
+        self.placement = build.placement(recipe)
         self.parts = stages.parts(recipe)
         sources = {id(shards): shards for part in self.parts for shards in part.sources.values()}
         for warning in (line for shards in sources.values() for line in shards.warnings):
             say(f"warning: {warning}")
         if len(self.parts) > 1:  # a single one is about to be built as it is
-            stages.check(recipe, self.parts, self.place, folder.path)
+            stages.check(recipe, self.parts, self.placement, folder.path)
         self.clock = stages.clock_of(self.parts)
         self.advice = on_first_rank(self._advice)
-        if self.place.device.type == "cpu":
+        if self.placement.device.type == "cpu":
             leave_one_processor()
-        self.keeper = Keeper(folder, recipe, self.clock, self.place, say)
+        self.keeper = Keeper(folder, recipe, self.clock, self.placement, say)
         self.numerics = NumericsGuard(recipe.guard, folder, say, rank())
         self.progress = state.Progress()
         self.stage = self._built(self.parts[0])
@@ -96,7 +96,7 @@ class Trainer:
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
         previous = dict(self.stage.learner.named_branches.items()) if part.number else None
-        return Stage(part, self.place, self.folder.path, self.say, previous)
+        return Stage(part, self.placement, self.folder.path, self.say, previous)
 
     def run(self) -> None:
         """Train to the end of the recipe.
@@ -143,7 +143,7 @@ class Trainer:
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
         self._status("running")
-        record_start(self.folder, self.progress.step, self.place.plain())
+        record_start(self.folder, self.progress.step, self.placement.plain())
         new, saver = self.keeper.last is None, self.keeper.saver
         if rank() == 0:
             head = banner(self.recipe, self.parts, self.stage, self.clock, self.last_step, self.progress.step)
@@ -311,7 +311,7 @@ class Trainer:
         self.numerics.restore(numbers.get("guard", {}))
         self.stage.collapse.restore(numbers.get("collapse", {}))
         stage = self.stage
-        for line in compare(folder, numbers, self.recipe, stage.recipe, stage.stream, self.place, accept_changes):
+        for line in compare(folder, numbers, self.recipe, stage.recipe, stage.stream, self.placement, accept_changes):
             self.say(line)
         self.say(
             f"resuming from {folder.name} (step {self.progress.step:,} of {self.clock.total_steps:,}"
@@ -376,7 +376,7 @@ class Trainer:
         saver, stage = self.keeper.saver, self.stage
 
         def write() -> str | None:
-            return last_writes(saver, stage.recipe, stage.learner, self.folder, self.progress.step, self.place)
+            return last_writes(saver, stage.recipe, stage.learner, self.folder, self.progress.step, self.placement)
 
         def save_anew() -> None:
             if on_first_rank(lambda: not saver.has(self.progress.step)):

@@ -307,12 +307,12 @@ class Watchdog:
     def _leave(self, reason: str, code: int, state: str, advice: str = "") -> None:
         """Write down where everything stands, and end the process."""
         self._tell_sentry(3 * _LAST_WORDS)
-        place = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+        report = f"{self._prefix}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
         text = (
-            f"foundation: {reason}: the stacks of all threads and workers are in {place} and beside it; exit code "
+            f"foundation: {reason}: the stacks of all threads and workers are in {report} and beside it; exit code "
             f"{code}. The same command goes on from the last checkpoint{advice}\n"
         )
-        for last_words in (lambda: self._describe(place, reason), lambda: self._announce(text, reason, state)):
+        for last_words in (lambda: self._describe(report, reason), lambda: self._announce(text, reason, state)):
             thread = threading.Thread(target=last_words, name="last words", daemon=True)
             thread.start()
             thread.join(_LAST_WORDS)
@@ -327,14 +327,14 @@ class Watchdog:
         if self.rank == 0:
             self.folder.write_status(state, step=self._beat["step"] or 0, reason=reason)
 
-    def _describe(self, place: str, reason: str) -> None:
+    def _describe(self, report: str, reason: str) -> None:
         try:
-            with open(place, "w") as file:
+            with open(report, "w") as file:
                 file.write(f"{reason}\n{time.ctime()}, process {os.getpid()}, workers {list(self._pids())}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file=file, all_threads=True)
         except OSError as error:
-            os.write(2, f"foundation: cannot write {place}: {error}\n".encode())
+            os.write(2, f"foundation: cannot write {report}: {error}\n".encode())
             faulthandler.dump_traceback(file=2, all_threads=True)
         for path in stacks.ask_workers(str(self._prefix), self._pids())[1]:
             os.write(2, f"foundation: the worker of {path} does not answer\n".encode())

@@ -12,7 +12,7 @@ from foundation.checkpoints import checkpoint
 from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
-from foundation.parallel.placement import words as place_in_words
+from foundation.parallel.placement import words as described
 from foundation.redact import redact
 from foundation.run.build import trainable
 from foundation.run.recipe import Recipe
@@ -34,7 +34,7 @@ def banner(
         last_step: at which it stops this time.
         step: done already.
     """
-    learner, place, flat, workers = stage.learner, stage.place, stage.recipe, stage.loader_workers
+    learner, placement, flat, workers = stage.learner, stage.placement, stage.recipe, stage.loader_workers
     samples = stage.part.num_samples
     count = sum(p.numel() for module in trainable(learner).values() for p in module.parameters() if p.requires_grad)
     encoder = sum(p.numel() for p in learner.branch(learner.measured).encoder.parameters())
@@ -48,10 +48,10 @@ def banner(
     early = f", this time to step {last_step:,} (train.stop_after)" if last_step < clock.total_steps else ""
     if early and last_step <= step:
         early = f"; train.stop_after is step {last_step:,}, and step {step:,} is done: nothing is trained this time"
-    threads = f", {plural(torch.get_num_threads(), 'thread')}" if place.device.type == "cpu" else ""
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" if placement.device.type == "cpu" else ""
     yield f"{recipe.name}: foundation {version['version']}{commit}"
     yield (
-        f"  device      {place_in_words(place.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
+        f"  device      {described(placement.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
         f"{plural(workers, 'loader worker')}{' each' if world_size() > 1 and workers else ''}"
     )
     for part in parts if len(parts) > 1 else ():

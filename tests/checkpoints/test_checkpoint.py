@@ -83,16 +83,16 @@ def test_no_byte_of_a_manifest_can_change_its_meaning_unseen(tmp_path):
     path = folder / checkpoint.MANIFEST
     before = path.read_bytes()
     meaning = json.loads(before)
-    for place in range(0, len(before), 3):
+    for index in range(0, len(before), 3):
         flipped = bytearray(before)
-        flipped[place] ^= 1
+        flipped[index] ^= 1
         path.write_bytes(flipped)
         reason = checkpoint.problem(folder, hashes=False)
         try:
             same = json.loads(bytes(flipped)) == meaning
         except ValueError:
             same = False
-        assert same or (reason is not None and checkpoint.MANIFEST in reason), place
+        assert same or (reason is not None and checkpoint.MANIFEST in reason), index
 
 
 def forge(folder: Path, change: Callable[[dict], object]) -> None:
@@ -255,9 +255,9 @@ def test_sigkill_while_writing_leaves_the_newest_valid_step(tmp_path, writers, h
     from foundation.schedules import Clock
 
     whole, leftovers = 3 * 4 * 800_000, 0
-    for place in range(20):
+    for index in range(20):
         deadline = time.monotonic() + 10.0
-        wanted = place * whole // 20
+        wanted = index * whole // 20
         step = writers.killed(
             "on", tmp_path, 2, lambda wanted=wanted, end=deadline: written(tmp_path) > wanted or time.monotonic() > end
         )

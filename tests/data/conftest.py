@@ -66,7 +66,7 @@ class Views:
 class Masking:
     """Masks tell what they were told: row's place, group and step."""
 
-    by_place: bool = True
+    by_coordinates: bool = True
     apart_from: tuple[str, ...] = ()
 
     def __call__(
@@ -74,12 +74,12 @@ class Masking:
         coordinates: np.ndarray,
         count: int,
         draws: Draws,
-        places: np.ndarray,
+        slots: np.ndarray,
         group: int,
         step: int,
         must: np.ndarray | None = None,
     ) -> TokenMask:
-        facts = torch.tensor([[int(place), group, step, len(coordinates)] for place in places])
+        facts = torch.tensor([[int(slot), group, step, len(coordinates)] for slot in slots])
         return TokenMask(facts.repeat(count, 1), torch.zeros(0), torch.zeros(0), torch.zeros(0))
 
 

@@ -184,7 +184,7 @@ def test_numbers_are_dense_over_all_sources_and_the_same_whatever_the_weights(tm
 
 def numbers(stream: Stream, positions: int) -> dict[str, int]:
     located = stream.locate(np.arange(positions))
-    places = zip(located.sources.tolist(), located.shards.tolist(), located.places.tolist(), strict=True)
+    places = zip(located.sources.tolist(), located.shards.tolist(), located.indices.tolist(), strict=True)
     return dict(sorted((raw["__key__"], raw["__index__"]) for raw in (stream.read(*place) for place in places)))
 
 

@@ -78,7 +78,7 @@ def test_a_schedule_is_followed_step_by_step() -> None:
 @pytest.mark.parametrize("mix", ["sample", "batch"])
 def test_places_are_each_sources_own_stream_without_gaps(mix: Any) -> None:
     mixed = Mixture([0.5, 0.2, 0.3], 12, seed=3, mix=mix)
-    found, places = mixed.place(np.arange(1200))
+    found, places = mixed.locate(np.arange(1200))
     for source in range(3):
         assert (places[found == source] == np.arange((found == source).sum())).all(), "in order, each once"
     batches = found.reshape(100, 12)
@@ -88,7 +88,7 @@ def test_places_are_each_sources_own_stream_without_gaps(mix: Any) -> None:
         assert all(set(batch) == {0, 1, 2} for batch in batches.tolist())
         assert len({tuple(batch) for batch in batches.tolist()}) > 90, "spread anew over every batch"
     scattered = np.random.default_rng(0).permutation(1200)
-    again = Mixture([0.5, 0.2, 0.3], 12, seed=3, mix=mix).place(scattered)
+    again = Mixture([0.5, 0.2, 0.3], 12, seed=3, mix=mix).locate(scattered)
     assert (again[0] == found[scattered]).all() and (again[1] == places[scattered]).all()
 
 
@@ -168,7 +168,7 @@ def test_a_further_source_does_not_reshuffle_the_others(make_shards: MakeShards,
         old, new = before.sources == source, after.sources == three.names.index(name)
         number = min(old.sum(), new.sum())
         assert number >= 70
-        for field in ("epochs", "ids", "shards", "places"):
+        for field in ("epochs", "ids", "shards", "indices"):
             assert (getattr(before, field)[old][:number] == getattr(after, field)[new][:number]).all()
     changes = three.changes(two.fingerprint)
     assert any(line.startswith("shards of 0-first-by-name: not there then") for line in changes)
@@ -242,7 +242,7 @@ def test_a_bad_sample_is_replaced_from_its_own_source(
     for source, name in enumerate(stream.names):
         drawn = [stream.substitute(position, source, attempt) for position in range(40) for attempt in range(4)]
         keys = {(int(found.epochs[0]), int(found.ids[0])) for found in drawn}
-        raws = [stream.read(source, int(found.shards[0]), int(found.places[0])) for found in drawn]
+        raws = [stream.read(source, int(found.shards[0]), int(found.indices[0])) for found in drawn]
         assert all(Path(raw["__shard__"]).parent.name == name for raw in raws)
         assert [raw["__id__"] for raw in raws] == [int(found.ids[0]) for found in drawn]
         assert {raw["__key__"] for raw in raws} == {f"s{n:05d}" for n in range(21 if name == "a" else 10)}

@@ -24,8 +24,8 @@ def test_every_epoch_is_a_permutation(window: int) -> None:
 def test_shards_and_places_name_the_sample() -> None:
     located = Order(COUNTS, seed=0, window=6).locate(np.arange(5, 2 * TOTAL))
     starts = np.cumsum(COUNTS) - COUNTS
-    assert (starts[located.shards] + located.places == located.ids).all()
-    assert (located.places < np.asarray(COUNTS)[located.shards]).all()
+    assert (starts[located.shards] + located.indices == located.ids).all()
+    assert (located.indices < np.asarray(COUNTS)[located.shards]).all()
     assert (located.epochs == np.arange(5, 2 * TOTAL) // TOTAL).all()
 
 

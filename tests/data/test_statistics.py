@@ -42,14 +42,14 @@ def png(array: np.ndarray) -> bytes:
 
 
 def shards(folder: Path, *samples: dict[str, bytes], modality: str = "image") -> str:
-    named = ({"__key__": f"k{place}", **sample} for place, sample in enumerate(samples))
+    named = ({"__key__": f"k{index}", **sample} for index, sample in enumerate(samples))
     write_shards(named, folder / "out", "train", about={"card": {"modality": modality}})
     return str(folder / "out")
 
 
 def test_moments_are_those_of_all_numbers_with_each_sample_counting_alike() -> None:
     rng = np.random.default_rng(0)
-    parts = [rng.normal(1e6 + place, 1 + place, (50, 3)) for place in range(7)]
+    parts = [rng.normal(1e6 + index, 1 + index, (50, 3)) for index in range(7)]
     moments = Moments()
     for part in parts:
         moments.add(part)
@@ -115,9 +115,9 @@ def test_the_front_end_of_a_recipe_is_normalised_by_what_statistics_say(tmp_path
     from foundation.modalities.audio.front_end import log_mel
 
     rng, samples, waves = np.random.default_rng(0), [], []
-    for place in range(6):
+    for index in range(6):
         stream = io.BytesIO()
-        waves.append((rng.standard_normal(16000) * 0.02 * (place + 1)).astype(np.float32))
+        waves.append((rng.standard_normal(16000) * 0.02 * (index + 1)).astype(np.float32))
         soundfile.write(stream, waves[-1], 8000, format="WAV", subtype="FLOAT")
         samples.append({"wav": stream.getvalue()})
     samples.append({"wav": samples[0]["wav"].replace(b"WAVE", b"EVAW")})

@@ -163,7 +163,7 @@ def test_verify_says_each_cause_once_with_the_first_samples(tmp_path: Path, comm
     found = command("data", "verify", tmp_path / "out", "--decode", "--workers", "1")
     lines = found.stdout.splitlines()
     assert found.returncode == 3 and lines[0].startswith("1 shard, 7 samples, ")
-    (head,) = [place for place, line in enumerate(lines) if line.startswith("7 problems, decode: ")]
+    (head,) = [index for index, line in enumerate(lines) if line.startswith("7 problems, decode: ")]
     assert "train-000000.tar: s0, s1, s2, s3, s4 (and 2 more)" in lines[head + 2]
     assert len(lines) <= head + 4, found.stdout
 

@@ -43,8 +43,8 @@ def test_loggers_files_become_shards_that_need_no_settings(tmp_path, command):
     shards = open_shards([str(tmp_path / "out" / "train-*.tar")])
     assert shards.num_samples == 3 and list(shards.classes) == ["rest", "walk"]
     decode = Config().build()
-    for place in range(3):
-        raw = shards.read(*shards.locate(place))
+    for index in range(3):
+        raw = shards.read(*shards.locate(index))
         sample, facts = decode(raw), json.loads(raw["json"])
         assert sample["label"] == ["rest", "walk"].index(facts["class"]) and abs(sample["imu_rate"] - 25) < 1e-3
         assert np.abs(sample["imu"].numpy() - motion[facts["path"]]).max() < 1e-4

@@ -30,10 +30,10 @@ def off(size: float, glued: bool = False) -> bytes:
 
 def meshes() -> dict[str, bytes]:
     files = {"ModelNet10/README.txt": b"hello", "__MACOSX/ModelNet10/bed/train/._bed_0001.off": b"\0"}
-    for place, label in enumerate(("night_stand", "bed")):
+    for index, label in enumerate(("night_stand", "bed")):
         for number in range(1, 6):
             split = "train" if number < 4 else "test"
-            size = 10 * (place + 1) + number
+            size = 10 * (index + 1) + number
             files[f"ModelNet10/{label}/{split}/{label}_{number:04d}.off"] = off(size, glued=number == 2)
     return files
 

@@ -56,10 +56,10 @@ def test_every_sample_is_on_the_sheet_as_its_modality_looks(modality, tmp_path):
         pixels = np.asarray(sheet.convert("RGB"))
     columns, lines = (pixels.shape[1] - 4) // (width + 4), (pixels.shape[0] - 4) // (height + 18)
     assert columns * lines >= 12 > columns * (lines - 1)
-    for place in range(12):
-        left, top = 4 + place % columns * (width + 4), 4 + place // columns * (height + 18)
+    for index in range(12):
+        left, top = 4 + index % columns * (width + 4), 4 + index // columns * (height + 18)
         cell = pixels[top : top + height, left : left + width]
-        assert (cell < 240).any(axis=2).mean() > 0.02, (modality, place)  # more than paper
+        assert (cell < 240).any(axis=2).mean() > 0.02, (modality, index)  # more than paper
         assert (pixels[top + height : top + height + 14, left : left + width] < 100).any()  # and named
 
 

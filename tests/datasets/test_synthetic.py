@@ -25,8 +25,8 @@ def test_pairs_are_built_and_read(tmp_path, command, frames):
     assert shards.num_samples == 9 and list(shards.classes) == list(ACTIVITIES)
     views = Config(members={"video": video.Config(local_views=video.ClipConfig(count=2, size=16)), "imu": imu.Config()})
     decode = views.decode.build()
-    for place in range(9):
-        sample = decode(shards.read(*shards.locate(place)))
+    for index in range(9):
+        sample = decode(shards.read(*shards.locate(index)))
         assert sample["video"].shape == (15, 3, 32, 32) and sample["imu"].shape == (150, 6)
         assert clock.outside(clock.extents(sample)) < 1e-6
         number = int(sample["__key__"].rpartition("-")[2])

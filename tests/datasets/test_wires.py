@@ -26,8 +26,8 @@ def test_sets_of_clouds(read: Read) -> None:
     assert len(names) == 12
     for rows in splits.values():
         assert {int(sample["cls"]) for sample in rows} == set(range(12))
-        for place, sample in enumerate(rows):
-            cloud = decode({"__shard__": "s", "__id__": place, **sample})
+        for index, sample in enumerate(rows):
+            cloud = decode({"__shard__": "s", "__id__": index, **sample})
             points = cloud["points"].numpy()
             assert names[cloud["label"]].replace(" ", "-") in sample["__key__"]
             assert points.shape == (200, 3) and np.abs(points.mean(0)).max() < 1e-5

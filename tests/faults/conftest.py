@@ -36,8 +36,8 @@ def good(number: int = 6, begin: int = 0) -> list[tuple[str, bytes]]:
     """Members of good samples: ``s000.png``, ``s000.cls``, ..."""
     return [
         member
-        for place in range(begin, begin + number)
-        for member in ((f"s{place:03d}.png", picture(place)), (f"s{place:03d}.cls", str(place % 4).encode()))
+        for index in range(begin, begin + number)
+        for member in ((f"s{index:03d}.png", picture(index)), (f"s{index:03d}.cls", str(index % 4).encode()))
     ]
 
 

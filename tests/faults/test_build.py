@@ -44,7 +44,7 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def samples(number: int = 5) -> Iterator[dict[str, object]]:
-    return ({"__key__": f"k{place}", "png": bytes(100)} for place in range(number))
+    return ({"__key__": f"k{index}", "png": bytes(100)} for index in range(number))
 
 
 @pytest.mark.fault(3, "a build killed with SIGKILL half-way")
@@ -137,8 +137,8 @@ def test_a_full_disk_is_named_with_what_is_needed_and_free(
 ) -> None:
     root = tmp_path / "pictures"
     root.mkdir()
-    for place in range(40):
-        (root / f"{place}.png").write_bytes(picture(place, size=(60, 60)))
+    for index in range(40):
+        (root / f"{index}.png").write_bytes(picture(index, size=(60, 60)))
     with pytest.raises(UserError, match=r"disk/out: 0\.\d\d MB are needed, 0\.26 MB are free in .*disk: make room"):
         built(small_disk / "out", root)
     assert not list(small_disk.iterdir())

@@ -42,9 +42,9 @@ def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
     yield "deep", b"[" * 100_000
     yield "deep inside", content.rstrip()[:-1] + b', "deep": ' + b"[" * 500 + b"]" * 500 + b"}"
     keys = sorted(value) if isinstance(value, dict) else []
-    for place, wrong in enumerate(WRONG):
+    for index, wrong in enumerate(WRONG):
         yield f"every item {wrong!r}"[:40], json.dumps(dict.fromkeys(keys, wrong)).encode()
-        for key in keys[place % 4 :: 4]:  # each key has three of them, each of them a quarter of the keys
+        for key in keys[index % 4 :: 4]:  # each key has three of them, each of them a quarter of the keys
             yield f"{key} {wrong!r}"[:40], json.dumps(value | {key: wrong}).encode()
     for key in keys:
         yield f"without {key}", json.dumps({name: item for name, item in value.items() if name != key}).encode()
@@ -135,12 +135,12 @@ def test_a_damaged_file_is_one_line_and_hides_nothing_else(name, folder, capsys,
     text = sound.splitlines()[3] if name.endswith(".jsonl") else sound
     tried = 0
     monkeypatch.setattr("foundation.report.build._pictures", lambda *_: (None, "not asked for", None))
-    for place, (kind, content) in enumerate(damages(text)):
+    for index, (kind, content) in enumerate(damages(text)):
         path.write_bytes(sound.replace(text, content) if name.endswith(".jsonl") else content)
         if name.endswith("MANIFEST.json"):
             with contextlib.suppress(ValueError, RecursionError):
                 path.write_bytes(manifest_rewritten(content))
-        words = READERS[name][place % len(READERS[name])]  # in turn: each meets many damages, none meets all
+        words = READERS[name][index % len(READERS[name])]  # in turn: each meets many damages, none meets all
         tried += 1
         capsys.readouterr()
         try:

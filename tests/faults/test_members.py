@@ -16,8 +16,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from foundation.data.shard_bytes import MAX_MEMBER_BYTES, ShardError
 from foundation.data.shards import open_shards
-from foundation.data.tar import MAX_MEMBER_BYTES, ShardError, scan
+from foundation.data.tar import scan
 from foundation.errors import SampleError, UserError
 from tests.faults.conftest import found_by, good, picture, read_all, write_tar
 

@@ -28,7 +28,7 @@ def built(tmp_path: Path, dataset: str, root: Path, *words: str) -> tuple[Path, 
     assert main(["data", "verify", str(shards), "--decode", "--workers", "1", "--json", str(report)]) == 0
     assert json.loads(report.read_text())["errors"] == {}
     opened = open_shards([str(shards / "train-*.tar")])
-    raws = [opened.read(*opened.locate(place)) for place in range(opened.num_samples)]
+    raws = [opened.read(*opened.locate(index)) for index in range(opened.num_samples)]
     return shards, {raw["__key__"]: raw for raw in raws}
 
 

@@ -58,14 +58,14 @@ def dark_and_bright(tmp_path_factory) -> tuple[list[Path], list[int]]:
     draw, folders, kinds = np.random.default_rng(0), [], []
     for source, count in (("a", 21), ("b", 12)):
         samples = []
-        for place in range(count):
+        for index in range(count):
             kind = int(draw.integers(2))
             pixels = draw.integers(0, 60, (20, 20, 3)) + 190 * kind
             out = io.BytesIO()
             Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
-            bad = (source, place) == ("a", 5)
-            sample = {"__key__": f"{source}{place:02d}", "png": out.getvalue()[: 60 if bad else None]}
-            samples.append(sample | ({"cls": str(kind).encode()} if place % 3 else {}))
+            bad = (source, index) == ("a", 5)
+            sample = {"__key__": f"{source}{index:02d}", "png": out.getvalue()[: 60 if bad else None]}
+            samples.append(sample | ({"cls": str(kind).encode()} if index % 3 else {}))
             kinds.append(-1 if bad else kind)
         folders.append(tmp_path_factory.mktemp(source))
         write_shards(samples, folders[-1], "train", samples_per_shard=8)
@@ -94,7 +94,7 @@ def test_a_cluster_stands_where_batches_look_for_it(dark_and_bright, tiny_recipe
     found = stored(tmp_path / "run", 9)
     assert len(found) == 33 and all(kinds[number] == label for number, label in seen.items() if label >= 0)
     assert len(seen) > 20 and found[5] == -1 and (found == -1).sum() == 1
-    known = [place for place, kind in enumerate(kinds) if kind >= 0]
+    known = [index for index, kind in enumerate(kinds) if kind >= 0]
     assert normalized_mutual_info_score([kinds[p] for p in known], found[known].tolist()) == pytest.approx(1.0)
     figures = [line for line in metrics(tmp_path / "run") if "clusters/nmi" in line]
     assert [line["step"] for line in figures] == [3, 6, 9]

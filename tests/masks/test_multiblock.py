@@ -24,9 +24,9 @@ def clip(times: int, height: int, width: int) -> np.ndarray:
     return np.stack(axes, axis=-1).reshape(-1, 3)
 
 
-def make(config: Config, samples: int = 6, step: int = 0, count: int = 1, places: np.ndarray | None = None, grid=GRID):
-    places = np.arange(samples) if places is None else places
-    return config.build()(clip(*grid), count, draws(places + 1000 * step), places, samples, step)
+def make(config: Config, samples: int = 6, step: int = 0, count: int = 1, slots: np.ndarray | None = None, grid=GRID):
+    slots = np.arange(samples) if slots is None else slots
+    return config.build()(clip(*grid), count, draws(slots + 1000 * step), slots, samples, step)
 
 
 def published(data: dict[str, np.ndarray], case: str, mask: int) -> Config:
@@ -104,7 +104,7 @@ def test_rows_are_alike_and_processes_make_the_masks_of_one(settings):
     assert bool((asked == whole.masked).all()) == (settings.get("ask") == "hidden")
     assert whole.weights.sum().item() == pytest.approx(24)
     for part in np.array_split(np.random.default_rng(0).permutation(12), 3):
-        mask = make(config, 12, step=3, count=2, places=part)
+        mask = make(config, 12, step=3, count=2, slots=part)
         assert torch.equal(mask.masked.unflatten(0, (2, 4)), whole.masked.unflatten(0, (2, 12))[:, part])
         asked_here = torch.zeros(8 * tokens, dtype=torch.bool)
         asked_here[mask.indices] = True

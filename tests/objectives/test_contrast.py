@@ -44,12 +44,12 @@ def by_hand(student, teacher, ids, queue, queue_ids, temperature, count, same=Fa
     student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
     samples = len(ids)
     losses, right = [], []
-    for place in range(len(student) // samples):
+    for index in range(len(student) // samples):
         for other in range(count):
-            if place == other and not same:
+            if index == other and not same:
                 continue
             for b in range(samples):
-                row = student[place * samples + b]
+                row = student[index * samples + b]
                 positive = (row @ teacher[other * samples + b] / temperature).exp()
                 negatives = [
                     (row @ teacher[v * samples + n] / temperature).exp()

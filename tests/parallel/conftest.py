@@ -36,10 +36,10 @@ def together(tmp_path: Path) -> Callable[..., list[subprocess.CompletedProcess[s
         children = [
             subprocess.Popen(
                 [sys.executable, str(script), *arguments],
-                env=environment | {"RANK": str(place), "LOCAL_RANK": str(place)},
+                env=environment | {"RANK": str(index), "LOCAL_RANK": str(index)},
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
-            for place in range(count)
+            for index in range(count)
         ]  # fmt: skip
         done = []
         for child in children:

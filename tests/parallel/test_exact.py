@@ -52,8 +52,8 @@ def drawn_by_process(recipe: dict[str, Any]) -> list[str]:
     switches = [("views", "mixup", 0), ("masking", "foreign", 0), ("encoder", "drop_path", 0)]
     found = [f"{part}.{key}={off}" for part, key, off in switches if recipe.get(part, {}).get(key)]
     found += [
-        f"objectives.{place}.across_processes=true"
-        for place, objective in enumerate(recipe["objectives"])
+        f"objectives.{index}.across_processes=true"
+        for index, objective in enumerate(recipe["objectives"])
         if objective.get("across_processes") is False
     ]
     return found

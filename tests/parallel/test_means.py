@@ -125,10 +125,10 @@ with process_group("cpu"):
             one, grad_one = run(pair[0], raw, slice(0, B), whole_mask)
             one.loss.backward()
             c.world_size, c.rank = world, place
-            same = [close(c.mean_over_ranks(two.loss.detach().clone()), one.loss.detach())]
-            same.append(close(c.mean_over_ranks(grad_two.grad), grad_one.grad))
+            same = [close(c.sum_over_ranks(two.loss.detach().clone()) / 2, one.loss.detach())]
+            same.append(close(c.sum_over_ranks(grad_two.grad) / 2, grad_one.grad))
             both = zip(pair[0].parameters(), pair[1].parameters())
-            same += [close(c.mean_over_ranks(b.grad), a.grad) for a, b in both]
+            same += [close(c.sum_over_ranks(b.grad) / 2, a.grad) for a, b in both]
             same += [close(b.float(), a.float()) for a, b in zip(pair[0].buffers(), pair[1].buffers())]
             same.append(len(set(map(tuple, c.gather_json(sorted(two.metrics))))) == 1)
             found[f"{name}, {case}"] = same

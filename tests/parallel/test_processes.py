@@ -13,7 +13,7 @@ import pytest
 
 from foundation.errors import UserError
 from foundation.parallel.launch import free_port, run_processes
-from foundation.parallel.process_group import place_from_environment
+from foundation.parallel.process_group import ranks_from_environment
 
 LOSE = """
 import os, sys
@@ -34,15 +34,15 @@ except FoundationError as error:
 
 
 def test_places():
-    assert place_from_environment({}) == (0, 1, 0)
+    assert ranks_from_environment({}) == (0, 1, 0)
     full = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
-    assert place_from_environment(full) == (3, 4, 1)
+    assert ranks_from_environment(full) == (3, 4, 1)
     with pytest.raises(UserError, match="MASTER_ADDR, MASTER_PORT missing"):
-        place_from_environment({"RANK": "0", "WORLD_SIZE": "2"})
+        ranks_from_environment({"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(UserError, match="ranks count from 0"):
-        place_from_environment(full | {"RANK": "4"})
+        ranks_from_environment(full | {"RANK": "4"})
     with pytest.raises(UserError, match="whole numbers"):
-        place_from_environment(full | {"WORLD_SIZE": "two"})
+        ranks_from_environment(full | {"WORLD_SIZE": "two"})
 
 
 def test_a_lost_process_is_told_of(together):

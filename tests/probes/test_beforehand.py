@@ -76,14 +76,14 @@ def test_one_class_ends_a_machine_and_warns_once_before_the_neighbours(run, tmp_
 
 
 def test_labels_that_come_late_or_stand_in_json_or_in_part_count(run, tmp_path, capsys):
-    for place, labels in enumerate(
+    for index, labels in enumerate(
         (
             ["0"] * 69 + ["1"] + ["0"] * 30,
             [{"label": "cat"}, {"label": "dog"}] * 3,
             [None, None, None, "1", None, "0"],
         )
     ):
-        train = shards(tmp_path / str(place), labels)
+        train = shards(tmp_path / str(index), labels)
         words = ["--train", train, "--test", train, "--workers", "0", "--treatments", "as-is"]
         assert main(["knn", str(run), *words, "--k", "1"]) == 0
         assert "says nothing" not in capsys.readouterr().err

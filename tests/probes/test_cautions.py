@@ -25,7 +25,7 @@ from foundation.zoo.load import LoadedEncoder
 
 def features(labels, seed=0, views=None):
     views = torch.randn(len(labels), 3, 8, 8, generator=torch.Generator().manual_seed(seed)) if views is None else views
-    x, keys = views.flatten(1), tuple(f"s{place // 2}-{place}" for place in range(len(labels)))
+    x, keys = views.flatten(1), tuple(f"s{index // 2}-{index}" for index in range(len(labels)))
     return FeatureSet((x,), x, torch.tensor(labels), keys, ids=torch.arange(len(labels)), prints=fingerprints(views))
 
 
@@ -107,7 +107,7 @@ def test_groups_are_read_from_keys_and_from_json(tmp_path):
     for rule, message in (("(", "no regular expression"), ("^x", "finds nothing in the key 's0-0'")):
         with pytest.raises(UserError, match=message):
             grouped(found, rule, ())
-    samples = ({"__key__": key, "json": b'{"who": %d}' % (place % 2)} for place, key in enumerate(found.keys))
+    samples = ({"__key__": key, "json": b'{"who": %d}' % (index % 2)} for index, key in enumerate(found.keys))
     write_shards(samples, tmp_path, "train", samples_per_shard=3)
     assert grouped(found, "json:who", [f"{tmp_path}/train-*.tar"])[0].tolist() == [0, 1, 0, 1, 0]
     with pytest.raises(UserError, match="'s0-0' has no such field"):

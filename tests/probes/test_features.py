@@ -24,15 +24,15 @@ def shard(path, count, seed=0, classes=3, broken=()):
     generator = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
-        for place in range(count):
+        for index in range(count):
             pixels = generator.integers(0, 90, (16, 16, 3), dtype=np.uint8)
-            pixels[..., place * classes // count] += 120  # sorted by class, as folders are
+            pixels[..., index * classes // count] += 120  # sorted by class, as folders are
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "PNG")
-            members = {"png": stream.getvalue() if place not in broken else b"nothing", "cls": None}
-            members["cls"] = str(place * classes // count).encode()
+            members = {"png": stream.getvalue() if index not in broken else b"nothing", "cls": None}
+            members["cls"] = str(index * classes // count).encode()
             for extension, content in members.items():
-                info = tarfile.TarInfo(f"{place:04d}.{extension}")
+                info = tarfile.TarInfo(f"{index:04d}.{extension}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     return str(path)

@@ -29,8 +29,8 @@ def test_a_step_is_torch_sgd_on_cross_entropy():
     grid = grid_of(with_ones(x), rates, 3, batch_size=16, total_steps=10)
     heads = [torch.nn.Linear(6, 3) for _ in rates]
     groups = []
-    for place, (head, rate) in enumerate(zip(heads, rates, strict=True)):
-        weight, bias = (part.unflatten(0, (2, 3))[place] for part in grid._weights)
+    for index, (head, rate) in enumerate(zip(heads, rates, strict=True)):
+        weight, bias = (part.unflatten(0, (2, 3))[index] for part in grid._weights)
         head.weight.data, head.bias.data = weight.clone(), bias[:, 0].clone()
         groups.append({"params": head.parameters(), "lr": rate * 16 / 256})
     optimizer = torch.optim.SGD(groups, momentum=0.9)

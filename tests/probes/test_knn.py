@@ -24,7 +24,7 @@ def test_dino_class_scores_and_accuracies(golden):
     ks = arrays["arg/k"].tolist()
     found = knn.classify(near, bank_labels, labels, ks)
     for k in ks:
-        scores = knn.vote(near.similarities, bank_labels[near.places], 10, k)
+        scores = knn.vote(near.similarities, bank_labels[near.indices], 10, k)
         torch.testing.assert_close(scores, data[f"output/k{k}/class_scores"], rtol=1e-4, atol=1e-2)
         assert torch.equal(found[k].predictions, data[f"output/k{k}/prediction"].long())
         assert 100 * found[k].top1 == pytest.approx(float(arrays[f"output/k{k}/top1"]))
@@ -36,13 +36,13 @@ def test_dinov2_class_probabilities_and_accuracies(golden):
     data, near = _golden(arrays, 10)
     bank_labels, labels = data["input/train_labels"].long(), data["input/test_labels"].long()
     torch.testing.assert_close(near.similarities, data["output/topk_similarities"], rtol=0, atol=1e-6)
-    assert torch.equal(bank_labels[near.places], data["output/topk_labels"].long())
+    assert torch.equal(bank_labels[near.indices], data["output/topk_labels"].long())
     ks = arrays["arg/k"].tolist()
     found = knn.classify(near, bank_labels, labels, ks)
     for k in ks:
         # DINOv2 divides by the weights of all neighbours that were searched for, whatever k is.
         every = (near.similarities / knn.TEMPERATURE).exp().sum(dim=1, keepdim=True)
-        shares = knn.vote(near.similarities, bank_labels[near.places], 10, k) / every
+        shares = knn.vote(near.similarities, bank_labels[near.indices], 10, k) / every
         torch.testing.assert_close(shares, data[f"output/k{k}/class_probabilities"], rtol=1e-4, atol=1e-6)
         assert torch.equal(found[k].predictions, data[f"output/k{k}/prediction"].long())
         assert found[k].top1 == pytest.approx(float(arrays[f"output/k{k}/top1_accuracy"]), abs=1e-6)
@@ -65,7 +65,7 @@ def test_blocks_equal_brute_force(leave_one_out):
     if leave_one_out:
         cosine.fill_diagonal_(-2)
     values, places = cosine.sort(dim=1, descending=True)
-    assert torch.equal(found.places, places[:, :13])
+    assert torch.equal(found.indices, places[:, :13])
     torch.testing.assert_close(found.similarities, values[:, :13])
 
 
@@ -73,7 +73,7 @@ def test_neighbours_of_the_own_group_do_not_vote():
     generator = torch.Generator().manual_seed(1)
     bank, groups = torch.randn(60, 8, generator=generator), torch.arange(60) // 7
     found = knn.search(bank, bank, 50, leave_one_out=True, groups=groups, query_block=11, bank_block=13)
-    assert not (groups[found.places] == groups[:, None]).any()
+    assert not (groups[found.indices] == groups[:, None]).any()
     unit = torch.nn.functional.normalize(bank, dim=1)
     cosine = (unit @ unit.T).masked_fill(groups[:, None] == groups, -2)
     torch.testing.assert_close(found.similarities, cosine.sort(dim=1, descending=True).values[:, :50])

@@ -73,7 +73,7 @@ def test_features_that_are_not_finite_are_counted():
 
 def test_a_set_is_treated_layer_by_layer_and_earlier_layers_leave():
     def features(seed):
-        layers = tuple(correlated(50, seed=seed + place) for place in range(3))
+        layers = tuple(correlated(50, seed=seed + index) for index in range(3))
         return FeatureSet(layers, correlated(50, seed=seed + 9), torch.arange(50) % 2, ("k",) * 50)
 
     train, test = features(0), features(100)

@@ -39,14 +39,14 @@ def write_shard(path: Path, count: int, seed: int = 0, classes: int = 3, labels:
     generator = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
-        for place in range(count):
+        for index in range(count):
             pixels = generator.integers(0, 90, (16, 16, 3), dtype=np.uint8)
-            pixels[..., place % classes] += 120
+            pixels[..., index % classes] += 120
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "PNG")
-            members = {"png": stream.getvalue()} | ({"cls": str(place % classes).encode()} if labels else {})
+            members = {"png": stream.getvalue()} | ({"cls": str(index % classes).encode()} if labels else {})
             for extension, content in members.items():
-                info = tarfile.TarInfo(f"{place:04d}.{extension}")
+                info = tarfile.TarInfo(f"{index:04d}.{extension}")
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     return path

@@ -93,7 +93,9 @@ def test_a_stage_begins_where_the_last_one_ended(whole, tiny_recipe, tmp_path):
         trainer = Trainer(recipe, run, say=lambda text: None)
         for name, branch in trainer.learner.named_branches.items():
             branch.load_state_dict(tensors(whole, 4, name))
-        second = Stage(trainer.parts[1], trainer.place, run.path, print, dict(trainer.learner.named_branches.items()))
+        second = Stage(
+            trainer.parts[1], trainer.placement, run.path, print, dict(trainer.learner.named_branches.items())
+        )
         for name, branch in second.learner.named_branches.items():
             kept = tensors(whole, 4, name)
             assert all(torch.equal(value, kept[key]) for key, value in branch.state_dict().items())

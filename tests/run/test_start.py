@@ -87,7 +87,7 @@ def test_a_terminal_of_unknown_width_gets_lines_instead_of_a_bar(monkeypatch):
 def test_a_run_begins_with_what_it_will_do(train, tiny_recipe, tmp_path):
     said: list[str] = []
     trainer = train(tiny_recipe("train.length=4 steps", "train.stop_after=2 steps"), tmp_path / "run", said)
-    first = next(place for place, line in enumerate(said) if line.startswith("step 1/2"))
+    first = next(index for index, line in enumerate(said) if line.startswith("step 1/2"))
     head = "\n".join(said[:first])
     trained = sum(p.numel() for p in trainer.learner.branches["student"].parameters() if p.requires_grad)
     assert "device      float32 on cpu" in head and f"{trained:,} trained" in head

@@ -52,13 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"], own=True)
     step = Rehearsal(recipe, arguments.batch)
-    batch = random_batch(recipe, arguments.batch).to(step.place.device)
+    batch = random_batch(recipe, arguments.batch).to(step.placement.device)
     number = 0
 
     def timed(action) -> float:
         begun = time.perf_counter()
         action()
-        if step.place.device.type == "cuda":
+        if step.placement.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     ratios = [a / b for a, b in zip(figures["asynchronous"], figures["synchronous"], strict=True)]
     result = {
         "recipe": recipe.name, "parameters": parameters, "checkpoint_gigabytes": size / 1e9,
-        "device": str(step.place.device), "threads": torch.get_num_threads(), "rounds": arguments.rounds, **middle,
+        "device": str(step.placement.device), "threads": torch.get_num_threads(), "rounds": arguments.rounds, **middle,
         "preparing_seconds": preparing, "asynchronous_over_synchronous": statistics.median(ratios),
         "asynchronous_over_synchronous_min": min(ratios), "asynchronous_over_synchronous_max": max(ratios),
     }  # fmt: skip

@@ -84,8 +84,8 @@ def usual(points, groups, neighbours):  # type: ignore[no-untyped-def]
     taken = torch.zeros(rows, groups, dtype=torch.int64)
     nearest = torch.full((rows, count), 1e10)
     last = ((points - points.mean(1, keepdim=True)) ** 2).sum(-1).argmax(-1)
-    for place in range(groups):
-        taken[:, place] = last
+    for index in range(groups):
+        taken[:, index] = last
         distance = ((points - points[batch, last][:, None]) ** 2).sum(-1)
         nearer = distance < nearest
         nearest[nearer] = distance[nearer]

@@ -50,15 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     warm_up(recipe)
     before = held(recipe)
     step = Rehearsal(recipe, arguments.batch)
-    batch = batch.to(step.place.device)
+    batch = batch.to(step.placement.device)
     for _ in range(arguments.steps):
         step(batch)
     measured = peak(recipe) - before
     figures = {
         "recipe": recipe.name,
         "batch": arguments.batch,
-        "device": str(step.place.device),
-        "precision": str(step.place.autocast or torch.float32),
+        "device": str(step.placement.device),
+        "precision": str(step.placement.autocast or torch.float32),
         "estimate": {name: size / 2**20 for name, size in estimate.items()},
         "estimate_mebibytes": sum(estimate.values()) / 2**20,
         "measured_mebibytes": measured / 2**20,
@@ -83,10 +83,10 @@ def warm_up(recipe) -> None:
     from foundation.engine.adamw import AdamW
     from foundation.run import build
 
-    place = build.placement(recipe)
-    with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
-        layer = torch.nn.Linear(64, 64, device=place.device)
-        layer(torch.randn(64, 64, device=place.device)).sum().backward()
+    placement = build.placement(recipe)
+    with torch.autocast(placement.device.type, placement.autocast, enabled=placement.autocast is not None):
+        layer = torch.nn.Linear(64, 64, device=placement.device)
+        layer(torch.randn(64, 64, device=placement.device)).sum().backward()
     AdamW([list(layer.parameters())], (0.9, 0.999), 1e-8, fused=True).step()
 
 

@@ -42,16 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = [*arguments.overrides, f"train.batch_size={arguments.batch}", "train.accumulate=1"]
     recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides, own=True)
     ours = Rehearsal(recipe, arguments.batch)
-    place = ours.place
-    batch = random_batch(recipe, arguments.batch).to(place.device)
-    plain = PlainStep(ours.learner, recipe, place)
+    placement = ours.placement
+    batch = random_batch(recipe, arguments.batch).to(placement.device)
+    plain = PlainStep(ours.learner, recipe, placement)
 
     def timed(step) -> float:
-        if place.device.type == "cuda":
+        if placement.device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         step(batch)
-        if place.device.type == "cuda":
+        if placement.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     figures = {
         "recipe": recipe.name,
         "batch": arguments.batch,
-        "device": str(place.device),
-        "precision": str(place.autocast or torch.float32),
+        "device": str(placement.device),
+        "precision": str(placement.autocast or torch.float32),
         "threads": torch.get_num_threads(),
         "ours_seconds": statistics.median(a for a, _ in pairs),
         "plain_seconds": statistics.median(b for _, b in pairs),
@@ -84,18 +84,18 @@ def run(arguments: argparse.Namespace) -> int:
 class PlainStep:
     """The same mathematics as the papers' own loops write it, on the same modules."""
 
-    def __init__(self, learner, recipe, place) -> None:
+    def __init__(self, learner, recipe, placement) -> None:
         import torch
 
-        self.learner, self.recipe, self.place = learner, recipe, place
+        self.learner, self.recipe, self.placement = learner, recipe, placement
         self.parameters = [p for p in learner.branch("student").parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, foreach=False, fused=False)
 
     def __call__(self, batch) -> None:
         import torch
 
-        place = self.place
-        with torch.autocast(place.device.type, place.autocast, enabled=place.autocast is not None):
+        placement = self.placement
+        with torch.autocast(placement.device.type, placement.autocast, enabled=placement.autocast is not None):
             loss = self.loss(batch)
         loss.backward()
         for parameter in self.parameters:

@@ -107,7 +107,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     try:
         heard = read(raw[name], config.max_seconds, config.channels)
     except AudioError as error:
-        raise SampleError(*members.place_of(raw), error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
+        raise SampleError(*members.origin_of(raw), error.reason, f"{name} ({len(raw[name])} bytes): {error}") from None
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     import torch
 

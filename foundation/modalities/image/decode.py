@@ -89,7 +89,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
         SampleError: reason ``missing`` (no image member), ``too_large``, ``truncated`` or ``decode``.
     """
     config = config or Config()
-    shard, key = members.place_of(raw)
+    shard, key = members.origin_of(raw)
     name = members.required(raw, config.member, EXTENSIONS, "image")
     import torch
 

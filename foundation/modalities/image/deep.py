@@ -78,8 +78,8 @@ def read(image: Image, data: bytes) -> RawPicture:
 
     if (largest := _largest_of_netpbm(image)) > 255:  # Pillow would stretch these, and cut colours to 8 bits
         channels = 3 if image.mode == "RGB" else 1
-        count, place = image.height * image.width * channels, image.tile[0][2]  # type: ignore[attr-defined]
-        numbers = np.frombuffer(data, ">u2", count=count, offset=place).astype(np.uint16)
+        count, offset = image.height * image.width * channels, image.tile[0][2]  # type: ignore[attr-defined]
+        numbers = np.frombuffer(data, ">u2", count=count, offset=offset).astype(np.uint16)
         shape = (image.height, image.width, 3) if channels == 3 else (image.height, image.width)
         return RawPicture(numbers.reshape(shape), (0, 65535), (0, largest) if largest < 65535 else None)
     tags = _tags(image)

@@ -16,18 +16,18 @@ _MOST_ENTRIES = 512  # a directory of a whole file has a few dozen
 
 def orientation_of_jpeg(data: bytes) -> int:
     """Orientation of a JPEG file, 1 (upright) to 8; 1 where it says nothing, or nothing that can be read."""
-    place, end = 2, len(data) - 10
-    while place < end and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset, end = 2, len(data) - 10
+    while offset < end and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker == 0xFF:  # fill byte
-            place += 1
+            offset += 1
         elif marker == 0xDA:  # the scan begins
             break
         else:
-            size = data[place + 2] << 8 | data[place + 3]
-            if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-                return _of_exif(data[place + 10 : place + 2 + size])
-            place += 2 + size
+            size = data[offset + 2] << 8 | data[offset + 3]
+            if marker == 0xE1 and data[offset + 4 : offset + 10] == b"Exif\0\0":
+                return _of_exif(data[offset + 10 : offset + 2 + size])
+            offset += 2 + size
     return 1
 
 
@@ -50,13 +50,13 @@ def _of_exif(block: bytes) -> int:
     if order is None or len(block) < 10:
         return 1
     try:
-        (place,) = struct.unpack_from(order + "I", block, 4)
-        (entries,) = struct.unpack_from(order + "H", block, place)
+        (offset,) = struct.unpack_from(order + "I", block, 4)
+        (entries,) = struct.unpack_from(order + "H", block, offset)
         for number in range(min(entries, _MOST_ENTRIES)):
-            tag, kind = struct.unpack_from(order + "HH", block, place + 2 + 12 * number)
+            tag, kind = struct.unpack_from(order + "HH", block, offset + 2 + 12 * number)
             if tag == _TAG:
                 form = {3: "H", 4: "I"}.get(kind)
-                value = struct.unpack_from(order + form, block, place + 10 + 12 * number)[0] if form else 1
+                value = struct.unpack_from(order + form, block, offset + 10 + 12 * number)[0] if form else 1
                 return value if 1 <= value <= 8 else 1
     except struct.error:  # cut off, or an offset that leads out of it
         pass

@@ -203,9 +203,9 @@ def _merged(programs: list[Program], kernels: dict[int, list[float]]) -> BatchPl
     after = {"greyscale": 1, "blur": 2, "solarise": 3}  # these come last, together, wherever they are in a program
     places: dict[tuple[int, int, str], list[tuple[int, Any]]] = {}
     for row, program in enumerate(programs):
-        for place, (name, value) in enumerate(program):
+        for index, (name, value) in enumerate(program):
             last = after.get(name, 0)
-            places.setdefault((last, 0 if last else place, name), []).append((row, value))
+            places.setdefault((last, 0 if last else index, name), []).append((row, value))
     steps: list[Step] = []
     integers: list[int] = []
     floats: list[float] = []

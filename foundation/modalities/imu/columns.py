@@ -57,14 +57,14 @@ class Found:
     """Where the wanted columns stand.
 
     Attributes:
-        places: number of the column of each channel, from 0.
+        indices: number of the column of each channel, from 0.
         units: what its name says, in the words of :mod:`foundation.modalities.imu.units`; as it is written there where
             no such unit is known; empty where it says none.
         time: number of the column of times; None: there is none.
         time_unit: what its name says; empty where it says none.
     """
 
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     units: tuple[str, ...]
     time: int | None
     time_unit: str
@@ -88,7 +88,7 @@ def find(channels: Sequence[str], given: bool, time: str | None, names: Sequence
         channels = free[: len(channels)] if len(free) >= len(channels) else [str(i) for i in range(len(channels))]
     found = [_place(channel, names, columns, not given) for channel in channels]
     when = _place(time, names, columns, False) if time is not None else _usual_time(names)
-    missing = [name for name, place in zip(channels, found, strict=True) if place is None]
+    missing = [name for name, index in zip(channels, found, strict=True) if index is None]
     missing += [time] if time is not None and when is None else []
     if missing:
         there = ", ".join(names) if names else f"{columns} without names"
@@ -97,10 +97,10 @@ def find(channels: Sequence[str], given: bool, time: str | None, names: Sequence
             f"no column {', '.join(missing)} (columns: {there}): say which they are by "
             "decode.columns (data build: --columns), or name only those that are there by decode.channels (--channels)",
         )
-    places = tuple(place for place in found if place is not None)
-    units = tuple(split(names[place])[1] or _unknown_unit(names[place]) if names else "" for place in places)
+    indices = tuple(index for index in found if index is not None)
+    units = tuple(split(names[index])[1] or _unknown_unit(names[index]) if names else "" for index in indices)
     time_unit = split(names[when])[1] if names and when is not None else ""
-    return Found(places, units, when, time_unit if time_unit in _TIME_UNITS else "")
+    return Found(indices, units, when, time_unit if time_unit in _TIME_UNITS else "")
 
 
 def split(name: str) -> tuple[str, str]:
@@ -141,10 +141,10 @@ def _usual_time(names: Sequence[str]) -> int | None:
 
 
 def _only(wanted: str, pattern: re.Pattern[str], names: Sequence[str]) -> int | None:
-    places = [place for place, name in enumerate(names) if pattern.fullmatch(split(name)[0])]
-    if len(places) > 1:
+    indices = [index for index, name in enumerate(names) if pattern.fullmatch(split(name)[0])]
+    if len(indices) > 1:
         if wanted == "time":  # loggers write the time of the day beside the seconds: the first counts
-            return places[0]
-        there = " and ".join(names[place] for place in places)
+            return indices[0]
+        there = " and ".join(names[index] for index in indices)
         raise ImuError("conflict", f"{there} could both be {wanted}: set decode.columns")
-    return places[0] if places else None
+    return indices[0] if indices else None

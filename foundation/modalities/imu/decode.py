@@ -187,7 +187,7 @@ class ImuDecoder:
             broken = next(note.detail for note in recording.notes if note.reason == "gap")
             text = f"the longest stretch has {longest.seconds:.4g} of {recording.seconds:.4g} s: {broken}"
             advice = "'foundation data build imu-folder --window' cuts the stretches apart"
-            raise SampleError(*members.place_of(raw), "gap", f"{text}; {advice}")
+            raise SampleError(*members.origin_of(raw), "gap", f"{text}; {advice}")
         sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
         sample["imu"] = torch.from_numpy(longest.values)
         sample["imu_rate"], sample["imu_start"] = longest.rate, longest.start
@@ -201,7 +201,7 @@ class ImuDecoder:
         try:
             return self._read(raw, name)
         except ImuError as error:
-            raise SampleError(*members.place_of(raw), error.reason, f"{name}: {error}") from error.__cause__
+            raise SampleError(*members.origin_of(raw), error.reason, f"{name}: {error}") from error.__cause__
 
     def _read(self, raw: Mapping[str, Any], name: str) -> Recording:
         import numpy as np
@@ -213,7 +213,7 @@ class ImuDecoder:
         rate = self._number(facts, _RATES, LOWEST_RATE) or config.rate
         given = config.columns is not None
         wanted = Wanted(config.columns or config.channels, given, config.time, rate is None, config.max_steps)
-        table = read(raw[name], name, wanted, None if names is None else tuple(names), members.place_of(raw))
+        table = read(raw[name], name, wanted, None if names is None else tuple(names), members.origin_of(raw))
         values = table.values
         if len(values) < config.min_steps:
             raise ImuError(

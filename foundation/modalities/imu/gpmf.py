@@ -62,20 +62,20 @@ def parse(payload: bytes) -> dict[str, Readings]:
 
 def _entries(data: bytes) -> Iterator[tuple[str, str, int, int, bytes]]:
     """Letters, type, structure size, number of structures and content of each entry."""
-    place = 0
-    while place + 8 <= len(data):
-        letters, kind, size, repeat = struct.unpack_from(">4sBBH", data, place)
+    offset = 0
+    while offset + 8 <= len(data):
+        letters, kind, size, repeat = struct.unpack_from(">4sBBH", data, offset)
         if letters == b"\0\0\0\0":  # the rest is filling
             return
         if not all(32 <= letter < 127 for letter in letters):
-            raise ImuError("decode", f"{letters!r} at byte {place} are no letters of an entry: no GPMF payload")
+            raise ImuError("decode", f"{letters!r} at byte {offset} are no letters of an entry: no GPMF payload")
         length = size * repeat
-        if place + 8 + length > len(data):
+        if offset + 8 + length > len(data):
             raise ImuError(
-                "truncated", f"entry {letters.decode()} promises {length} bytes, {len(data) - place - 8} left"
+                "truncated", f"entry {letters.decode()} promises {length} bytes, {len(data) - offset - 8} left"
             )
-        yield letters.decode(), chr(kind) if kind else "", size, repeat, data[place + 8 : place + 8 + length]
-        place += 8 + (length + 3) // 4 * 4
+        yield letters.decode(), chr(kind) if kind else "", size, repeat, data[offset + 8 : offset + 8 + length]
+        offset += 8 + (length + 3) // 4 * 4
 
 
 def _walk(data: bytes, depth: int, found: dict[str, Readings]) -> None:

@@ -11,26 +11,26 @@ _ZERO_CROSSINGS = 6
 """Half width of the interpolation filter, in periods of the slower of the two rates."""
 
 
-def readings_at(values: NDArray[np.float32], places: NDArray[np.float64], stride: float) -> NDArray[np.float32]:
+def readings_at(values: NDArray[np.float32], positions: NDArray[np.float64], stride: float) -> NDArray[np.float32]:
     """Readings between the readings: a Hann-windowed sinc around each place.
 
     Args:
         values: [T, C].
-        places: [n] wanted, in steps of ``values`` from its first one. Outside of the recording it is mirrored at its
+        positions: [n] wanted, in steps of ``values`` from its first one. Outside of the recording it is mirrored at its
             ends.
-        stride: steps between two places; above 1, what the new rate cannot hold is taken out.
+        stride: steps between two positions; above 1, what the new rate cannot hold is taken out.
 
     Returns:
         float32 [n, C]. A constant stays a constant everywhere: the weights of a place sum to 1.
     """
-    whole = np.rint(places)
-    if stride <= 1.0 + 1e-9 and np.abs(places - whole).max(initial=0.0) < 1e-6:
+    whole = np.rint(positions)
+    if stride <= 1.0 + 1e-9 and np.abs(positions - whole).max(initial=0.0) < 1e-6:
         return values[mirrored(whole.astype(np.int64), len(values))]
     widest = max(1.0, stride)
     half = math.ceil(_ZERO_CROSSINGS * widest)
-    first = np.floor(places).astype(np.int64)
+    first = np.floor(positions).astype(np.int64)
     index = first[:, None] + np.arange(1 - half, half + 1)[None]  # [n, taps]
-    distance = (places[:, None] - index) / widest
+    distance = (positions[:, None] - index) / widest
     window = np.cos(np.clip(distance / _ZERO_CROSSINGS, -1.0, 1.0) * (math.pi / 2)) ** 2
     weights = np.sinc(distance) * window
     weights /= weights.sum(axis=1, keepdims=True)

@@ -31,8 +31,8 @@ class Statistics:
         self.readings = Moments()
         self.rates, self.seconds, self.lengths, self.turning = (list[float]() for _ in range(4))
         kinds = [kind_of(name) for name in self.config.channels]
-        self.acceleration = [place for place, kind in enumerate(kinds) if kind == "acceleration"]
-        self.gyroscope = [place for place, kind in enumerate(kinds) if kind == "angular_velocity"]
+        self.acceleration = [index for index, kind in enumerate(kinds) if kind == "acceleration"]
+        self.gyroscope = [index for index, kind in enumerate(kinds) if kind == "angular_velocity"]
 
     def add(self, sample: Sample, raw: Mapping[str, Any]) -> None:
         """Take a decoded recording and its members."""

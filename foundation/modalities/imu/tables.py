@@ -65,7 +65,7 @@ class Table:
     notes: tuple[Note, ...] = ()
 
 
-def read(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
+def read(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, origin: tuple[str, str]) -> Table:
     """Reads a member.
 
     Args:
@@ -84,7 +84,7 @@ def read(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, 
         raise ImuError("empty", "no bytes")
     ending = name.lower().rpartition(".")[2]
     if ending == "npy":
-        return _array(data, name, wanted, there, place)
+        return _array(data, name, wanted, there, origin)
     return _parquet(data, wanted) if ending == "parquet" else _csv(data, wanted)
 
 
@@ -98,10 +98,10 @@ def _check_length(rows: int, wanted: Wanted) -> None:
         raise ImuError("too_large", f"{rows:,} readings are more than max_steps = {wanted.most:,}: cut it into pieces")
 
 
-def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, place: tuple[str, str]) -> Table:
+def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None, origin: tuple[str, str]) -> Table:
 
     # Missing numbers are left out or bridged like a table's; only the array's promises are looked at here.
-    (fact,) = array_facts(io.BytesIO(data), name, len(data), *place, finite=False)
+    (fact,) = array_facts(io.BytesIO(data), name, len(data), *origin, finite=False)
     kind = np.dtype(fact.dtype).kind
     if len(fact.shape) != 2 or kind not in "fiu":
         raise ImuError("shape", f"{fact.dtype} {list(fact.shape)}: readings are numbers [time steps, channels]")
@@ -114,7 +114,7 @@ def _array(data: bytes, name: str, wanted: Wanted, there: tuple[str, ...] | None
     found = _find(wanted, there or (), fact.shape[1])
     array = np.load(io.BytesIO(data), allow_pickle=False)
     times = None if found.time is None else array[:, found.time]
-    return Table(array[:, list(found.places)].astype(np.float64), found.units, times, found.time_unit)
+    return Table(array[:, list(found.indices)].astype(np.float64), found.units, times, found.time_unit)
 
 
 def _csv(data: bytes, wanted: Wanted) -> Table:
@@ -135,13 +135,13 @@ def _csv(data: bytes, wanted: Wanted) -> Table:
         body = body[:-1]
     decimal = body if sign == "," or not any("," in line for line in body[:50]) else [x.replace(",", ".") for x in body]
     together = () if found.time is None or not _is_short(body[0], found.time, sign) else (found.time,)
-    places = (*found.places, *together)
+    indices = (*found.indices, *together)
     try:
         values = np.loadtxt(
-            decimal, delimiter=sign, usecols=places, ndmin=2, comments=None, quotechar='"', dtype=np.float64
+            decimal, delimiter=sign, usecols=indices, ndmin=2, comments=None, quotechar='"', dtype=np.float64
         )
     except (ValueError, IndexError):  # an empty cell, or worse: slower, and able to say where
-        values = _numbers(body, places, names or [str(i) for i in range(len(first))], sign)
+        values = _numbers(body, indices, names or [str(i) for i in range(len(first))], sign)
     if together:
         return Table(values[:, :-1], found.units, values[:, -1], found.time_unit, cut)
     times = None if found.time is None else _times(body, found.time, sign)
@@ -170,9 +170,9 @@ def _rows(text: str) -> list[str]:
     rows = [line for line in lines if line[0] != "#"] if "#" in text else lines
     if not rows:
         raise ImuError("empty", "no rows")
-    place = lines.index(rows[0])
-    if place:
-        names, sign = lines[place - 1].lstrip("# \t"), _sign(rows)
+    index = lines.index(rows[0])
+    if index:
+        names, sign = lines[index - 1].lstrip("# \t"), _sign(rows)
         first = _cells(rows[0], sign)
         if len(_cells(names, sign)) == len(first) and any(_is_number(cell) for cell in first):
             return [names, *rows]
@@ -210,18 +210,18 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(body: Sequence[str], places: Sequence[int], names: Sequence[str], sign: str) -> NDArray[np.float64]:
+def _numbers(body: Sequence[str], indices: Sequence[int], names: Sequence[str], sign: str) -> NDArray[np.float64]:
     """[T, C] numbers of a table in which cells are empty: NaN there.
 
     Raises:
         ImuError: a cell that is neither empty nor a number; a row that lacks a column.
     """
 
-    values = np.full((len(body), len(places)), np.nan)
+    values = np.full((len(body), len(indices)), np.nan)
     for row, line in enumerate(body):
         cells = _cells(line, sign)
-        for column, place in enumerate(places):
-            cell = cells[place] if place < len(cells) else None
+        for column, index in enumerate(indices):
+            cell = cells[index] if index < len(cells) else None
             if cell is None:
                 raise ImuError("decode", f"not a table of numbers: row {row} has {len(cells)} columns: {line[:60]!r}")
             if cell.lower() in _EMPTY:
@@ -229,23 +229,23 @@ def _numbers(body: Sequence[str], places: Sequence[int], names: Sequence[str], s
             try:
                 values[row, column] = float(cell)
             except ValueError:
-                where = f"row {row}, column {names[place]}"
+                where = f"row {row}, column {names[index]}"
                 raise ImuError("decode", f"not a table of numbers: {where}: {cell[:40]!r}") from None
     return values
 
 
-def _is_short(line: str, place: int, sign: str) -> bool:
+def _is_short(line: str, index: int, sign: str) -> bool:
     """Whether the time in a row is a number that a float64 keeps."""
     cells = _cells(line, sign)
-    cell = cells[place] if place < len(cells) else ""
+    cell = cells[index] if index < len(cells) else ""
     digits = cell.lstrip("+-")
     return _is_number(cell) and not (digits.isdigit() and len(digits) > _EXACT)
 
 
-def _times(body: Sequence[str], place: int, sign: str) -> NDArray[Any]:
+def _times(body: Sequence[str], index: int, sign: str) -> NDArray[Any]:
     """[T] times that are no plain numbers: whole numbers of many digits as int64, dates as datetime64."""
 
-    cells = [cells[place] if place < len(cells) else "" for cells in (_cells(line, sign) for line in body)]
+    cells = [cells[index] if index < len(cells) else "" for cells in (_cells(line, sign) for line in body)]
     if not _is_number(next((cell for cell in cells if cell.lower() not in _EMPTY), "0")):
         return _dates(cells)
     try:
@@ -301,7 +301,7 @@ def _parquet(data: bytes, wanted: Wanted) -> Table:
         _check_length(file.metadata.num_rows, wanted)
         names = list(file.schema_arrow.names)
         found = _find(wanted, names, len(names))
-        chosen = [names[place] for place in found.places]
+        chosen = [names[index] for index in found.indices]
         table = file.read(columns=[*dict.fromkeys([*chosen, *([] if found.time is None else [names[found.time]])])])
         if not table.num_rows:
             raise ImuError("empty", "no rows")

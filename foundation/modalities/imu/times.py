@@ -167,8 +167,8 @@ def _joined(runs: list[NDArray[np.int64]], times: NDArray[np.float64], longest: 
     """Runs of rows, without the few that a clock wrote which jumped and came back."""
 
     kept = [runs[0]]
-    for place, run in enumerate(runs[1:], start=1):
-        following = runs[place + 1] if place + 1 < len(runs) else None
+    for index, run in enumerate(runs[1:], start=1):
+        following = runs[index + 1] if index + 1 < len(runs) else None
         end = times[kept[-1][-1]]
         if len(run) <= _STRAY and following is not None and abs(times[following[0]] - end) <= longest:
             continue

@@ -52,10 +52,10 @@ def window(
     if path is None:
         if abs(stride - 1.0) < 1e-6:
             first, stride = float(round(first)), 1.0
-        places = np.asarray(first + stride * (np.arange(size) + 0.5) - 0.5, np.float64)
-        return readings_at(values, places, stride)
-    places = np.asarray(first + seconds * rate * path - 0.5, np.float64)
-    return readings_at(values, places, max(stride, float(np.diff(places).max(initial=stride))))
+        positions = np.asarray(first + stride * (np.arange(size) + 0.5) - 0.5, np.float64)
+        return readings_at(values, positions, stride)
+    positions = np.asarray(first + seconds * rate * path - 0.5, np.float64)
+    return readings_at(values, positions, max(stride, float(np.diff(positions).max(initial=stride))))
 
 
 def warped(uniforms: NDArray[np.float64], strength: float, size: int) -> NDArray[np.float64]:

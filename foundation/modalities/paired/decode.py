@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from foundation.data.members import note, place_of
+from foundation.data.members import note, origin_of
 from foundation.errors import SampleError, UserError
 from foundation.plugins import Plugin
 from foundation.ranges import ShareBelowOne, check
@@ -90,12 +90,12 @@ class PairedDecoder:
             label = part.pop("label", None)
             if label is not None and whole.setdefault("label", label) != label:
                 labels = f"one modality says label {whole['label']}, another {label}"
-                raise SampleError(*place_of(raw), "conflict", labels)
+                raise SampleError(*origin_of(raw), "conflict", labels)
             taken = sorted((part.keys() & whole.keys()) - {"label"})
             if taken:
                 raise UserError(f"paired: two decoders give {', '.join(taken)}; each needs an entry of its own")
             if not part:
-                raise SampleError(*place_of(raw), "missing", f"{type(decoder).__name__} gave no entry for this sample")
+                raise SampleError(*origin_of(raw), "missing", f"{type(decoder).__name__} gave no entry for this sample")
             whole |= part
         if self.tolerance is not None:
             self._compare(whole, raw)
@@ -108,7 +108,7 @@ class PairedDecoder:
         if len(spans) > 1 and (share := outside(spans)) > self.tolerance:  # type: ignore[operator]
             times = ", ".join(f"{name} {begin:.2f} to {end:.2f} s" for name, (begin, end) in spans.items())
             raise SampleError(
-                *place_of(raw),
+                *origin_of(raw),
                 "conflict",
                 f"out of step: {times}; {share:.0%} of the shortest has no counterpart (tolerance "
                 f"{self.tolerance:.0%}). "

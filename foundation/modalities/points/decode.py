@@ -73,7 +73,7 @@ def decode(raw: Mapping[str, Any], config: Config | None = None) -> Sample:
     import torch
 
     config = config or Config()
-    shard, key = members.place_of(raw)
+    shard, key = members.origin_of(raw)
     name = members.required(raw, config.member, EXTENSIONS, "point cloud")
     from foundation.modalities.points.tables import PointError
 

@@ -19,13 +19,13 @@ CHUNK = 16_384
 
 
 def spread(
-    tokens: Tensor, places: Tensor, samples: Sequence[Sample], evaluation: EvaluationConfig
+    tokens: Tensor, coordinates: Tensor, samples: Sequence[Sample], evaluation: EvaluationConfig
 ) -> list[dict[str, NDArray[np.floating]]]:
     """Features of every point of some clouds, also of those that the evaluation view leaves out.
 
     Args:
         tokens: [B, N, D] of the evaluation views.
-        places: [B, N, 3] of the tokens, in the coordinates of those views.
+        coordinates: [B, N, 3] of the tokens, in the coordinates of those views.
         samples: B samples with ``points`` float32 [P, 3 + F] and, by the decoder,
             ``points_origin``.
         evaluation: how the views were made.
@@ -36,7 +36,7 @@ def spread(
         distance.
     """
     found = []
-    for feature, centre, sample in zip(tokens.cpu(), places.cpu(), samples, strict=True):
+    for feature, centre, sample in zip(tokens.cpu(), coordinates.cpu(), samples, strict=True):
         points = sample["points"].numpy()
         inside = torch.from_numpy(normalised(points, evaluation.normalise)[0][:, :3].copy())
         parts = [per_point(feature[None], centre[None], part[None])[0].half() for part in inside.split(CHUNK)]

@@ -50,22 +50,22 @@ def check_claims(data: bytes, limits: Limits) -> None:
         ) from None
 
 
-def _fits(data: bytes, place: int, size: int, what: str) -> None:
-    if place + size > len(data):
-        raise PointError("truncated", f"{len(data)} bytes, but {what} at {place}")
+def _fits(data: bytes, offset: int, size: int, what: str) -> None:
+    if offset + size > len(data):
+        raise PointError("truncated", f"{len(data)} bytes, but {what} at {offset}")
 
 
-def _check_compression(data: bytes, place: int, begin: int, records: int, point_bytes: int, limits: Limits) -> None:
+def _check_compression(data: bytes, offset: int, begin: int, records: int, point_bytes: int, limits: Limits) -> None:
     """Raises as :func:`check_claims`; also ``struct.error`` where something lies behind the end of the file."""
     for _ in range(records):
-        number, length = struct.unpack_from("<HH", data, place + 18)
-        place += _RECORD
+        number, length = struct.unpack_from("<HH", data, offset + 18)
+        offset += _RECORD
         if number == _LASZIP:
-            (items,) = struct.unpack_from("<H", data, place + _ITEMS)
-            sizes = [struct.unpack_from("<H", data, place + _ITEMS + 4 + 6 * item)[0] for item in range(items)]
+            (items,) = struct.unpack_from("<H", data, offset + _ITEMS)
+            sizes = [struct.unpack_from("<H", data, offset + _ITEMS + 4 + 6 * item)[0] for item in range(items)]
             if sum(sizes) != point_bytes:
                 raise PointError("decode", f"damaged LAZ file: points of {point_bytes} bytes have parts of {sizes}")
-        place += length
+        offset += length
     (table,) = struct.unpack_from("<q", data, begin)
     if table < 0:  # written without seeking: its place is the end of the file
         (table,) = struct.unpack_from("<q", data, len(data) - 8)

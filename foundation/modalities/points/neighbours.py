@@ -37,26 +37,26 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     taken = torch.empty((rows, count), dtype=torch.int64, device=points.device)
     centre = planes.mean(-1, keepdim=True)
     nearest = torch.full((rows, size), torch.inf, device=points.device)
-    for place in range(count):
+    for index in range(count):
         distance = (planes[0] - centre[0]).square_()
         distance.add_((planes[1] - centre[1]).square_()).add_((planes[2] - centre[2]).square_())
-        if place == 0:
+        if index == 0:
             taken[:, 0] = distance.argmax(-1)
         else:
             torch.minimum(nearest, distance, out=nearest)
-            taken[:, place] = nearest.argmax(-1)
-        if place == 0 and count > 1:
+            taken[:, index] = nearest.argmax(-1)
+        if index == 0 and count > 1:
             centre = _at(planes, taken[:, 0])
             first = (planes - centre).square().sum(0)
             torch.minimum(nearest, first, out=nearest)
             continue
-        centre = _at(planes, taken[:, place])
+        centre = _at(planes, taken[:, index])
     return taken
 
 
-def _at(planes: Tensor, places: Tensor) -> Tensor:
+def _at(planes: Tensor, indices: Tensor) -> Tensor:
     """[3, R, 1] coordinates of one point of each cloud."""
-    return planes.gather(2, places[None, :, None].expand(3, -1, 1))
+    return planes.gather(2, indices[None, :, None].expand(3, -1, 1))
 
 
 @torch.no_grad()
@@ -92,19 +92,19 @@ def nearest_points(points: Tensor, centres: Tensor, count: int, chunk: int = CHU
     return torch.cat(found)
 
 
-def gather_points(points: Tensor, places: Tensor) -> Tensor:
+def gather_points(points: Tensor, indices: Tensor) -> Tensor:
     """Rows of clouds.
 
     Args:
         points: [R, P, C].
-        places: [R, ...] int64.
+        indices: [R, ...] int64.
 
     Returns:
         [R, ..., C].
     """
-    flat = places.flatten(1)
+    flat = indices.flatten(1)
     taken = points.gather(1, flat[..., None].expand(-1, -1, points.shape[-1]))
-    return taken.view(*places.shape, points.shape[-1])
+    return taken.view(*indices.shape, points.shape[-1])
 
 
 def per_point(features: Tensor, centres: Tensor, points: Tensor, neighbours: int = 3) -> Tensor:
@@ -113,7 +113,7 @@ def per_point(features: Tensor, centres: Tensor, points: Tensor, neighbours: int
 
     Args:
         features: [R, N, D] of the groups, such as ``Features.patches``.
-        centres: [R, N, 3], such as ``tokenizer.Config.places`` gives them.
+        centres: [R, N, 3], such as ``tokenizer.Config.coordinates_of`` gives them.
         points: [R, Q, 3] where features are wanted; any number, not only those encoded.
         neighbours: groups that a point draws on.
 

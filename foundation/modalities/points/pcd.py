@@ -27,8 +27,8 @@ def read(data: bytes, limits: Limits) -> Table:
     Raises:
         PointError: no PCD file, truncated, or too large.
     """
-    place = data[:_HEADER].find(b"\nDATA ")
-    end = data.find(b"\n", place + 1) + 1 if place >= 0 else 0
+    offset = data[:_HEADER].find(b"\nDATA ")
+    end = data.find(b"\n", offset + 1) + 1 if offset >= 0 else 0
     if not end:
         raise PointError("decode", "no PCD header (it ends with a line DATA)")
     head = {
@@ -77,7 +77,7 @@ def _fields(head: dict[str, list[str]]) -> tuple[list[str], np.dtype[Any], int]:
     if not 3 <= len(names) <= COLUMNS or not len(names) == len(sizes) == len(kinds) == len(counts):
         raise PointError("decode", f"the PCD header does not describe its {len(names)} fields")
     # Fields called _ are filling between the others.
-    names = [f"_{place}" if name == "_" else name for place, name in enumerate(names)]
+    names = [f"_{index}" if name == "_" else name for index, name in enumerate(names)]
     try:
         parts = [
             (name, f"<{_KINDS[kind]}{int(size)}") if int(number) == 1 else (name, f"V{int(size) * int(number)}")
@@ -102,23 +102,23 @@ def unpack(data: bytes, size: int) -> bytes:
         PointError: reason ``corrupt``.
     """
     out = bytearray()
-    place = 0
+    offset = 0
     try:
-        while place < len(data) and len(out) < size:
-            control = data[place]
-            place += 1
+        while offset < len(data) and len(out) < size:
+            control = data[offset]
+            offset += 1
             if control < 32:
-                out += data[place : place + control + 1]
-                place += control + 1
+                out += data[offset : offset + control + 1]
+                offset += control + 1
                 continue
             length, back = control >> 5, (control & 31) << 8
             if length == 7:
-                length += data[place]
-                place += 1
-            start = len(out) - back - data[place] - 1
-            place += 1
+                length += data[offset]
+                offset += 1
+            start = len(out) - back - data[offset] - 1
+            offset += 1
             if start < 0:
-                raise PointError("corrupt", f"packed points name what is not there (byte {place})")
+                raise PointError("corrupt", f"packed points name what is not there (byte {offset})")
             length += 2
             piece = bytes(out[start : start + length])
             out += (piece * (length // len(piece) + 1))[:length]  # a copy may reach into itself

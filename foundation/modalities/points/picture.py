@@ -80,7 +80,7 @@ def to_rgb(view: Tensor | NDArray[Any], up: Literal["x", "y", "z"] = "z", side: 
 def overlay(
     view: Tensor | NDArray[Any],
     values: Tensor | NDArray[Any],
-    places: Tensor,
+    coordinates: Tensor,
     up: Literal["x", "y", "z"] = "z",
     side: int = SIDE,
 ) -> Picture:
@@ -89,21 +89,21 @@ def overlay(
     Args:
         view: see :func:`to_rgb`.
         values: [N] numbers of the tokens (attention of one head), dark is low; or their colours, uint8 [N, 3].
-        places: [N, 3] of the tokens, in the coordinates of the view.
+        coordinates: [N, 3] of the tokens, in the coordinates of the view.
         up: axis that points upwards.
         side: pixels of one drawing.
     """
     tensor = torch.as_tensor(values).detach().cpu()
     colours = torch.from_numpy(heat_rgb(tensor[None])[0]) if tensor.ndim == 1 else tensor
     points = _points(view)
-    spread = per_point(colours.float()[None], places.detach().cpu()[None], torch.from_numpy(points)[None])[0]
+    spread = per_point(colours.float()[None], coordinates.detach().cpu()[None], torch.from_numpy(points)[None])[0]
     return render(points, spread.round().clamp(0, 255).to(torch.uint8).numpy(), up, side)
 
 
 def mask_overlay(
     view: Tensor | NDArray[Any],
     masked: Tensor | NDArray[np.bool_],
-    places: Tensor,
+    coordinates: Tensor,
     up: Literal["x", "y", "z"] = "z",
     side: int = SIDE,
 ) -> Picture:
@@ -112,7 +112,7 @@ def mask_overlay(
     Args:
         view: see :func:`to_rgb`.
         masked: [N] bool.
-        places: [N, 3] of the groups.
+        coordinates: [N, 3] of the groups.
         up: axis that points upwards.
         side: pixels of one drawing.
     """
@@ -120,7 +120,7 @@ def mask_overlay(
     height = points[:, "xyz".index(up)]
     colours = heat_rgb(torch.from_numpy(height[None].copy()))[0]
     hidden = torch.as_tensor(masked).cpu().float()[None, :, None]
-    near = per_point(hidden, places.detach().cpu()[None], torch.from_numpy(points)[None], neighbours=1)[0, :, 0]
+    near = per_point(hidden, coordinates.detach().cpu()[None], torch.from_numpy(points)[None], neighbours=1)[0, :, 0]
     return render(points, np.where(near.numpy()[:, None] > 0.5, np.array(_HIDDEN, np.uint8), colours), up, side)
 
 

@@ -129,7 +129,7 @@ def read_ply(data: bytes, limits: Limits) -> Table:
     names = [name for name, _ in fields]
     if layout == "ascii":
         rows = text_rows(data[end:], count, len(fields))
-        table: dict[str, NDArray[Any]] = {name: rows[:, place] for place, name in enumerate(names)}
+        table: dict[str, NDArray[Any]] = {name: rows[:, index] for index, name in enumerate(names)}
     else:
         kind = np.dtype([(name, ("<" if layout == "binary_little_endian" else ">") + code) for name, code in fields])
         if len(data) - end < count * kind.itemsize:
@@ -219,11 +219,11 @@ def read_text(data: bytes, limits: Limits) -> Table:
     if len(names) != values.shape[1] or len(set(names)) != len(names):
         raise PointError("decode", f"{len(names)} names for {values.shape[1]} columns: {', '.join(names)[:80]}")
     kinds: dict[str, np.dtype[Any]] = {name: values.dtype for name in names}
-    there = [place for place, name in enumerate(names) if ALIASES.get(name, name) in COLOURS]
+    there = [index for index, name in enumerate(names) if ALIASES.get(name, name) in COLOURS]
     colours = values[:, there]
     if there and colours.max() > 1 and not (colours % 1).any():  # text says no type, but these were bytes or 16 bits
-        kinds |= {names[place]: np.dtype(np.uint8 if colours.max() <= 255 else np.uint16) for place in there}
-    return named({name: values[:, place] for place, name in enumerate(names)}, kinds, "lines")
+        kinds |= {names[index]: np.dtype(np.uint8 if colours.max() <= 255 else np.uint16) for index in there}
+    return named({name: values[:, index] for index, name in enumerate(names)}, kinds, "lines")
 
 
 READERS: Mapping[str, Callable[[bytes, Limits], Table]] = MappingProxyType(

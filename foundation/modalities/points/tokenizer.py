@@ -72,14 +72,14 @@ class Config:
         return points // self.stride
 
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]:
-        """Number of each token, [N, 1]: groups lie on no grid. Where they lie in a cloud, ``places`` says.
+        """Number of each token, [N, 1]: groups lie on no grid. Where they lie in a cloud, ``coordinates_of`` says.
 
         Args:
             size: (points,).
         """
         return np.arange(self.groups(size), dtype=np.int64)[:, None]
 
-    def places(self, view: Tensor) -> Tensor:
+    def coordinates_of(self, view: Tensor) -> Tensor:
         """Centres of the groups.
 
         Args:
@@ -143,18 +143,18 @@ class PointTokenizer(nn.Module):
             raise UserError(
                 f"the point tokenizer expects views [rows, {self.config.channels}, points], but got {list(view.shape)}"
             )
-        members, places = self.groups(view)
-        return self.embed(members), places, None
+        members, centres = self.groups(view)
+        return self.embed(members), centres, None
 
     def groups(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Points of each group [R, N, k, C], their coordinates relative to its centre and scaled; centres [R, N, 3]."""
         count = self.config.groups((view.shape[2],))
         cloud = view.transpose(1, 2).float()  # [R, P, C]
-        places = gather_points(cloud[..., :3], farthest_points(cloud[..., :3], count))
-        near = nearest_points(cloud[..., :3], places, self.config.group_size)
+        centres = gather_points(cloud[..., :3], farthest_points(cloud[..., :3], count))
+        near = nearest_points(cloud[..., :3], centres, self.config.group_size)
         members = gather_points(cloud, near)
-        relative = (members[..., :3] - places[:, :, None]) * self.config.scale
-        return torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative, places
+        relative = (members[..., :3] - centres[:, :, None]) * self.config.scale
+        return torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative, centres
 
     def cells(self, view: Tensor) -> Tensor:
         """[R, N, k, 3] coordinates of the points that each token covers, as the network sees them."""

@@ -226,8 +226,8 @@ class PointViews(ReadyViews):
             for name, crop in self.roles.items()
         }
         maps = {name: np.empty((crop.count, len(samples), 3, 4), np.float32) for name, crop in self.roles.items()}
-        for place, sample in enumerate(samples):
-            own = draws.take(np.array([place]))
+        for index, sample in enumerate(samples):
+            own = draws.take(np.array([index]))
             cloud = geometry.select_channels(
                 sample["points"].numpy(), self.config.channels, str(sample.get("__key__", ""))
             )
@@ -237,8 +237,8 @@ class PointViews(ReadyViews):
                 for view in range(crop.count):
                     numbers = _stream(own, f"{self.modality}.{name}.{view}")
                     points, affine = self._view(cloud, crop, numbers)
-                    rows[name][view, place] = points.T
-                    maps[name][view, place] = geometry.through(affine, back)
+                    rows[name][view, index] = points.T
+                    maps[name][view, index] = geometry.through(affine, back)
         return Prepared(
             {
                 name: PreparedRole(

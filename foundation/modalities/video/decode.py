@@ -89,17 +89,17 @@ def decode(raw: Mapping[str, Any], config: Config | None = None, draws: Draws | 
 
     config = config or Config()
     name = members.required(raw, config.member, EXTENSIONS, "video")
-    data, place = raw[name], members.place_of(raw)
+    data, origin = raw[name], members.origin_of(raw)
     share = 0.5 if draws is None else float(draws.uniform("span", 1)[0, 0])
     if not data:
-        raise SampleError(*place, "empty", f"{name}: no bytes")
+        raise SampleError(*origin, "empty", f"{name}: no bytes")
     try:
         if name.lower().rpartition(".")[2] in ("npy", "npz"):
-            clip = read_stack(data, name, _stack_rate(raw, config), config, share, place)
+            clip = read_stack(data, name, _stack_rate(raw, config), config, share, origin)
         else:
             clip = pyav.read(data, config, share)
     except VideoError as error:
-        raise SampleError(*place, error.reason, f"{name} ({len(data)} bytes): {error}") from error.__cause__
+        raise SampleError(*origin, error.reason, f"{name} ({len(data)} bytes): {error}") from error.__cause__
     sample: Sample = {k: v for k, v in raw.items() if k.startswith("__")}
     sample["video"] = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
     sample["video_times"], sample["video_end"] = clip.times, clip.end
@@ -116,7 +116,7 @@ def _stack_rate(raw: Mapping[str, Any], config: Config) -> float:
             rate = values[name]
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
                 raise SampleError(
-                    *members.place_of(raw), "shape", f"json: {name} is {rate!r}; frames per second above 0"
+                    *members.origin_of(raw), "shape", f"json: {name} is {rate!r}; frames per second above 0"
                 )
             return float(rate)
     return config.stack_rate

@@ -204,4 +204,4 @@ def _frames(clip: Tensor | NDArray[np.uint8], mean: Sequence[float], std: Sequen
 
 def _chosen(count: int, there: int) -> list[int]:
     """Numbers of ``count`` evenly spaced entries out of those that there are; repeated where there are fewer."""
-    return [int((place + 0.5) * there / count) for place in range(count)]
+    return [int((index + 0.5) * there / count) for index in range(count)]

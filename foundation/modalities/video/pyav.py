@@ -196,7 +196,7 @@ def _decode(
 
     av = library()
     names = chosen if counted else film.stamps[chosen]
-    places = {int(name): place for place, name in enumerate(names.tolist())}
+    places = {int(name): index for index, name in enumerate(names.tolist())}
     frames: NDArray[np.uint8] | None = None
     found = np.zeros(len(chosen), dtype=bool)
     errors: list[str] = []
@@ -219,8 +219,8 @@ def _decode(
                     raise _OutOfOrder
                 before = stamp
             name = number if counted else stamp
-            place = places.get(name) if name is not None else None
-            if place is None or found[place]:
+            index = places.get(name) if name is not None else None
+            if index is None or found[index]:
                 continue
             pixels = _upright(frame, config, convert)
             if frames is None:
@@ -228,7 +228,7 @@ def _decode(
             if pixels.shape != frames.shape[1:]:
                 sizes = f"{frames.shape[2]} x {frames.shape[1]} to {pixels.shape[1]} x {pixels.shape[0]}"
                 raise VideoError("shape", f"the size of the frames changes from {sizes} in the middle")
-            frames[place], found[place] = pixels, True
+            frames[index], found[index] = pixels, True
     lost = int((~found).sum())
     if frames is None or lost > _LOST_SHARE * len(chosen):
         why = f" ({errors[0]})" if errors else ""
@@ -256,15 +256,15 @@ def looks_cut_off(data: bytes) -> bool:
     """Whether an MP4 or MOV file says that it is longer than it is, or lacks its table of frames (ISO/IEC 14496-12)."""
     if data[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return False
-    place, names = 0, set()
-    while place + 8 <= len(data):
-        size, header = int.from_bytes(data[place : place + 4], "big"), 8
-        names.add(data[place + 4 : place + 8])
+    offset, names = 0, set()
+    while offset + 8 <= len(data):
+        size, header = int.from_bytes(data[offset : offset + 4], "big"), 8
+        names.add(data[offset + 4 : offset + 8])
         if size == 1:
-            size, header = int.from_bytes(data[place + 8 : place + 16], "big"), 16
+            size, header = int.from_bytes(data[offset + 8 : offset + 16], "big"), 16
         elif size == 0:  # to the end of the file
-            size = len(data) - place
+            size = len(data) - offset
         if size < header:
             return False
-        place += size
-    return place > len(data) or b"moov" not in names
+        offset += size
+    return offset > len(data) or b"moov" not in names

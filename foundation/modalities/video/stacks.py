@@ -17,7 +17,7 @@ _NAMES = ("video", "frames", "arr_0")
 
 
 def read_stack(
-    data: bytes, name: str, rate: float, config: SelectionConfig, share: float, place: tuple[str, str]
+    data: bytes, name: str, rate: float, config: SelectionConfig, share: float, origin: tuple[str, str]
 ) -> Clip:
     """Reads a stack.
 
@@ -35,7 +35,7 @@ def read_stack(
     """
     import numpy as np
 
-    facts = {fact.name: fact for fact in array_facts(io.BytesIO(data), name, len(data), *place)}
+    facts = {fact.name: fact for fact in array_facts(io.BytesIO(data), name, len(data), *origin)}
     chosen_name = "" if "" in facts else next((known for known in _NAMES if known in facts), None)
     if chosen_name is None:
         raise VideoError("missing", f"no array video or frames (arrays: {', '.join(facts) or 'none'})")

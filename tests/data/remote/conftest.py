@@ -67,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
                     self.server.released.wait(30)
                 self.close_connection = True
             elif fault == "slow":
-                for place in range(0, len(body), 4096):
-                    self.wfile.write(body[place : place + 4096])
+                for index in range(0, len(body), 4096):
+                    self.wfile.write(body[index : index + 4096])
                     self.wfile.flush()
                     if self.server.released.wait(0.02):
                         return

@@ -225,8 +225,8 @@ def test_a_full_disk_means_ranges(
     folder = make_shards(14)
     (small_disk / "filler").write_bytes(bytes((1 << 20) - 8192))
     shards, here = open_shards(serve(folder).url + "/", cache=small_disk / "cache"), open_shards(folder)
-    for place in range(7):
-        assert shards.read(0, place)["png"] == here.read(0, place)["png"]
+    for index in range(7):
+        assert shards.read(0, index)["png"] == here.read(0, index)["png"]
     (message,) = caplog.messages
     assert str(small_disk) in message and "bytes needed" in message and "free" in message and "ranges" in message
     assert list((small_disk / "cache").glob("*.tar")) == list((small_disk / "cache").glob("*.part")) == []
@@ -242,10 +242,10 @@ def test_a_disk_that_fills_during_a_download_means_ranges(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        raws = [shards.read(0, place)["png"] for place in range(7)]
+        raws = [shards.read(0, index)["png"] for index in range(7)]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert raws == [here.read(0, place)["png"] for place in range(7)]
+    assert raws == [here.read(0, index)["png"] for index in range(7)]
     (message,) = caplog.messages
     assert "File too large" in message and "ranges" in message and names(cache) == []
     happened(f"warned once: {message.replace(str(cache), 'CACHE')}; same samples")
@@ -324,7 +324,7 @@ def test_the_next_shards_are_fetched_ahead(make_shards: MakeShards, serve: Any, 
     stream.prefetch(stream.locate(np.arange(3, 7)), 6)  # the same shards: nothing to do
     web.requests.clear()
     for position in range(7):
-        shards.read(int(located.shards[position]), int(located.places[position]))
+        shards.read(int(located.shards[position]), int(located.indices[position]))
     assert web.requests == []
     stream.prefetch(stream.locate(np.arange(35, 42)), 41)  # the last window: then the next epoch's first shards
     later = stream.locate(np.arange(42, 56)).shards.tolist()

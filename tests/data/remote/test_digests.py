@@ -177,7 +177,7 @@ def test_a_damaged_copy_in_a_read_only_cache_is_not_used(
     flip(copy)
     with read_only(cache):
         shards, right = open_shards(web.url + "/", cache=cache), open_shards(folder)
-        assert [shards.read(0, place)["png"] for place in range(7)] == [right.read(0, p)["png"] for p in range(7)]
+        assert [shards.read(0, index)["png"] for index in range(7)] == [right.read(0, p)["png"] for p in range(7)]
         shards.close()
     assert any(str(copy) in text and "cannot be removed" in text for text in caplog.messages)
     happened("named, not used; the shard is read in ranges")

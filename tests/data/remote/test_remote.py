@@ -174,9 +174,9 @@ def test_a_server_that_always_fails_gives_no_bytes(
     shards = open_shards(f"{web.url}/", cache=cache)
     web.requests.clear()
     web.faults["train-000001.tar"] = [fault + "..."]
-    for place in range(3):
+    for index in range(3):
         with pytest.raises(SampleError) as caught:
-            shards.read(1, place)
+            shards.read(1, index)
         assert (caught.value.reason, caught.value.shard) == (reason, f"{web.url}/train-000001.tar")
     assert shards.read(0, 0)["__key__"] == "s00000" and len(copies(cache)) == 1
     attempts = len(web.asked("train-000001.tar"))  # bounded, and not anew for each sample

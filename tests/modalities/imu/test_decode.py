@@ -410,8 +410,8 @@ def test_angular_velocity_in_degrees_is_noticed():
 def test_phones_at_the_waist_feel_gravity(shared_data):
     shards = open_shards([str(shared_data("hapt_imu") / "test-*.tar")])
     decoder = Config(rate=50.0, acceleration="g").build()
-    for place in range(40):
-        sample = decoder(shards.read(*shards.locate(place)))
+    for index in range(40):
+        sample = decoder(shards.read(*shards.locate(index)))
         assert sample["imu"].shape == (128, 6) and 0 <= sample["label"] <= 5 and "__notes__" not in sample
         norm = sample["imu"][:, :3].norm(dim=1)
         if sample["label"] >= 3:  # sits, stands or lies

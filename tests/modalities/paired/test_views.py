@@ -248,7 +248,7 @@ def test_settings_that_cannot_work_are_refused(settings, match):
 
 def test_real_pairs_out_of_step_are_counted_and_the_others_go_on(shared_data, tmp_path: Path) -> None:
     shards = open_shards([str(shared_data("rgb_imu_clips") / "train-*.tar")])
-    raws = [dict(shards.read(*shards.locate(place))) for place in range(6)]
+    raws = [dict(shards.read(*shards.locate(index))) for index in range(6)]
     for number, raw in enumerate(raws):
         late = {"imu_start": 0.7} if number % 3 == 1 else {}
         raw["json"] = json.dumps(json.loads(raw["json"]) | late).encode()

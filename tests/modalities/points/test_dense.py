@@ -63,7 +63,7 @@ def test_features_at_a_centre_are_those_of_its_group(small_run):
     samples = [{"points": cloud}]
     evaluation = EvaluationConfig(size=300)
     view = evaluation.build()(samples)
-    places = loaded.config.places(view)
+    places = loaded.config.coordinates_of(view)
     tokens = token_features(loaded.encoder, view)
     assert torch.equal(tokens, loaded.encoder([view])[0].patches)
     (entry,) = dense.spread(tokens, places, samples, evaluation)

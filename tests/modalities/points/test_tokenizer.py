@@ -87,7 +87,7 @@ def test_tokens_equal_the_published_network():
     view = torch.randn(2, 5, 60)
     tokens, places, valid = tokenizer(view)
     assert tokens.shape == (2, 6, 12) and places.shape == (2, 6, 3) and valid is None
-    torch.testing.assert_close(config.places(view), places)
+    torch.testing.assert_close(config.coordinates_of(view), places)
     joined = torch.cat([tokenizer.whole.weight, tokenizer.own.weight], dim=1)
     for row in range(2):
         cloud = view[row].T
@@ -179,7 +179,7 @@ def test_in_the_trunk_tokens_know_their_place_and_hidden_groups_do_not_leak():
     with torch.no_grad():
         model.mask_token.normal_()
     hidden = torch.ones(2, 8, dtype=torch.bool)
-    places = model.config.places(view)
+    places = model.config.coordinates_of(view)
     other = torch.randn(2, 3, 128)
     embedded = model.embed(view, hidden)[0][:, 1:] - model.positions(places)
     assert torch.allclose(embedded, model.mask_token.expand_as(embedded), atol=1e-6)
@@ -199,7 +199,7 @@ def test_at_the_start_positions_weigh_about_as_much_as_tokens():
 
 def test_block_masks_hide_neighbouring_groups():
     view = torch.randn(64, 3, 512)
-    places = Config(stride=16, group_size=8).places(view).numpy()
+    places = Config(stride=16, group_size=8).coordinates_of(view).numpy()
     draws = Draws(0, np.zeros(64, np.int64), np.arange(64))
     config = block.Config(probability=1.0, ratio=(0.4, 0.4))
     mask = config.build()(places, 1, draws, np.arange(64), 64, 0).masked.numpy()
