@@ -76,7 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
     earlier = ["train.stop_after=null"] if resumes else []  # folders of older versions keep it
     overrides = [*earlier, *arguments.overrides]
-    recipe = config.load(Recipe, source, overrides, own=not resumes)
+    try:
+        recipe = config.load(Recipe, source, overrides, own=not resumes)
+    except UserError as error:
+        if resumes and "teachers" in config.read_plain(source):
+            raise UserError(
+                f"{given} is a run of an earlier version (its recipe has 'teachers', which are branches now) and cannot "
+                f"be gone on from. Its encoders are read as before: foundation knn {given}, foundation export {given}, "
+                f"or initial.weights={given} in a new run"
+            ) from error
+        raise
     programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]
     if resumes and programs and not any(text.startswith("data.allow_pipes=") for text in arguments.overrides):
         raise UserError(

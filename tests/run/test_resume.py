@@ -258,3 +258,15 @@ def test_the_recipe_of_a_checkpoint_is_compared_before_any_part_of_it_is_importe
     lines = changes_in_recipe(config.dump(recipe).replace("name: vit", "name: evil"), recipe)
     assert lines == ["encoder.name: 'evil' -> 'vit'"] and not (tmp_path / "run by a checkpoint").exists()
     assert changes_in_recipe(RECIPE.format(shards="elsewhere.tar"), recipe) == []
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_a_clear_word(tiny_recipe_file, tmp_path, capsys):
+    words = ["pretrain", str(tiny_recipe_file), "--run", str(tmp_path / "run"), "train.length=1 steps"]
+    assert main(words) == 0
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("\nbranches:", "\nteachers:"))
+    assert main(["pretrain", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "is a run of an earlier version" in said and "foundation export" in said
+    assert main([*words[:-1], "train.length=2 steps"]) == 2
+    assert "it was begun by an earlier version" in capsys.readouterr().err
