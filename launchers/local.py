@@ -81,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         if resumes and "teachers" in config.read_plain(source):
             raise UserError(
-                f"{given} is a run of an earlier version (its recipe has 'teachers', which are branches now) and cannot "
-                f"be gone on from. Its encoders are read as before: foundation knn {given}, foundation export {given}, "
-                f"or initial.weights={given} in a new run"
+                f"{given} is a run of an earlier version (its recipe has 'teachers', which are branches now) and "
+                f"cannot be gone on from. Its encoders are read as before: foundation knn {given}, foundation export "
+                f"{given}, or initial.weights={given} in a new run"
             ) from error
         raise
     programs = [text for text in recipe.data.patterns if text.startswith("pipe:")]

@@ -304,6 +304,7 @@ class Trainer:
             raise UserError(f"{folder} is of stage {self.progress.stage + 1}, and the recipe has {len(self.parts)}")
         if shift := self.progress.begun - self.parts[self.progress.stage].begun:  # --accept-changes: an epoch changed
             self.parts = [replace(part, begun=part.begun + shift) for part in self.parts]
+            self.say("warning: the lengths of stages that are done have changed, which changes nothing any more")
             self.clock = stages.clock_of(self.parts)
         for part in self.parts[1 : self.progress.stage + 1]:
             self.stage = self._built(part)
