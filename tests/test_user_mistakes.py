@@ -89,6 +89,7 @@ def test_missing_shards_show_the_pattern_and_what_is_there(recipe, shards, tmp_p
     refused(result, "tran-*.tar", "train-000000.tar")
 
 
+@pytest.mark.slow
 def test_resolution_that_does_not_fit_the_patches_names_both(recipe, tmp_path):
     size = "views.global_views={count: 2, size: 18, blur: [0.0]}"
     for words in (("--dry-run",), ("--run", str(tmp_path / "run"))):
@@ -96,11 +97,13 @@ def test_resolution_that_does_not_fit_the_patches_names_both(recipe, tmp_path):
         refused(result, "18", "patch", "4", "16", "20")
 
 
+@pytest.mark.slow
 def test_more_workers_than_shards_just_work(recipe, tmp_path):
     result = foundation("pretrain", str(recipe), "data.workers=3", "--run", str(tmp_path / "run"))
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_objective_that_needs_what_the_recipe_lacks(recipe):
     result = foundation("pretrain", str(recipe), "objectives=[{name: ibot, head: patch}]", "--dry-run")
     refused(result, "no head called 'patch'", "cls")
@@ -190,6 +193,7 @@ branches:
 """
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_go_together_are_told_all_at_once_with_their_lines(recipe):
     text = recipe.read_text() + MISTAKEN
     objective = "  - {name: dino, other_views: []}\n"

@@ -109,6 +109,7 @@ def test_what_is_built_is_verified_with_the_decoder_of_its_modality(modality, tm
     assert verify(shards, decode=True, modality=other, workers=1).errors == {"missing": 16}
 
 
+@pytest.mark.slow
 def test_a_recipe_says_how_samples_are_read_where_they_do_not(shared_data, capsys):
     shards = str(shared_data("hapt_imu") / "test-*.tar")
     assert main(["data", "verify", shards, "--decode", "--modality", "imu", "--workers", "1"]) == 3

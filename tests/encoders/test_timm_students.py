@@ -58,7 +58,10 @@ def recipe(family: str, shards: Path, steps: int = 24) -> Recipe:
     return config.load(Recipe, text, ())
 
 
-@pytest.mark.parametrize("family", STUDENTS)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("swin", "convnext") else name for name in STUDENTS],
+)
 def test_a_student_lowers_its_loss_on_real_pictures(family, shared_data, train, metrics, tmp_path):
     asked = recipe(family, shared_data("cifar10"))
     trained = train(asked, tmp_path / "run").learner.named_branches["student"].encoder

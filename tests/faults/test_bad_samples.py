@@ -53,6 +53,7 @@ IMU = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault(19, "a byte of an npy header, a reading of 1e300, a reading of 1e30 in a run of many epochs")
 def test_bad_recordings_are_left_out_and_counted_once(shard, verified, foundation, metrics, happened, tmp_path):
     bad = [(f"bad-{name}.{part}", data) for name, (make, *_) in IMU.items() for part, data in

@@ -319,6 +319,7 @@ def test_what_cannot_be_removed_keeps_no_run_from_going_on(tiny_recipe, train, d
     happened("said; the run goes on from its newest whole checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(10, "standard output on a full disk (/dev/full)")
 def test_a_log_on_a_full_disk_ends_nothing(tiny_recipe_file, tmp_path, happened):
     with open("/dev/full", "w") as full:

@@ -158,6 +158,7 @@ def test_every_setting_is_shown_when_asked_for(tiny_recipe_file, tmp_path, capsy
     assert read.train.batch_size == 4 and "shuffle_window: 16" in shown and "peer_timeout_seconds" in shown
 
 
+@pytest.mark.slow
 def test_shards_of_another_modality_are_refused_with_the_recipes_that_fit(tiny_shards, tmp_path, capfd, monkeypatch):
     words = ["pretrain", "hapt-mae-nano", "--run", str(tmp_path / "run")]
     assert main([*words, f"data.shards=[{tiny_shards}]"]) == 2

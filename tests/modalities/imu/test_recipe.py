@@ -20,6 +20,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_masked_autoencoder_tells_hidden_readings(shared_data, tmp_path: Path) -> None:
     data, run = shared_data("hapt_imu"), tmp_path / "run"
     words = [f"data.shards=[{data}/train-*.tar]", "train.stop_after=80 steps", "train.batch_size=32", "data.workers=0"]

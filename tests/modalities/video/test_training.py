@@ -195,6 +195,7 @@ def test_weights_that_do_not_fit_are_refused(clips, tmp_path, capsys):
     assert "'nowhere' does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_videos_are_counted_named_and_replaced(tmp_path, metrics):
     from foundation.data.shards import write_shards
 
