@@ -144,6 +144,7 @@ def test_resume_with_another_recipe_is_refused_and_lists_the_differences(recipe,
     happened("refused, exit 2, each setting with its old and new value; the number of workers may change")
 
 
+@pytest.mark.slow
 def test_run_folder_that_cannot_be_written(recipe, tmp_path):
     (tmp_path / "file").write_text("in the way")
     refused(

@@ -248,6 +248,7 @@ def written(root: Path) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.fault(3, "kill -9 at 20 places of a save, by the bytes that it has written")
 def test_sigkill_while_writing_leaves_the_newest_valid_step(tmp_path, writers, happened):
     """The step before the one that was being saved always loads, with the values of that step."""

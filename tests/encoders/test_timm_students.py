@@ -73,6 +73,7 @@ def test_a_student_lowers_its_loss_on_real_pictures(family, shared_data, train, 
     assert still == set(), "every parameter of the encoder has learnt, the mask token of those that hide included"
 
 
+@pytest.mark.slow
 def test_swin_fills_in_what_is_hidden(shared_data, train, metrics, tmp_path):
     """SimMIM (Xie et al. 2022): a mask token, and the pixels under it from one linear layer."""
     asked = config.load(

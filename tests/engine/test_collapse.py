@@ -153,6 +153,7 @@ def test_the_watched_tensor_costs_no_extra_pass():
     assert feature_request((), ("teacher", "student")) is None
 
 
+@pytest.mark.slow
 def test_the_monitor_changes_no_loss(train, metrics, tiny_recipe, tmp_path):
     for every in (1, 1000):
         train(tiny_recipe(f"guard.collapse.every={every}", "guard.collapse.samples=16"), tmp_path / str(every))

@@ -210,6 +210,7 @@ def test_every_generator_goes_on_where_it_was(recipe, trained, happened):
     happened("torch, NumPy and Python draw the numbers that they would have drawn")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(5, "loaders with workers built once, or three times with restarts between")
 def test_building_loaders_draws_nothing_from_the_generators(train, tiny_recipe, tmp_path, happened):
     """The generators' digests in the last checkpoint do not depend on how many loaders were built before it."""

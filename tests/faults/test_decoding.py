@@ -130,6 +130,7 @@ def test_odd_pictures_are_used(shard, verified, happened, case):
     happened("used as RGB" + {"16 bit": ", scaled to 8 bits", "exif": ", turned upright"}.get(case, ""))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(20, "PNG of 60,000 x 60,000 pixels in 200 bytes")
 def test_a_decompression_bomb_is_refused_by_its_header(shard, verified, happened):
     path = shard([*good(2), ("s002.png", png(60_000, 60_000))], indexed=True)

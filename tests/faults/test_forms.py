@@ -228,6 +228,7 @@ def test_a_state_that_is_none_makes_a_checkpoint_a_damaged_one(folder, happened)
     happened("named; the step before is used, or exit 2 where the encoder alone is asked for")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(7, "a run in a folder whose name steers a terminal, or is no UTF-8 text")
 def test_a_hostile_name_of_a_folder_reaches_neither_terminal_nor_page(folder, tiny_shards, tmp_path, capfd, happened):
     for name in (HOSTILE.replace("/", "|"), os.fsdecode(b"run\xff\xfe")):

@@ -190,6 +190,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.fault(20, "header that claims 8 GB, 1 EB, more than 64 bits or less than nothing")
 def test_a_size_that_lies_costs_nothing(tmp_path, happened, lie):

@@ -36,6 +36,7 @@ def test_yaml_objects_are_refused(tiny_recipe_file, foundation, happened, tmp_pa
     happened("refused with file and line, exit 2; nothing ran")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(43, "YAML that names itself a billion times")
 def test_yaml_that_grows_is_refused(tmp_path, foundation, happened):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]

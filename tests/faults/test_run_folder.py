@@ -151,6 +151,7 @@ def test_two_runs_in_one_folder(tiny_recipe_file, foundation, happened, tmp_path
     happened("the second is refused, exit 2, and touches nothing; the lock ends with the process that holds it")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(26, "every shard damaged, in a whole run")
 def test_a_run_on_nothing_but_damage_ends(tiny_recipe_file, foundation, shard, happened, tmp_path):
     path = shard([(f"s{n:03d}.png", b"no picture") for n in range(30)], indexed=True)
@@ -243,6 +244,7 @@ def limit_file_sizes(disk: SmallDisk) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("break_it", [fill, make_read_only, limit_file_sizes])
 @pytest.mark.fault(
     8, "the run folder is full, read-only or without room by a limit of file sizes, from step 7 to the end"

@@ -227,6 +227,7 @@ def test_an_index_that_disagrees(shard, verified, happened, damage):
     happened(f"verify: {detail.replace(str(folder), '...')}")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(17, "no shard, or shards without a sample")
 def test_an_empty_data_set(tmp_path, foundation, happened):
     result = foundation("data", "verify", tmp_path)
@@ -292,6 +293,7 @@ def test_verify_of_good_shards_finds_nothing(shard, foundation, shared_data):
         assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_process_finds(tmp_path, verified):
     for number in range(5):
         members = good(3, 3 * number) + ([("/x.png", b"")] if number == 2 else [])

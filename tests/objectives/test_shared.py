@@ -48,6 +48,7 @@ def test_other_temperatures_are_other_targets(tiny_recipe):
     assert not isinstance(learner.objectives["dino-2"].target, targets.SharedTarget)
 
 
+@pytest.mark.slow
 def test_a_run_with_shared_targets_that_goes_on_is_the_run_that_never_stopped(tiny_recipe, train, tmp_path):
     whole = train(tiny_recipe(*TWICE), tmp_path / "whole").learner.state_dict()
     train(tiny_recipe(*TWICE, "train.stop_after=3 steps"), tmp_path / "run")

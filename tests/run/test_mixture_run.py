@@ -27,6 +27,7 @@ def two_sources(tiny_recipe: Callable[..., Any], tiny_shards: str, tmp_path: Pat
     return lambda *settings: tiny_recipe("data.shards=[]", sources, *settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["sample", "batch"])
 def test_a_mixture_resumes_bit_for_bit(train: Any, metrics: Any, two_sources: Any, tmp_path: Path, mix: str) -> None:
     train(two_sources(f"data.mix={mix}"), tmp_path / "whole")

@@ -106,7 +106,7 @@ def test_a_stage_begins_where_the_last_one_ended(whole, tiny_recipe, tmp_path):
         assert second.part.seed != trainer.parts[0].seed
 
 
-@pytest.mark.parametrize("stop", [2, 4, 7])
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)])
 def test_stopped_in_any_stage_it_goes_on_bit_for_bit(whole, train, metrics, tiny_recipe, tmp_path, stop):
     settings = (STAGES, "checkpoints={every: 1 steps, keep_last: 20}")
     train(tiny_recipe(*settings, f"train.stop_after={stop} steps"), tmp_path / "cut")
@@ -177,6 +177,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_all_mistakes_of_all_stages_come_at_once_with_file_and_line(tiny_recipe_file, tmp_path):
     tiny_recipe_file.write_text(tiny_recipe_file.read_text() + MISTAKES)
     text = tiny_recipe_file.read_text().splitlines()

@@ -64,6 +64,7 @@ def test_a_hanging_process_leaves_its_stacks_and_exit_code_5(tmp_path, hang):
     assert status["state"] == "failed" and "no step for" in status["reason"] and status["step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.fault(28, "a step hangs in C holding the interpreter, so that no Python thread can run")
 def test_a_held_interpreter_is_ended_by_the_sentry(tmp_path, happened):
     process = start(tmp_path, "import ctypes; ctypes.PyDLL(None).sleep(600)")
@@ -88,6 +89,7 @@ def test_a_stopped_process_is_not_a_hung_one(tmp_path, happened):
     happened("the time in which it stood still does not count; it goes on and ends well")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(30, "TERM while the process waits in C for something that never comes")
 def test_a_signal_ends_a_wait_in_vain(tmp_path, happened):
     process = start(tmp_path, "import ctypes", "while True: ctypes.CDLL(None).sleep(600)", seconds=600.0)
