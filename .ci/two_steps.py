@@ -13,14 +13,14 @@ import yaml
 
 from foundation.paths import recipes
 
-TOO_LARGE = ("dinov2-vitl14", "discovr", "video-dino-ibot")
+TOO_LARGE = ("dinov2-vitl14", "discovr", "g2sd-vits", "video-dino-ibot", "vjepa2")
 SHARDS = Path("smoke/shards")
 DATA_SETS = {
     "image": ("digits", "--copies", "1"),
     "audio": ("calls", "--train", "48", "--test", "12"),
     "points": ("wires", "--train", "48", "--test", "12", "--points", "2048"),
     "video": ("camera_moves", "--train", "48", "--test", "12"),
-    "imu": ("motions", "--train", "48", "--test", "16"),
+    "imu": ("motions", "--train", "80", "--test", "16"),
     "paired": ("synthetic", "--train", "16", "--test", "8"),
 }
 """By modality: a data set that needs no download, and the words that make it small."""
