@@ -24,7 +24,7 @@ BUILD = {
 TOO_LARGE = ("dinov2-vitl14", "discovr", "video-dino-ibot", "vjepa2")
 """Their views alone take minutes on a small machine."""
 OWN_TESTS = ("cifar10-g2sd-nano", "g2sd-vits", "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano")
-"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_vjepa2.py and tests/jobs hold these to the same."""
+"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_vjepa2.py and tests/jobs try these."""
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
