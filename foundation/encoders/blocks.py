@@ -27,14 +27,14 @@ class BlockShape:
 
     width: int
     heads: int
-    mlp_ratio: float
-    ffn: FeedForward
-    norm: Norm
-    norm_eps: float
-    qkv_bias: bool
-    zero_key_bias: bool
-    layer_scale: float | None
-    backend: Backend
+    mlp_ratio: float = 4.0
+    ffn: FeedForward = "mlp"
+    norm: Norm = "layernorm"
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    zero_key_bias: bool = False
+    layer_scale: float | None = None
+    backend: Backend = "auto"
 
     @property
     def hidden(self) -> int:

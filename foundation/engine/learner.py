@@ -98,6 +98,11 @@ class Learner(nn.Module):
         return found
 
     @property
+    def exports(self) -> list[str]:
+        """Branches whose encoders are worth keeping by themselves: trained ones and averages."""
+        return [name for name, branch in self.named_branches.items() if branch.exports]
+
+    @property
     def may_leave_parameters_out(self) -> bool:
         """Whether some trained parameter may get no gradient in some step."""
         if any(request.token == "cells" for request in self.requests):

@@ -61,18 +61,7 @@ class Decoder(nn.Module):
 
     def __init__(self, inputs: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
-        shape = BlockShape(
-            width=width,
-            heads=heads,
-            mlp_ratio=4.0,
-            ffn="mlp",
-            norm="layernorm",
-            norm_eps=1e-6,
-            qkv_bias=True,
-            zero_key_bias=False,
-            layer_scale=None,
-            backend="auto",
-        )
+        shape = BlockShape(width=width, heads=heads)
         self.embed = Linear(inputs, width)
         nn.init.trunc_normal_(self.embed.weight, std=0.02)
         nn.init.zeros_(self.embed.bias)

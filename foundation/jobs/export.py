@@ -9,7 +9,7 @@ from typing import Annotated
 from foundation.jobs.base import Job, JobContext
 from foundation.ranges import Range, check
 from foundation.schedules import Duration
-from foundation.zoo.export import write_export
+from foundation.zoo.export import export_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class ExportJob(Job):
             return {}
         name = self.branch or context.learner.measured
         path = context.folder / "export" / f"step-{context.total_step:08d}" / f"{name}.safetensors"
-        tensors = context.branch(name).encoder.state_dict()
+        step, computed = context.total_step, context.placement.plain()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_export(path, tensors, context.recipe, name, context.total_step, context.placement.plain())
+            export_branch(path, context.recipe, context.learner, name, step, computed)
         except OSError as error:
-            context.say(f"warning: step {context.total_step:,}: the export cannot be written to {path.parent}: {error}")
+            context.say(f"warning: step {step:,}: the export cannot be written to {path.parent}: {error}")
         return {}

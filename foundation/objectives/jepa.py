@@ -157,18 +157,7 @@ class Predictor(nn.Module):
     def __init__(self, config: Config, inputs: int, outputs: int, grid: tuple[int, ...]) -> None:
         super().__init__()
         self.grid = grid
-        shape = BlockShape(
-            width=config.width,
-            heads=config.heads,
-            mlp_ratio=4.0,
-            ffn="mlp",
-            norm="layernorm",
-            norm_eps=1e-6,
-            qkv_bias=True,
-            zero_key_bias=False,
-            layer_scale=None,
-            backend="auto",
-        )
+        shape = BlockShape(width=config.width, heads=config.heads)
         self.embed = Linear(inputs, config.width)
         self.mask_token = nn.Parameter(torch.empty(1, config.width))
         self.positions: RotaryPositions | LearnedPositions

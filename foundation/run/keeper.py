@@ -82,7 +82,8 @@ class Keeper:
                 progress, stage.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe.lasting),
                 data=stage.stream.fingerprint,
             )  # fmt: skip
-            numbers |= {**further, "computed": self.placement.plain()}
+            known = {"measured": stage.learner.measured, "exports": stage.learner.exports}
+            numbers |= {**further, **known, "computed": self.placement.plain()}
             self.saver.save(progress.step, stage.capture(random), numbers, wait=wait)
 
         if wait:

@@ -35,6 +35,7 @@ class Card(TypedDict):
     computed: NotRequired[dict[str, str]]
     recipe: str
     foundation_version: str
+    measured: NotRequired[bool]
 
 
 class Numbers(TypedDict):
@@ -44,6 +45,8 @@ class Numbers(TypedDict):
     recipe: str
     computed: NotRequired[dict[str, str]]
     stage: NotRequired[int]
+    measured: NotRequired[str]
+    exports: NotRequired[list[str]]
 
 
 class Described(Protocol):
@@ -67,6 +70,7 @@ def write_export(
     step: int,
     computed: Mapping[str, str] | None = None,
     text: str | None = None,
+    measured: bool = True,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -78,6 +82,7 @@ def write_export(
         step: optimiser steps done.
         computed: device, processor and precision of the training; None: not known (of an older checkpoint).
         text: of the whole recipe; None: ``recipe`` is the whole.
+        measured: the run was measured by this branch.
     """
     from safetensors.torch import save
 
@@ -96,28 +101,27 @@ def write_export(
         "computed": dict(computed or {}),
         "recipe": config.dump(recipe) if text is None else text,
         "foundation_version": VERSION,
+        "measured": measured,
     }
     replace_file(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
     return path
 
 
+def export_branch(
+    path: Path, recipe: Any, learner: Any, branch: str, step: int, computed: Mapping[str, str] | None = None
+) -> Path:
+    """Export the encoder of a branch of a run, as it stands; arguments as of :func:`write_export`."""
+    text, tensors = config.dump(recipe), learner.branch(branch).encoder.state_dict()
+    own = sections(text, recipe.name, branch=branch)
+    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured)
+
+
 def export_branches(
-    recipe: Described, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
+    recipe: Any, learner: Any, folder: Path, step: int, computed: Mapping[str, str] | None = None
 ) -> list[Path]:
     """Export the encoder of every branch that is trained or an average."""
-    encoders = {name: learner.branch(name).encoder for name, b in learner.named_branches.items() if b.exports}
-    text = config.dump(recipe)
     return [
-        write_export(
-            folder / f"{name}.safetensors",
-            encoder.state_dict(),
-            sections(text, recipe.name, branch=name),
-            name,
-            step,
-            computed,
-            text,
-        )
-        for name, encoder in encoders.items()
+        export_branch(folder / f"{name}.safetensors", recipe, learner, name, step, computed) for name in learner.exports
     ]
 
 
@@ -135,14 +139,28 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
     stage, computed = numbers.get("stage", 0), numbers.get("computed")
-    tensors = {name: encoder_tensors(folder, name) for name in ("student", *branches(text, source, stage))}
+    names = numbers.get("exports", ["student", *branches(text, source, stage)])
+    tensors = {name: encoder_tensors(folder, name) for name in names}
+    chosen = measured_of(folder, numbers)
     return [
         write_export(
-            out / f"{name}.safetensors", group, sections(text, source, stage, name), name, step, computed, text
+            out / f"{name}.safetensors",
+            group,
+            sections(text, source, stage, name),
+            name,
+            step,
+            computed,
+            text,
+            name == chosen,
         )
         for name, group in tensors.items()
         if group
     ]
+
+
+def measured_of(folder: Path, numbers: Numbers) -> str:
+    """The branch that a checkpoint's run is measured by; in older ones the teacher, where there is one."""
+    return numbers.get("measured", "teacher" if encoder_tensors(folder, "teacher") else "student")
 
 
 def encoder_tensors(folder: Path, branch: str) -> dict[str, Tensor]:

@@ -22,8 +22,8 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of
-from foundation.zoo.sections import branches, measured, sections
+from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of, measured_of
+from foundation.zoo.sections import branches, sections
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,24 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
             return _from_checkpoint(newest, device, branch, path)
         reasons = "; ".join(f"{p.name}: {reason}" for p, reason in skipped) or "there is none yet"
         raise UserError(f"no usable checkpoint in {path}: {reasons}")
-    for name in ("teacher", "student") if branch is None else (branch,):
-        exported = path / "export" / f"{name}.safetensors"
-        if exported.exists():
-            return _from_export(exported, device)
+    if (exported := _exported(path / "export", branch)) is not None:
+        return _from_export(exported, device)
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
         f"NAME.safetensors, or timm:NAME){_published(text)}"
     )
+
+
+def _exported(folder: Path, branch: str | None) -> Path | None:
+    """The export of a branch in a folder; None: of the branch that the run was measured by, in older ones the teacher
+    where there is one."""
+    if branch is not None:
+        return found if (found := folder / f"{branch}.safetensors").exists() else None
+    cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json"))}
+    chosen = [path for path, card in cards.items() if card.get("measured")]
+    older = [path for name in ("teacher", "student") if (path := folder / f"{name}.json") in cards]
+    return next((path.with_suffix(".safetensors") for path in (*chosen, *older)), None)
 
 
 def _published(text: str) -> str:
@@ -148,7 +157,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     text, origin = numbers["recipe"], f"{folder}/{checkpoint.STATE}"
     stage = numbers.get("stage", 0)
-    branch = branch or measured(text, origin, stage)
+    branch = branch or measured_of(folder, numbers)
     recipe = sections(text, origin, stage, branch)
     weights = encoder_tensors(folder, branch)
     if not weights:

@@ -59,28 +59,10 @@ def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
     return ("teacher",) if named is None else tuple(named)
 
 
-def measured(recipe: str, source: str, stage: int = 0) -> str:
-    """The branch that a recipe says is measured, else the first ``ema`` of its first trained branch, else that branch.
-
-    Raises:
-        UserError: it is no YAML.
-    """
-    plain = _of_stage(config.plain_of(recipe, source), stage)
-    if plain.get("measured") is not None:
-        return str(plain["measured"])
-    named = plain.get("branches", plain.get("teachers"))
-    named = {"teacher": {"name": "ema"}} if named is None else named
-    kinds = {name: facts.get("name") for name, facts in named.items()}
-    trained = [name for name, kind in kinds.items() if kind == "trained"]
-    first = trained[0] if trained and "student" in named else "student"
-    copies = (name for name, kind in kinds.items() if kind == "ema" and named[name].get("of", "student") == first)
-    return next(copies, first)
-
-
 def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:
     stages = plain.get("stages") or []
     own = stages[stage] if stage < len(stages) else {}
-    return plain | {key: own[key] for key in ("views", "encoder", "branches", "measured") if key in own}
+    return plain | {key: own[key] for key in ("views", "encoder", "branches") if key in own}
 
 
 def _encoder_of(plain: dict[str, Any], branch: str) -> dict[str, Any] | None:

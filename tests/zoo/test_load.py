@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, export_checkpoint
 from foundation.zoo.load import load_encoder
-from foundation.zoo.sections import measured
 
 RECIPE = """
 name: tiny
@@ -149,25 +149,53 @@ def test_loading_draws_nothing_from_the_generators_of_the_run(run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    ("keys", "branch"),
-    [
-        ("{}", "teacher"),
-        ("measured: student", "student"),
-        ("branches: {avg: {name: ema}}", "avg"),
-        ("branches: {}", "student"),
-        ("branches: {teacher: {name: previous, at: start}}", "student"),
-        ("branches: {t: {name: ema, of: big}, big: {name: trained}, own: {name: ema}}", "own"),
-        ("measured: student\nstages: [{name: a, measured: teacher}]", "teacher"),
-    ],
-)
-def test_the_branch_that_is_loaded_is_the_measured_one_of_the_recipe(keys, branch):
-    assert measured(keys, "recipe") == branch
-
-
 def test_a_run_is_loaded_by_the_branch_that_it_measures(tiny_recipe, train, tmp_path):
     objectives = "objectives=[{name: dino, teacher: avg}]"
     train(
         tiny_recipe("branches={avg: {name: ema}}", objectives, "masking=null", "train.length=1 steps"), tmp_path / "r"
     )
     assert "tiny avg at step 1" in load_encoder(tmp_path / "r").description
+
+
+@pytest.mark.parametrize(
+    ("settings", "branch"),
+    [
+        ((), "teacher"),
+        (("measured=student",), "student"),
+        (("branches={avg: {name: ema}}", "objectives=[{name: dino, teacher: avg}]", "masking=null"), "avg"),
+        (("branches={teacher: {name: previous, at: start}}",), "student"),
+        (("branches={teacher: {name: ema}, big: {name: trained}, own: {name: ema, of: big}}",), "teacher"),
+        (("stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, measured: student}]",), "student"),
+    ],
+)
+def test_run_and_exports_are_loaded_by_the_branch_that_was_measured(tiny_recipe, train, tmp_path, settings, branch):
+    run = tmp_path / "run"
+    train(tiny_recipe(*settings, "train.length=2 steps"), run)
+    assert f" {branch} at step 2" in load_encoder(run).description
+    shutil.rmtree(run / "checkpoints")
+    assert f"-{branch} at step 2" in load_encoder(run).description
+
+
+def test_a_checkpoint_that_does_not_say_which_was_measured_gives_its_teacher_or_its_student(run, learner, recipe):
+    """Those of older versions."""
+    assert "teacher" in load_encoder(run).description
+    tensors = {"student": learner.branches["student"].state_dict()}
+    write(run / "checkpoints", 8, tensors, {"step": 8, "recipe": config.dump(recipe)})
+    assert "student" in load_encoder(run).description
+
+
+def test_a_branch_with_an_encoder_of_its_own_is_exported_as_what_it_is(tiny_recipe, train, tmp_path):
+    """At the end, on the way, and out of a checkpoint."""
+    other = "{name: vit, width: 16, depth: 1, heads: 2, size: [16, 16], tokenizer: {name: image, patch_size: 4}}"
+    recipe = tiny_recipe(
+        f"branches={{teacher: {{name: ema}}, small: {{name: trained, encoder: {other}}}}}",
+        "objectives=[{name: dino}, {name: dino, student: small}]", "masking=null", "train.length=1 steps",
+        "jobs=[{name: export, every: 1 steps, branch: small}]",
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    again = export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000001", tmp_path / "again")
+    found = [*(tmp_path / "run" / "export").rglob("small.safetensors"), *(p for p in again if p.stem == "small")]
+    assert len(found) == 3
+    for path in found:
+        assert load_encoder(path).encoder.width == 16
+    assert sorted(path.stem for path in again) == ["small", "student", "teacher"]
