@@ -82,6 +82,23 @@ class View:
 
 
 @dataclass(frozen=True)
+class ViewShape:
+    """What is known of a view before there is any batch.
+
+    Attributes:
+        count: views per sample.
+        shape: of one view without its row, such as (3, 224, 224).
+        modality: folder name in ``foundation/modalities``.
+        evaluation: the modality's ``EvaluationConfig`` that goes with it: its statistics, rate and front end.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    modality: str
+    evaluation: Any = None
+
+
+@dataclass(frozen=True)
 class TokenMask:
     """Which patch tokens of a view a branch must not see, by one mask rule of the recipe.
 

@@ -13,24 +13,7 @@ from foundation.branches.request import Request
 from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.errors import UserError
 from foundation.schedules import Clock
-from foundation.types import Batch, Features, TokenMask
-
-
-@dataclass(frozen=True)
-class ViewShape:
-    """What is known of a view before there is any batch.
-
-    Attributes:
-        count: views per sample.
-        shape: of one view without its row, such as (3, 224, 224).
-        modality: folder name in ``foundation/modalities``.
-        evaluation: the modality's ``EvaluationConfig`` that goes with it: its statistics, rate and front end.
-    """
-
-    count: int
-    shape: tuple[int, ...]
-    modality: str
-    evaluation: Any = None
+from foundation.types import Batch, Features, TokenMask, ViewShape
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer, ViewShape
+from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer
 from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.modalities.fits import fit
-from foundation.types import Batch
+from foundation.types import Batch, ViewShape
 from foundation.zoo.load import LoadedEncoder, load_encoder
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.branches.base import Offer, ViewShape
+from foundation.branches.base import Offer
 from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives.store import Stores
 from foundation.plugins import near
 from foundation.schedules import Clock
-from foundation.types import MASKING, Batch
+from foundation.types import MASKING, Batch, ViewShape
 
 
 @dataclass(frozen=True)

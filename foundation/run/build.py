@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foundation.branches import trained
-from foundation.branches.base import Branch, BranchContext, EncoderBranch, ViewShape
+from foundation.branches.base import Branch, BranchContext, EncoderBranch
 from foundation.data.pipeline import TrainingPipeline
 from foundation.data.shards import GIB
 from foundation.encoders.protocol import Encoder, check_hiding
@@ -22,6 +22,7 @@ from foundation.engine.learner import Learner, Monitor
 from foundation.errors import RecipeError, UserError
 from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
+from foundation.modalities.shapes import view_shapes
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.store import Stores
 from foundation.parallel.placement import Placement
@@ -58,7 +59,7 @@ def branches(
             continue
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe), extras=tuple(recipe.data.extras),
+            previous=previous or {}, views=view_shapes(recipe.views), extras=tuple(recipe.data.extras),
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -113,17 +114,6 @@ def in_order(sources: Mapping[str, Sequence[str]], problems: list[tuple[str, str
     return order
 
 
-def view_shapes(recipe: Recipe) -> dict[str, ViewShape]:
-    """Shapes of the views by name."""
-    members: Mapping[str, Any] = getattr(recipe.views, "members", {})
-    shapes: dict[str, ViewShape] = {}
-    for name, (count, shape) in recipe.views.roles.items():
-        views = members.get(name.partition(".")[0], recipe.views)
-        modality = "image" if views.modality == "video" and len(shape) == 3 else views.modality  # frames of a clip
-        shapes[name] = ViewShape(count, tuple(shape), modality, views.evaluation())
-    return shapes
-
-
 def measured(recipe: Recipe, built: Mapping[str, Branch]) -> str:
     """The branch that probes, exports, collapse watch and reports ask: what the recipe says, else the first average of
     the first trained branch, else that branch.
@@ -152,7 +142,11 @@ def _names(recipe: Recipe) -> list[str]:
 
 
 def learner(
-    recipe: Recipe, clock: Clock, previous: Mapping[str, Branch] | None = None, samples: int | None = None
+    recipe: Recipe,
+    clock: Clock,
+    previous: Mapping[str, Branch] | None = None,
+    samples: int | None = None,
+    made_of: tuple[dict[str, Branch], list[tuple[str, str]]] | None = None,
 ) -> Learner:
     """The whole learner of a recipe.
 
@@ -161,6 +155,7 @@ def learner(
         clock: of the stage.
         previous: branches of the stage before.
         samples: of the data, for stores.
+        made_of: what :func:`branches` has given already.
 
     Raises:
         UserError: with every objective that asks for a branch, view, head, tap or mask that the recipe does not have;
@@ -168,21 +163,21 @@ def learner(
     """
     check_views(recipe.views.roles)
     with fitting_memory():
-        built, problems = branches(recipe, clock, previous)
+        built, problems = made_of or branches(recipe, clock, previous)
     masks = mask_views(recipe)
     modes = {name: rule.mode for name, rule in recipe.mask_rules.items()}
     stores = Stores(samples)
-    shapes = view_shapes(recipe)
+    shapes = view_shapes(recipe.views)
     counts = {(name, view): branch.num_patches(shapes[view], view) for name, branch in built.items() for view in shapes}
     patches = {key: count for key, count in counts.items() if count is not None}
     context = ObjectiveContext(
-        clock,
-        {name: branch.offer for name, branch in built.items()},
-        masks,
-        modes,
-        view_shapes(recipe),
-        patches,
-        stores,
+        clock=clock,
+        offers={name: branch.offer for name, branch in built.items()},
+        masks=masks,
+        modes=modes,
+        views=shapes,
+        patches=patches,
+        stores=stores,
     )
     objectives: dict[str, Objective] = {}
     weights: dict[str, Schedule] = {}
@@ -205,10 +200,10 @@ def learner(
     if watched is not None:
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
-    places = {name: f"objectives.{index}" for index, name in enumerate(_names(recipe))}
+    keys = {name: f"objectives.{index}" for index, name in enumerate(_names(recipe))}
     unserved = made.check(tuple(recipe.views.roles), masks, modes)
-    problems += [(places[name], f"objective {name!r} {text}") for name, text in unserved]
-    problems += _grids(recipe, made, places, patches)
+    problems += [(keys[name], f"objective {name!r} {text}") for name, text in unserved]
+    problems += _grids(recipe, made, keys, patches)
     missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
     problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
     if problems:
@@ -217,7 +212,7 @@ def learner(
 
 
 def _grids(
-    recipe: Recipe, built: Learner, places: Mapping[str, str], patches: Mapping[tuple[str, str], int]
+    recipe: Recipe, built: Learner, keys: Mapping[str, str], patches: Mapping[tuple[str, str], int]
 ) -> list[tuple[str, str]]:
     """Requests for tokens that a mask rule chooses, to branches whose grid is not the one that the rule is drawn on."""
     problems: dict[tuple[str, str], None] = {}
@@ -233,7 +228,7 @@ def _grids(
                     f"{request.view!r} into {count}, and masks are drawn on {drawn}: give both encoders one grid "
                     "(patch size, input size), or ask for class tokens"
                 )
-                problems[places[name], text] = None
+                problems[keys[name], text] = None
     return list(problems)
 
 
@@ -294,7 +289,7 @@ def tokens_per_sample(recipe: Recipe, built: Learner) -> int:
 
 def encoder_for(recipe: Recipe, view: str) -> Any:
     """Config of the encoder that takes a view: that of the student, or of another trained branch, by modality."""
-    modality = view_shapes(recipe)[view].modality
+    modality = view_shapes(recipe.views)[view].modality
     others = [branch.encoder for branch in recipe.branches.values() if isinstance(branch, trained.Config)]
     for encoder in (recipe.encoder, *(other for other in others if other is not None)):
         with suppress(UserError):

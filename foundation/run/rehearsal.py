@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from foundation.counter import Draws
 from foundation.data.pipeline import masks_of
 from foundation.masks.rule import makers
+from foundation.modalities.shapes import view_shapes
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
@@ -23,7 +24,7 @@ monitor looks by default (every 100)."""
 
 def random_batch(recipe: Recipe, size: int) -> Batch:
     """A batch of ``size`` samples: normal noise in the shapes of the recipe's views, and its masks."""
-    views, shapes = {}, build.view_shapes(recipe)
+    views, shapes = {}, view_shapes(recipe.views)
     for role, (count, shape) in recipe.views.roles.items():
         rows = count * size
         views[role] = View(

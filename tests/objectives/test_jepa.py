@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foundation.branches.base import Offer, ViewShape
+from foundation.branches.base import Offer
 from foundation.encoders import vit
 from foundation.encoders.positions import LearnedPositions, PositionConfig
 from foundation.errors import UserError
@@ -18,7 +18,7 @@ from foundation.modalities.video.tokenizer import Config as VideoTokenizer
 from foundation.objectives import jepa
 from foundation.objectives.base import ObjectiveContext
 from foundation.schedules import Clock
-from foundation.types import Batch, TokenMask, View
+from foundation.types import Batch, TokenMask, View, ViewShape
 from tests.encoders.reference_names import our_name
 from tests.encoders.test_parity import FORWARD, GRADIENT, close
 from tests.encoders.vjepa_rotation import POSITION, ReleasedRotation, reordered

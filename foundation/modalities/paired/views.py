@@ -23,9 +23,10 @@ from foundation.modalities.paired.clock import common
 from foundation.modalities.paired.decode import Config as DecodeConfig
 from foundation.modalities.paired.evaluation import EvaluationConfig
 from foundation.modalities.parts import decode_config, views_for_probe
+from foundation.modalities.shapes import view_shapes
 from foundation.plugins import Plugin
 from foundation.ranges import Factors, ShareBelowOne, check
-from foundation.types import Sample, View
+from foundation.types import Sample, View, ViewShape
 
 __all__ = ["Config", "EvaluationConfig", "PairedViews"]
 
@@ -84,6 +85,10 @@ class Config:
     def roles(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """By name of the view: views per sample, and the shape of one view's data."""
         return self.build().describe()
+
+    def shapes(self) -> dict[str, ViewShape]:
+        """Those of each member, as they are named here."""
+        return {f"{name}.{role}": s for name, views in self.members.items() for role, s in view_shapes(views).items()}
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the evaluation view of one member."""

@@ -26,7 +26,7 @@ from foundation.modalities.video import clips, decode
 from foundation.modalities.video.clips import copies, frames_of
 from foundation.modalities.video.evaluation import EvaluationConfig
 from foundation.ranges import Length, Range, Seconds, Shares, Side, Views
-from foundation.types import Sample, View
+from foundation.types import Sample, View, ViewShape
 
 __all__ = ["ClipConfig", "Config", "EvaluationConfig", "VideoViews"]
 
@@ -93,6 +93,14 @@ class Config(MultiCropConfig):
     def roles(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Per role: views per sample, and the shape of one view's data, ``(3, frames, size, size)``."""
         return self.build().describe()
+
+    def shapes(self) -> dict[str, ViewShape]:
+        """Clips, and frames of clips, which are images."""
+        evaluation = self.evaluation()
+        return {
+            name: ViewShape(count, shape, self.modality if len(shape) == 4 else "image", evaluation)
+            for name, (count, shape) in self.roles.items()
+        }
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views."""
