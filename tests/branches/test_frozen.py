@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from foundation import config, paths
 from foundation.branches.request import Request
 from foundation.engine import state
 from foundation.errors import RecipeError, UserError
 from foundation.modalities import fits
 from foundation.modalities.imu.views import EvaluationConfig as Windows
 from foundation.run import build
+from foundation.run.recipe import Recipe
 from foundation.run.rehearsal import Rehearsal, random_batch
 from foundation.schedules import Clock
 from foundation.zoo.load import load_encoder
@@ -67,6 +69,15 @@ def test_what_cannot_be_made_of_the_views_is_refused_with_what_differs(tiny_reci
         fits.fit("imu", "imu", (6, 128), Windows(rate=50.0), Windows(rate=100.0))
     with pytest.raises(RecipeError, match=r"no model nor run|does not exist"):
         build.learner(tiny_recipe(EXPERT.replace("WEIGHTS", "nowhere"), ASKED), Clock(10, 10.0))
+
+
+def test_a_model_of_another_modality_is_refused_by_a_recipe_before_the_first_step():
+    expert = EXPERT.replace("WEIGHTS", "'timm:vit_tiny_patch16_224,random'")
+    asked = "objectives=[{name: dino}, {name: koleo, student: expert}]"
+    recipe = config.load(Recipe, paths.recipe("hapt-dino-ibot-nano"), [expert, asked])
+    with pytest.raises(RecipeError, match="view 'global': it takes image, and the views are imu") as caught:
+        build.learner(recipe, Clock(10, 10.0))
+    assert [key for key, _ in caught.value.problems] == ["objectives.1"]
 
 
 def test_windows_of_another_rate_are_resampled():
