@@ -85,6 +85,10 @@ class Branch(nn.Module):
         """Requests to other branches that answers to ``requests`` are made of."""
         return ()
 
+    def input_shape(self, view: ViewShape, name: str) -> tuple[int, ...]:
+        """What its encoder is fed for a view, without rows; arguments as of :meth:`num_patches`."""
+        return view.shape
+
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         """Patch tokens that the branch makes of a view; None where that is not known, or no grid.
 

@@ -77,12 +77,16 @@ class FrozenBranch(Branch):
     def offer(self) -> Offer:
         return self.model.offer
 
+    def input_shape(self, view: ViewShape, name: str) -> tuple[int, ...]:
+        if name not in self._fits:
+            return view.shape
+        with torch.no_grad():
+            return tuple(self._fits[name](torch.zeros(1, *view.shape, device="cpu")).shape[1:])
+
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         if name not in self._fits:
             return None
-        with torch.no_grad():
-            shape = self._fits[name](torch.zeros(1, *view.shape, device="cpu")).shape
-        return self.model.num_patches(replace(view, shape=tuple(shape[1:])), name)
+        return self.model.num_patches(replace(view, shape=self.input_shape(view, name)), name)
 
     def refusal(self, request: Request) -> str | None:
         text = self._refusals.get(request.view)

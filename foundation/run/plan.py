@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from foundation.branches.base import Branch, EncoderBranch
+from foundation.branches.frozen import FrozenBranch
 from foundation.data.shards import ShardSet
 from foundation.data.sources import open_sources
 from foundation.engine.learner import Learner
 from foundation.errors import UserError
+from foundation.modalities.shapes import view_shapes
 from foundation.run import build
 from foundation.run.advice import advice
 from foundation.run.recipe import STUDENT, Recipe
@@ -35,7 +37,8 @@ class Plan:
         recipe: flat, of the stage.
         clock: length of the stage.
         num_samples: samples in the shards, None when they are not here.
-        parameters: by part.
+        parameters: by part of the trained branches, and objectives.
+        trained: of those, the parameters that the stage trains.
         tokens: per sample: those of the student's and the teachers' passes.
         flops: forward and backward of one sample, matrix products of the encoders only.
         memory: bytes in one process by kind.
@@ -47,6 +50,7 @@ class Plan:
     clock: Clock
     num_samples: int | None
     parameters: dict[str, int]
+    trained: int
     tokens: dict[str, int]
     flops: float
     memory: dict[str, int]
@@ -88,7 +92,7 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
     recipe, clock, sources = part.recipe, part.clock, part.sources
     num_samples = part.num_samples if sources else None
     said = advice(recipe, clock, sources) if unopened is None else unopened
-    roles = recipe.views.roles
+    shapes = view_shapes(recipe.views)
     for name in dict.fromkeys(request.view for request in learner.requests):
         try:
             build.coordinates(recipe, name)
@@ -105,21 +109,22 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
     own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
     parameters |= {name: count for name, count in own.items() if count}
     trained = sum(p.numel() for m in build.trainable(learner).values() for p in m.parameters() if p.requires_grad)
-    if trained < sum(parameters.values()):
-        parameters["trained of them"] = trained
     tokens, flops = {}, 0.0
     for name, branch in learner.named_branches.items():
         seen = dict.fromkeys((r.view, r.mask) for r in learner.requests if r.branch == name and r.token != "cells")
-        if not isinstance(branch, EncoderBranch) or not seen:
+        encoder = branch.offer.encoder
+        if encoder is None or not seen:
             continue
         tokens[name] = 0
         for view, mask in seen:
-            shape = (roles[view][0], *roles[view][1])
-            share = 1.0 if mask is None else recipe.mask_rules[mask].visible_share
-            tokens[name] += shape[0] * (1 + round(_num_tokens(recipe, view) * share))
-            flops += branch.encoder.flops([shape]) * share * (3 if branch.trains else 1)
-    memory = _memory(recipe, learner, parameters, tokens, processes)
-    return Plan(part.name, recipe, clock, num_samples, parameters, tokens, flops, memory, said)
+            count, share = shapes[view].count, 1.0 if mask is None else recipe.mask_rules[mask].visible_share
+            patches = branch.num_patches(shapes[view], view)
+            patches = len(build.coordinates(recipe, view)) if patches is None else patches
+            tokens[name] += count * (encoder.prefix + round(patches * share))
+            fed = (count, *branch.input_shape(shapes[view], view))
+            flops += encoder.flops([fed]) * share * (3 if branch.trains else 1)
+    memory = _memory(recipe, learner, sum(parameters.values()), trained, tokens, processes)
+    return Plan(part.name, recipe, clock, num_samples, parameters, trained, tokens, flops, memory, said)
 
 
 def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
@@ -136,10 +141,6 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         return None, [f"the shards are not here{epoch}: {error}"]
 
 
-def _num_tokens(recipe: Recipe, view: str) -> int:
-    return len(build.coordinates(recipe, view)) + int(build.encoder_for(recipe, view).registers)
-
-
 def _trained(learner: Learner) -> dict[str, Branch]:
     return {name: branch for name, branch in learner.named_branches.items() if branch.trains}
 
@@ -149,7 +150,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _memory(
-    recipe: Recipe, learner: Learner, parameters: dict[str, int], tokens: dict[str, int], processes: int
+    recipe: Recipe, learner: Learner, parameters: int, trained: int, tokens: dict[str, int], processes: int
 ) -> dict[str, int]:
     parts = recipe.train.accumulate * processes
     if recipe.train.batch_size % parts:
@@ -165,8 +166,8 @@ def _memory(
             per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
             in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
             activations += rows * tokens.get(name, 0) * (per_token * encoder.depth + in_front)
-    trained = sum(parameters.values())
-    averaged = sum(_count(branch) for branch in learner.named_branches.values() if not branch.trains)
+    still = (branch for branch in learner.named_branches.values() if not branch.trains)
+    teachers = sum(_count(branch.model if isinstance(branch, FrozenBranch) else branch) for branch in still)
     logits = 0
     for request in learner.requests:
         if request.head is not None:
@@ -179,9 +180,9 @@ def _memory(
             outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
             logits += int(rows * count * outputs * (2 if half else 4))
     return {
-        "parameters and gradients": trained * 8,
+        "parameters and gradients": (parameters + trained) * 4,
         "AdamW": trained * 8,
-        "teachers": averaged * 4,
+        "teachers": teachers * 4,
         "activations": activations,
         "prototype scores": 3 * logits,
     }
@@ -204,7 +205,7 @@ def _show(figures: Plan, processes: int) -> None:
     table.add_column(justify="right")
     shards = "not here" if figures.num_samples is None else f"{figures.num_samples:,}"
     batch = recipe.train.batch_size
-    steps = figures.clock.total_steps
+    steps, known = figures.clock.total_steps, sum(figures.parameters.values())
     rows = [
         ("samples in the shards", shards),
         ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
@@ -216,6 +217,7 @@ def _show(figures: Plan, processes: int) -> None:
         ),
         ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
         *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
+        *([("parameters, trained of them", f"{figures.trained:,}")] if figures.trained < known else []),
         *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
         ("encoder FLOPs per step", f"{figures.flops * batch:.3g}"),
         *((f"memory, {name}", f"{size / 2**30:,.2f} GiB") for name, size in figures.memory.items()),

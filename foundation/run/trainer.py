@@ -250,7 +250,8 @@ class Trainer:
             self.stage.begin()
             self.stage.replicate()
             self.feed = self._feed()
-        self.say(f"{of_stage(part.name)}steps {part.begun + 1:,} to {part.ends:,}")
+        count = sum(parameter.numel() for parameter in self.stage.optimizer.parameters())
+        self.say(f"{of_stage(part.name)}steps {part.begun + 1:,} to {part.ends:,}, {count:,} parameters trained")
         self._run_jobs()
 
     def _run_jobs(self) -> None:

@@ -65,3 +65,20 @@ def test_epochs_of_unknown_length_are_refused():
     recipe = config.load(Recipe, paths.recipe("dino-vits16"), ["data.shards=[]", "about.samples=null"])
     with pytest.raises(UserError, match="the length of an epoch is unknown"):
         plan(recipe)
+
+
+def test_what_is_frozen_needs_neither_gradients_nor_moments(tiny_recipe):
+    whole, some = plan(tiny_recipe()), plan(tiny_recipe("train.only=[heads]"))
+    assert some.parameters == whole.parameters and whole.trained == sum(whole.parameters.values())
+    assert some.trained == some.parameters["head cls"]
+    assert whole.memory["AdamW"] - some.memory["AdamW"] == 8 * whole.parameters["encoder"]
+    name = "parameters and gradients"
+    assert whole.memory[name] - some.memory[name] == 4 * whole.parameters["encoder"]
+
+
+def test_a_frozen_teacher_counts_with_its_own_size(tiny_recipe):
+    expert = "branches={teacher: {name: ema}, expert: {name: frozen, weights: 'timm:vit_tiny_patch16_224,random'}}"
+    asked = "objectives=[{name: dino}, {name: feature_distillation, teacher: expert, token: cls}]"
+    figures = plan(tiny_recipe(expert, asked))
+    assert figures.tokens["expert"] == 2 * (1 + 196)  # two global views of 16 pixels, shown to it at 224
+    assert figures.memory["teachers"] > 4 * 5_500_000
