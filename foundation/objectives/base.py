@@ -33,6 +33,10 @@ class Result:
     items: Mapping[str, int] = field(default_factory=dict)
 
 
+class UnbuiltBranchError(UserError):
+    """A branch of the recipe that could not be built, of which something is said already."""
+
+
 @dataclass(frozen=True)
 class ObjectiveContext:
     """What an objective may know when it is built.
@@ -46,6 +50,7 @@ class ObjectiveContext:
         patches: patch tokens that a branch makes of a view, by branch and view, where they are known.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
+        unbuilt: branches of the recipe that could not be built.
     """
 
     clock: Clock
@@ -56,6 +61,7 @@ class ObjectiveContext:
     patches: Mapping[tuple[str, str], int] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)
+    unbuilt: frozenset[str] = frozenset()
 
     def offer(self, branch: str) -> Offer:
         """What a branch can be asked for.
@@ -63,6 +69,8 @@ class ObjectiveContext:
         Raises:
             UserError: there is no such branch; names those there are.
         """
+        if branch in self.unbuilt:
+            raise UnbuiltBranchError(f"the branch {branch!r} could not be built")
         if branch not in self.offers:
             there = ", ".join(self.offers)
             raise UserError(f"there is no branch {branch!r}{near(branch, self.offers)}; the recipe's are: {there}")

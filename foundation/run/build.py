@@ -23,7 +23,7 @@ from foundation.errors import RecipeError, UserError
 from foundation.masks.rule import makers
 from foundation.modalities.lattice import check_views
 from foundation.modalities.shapes import view_shapes
-from foundation.objectives.base import Objective, ObjectiveContext
+from foundation.objectives.base import Objective, ObjectiveContext, UnbuiltBranchError
 from foundation.objectives.store import Stores
 from foundation.parallel.placement import Placement
 from foundation.plugins import near
@@ -164,6 +164,7 @@ def learner(
     check_views(recipe.views.roles)
     with fitting_memory():
         built, problems = made_of or branches(recipe, clock, previous)
+    unbuilt = frozenset({STUDENT, *recipe.branches} - set(built))
     masks = mask_views(recipe)
     modes = {name: rule.mode for name, rule in recipe.mask_rules.items()}
     stores = Stores(samples)
@@ -173,6 +174,7 @@ def learner(
     context = ObjectiveContext(
         clock=clock,
         offers={name: branch.offer for name, branch in built.items()},
+        unbuilt=unbuilt,
         masks=masks,
         modes=modes,
         views=shapes,
@@ -185,6 +187,8 @@ def learner(
         try:
             objectives[name] = config.build(context)
             weights[name] = _schedule(config.weight)
+        except UnbuiltBranchError:
+            continue
         except UserError as error:
             problems.append((f"objectives.{index}", str(error) if name in str(error) else f"{name}: {error}"))
     problems += _check_masking(recipe, built[STUDENT].offer.encoder if STUDENT in built else None)
@@ -201,11 +205,9 @@ def learner(
         monitors[MONITOR] = FeatureMonitor(watched, looks.every, looks.samples)
     made = Learner(built, objectives, weights, clock, chosen, monitors, stores.modules())
     keys = {name: f"objectives.{index}" for index, name in enumerate(_names(recipe))}
-    unserved = made.check(tuple(recipe.views.roles), masks, modes)
+    unserved = made.check(tuple(recipe.views.roles), masks, modes, unbuilt)
     problems += [(keys[name], f"objective {name!r} {text}") for name, text in unserved]
     problems += _grids(recipe, made, keys, patches)
-    missing = {name for name in (STUDENT, *recipe.branches) if name not in built}
-    problems = [(key, text) for key, text in problems if key.startswith("branches.") or not _is_about(text, missing)]
     if problems:
         raise RecipeError(problems)
     return made
@@ -230,11 +232,6 @@ def _grids(
                 )
                 problems[keys[name], text] = None
     return list(problems)
-
-
-def _is_about(text: str, branches: set[str]) -> bool:
-    """Whether a mistake follows from a branch that could not be built, of which something is said already."""
-    return any(f"branch {name!r}" in text for name in branches)
 
 
 def mask_views(recipe: Recipe) -> dict[str, tuple[str, ...]]:
