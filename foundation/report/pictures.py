@@ -103,9 +103,10 @@ def show(view: Any, modality: str, evaluation: Any) -> NDArray[np.uint8] | None:
 
 
 def _hidden(loaded: LoadedEncoder, coordinates: NDArray[Any], rows: int) -> NDArray[np.bool_] | None:
-    """[rows, N] tokens that masks of the training's kind hide, one mask in each row; None where it had none."""
+    """[rows, N] tokens that masks of the training's first rule hide, one mask in each row; None where it had none."""
 
-    rule = getattr(recipe_of(loaded), "masking", None)
+    recipe = recipe_of(loaded)
+    rule = None if recipe is None else next(iter(recipe.mask_rules.values()), None)
     if rule is None or not rows or not rule.mean_share:
         return None
     ids = np.arange(rows, dtype=np.int64)

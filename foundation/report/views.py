@@ -21,7 +21,7 @@ from foundation.modalities.parts import part
 from foundation.report.images import options_of
 from foundation.run import build
 from foundation.run.recipe import Recipe
-from foundation.types import MASKING, Batch, TokenMask, View
+from foundation.types import Batch, TokenMask, View
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def training_views(recipe: Recipe, samples: int = 4, patterns: Sequence[str] = (
         UserError: there are no shards, or none of their samples can be read.
     """
 
+    recipe = recipe.stage(0)
     data = dataclasses.replace(recipe.data, shards=tuple(patterns), sources={}) if patterns else recipe.data
     # The folder may be someone else's: no program is started, and no folder is written to, because its recipe says so.
     data = dataclasses.replace(data, allow_pipes=False, cache=None)
@@ -152,7 +153,7 @@ def _drawn(recipe: Recipe, batch: Batch, raws: Sequence[Any], own: bool) -> Shee
             pictures.append(Drawn("whole sample", photo(np.asarray(original)), _width(original)))
         for name, view in batch.views.items():
             if view.modality in drawings:
-                pictures += _views_of(recipe, name, view, batch.masks.get((name, MASKING)), row, drawings, widths[name])
+                pictures += _views_of(recipe, name, view, first_mask(batch, name), row, drawings, widths[name])
         rows.append(Seen(key, tuple(pictures)))
     legend = str(getattr(whole, "LEGEND", ""))
     return Sheet(tuple(rows), tuple(_kinds(batch)), legend, own, notes)
@@ -222,13 +223,18 @@ def _width(picture: NDArray[np.uint8]) -> int:
     return round(min(_WIDE, max(_NARROW, _HEIGHT * picture.shape[1] / picture.shape[0])))
 
 
+def first_mask(batch: Batch, view: str) -> TokenMask | None:
+    """Mask of a view by the first rule of the recipe that hides parts of it; None where none does."""
+    return next((mask for (name, _), mask in batch.masks.items() if name == view), None)
+
+
 def _kinds(batch: Batch) -> list[str]:
     """``2 global views of 3 x 32 x 32; half of them have masked tokens, ...``."""
     lines = []
     for name, view in batch.views.items():
         shape = " × ".join(map(str, view.data.shape[1:]))
         line = f"{view.count} {name.replace('.', ' ')} view{'s' if view.count > 1 else ''} of {shape}"
-        mask = batch.masks.get((name, MASKING))
+        mask = first_mask(batch, name)
         if mask is not None and bool(mask.masked.any()):
             share = float(mask.masked.float()[mask.masked.any(dim=1)].mean())
             line += f" (where masked: {100 * share:.0f} % of the tokens)"

@@ -9,8 +9,11 @@ from foundation.zoo.load import LoadedEncoder
 
 
 def recipe_of(loaded: LoadedEncoder) -> Recipe | None:
-    """The recipe that a model was trained with; None where it is not known or is one that this version cannot read."""
+    """The recipe that a model was trained with, flat: that of its stage; None where it is not known or is one that this
+    version cannot read."""
     try:
-        return config.load(Recipe, loaded.recipe + "\n", name="its recipe") if loaded.recipe else None
+        if not loaded.recipe:
+            return None
+        return config.load(Recipe, loaded.recipe + "\n", name="its recipe").stage(loaded.stage)
     except UserError:
         return None

@@ -36,6 +36,7 @@ class Card(TypedDict):
     recipe: str
     foundation_version: str
     measured: NotRequired[bool]
+    stage: NotRequired[int]
 
 
 class Numbers(TypedDict):
@@ -71,6 +72,7 @@ def write_export(
     computed: Mapping[str, str] | None = None,
     text: str | None = None,
     measured: bool = True,
+    stage: int = 0,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -83,6 +85,7 @@ def write_export(
         computed: device, processor and precision of the training; None: not known (of an older checkpoint).
         text: of the whole recipe; None: ``recipe`` is the whole.
         measured: the run was measured by this branch.
+        stage: of the recipe that the weights are of, from 0.
     """
     from safetensors.torch import save
 
@@ -102,6 +105,7 @@ def write_export(
         "recipe": config.dump(recipe) if text is None else text,
         "foundation_version": VERSION,
         "measured": measured,
+        "stage": stage,
     }
     replace_file(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
     return path
@@ -152,6 +156,7 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
             computed,
             text,
             name == chosen,
+            stage,
         )
         for name, group in tensors.items()
         if group

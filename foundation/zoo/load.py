@@ -39,6 +39,7 @@ class LoadedEncoder:
         folder: where results about this model belong; None for a model that has no folder of the user's.
         config: the encoder's Config, to build an untrained twin.
         recipe: text of the one that it was trained with; empty where that is not known.
+        stage: of that recipe, from 0.
     """
 
     encoder: nn.Module
@@ -49,6 +50,7 @@ class LoadedEncoder:
     folder: Path | None
     config: Any
     recipe: str = ""
+    stage: int = 0
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
@@ -149,6 +151,7 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
         recipe=card["recipe"],
+        stage=card.get("stage", 0),
     )
 
 
@@ -180,6 +183,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         folder=run,
         config=recipe.encoder,
         recipe=text,
+        stage=stage,
     )
 
 

@@ -13,6 +13,7 @@ from foundation import config
 from foundation.checkpoints.checkpoint import write
 from foundation.errors import UserError
 from foundation.run import build
+from foundation.run.model_recipe import recipe_of
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, export_checkpoint
@@ -199,3 +200,15 @@ def test_a_branch_with_an_encoder_of_its_own_is_exported_as_what_it_is(tiny_reci
     for path in found:
         assert load_encoder(path).encoder.width == 16
     assert sorted(path.stem for path in again) == ["small", "student", "teacher"]
+
+
+def test_the_recipe_of_a_model_is_that_of_its_stage(tiny_recipe, train, tmp_path):
+    stages = (
+        "stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, masking: null, objectives: [{name: dino}]}]"
+    )
+    train(tiny_recipe(stages), tmp_path / "run")
+    made = export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000002", tmp_path / "again")
+    (again,) = (path for path in made if path.stem == "teacher")
+    for source in (tmp_path / "run", tmp_path / "run" / "export" / "teacher.safetensors", again):
+        recipe = recipe_of(load_encoder(source))
+        assert recipe is not None and recipe.masking is None and len(recipe.objectives) == 1
