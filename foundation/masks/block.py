@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from foundation import counter
 from foundation.errors import UserError
-from foundation.masks.counted import Counted, top_up
+from foundation.masks.counted import Counted, Rows, top_up
 from foundation.ranges import Count, PositiveShare
 
 _ATTEMPTS = 10  # rectangles tried in a row without success before a mask counts as full (BEiT, DINOv2)
@@ -35,15 +35,9 @@ class Config(Counted):
     """Add single tokens until the wanted count is met (DINOv3); rectangles alone sometimes end a little below. Mode
     ``drop`` does so anyway."""
 
-    def pattern(
-        self,
-        coordinates: NDArray[Any],
-        wanted: NDArray[np.int64],
-        draws: counter.Draws,
-        stream: str,
-        must: NDArray[np.bool_] | None,
-    ) -> NDArray[np.bool_]:
+    def pattern(self, rows: Rows) -> NDArray[np.bool_]:
         """See :meth:`Counted.pattern`."""
+        coordinates, wanted, draws, stream = rows.coordinates, rows.wanted, rows.draws, rows.stream
         if coordinates.ndim == 3:
             return _nearest(coordinates, wanted, draws, stream)
         if coordinates.shape[1] != 2:

@@ -16,6 +16,25 @@ from foundation.ranges import Length, PositiveShare, Rising, Share
 from foundation.types import MASKING, TokenMask
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a view that get a mask.
+
+    Attributes:
+        coordinates: [N, d], or [rows, N, d] where tokens lie elsewhere in every row.
+        wanted: [rows] how many tokens are to be hidden, at least one.
+        draws: random numbers of the rows.
+        stream: beginning of the names of those that may be taken.
+        must: [rows, N] tokens that have to be hidden; only kinds with a key ``apart_from`` get any.
+    """
+
+    coordinates: NDArray[Any]
+    wanted: NDArray[np.int64]
+    draws: counter.Draws
+    stream: str
+    must: NDArray[np.bool_] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Counted(Rule):
     """Masks of a drawn size over the patch tokens of a view.
@@ -76,23 +95,8 @@ class Counted(Rule):
         return replace(self, also=(), mode="token", foreign=0.0, foreign_ratio=None, probability=probability)
 
     @abstractmethod
-    def pattern(
-        self,
-        coordinates: NDArray[Any],
-        wanted: NDArray[np.int64],
-        draws: counter.Draws,
-        stream: str,
-        must: NDArray[np.bool_] | None,
-    ) -> NDArray[np.bool_]:
-        """[rows, N] which tokens are hidden.
-
-        Args:
-            coordinates: [N, d], or [rows, N, d] where tokens lie elsewhere in every row.
-            wanted: [rows] how many; rows without any do not come here.
-            draws: random numbers of the rows.
-            stream: beginning of the names of those that may be taken.
-            must: [rows, N] tokens that have to be hidden; only kinds with a key ``apart_from`` get any.
-        """
+    def pattern(self, rows: Rows) -> NDArray[np.bool_]:
+        """[rows, N] which tokens are hidden."""
 
 
 class CountedMasking:
@@ -139,8 +143,9 @@ class CountedMasking:
                 continue
             own = coordinates if coordinates.ndim == 2 else coordinates[view * samples + rows]
             hidden = None if must is None else must[view * samples + rows]
-            stream = f"{self._stream}.{view}"
-            masked[view, rows] = self.config.pattern(own, wanted[view, rows], draws.take(rows), stream, hidden)
+            masked[view, rows] = self.config.pattern(
+                Rows(own, wanted[view, rows], draws.take(rows), f"{self._stream}.{view}", hidden)
+            )
         whole = (masked.repeat(count, axis=0) if drawn < count else masked).reshape(-1, tokens)
         return token_mask(whole if tube is None else whole[:, tube.reshape(-1)], None, self.config.mode, sources)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation import counter
-from foundation.masks.counted import Counted, top_up
+from foundation.masks.counted import Counted, Rows, top_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +18,7 @@ class Config(Counted):
     """Mask rules whose visible tokens this one hides, so that no token is visible under two of them and together they
     hide every token (DMJD, Ma et al. 2022). Where that takes more than ``ratio`` says, more are hidden."""
 
-    def pattern(
-        self,
-        coordinates: NDArray[Any],
-        wanted: NDArray[np.int64],
-        draws: counter.Draws,
-        stream: str,
-        must: NDArray[np.bool_] | None,
-    ) -> NDArray[np.bool_]:
+    def pattern(self, rows: Rows) -> NDArray[np.bool_]:
         """See :meth:`Counted.pattern`."""
-        none = np.zeros((len(wanted), coordinates.shape[-2]), dtype=bool)
-        return top_up(none if must is None else must, wanted, draws, stream)
+        none = np.zeros((len(rows.wanted), rows.coordinates.shape[-2]), dtype=bool)
+        return top_up(none if rows.must is None else rows.must, rows.wanted, rows.draws, rows.stream)

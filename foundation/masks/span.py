@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation import counter
 from foundation.errors import UserError
-from foundation.masks.counted import Counted
+from foundation.masks.counted import Counted, Rows
 from foundation.ranges import Side
 
 
@@ -21,26 +19,20 @@ class Config(Counted):
     span: Side = 5
     """Length of a stretch in tokens. They do not overlap; the number masked is exact, up to a whole column."""
 
-    def pattern(
-        self,
-        coordinates: NDArray[Any],
-        wanted: NDArray[np.int64],
-        draws: counter.Draws,
-        stream: str,
-        must: NDArray[np.bool_] | None,
-    ) -> NDArray[np.bool_]:
+    def pattern(self, rows: Rows) -> NDArray[np.bool_]:
         """[rows, N] masks of whole columns in stretches of some length (one is shorter where it does not divide).
 
         The columns left over are dealt out between the stretches, so that none overlap and the count is met. All of it
         is then turned about as if time were a circle, so that every column is as likely as any other.
         """
+        coordinates, wanted = rows.coordinates, rows.wanted
         if coordinates.ndim != 2:
             raise UserError(
                 "masking: kind 'span' needs tokens on a grid with a time; use kind: block for groups of points"
             )
         times = coordinates[:, -1]
         columns = int(times.max()) + 1
-        uniforms = draws.uniform(f"{stream}.spans", columns + 2)
+        uniforms = rows.draws.uniform(f"{rows.stream}.spans", columns + 2)
         masks = np.zeros((len(wanted), columns), dtype=bool)
         for row, share in enumerate(wanted / len(times)):
             hidden = min(columns, round(float(share) * columns))

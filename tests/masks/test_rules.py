@@ -9,6 +9,7 @@ import torch
 from foundation.counter import Draws
 from foundation.errors import RecipeError, UserError
 from foundation.masks import block
+from foundation.masks.counted import Rows
 from foundation.masks.rule import Rule, makers
 from foundation.plugins import resolve
 from foundation.run.run_folder import RunFolder
@@ -34,7 +35,7 @@ def make(config: Rule, size=(8, 8), samples=8, step=0, seed=0, views=2):
 
 def fixed_count(config: Rule, size, wanted: int, trials: int) -> np.ndarray:
     """[trials, H, W] block masks of one wanted count."""
-    masks = config.pattern(grid(*size), np.full(trials, wanted), draws(trials, seed=wanted), "test", None)
+    masks = config.pattern(Rows(grid(*size), np.full(trials, wanted), draws(trials, seed=wanted), "test"))
     return masks.reshape(trials, *size)
 
 
