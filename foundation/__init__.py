@@ -1,11 +1,10 @@
 """Self-supervised pretraining of encoders, from shards to a report. Start with ``foundation --help``."""
 
-from __future__ import annotations
+from foundation.version import VERSION
 
-from typing import TYPE_CHECKING
-
-from foundation.versions import VERSION
-
+# Here nothing of Python's library is imported, ``typing`` neither: ``python -m foundation`` runs this file while the
+# working directory is still on the path, where a ``re.py`` among someone's data would stand in for it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -18,8 +17,8 @@ __all__ = ["__version__", "load"]
 
 
 def load(
-    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
-) -> Model:
+    source: "str | Path", *, branch: str | None = None, device: "torch.device | str" = "cpu", tokens: "Tokens" = "cls"
+) -> "Model":
     """Load a pretrained encoder as a module of PyTorch.
 
     ::

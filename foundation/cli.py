@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 
 from foundation import synonyms
 from foundation.allocator import keep_freed_memory
+from foundation.compatibility import installed
 from foundation.ctrl_c import INTERRUPTED, end_now, end_while_importing, speaks
 from foundation.errors import FoundationError, RequeueRequest, UserError
 from foundation.search_path import leave_working_directory
-from foundation.versions import VERSION, installed
+from foundation.version import VERSION
 from foundation.voice import discard_output, to_stderr, warn_in_one_line
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {

@@ -1,10 +1,8 @@
 """Where Python looks for modules: never in the working directory, unless the user says so.
 
 ``python -m`` and every worker that multiprocessing starts put the working directory in front of the standard library,
-so that a ``statistics.py`` among someone's data would be run. Needs nothing but what Python has loaded already.
+so that a ``statistics.py`` among someone's data would be run. Imports nothing but what Python has loaded already.
 """
-
-from __future__ import annotations
 
 import os
 import sys

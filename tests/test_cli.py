@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation import cli, versions
+from foundation import cli, compatibility
 from foundation.errors import DataBudgetError, RequeueRequest, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,14 +165,15 @@ def test_a_folder_of_scripts_is_a_verb_with_names(tmp_path: Path):
 
 
 def metadata(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], asks_for: str) -> None:
-    monkeypatch.setattr(versions, "installed", installed.get)
-    monkeypatch.setattr(versions, "requires", lambda package: ["numpy", asks_for, "pillow; extra == 'x'"])
+    monkeypatch.setattr(compatibility, "installed", installed.get)
+    monkeypatch.setattr(compatibility, "requires", lambda package: ["numpy", asks_for, "pillow; extra == 'x'"])
 
 
 @pytest.mark.parametrize("asks_for", ["torch==2.15.0", "torch (>=2.14.0)", "torch<3,>=2.14"])
 def test_a_torchvision_that_does_not_fit_is_explained(monkeypatch: pytest.MonkeyPatch, asks_for: str):
     metadata(monkeypatch, {"torch": "2.13.0+cpu", "torchvision": "0.29.2", "timm": "1.0.31"}, asks_for)
-    message = str(versions.explain_import_error("timm", RuntimeError("operator torchvision::nms does not exist\nmore")))
+    error = RuntimeError("operator torchvision::nms does not exist\nmore")
+    message = str(compatibility.explain_import_error("timm", error))
     assert "timm 1.0.31 cannot be imported with torch 2.13.0+cpu (operator torchvision::nms does not exist)" in message
     wanted = asks_for.removeprefix("torch").strip(" ()")
     assert f"torchvision 0.29.2 was built for torch {wanted}" in message
@@ -181,20 +182,20 @@ def test_a_torchvision_that_does_not_fit_is_explained(monkeypatch: pytest.Monkey
 
 def test_wheels_for_different_devices_are_explained(monkeypatch: pytest.MonkeyPatch):
     metadata(monkeypatch, {"torch": "2.15.0+cpu", "torchvision": "0.29.2"}, "torch==2.15.0")
-    assert "different devices" in str(versions.explain_import_error("torchvision", OSError("libcudart.so")))
+    assert "different devices" in str(compatibility.explain_import_error("torchvision", OSError("libcudart.so")))
 
 
 def test_a_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch):
     metadata(monkeypatch, {"torch": "2.15.0", "timm": "1.0.31"}, "torch==2.15.0")
     missing = ModuleNotFoundError("No module named 'torchvision'")
-    assert "pip install torchvision" in str(versions.explain_import_error("torchvision", missing))
-    assert "it needs torchvision" in str(versions.explain_import_error("timm", missing))
-    assert versions.torch_for_torchvision() is None
+    assert "pip install torchvision" in str(compatibility.explain_import_error("torchvision", missing))
+    assert "it needs torchvision" in str(compatibility.explain_import_error("timm", missing))
+    assert compatibility.torch_for_torchvision() is None
 
 
 def test_the_installed_pair_is_read_from_its_metadata():
-    wanted = versions.torch_for_torchvision()
-    assert wanted is not None and versions._fits(importlib.metadata.version("torch"), wanted)
+    wanted = compatibility.torch_for_torchvision()
+    assert wanted is not None and compatibility._fits(importlib.metadata.version("torch"), wanted)
 
 
 def test_words_that_are_nearly_right_are_answered_with_the_right_ones(capsys):

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from foundation.compatibility import installed
 from foundation.data.arrays import ArrayFacts
 from foundation.data.expand import expand
 from foundation.data.index import NAME as INDEX
@@ -25,7 +26,7 @@ from foundation.data.kinds import kind_of
 from foundation.data.verify_shard import Problem, ShardCheck, check_shard
 from foundation.errors import FoundationError, UserError
 from foundation.files import replace_json
-from foundation.versions import VERSION, installed
+from foundation.version import VERSION
 from foundation.voice import plural
 
 SCHEMA = 1

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from foundation.compatibility import explain_import_error
 from foundation.encoders import timm_weights
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as Patches
-from foundation.versions import explain_import_error
 
 
 def import_timm() -> Any:

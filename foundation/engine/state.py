@@ -18,7 +18,7 @@ from foundation import counter
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
-from foundation.versions import VERSION
+from foundation.version import VERSION
 from foundation.weights import check_finite
 
 RESERVED = ("objectives", "stores", "optimizer", "random", "jobs")

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from foundation import schema
-from foundation.versions import VERSION
+from foundation.version import VERSION
 from foundation.voice import to_stderr
 
 T = TypeVar("T")

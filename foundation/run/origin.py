@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from foundation.parallel.collective import rank, world_size
-from foundation.versions import VERSION
+from foundation.version import VERSION
 
 if TYPE_CHECKING:
     from foundation.run.run_folder import RunFolder

@@ -13,7 +13,7 @@ from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
 from foundation.files import replace_file
-from foundation.versions import VERSION
+from foundation.version import VERSION
 from foundation.zoo.sections import branches, sections
 
 CARD_FORMAT = 1

@@ -115,6 +115,21 @@ def test_an_override_and_a_recipe_given_as_such_are_the_users_word(harm, a_run, 
     assert harm.exists()
 
 
+def test_nothing_is_imported_while_the_working_directory_is_on_the_path():
+    """``python -m`` has loaded ``runpy`` and what it needs; with ``-S``, no installed package has loaded more."""
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); "
+        "import foundation.search_path; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"foundation", "foundation.search_path", "foundation.version"}
+    lines = (ROOT / "foundation" / "__main__.py").read_text().splitlines()
+    assert (
+        next(line for line in lines if "foundation." in line)
+        == "from foundation.search_path import leave_working_directory"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.fault(43, "statistics.py, socket.py and others beside the data, in the working directory")
 def test_files_in_the_working_directory_are_not_modules(tiny_recipe_file, shard, tmp_path, happened):

@@ -7,9 +7,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from foundation.errors import UserError
 
-VERSION = "0.1.0"
-"""Of this package."""
-
 
 def installed(package: str) -> str | None:
     """Version of an installed package, None when there is none."""
