@@ -100,12 +100,12 @@ def test_two_processes_give_the_losses_of_one(whole, settings, tmp_path, metrics
 @pytest.mark.slow
 def test_killed_in_either_stage_it_goes_on_bit_for_bit(whole, settings, tmp_path):
     folder = tmp_path / "run"
-    words = [sys.executable, str(Path(__file__).with_name("killing_ground.py")), RECIPE, str(folder), "8", "0", "steps"]
+    words = [sys.executable, str(Path(__file__).with_name("killing_ground.py")), RECIPE, str(folder), "9", "0", "steps"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*words, *settings], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr + folder.with_suffix(".log").read_text()[-3000:]
     attempts = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [attempt["exit"] for attempt in attempts] == [-9] * 8 + [0]
+    assert [attempt["exit"] for attempt in attempts] == [-9] * 9 + [0]
     ends = [attempt["to"] for attempt in attempts[:-1]]
     assert min(ends) <= FIRST < max(ends), "killed in both stages"
     assert_equal(folder, whole)
