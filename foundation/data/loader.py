@@ -28,6 +28,7 @@ from foundation.allocator import give_freed_memory_back
 from foundation.data.pipeline import Plan
 from foundation.data.plans import PlannedBatches, Plans
 from foundation.errors import FoundationError, UserError
+from foundation.parallel.shared_memory import free_shared_memory
 
 _POLL_SECONDS = 2  # how often a wait for a batch looks whether the workers are alive
 _ASKED_SECONDS = 5.0  # after a signal, a batch that does not come within so long is not waited for
@@ -151,6 +152,7 @@ class Loader:
                 worker.kill()
         for worker in iterator._workers:
             worker.join(timeout=5)
+            free_shared_memory(worker.pid)
         iterator._shutdown_workers()
 
     def __enter__(self) -> Loader:

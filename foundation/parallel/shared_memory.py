@@ -15,25 +15,23 @@ def lives(pid: int) -> bool:
         return False
 
 
-def free_shared_memory(pid: int, folder: Path = Path("/dev/shm")) -> list[str]:
+def free_shared_memory(pid: int, folder: Path = Path("/dev/shm")) -> bool:
     """Remove the tensors that a process had begun to hand over when it was killed.
 
     A loader worker makes a named file for each tensor, and takes the name away once the file is open; killed in
     between, it leaves the file, and its memory, until the machine starts again.
 
     Args:
-        pid: process number; nothing is done when a process has it.
+        pid: process number; nothing is done while a process has it.
         folder: where the system keeps shared memory; nothing is done where there is none.
 
     Returns:
-        Names of the files removed: only this user's.
+        False while a process has the number: what it will leave is not known yet. Files of other users are left alone.
     """
     if lives(pid):
-        return []
-    removed = []
+        return False
     for path in folder.glob(f"torch_{pid}_*"):
         with contextlib.suppress(OSError):
             if path.stat().st_uid == os.getuid():
                 path.unlink()
-                removed.append(path.name)
-    return removed
+    return True

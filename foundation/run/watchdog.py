@@ -149,8 +149,8 @@ class Watchdog:
             self._next(before.doing, before.factor)
 
     def __enter__(self) -> Watchdog:
-        self._forget_the_dead()
-        self.sweep()
+        self.sweep(theirs=self._on_this_host())
+        self._write()  # before there are workers: were this process killed at once, the next one must know its host
         prefix, records = self._prefix, self.folder.records
         records.keep("cannot write stacks to", prefix.parent, lambda: prefix.parent.mkdir(parents=True, exist_ok=True))
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
@@ -205,22 +205,27 @@ class Watchdog:
             self._dismiss()
         self.sweep()
 
-    def _forget_the_dead(self) -> None:
-        """Free the shared memory that workers of an earlier attempt held when they were killed."""
+    def _on_this_host(self) -> bool:
+        """Whether the attempt before this one, by its heartbeat, ran where this one runs."""
         try:
-            host = schema.read_json(Heartbeat, self.heartbeat).get("host")
-        except (FileNotFoundError, schema.FormError):
-            return
-        if host == socket.gethostname():
-            for pid in stacks.worker_pids(str(self._prefix)):
-                free_shared_memory(pid)
+            return schema.read_json(Heartbeat, self.heartbeat).get("host") == socket.gethostname()
+        except (OSError, schema.FormError):
+            return False
 
-    def sweep(self) -> None:
-        """Remove this process's empty files: each worker opens one, for a day that mostly never comes.
+    def sweep(self, theirs: bool = True) -> None:
+        """Remove this process's empty files (each worker opens one, for a day that mostly never comes), and with a
+        worker's what it left in shared memory.
 
-        Those of workers that are still dying stay: the next attempt frees what they leave in shared memory.
+        Those of workers that are still dying stay, and with them the note of what the next attempt has to free.
+
+        Args:
+            theirs: whether the workers that had the files ran on this host, so that their numbers mean something here.
         """
-        dying = {f"{self._prefix.name}-worker-{pid}.txt" for pid in stacks.worker_pids(str(self._prefix)) if lives(pid)}
+        dying = set[str]()
+        for pid in stacks.worker_pids(str(self._prefix)):
+            # One look for both: a worker that dies between two of them would be neither freed nor noted.
+            if not (free_shared_memory(pid) if theirs else not lives(pid)):
+                dying.add(stacks.worker_file(self._prefix.name, pid))
         for path in self._prefix.parent.glob(f"{self._prefix.name}-*.txt"):
             with contextlib.suppress(OSError):
                 if path.name not in dying and path.stat().st_size == 0:

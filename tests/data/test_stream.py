@@ -224,10 +224,15 @@ def test_a_killed_worker_names_the_shards(
     loader = build_loader(
         shards, pipeline(decode), batch_size=4, global_batch=4, seed=0, window=9, samples=None, workers=1, timeout=30
     )
+    shared = Path("/dev/shm")
     with pytest.raises(LoaderError, match=r"train-00000\d\.tar") as caught:
         for number, _ in enumerate(loader):
             if number == 2:
-                os.kill(loader.worker_pids()[0], signal.SIGKILL)
+                (worker,) = loader.worker_pids()
+                if shared.is_dir():
+                    (shared / f"torch_{worker}_1_0").touch()  # as of a tensor that it was about to hand over
+                os.kill(worker, signal.SIGKILL)
+    assert not list(shared.glob(f"torch_{worker}_*"))
     assert "data.workers" in str(caught.value)
     assert "goes on from the last checkpoint" in str(caught.value)
     happened(str(caught.value).replace(str(shards.shards[0]).rpartition("/")[0] + "/", ""))

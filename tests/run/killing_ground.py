@@ -20,7 +20,6 @@ import torch._dynamo
 import torch.utils.tensorboard
 
 from foundation.cli import main
-from foundation.parallel.shared_memory import lives
 from foundation.run import trainer  # noqa: F401
 
 _GIVE_UP_SECONDS = 240
@@ -68,10 +67,9 @@ def family_of(pid: int) -> set[int]:
         return {pid}
 
 
-def left_in_shared_memory(family: set[int]) -> int:
-    """Tensors of processes that have ended, of these alone: other tests may leave some at the same time."""
-    pids = (int(path.name.split("_")[1]) for path in Path("/dev/shm").glob("torch_*"))
-    return sum(pid in family and not lives(pid) for pid in pids)
+def in_shared_memory(family: set[int]) -> set[Path]:
+    """Tensors of these processes; other tests may leave some at the same time."""
+    return {path for path in Path("/dev/shm").glob("torch_*") if int(path.name.split("_")[1]) in family}
 
 
 def strike(child: int, mode: str, number: int, draw: random.Random) -> None:
@@ -88,9 +86,10 @@ def strike(child: int, mode: str, number: int, draw: random.Random) -> None:
 
 def run(recipe: str, folder: Path, ends: int, seed: int, mode: str, overrides: list[str]) -> None:
     draw = random.Random(seed)
-    words, family = ["pretrain", recipe, *overrides, "--run", str(folder)], set[int]()
+    words, left = ["pretrain", recipe, *overrides, "--run", str(folder)], set[Path]()
     for number in range(ends + 1):
         begin, seen, struck = steps_done(folder), 0, number == ends
+        family, foreign = set[int](), set(Path("/dev/shm").glob("torch_*"))  # of a process that had the same number
         wanted = begin + draw.randint(1, 3)
         child = attempt(words, folder.with_suffix(".log"))
         deadline = time.monotonic() + _GIVE_UP_SECONDS
@@ -104,7 +103,8 @@ def run(recipe: str, folder: Path, ends: int, seed: int, mode: str, overrides: l
                 os.killpg(child, signal.SIGABRT)
             time.sleep(0.0005)
         facts = {"from": begin, "to": steps_done(folder), "exit": os.waitstatus_to_exitcode(done[1])}
-        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": left_in_shared_memory(family)}
+        left = {path for path in left if path.exists()} | (in_shared_memory(family) - foreign)
+        facts |= {"memory": done[2].ru_maxrss, "files": seen, "shared": len(left)}
         print(json.dumps(facts), flush=True)
 
 

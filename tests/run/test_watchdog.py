@@ -184,6 +184,37 @@ def test_shared_memory_of_killed_workers_is_freed(tmp_path, here):
         left.unlink(missing_ok=True)
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system shows no shared memory")
+@pytest.mark.parametrize("died", ["during the attempt", "at its end"])
+def test_a_worker_that_dies_meanwhile_is_freed_or_noted_for_the_next_attempt(tmp_path, monkeypatch, died):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left, note = Path(f"/dev/shm/torch_{process.pid}_1_0"), tmp_path / STALLS / f"rank0-worker-{process.pid}.txt"
+    (tmp_path / HEARTBEATS).mkdir()
+    (tmp_path / HEARTBEATS / "rank0.json").write_text(json.dumps({"host": socket.gethostname()}))
+    looks = iter([True] if died == "at its end" else [])
+    for module in ("foundation.run.watchdog", "foundation.parallel.shared_memory"):
+        monkeypatch.setattr(f"{module}.lives", lambda _: next(looks, False))
+    try:
+        note.parent.mkdir()
+        if died == "at its end":  # alive at the first look of the next attempt, dead at any other
+            left.touch()
+            note.touch()
+        with Watchdog(RunFolder(tmp_path), 0, 0):
+            assert note.exists() == left.exists(), "what nobody notes stays until the machine starts again"
+            left.touch()
+            note.touch()
+        assert not left.exists() and not note.exists(), "workers killed by their own run leave nothing either"
+    finally:
+        left.unlink(missing_ok=True)
+
+
+def test_there_is_a_heartbeat_before_there_are_workers(tmp_path):
+    with Watchdog(RunFolder(tmp_path), 0, 0):
+        beat = json.loads((tmp_path / HEARTBEATS / "rank0.json").read_text())
+    assert beat["host"] == socket.gethostname(), "by it the next attempt frees what killed workers hold"
+
+
 def test_no_limit_ends_nothing(tmp_path):
     with Watchdog(RunFolder(tmp_path), 0, 0.0, step=7):
         time.sleep(1.2)
@@ -193,8 +224,8 @@ def test_no_limit_ends_nothing(tmp_path):
 
 @pytest.mark.fault(10, "the heartbeat's folder cannot be written")
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path, capfd, happened):
+    (tmp_path / HEARTBEATS).write_text("a file in the folder's place")
     with Watchdog(RunFolder(tmp_path), 0, 30.0) as dog:
-        (tmp_path / HEARTBEATS).write_text("a file in the folder's place")
         dog.beat(1)
         time.sleep(2.4)
     err = capfd.readouterr().err
