@@ -61,6 +61,8 @@ def _header(run: Run, parameters: int | None) -> str:
     kind = {"done": " done", "failed": " failed"}.get(state, "")
     chip = f' <span class="chip{kind}">{escape(state)}</span>' if state else ""
     said = []
+    if stage := run.status.get("stage"):
+        said.append(f"stage {stage}")
     encoder = run.plain.get("encoder")
     if isinstance(encoder, dict):
         shape = encoder.get("preset") or encoder.get("model") or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from foundation import config, schema
 from foundation.errors import UserError
@@ -14,6 +14,8 @@ from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
 from foundation.run.origin import STARTS, Start
 from foundation.run.runs import Status
+from foundation.zoo.export import Card
+from foundation.zoo.load import exported
 
 _MOST_STARTS = 16 * schema.MEBIBYTE
 
@@ -29,7 +31,7 @@ class Run:
         metrics: lines of ``metrics.jsonl``.
         probes: probe results, oldest first.
         status: of ``status.json``.
-        card: of the exported teacher (or student).
+        card: of the exported branch that the run is measured by.
         starts: of the run, each with its code, machine and processes; empty for a run of an older version.
         problems: what is damaged and left out, with the reason.
     """
@@ -99,19 +101,14 @@ def read_run(path: Path) -> Run:
     run.probes = read_results(path / "probes", run.problems.append)
     run.status = _json(Status, path / "status.json", run.problems)
     run.starts = _starts(path / STARTS, run.problems)
-    for branch in ("teacher", "student"):
-        run.card = run.card or _json(_Card, path / "export" / f"{branch}.json", run.problems)
+    try:
+        if (found := exported(path / "export")) is not None:
+            run.card = dict(schema.read_json(Card, found.with_suffix(".json")))
+    except schema.FormError as error:
+        run.problems.append(str(error))
     if not (run.recipe or run.metrics or run.probes or run.card or (path / "checkpoints").is_dir()):
         raise UserError(f"{path} is no run folder: it has no recipe.yaml, metrics.jsonl, checkpoints, probes or export")
     return run
-
-
-class _Card(TypedDict, total=False):
-    parameters: int
-    file: str
-    sha256: str
-    foundation_version: str
-    computed: dict[str, str]
 
 
 def _starts(path: Path, problems: list[str]) -> list[Mapping[str, Any]]:

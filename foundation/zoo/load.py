@@ -91,8 +91,8 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
             return _from_checkpoint(newest, device, branch, path)
         reasons = "; ".join(f"{p.name}: {reason}" for p, reason in skipped) or "there is none yet"
         raise UserError(f"no usable checkpoint in {path}: {reasons}")
-    if (exported := _exported(path / "export", branch)) is not None:
-        return _from_export(exported, device)
+    if (weights := exported(path / "export", branch)) is not None:
+        return _from_export(weights, device)
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
@@ -100,9 +100,16 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
     )
 
 
-def _exported(folder: Path, branch: str | None) -> Path | None:
-    """The export of a branch in a folder; None: of the branch that the run was measured by, in older ones the teacher
-    where there is one."""
+def exported(folder: Path, branch: str | None = None) -> Path | None:
+    """The export of a branch in the folder ``export`` of a run; None where there is none.
+
+    Args:
+        folder: where the exports lie.
+        branch: whose; None: of the branch that the run was measured by, in older runs the teacher where there is one.
+
+    Raises:
+        FormError: a card in the folder is damaged.
+    """
     if branch is not None:
         return found if (found := folder / f"{branch}.safetensors").exists() else None
     cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json"))}

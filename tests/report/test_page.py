@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from foundation import config
 from foundation.errors import UserError
 from foundation.report.build import write_report
 from foundation.run.origin import code, record_start
+from foundation.run.recipe import Recipe
 from foundation.run.run_folder import RunFolder
+from foundation.zoo.export import write_export
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -101,13 +104,24 @@ def test_a_whole_run_shows_curves_pictures_neighbours_and_confusions(complete):
     assert "Learning rate" in found.cards and "Teacher momentum" not in found.cards and "teacher momentum 0.99" in words
 
 
+def test_the_page_tells_of_the_export_that_the_run_was_measured_by_and_of_its_stage(sample_run, tmp_path):
+    folder = sample_run.write_run(tmp_path)
+    recipe = config.load(Recipe, (folder / "recipe.yaml").read_text(), name="sample")
+    weights = recipe.encoder.build().state_dict()
+    write_export(folder / "export" / "teacher.safetensors", weights, recipe, "teacher", 80, measured=False)
+    write_export(folder / "export" / "averaged.safetensors", weights, recipe, "averaged", 80, measured=True)
+    (folder / "status.json").write_text(json.dumps({"state": "done", "time": 0.0, "step": 80, "stage": "distil"}))
+    found = check(write_report(folder, samples=0))
+    words = " ".join(found.words)
+    assert "averaged.safetensors, SHA-256" in words and "teacher.safetensors" not in words
+    assert "stage distil" in words
+
+
 def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
-    from foundation import config
     from foundation.data.stream import build_loader, build_stream, open_sources
     from foundation.modalities.drawing import photo
     from foundation.report.views import training_views
     from foundation.run import build
-    from foundation.run.recipe import Recipe
 
     recipe = config.load(Recipe, (complete / "recipe.yaml").read_text(), name="recipe")
     sheet = training_views(recipe, samples=3)
