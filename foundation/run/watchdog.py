@@ -150,9 +150,9 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         self.sweep(theirs=self._on_this_host())
-        self._write()  # before there are workers: were this process killed at once, the next one must know its host
         prefix, records = self._prefix, self.folder.records
         records.keep("cannot write stacks to", prefix.parent, lambda: prefix.parent.mkdir(parents=True, exist_ok=True))
+        self._write()  # before there are workers: were this process killed at once, the next one must know its host
         self._before = os.environ.get(stacks.PREFIX_VARIABLE)
         os.environ[stacks.PREFIX_VARIABLE] = str(prefix)
         if self.stall_seconds:
