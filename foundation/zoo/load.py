@@ -112,7 +112,7 @@ def exported(folder: Path, branch: str | None = None) -> Path | None:
     """
     if branch is not None:
         return found if (found := folder / f"{branch}.safetensors").exists() else None
-    cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json"))}
+    cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json")) if path.exists()}
     chosen = [path for path, card in cards.items() if card.get("measured")]
     older = [path for name in ("teacher", "student") if (path := folder / f"{name}.json") in cards]
     return next((path.with_suffix(".safetensors") for path in (*chosen, *older)), None)
