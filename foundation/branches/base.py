@@ -226,11 +226,11 @@ class EncoderBranch(Branch):
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""
         if any(r.token == "patches" or self._is_whole(r) for r in requests):
             return None
-        read = {(r.token, r.chosen_by) for r in requests if r.chosen_by is not None and r.tap is None}
+        read = {(r.token, key) for r in requests if (key := r.chosen_by) is not None and r.tap is None}
         if len(read) > 1:
             return None
         for token, key in read:
-            mask = batch.masks[key]  # type: ignore[index]
+            mask = batch.masks[key]
             return mask.indices if token == "masked" else mask.visible_indices
         return batch.views[view].sample_ids.new_empty(0)
 

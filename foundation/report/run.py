@@ -14,8 +14,7 @@ from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
 from foundation.run.origin import STARTS, Start
 from foundation.run.runs import Status
-from foundation.zoo.export import Card
-from foundation.zoo.load import exported
+from foundation.zoo.export import Card, export_of
 
 _MOST_STARTS = 16 * schema.MEBIBYTE
 
@@ -102,7 +101,7 @@ def read_run(path: Path) -> Run:
     run.status = _json(Status, path / "status.json", run.problems)
     run.starts = _starts(path / STARTS, run.problems)
     try:
-        if (found := exported(path / "export")) is not None:
+        if (found := export_of(path / "export")) is not None:
             run.card = dict(schema.read_json(Card, found.with_suffix(".json")))
     except schema.FormError as error:
         run.problems.append(str(error))

@@ -163,6 +163,24 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
     ]
 
 
+def export_of(folder: Path, branch: str | None = None) -> Path | None:
+    """Weights that a run has exported; None where there are none.
+
+    Args:
+        folder: where the exports lie, ``RUN/export``.
+        branch: whose; None: of the branch that the run is measured by, in older runs the teacher where there is one.
+
+    Raises:
+        FormError: a card in the folder is damaged.
+    """
+    if branch is not None:
+        return found if (found := folder / f"{branch}.safetensors").exists() else None
+    cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json")) if path.exists()}
+    chosen = [path for path, card in cards.items() if card.get("measured")]
+    older = [path for name in ("teacher", "student") if (path := folder / f"{name}.json") in cards]
+    return next((path.with_suffix(".safetensors") for path in (*chosen, *older)), None)
+
+
 def measured_of(folder: Path, numbers: Numbers) -> str:
     """The branch that a checkpoint's run is measured by; in older ones the teacher, where there is one."""
     return numbers.get("measured", "teacher" if encoder_tensors(folder, "teacher") else "student")

@@ -22,7 +22,7 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, file_of, measured_of
+from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, export_of, file_of, measured_of
 from foundation.zoo.sections import branches, sections
 
 
@@ -91,31 +91,13 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
             return _from_checkpoint(newest, device, branch, path)
         reasons = "; ".join(f"{p.name}: {reason}" for p, reason in skipped) or "there is none yet"
         raise UserError(f"no usable checkpoint in {path}: {reasons}")
-    if (weights := exported(path / "export", branch)) is not None:
+    if (weights := export_of(path / "export", branch)) is not None:
         return _from_export(weights, device)
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
         f"NAME.safetensors, or timm:NAME){_published(text)}"
     )
-
-
-def exported(folder: Path, branch: str | None = None) -> Path | None:
-    """The export of a branch in the folder ``export`` of a run; None where there is none.
-
-    Args:
-        folder: where the exports lie.
-        branch: whose; None: of the branch that the run was measured by, in older runs the teacher where there is one.
-
-    Raises:
-        FormError: a card in the folder is damaged.
-    """
-    if branch is not None:
-        return found if (found := folder / f"{branch}.safetensors").exists() else None
-    cards = {path: schema.read_json(Card, path) for path in sorted(folder.glob("*.json")) if path.exists()}
-    chosen = [path for path, card in cards.items() if card.get("measured")]
-    older = [path for name in ("teacher", "student") if (path := folder / f"{name}.json") in cards]
-    return next((path.with_suffix(".safetensors") for path in (*chosen, *older)), None)
 
 
 def _published(text: str) -> str:
