@@ -298,10 +298,8 @@ def _note(problems: dict[tuple[str, str], None], recipe: Recipe, part: Part, key
         place = f"{stage}.train{key.removeprefix(KEY)}"
     elif first in own.given:
         place = f"{stage}.{key}"
-    elif part.number == 0 and key:  # of the recipe as a whole, and every stage has it
-        problems[key, text] = None
-        return
-    else:
-        place = stage
+    else:  # of the recipe as a whole, there where it stands
+        place = key or stage
     if (key, text) not in problems:
-        problems[place, f"stage {part.name!r}: {text}"] = None
+        inherited = part.number == 0 and place == key  # every stage has it
+        problems[place, text if inherited else f"stage {part.name!r}: {text}"] = None

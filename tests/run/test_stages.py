@@ -246,6 +246,16 @@ def test_a_stage_whose_keys_do_not_go_together_is_named_with_file_and_line(tiny_
     assert f"{tiny_recipe_file}:{line}: stages.1: stage 'b': " in said and text in said
 
 
+def test_what_a_later_stage_cannot_use_of_the_whole_recipe_is_named_where_it_stands(tiny_recipe_file, capsys):
+    stages = "stages:\n  - {name: a}\n  - {name: b, heads: {other: {prototypes: 8}}, initial: null}\n"
+    tiny_recipe_file.write_text(tiny_recipe_file.read_text() + stages)
+    text = tiny_recipe_file.read_text().splitlines()
+    assert main(["pretrain", str(tiny_recipe_file), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    for number, line in enumerate(("  - {name: dino}", "  - {name: ibot, target: sinkhorn}")):
+        assert f"{tiny_recipe_file}:{text.index(line) + 1}: objectives.{number}: stage 'b': " in said
+
+
 def test_how_often_the_data_is_seen_counts_each_stage_with_its_batch(tiny_recipe, train, tmp_path):
     said: list[str] = []
     stages = "stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, batch_size: 4}]"
