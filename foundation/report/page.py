@@ -109,14 +109,19 @@ def _tiles(run: Run) -> str:
         last = run.metrics[-1]
         train: dict[str, Any] = run.plain["train"] if isinstance(run.plain.get("train"), dict) else {}
         length = f"of {_length(train['length'])}" if train.get("length") else ""
+        staged = bool(run.plain.get("stages"))  # then ``train`` is that of some stages, and each may have another
+        if staged:
+            total = run.status.get("total")
+            length = f"of {total:,} steps" if total else ""
         tiles.append(("Steps", f"{int(last['step']):,}", length))
-        if isinstance(train.get("batch_size"), int):
+        if isinstance(train.get("batch_size"), int) and not staged:
             epochs = [line["epoch"] for line in run.metrics if isinstance(line.get("epoch"), (int, float))]
             seen = figures.number(last["step"] * train["batch_size"])
             tiles.append(("Samples seen", seen, f"{epochs[-1]:.1f} epochs" if epochs else ""))
     if training:
-        first, end = training[0]["loss"], training[-1]["loss"]
-        tiles.append(("Loss", f"{end:.3f}", f"{first:.3f} at step {training[0]['step']:,}"))
+        end = training[-1]
+        first = next(line for line in training if line.get("stage") == end.get("stage"))  # others have other objectives
+        tiles.append(("Loss", f"{end['loss']:.3f}", f"{first['loss']:.3f} at step {first['step']:,}"))
     if run.seconds is not None:
         starts = f"in {len(run.starts)} starts" if len(run.starts) > 1 else "in training steps"
         tiles.append(("Duration", names.duration(run.seconds), starts))

@@ -110,11 +110,18 @@ def test_the_page_tells_of_the_export_that_the_run_was_measured_by_and_of_its_st
     weights = recipe.encoder.build().state_dict()
     write_export(folder / "export" / "teacher.safetensors", weights, recipe, "teacher", 80, measured=False)
     write_export(folder / "export" / "averaged.safetensors", weights, recipe, "averaged", 80, measured=True)
-    (folder / "status.json").write_text(json.dumps({"state": "done", "time": 0.0, "step": 80, "stage": "distil"}))
+    (folder / "status.json").write_text(
+        json.dumps({"state": "done", "time": 0.0, "step": 4, "total": 4, "stage": "distil"})
+    )
+    lines = [{"step": step, "loss": 9.0 / step, "stage": float(step > 2)} for step in range(1, 5)]
+    text, stages = (folder / "recipe.yaml").read_text(), "stages: [{name: first}, {name: distil}]\n"
+    (folder / "recipe.yaml").write_text(text.replace("stages: []\n", stages))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = check(write_report(folder, samples=0))
     words = " ".join(found.words)
     assert "averaged.safetensors, SHA-256" in words and "teacher.safetensors" not in words
-    assert "stage distil" in words
+    assert "stage distil" in words and "of 4 steps" in words
+    assert "3.000 at step 3" in words and "Samples seen" not in words, "losses of two stages are no curve"
 
 
 def test_the_views_of_the_page_are_those_of_the_first_training_step(complete):
