@@ -236,8 +236,7 @@ class ElasticBranch(Branch):
 
     @property
     def offer(self) -> Offer:
-        offer = self.source.offer
-        return replace(offer, taps=(), varies=True)
+        return replace(self.source.offer, taps=(), varies=True, per_rank=self.per_rank)
 
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         return self.source.num_patches(view, name)
