@@ -42,9 +42,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a linear support vector machine"),
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
+        "sizes": ("tools/sizes.py", "score all sub-networks of an encoder: accuracy against size and speed"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
     },
     "measure": {

@@ -3,18 +3,18 @@
 Everywhere the leading entries are kept, and a layer that is fed by fewer of them has its weight (never its bias)
 multiplied by alpha = inputs of the whole / inputs that are left, so that its output stays as large as it was.
 
-*Swin*: width is that of the first stage, in whole heads of every stage; each stage may lose blocks (the paper: the third).
-q, k and v are sliced each by itself, and so are the four parts that patch merging puts side by side; alpha is on qkv,
-proj, fc1, fc2 and, as in POA's code, on the reduction of patch merging. In two things that code is not followed, so that
-what is cut out is a plain Swin: the norm behind the patch embedding takes its statistics over the channels that are left
-(there: over all of them), and every second block that is left shifts its windows (there: a block keeps its own shift, and
-neighbours without one between them occur).
+*Swin*: width is that of the first stage, in whole heads of every stage; each stage may lose blocks (in the paper the
+third does). q, k and v are sliced each by itself, and so are the four parts that patch merging puts side by side; alpha
+is on qkv, proj, fc1, fc2 and, as in POA's code, on the reduction of patch merging. In two things that code is not
+followed, so that what is cut out is a plain Swin: the norm behind the patch embedding takes its statistics over the
+channels that are left (there: over all of them), and every second block that is left shifts its windows (there: a block
+keeps its own shift, and neighbours without one between them occur).
 
 *ResNet*: the middle channels of the bottlenecks alone, so that stem, shortcuts and features stay as they are; width is
-their number in the first stage (64, 96 and 128 in the paper), alpha is on the second and the third convolution. The first
-block of a stage always stays: it strides. GroupNorm has as many groups in every size, as timm and POA's code have it.
-BatchNorm uses the leading running statistics of the whole network: a smaller one's own are never taken, which is why the
-paper has GroupNorm.
+their number in the first stage (64, 96 and 128 in the paper), alpha is on the second and the third convolution. The
+first block of a stage always stays: it strides. GroupNorm has as many groups in every size, as timm and POA's code have
+it. BatchNorm uses the leading running statistics of the whole network: a smaller one's own are never taken, which is
+why the paper has GroupNorm.
 """
 
 from __future__ import annotations
