@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _extract(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.voice import plural, to_stderr, to_stdout
-    from foundation.zoo.extract import Family, write_sizes
+    from foundation.zoo.extract import NOT_TRAINED, Family, write_sizes
     from foundation.zoo.load import load_encoder
 
     ways = {
@@ -88,22 +88,19 @@ def _extract(arguments: argparse.Namespace) -> int:
         raise UserError(f"say which size by one of {', '.join(ways)}; given: {asked}")
     loaded = load_encoder(arguments.model, "cpu", arguments.branch)
     family = Family.of(loaded)
-    out = arguments.out or (loaded.folder / "export" if _is_run(loaded) else Path(arguments.model).parent)
+    model = Path(arguments.model)
+    beside = model.parent if model.suffix == ".safetensors" else loaded.folder and loaded.folder / "export"
+    out = arguments.out or beside
+    if out is None:
+        raise UserError("this model has no folder: say where to write by --out DIR")
     sizes = list(family.sizes) if arguments.all else [_chosen(arguments, loaded, family)]
     if not family.trained:
-        to_stderr(
-            "warning: no elastic branch of its recipe trained sub-networks of this encoder: what is cut out of it was "
-            "never trained to stand alone"
-        )
+        to_stderr(f"warning: {NOT_TRAINED}")
     elif not arguments.all and sizes[0] not in family.sizes:
         to_stderr(f"warning: {sizes[0]} is none of the {plural(len(family.sizes), 'size')} that were trained")
     for path in write_sizes(loaded, sizes, out, trained=family.trained, overwrite=arguments.overwrite):
         to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
     return 0
-
-
-def _is_run(loaded: LoadedEncoder) -> bool:
-    return loaded.folder is not None
 
 
 def _chosen(arguments: argparse.Namespace, loaded: LoadedEncoder, family: Family) -> SubNetwork:

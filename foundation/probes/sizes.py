@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundation.encoders.elastic import Sliced, SubNetwork
+from foundation.encoders.elastic import Sliced
 from foundation.modalities.parts import decoder, evaluation_config
 from foundation.probes import knn, linear
 from foundation.probes.features import FeatureSet, Reader, Tokens, depth_of, extract_all, reader
@@ -22,6 +22,40 @@ BLOCKS = 4
 """Last blocks that the linear probe reads at most, as :mod:`foundation.probes.linear` does."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is scored.
+
+    Attributes:
+        read: its features.
+        blocks: last blocks whose class tokens are read.
+        pooling: it has patch tokens, and the linear probe tries their mean as well.
+    """
+
+    read: Reader
+    blocks: int = 1
+    pooling: bool = True
+
+    @classmethod
+    def of(cls, encoder: nn.Module, pooling: bool = True) -> Subject:
+        """An encoder with weights of its own, in evaluation mode."""
+        blocks = min(BLOCKS, depth_of(encoder))
+        return cls(reader(encoder, blocks), blocks, pooling)
+
+    @classmethod
+    def part(cls, sliced: Sliced) -> Subject:
+        """A sub-network, which needs no memory of its own: it takes its weights from the large one for each batch."""
+        blocks = min(BLOCKS, depth_of(sliced.twin))
+        module = _Read(sliced.twin.eval(), blocks)
+
+        def read(view: Tensor) -> tuple[list[Tensor], Tensor]:
+            tensors = {f"encoder.{name}": tensor for name, tensor in sliced.tensors().items()}
+            found: tuple[list[Tensor], Tensor] = torch.func.functional_call(module, tensors, (view,))
+            return found
+
+        return cls(read, blocks)
+
+
 class _Read(nn.Module):
     """What is read of an encoder, as one forward pass."""
 
@@ -32,18 +66,6 @@ class _Read(nn.Module):
 
     def forward(self, view: Tensor) -> tuple[list[Tensor], Tensor]:
         return self._read(view)
-
-
-def reader_of(sliced: Sliced, blocks: int) -> Reader:
-    """How a sub-network is read, without weights of its own: at each call from those of the large encoder."""
-    module = _Read(sliced.twin.eval(), blocks)
-
-    def read(view: Tensor) -> tuple[list[Tensor], Tensor]:
-        tensors = {f"encoder.{name}": tensor for name, tensor in sliced.tensors().items()}
-        found: tuple[list[Tensor], Tensor] = torch.func.functional_call(module, tensors, (view,))
-        return found
-
-    return read
 
 
 def read_shards(
@@ -90,18 +112,17 @@ class Settings:
 
 
 def scores(
-    train: FeatureSet, test: FeatureSet, blocks: int, settings: Settings, device: torch.device | str = "cpu"
+    train: FeatureSet, test: FeatureSet, subject: Subject, settings: Settings, device: torch.device | str = "cpu"
 ) -> list[dict[str, Any]]:
-    """Rows of a result file for one size: kNN, then the linear probe, each under every treatment.
+    """Rows of a result file for one subject: kNN, then the linear probe, each under every treatment.
 
     Args:
-        train: features that are learnt from.
-        test: features that are scored.
-        blocks: class tokens that they have.
+        train: its features that are learnt from, classes numbered.
+        test: those that are scored.
+        subject: what they are of.
         settings: of both probes.
         device: where the probes compute.
     """
-    train, test = number_classes(train, test)
     k = min(settings.k, len(train))
     rows: list[dict[str, Any]] = []
     for treatment in settings.treatments:
@@ -110,7 +131,8 @@ def scores(
         accuracy = knn.classify(knn.search(bank, queries, k, device=device), train.labels, test.labels, [k])[k]
         rows.append({"probe": "knn", "treatment": treatment, "k": k, "n": len(test), "top1": accuracy.top1,
                      "balanced": accuracy.balanced, "interval": list(accuracy.interval)})  # fmt: skip
-    own = replace(settings.linear, blocks=tuple(sorted({1, blocks})))
+    own = replace(settings.linear, blocks=tuple(sorted({1, subject.blocks})))
+    own = own if subject.pooling else replace(own, pooling=(False,))
     for treatment in settings.treatments:
         result = linear.fit(train, test, replace(own, treatment=treatment), device=device)
         rows.append({"probe": "linear", "treatment": treatment, "head": result.chosen.name, "n": len(test),
@@ -118,39 +140,41 @@ def scores(
     return rows
 
 
-def blocks_read(encoder: nn.Module) -> int:
-    """How many of its last blocks are read."""
-    return min(BLOCKS, depth_of(encoder))
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        rows: of each subject, by its name.
+        train: features of the last subject, classes numbered.
+        test: likewise.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    train: FeatureSet
+    test: FeatureSet
 
 
 def measure(
-    sliced: Mapping[SubNetwork, Sliced],
-    train: Sequence[str],
-    test: Sequence[str],
-    settings: Settings,
-    **where: Any,
-) -> tuple[dict[SubNetwork, list[dict[str, Any]]], FeatureSet, FeatureSet]:
-    """Score sub-networks.
+    subjects: Mapping[str, Subject], train: Sequence[str], test: Sequence[str], settings: Settings, **where: Any
+) -> Measured:
+    """Score several encoders on the same samples.
 
     Args:
-        sliced: of one encoder, by size.
+        subjects: by name.
         train: patterns of the shards that are learnt from.
         test: of those that are scored.
         settings: of the probes.
         where: as for :func:`read_shards`.
 
-    Returns:
-        Rows by size, and the features of the last of them: what a person should know of the data is asked of those.
-
     Raises:
         UserError: as :func:`read_shards`.
     """
-    readers = [reader_of(one, blocks_read(one.twin)) for one in sliced.values()]
-    several = f"{len(readers)} size{'' if len(readers) == 1 else 's'}"
-    known = read_shards(readers, train, what=f"{several}: train", **where)
-    asked = read_shards(readers, test, what=f"{several}: test", **where)
-    rows: dict[SubNetwork, list[dict[str, Any]]] = {}
-    for place, (size, one) in enumerate(progress(sliced.items(), len(sliced), "probes", "size")):
-        blocks = blocks_read(one.twin)
-        rows[size] = scores(known[place], asked[place], blocks, settings, where.get("device", "cpu"))
-    return rows, *number_classes(known[-1], asked[-1])
+    readers = [subject.read for subject in subjects.values()]
+    known = read_shards(readers, train, what=f"{len(readers)} encoders: train", **where)
+    asked = read_shards(readers, test, what=f"{len(readers)} encoders: test", **where)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for place, (name, subject) in enumerate(progress(subjects.items(), len(subjects), "probes", "encoder")):
+        here, there = number_classes(known[place], asked[place])
+        rows[name] = scores(here, there, subject, settings, where.get("device", "cpu"))
+    return Measured(rows, here, there)

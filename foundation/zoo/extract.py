@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +13,24 @@ from torch import nn
 from foundation import config
 from foundation.encoders.elastic import Sliced, SubNetwork, stand_alone
 from foundation.errors import UserError
-from foundation.plugins import Plugin
+from foundation.modalities.parts import evaluation_shape
+from foundation.plugins import Plugin, resolve
 from foundation.version import VERSION
 from foundation.zoo.export import CARD_FORMAT, Card, write_weights
 from foundation.zoo.latency import RUNS, Stopwatch
 from foundation.zoo.load import LoadedEncoder
 from foundation.zoo.sections import elastic_branches
 
+NOT_TRAINED = (
+    "no elastic branch of its recipe trained sub-networks of this encoder: what is cut out of it was never trained to "
+    "stand alone"
+)
+"""Of an encoder whose sizes are of little use."""
 CLOSE = 8
 """Candidates around a latency that are timed exactly, side by side."""
 _HASTY_RUNS, _SLACK = 3, 1.25
+_HELD = 500_000_000
+"""Parameters of the encoders that are held in memory at once to be timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +64,9 @@ class Family:
         encoder: Any = loaded.encoder
         encoder.check_size(encoder.full_size)
         branches = elastic_branches(loaded.recipe, loaded.description, loaded.stage, loaded.branch)
-        found = {size for branch in branches for size in branch.sizes_of(encoder)} or set(encoder.sub_networks())
-        counted = sorted((parameters_of(encoder, size), size) for size in found | {encoder.full_size})
+        usual = [resolve("foundation.branches.{name}", "elastic").Config()]
+        found = {size for branch in branches or usual for size in branch.networks(encoder)} | {encoder.full_size}
+        counted = sorted((parameters_of(encoder, size), size) for size in found)
         return cls(loaded, tuple(size for _, size in counted), tuple(count for count, _ in counted), bool(branches))
 
     def within(self, parameters: int) -> SubNetwork:
@@ -79,11 +88,12 @@ class Family:
         Raises:
             UserError: even the fastest takes longer; names it.
         """
-        hasty = {size: self._timed([size], stopwatch, _HASTY_RUNS)[0] for size in self.sizes}
+        encoder = self.loaded.encoder
+        hasty = {size: timed(encoder, [size], stopwatch, runs=_HASTY_RUNS)[0] for size in self.sizes}
         left = [size for size in reversed(self.sizes) if hasty[size] <= seconds * _SLACK]
         while left:
             close, left = left[:CLOSE], left[CLOSE:]
-            for size, taken in zip(close, self._timed(close, stopwatch, RUNS), strict=True):
+            for size, taken in zip(close, timed(encoder, close, stopwatch), strict=True):
                 if taken <= seconds:
                     return size, taken
         fastest = min(hasty, key=lambda size: hasty[size])
@@ -91,12 +101,6 @@ class Family:
             f"no size takes {milliseconds(seconds)} or less: the fastest, {fastest}, takes "
             f"{milliseconds(hasty[fastest])} for {stopwatch.setting}"
         )
-
-    def _timed(self, sizes: Sequence[SubNetwork], stopwatch: Stopwatch, runs: int) -> list[float]:
-        encoders: list[nn.Module] = [
-            stand_alone(self.loaded.encoder, size).eval().to(stopwatch.device) for size in sizes
-        ]
-        return stopwatch.seconds(encoders, runs)
 
     def _ends(self) -> str:
         first, last = f"{self.sizes[0]} has {self.parameters[0]:,}", f"{self.sizes[-1]} {self.parameters[-1]:,}"
@@ -112,13 +116,48 @@ def parameters_of(encoder: Any, size: SubNetwork) -> int:
     return sum(parameter.numel() for parameter in Sliced(encoder, size).twin.parameters())
 
 
+def timed(
+    encoder: Any,
+    sizes: Sequence[SubNetwork],
+    stopwatch: Stopwatch,
+    told: Callable[[range], Any] | None = None,
+    runs: int = RUNS,
+) -> list[float]:
+    """Median seconds of stand-alone sub-networks for one sample, in groups that fit into memory.
+
+    Args:
+        encoder: the large one.
+        sizes: of its sub-networks; those of one group take turns.
+        stopwatch: where they are timed.
+        told: shows the rounds of a group.
+        runs: of each.
+    """
+    seconds: list[float] = []
+    group: list[nn.Module] = []
+    for number, size in enumerate(sizes, start=1):
+        group.append(stand_alone(encoder, size).eval().to(stopwatch.device))
+        held = sum(parameter.numel() for one in group for parameter in one.parameters())
+        if held >= _HELD or number == len(sizes):
+            seconds += stopwatch.seconds(group, runs, told)
+            group = []
+    return seconds
+
+
 def size_named(encoder: Any, width: int | None, depths: Sequence[int] | None) -> SubNetwork:
     """The sub-network of a width and depths, each the whole encoder's where it is not given.
+
+    Args:
+        encoder: the large one.
+        width: see :class:`foundation.encoders.elastic.SubNetwork`.
+        depths: likewise; a single one is that of the deepest stage.
 
     Raises:
         UserError: the encoder has none of that size; says which it has.
     """
     full: SubNetwork = encoder.full_size
+    if depths is not None and len(depths) == 1:
+        deepest = max(range(len(full.depths)), key=lambda stage: full.depths[stage])
+        depths = (*full.depths[:deepest], *depths, *full.depths[deepest + 1 :])
     size = SubNetwork(width or full.width, tuple(depths or full.depths))
     encoder.check_size(size)
     return size
@@ -174,11 +213,9 @@ def write_sizes(
     return list(paths.values())
 
 
-def stopwatch_for(loaded: LoadedEncoder, device: torch.device) -> Stopwatch:
-    """A stopwatch for one sample as the model's probes see it."""
-    from foundation.modalities.parts import evaluation_shape
-
-    return Stopwatch(device, evaluation_shape(loaded.modality, loaded.evaluation))
+def stopwatch_for(loaded: LoadedEncoder, device: torch.device, evaluation: Any = None) -> Stopwatch:
+    """A stopwatch for one sample as the model's probes see it, or as an ``evaluation`` says."""
+    return Stopwatch(device, evaluation_shape(loaded.modality, evaluation or loaded.evaluation))
 
 
 def milliseconds(seconds: float) -> str:
