@@ -103,8 +103,8 @@ class Family:
         )
 
     def _ends(self) -> str:
-        first, last = f"{self.sizes[0]} has {self.parameters[0]:,}", f"{self.sizes[-1]} {self.parameters[-1]:,}"
-        return f"the smallest, {first}, the largest, {last}"
+        first, last = f"{self.sizes[0]}, has {self.parameters[0]:,}", f"{self.sizes[-1]}, {self.parameters[-1]:,}"
+        return f"the smallest, {first} and the largest, {last}"
 
 
 def parameters_of(encoder: Any, size: SubNetwork) -> int:
