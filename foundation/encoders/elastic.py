@@ -19,8 +19,9 @@ parameter holds one rank's shard, and its leading entries are not those of the w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -44,6 +45,18 @@ class SubNetwork:
 
     def __str__(self) -> str:
         return f"w{self.width}-d{'-'.join(map(str, self.depths))}"
+
+    @classmethod
+    def parse(cls, text: str) -> SubNetwork:
+        """From its text.
+
+        Raises:
+            UserError: the text is no size.
+        """
+        found = re.fullmatch(r"w(\d+)-d(\d+(?:-\d+)*)", text.strip())
+        if found is None:
+            raise UserError(f"{text!r} is no size of an encoder: write width and depth as w128-d6, or w96-d2-2-6-2")
+        return cls(int(found[1]), tuple(int(depth) for depth in found[2].split("-")))
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,11 @@ def leading_pieces(narrow: Mapping[str, Tensor], wide: Mapping[str, Tensor]) -> 
         axes = zip(tensor.shape, wide[name].shape, strict=True)
         pieces[name] = Piece(name, tuple(slice(None) if here == full else slice(here) for here, full in axes))
     return pieces
+
+
+def under(prefix: str, pieces: Mapping[str, Piece]) -> dict[str, Piece]:
+    """The same pieces in a network that holds both, the small one and the large one, under this name."""
+    return {f"{prefix}.{name}": replace(piece, source=f"{prefix}.{piece.source}") for name, piece in pieces.items()}
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

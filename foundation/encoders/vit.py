@@ -346,8 +346,7 @@ class Encoder(Embedding):
             name: tensor for name, tensor in elastic.tensors_of(narrow).items() if not name.startswith("trunk.")
         }
         pieces = elastic.leading_pieces(in_front, elastic.tensors_of(self))
-        for name, piece in self.trunk.pieces(narrow.trunk.shape, blocks).items():
-            pieces[f"trunk.{name}"] = replace(piece, source=f"trunk.{piece.source}")
+        pieces |= elastic.under("trunk", self.trunk.pieces(narrow.trunk.shape, blocks))
         rates = [self.trunk.rates[number] for number in blocks]
 
         def prepare(twin: torch.nn.Module) -> None:
