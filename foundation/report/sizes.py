@@ -16,7 +16,7 @@ from foundation.report.run import Run
 from foundation.report.template import STYLE
 
 PROBES = {"knn": "k nearest neighbours", "linear": "Linear probe"}
-AXES = (("parameters", 1e-6, "parameters (millions)"), ("seconds", 1e3, "one sample (ms)"))
+AXES = (("parameters", 1e-6, "parameters (millions)"), ("seconds", 1e3, "latency of one sample (ms)"))
 """What accuracy is drawn against: key of a row, factor, and how the axis is called."""
 _MOST_ROWS = 60
 
