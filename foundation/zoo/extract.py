@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from foundation import config
-from foundation.encoders.elastic import Sliced, SubNetwork, stand_alone
+from foundation.encoders.elastic import SubNetwork, stand_alone
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_shape
 from foundation.plugins import Plugin, resolve
@@ -113,7 +113,10 @@ def parameters_of(encoder: Any, size: SubNetwork) -> int:
     Raises:
         UserError: the encoder has no such sub-network.
     """
-    return sum(parameter.numel() for parameter in Sliced(encoder, size).twin.parameters())
+    encoder.check_size(size)
+    shapes = {name: torch.empty_like(parameter, device="meta") for name, parameter in encoder.named_parameters()}
+    pieces = encoder.slice_of(size).pieces.values()
+    return sum(piece.of(shapes[piece.source]).numel() for piece in pieces if piece.source in shapes)
 
 
 def timed(

@@ -14,7 +14,7 @@ from torch import nn
 
 from foundation.parallel.placement import processor
 
-WARM_UP, RUNS = 3, 15
+WARM_UP, RUNS = 3, 31
 """Runs of each encoder that are not counted, and that are."""
 
 
@@ -55,7 +55,8 @@ class Stopwatch:
     ) -> list[float]:
         """Median seconds of each encoder.
 
-        They take turns, so that what else the machine does falls on all alike; the first runs do not count.
+        They take turns, each round beginning with the next one, so that what else the machine does, be it in a rhythm,
+        falls on all alike; the first runs do not count.
 
         Args:
             encoders: on the device, in evaluation mode.
@@ -66,10 +67,11 @@ class Stopwatch:
         taken = np.zeros((WARM_UP + runs, len(encoders)))
         with torch.inference_mode():
             for number in range(len(taken)) if told is None else told(range(len(taken))):
-                for place, encoder in enumerate(encoders):
+                for turn in range(len(encoders)):
+                    place = (turn + number) % len(encoders)
                     self._wait()
                     begun = time.perf_counter()
-                    encoder([view])
+                    encoders[place]([view])
                     self._wait()
                     taken[number, place] = time.perf_counter() - begun
         return [float(value) for value in np.median(taken[WARM_UP:], axis=0)]
