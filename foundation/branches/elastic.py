@@ -257,11 +257,12 @@ class ElasticBranch(Branch):
             return self._twins[size]
         source = self.source
         encoder = Sliced(source.encoder, size)
+        part: Any = encoder.twin
         pieces = under("encoder", encoder.pieces)
         with torch.device("meta"):
-            heads = {name: config.build(int(encoder.twin.width)) for name, config in source.configs.items()}
+            heads = {name: config.build(int(part.width)) for name, config in source.configs.items()}
         for name, head in heads.items():
-            scale = source.encoder.width / encoder.twin.width
+            scale = source.encoder.width / part.width
             pieces |= under(f"heads.{name}", head_pieces(head, source.heads[name], scale))
         twin = EncoderBranch(encoder.twin, heads, source.configs)
         if collective.world_size() > 1:
