@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.branches.request import Request
 from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask, ViewShape
 
@@ -98,6 +102,13 @@ class Branch(nn.Module):
         """
         return None
 
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        """Patch tokens along each axis, last axis fastest; None where that is not known, or they lie in no grid.
+
+        Arguments as of :meth:`num_patches`.
+        """
+        return None
+
     def refusal(self, request: Request) -> str | None:
         """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
         return None
@@ -153,6 +164,17 @@ class EncoderBranch(Branch):
             return None if config.coordinates_of is not None else len(config.coordinates(tuple(view.shape[1:])))
         except UserError:
             return None  # it is refused elsewhere, in words of its own
+
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        try:
+            config = self.encoder.config.for_modality(view.modality)
+            if config.coordinates_of is not None:
+                return None
+            places: NDArray[np.int64] = config.coordinates(tuple(view.shape[1:]))
+        except UserError:
+            return None
+        counts = tuple(int(last) + 1 for last in places.max(axis=0))
+        return counts if len(places) == math.prod(counts) and (places == lattice(counts)).all() else None
 
     def forward(
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None
