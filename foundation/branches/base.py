@@ -74,11 +74,13 @@ class Branch(nn.Module):
         trains: gradients reach it; all others run without, and in evaluation mode.
         exports: its encoder is worth keeping by itself when the run is done.
         follows: name of the branch that it is an average of; None for others.
+        set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
     """
 
     trains: bool = False
     exports: bool = False
     follows: str | None = None
+    set_by_job: bool = False
 
     @property
     def offer(self) -> Offer:
@@ -130,6 +132,10 @@ class Branch(nn.Module):
             Figures for the log, such as a momentum.
         """
         return {}
+
+    def refresh(self, branches: Mapping[str, Branch]) -> None:
+        """Called by a job, between two steps, where :attr:`set_by_job` says so."""
+        raise NotImplementedError
 
 
 class EncoderBranch(Branch):
