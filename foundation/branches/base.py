@@ -25,16 +25,18 @@ class Offer:
     """What objectives can ask a branch for.
 
     Attributes:
-        width: D of its features.
+        width: D of its features; the largest, where it changes.
         heads: Configs by name, with ``outputs`` and ``prototypes``.
         encoder: the encoder, for facts such as ``capabilities.cell_shape``; None for a branch without one.
         taps: names.
+        varies: the width is another one from step to step.
     """
 
     width: int
     heads: Mapping[str, Any]
     encoder: Encoder | None = None
     taps: tuple[str, ...] = ()
+    varies: bool = False
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,24 @@ class ObjectiveContext:
             raise UserError(f"no head called {name!r}{near(name, heads)}; the heads of branch {branch!r} are: {there}")
         return heads[name]
 
+    def width(self, branch: str) -> int:
+        """Numbers of a feature of a branch.
+
+        Raises:
+            UserError: there is no such branch, or they are more and fewer from step to step.
+        """
+        offer = self.offer(branch)
+        if offer.varies:
+            there = ", ".join(offer.heads) or "none"
+            raise UserError(
+                f"features of branch {branch!r} have another width from step to step: ask for what a head makes of "
+                f"them; its heads are: {there}"
+            )
+        return offer.width
+
     def outputs(self, branch: str, head: str | None) -> int:
         """Numbers of a feature of a branch, or of what its head makes of one."""
-        return self.offer(branch).width if head is None else int(self.head(branch, head).outputs)
+        return self.width(branch) if head is None else int(self.head(branch, head).outputs)
 
     def prototypes(self, branch: str, head: str) -> int:
         """Prototypes of a head.

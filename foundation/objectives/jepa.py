@@ -100,7 +100,7 @@ class Jepa(Objective):
                 raise UserError(f"mask rule {rule!r} does not hide any of view {config.view!r}")
             if (mode := context.modes.get(rule, "drop")) != "drop":
                 raise UserError(f"mask rule {rule!r} has mode {mode!r}: it must be 'drop'")
-        student, teacher = context.offer(config.student), context.offer(config.teacher)
+        student = context.offer(config.student)
         if config.view not in context.views:
             raise UserError(f"there is no view {config.view!r}; the recipe's are: {', '.join(context.views)}")
         if student.encoder is None:
@@ -109,7 +109,7 @@ class Jepa(Objective):
             raise UserError(f"jepa needs tokens on a grid, and those of branch {config.student!r} lie on none")
         coordinates = student.encoder.coordinates(context.views[config.view].shape[1:])
         grid = tuple(int(last) + 1 for last in coordinates.max(axis=0))
-        self.predictor = Predictor(config, student.width, teacher.width, grid)
+        self.predictor = Predictor(config, context.width(config.student), context.width(config.teacher), grid)
         self.context_requests = tuple(
             Request(config.student, config.view, "visible", mask=rule) for rule in config.masks
         )
