@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,14 @@ class FrozenBranch(Branch):
         return self._held[0]
 
     @property
+    def encoding(self) -> EncoderBranch:
+        return self.model
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        made = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in views}
+        return replace(batch, views={**batch.views, **made})
+
+    @property
     def offer(self) -> Offer:
         return self.model.offer
 
@@ -103,9 +111,7 @@ class FrozenBranch(Branch):
     ) -> dict[Request, Tensor]:
         """Answers by request, of views that are made what the encoder was trained on."""
         requests = tuple(requests)
-        seen = {request.view for request in requests}
-        views = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in seen}
-        return self.model(replace(batch, views={**batch.views, **views}), requests)
+        return self.model(self.fed(batch, {request.view for request in requests}), requests)
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:
