@@ -1,7 +1,7 @@
 """A teacher without the artefacts of places: the mean over shifted and mirrored copies of what it sees (PH-Reg).
 
-Chen et al. 2025, "Vision Transformers with Self-Distilled Registers". What a model says of a place in one copy it says of
-another place in the next; artefacts stay where they are in the grid, and the mean loses them.
+Chen et al. 2025, "Vision Transformers with Self-Distilled Registers". What a model says of a place in one copy it says
+of another place in the next; artefacts stay where they are in the grid, and the mean loses them.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Config:
             raise UserError(f"{key}: {self.of!r} is trained; the mean over copies of views is a teacher")
         if source.encoding is None:
             raise UserError(
-                f"{key}: {self.of!r} encodes no views itself, so that there is nothing to show copies to: name a branch "
-                "with an encoder, such as one that is frozen, ema or random"
+                f"{key}: {self.of!r} encodes no views itself, so that there is nothing to show copies to: name a "
+                "branch with an encoder, such as one that is frozen, ema or random"
             )
         return AveragedBranch(self, source, source.encoding, context)
 
@@ -126,8 +126,8 @@ class AveragedBranch(Branch):
             raise UserError(f"its {' x '.join(map(str, sides))} numbers are no whole cells of a grid of {_shown(grid)}")
         if not self.config.flip and not any(most):
             raise UserError(
-                f"a shift of {', '.join(f'{share:g}' for share in self.config.shift)} is less than one cell of its grid "
-                f"of {_shown(grid)} and flip is 0: all copies would be the same"
+                f"a shift of {', '.join(f'{share:g}' for share in self.config.shift)} is less than one cell of its "
+                f"grid of {_shown(grid)} and flip is 0: all copies would be the same"
             )
         if len(self.config.fill) not in (1, view.shape[0]):
             raise UserError(f"it has {view.shape[0]} channels, and fill has {len(self.config.fill)} numbers")

@@ -1,7 +1,7 @@
 """Copies of a view that are shifted by whole cells and mirrored, and features put back to where they belong.
 
-The last two axes of a grid are its rows and columns; all that lies in front of them (frames) moves along. A copy shifted by
-(a, b) shows in cell (i, j) what stands in cell (i + a, j + b); mirrored, in cell (i, columns - 1 - j).
+The last two axes of a grid are its rows and columns; all that lies in front of them (frames) moves along. A copy
+shifted by (a, b) shows in cell (i, j) what stands in cell (i + a, j + b); mirrored, in cell (i, columns - 1 - j).
 """
 
 from __future__ import annotations

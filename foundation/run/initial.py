@@ -19,8 +19,9 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape; those of another
-    modality are adapted where there is a way (clips take those of images)."""
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape, but may lack the
+    encoder's registers, which then start at random; those of another modality are adapted where there is a way (clips
+    take those of images)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint, such as ``student``; None: the one that it was measured by."""
     how: str | None = None
@@ -43,7 +44,7 @@ class Config:
         if modality != loaded.modality:
             self._adapt(encoder, modality, loaded)
             return
-        there, wanted = loaded.encoder.state_dict(), encoder.state_dict()
+        there, wanted = encoder.adopted(loaded.encoder.state_dict()), encoder.state_dict()
         problems = sorted(there.keys() ^ wanted.keys())
         problems += [name for name in wanted if name in there and there[name].shape != wanted[name].shape]
         if problems:

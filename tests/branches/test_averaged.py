@@ -1,4 +1,4 @@
-"""The mean over shifted and mirrored copies is PH-Reg's, whatever the batch is cut into, and loses what belongs to a place."""
+"""The mean over shifted and mirrored copies is PH-Reg's, however the batch is cut, and loses what belongs to a place."""
 
 from __future__ import annotations
 
@@ -114,9 +114,8 @@ def test_its_losses_are_two_feature_distillations(reference, case):
     r = {key.split(f"{case}/", 1)[1]: value for key, value in reference.items() if f"/{case}/" in key}
     student = torch.from_numpy(r["student_features"]).requires_grad_()
     target = torch.from_numpy(r["teacher_features"])
-    offers = {name: EncoderBranch(Projection(r["patch.weight"], r["patch.bias"], r["position"]), {}, {}).offer for name in
-              ("student", "teacher")}  # fmt: skip
-    context = ObjectiveContext(clock=Clock(1, 1.0), offers=offers)
+    offer = EncoderBranch(Projection(r["patch.weight"], r["patch.bias"], r["position"]), {}, {}).offer
+    context = ObjectiveContext(clock=Clock(1, 1.0), offers={"student": offer, "teacher": offer})
     for distance, name in (("cosine", "loss_cosine"), ("l2", "loss_mse")):
         config = feature_distillation.Config(token="patches", mask=None, normalise=False, layers=0, distance=distance)
         objective = config.build(context)
@@ -134,8 +133,8 @@ def test_copies_are_those_of_the_samples_place_in_the_stream_alone():
     data = torch.randn(8, 3, 16, 16)  # two views of four samples
     asked = [PATCHES, replace(PATCHES, token="cls"), replace(PATCHES, token="registers")]
     whole = mean(batch_of(data, 2, position=20), asked, {})
-    halves = [mean(batch_of(data[rows], 2, position=20 + 2 * i), asked, {}) for i, rows in enumerate(([0, 1, 4, 5],
-              [2, 3, 6, 7]))]  # fmt: skip
+    parts = ((20, [0, 1, 4, 5]), (22, [2, 3, 6, 7]))
+    halves = [mean(batch_of(data[rows], 2, position=place), asked, {}) for place, rows in parts]
     for request in asked:
         one, other = (half[request].unflatten(0, (2, 2)) for half in halves)
         torch.testing.assert_close(whole[request], torch.cat((one, other), 1).flatten(0, 1), rtol=1e-4, atol=1e-5)
