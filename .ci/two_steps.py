@@ -13,7 +13,7 @@ import yaml
 
 from foundation.paths import recipes
 
-TOO_LARGE = ("dinov2-vitl14", "discovr", "g2sd-vits", "video-dino-ibot", "vjepa2")
+TOO_LARGE = ("dinov2-reg", "dinov2-vitl14", "discovr", "g2sd-vits", "ph-reg", "video-dino-ibot", "vjepa2")
 SHARDS = Path("smoke/shards")
 DATA_SETS = {
     "image": ("digits", "--copies", "1"),

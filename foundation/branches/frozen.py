@@ -35,8 +35,10 @@ class Config:
         Raises:
             UserError: the weights cannot be read.
         """
-        with torch.device("cpu"):  # a dry run builds on the meta device
-            return FrozenBranch(load_encoder(self.weights, branch=self.branch), context.views)
+        planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
+        with torch.device("cpu"):
+            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
+            return FrozenBranch(loaded, context.views)
 
 
 class FrozenBranch(Branch):
@@ -115,9 +117,11 @@ class FrozenBranch(Branch):
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:
-    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors."""
+    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors; zeros where there are none."""
     if loaded.sha256 is not None:
         return bytes.fromhex(loaded.sha256)
+    if any(tensor.is_meta for tensor in loaded.encoder.state_dict().values()):
+        return bytes(32)
     total = hashlib.sha256()
     for name, tensor in sorted(loaded.encoder.state_dict().items()):
         total.update(name.encode())

@@ -33,8 +33,9 @@ class Config:
         Raises:
             UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
         """
+        planned = any(weight.is_meta for weight in encoder.parameters())
         with torch.device("cpu"):  # a dry run builds on the meta device: what does not fit is refused there as well
-            loaded = load_encoder(self.weights, branch=self.branch)
+            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
         towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]
         for part in towers:
             self._fill(part, loaded)

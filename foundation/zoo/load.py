@@ -63,7 +63,9 @@ class _EncoderCard:
     encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
 
 
-def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch: str | None = None) -> LoadedEncoder:
+def load_encoder(
+    source: str | Path, device: torch.device | str = "cpu", branch: str | None = None, fetch: bool = True
+) -> LoadedEncoder:
     """Load an encoder.
 
     Args:
@@ -73,13 +75,15 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
+        fetch: published weights are fetched where they are not on this machine; False: a plan is made, and of a
+            published model there are no weights, but the layers on the meta device.
 
     Raises:
         UserError: naming what was looked for and what is there.
     """
     text = str(source)
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"), device)
+        return _from_timm(text.removeprefix("timm:"), device, fetch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -176,7 +180,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     )
 
 
-def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
+def _from_timm(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
     model, _, option = name.partition(",")
     option, _, file = option.partition("=")
     if (option, bool(file)) not in (("", False), ("pretrained", False), ("random", False), ("weights", True)):
@@ -186,9 +190,14 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         )
     kind = resolve("foundation.encoders.{name}", "timm").Config
     encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    with seeded(0):
-        encoder = encoder_config.build()
-    check_finite(encoder.state_dict(), f"timm:{name}")
+    if encoder_config.pretrained and not fetch:
+        device = "meta"
+        with torch.device(device):
+            encoder = encoder_config.build()
+    else:
+        with seeded(0):
+            encoder = encoder_config.build()
+        check_finite(encoder.state_dict(), f"timm:{name}")
     said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
     return LoadedEncoder(
         encoder=encoder.to(device).eval().requires_grad_(False),
