@@ -117,7 +117,8 @@ class FrozenBranch(Branch):
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:
-    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors; zeros where there are none."""
+    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors; zeros for
+    a plan, which has none."""
     if loaded.sha256 is not None:
         return bytes.fromhex(loaded.sha256)
     if any(tensor.is_meta for tensor in loaded.encoder.state_dict().values()):

@@ -1,4 +1,4 @@
-"""The mean over shifted and mirrored copies is PH-Reg's, however the batch is cut, and loses what belongs to a place."""
+"""The mean over shifted and mirrored copies is PH-Reg's, however the batch is cut; what belongs to a place goes."""
 
 from __future__ import annotations
 
