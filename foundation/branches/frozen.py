@@ -25,7 +25,8 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``)."""
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``), or the image tower of an
+    open_clip model (``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or ``random``)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint; None: the one that it was measured by."""
 

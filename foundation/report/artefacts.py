@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def _histogram(models: Sequence[Shown]) -> str:
     lines = []
     for model in models:
         edges, counts = model.norms["histogram"]["edges"], model.norms["histogram"]["counts"]
-        middles = [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        middles = [(a + b) / 2 for a, b in pairwise(edges)]
         lines.append(Series(model.role, middles, [math.log10(count) if count else None for count in counts], dots=True))
     return f'<div class="card">{line_chart(lines, x_label="norm", y_label="log10 of tokens")}</div>'
 

@@ -19,7 +19,8 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape, but may lack the
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file), or likewise the image tower of an open_clip model
+    (``open_clip:NAME,pretrained=TAG``). They must fit, shape by shape, but may lack the
     encoder's registers, which then start at random; those of another modality are adapted where there is a way (clips
     take those of images)."""
     branch: str | None = None
