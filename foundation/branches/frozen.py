@@ -99,6 +99,11 @@ class FrozenBranch(Branch):
             return None
         return self.model.num_patches(replace(view, shape=self.input_shape(view, name)), name)
 
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        if name not in self._fits:
+            return None
+        return self.model.grid(replace(view, shape=self.input_shape(view, name)), name)
+
     def refusal(self, request: Request) -> str | None:
         text = self._refusals.get(request.view)
         return None if text is None else f"cannot be asked about view {request.view!r}: {text}"

@@ -83,6 +83,7 @@ class Embedding(EncoderModule):
             overwrites=isinstance(self.tokenizer, SpreadingTokenizer),
             cell_shape=tuple(self.tokenizer.cell_shape) if covering else None,
             ragged=True,
+            elastic=True,
         )
 
     def embed(

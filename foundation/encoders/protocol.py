@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders.elastic import Slice, SubNetwork
 from foundation.errors import UserError
 from foundation.types import Features
 
@@ -183,6 +184,16 @@ class Encoder(Protocol):
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Estimated floating point operations of a forward pass over views of these shapes (R, channels, ...)."""
 
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size, the largest of its sub-networks."""
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Raises UserError with the sizes there are where a sub-network is not one of them."""
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """A sub-network of a size that :meth:`check_size` takes: see :mod:`foundation.encoders.elastic`."""
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As of ``nn.Module``."""
 
@@ -261,6 +272,30 @@ class EncoderModule(nn.Module):
         """
         raise UserError("this encoder does not say where its tokens lie in the view: use masking.mode: token")
 
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size."""
+        return SubNetwork(self.width, (self.depth,))
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Refused.
+
+        Raises:
+            UserError: a slice of this encoder's weights is no encoder.
+        """
+        raise UserError(
+            "this encoder cannot be cut into smaller ones: its Capabilities have no `elastic`, as a vit has it"
+        )
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """Refused, as :meth:`check_size`.
+
+        Raises:
+            UserError: a slice of this encoder's weights is no encoder.
+        """
+        self.check_size(size)
+        raise NotImplementedError
+
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Floating point operations of a forward pass, counted by torch on one row of each view.
 
@@ -310,6 +345,13 @@ class TokenizerConfig(Protocol):
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]: ...
 
     def build(self, width: int) -> Any: ...
+
+
+@runtime_checkable
+class StemmedTokenizerConfig(TokenizerConfig, Protocol):
+    """One with layers in front of its last projection whose width follows that of a token, unless it is given."""
+
+    def with_stem_of(self, width: int) -> TokenizerConfig: ...
 
 
 @runtime_checkable

@@ -117,7 +117,7 @@ def test_its_losses_are_two_feature_distillations(reference, case):
     offer = EncoderBranch(Projection(r["patch.weight"], r["patch.bias"], r["position"]), {}, {}).offer
     context = ObjectiveContext(clock=Clock(1, 1.0), offers={"student": offer, "teacher": offer})
     for distance, name in (("cosine", "loss_cosine"), ("l2", "loss_mse")):
-        config = feature_distillation.Config(token="patches", mask=None, normalise=False, layers=0, distance=distance)
+        config = feature_distillation.Config(token="patches", mask=None, normalise="none", layers=0, distance=distance)
         objective = config.build(context)
         outputs = {objective.student_request: student, objective.teacher_request: target}
         loss = objective(outputs, batch_of(torch.zeros(2, 3, 4, 4)), 0).loss
