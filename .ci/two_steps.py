@@ -13,7 +13,12 @@ import yaml
 
 from foundation.paths import recipes
 
-TOO_LARGE = ("dinov2-vitl14", "discovr", "g2sd-vits", "poa-resnet", "poa-swin", "video-dino-ibot", "vjepa2")
+TOO_LARGE = (
+    "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "poa-resnet", "poa-swin",
+    "video-dino-ibot", "vjepa2",
+)  # fmt: skip
+EXPERTS = {"gpfm": ("uni", "conch", "phikon"), "cifar10-gpfm-nano": ("dino", "mae")}
+"""Branches by recipe whose weights are the user's to bring; timm's smallest ViT, 64 wide, stands in for them."""
 SHARDS = Path("smoke/shards")
 DATA_SETS = {
     "image": ("digits", "--copies", "1"),
@@ -54,10 +59,12 @@ def build(modality: str) -> int:
 def train(name: str) -> int:
     """Two steps of a recipe, or its dry run; the plans of all recipes are made by tests."""
     text = recipes()[name].read_text(encoding="utf-8")
+    experts = [f"branches.{expert}.weights='timm:test_vit,random'" for expert in EXPERTS.get(name, ())]
     if name in TOO_LARGE:
-        return foundation("pretrain", name, "--dry-run")
+        heads = [f"heads.{expert}.prototypes=64" for expert in EXPERTS.get(name, ())]
+        return foundation("pretrain", name, *experts, *heads, "--dry-run")
     shards = f"data.shards=['{SHARDS / yaml.safe_load(text)['views']['name']}/train-*.tar']"
-    return foundation("pretrain", name, shards, *SETTINGS, "--run", f"smoke/{name}")
+    return foundation("pretrain", name, shards, *experts, *SETTINGS, "--run", f"smoke/{name}")
 
 
 def main() -> int:

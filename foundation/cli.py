@@ -48,6 +48,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
         "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
+        "artefacts": (
+            "tools/artefacts.py",
+            "patch tokens of far too high norm: their share and places, before and after",
+        ),
     },
     "measure": {
         "bench": ("tools/bench", "speed of a training step, of the loader, ..."),
