@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from foundation.cli import main
-from tests.run.test_kill import ROOT, assert_equal
+from tests.run.test_kill import ROOT, state
 
 EVERYWHERE = (
     "train.batch_size=32", "train.log_every=1", "train.precision=float32", "data.workers=0", "data.shuffle_window=64",
@@ -84,13 +84,14 @@ def test_an_anchored_run_goes_on_bit_for_bit_and_two_processes_give_the_losses_o
     """Copies of the anchor are taken behind steps 6 and 8."""
     stopped = ["pretrain", "cifar10-gram-nano", *GRAM, shards, "--run", str(tmp_path / "stopped")]
     assert main([*stopped, "train.stop_after=7 steps"]) == 0 and main(stopped) == 0
-    assert_equal(tmp_path / "stopped", anchored)
+    assert state(tmp_path / "stopped") == state(anchored)
     words = [sys.executable, "-m", "foundation", "pretrain", "cifar10-gram-nano", *GRAM, shards, "--processes", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([*words, "--run", str(tmp_path / "two")], env=environment, check=True, timeout=600)
-    for name in ("loss", "loss/gram"):
+    # Near to a copy the anchor's loss is a difference of nearly equal numbers.
+    for name, exact in (("loss", 1e-5), ("loss/gram", 1e-3)):
         one, two = ([line[name] for line in metrics(folder) if name in line] for folder in (anchored, tmp_path / "two"))
-        assert len(one) == 10 and two == pytest.approx(one, rel=1e-5)
+        assert len(one) == 10 and two == pytest.approx(one, rel=exact)
     copies = [line["refresh/gram"] for line in metrics(tmp_path / "two") if "refresh/gram" in line]
     assert copies == [0, 0, 1, 2, 2]
 
