@@ -39,7 +39,7 @@ def shards(shared_data) -> str:
 def expert(shards, tmp_path_factory) -> Path:
     """An encoder that has learnt a little."""
     folder = tmp_path_factory.mktemp("expert") / "run"
-    words = ("train.length=150 steps", *EVERYWHERE, *HEADS, FAST, shards)
+    words = ("train.length=80 steps", *EVERYWHERE, *HEADS, FAST, shards)
     assert main(["pretrain", "cifar10-dino-ibot-nano", *words, "--run", str(folder)]) == 0
     return folder / "export" / "teacher.safetensors"
 
@@ -60,7 +60,7 @@ def test_a_student_of_a_frozen_expert_lowers_every_loss_and_beats_its_untrained_
     expert, shards, shared_data, tmp_path, metrics
 ):
     experts = (f"branches.dino.weights={expert}", f"branches.mae.weights={expert}")
-    words = (*EVERYWHERE, *HEADS, FAST, "train.length=100 steps", *experts, shards)
+    words = (*EVERYWHERE, *HEADS, FAST, "train.length=60 steps", *experts, shards)
     assert main(["pretrain", "cifar10-gpfm-nano", *words, "--run", str(tmp_path / "run")]) == 0
     lines = metrics(tmp_path / "run")
     for name in ("loss/feature_distillation", "loss/feature_distillation-2", "loss/feature_distillation-3"):
@@ -98,7 +98,7 @@ def test_an_anchored_run_goes_on_bit_for_bit_and_two_processes_give_the_losses_o
 
 @pytest.mark.slow
 def test_a_student_of_a_random_teacher_is_the_better_of_the_two(shards, shared_data, tmp_path, metrics):
-    words = ("train.length=200 steps", "train.precision=float32", "data.workers=0", "train.log_every=1", shards)
+    words = ("train.length=120 steps", "train.precision=float32", "data.workers=0", "train.log_every=1", shards)
     run = tmp_path / "run"
     assert main(["pretrain", "cifar10-random-teacher-nano", *words, "--run", str(run)]) == 0
     values = [line["same_view/kl"] for line in metrics(run) if "same_view/kl" in line]
