@@ -46,6 +46,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
+        "artefacts": (
+            "tools/artefacts.py",
+            "patch tokens of far too high norm: their share and places, before and after",
+        ),
     },
     "measure": {
         "bench": ("tools/bench", "speed of a training step, of the loader, ..."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,15 @@ class Branch(nn.Module):
         """What can be asked for."""
         raise NotImplementedError
 
+    @property
+    def encoding(self) -> EncoderBranch | None:
+        """What answers once views are :meth:`fed`, whatever they show; None for a branch without encoder of its own."""
+        return None
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        """The batch with the views of these names as the encoder of this branch takes them."""
+        return batch
+
     def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
         """Requests to other branches that answers to ``requests`` are made of."""
         return ()
@@ -157,6 +166,10 @@ class EncoderBranch(Branch):
         self.encoder = encoder
         self.heads = nn.ModuleDict(dict(heads))
         self.configs = dict(configs)
+
+    @property
+    def encoding(self) -> EncoderBranch:
+        return self
 
     @property
     def offer(self) -> Offer:

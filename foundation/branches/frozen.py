@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,8 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``)."""
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``), or the image tower of an
+    open_clip model (``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or ``random``)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint; None: the one that it was measured by."""
 
@@ -35,8 +36,10 @@ class Config:
         Raises:
             UserError: the weights cannot be read.
         """
-        with torch.device("cpu"):  # a dry run builds on the meta device
-            return FrozenBranch(load_encoder(self.weights, branch=self.branch), context.views)
+        planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
+        with torch.device("cpu"):
+            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
+            return FrozenBranch(loaded, context.views)
 
 
 class FrozenBranch(Branch):
@@ -74,6 +77,14 @@ class FrozenBranch(Branch):
         return self._held[0]
 
     @property
+    def encoding(self) -> EncoderBranch:
+        return self.model
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        made = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in views}
+        return replace(batch, views={**batch.views, **made})
+
+    @property
     def offer(self) -> Offer:
         return self.model.offer
 
@@ -108,15 +119,16 @@ class FrozenBranch(Branch):
     ) -> dict[Request, Tensor]:
         """Answers by request, of views that are made what the encoder was trained on."""
         requests = tuple(requests)
-        seen = {request.view for request in requests}
-        views = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in seen}
-        return self.model(replace(batch, views={**batch.views, **views}), requests)
+        return self.model(self.fed(batch, {request.view for request in requests}), requests)
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:
-    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors."""
+    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors; zeros for
+    a plan, which has none."""
     if loaded.sha256 is not None:
         return bytes.fromhex(loaded.sha256)
+    if any(tensor.is_meta for tensor in loaded.encoder.state_dict().values()):
+        return bytes(32)
     total = hashlib.sha256()
     for name, tensor in sorted(loaded.encoder.state_dict().items()):
         total.update(name.encode())

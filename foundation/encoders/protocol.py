@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -166,6 +166,15 @@ class Encoder(Protocol):
     def uses_all_parameters(self, masked: bool) -> bool:
         """Whether every parameter takes part in every step, where views come with masks or not."""
 
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the same encoder without registers as this one has them, its own fresh registers among them.
+
+        Others are given back as they are; whether they fit is asked by who loads them.
+
+        Args:
+            weights: as ``state_dict`` gives them.
+        """
+
     def cells(self, view: Tensor) -> Tensor:
         """Numbers that each token of a view covers, [R, N, *cell_shape]."""
 
@@ -242,6 +251,10 @@ class EncoderModule(nn.Module):
     def uses_all_parameters(self, masked: bool) -> bool:
         """Not known: data parallel training looks for parameters that had no part in a step."""
         return False
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same: this encoder has no registers."""
+        return dict(weights)
 
     def cells(self, view: Tensor) -> Tensor:
         """Refused.

@@ -22,14 +22,14 @@ BUILD = {
     "imu": ("motions", "--train", "12", "--test", "4"),
     "paired": ("synthetic", "--train", "12", "--test", "4"),
 }
-TOO_LARGE = ("dinov2-vitl14", "discovr", "gpfm", "video-dino-ibot", "vjepa2")
+TOO_LARGE = ("dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "video-dino-ibot", "vjepa2")
 """Their views alone take minutes on a small machine."""
 OWN_TESTS = (
-    "cifar10-g2sd-nano", "cifar10-gram-nano", "dinov3-gram", "g2sd-vits", "hapt-cluster-dino-nano",
-    "utd-depth-vjepa2-nano",
+    "cifar10-g2sd-nano", "cifar10-gram-nano", "cifar10-ph-reg-nano", "dinov3-gram", "g2sd-vits",
+    "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano",
 )  # fmt: skip
-"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_experts.py, test_vjepa2.py and tests/jobs try
-these."""
+"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_experts.py, test_ph_reg.py, test_vjepa2.py
+and tests/jobs try these."""
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
