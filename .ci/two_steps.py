@@ -15,7 +15,7 @@ from foundation.paths import recipes
 
 TOO_LARGE = (
     "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "poa-resnet", "poa-swin",
-    "video-dino-ibot", "vjepa2",
+    "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
 )  # fmt: skip
 EXPERTS = {"gpfm": ("uni", "conch", "phikon"), "cifar10-gpfm-nano": ("dino", "mae")}
 """Branches by recipe whose weights are the user's to bring; timm's smallest ViT, 64 wide, stands in for them."""
