@@ -19,6 +19,7 @@ from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
+from foundation.objectives.pairs import check_pair, paired
 from foundation.ranges import DepthOrNone, Positive, Side, check
 from foundation.schedules import Weight
 from foundation.types import Batch
@@ -37,7 +38,10 @@ class Config:
     teacher: str = "teacher"
     """Name of the branch that is learnt from."""
     view: str = "global"
-    """View that both see."""
+    """View that the student sees, and the teacher where ``teacher_view`` is null."""
+    teacher_view: str | None = None
+    """View of the same sample that the teacher sees, such as one of another sensor: class tokens only. As many for a
+    sample as ``view``, number k with number k, or one."""
     mask: str | None = MASKING
     """Mask rule of the recipe under which the student sees the view; null: it sees all of it."""
     teacher_mask: str | None = None
@@ -55,6 +59,8 @@ class Config:
     """Layer of the teacher, likewise (G2SD: ``decoder.block.3``)."""
     normalise: bool = True
     """Give each of the teacher's tokens mean 0 and deviation 1 (LayerNorm without affine) first."""
+    unit_length: bool = False
+    """Bring the student's prediction and the teacher's token to length 1, after that (COMODO's L2 baseline)."""
     distance: Literal["l1", "l2", "smooth_l1", "cosine"] = "smooth_l1"
     """Absolute or squared difference, ``smooth_l1`` of ``beta``, or 1 - cosine."""
     beta: Positive = 2.0
@@ -72,6 +78,11 @@ class Config:
             if value not in kinds:
                 there = ", ".join(map(repr, kinds))
                 raise UserError(f"feature_distillation: {name} must be one of {there}, got {value!r}")
+        if self.teacher_view not in (None, self.view) and self.token != "cls":
+            raise UserError(
+                f"feature_distillation: teacher_view {self.teacher_view!r} is not view {self.view!r}, so their "
+                f"patches do not correspond: set token to cls, not {self.token}"
+            )
         check(self, "feature_distillation")
 
     def build(self, context: ObjectiveContext) -> FeatureDistillation:
@@ -100,11 +111,13 @@ class FeatureDistillation(Objective):
         for branch, head in ((config.student, config.head), (config.teacher, config.teacher_head)):
             if config.token == "cls" and head is not None and context.head(branch, head).whole:
                 raise UserError(f"there is no class token behind head {head!r} of branch {branch!r}, only patches")
-        seen = context.mask(config.teacher_mask, config.view)
+        self.teacher_view = config.teacher_view or config.view
+        check_pair(context, config.view, self.teacher_view)
+        seen = context.mask(config.teacher_mask, self.teacher_view)
         self.mask_key = (config.view, rule or "")
         self.student_request = Request(config.student, config.view, config.token, config.head, config.tap, mask=rule)
         self.teacher_request = Request(
-            config.teacher, config.view, config.token, config.teacher_head, config.teacher_tap, mask=seen,
+            config.teacher, self.teacher_view, config.token, config.teacher_head, config.teacher_tap, mask=seen,
             rule=rule if config.token == "masked" else None,
         )  # fmt: skip
         self.requests = (self.teacher_request, self.student_request)
@@ -132,7 +145,11 @@ class FeatureDistillation(Objective):
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss: mean over the tokens that count, those of all processes, and their numbers; 0 without any."""
         predicted = self.predict(outputs[self.student_request]).flatten(0, -2)
-        target = outputs[self.teacher_request].flatten(0, -2)
+        target = outputs[self.teacher_request]
+        if self.teacher_view != self.config.view:
+            views = batch.views
+            target = paired(target, views[self.teacher_view].count, views[self.config.view].count)
+        target = target.flatten(0, -2)
         with torch.autocast(predicted.device.type, enabled=False):
             loss = self.difference(predicted.float(), target.float())
         return Result(batch.masks[self.mask_key].weighted(loss) if self.config.token == "masked" else loss)
@@ -143,6 +160,8 @@ class FeatureDistillation(Objective):
             return predicted.sum()
         if self.config.normalise:
             target = F.layer_norm(target, target.shape[-1:], eps=NORM_EPS)
+        if self.config.unit_length:
+            predicted, target = F.normalize(predicted, dim=-1), F.normalize(target, dim=-1)
         if self.config.distance == "l1":
             return F.l1_loss(predicted, target)
         if self.config.distance == "l2":
