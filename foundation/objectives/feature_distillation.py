@@ -19,7 +19,7 @@ from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
-from foundation.objectives.pairs import check_pair, paired
+from foundation.objectives.pairs import check_pair, partners
 from foundation.ranges import DepthOrNone, Positive, Side, check
 from foundation.schedules import Weight
 from foundation.types import Batch
@@ -148,7 +148,7 @@ class FeatureDistillation(Objective):
         target = outputs[self.teacher_request]
         if self.teacher_view != self.config.view:
             views = batch.views
-            target = paired(target, views[self.teacher_view].count, views[self.config.view].count)
+            target = partners(target, views[self.teacher_view].count, views[self.config.view].count)
         target = target.flatten(0, -2)
         with torch.autocast(predicted.device.type, enabled=False):
             loss = self.difference(predicted.float(), target.float())

@@ -29,7 +29,7 @@ def check_pair(context: ObjectiveContext, view: str, teacher_view: str) -> None:
         )
 
 
-def paired(rows: Tensor, views: int, wanted: int) -> Tensor:
+def partners(rows: Tensor, views: int, wanted: int) -> Tensor:
     """The teacher's row for each of the student's.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
-from foundation.objectives.pairs import check_pair, paired
+from foundation.objectives.pairs import check_pair, partners
 from foundation.objectives.queue import check_size, push
 from foundation.parallel import collective
 from foundation.ranges import Range, Temperature, check
@@ -121,14 +121,14 @@ class SimilarityDistillation(Objective):
         keys = torch.cat([self.queue, own])  # [Q + N, D]
         there = torch.cat([self.filled, self.filled.new_ones(len(own))])
         scores = (teacher @ keys.T / config.teacher_temperature).masked_fill(~there, -torch.inf)
-        target = paired(F.softmax(scores, dim=1), count, wanted)  # [S B, Q + N]
+        target = partners(F.softmax(scores, dim=1), count, wanted)  # [S B, Q + N]
         logits = (student @ keys.T / config.student_temperature).masked_fill(~there, -torch.inf)
         likely = F.log_softmax(logits, dim=1).masked_fill(~there, 0.0)  # 0 times the logarithm of 0 is 0
         loss = -(target * likely).sum(dim=1).mean()
         metrics: dict[str, Tensor] = {}
         if self.watched:
             entropy = torch.special.entr(target).sum(dim=1).mean()
-            cosine = (student.detach() * paired(teacher, count, wanted)).sum(dim=1).mean()
+            cosine = (student.detach() * partners(teacher, count, wanted)).sum(dim=1).mean()
             metrics = {"entropy": entropy, "kl": loss.detach() - entropy, "similarity": cosine}
             if config.queue:
                 metrics["queue"] = self.filled.float().mean()

@@ -115,7 +115,7 @@ def test_views_are_paired_by_their_number_or_with_the_only_one():
     for given, teachers in ((one, 1), (two, 2)):
         assert module(given, pair(3, 2, teachers), 0).metrics["similarity"].item() == pytest.approx(cosine.item())
     counts = {"imu.global": 3, "video.global": 2}
-    with pytest.raises(UserError, match="3 views 'imu.global' and 2 views 'video.global'"):
+    with pytest.raises(UserError, match=r"3 views 'imu\.global' and 2 views 'video\.global'"):
         Config(**SENSORS).build(context(**counts))
 
 
