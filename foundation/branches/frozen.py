@@ -10,15 +10,14 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foundation import counter
 from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer
+from foundation.branches.fixed import fixed_heads
 from foundation.branches.request import Request
 from foundation.encoders.frame_by_frame import FrameByFrame
 from foundation.errors import UserError
 from foundation.modalities.fits import fit, fit_frames
 from foundation.plugins import Plugin
 from foundation.ranges import Side, check
-from foundation.seeded import seeded
 from foundation.types import Batch, ViewShape
 from foundation.zoo.load import LoadedEncoder, load_encoder
 
@@ -59,9 +58,7 @@ class Config:
         """
         with torch.device("cpu"):  # a dry run builds on the meta device
             loaded = load_encoder(self.weights, branch=self.branch)
-            with seeded(int(counter.bits(context.seed, 0, 0, f"branch.{context.name}", 1)[0][0])):
-                heads = {name: head.build(int(loaded.encoder.width)) for name, head in self.heads.items()}
-            return FrozenBranch(loaded, context.views, heads, self)
+            return FrozenBranch(loaded, context.views, fixed_heads(self.heads, loaded.encoder.width, context), self)
 
 
 class FrozenBranch(Branch):
@@ -70,7 +67,7 @@ class FrozenBranch(Branch):
     Args:
         loaded: the encoder and what it wants to be fed.
         views: of the recipe.
-        heads: by name.
+        heads: by name, see :func:`foundation.branches.fixed.fixed_heads`.
         config: how clips are seen, and the Configs of the heads.
 
     Attributes:
@@ -81,11 +78,11 @@ class FrozenBranch(Branch):
     checksum: Tensor
 
     def __init__(
-        self, loaded: LoadedEncoder, views: Mapping[str, ViewShape], heads: Mapping[str, nn.Module], config: Config
+        self, loaded: LoadedEncoder, views: Mapping[str, ViewShape], heads: nn.ModuleDict, config: Config
     ) -> None:
         super().__init__()
         self.description, self.by_frame = loaded.description, config.frames is not None
-        self.heads = nn.ModuleDict(dict(heads)).requires_grad_(False).eval()
+        self.heads = heads
         # Not registered: neither checkpoints nor data parallel training must carry weights that never change.
         encoder = FrameByFrame(loaded.encoder) if self.by_frame else loaded.encoder
         held = EncoderBranch(encoder, {}, config.heads).requires_grad_(False).eval()
