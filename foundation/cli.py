@@ -40,7 +40,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "evaluate and use": {
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
-        "svm": ("tools/svm.py", "score a frozen encoder by a linear support vector machine"),
+        "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
+        "retrieval": ("tools/retrieval.py", "find one sensor's samples by another's: recall at 1, 5 and 10"),
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
