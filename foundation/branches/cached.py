@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from foundation.branches.base import Branch, BranchContext, Offer
@@ -67,7 +68,8 @@ class Config:
             )
         wanted = self.sha256
         if self.weights is not None:
-            wanted = digest_of(load_encoder(self.weights, branch=self.branch)).hex()
+            with torch.device("cpu"):  # a dry run builds on the meta device
+                wanted = digest_of(load_encoder(self.weights, branch=self.branch)).hex()
         return CachedBranch(
             self, context.name, context.extras[self.extra].member, wanted, fixed_heads(self.heads, self.width, context)
         )

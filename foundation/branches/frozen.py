@@ -115,8 +115,10 @@ class FrozenBranch(Branch):
             return tuple(self._fits[name](torch.zeros(1, *view.shape, device="cpu")).shape[1:])
 
     def num_patches(self, view: ViewShape, name: str) -> int | None:
-        if name not in self._fits or self.by_frame:
+        if name not in self._fits:
             return None
+        if self.by_frame:
+            return 0
         return self.model.num_patches(replace(view, shape=self.input_shape(view, name)), name)
 
     def refusal(self, request: Request) -> str | None:

@@ -14,6 +14,8 @@ from foundation.data.shards import open_shards, write_shards
 from foundation.errors import UserError
 from foundation.probes import feature_shards
 from foundation.probes.road import features_of_shards
+from foundation.run import build
+from foundation.schedules import Clock
 from foundation.zoo.load import load_encoder
 from tests.conftest import RECIPE, image_bytes
 
@@ -63,6 +65,8 @@ def test_training_from_the_cache_has_the_losses_of_the_live_teacher(
     live = tiny_recipe(*STILL, f"branches={{teacher: {{name: frozen, weights: {teacher}, {HEADS}}}}}")
     train(live, tmp_path / "live")
     train(tiny_recipe(*cached(f", weights: {teacher}"), shards=f"{out}/train-*.tar"), tmp_path / "cached")
+    with torch.device("meta"):  # as a dry run does
+        build.learner(tiny_recipe(*cached(f", weights: {teacher}")), Clock(3, 1.0))
     a, b = ([line["loss"] for line in metrics(tmp_path / name) if "loss" in line] for name in ("live", "cached"))
     assert len(a) == 3 and a == pytest.approx(b, abs=1e-6)
 
