@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.errors import SampleError
 
 DESCRIPTION = """\
 Retrieval across the two views that a run compares, such as those of a wrist sensor and of a video: of all samples, is
@@ -29,21 +33,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=argument(Count), metavar="N", help="at most N samples, spread evenly")
     parser.add_argument("--batch-size", type=argument(Side), default=64, help="samples per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw some samples and the nearest to each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from foundation.data.shards import open_shards
     from foundation.files import replace_json
-    from foundation.jobs.retrieval import measure, pair_of
+    from foundation.jobs.retrieval import embedded, pair_of, recalls_of
+    from foundation.modalities.shapes import view_shapes
     from foundation.printable import printable
     from foundation.probe_command import usable_device
+    from foundation.report.nearest import draw_nearest
     from foundation.run.reload import reload
     from foundation.voice import to_stderr, to_stdout
 
     device = usable_device(arguments.device)
     recipe, learner, folder = reload(arguments.run_folder, device)
-    pair, bad = pair_of(learner), []
-    found = measure(recipe, learner, pair, arguments.shards, arguments.limit, arguments.batch_size, device, bad)
+    pair, shards = pair_of(learner), open_shards(arguments.shards)
+    bad: list[SampleError] = []
+    seen = embedded(
+        recipe, learner, pair, shards, limit=arguments.limit, batch_size=arguments.batch_size, device=device, bad=bad
+    )
+    found = recalls_of(seen)
     if bad:
         to_stderr(f"{len(bad):,} samples were left out; the first: {printable(str(bad[0]))}")
     rows = []
@@ -64,6 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     by_chance = ", ".join(f"R@{k} {100 * k / found.samples:.1f} %" for k in found.forth)
     to_stdout(f"{found.samples:,} pairs; by chance {by_chance}. {recipe.name}, {folder.name}")
+    if arguments.picture is not None:
+        shapes = view_shapes(recipe.views)
+        kinds = (shapes[pair[0].view].modality, shapes[pair[1].view].modality)
+        draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, kinds, shards, recipe.decode.build())
+        to_stdout(f"drawn: {arguments.picture} (green: the sample's own; blue: of its class)")
     if arguments.json is not None:
         replace_json(arguments.json, {"run": recipe.name, "samples": found.samples, "ways": rows})
     return 0

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import torch
 
 from foundation.branches.request import Request
-from foundation.data.shards import RawSample, open_shards
+from foundation.data.shards import RawSample, ShardSet, open_shards
 from foundation.engine.learner import Learner
 from foundation.errors import SampleError, UserError
 from foundation.jobs.base import Job, JobContext
 from foundation.modalities.shapes import view_shapes
 from foundation.parallel.collective import on_first_rank
-from foundation.probes.retrieval import Recalls, embeddings, recalls, view_batches
+from foundation.probes.retrieval import Embedded, Recalls, embeddings, recalls, view_batches
 from foundation.ranges import Count, Range, Side, check
 from foundation.schedules import Duration
 
@@ -68,9 +68,8 @@ class RetrievalJob(Job):
 
     def _measure(self, context: JobContext) -> dict[str, float]:
         config, device = self.config, context.placement.device
-        found = measure(
-            context.recipe, context.learner, self.pair, config.shards, config.limit, config.batch_size, device
-        )
+        where = (context.recipe, context.learner, self.pair, open_shards(list(config.shards)))
+        found = recalls_of(embedded(*where, limit=config.limit, batch_size=config.batch_size, device=device))
         ways = {"student": found.forth, "teacher": found.back}
         return {f"retrieval/{way}_r{k}": value for way, recall in ways.items() for k, value in recall.items()}
 
@@ -90,32 +89,37 @@ def pair_of(learner: Learner) -> tuple[Request, Request]:
     raise UserError("retrieval: no objective of this recipe compares the class tokens of two branches")
 
 
-def measure(
+def recalls_of(found: Embedded) -> Recalls:
+    """R@k of both embeddings of some samples."""
+    return recalls(*found.rows, found.labels)
+
+
+def embedded(
     recipe: Any,
     learner: Learner,
     pair: Sequence[Request],
-    patterns: Sequence[str],
+    shards: ShardSet,
+    *,
     limit: int | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     bad: list[SampleError] | None = None,
-) -> Recalls:
-    """R@k of two requests to the branches of a run.
+) -> Embedded:
+    """What the branches of a run say of two views of each sample, as their evaluation shows them.
 
     Args:
         recipe: flat.
         learner: with its branches on ``device``.
         pair: of queries and gallery, both of class tokens.
-        patterns: of the shards.
+        shards: opened.
         limit: samples at most, spread evenly.
         batch_size: samples per forward pass.
         device: where the branches are.
         bad: gets what was wrong with each sample that was left out.
 
     Raises:
-        UserError: shards that cannot be read, or fewer than two good samples.
+        UserError: no sample can be read.
     """
-    shards = open_shards(list(patterns))
     count = min(limit or shards.num_samples, shards.num_samples)
 
     def raws() -> Iterator[RawSample]:
@@ -130,5 +134,4 @@ def measure(
     shapes = {request.view: known[request.view] for request in pair}
     extras = {name: config.build(name) for name, config in recipe.data.extras.items()}
     batches = view_batches(raws(), recipe.decode.build(), shapes, extras, batch_size, device, bad)
-    (first, second), labels = embeddings(learner.named_branches, list(pair), batches)
-    return recalls(first, second, labels)
+    return embeddings(learner.named_branches, list(pair), batches)

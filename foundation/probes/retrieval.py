@@ -48,6 +48,21 @@ class Recalls:
     samples: int
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of samples.
+
+    Attributes:
+        rows: [S, D] float32 on the CPU for each request.
+        labels: [S] int64, -1 for none.
+        ids: [S] int64, number of each sample in the shards.
+    """
+
+    rows: tuple[Tensor, ...]
+    labels: Tensor
+    ids: Tensor
+
+
 def recalls(first: Tensor, second: Tensor, labels: Tensor | None = None, ks: Sequence[int] = KS) -> Recalls:
     """R@k of pairs.
 
@@ -93,9 +108,7 @@ def _one_way(
     return found, float(torch.cat(right).float().mean()) if right else None
 
 
-def embeddings(
-    branches: Mapping[str, Branch], requests: Sequence[Request], batches: Iterable[Batch]
-) -> tuple[list[Tensor], Tensor]:
+def embeddings(branches: Mapping[str, Branch], requests: Sequence[Request], batches: Iterable[Batch]) -> Embedded:
     """What branches answer, in evaluation mode.
 
     Args:
@@ -103,15 +116,12 @@ def embeddings(
         requests: [rows, D] each.
         batches: one view of each sample by each name.
 
-    Returns:
-        [S, D] float32 on the CPU for each request, and the labels [S].
-
     Raises:
         UserError: there is no batch.
     """
     modes = {module: module.training for branch in branches.values() for module in branch.modules()}
     parts: list[list[Tensor]] = [[] for _ in requests]
-    labels = []
+    labels, ids = [], []
     try:
         for branch in branches.values():
             branch.eval()
@@ -122,12 +132,13 @@ def embeddings(
                     _answer(branches, request, batch, outputs)
                     part.append(outputs[request].float().cpu())
                 labels.append(batch.labels.cpu())
+                ids.append(batch.index.cpu())
     finally:
         for module, mode in modes.items():
             module.training = mode
     if not labels:
         raise UserError("retrieval: no sample could be read")
-    return [torch.cat(part).clone() for part in parts], torch.cat(labels)
+    return Embedded(tuple(torch.cat(part).clone() for part in parts), torch.cat(labels), torch.cat(ids))
 
 
 def _answer(branches: Mapping[str, Branch], request: Request, batch: Batch, outputs: dict[Request, Tensor]) -> None:
@@ -182,6 +193,7 @@ def view_batches(
             labels=torch.tensor([label if isinstance(label, int) else -1 for label in labels], dtype=torch.int64),
             position=0,
             size=len(samples),
+            index=torch.tensor([int(sample["__id__"]) for sample in samples], dtype=torch.int64),
             extras={n: _on(e.collate([s["__extras__"][n] for s in samples]), device) for n, e in extras.items()},
         )  # fmt: skip
 
