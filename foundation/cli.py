@@ -48,6 +48,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
+        "artefacts": (
+            "tools/artefacts.py",
+            "patch tokens of far too high norm: their share and places, before and after",
+        ),
     },
     "measure": {
         "bench": ("tools/bench", "speed of a training step, of the loader, ..."),

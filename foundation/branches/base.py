@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.branches.request import Request
 from foundation.data.shards import ShardSet
 from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask, ViewShape
 
@@ -22,16 +26,18 @@ class Offer:
     """What objectives can ask a branch for.
 
     Attributes:
-        width: D of its features.
+        width: D of its features; the largest, where it changes.
         heads: Configs by name, with ``outputs`` and ``prototypes``.
         encoder: the encoder, for facts such as ``capabilities.cell_shape``; None for a branch without one.
         taps: names.
+        varies: the width is another one from step to step.
     """
 
     width: int
     heads: Mapping[str, Any]
     encoder: Encoder | None = None
     taps: tuple[str, ...] = ()
+    varies: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,27 @@ class Branch(nn.Module):
         trains: gradients reach it; all others run without, and in evaluation mode.
         exports: its encoder is worth keeping by itself when the run is done.
         follows: name of the branch that it is an average of; None for others.
+        set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
     """
 
     trains: bool = False
     exports: bool = False
     follows: str | None = None
+    set_by_job: bool = False
 
     @property
     def offer(self) -> Offer:
         """What can be asked for."""
         raise NotImplementedError
+
+    @property
+    def encoding(self) -> EncoderBranch | None:
+        """What answers once views are :meth:`fed`, whatever they show; None for a branch without encoder of its own."""
+        return None
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        """The batch with the views of these names as the encoder of this branch takes them."""
+        return batch
 
     def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
         """Requests to other branches that answers to ``requests`` are made of."""
@@ -96,6 +113,13 @@ class Branch(nn.Module):
         Args:
             view: its shape.
             name: of the view.
+        """
+        return None
+
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        """Patch tokens along each axis, last axis fastest; None where that is not known, or they lie in no grid.
+
+        Arguments as of :meth:`num_patches`.
         """
         return None
 
@@ -131,6 +155,10 @@ class Branch(nn.Module):
         """
         return {}
 
+    def refresh(self, branches: Mapping[str, Branch]) -> None:
+        """Called by a job, between two steps, where :attr:`set_by_job` says so."""
+        raise NotImplementedError
+
 
 class EncoderBranch(Branch):
     """Encoder and heads that live, move and are averaged together.
@@ -151,6 +179,10 @@ class EncoderBranch(Branch):
         self.configs = dict(configs)
 
     @property
+    def encoding(self) -> EncoderBranch:
+        return self
+
+    @property
     def offer(self) -> Offer:
         taps = [*self.encoder.tap_names()]
         for name, head in self.heads.items():
@@ -164,6 +196,17 @@ class EncoderBranch(Branch):
             return None if config.coordinates_of is not None else len(config.coordinates(tuple(view.shape[1:])))
         except UserError:
             return None  # it is refused elsewhere, in words of its own
+
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        try:
+            config = self.encoder.config.for_modality(view.modality)
+            if config.coordinates_of is not None:
+                return None
+            places: NDArray[np.int64] = config.coordinates(tuple(view.shape[1:]))
+        except UserError:
+            return None
+        counts = tuple(int(last) + 1 for last in places.max(axis=0))
+        return counts if len(places) == math.prod(counts) and (places == lattice(counts)).all() else None
 
     def forward(
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None

@@ -68,8 +68,9 @@ class Config:
             )
         wanted = self.sha256
         if self.weights is not None:
-            with torch.device("cpu"):  # a dry run builds on the meta device
-                wanted = digest_of(load_encoder(self.weights, branch=self.branch)).hex()
+            planned = torch.get_default_device().type == "meta"  # by a dry run, which fetches nothing
+            with torch.device("cpu"):
+                wanted = digest_of(load_encoder(self.weights, branch=self.branch, fetch=not planned)).hex()
         return CachedBranch(
             self, context.name, context.extras[self.extra].member, wanted, fixed_heads(self.heads, self.width, context)
         )

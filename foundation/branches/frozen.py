@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -29,7 +29,8 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``)."""
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file, ``timm:NAME,random``), or the image tower of an
+    open_clip model (``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or ``random``)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint; None: the one that it was measured by."""
     heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
@@ -56,8 +57,9 @@ class Config:
         Raises:
             UserError: the weights cannot be read.
         """
-        with torch.device("cpu"):  # a dry run builds on the meta device
-            loaded = load_encoder(self.weights, branch=self.branch)
+        planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
+        with torch.device("cpu"):
+            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
             return FrozenBranch(loaded, context.views, fixed_heads(self.heads, loaded.encoder.width, context), self)
 
 
@@ -105,6 +107,14 @@ class FrozenBranch(Branch):
         return self._held[0]
 
     @property
+    def encoding(self) -> EncoderBranch:
+        return self.model
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        made = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in views}
+        return replace(batch, views={**batch.views, **made})
+
+    @property
     def offer(self) -> Offer:
         return self.model.offer
 
@@ -120,6 +130,11 @@ class FrozenBranch(Branch):
         if self.by_frame:
             return 0
         return self.model.num_patches(replace(view, shape=self.input_shape(view, name)), name)
+
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        if name not in self._fits or self.by_frame:
+            return None
+        return self.model.grid(replace(view, shape=self.input_shape(view, name)), name)
 
     def refusal(self, request: Request) -> str | None:
         text = self._refusals.get(request.view)
@@ -145,9 +160,7 @@ class FrozenBranch(Branch):
     ) -> dict[Request, Tensor]:
         """Answers by request, of views that are made what the encoder was trained on."""
         requests = tuple(requests)
-        seen = {request.view for request in requests}
-        views = {name: replace(batch.views[name], data=self._fits[name](batch.views[name].data)) for name in seen}
-        return self.model(replace(batch, views={**batch.views, **views}), requests)
+        return self.model(self.fed(batch, {request.view for request in requests}), requests)
 
 
 def fit_of(loaded: LoadedEncoder, view: ViewShape, config: Config) -> nn.Module:
@@ -167,9 +180,12 @@ def fit_of(loaded: LoadedEncoder, view: ViewShape, config: Config) -> nn.Module:
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:
-    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors."""
+    """SHA-256 of an encoder's weights: of its file where there is one, else of the tensors; zeros for
+    a plan, which has none."""
     if loaded.sha256 is not None:
         return bytes.fromhex(loaded.sha256)
+    if any(tensor.is_meta for tensor in loaded.encoder.state_dict().values()):
+        return bytes(32)
     total = hashlib.sha256()
     for name, tensor in sorted(loaded.encoder.state_dict().items()):
         total.update(name.encode())

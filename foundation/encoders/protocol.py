@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders.elastic import Slice, SubNetwork
 from foundation.errors import UserError
 from foundation.types import Features
 
@@ -165,6 +166,15 @@ class Encoder(Protocol):
     def uses_all_parameters(self, masked: bool) -> bool:
         """Whether every parameter takes part in every step, where views come with masks or not."""
 
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the same encoder without registers as this one has them, its own fresh registers among them.
+
+        Others are given back as they are; whether they fit is asked by who loads them.
+
+        Args:
+            weights: as ``state_dict`` gives them.
+        """
+
     def cells(self, view: Tensor) -> Tensor:
         """Numbers that each token of a view covers, [R, N, *cell_shape]."""
 
@@ -173,6 +183,16 @@ class Encoder(Protocol):
 
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Estimated floating point operations of a forward pass over views of these shapes (R, channels, ...)."""
+
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size, the largest of its sub-networks."""
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Raises UserError with the sizes there are where a sub-network is not one of them."""
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """A sub-network of a size that :meth:`check_size` takes: see :mod:`foundation.encoders.elastic`."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As of ``nn.Module``."""
@@ -232,6 +252,10 @@ class EncoderModule(nn.Module):
         """Not known: data parallel training looks for parameters that had no part in a step."""
         return False
 
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same: this encoder has no registers."""
+        return dict(weights)
+
     def cells(self, view: Tensor) -> Tensor:
         """Refused.
 
@@ -247,6 +271,30 @@ class EncoderModule(nn.Module):
             UserError: this encoder does not say where its tokens lie in the view.
         """
         raise UserError("this encoder does not say where its tokens lie in the view: use masking.mode: token")
+
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size."""
+        return SubNetwork(self.width, (self.depth,))
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Refused.
+
+        Raises:
+            UserError: a slice of this encoder's weights is no encoder.
+        """
+        raise UserError(
+            "this encoder cannot be cut into smaller ones: its Capabilities have no `elastic`, as a vit has it"
+        )
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """Refused, as :meth:`check_size`.
+
+        Raises:
+            UserError: a slice of this encoder's weights is no encoder.
+        """
+        self.check_size(size)
+        raise NotImplementedError
 
     def flops(self, shapes: Sequence[tuple[int, ...]]) -> int:
         """Floating point operations of a forward pass, counted by torch on one row of each view.
@@ -297,6 +345,13 @@ class TokenizerConfig(Protocol):
     def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]: ...
 
     def build(self, width: int) -> Any: ...
+
+
+@runtime_checkable
+class StemmedTokenizerConfig(TokenizerConfig, Protocol):
+    """One with layers in front of its last projection whose width follows that of a token, unless it is given."""
+
+    def with_stem_of(self, width: int) -> TokenizerConfig: ...
 
 
 @runtime_checkable

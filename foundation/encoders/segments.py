@@ -121,3 +121,11 @@ def select(tokens: Tensor, wanted: Sequence[Wanted]) -> Tensor:
         return tokens.index_select(0, wanted[0].indices)
     parts = tokens.split([part.segment.length for part in wanted])
     return torch.cat([part.index_select(0, some.indices) for part, some in zip(parts, wanted, strict=True)])
+
+
+def pool(patches: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the real tokens of each row, [R, N, D] -> [R, D]."""
+    if valid is None:
+        return patches.mean(1)
+    weight = valid[..., None].to(patches.dtype)
+    return (patches * weight).sum(1) / weight.sum(1).clamp(min=1)

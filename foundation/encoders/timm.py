@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders import timm_registers
 from foundation.encoders.protocol import (
     Capabilities,
     Encoder,
@@ -30,7 +31,7 @@ from foundation.errors import UserError
 from foundation.modalities.grids import cut, spread
 from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.modalities.lattice import lattice
-from foundation.ranges import ShareBelowOne, Side, check
+from foundation.ranges import Range, ShareBelowOne, Side, check
 from foundation.types import Features
 
 _SET_BY_FIELDS = {
@@ -65,6 +66,11 @@ class Config(EncoderConfig):
     channels: Side = 3
     """Colour channels of the image."""
 
+    registers: Annotated[int, Range(0, 1024)] = 0
+    """Register tokens to add to a ViT that has none (Darcet et al. 2024), without positions and drawn from
+    N(0, 1 / width); published weights and those of a file keep their meaning. Models that have registers need no
+    number here."""
+
     drop_path: ShareBelowOne = 0.0
     """Share of rows that skip a residual in training, as timm implements it for this model (0 for models without)."""
 
@@ -83,6 +89,11 @@ class Config(EncoderConfig):
                 raise UserError(f"encoder.arguments.{name}: use encoder.{_SET_BY_FIELDS[name]}")
             if name in _NOT_FOR_FEATURES:
                 raise UserError(f"encoder.arguments.{name} cannot be set: the encoder reads features, no classes")
+        both = sorted({"reg_tokens", "no_embed_class"} & self.arguments.keys()) if self.registers else []
+        if both:
+            raise UserError(
+                f"encoder.arguments.{both[0]} cannot be set together with encoder.registers: use the latter"
+            )
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in self.arguments.items()}
         object.__setattr__(self, "arguments", lists)
 
@@ -101,14 +112,14 @@ class Config(EncoderConfig):
 
     @property
     def outline(self) -> Outline:
-        """The model without its weights."""
+        """The model without its weights, and without the registers that it is given."""
         return outline(self.model, size=self.size, channels=self.channels, arguments=self.arguments)
 
     def build(self) -> TimmEncoder:
         """Make the encoder.
 
         Raises:
-            UserError: timm cannot be imported, or has no such model.
+            UserError: timm cannot be imported, has no such model, or the model cannot be given registers.
         """
         return TimmEncoder(self)
 
@@ -133,14 +144,13 @@ class TimmEncoder(EncoderModule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        model: Any = create(
-            config.model,
-            size=config.size,
-            channels=config.channels,
-            drop_path=config.drop_path,
-            arguments=config.arguments,
-            pretrained=config.pretrained,
-            weights=config.weights,
+        if config.registers:
+            timm_registers.check(config.outline)
+        added = timm_registers.arguments(config.registers)
+        make = functools.partial(create, config.model, size=config.size, channels=config.channels)
+        start: dict[str, Any] = {"pretrained": config.pretrained, "weights": config.weights}
+        model: Any = make(
+            drop_path=config.drop_path, arguments={**config.arguments, **added}, **({} if added else start)
         )
         self.model = model
         self.width = int(model.num_features)
@@ -160,6 +170,11 @@ class TimmEncoder(EncoderModule):
             embed.register_forward_hook(self._hide)
         else:
             self.register_parameter("mask_token", None)
+        if config.registers:
+            timm_registers.reset(model)
+            if (config.pretrained or config.weights) and not model.reg_token.is_meta:
+                plain = make(arguments=config.arguments, **start).state_dict()
+                model.load_state_dict(timm_registers.adopted(plain, model.state_dict()))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -314,6 +329,15 @@ class TimmEncoder(EncoderModule):
         if isinstance(getattr(self.model, "patch_embed", None), nn.Module):
             return own.startswith("patch_embed.")
         return own in self._stem
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this encoder or of the same without registers."""
+        if not self.config.registers:
+            return dict(weights)
+        own = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
+        rest = {name: value for name, value in weights.items() if not name.startswith("model.")}
+        made = timm_registers.adopted(own, self.model.state_dict())
+        return {**rest, **{f"model.{name}": value for name, value in made.items()}}
 
     def cells(self, view: Tensor) -> Tensor:
         """Pixels under each token of the output, [R, N, channels, stride, stride]; a token has seen more of them."""

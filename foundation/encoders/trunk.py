@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.encoders.blocks import Block, BlockShape, make_norm
+from foundation.encoders.elastic import Leading, Piece
 from foundation.encoders.segments import Segment, Wanted, choose, unpack
 
 
@@ -129,6 +130,44 @@ class Trunk(nn.Module):
             prefix, patches = tokens.tensor_split((segment.rows * self.prefix,))
             prefix = prefix.view(segment.rows, self.prefix, tokens.shape[-1])
         return (prefix, patches) if self.class_norm is None else (self.class_norm(prefix), self.norm(patches))
+
+    @property
+    def rates(self) -> list[float]:
+        """Drop path of each block."""
+        return [block.drop_path for block in self.blocks if isinstance(block, Block)]
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Give each block another drop path."""
+        for block, rate in zip(self.blocks, rates, strict=True):
+            assert isinstance(block, Block)
+            block.drop_path = rate
+
+    def pieces(self, shape: BlockShape, blocks: Sequence[int]) -> dict[str, Piece]:
+        """Where the parameters of a narrower, shallower trunk lie in this one, by its names.
+
+        Args:
+            shape: of its blocks.
+            blocks: numbers of the blocks that it keeps.
+        """
+        width, scale = Leading(shape.width), self.shape.width / shape.width
+        inner = Leading(shape.hidden, 1 if shape.ffn == "mlp" else 2)  # of a gated layer the leading part of each half
+        linear = {  # outputs and inputs of the weights
+            "attention.qkv": (Leading(shape.width, 3), width),
+            "attention.out": (width, width),
+            "ffn.hidden": (inner, width),
+            "ffn.out": (width, Leading(shape.hidden)),
+        }
+        pieces: dict[str, Piece] = {}
+        for place, number in enumerate(blocks):
+            for name, _ in self.blocks[number].named_parameters():
+                layer, _, kind = name.rpartition(".")
+                source, index = f"blocks.{number}.{name}", linear.get(layer, (width,))
+                is_matrix = layer in linear and kind == "weight"
+                pieces[f"blocks.{place}.{name}"] = (
+                    Piece(source, index, scale) if is_matrix else Piece(source, index[:1])
+                )
+        norms = [name for name, _ in self.named_parameters() if not name.startswith("blocks.")]
+        return pieces | {name: Piece(name, (width,)) for name in norms}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

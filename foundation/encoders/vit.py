@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.encoders import elastic
 from foundation.encoders.attention import Backend
 from foundation.encoders.blocks import TAP_KINDS, BlockShape, FeedForward, Norm
 from foundation.encoders.embedding import Embedding, both_valid
@@ -22,10 +23,11 @@ from foundation.encoders.protocol import (
     EncoderConfig,
     Inputs,
     ScatteredTokenizerConfig,
+    StemmedTokenizerConfig,
     TokenizerConfig,
     inputs_of,
 )
-from foundation.encoders.segments import choose
+from foundation.encoders.segments import choose, pool
 from foundation.encoders.trunk import Trunk, drop_path_rates
 from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
@@ -162,6 +164,14 @@ class Config(EncoderConfig):
     def known_width(self) -> int:
         """Width of a token."""
         return self.shape.width
+
+    def of_size(self, size: elastic.SubNetwork) -> Config:
+        """Of the stand-alone encoder of a sub-network: heads as wide as here, and as wide a stem."""
+        full, parts = self.shape, self.tokenizer
+        if isinstance(parts, StemmedTokenizerConfig):
+            parts = parts.with_stem_of(full.width)
+        width, depth, heads = size.width, size.depths[0], size.width * full.heads // full.width
+        return replace(self, preset=None, width=width, depth=depth, heads=heads, ffn=full.ffn, tokenizer=parts)
 
     def build(self) -> Encoder:
         """Make the encoder, initialised."""
@@ -317,6 +327,34 @@ class Encoder(Embedding):
         in_front = ("tokenizer", "positions", "cls_token", "mask_token", "register_tokens")
         return 0 if name.partition(".")[0] in in_front else self.depth + 1
 
+    @property
+    def full_size(self) -> elastic.SubNetwork:
+        """Its own size, the largest of its sub-networks."""
+        return elastic.SubNetwork(self.width, (self.depth,))
+
+    def check_size(self, size: elastic.SubNetwork) -> None:
+        """Raises UserError with the widths and depths there are where a sub-network is not one of them."""
+        elastic.check_transformer(size, width=self.width, depth=self.depth, heads=self.heads)
+
+    def slice_of(self, size: elastic.SubNetwork) -> elastic.Slice:
+        """A sub-network of a size that :meth:`check_size` takes: leading heads, blocks spread over the depth (POA)."""
+        config = self.config.of_size(size)
+        with torch.device("meta"):
+            narrow = replace(config, depth=1).build()
+        blocks = elastic.kept_blocks(size.depths[0], self.depth)
+        in_front = {
+            name: tensor for name, tensor in elastic.tensors_of(narrow).items() if not name.startswith("trunk.")
+        }
+        pieces = elastic.leading_pieces(in_front, elastic.tensors_of(self))
+        pieces |= elastic.under("trunk", self.trunk.pieces(narrow.trunk.shape, blocks))
+        rates = [self.trunk.rates[number] for number in blocks]
+
+        def prepare(twin: torch.nn.Module) -> None:
+            assert isinstance(twin, Encoder)
+            twin.trunk.set_rates(rates)
+
+        return elastic.Slice(config, pieces, prepare)
+
     def uses_all_parameters(self, masked: bool) -> bool:
         """Whether every parameter takes part in every step; data parallel training looks for those that rest.
 
@@ -349,14 +387,6 @@ class Encoder(Embedding):
             self.positions.reset_parameters()
         self.reset_tokens()
         self.trunk.reset_parameters()
-
-
-def pool(patches: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over the real tokens of each row, [R, N, D] -> [R, D]."""
-    if valid is None:
-        return patches.mean(1)
-    weight = valid[..., None].to(patches.dtype)
-    return (patches * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 _fulfils: type[EncoderProtocol] = Encoder  # for the type checker

@@ -108,7 +108,7 @@ class Learner(nn.Module):
         if any(request.token == "cells" for request in self.requests):
             return True  # reconstruction: class token, mask token and last norm may all be out of use
         for name, branch in self.named_branches.items():
-            if not branch.trains:
+            if not branch.trains or not any(True for _ in branch.parameters()):
                 continue
             if not isinstance(branch, EncoderBranch):
                 return True

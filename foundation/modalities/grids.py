@@ -6,11 +6,14 @@ Letters: R rows, C channels, N tokens, d axes of the grid.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from foundation.errors import UserError
 from foundation.linear import linear
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -56,6 +59,34 @@ def spread(hidden: Tensor, size: tuple[int, ...], cell: tuple[int, ...]) -> Tens
     whole = hidden.new_zeros((len(hidden), 1, *size))
     whole[(slice(None), slice(None), *(slice(side) for side in grid.shape[2:]))] = grid
     return whole
+
+
+class StemmedConfig:
+    """Base of the ``Config`` of tokenizers that may have a convolutional stem in front of their projection."""
+
+    stem: Literal["patch", "conv"]
+    """``patch``: none."""
+    stem_width: int | None
+    """Channels that it ends with; None: the width of a token."""
+
+    def check_stem(self) -> None:
+        """Refuse a stem that there is not.
+
+        Raises:
+            UserError: says what would be right.
+        """
+        if self.stem not in ("patch", "conv"):
+            raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
+        if self.stem_width is not None and self.stem != "conv":
+            raise UserError(
+                f"tokenizer.stem_width is {self.stem_width}, but there is no stem: set tokenizer.stem: conv"
+            )
+
+    def with_stem_of(self, width: int) -> Self:
+        """The same for tokens of another width that come from a stem for tokens of this one."""
+        if self.stem == "patch" or self.stem_width is not None:
+            return self
+        return replace(self, stem_width=width)  # type: ignore[type-var]
 
 
 class GridTokenizer(nn.Module):

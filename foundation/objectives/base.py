@@ -48,6 +48,7 @@ class ObjectiveContext:
         modes: how each mask rule hides tokens: ``token``, ``drop`` or ``input``.
         views: shapes by name.
         patches: patch tokens that a branch makes of a view, by branch and view, where they are known.
+        grids: those along each axis, likewise, where they lie in a grid.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
         unbuilt: branches of the recipe that could not be built.
@@ -59,6 +60,7 @@ class ObjectiveContext:
     modes: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
     patches: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    grids: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)
     unbuilt: frozenset[str] = frozenset()
@@ -88,9 +90,24 @@ class ObjectiveContext:
             raise UserError(f"no head called {name!r}{near(name, heads)}; the heads of branch {branch!r} are: {there}")
         return heads[name]
 
+    def width(self, branch: str) -> int:
+        """Numbers of a feature of a branch.
+
+        Raises:
+            UserError: there is no such branch, or they are more and fewer from step to step.
+        """
+        offer = self.offer(branch)
+        if offer.varies:
+            there = ", ".join(offer.heads) or "none"
+            raise UserError(
+                f"features of branch {branch!r} have another width from step to step: ask for what a head makes of "
+                f"them; its heads are: {there}"
+            )
+        return offer.width
+
     def outputs(self, branch: str, head: str | None) -> int:
         """Numbers of a feature of a branch, or of what its head makes of one."""
-        return self.offer(branch).width if head is None else int(self.head(branch, head).outputs)
+        return self.width(branch) if head is None else int(self.head(branch, head).outputs)
 
     def prototypes(self, branch: str, head: str) -> int:
         """Prototypes of a head.

@@ -83,7 +83,7 @@ class Cluster(Objective):
         self.config = config
         rule = context.mask(config.mask, config.view)
         self.mask_key = (config.view, rule or "")
-        width, decoded = context.offer(config.teacher).width, context.outputs(config.student, config.head)
+        width, decoded = context.width(config.teacher), context.outputs(config.student, config.head)
         self.student_request = Request(config.student, config.view, "patches", config.head, mask=rule)
         self.teacher_request = Request(config.teacher, config.teacher_view, "patches")
         # A masked view is asked for by a token of it too, so that a recipe without masks is refused before it starts.

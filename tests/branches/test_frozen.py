@@ -102,18 +102,39 @@ def test_a_dry_run_reads_it_and_a_student_is_scored_without_naming_a_branch(tiny
         load_encoder(tmp_path / "new", branch="teacher")
 
 
-@pytest.mark.parametrize(
-    ("token", "text"),
-    [
-        ("masked", "of branch 'expert', which cuts view 'global' into 196, and masks are drawn on 16"),
-        ("patches", "cuts view 'global' into 16 patches and branch 'expert' into 196"),
-    ],
-)
-def test_tokens_of_another_grid_are_refused_before_the_first_step(tiny_recipe, token, text):
+def test_tokens_of_another_grid_are_refused_where_they_cannot_be_resized(tiny_recipe):
     expert = EXPERT.replace("WEIGHTS", "'timm:vit_tiny_patch16_224,random'")
-    recipe = tiny_recipe(expert, f"objectives=[{{name: feature_distillation, teacher: expert, token: {token}}}]")
-    with pytest.raises(RecipeError, match=text):
+    asked = "objectives=[{name: dino}, {name: ibot, teacher: expert}, {name: feature_distillation, teacher: expert, "
+    recipe = tiny_recipe(expert, asked + "teacher_mask: masking}]")
+    with pytest.raises(RecipeError) as caught:
         build.learner(recipe, Clock(10, 10.0))
+    text = str(caught.value)
+    assert (
+        "teacher_mask 'masking' is drawn on the student's grid of 4 x 4, and branch 'expert' has one of 14 x 14" in text
+    )
+
+
+@pytest.mark.parametrize("token", ["masked", "patches"])
+def test_tokens_of_another_grid_are_resized_to_the_students(tiny_recipe, token):
+    expert = EXPERT.replace("WEIGHTS", "'timm:vit_tiny_patch16_224,random'")
+    settings = "normalise: none, layers: 1, distance: l2"
+    recipe = tiny_recipe(
+        expert, f"objectives=[{{name: feature_distillation, teacher: expert, token: {token}, {settings}}}]"
+    )
+    learner, batch = Rehearsal(recipe, 2).learner.eval(), random_batch(recipe, 2)
+    mask = batch.masks["global", "masking"]
+    objective = learner.objectives["feature_distillation"]
+    whole = learner.branches["expert"](batch, [Request("expert", "global", "patches")], {})
+    (tokens,) = whole.values()
+    maps = tokens.mT.unflatten(2, (14, 14))
+    wanted = F.interpolate(maps, size=(4, 4), mode="bicubic", align_corners=False).flatten(2).mT.flatten(0, 1)
+    asked = Request("student", "global", token, mask="masking")
+    given = learner.branches["student"](batch, [asked])[asked]
+    if token == "masked":
+        wanted = wanted[mask.masked.flatten()]
+    expected = (objective.predict(given).flatten(0, -2) - wanted).square().mean()
+    assert len(wanted) in (64, len(mask.indices)) and len(mask.indices)
+    torch.testing.assert_close(learner(batch, 0).loss, expected, rtol=1e-4, atol=1e-6)
 
 
 PICTURES = "'timm:vit_tiny_patch16_224,random'"

@@ -62,7 +62,9 @@ def test_the_l2_and_contrastive_baselines_of_the_reference(golden):
     data = golden("09_comodo_loss")
     teacher = torch.from_numpy(data["input/other/teacher"])
     sensors = {"shared_view": False, "other_views": ("imu.global",), "teacher_view": "video.global"}
-    l2 = feature_distillation.Config(**SENSORS, token="cls", normalise=False, unit_length=True, distance="l2", layers=0)
+    l2 = feature_distillation.Config(
+        **SENSORS, token="cls", normalise="none", unit_length=True, distance="l2", layers=0
+    )
     one_way, both = (contrast.Config(**sensors, temperature=0.1, same_view=True, symmetric=s) for s in (False, True))
     # The reference adds its two directions, ours is their mean.
     cases = (("l2_distill", l2, 1.0), ("info_nce_symmetric0", one_way, 1.0), ("info_nce_symmetric1", both, 2.0))

@@ -8,6 +8,7 @@ from foundation import config, paths
 from foundation.errors import UserError
 from foundation.run.plan import plan
 from foundation.run.recipe import Recipe
+from tests.stand_ins import STAND_INS
 
 
 def load(name: str, *overrides: str) -> Recipe:
@@ -21,7 +22,7 @@ TINY = ("branches.teacher.weights=timm:test_vit.r160_in1k,random", "branches.tea
 
 @pytest.mark.parametrize("name", sorted(paths.recipes()))
 def test_every_shipped_recipe_can_be_planned(name):
-    figures = plan(load(name, "data.shards=[]", *(TINY if any(part in name for part in TAUGHT) else ())))
+    figures = plan(load(name, "data.shards=[]", *STAND_INS.get(name, ())))
     assert figures.clock.total_steps > 0
     optional = {"teachers", "prototype scores"}  # masked autoencoders have neither
     assert all(value > 0 or name in optional for name, value in figures.memory.items())

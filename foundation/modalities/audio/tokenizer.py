@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.modalities.grids import GridTokenizer
+from foundation.modalities.grids import GridTokenizer, StemmedConfig
 from foundation.modalities.image.tokenizer import conv_stem
 from foundation.modalities.lattice import lattice
-from foundation.ranges import Side
+from foundation.ranges import Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StemmedConfig):
     """How a log-mel spectrogram becomes tokens."""
 
     patch: tuple[Side, Side] = (16, 16)
@@ -28,14 +28,18 @@ class Config:
     """``patch``: one strided convolution. ``conv``: stride-2 convolutions down to the patch grid, then a projection
     (see the image tokenizer); square patches only, whose side is a power of two."""
 
+    stem_width: Side | None = None
+    """Channels that the convolutional stem ends with; None: as many as a token has numbers. An encoder cut out of a
+    wider one keeps that one's stem whole."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch", tuple(int(side) for side in self.patch))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise UserError(
                 f"tokenizer.patch is {list(self.patch)}: give bands and frames of a token, such as [16, 16] or [64, 4]"
             )
-        if self.stem not in ("patch", "conv"):
-            raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
+        check(self, "tokenizer")
+        self.check_stem()
         side = self.patch[0]
         if self.stem == "conv" and (self.patch[1] != side or side < 2 or side & (side - 1)):
             raise UserError(
@@ -117,7 +121,7 @@ class AudioTokenizer(GridTokenizer):
         self.cell_shape = (1, *config.patch)
         self.stem, channels, patch = nn.Sequential(), 1, config.patch
         if config.stem == "conv":
-            self.stem, channels = conv_stem(1, width, config.patch[0])
+            self.stem, channels = conv_stem(1, config.stem_width or width, config.patch[0])
             patch = (1, 1)
         self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 

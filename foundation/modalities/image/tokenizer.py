@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.modalities.grids import GridTokenizer
+from foundation.modalities.grids import GridTokenizer, StemmedConfig
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StemmedConfig):
     """How an image becomes tokens."""
 
     patch_size: Side = 16
@@ -33,10 +33,13 @@ class Config:
     better"); learns faster on small data. Neighbouring patches overlap by some pixels, and while it trains the rows of
     a batch share their statistics."""
 
+    stem_width: Side | None = None
+    """Channels that the convolutional stem ends with; None: as many as a token has numbers. An encoder cut out of a
+    wider one keeps that one's stem whole."""
+
     def __post_init__(self) -> None:
         check(self, "tokenizer")
-        if self.stem not in ("patch", "conv"):
-            raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
+        self.check_stem()
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
             raise UserError(
                 f"tokenizer.patch_size is {self.patch_size} with stem 'conv': "
@@ -152,7 +155,7 @@ class ImageTokenizer(GridTokenizer):
         self.cell_shape = (config.channels, config.patch_size, config.patch_size)
         self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
         if config.stem == "conv":
-            self.stem, channels = conv_stem(channels, width, patch)
+            self.stem, channels = conv_stem(channels, config.stem_width or width, patch)
             patch = 1
         self.projection = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 

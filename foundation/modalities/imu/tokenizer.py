@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.modalities.grids import GridTokenizer, spread
+from foundation.modalities.grids import GridTokenizer, StemmedConfig, spread
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StemmedConfig):
     """How a window of readings becomes tokens."""
 
     patch: Side = 16
@@ -34,12 +34,15 @@ class Config:
     """``patch``: one strided convolution. ``conv``: stride-2 convolutions over time down to one step for each token,
     then a projection (see the image tokenizer); learns faster on small data."""
 
+    stem_width: Side | None = None
+    """Channels that the convolutional stem ends with; None: as many as a token has numbers. An encoder cut out of a
+    wider one keeps that one's stem whole."""
+
     def __post_init__(self) -> None:
         check(self, "tokenizer")
         if self.layout not in ("joint", "axis"):
             raise UserError(f"tokenizer.layout is {self.layout!r}: it must be 'joint' or 'axis'")
-        if self.stem not in ("patch", "conv"):
-            raise UserError(f"tokenizer.stem is {self.stem!r}: it must be 'patch' or 'conv'")
+        self.check_stem()
         if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
             raise UserError(
                 f"tokenizer.patch is {self.patch} with stem 'conv': the stem halves the window step by step, so it "
@@ -111,7 +114,7 @@ class ImuTokenizer(GridTokenizer):
         channels = config.channels if together else 1
         self.stem, patch = nn.Sequential(), config.patch
         if config.stem == "conv":
-            self.stem, channels = _stem(channels, width, patch)
+            self.stem, channels = _stem(channels, config.stem_width or width, patch)
             patch = 1
         self.projection = nn.Conv1d(channels, width, kernel_size=patch, stride=patch)
 

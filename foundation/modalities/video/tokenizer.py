@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.modalities.grids import GridTokenizer
+from foundation.modalities.grids import GridTokenizer, StemmedConfig
 from foundation.modalities.image.tokenizer import Config as ImageConfig
 from foundation.modalities.image.tokenizer import conv_stem
 from foundation.modalities.lattice import lattice
@@ -19,7 +19,7 @@ from foundation.ranges import Side, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(StemmedConfig):
     """How a clip becomes tokens (Arnab et al. 2021, ViViT)."""
 
     tubelet: Side = 2
@@ -35,6 +35,10 @@ class Config:
     """``patch``: one strided 3-D convolution. ``conv``: each frame goes through the image tokenizer's convolutions
     first, then a projection over the frames of a tubelet; learns faster on small data."""
 
+    stem_width: Side | None = None
+    """Channels that the convolutional stem ends with; None: as many as a token has numbers. An encoder cut out of a
+    wider one keeps that one's stem whole."""
+
     shows: Literal["frames", "changes"] = "frames"
     """``changes``: each frame less the one before it (the RGB difference of TSN, Wang et al. 2016; the first is 0).
     What stands still drops out: who it is and where, which a small data set would be learnt by heart from. For fixed
@@ -49,7 +53,9 @@ class Config:
     @property
     def image(self) -> ImageConfig:
         """The tokenizer of a single frame."""
-        return ImageConfig(patch_size=self.patch_size, channels=self.channels, stem=self.stem)
+        return ImageConfig(
+            patch_size=self.patch_size, channels=self.channels, stem=self.stem, stem_width=self.stem_width
+        )
 
     def grid(self, size: tuple[int, ...]) -> tuple[int, int, int]:
         """Tubelets of a clip: in time, rows and columns.
@@ -108,7 +114,7 @@ class VideoTokenizer(GridTokenizer):
         self.cell_shape = (config.channels, config.tubelet, config.patch_size, config.patch_size)
         self.stem, channels, patch = nn.Sequential(), config.channels, config.patch_size
         if config.stem == "conv":
-            self.stem, channels = conv_stem(channels, width, patch)
+            self.stem, channels = conv_stem(channels, config.stem_width or width, patch)
             patch = 1
         kernel = (config.tubelet, patch, patch)
         self.projection = nn.Conv3d(channels, width, kernel_size=kernel, stride=kernel)

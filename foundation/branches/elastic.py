@@ -1,0 +1,278 @@
+"""The elastic branch: a slice of another one's weights, a new one each optimiser step (POA, Zhang et al. 2024).
+
+Training one network and, in the same steps, slices of it gives encoders of many sizes: ``foundation zoo extract`` cuts
+them out. :mod:`foundation.encoders.elastic` says how a slice is taken.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foundation import counter
+from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer
+from foundation.branches.copies import branch_of
+from foundation.branches.request import Request
+from foundation.encoders.elastic import Piece, Sliced, SlicedModule, SubNetwork, leading_pieces, tensors_of, under
+from foundation.errors import UserError
+from foundation.parallel import collective
+from foundation.parallel.batch_norm import synchronise
+from foundation.ranges import Depth, Range, Side, check
+from foundation.types import Batch, ViewShape
+
+_TWINS = 32
+"""Sub-networks whose layers are kept for the next time: a few megabytes each, 40 ms to make again for a ViT-L."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A slice of a trained branch, another one in each optimiser step, whose gradients reach that branch. It has that
+    branch's heads, of which only what depends on the width of a feature is sliced."""
+
+    of: str = "student"
+    """Trained branch that it is a slice of."""
+    widths: tuple[Side, ...] | None = None
+    """Widths of the slices, whole numbers of heads; None: all from half the branch's width up."""
+    depths: tuple[Depth, ...] | None = None
+    """Blocks of the slices, or those of the deepest stage of a hierarchical network; None: all from half up."""
+    sampling: Literal["paper", "uniform", "list"] = "paper"
+    """Which width and depth is drawn how often: ``uniform``, each as often as any other. ``paper``: small ones more
+    often, see ``scale``. ``list``: those of ``sizes``. All are drawn once, in a random order, before any is drawn a
+    second time; the whole branch is not drawn."""
+    scale: Annotated[float, Range(1, 100)] = 3.0
+    """Paper: the smallest width counts this often and the largest once, evenly spaced, so does the depth, and a size
+    stands as often in the list as the product says, rounded (halves to even)."""
+    sizes: tuple[str, ...] = ()
+    """List: sizes such as ``w64-d2``; one that stands there twice is drawn twice as often."""
+    per_rank: bool = False
+    """Each process of a run draws for itself (POA). False: all train the same slice, so that any number of processes
+    gives the numbers of one."""
+
+    def __post_init__(self) -> None:
+        check(self, "elastic")
+        if self.sampling not in ("paper", "uniform", "list"):
+            raise UserError(f"elastic: sampling must be 'paper', 'uniform' or 'list', got {self.sampling!r}")
+        listed = self.sampling == "list"
+        if listed != bool(self.sizes):
+            wrong = "needs sizes, such as [w64-d2, w96-d3]" if listed else "does not read sizes: set sampling: list"
+            raise UserError(f"elastic: sampling {self.sampling!r} {wrong}")
+        if listed and (self.widths is not None or self.depths is not None):
+            raise UserError("elastic: sampling 'list' takes sizes and reads no widths or depths: leave those out")
+        for size in self.sizes:
+            SubNetwork.parse(size)
+
+    def build(self, context: BranchContext) -> ElasticBranch:
+        """The branch.
+
+        Raises:
+            UserError: there is no such trained branch, it cannot be sliced, or not into these sizes.
+        """
+        source, key = branch_of(context, self.of), f"branches.{context.name}"
+        if not source.trains:
+            raise UserError(f"{key}: branch {self.of!r} is not trained: set {key}.of to one that is")
+        if not source.encoder.capabilities.elastic:
+            raise UserError(
+                f"{key}: the encoder of branch {self.of!r} cannot be cut into smaller ones: it takes an encoder that "
+                "can, such as a vit"
+            )
+        try:
+            networks = self.networks(source.encoder)
+            for size in sorted(set(networks)):
+                source.encoder.check_size(size)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+        branch = ElasticBranch(source, self.of, networks, context.seed, context.name, per_rank=self.per_rank)
+        if self.per_rank:
+            branch.check_per_rank()
+        return branch
+
+    def networks(self, encoder: Any) -> list[SubNetwork]:
+        """What is drawn of, each size as often as it is drawn in one pass.
+
+        Raises:
+            UserError: there is nothing to draw.
+        """
+        if self.sampling == "list":
+            return [SubNetwork.parse(size) for size in self.sizes]
+        full: SubNetwork = encoder.full_size
+        stage = max(range(len(full.depths)), key=lambda number: full.depths[number])
+        deepest = full.depths[stage]
+
+        def size(width: int, depth: int) -> SubNetwork:
+            return SubNetwork(width, (*full.depths[:stage], depth, *full.depths[stage + 1 :]))
+
+        def there(one: SubNetwork) -> bool:
+            try:
+                encoder.check_size(one)
+            except UserError:
+                return False
+            return True
+
+        half = range(-(-full.width // 2), full.width + 1)
+        widths = self.widths or [width for width in half if there(size(width, deepest))]
+        depths = self.depths or [
+            depth for depth in range(-(-deepest // 2), deepest + 1) if there(size(full.width, depth))
+        ]
+        widths, depths = sorted(set(widths)), sorted(set(depths))
+        times = multiplicities(len(widths), len(depths), self.scale if self.sampling == "paper" else 1.0)
+        sizes = [size(width, depth) for width in widths for depth in depths]
+        networks = [one for one, often in zip(sizes, times, strict=True) for _ in range(often) if one != full]
+        if not networks:
+            raise UserError(f"no size is left but {full}, that of the whole branch: give widths or depths below it")
+        return networks
+
+
+def multiplicities(widths: int, depths: int, scale: float) -> list[int]:
+    """How often each pair of a width and a depth stands in the list that is drawn from (POA, released code).
+
+    Args:
+        widths: their number.
+        depths: their number.
+        scale: weight of the smallest of each; the largest has 1, those between are evenly spaced.
+
+    Returns:
+        ``round(weight of width * weight of depth)`` for each pair, halves to even, depths fastest.
+    """
+    products = np.outer(np.linspace(scale, 1.0, widths), np.linspace(scale, 1.0, depths))
+    return [int(often) for often in np.round(products).ravel()]
+
+
+def head_pieces(narrow: nn.Module, wide: nn.Module, scale: float) -> dict[str, Piece]:
+    """Where the tensors of a head for narrower features lie in one for wider ones: leading entries of what depends on
+    the width; matrices that read fewer numbers are scaled, as those of the blocks are."""
+    own, theirs = tensors_of(narrow), tensors_of(wide)
+    pieces = leading_pieces(own, theirs)
+    fewer = {name for name, tensor in own.items() if tensor.ndim > 1 and tensor.shape[1] < theirs[name].shape[1]}
+    return {name: replace(piece, scale=scale) if name in fewer else piece for name, piece in pieces.items()}
+
+
+class ElasticBranch(Branch):
+    """See :class:`Config`.
+
+    Args:
+        source: branch that slices are taken of.
+        of: its name.
+        networks: sizes to draw of; each is drawn as often in a pass as it stands there.
+        seed: of the recipe.
+        name: of this branch.
+        per_rank: processes draw different ones.
+
+    Attributes:
+        position: [] int64, sizes that have been drawn: one for each optimiser step.
+    """
+
+    trains = True
+    position: Tensor
+
+    def __init__(
+        self, source: EncoderBranch, of: str, networks: Sequence[SubNetwork], seed: int, name: str, *, per_rank: bool
+    ) -> None:
+        super().__init__()
+        # Not registered: its parameters belong to the branch, and are in the checkpoints and optimised once.
+        self._held = [source]
+        self.of, self.networks, self.seed, self.name, self.per_rank = of, tuple(networks), seed, name, per_rank
+        self._twins: OrderedDict[SubNetwork, SlicedModule] = OrderedDict()
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._known: tuple[int, int, int] = (id(self.position), self.position._version, 0)
+
+    @property
+    def source(self) -> EncoderBranch:
+        """The branch that slices are taken of."""
+        return self._held[0]
+
+    @property
+    def offer(self) -> Offer:
+        offer = self.source.offer
+        return replace(offer, taps=(), varies=True)
+
+    def num_patches(self, view: ViewShape, name: str) -> int | None:
+        return self.source.num_patches(view, name)
+
+    @property
+    def drawn(self) -> int:
+        """``position`` on the host; the device is waited for only where something else than a step has moved it."""
+        mark = id(self.position), self.position._version
+        if mark != self._known[:2]:
+            self._known = (*mark, int(self.position))
+        return self._known[2]
+
+    def size_at(self, position: int, rank: int = 0) -> SubNetwork:
+        """The size of an optimiser step.
+
+        Args:
+            position: steps before it.
+            rank: process, where each draws for itself.
+        """
+        turn, place = divmod(position, len(self.networks))
+        order = counter.permutation(self.seed, turn, rank, f"branch.{self.name}.size", len(self.networks))
+        return self.networks[order[place]]
+
+    @property
+    def size(self) -> SubNetwork:
+        """The size that this process trains now."""
+        return self.size_at(self.drawn, collective.rank() if self.per_rank else 0)
+
+    def check_per_rank(self) -> None:
+        """Refuse different sizes in different processes where BatchNorm layers differ: they exchange statistics.
+
+        Raises:
+            UserError: says what would be right.
+        """
+        layers = [
+            {
+                name: layer.num_features
+                for name, layer in self.sliced(size).twin.named_modules()
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            }
+            for size in (min(self.networks), max(self.networks))
+        ]
+        if layers[0] != layers[1]:
+            raise UserError(
+                f"branches.{self.name}.per_rank: sizes differ in their BatchNorm layers, whose statistics all "
+                "processes share: set per_rank: false, or build the encoder with another norm"
+            )
+
+    def sliced(self, size: SubNetwork) -> SlicedModule:
+        """The branch at a size, on the weights of its source: an :class:`EncoderBranch` to call."""
+        if size in self._twins:
+            self._twins.move_to_end(size)
+            return self._twins[size]
+        source = self.source
+        encoder = Sliced(source.encoder, size)
+        pieces = under("encoder", encoder.pieces)
+        with torch.device("meta"):
+            heads = {name: config.build(size.width) for name, config in source.configs.items()}
+        for name, head in heads.items():
+            scale = source.encoder.full_size.width / size.width
+            pieces |= under(f"heads.{name}", head_pieces(head, source.heads[name], scale))
+        twin = EncoderBranch(encoder.twin, heads, source.configs)
+        if collective.world_size() > 1:
+            synchronise(twin)
+        self._twins[size] = SlicedModule(source, twin, pieces)
+        if len(self._twins) > _TWINS:
+            self._twins.popitem(last=False)
+        return self._twins[size]
+
+    def forward(
+        self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None
+    ) -> dict[Request, Tensor]:
+        """Answers by request, as the source gives them; features have the width of the step's size."""
+        answers: dict[Request, Tensor] = self.sliced(self.size)(batch, tuple(requests))
+        return answers
+
+    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
+        """Go on to the next size.
+
+        Returns:
+            ``width`` and ``depth`` of the step that is done, for the log.
+        """
+        size, after = self.size, self.drawn + 1
+        self.position.fill_(after)
+        self._known = (id(self.position), self.position._version, after)
+        return {"width": float(size.width), "depth": float(sum(size.depths))}
