@@ -12,7 +12,7 @@ from foundation.zoo.load import load_encoder
 
 FAST = ("train.precision=float32", "data.workers=0", "train.log_every=1", "checkpoints={every: 1 epochs}")
 UTD = (
-    *FAST, "train.length=70 steps", "train.batch_size=16", "optimizer.learning_rate={start: 2e-3, warmup: 5 steps}",
+    *FAST, "train.length=30 steps", "train.batch_size=8", "optimizer.learning_rate={start: 2e-3, warmup: 3 steps}",
     "views.members.imu.global_views.count=1", "views.members.video.global_views.count=1",
 )  # fmt: skip
 """Objectives by recipe, with the metric that must fall: the loss over a queue rises while the queue fills."""
