@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=argument(Side), default=64, help="samples per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw some samples and the nearest to each")
+    parser.add_argument(
+        "--draw",
+        nargs=2,
+        metavar=("ONE", "OTHER"),
+        help="modalities that the picture shows of samples and of the nearest (default: those of the views; a cached "
+        "teacher has none of its own)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
 
 
@@ -41,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.data.shards import open_shards
     from foundation.files import replace_json
     from foundation.jobs.retrieval import embedded, pair_of, recalls_of
+    from foundation.modalities.parts import decoder
     from foundation.modalities.shapes import view_shapes
     from foundation.printable import printable
     from foundation.probe_command import usable_device
@@ -77,9 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     by_chance = ", ".join(f"R@{k} {100 * k / found.samples:.1f} %" for k in found.forth)
     to_stdout(f"{found.samples:,} pairs; by chance {by_chance}. {recipe.name}, {folder.name}")
     if arguments.picture is not None:
-        shapes = view_shapes(recipe.views)
-        kinds = (shapes[pair[0].view].modality, shapes[pair[1].view].modality)
-        draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, kinds, shards, recipe.decode.build())
+        shapes, own = view_shapes(recipe.views), recipe.decode.build()
+        seen_by = [shapes[request.view].modality for request in pair]
+        one, other = arguments.draw or seen_by
+        decoders = (own if one in seen_by else decoder(one), own if other in seen_by else decoder(other))
+        draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, (one, other), shards, decoders)
         to_stdout(f"drawn: {arguments.picture} (green: the sample's own; blue: of its class)")
     if arguments.json is not None:
         replace_json(arguments.json, {"run": recipe.name, "samples": found.samples, "ways": rows})

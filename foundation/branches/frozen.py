@@ -60,7 +60,7 @@ class Config:
         planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
         with torch.device("cpu"):
             loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
-            return FrozenBranch(loaded, context.views, fixed_heads(self.heads, loaded.encoder.width, context), self)
+            return FrozenBranch(loaded, context.views, fixed_heads(self.heads, _width(loaded), context), self)
 
 
 class FrozenBranch(Branch):
@@ -177,6 +177,11 @@ def fit_of(loaded: LoadedEncoder, view: ViewShape, config: Config) -> nn.Module:
     wanted, target = loaded.own
     facts = (view.modality, wanted, view.shape, view.evaluation, target)
     return fit(*facts) if config.frames is None else fit_frames(*facts, config.frames_every)
+
+
+def _width(loaded: LoadedEncoder) -> int:
+    encoder: Any = loaded.encoder
+    return int(encoder.width)
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:

@@ -91,7 +91,8 @@ def pair_of(learner: Learner) -> tuple[Request, Request]:
 
 def recalls_of(found: Embedded) -> Recalls:
     """R@k of both embeddings of some samples."""
-    return recalls(*found.rows, found.labels)
+    first, second = found.rows
+    return recalls(first, second, found.labels)
 
 
 def embedded(

@@ -187,7 +187,7 @@ def view_batches(
             views={
                 name: BatchView(data[name].to(device), shapes[name].modality, name, 1, ids.to(device), nothing)
                 for name in makers
-            } if samples else {},
+            } if data is not None else {},
             masks={},
             keys=tuple(sample["__key__"] for sample in samples),
             labels=torch.tensor([label if isinstance(label, int) else -1 for label in labels], dtype=torch.int64),

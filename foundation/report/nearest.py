@@ -32,7 +32,7 @@ def draw_nearest(
     ids: Tensor,
     modalities: tuple[str, str],
     shards: ShardSet,
-    decode: Any,
+    decoders: tuple[Any, Any],
     rows: int = 6,
 ) -> None:
     """Write a PNG: each row a sample, as the first modality draws it, and the nearest ones as the second draws them.
@@ -45,7 +45,7 @@ def draw_nearest(
         ids: [S] int64, numbers in ``shards``.
         modalities: of queries and gallery.
         shards: that hold the samples.
-        decode: raw sample -> sample of both modalities.
+        decoders: raw sample -> sample with the one modality, and with the other.
         rows: samples, spread evenly over the classes.
 
     Raises:
@@ -58,8 +58,8 @@ def draw_nearest(
     chosen = _spread(labels, rows)
     cells = []
     for row in chosen:
-        cells.append([_picture(modalities[0], shards, int(ids[row]), decode)])
-        cells[-1] += [_picture(modalities[1], shards, int(ids[other]), decode) for other in near[row].tolist()]
+        cells.append([_picture(modalities[0], shards, int(ids[row]), decoders[0])])
+        cells[-1] += [_picture(modalities[1], shards, int(ids[other]), decoders[1]) for other in near[row].tolist()]
     widths = [max(line[column].width for line in cells) for column in range(len(cells[0]))]
     height = max(picture.height for line in cells for picture in line)
     step = height + 2 * _FRAME + _GAP + _TEXT
