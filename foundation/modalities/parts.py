@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -58,6 +58,21 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None, s
         evaluation = dataclasses.replace(evaluation, size=size)
         check_evaluation(modality, evaluation, "--size")
     return evaluation
+
+
+@runtime_checkable
+class OneOfSeveral(Protocol):
+    """The ``EvaluationConfig`` of samples of several modalities, of which one is looked at."""
+
+    modality: str
+
+    @property
+    def own(self) -> Any: ...
+
+
+def own_evaluation(modality: str, evaluation: Any) -> tuple[str, Any]:
+    """Modality and ``EvaluationConfig`` of what is looked at: of samples of several, of that one."""
+    return (evaluation.modality, evaluation.own) if isinstance(evaluation, OneOfSeveral) else (modality, evaluation)
 
 
 def views_for_probe(modality: str, evaluation: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
-from foundation.modalities.parts import check_evaluation
+from foundation.modalities.parts import check_evaluation, own_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
@@ -59,6 +59,12 @@ class LoadedEncoder:
     branch: str = ""
     step: int = 0
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def own(self) -> tuple[str, Any]:
+        """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
+        probes look at."""
+        return own_evaluation(self.modality, self.evaluation)
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
