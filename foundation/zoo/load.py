@@ -40,7 +40,7 @@ class LoadedEncoder:
         config: the encoder's Config, to build an untrained twin.
         recipe: text of the one that it was trained with; empty where that is not known.
         stage: of that recipe, from 0.
-        name: of the run and the branch, or of the model of timm.
+        name: of the run and the branch, or of the model of timm or open_clip.
         branch: of the run; empty for a model of timm.
         step: optimiser steps done.
         computed: device, processor and precision of the training, where known.
@@ -258,7 +258,7 @@ def _of_library(
         sha256=None,
         folder=None,
         config=encoder_config,
-        name=model,
+        name=encoder_config.model,
     )
 
 
