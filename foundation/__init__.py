@@ -29,9 +29,10 @@ def load(
         features = model(model.preprocess(["a.jpg"]))  # a batch that is ready: float [1, 3, H, W], normalised
 
     Args:
-        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or a model of timm: ``timm:NAME``
-            (its published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``. Loading runs no
-            code from any of these files.
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, a model of timm: ``timm:NAME``
+            (its published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``; or the image tower
+            of one of open_clip: ``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or
+            ``random``. Loading runs no code from any of these files.
         branch: which encoder of a run, such as ``student``; None: the one that it was measured by, usually its EMA
             teacher.
         device: where it computes.

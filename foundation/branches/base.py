@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.branches.request import Request
+from foundation.data.shards import ShardSet
 from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.errors import UserError
+from foundation.modalities.lattice import lattice
 from foundation.schedules import Clock
 from foundation.types import Batch, Features, TokenMask, ViewShape
 
@@ -50,7 +55,7 @@ class BranchContext:
         branches: those built so far, by name.
         previous: the branches of the stage before, by name; empty in the first.
         views: shapes by name.
-        extras: names of the further members of a sample, ``data.extras``.
+        extras: Configs of the further members of a sample by name, ``data.extras``.
     """
 
     name: str
@@ -61,7 +66,7 @@ class BranchContext:
     branches: Mapping[str, Branch]
     previous: Mapping[str, Branch] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
-    extras: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Branch(nn.Module):
@@ -74,16 +79,27 @@ class Branch(nn.Module):
         trains: gradients reach it; all others run without, and in evaluation mode.
         exports: its encoder is worth keeping by itself when the run is done.
         follows: name of the branch that it is an average of; None for others.
+        set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
     """
 
     trains: bool = False
     exports: bool = False
     follows: str | None = None
+    set_by_job: bool = False
 
     @property
     def offer(self) -> Offer:
         """What can be asked for."""
         raise NotImplementedError
+
+    @property
+    def encoding(self) -> EncoderBranch | None:
+        """What answers once views are :meth:`fed`, whatever they show; None for a branch without encoder of its own."""
+        return None
+
+    def fed(self, batch: Batch, views: Collection[str]) -> Batch:
+        """The batch with the views of these names as the encoder of this branch takes them."""
+        return batch
 
     def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
         """Requests to other branches that answers to ``requests`` are made of."""
@@ -102,9 +118,26 @@ class Branch(nn.Module):
         """
         return None
 
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        """Patch tokens along each axis, last axis fastest; None where that is not known, or they lie in no grid.
+
+        Arguments as of :meth:`num_patches`.
+        """
+        return None
+
     def refusal(self, request: Request) -> str | None:
         """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
         return None
+
+    def check_shards(self, sources: Mapping[str, ShardSet]) -> None:
+        """Refuse data that has not what the branch reads; called once, before the first step.
+
+        Args:
+            sources: opened shards by name.
+
+        Raises:
+            UserError: says what is missing where, and what would be right.
+        """
 
     def forward(self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]) -> Any:
         """Answers by request.
@@ -123,6 +156,10 @@ class Branch(nn.Module):
             Figures for the log, such as a momentum.
         """
         return {}
+
+    def refresh(self, branches: Mapping[str, Branch]) -> None:
+        """Called by a job, between two steps, where :attr:`set_by_job` says so."""
+        raise NotImplementedError
 
 
 class EncoderBranch(Branch):
@@ -144,6 +181,10 @@ class EncoderBranch(Branch):
         self.configs = dict(configs)
 
     @property
+    def encoding(self) -> EncoderBranch:
+        return self
+
+    @property
     def offer(self) -> Offer:
         taps = [*self.encoder.tap_names()]
         for name, head in self.heads.items():
@@ -157,6 +198,17 @@ class EncoderBranch(Branch):
             return None if config.coordinates_of is not None else len(config.coordinates(tuple(view.shape[1:])))
         except UserError:
             return None  # it is refused elsewhere, in words of its own
+
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        try:
+            config = self.encoder.config.for_modality(view.modality)
+            if config.coordinates_of is not None:
+                return None
+            places: NDArray[np.int64] = config.coordinates(tuple(view.shape[1:]))
+        except UserError:
+            return None
+        counts = tuple(int(last) + 1 for last in places.max(axis=0))
+        return counts if len(places) == math.prod(counts) and (places == lattice(counts)).all() else None
 
     def forward(
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None

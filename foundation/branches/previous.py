@@ -1,4 +1,6 @@
-"""A branch as it was: at the last epoch (PS-KD's teacher) or at the end of the last stage (further pretraining)."""
+"""A branch as it was: at the last epoch (PS-KD's teacher), at the end of the last stage (further pretraining), or when
+a job last copied it (DINOv3's Gram teacher).
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,14 @@ class Config:
 
     of: str = "student"
     """The branch."""
-    at: Literal["stage", "epoch", "start"] = "stage"
+    at: Literal["stage", "epoch", "start", "job"] = "stage"
     """``stage``: at the end of the stage before, whatever encoder it had there. ``epoch``: at the last end of an epoch
-    of this stage; until the first, at its start. ``start``: at the start of this stage."""
+    of this stage; until the first, at its start. ``start``: at the start of this stage. ``job``: when the job
+    ``refresh`` last set it; until the first time, at the start of the stage that it is made in."""
+
+    def __post_init__(self) -> None:
+        if self.at not in ("stage", "epoch", "start", "job"):
+            raise UserError(f"previous: at must be 'stage', 'epoch', 'start' or 'job', got {self.at!r}")
 
     def build(self, context: BranchContext) -> PreviousBranch:
         """The copy.
@@ -36,7 +43,7 @@ class Config:
             )
         source = branch_of(context, self.of, context.previous if self.at == "stage" else None)
         every = max(1, round(context.clock.steps_per_epoch)) if self.at == "epoch" else None
-        return PreviousBranch(source, self.of, every)
+        return PreviousBranch(source, self.of, every, self.at == "job")
 
 
 class PreviousBranch(StillBranch):
@@ -45,17 +52,22 @@ class PreviousBranch(StillBranch):
     Args:
         source: what to copy.
         of: its name.
-        every: optimiser steps between two copies; None: the first one stays.
+        every: optimiser steps between two copies; None: it does not copy by itself.
+        set_by_job: a job takes the copies.
     """
 
-    def __init__(self, source: EncoderBranch, of: str, every: int | None) -> None:
+    def __init__(self, source: EncoderBranch, of: str, every: int | None, set_by_job: bool = False) -> None:
         super().__init__(source)
-        self.of, self.every = of, every
-        self.follows = of if every is not None else None
+        self.of, self.every, self.set_by_job = of, every, set_by_job
+        self.follows = of if every is not None or set_by_job else None
 
     @torch.no_grad()
+    def refresh(self, branches: Mapping[str, Branch]) -> None:
+        """Copy the branch anew."""
+        self.load_state_dict(branches[self.of].state_dict())
+
     def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
         """Copy the branch anew where step ``step`` (from 0) was the last of an epoch."""
         if self.every is not None and (step + 1) % self.every == 0:
-            self.load_state_dict(branches[self.of].state_dict())
+            self.refresh(branches)
         return {}

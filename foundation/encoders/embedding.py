@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +155,12 @@ class Embedding(EncoderModule):
     def is_patch_embed(self, name: str) -> bool:
         """Whether a parameter belongs to the tokenizer."""
         return name.startswith("tokenizer.")
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this encoder or of the same without registers; registers have no position, so that nothing else
+        changes."""
+        own = {} if self.register_tokens is None else {"register_tokens": self.register_tokens.detach()}
+        return {**own, **weights}
 
     def cells(self, view: Tensor) -> Tensor:
         """Numbers that each token of a view covers, [R, N, *cell_shape]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -166,6 +166,9 @@ class Encoder(Protocol):
     def uses_all_parameters(self, masked: bool) -> bool:
         """Whether every parameter takes part in every step, where views come with masks or not."""
 
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A ``state_dict`` of the same encoder without registers as this one has it, with its fresh ones; any other."""
+
     def cells(self, view: Tensor) -> Tensor:
         """Numbers that each token of a view covers, [R, N, *cell_shape]."""
 
@@ -243,6 +246,10 @@ class EncoderModule(nn.Module):
         """Not known: data parallel training looks for parameters that had no part in a step."""
         return False
 
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same: this encoder has no registers."""
+        return dict(weights)
+
     def cells(self, view: Tensor) -> Tensor:
         """Refused.
 
@@ -275,11 +282,7 @@ class EncoderModule(nn.Module):
         )
 
     def slice_of(self, size: SubNetwork) -> Slice:
-        """Refused, as :meth:`check_size`.
-
-        Raises:
-            UserError: a slice of this encoder's weights is no encoder.
-        """
+        """Refused, as :meth:`check_size`."""
         self.check_size(size)
         raise NotImplementedError
 

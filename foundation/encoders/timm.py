@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.encoders import timm_registers
+from foundation.encoders.elastic import Leading, Piece, Slice, SubNetwork
 from foundation.encoders.protocol import (
     Capabilities,
     Encoder,
@@ -25,12 +27,13 @@ from foundation.encoders.protocol import (
     inputs_of,
 )
 from foundation.encoders.segments import choose
+from foundation.encoders.timm_elastic import Family, family_of
 from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of
 from foundation.errors import UserError
 from foundation.modalities.grids import cut, spread
 from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.modalities.lattice import lattice
-from foundation.ranges import ShareBelowOne, Side, check
+from foundation.ranges import Range, ShareBelowOne, Side, check
 from foundation.types import Features
 
 _SET_BY_FIELDS = {
@@ -65,6 +68,11 @@ class Config(EncoderConfig):
     channels: Side = 3
     """Colour channels of the image."""
 
+    registers: Annotated[int, Range(0, 1024)] = 0
+    """Register tokens to add to a ViT that has none (Darcet et al. 2024), without positions and drawn from
+    N(0, 1 / width); published weights and those of a file keep their meaning. Models that have registers need no
+    number here."""
+
     drop_path: ShareBelowOne = 0.0
     """Share of rows that skip a residual in training, as timm implements it for this model (0 for models without)."""
 
@@ -83,6 +91,11 @@ class Config(EncoderConfig):
                 raise UserError(f"encoder.arguments.{name}: use encoder.{_SET_BY_FIELDS[name]}")
             if name in _NOT_FOR_FEATURES:
                 raise UserError(f"encoder.arguments.{name} cannot be set: the encoder reads features, no classes")
+        both = sorted({"reg_tokens", "no_embed_class"} & self.arguments.keys()) if self.registers else []
+        if both:
+            raise UserError(
+                f"encoder.arguments.{both[0]} cannot be set together with encoder.registers: use the latter"
+            )
         lists = {name: tuple(value) if isinstance(value, list) else value for name, value in self.arguments.items()}
         object.__setattr__(self, "arguments", lists)
 
@@ -101,14 +114,14 @@ class Config(EncoderConfig):
 
     @property
     def outline(self) -> Outline:
-        """The model without its weights."""
+        """The model without its weights, and without the registers that it is given."""
         return outline(self.model, size=self.size, channels=self.channels, arguments=self.arguments)
 
     def build(self) -> TimmEncoder:
         """Make the encoder.
 
         Raises:
-            UserError: timm cannot be imported, or has no such model.
+            UserError: timm cannot be imported, has no such model, or the model cannot be given registers.
         """
         return TimmEncoder(self)
 
@@ -133,14 +146,13 @@ class TimmEncoder(EncoderModule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        model: Any = create(
-            config.model,
-            size=config.size,
-            channels=config.channels,
-            drop_path=config.drop_path,
-            arguments=config.arguments,
-            pretrained=config.pretrained,
-            weights=config.weights,
+        if config.registers:
+            timm_registers.check(config.outline)
+        added = timm_registers.arguments(config.registers)
+        make = functools.partial(create, config.model, size=config.size, channels=config.channels)
+        start: dict[str, Any] = {"pretrained": config.pretrained, "weights": config.weights}
+        model: Any = make(
+            drop_path=config.drop_path, arguments={**config.arguments, **added}, **({} if added else start)
         )
         self.model = model
         self.width = int(model.num_features)
@@ -155,11 +167,17 @@ class TimmEncoder(EncoderModule):
         self.patch_side = patch_side(model)
         self.hides = hides(model)
         self._hidden: Tensor | None = None
+        self._family = family_of(config, model)
         if self.hides:
             self.mask_token = nn.Parameter(torch.zeros(1, int(embed.proj.out_channels)))
             embed.register_forward_hook(self._hide)
         else:
             self.register_parameter("mask_token", None)
+        if config.registers:
+            timm_registers.reset(model)
+            if (config.pretrained or config.weights) and not model.reg_token.is_meta:
+                plain = make(arguments=config.arguments, **start).state_dict()
+                model.load_state_dict(timm_registers.adopted(plain, model.state_dict()))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -168,6 +186,7 @@ class TimmEncoder(EncoderModule):
             hides=self.hides,
             overwrites=True,
             cell_shape=(self.config.channels, self.stride, self.stride),
+            elastic=self._family is not None,
             cannot_hide=""
             if self.hides
             else f"timm model {self.config.model!r} cannot hide patches: masked objectives such as ibot need a model "
@@ -282,6 +301,39 @@ class TimmEncoder(EncoderModule):
             "std": list(data.get("std", (0.229, 0.224, 0.225))),
         }
 
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size; width is that of a Swin's first stage, or of the middle of a ResNet's first bottlenecks."""
+        return super().full_size if self._family is None else self._family.full
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Refuse sizes that this model has no part of.
+
+        Raises:
+            UserError: says which there are, or which families can be cut.
+        """
+        self._elastic().check(size)
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """What a smaller network takes from this one, see :mod:`foundation.encoders.timm_elastic`.
+
+        Raises:
+            UserError: as :meth:`check_size`.
+        """
+        found = self._elastic().slice_of(size)
+        if self.mask_token is None:
+            return found
+        hidden = Piece("mask_token", (slice(None), Leading(size.width)))  # as wide as the embedding
+        return replace(found, pieces={**found.pieces, "mask_token": hidden})
+
+    def _elastic(self) -> Family:
+        if self._family is None:
+            raise UserError(
+                f"timm model {self.config.model!r} cannot be cut into smaller ones: Swin (swin_*) and ResNets of plain "
+                "bottlenecks (resnet50, resnet101, resnet152, resnet50_gn) can, and encoder 'vit'"
+            )
+        return self._family
+
     def tap_names(self) -> list[str]:
         """Everything that can be tapped: tokens behind each block or stage."""
         return [f"block.{number}" for number in range(self.depth)] if self.has_intermediates else []
@@ -314,6 +366,15 @@ class TimmEncoder(EncoderModule):
         if isinstance(getattr(self.model, "patch_embed", None), nn.Module):
             return own.startswith("patch_embed.")
         return own in self._stem
+
+    def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this encoder or of the same without registers."""
+        if not self.config.registers:
+            return dict(weights)
+        own = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
+        rest = {name: value for name, value in weights.items() if not name.startswith("model.")}
+        made = timm_registers.adopted(own, self.model.state_dict())
+        return {**rest, **{f"model.{name}": value for name, value in made.items()}}
 
     def cells(self, view: Tensor) -> Tensor:
         """Pixels under each token of the output, [R, N, channels, stride, stride]; a token has seen more of them."""

@@ -18,7 +18,7 @@ from foundation.weights import header
 
 _SECONDS = 5.0
 """For the first word of the server that has the weights."""
-_CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")  # whose errors are not all of the system's
+CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")  # whose errors are not all of the system's
 
 
 @contextmanager
@@ -37,11 +37,11 @@ def fetching(model: str, published: Any) -> Iterator[None]:
     if published is None or not published.has_weights:
         raise UserError(f"timm publishes no weights for {model!r}; random ones: {_random(model)}")
     source = published.hf_hub_id or published.url
-    with _one_attempt(bool(published.hf_hub_id)) as silence:
+    with one_attempt(bool(published.hf_hub_id)) as silence:
         try:
             yield
         except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in CLIENTS:
                 raise
             reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -101,7 +101,7 @@ def _random(model: str) -> str:
 
 
 @contextmanager
-def _one_attempt(from_hub: bool) -> Iterator[str]:
+def one_attempt(from_hub: bool) -> Iterator[str]:
     """Ask the server once, before the hub's client asks it for a minute; yields what was wrong, or nothing."""
     if not from_hub:
         yield ""

@@ -133,11 +133,13 @@ class Job(nn.Module):
         doing: one or two words for ``foundation runs list``.
         at_start: it runs before the first step of the stage, too.
         at_end: it runs behind the last step of the stage, too.
+        sets: names of the branches that it sets (``Branch.set_by_job``).
     """
 
     doing: str = "job"
     at_start: bool = False
     at_end: bool = False
+    sets: tuple[str, ...] = ()
 
     def run(self, context: JobContext) -> Mapping[str, float]:
         """Do the work; all processes call this at the same step.

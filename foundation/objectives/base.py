@@ -48,6 +48,7 @@ class ObjectiveContext:
         modes: how each mask rule hides tokens: ``token``, ``drop`` or ``input``.
         views: shapes by name.
         patches: patch tokens that a branch makes of a view, by branch and view, where they are known.
+        grids: those along each axis, likewise, where they lie in a grid.
         stores: stores of the run; an objective may open one (see :class:`Stores`).
         targets: target transforms by what they are made of, shared by the objectives of a run.
         unbuilt: branches of the recipe that could not be built.
@@ -59,6 +60,7 @@ class ObjectiveContext:
     modes: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
     patches: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    grids: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     stores: Stores = field(default_factory=Stores)
     targets: dict[Any, nn.Module] = field(default_factory=dict)
     unbuilt: frozenset[str] = frozenset()

@@ -1,7 +1,9 @@
 """Feature distillation: a student's tokens are to be told those of a teacher, at any layer and behind any head.
 
 With the defaults and a masked autoencoder for a teacher it is the generic stage of G2SD (Huang et al. 2023): behind a
-small decoder of its own, a student tells what the teacher's decoder makes of hidden tokens in its fourth block.
+small decoder of its own, a student tells what the teacher's decoder makes of hidden tokens in its fourth block. Several
+frozen experts are several of these objectives, each with its own weight and layers (GPFM, Ma et al. 2024); an expert
+with another grid has its map of tokens resized to the student's.
 """
 
 from __future__ import annotations
@@ -9,18 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foundation.branches.request import Request
+from foundation.branches.base import chosen
+from foundation.branches.request import Request, Token
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
-from foundation.ranges import DepthOrNone, Positive, Side, check
-from foundation.schedules import Weight
+from foundation.objectives.grids import Resize, resize, shown
+from foundation.objectives.pairs import check_pair, partners
+from foundation.objectives.whitening import Whitening
+from foundation.ranges import DepthOrNone, Positive, Range, Share, Side, check
+from foundation.schedules import Duration, Weight
 from foundation.types import Batch
 
 NORM_EPS = 1e-6
@@ -37,7 +43,10 @@ class Config:
     teacher: str = "teacher"
     """Name of the branch that is learnt from."""
     view: str = "global"
-    """View that both see."""
+    """View that the student sees, and the teacher where ``teacher_view`` is null."""
+    teacher_view: str | None = None
+    """View of the same sample that the teacher sees, such as one of another sensor: class tokens only. As many for a
+    sample as ``view``, number k with number k, or one."""
     mask: str | None = MASKING
     """Mask rule of the recipe under which the student sees the view; null: it sees all of it."""
     teacher_mask: str | None = None
@@ -53,12 +62,20 @@ class Config:
     """Head of the teacher that its tokens pass first; null: none."""
     teacher_tap: str | None = None
     """Layer of the teacher, likewise (G2SD: ``decoder.block.3``)."""
-    normalise: bool = True
-    """Give each of the teacher's tokens mean 0 and deviation 1 (LayerNorm without affine) first."""
+    normalise: Literal["none", "layer", "whitened"] = "layer"
+    """What is done to the teacher's tokens first: ``layer`` gives each mean 0 and deviation 1 (LayerNorm without
+    affine); ``whitened`` gives them all mean 0, deviation 1 and no correlation, by statistics of the first steps over
+    all processes, for a teacher that stands still."""
+    statistics: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(500)
+    """Length of the start of the stage whose tokens give those statistics."""
+    unit_length: bool = False
+    """Bring the student's prediction and the teacher's token to length 1, after that (COMODO's L2 baseline)."""
     distance: Literal["l1", "l2", "smooth_l1", "cosine"] = "smooth_l1"
     """Absolute or squared difference, ``smooth_l1`` of ``beta``, or 1 - cosine."""
     beta: Positive = 2.0
     """Difference at which ``smooth_l1`` turns from squared to absolute."""
+    cosine_share: Share = 0.0
+    """Share of 1 - cosine in the loss, the rest is ``distance`` (GPFM's patches: 0.9, with ``smooth_l1`` of beta 1)."""
     layers: DepthOrNone = 2
     """Linear layers from a token of the student to one of the teacher, GELU between them; 0: none, for equal widths."""
     hidden: Side | None = None
@@ -68,10 +85,18 @@ class Config:
         for name, value, kinds in (
             ("token", self.token, ("masked", "patches", "cls")),
             ("distance", self.distance, ("l1", "l2", "smooth_l1", "cosine")),
+            ("normalise", self.normalise, ("none", "layer", "whitened")),
         ):
             if value not in kinds:
                 there = ", ".join(map(repr, kinds))
                 raise UserError(f"feature_distillation: {name} must be one of {there}, got {value!r}")
+        if self.teacher_view not in (None, self.view) and self.token != "cls":
+            raise UserError(
+                f"feature_distillation: teacher_view {self.teacher_view!r} is not view {self.view!r}, so their "
+                f"patches do not correspond: set token to cls, not {self.token}"
+            )
+        if self.cosine_share and self.distance == "cosine":
+            raise UserError("feature_distillation: cosine_share is for a distance that is not 'cosine' already")
         check(self, "feature_distillation")
 
     def build(self, context: ObjectiveContext) -> FeatureDistillation:
@@ -79,7 +104,7 @@ class Config:
 
         Raises:
             UserError: there is no such branch, head or mask rule; tokens of different widths and no layers between
-                them; a class token behind a head that takes patches.
+                them; a class token behind a head that takes patches; grids that cannot be resized to each other.
         """
         return FeatureDistillation(self, context)
 
@@ -89,6 +114,8 @@ class FeatureDistillation(Objective):
 
     Attributes:
         predict: from a token of the student to one of the teacher.
+        resize: from the teacher's grid to the student's; None where they are one.
+        whiten: with ``normalise: whitened``.
     """
 
     def __init__(self, config: Config, context: ObjectiveContext) -> None:
@@ -100,21 +127,27 @@ class FeatureDistillation(Objective):
         for branch, head in ((config.student, config.head), (config.teacher, config.teacher_head)):
             if config.token == "cls" and head is not None and context.head(branch, head).whole:
                 raise UserError(f"there is no class token behind head {head!r} of branch {branch!r}, only patches")
-        seen = context.mask(config.teacher_mask, config.view)
+        self.teacher_view = config.teacher_view or config.view
+        check_pair(context, config.view, self.teacher_view)
+        seen = context.mask(config.teacher_mask, self.teacher_view)
+        self.resize: Resize | None = None
+        self.whiten: Whitening | None = None
+        if config.token != "cls":
+            self.resize = resize(context, (config.teacher, config.view), (config.student, config.view))
+        if self.resize is not None and seen is not None:
+            raise UserError(
+                f"teacher_mask {seen!r} is drawn on the student's grid of {shown(self.resize.new)}, and branch "
+                f"{config.teacher!r} has one of {shown(self.resize.old)}: leave teacher_mask out"
+            )
+        # A teacher with another grid is asked for its whole map, and the student's hidden places are taken from that.
+        chosen_by = rule if config.token == "masked" and self.resize is None else None
+        token: Token = "patches" if self.resize is not None else config.token
         self.mask_key = (config.view, rule or "")
         self.student_request = Request(config.student, config.view, config.token, config.head, config.tap, mask=rule)
         self.teacher_request = Request(
-            config.teacher, config.view, config.token, config.teacher_head, config.teacher_tap, mask=seen,
-            rule=rule if config.token == "masked" else None,
-        )  # fmt: skip
+            config.teacher, self.teacher_view, token, config.teacher_head, config.teacher_tap, mask=seen, rule=chosen_by
+        )
         self.requests = (self.teacher_request, self.student_request)
-        counts = [context.patches.get((branch, config.view)) for branch in (config.student, config.teacher)]
-        last = config.token == "patches" and not config.tap and not config.teacher_tap
-        if last and None not in counts and counts[0] != counts[1]:
-            raise UserError(
-                f"branch {config.student!r} cuts view {config.view!r} into {counts[0]} patches and branch "
-                f"{config.teacher!r} into {counts[1]}: give both encoders one grid (patch size, input size)"
-            )
         width = context.outputs(config.student, config.head)
         target = context.outputs(config.teacher, config.teacher_head)
         if not config.layers and width != target:
@@ -128,25 +161,43 @@ class FeatureDistillation(Objective):
                 nn.init.trunc_normal_(layers[-1].weight, std=0.02)  # type: ignore[arg-type]
                 nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
         self.predict = nn.Sequential(*layers)
+        if config.normalise == "whitened":
+            self.whiten = Whitening(target, config.statistics.steps(context.clock))
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         """Loss: mean over the tokens that count, those of all processes, and their numbers; 0 without any."""
         predicted = self.predict(outputs[self.student_request]).flatten(0, -2)
-        target = outputs[self.teacher_request].flatten(0, -2)
+        target = outputs[self.teacher_request]
+        if self.teacher_view != self.config.view:
+            views = batch.views
+            target = partners(target, views[self.teacher_view].count, views[self.config.view].count)
+        if self.resize is not None:
+            target = chosen(self.resize(target), self.student_request, batch)
         with torch.autocast(predicted.device.type, enabled=False):
-            loss = self.difference(predicted.float(), target.float())
+            loss = self.difference(predicted.float(), target.flatten(0, -2).float(), step)
         return Result(batch.masks[self.mask_key].weighted(loss) if self.config.token == "masked" else loss)
 
-    def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Mean distance of ``predicted`` from ``target``, both [tokens, numbers]."""
+    def difference(self, predicted: Tensor, target: Tensor, step: int) -> Tensor:
+        """Mean distance of ``predicted`` from ``target``, both [tokens, numbers], at optimiser step ``step``."""
+        if self.config.normalise == "layer":
+            target = F.layer_norm(target, target.shape[-1:], eps=NORM_EPS)
+        elif self.whiten is not None:  # also without any tokens: other processes may have some
+            target = self.whiten(target, step)
         if not len(target):
             return predicted.sum()
-        if self.config.normalise:
-            target = F.layer_norm(target, target.shape[-1:], eps=NORM_EPS)
-        if self.config.distance == "l1":
+        if self.config.unit_length:
+            predicted, target = F.normalize(predicted, dim=-1), F.normalize(target, dim=-1)
+        share = self.config.cosine_share
+        if not share:
+            return self._distance(predicted, target, self.config.distance)
+        cosine = self._distance(predicted, target, "cosine")
+        return share * cosine + (1.0 - share) * self._distance(predicted, target, self.config.distance)
+
+    def _distance(self, predicted: Tensor, target: Tensor, kind: str) -> Tensor:
+        if kind == "l1":
             return F.l1_loss(predicted, target)
-        if self.config.distance == "l2":
+        if kind == "l2":
             return F.mse_loss(predicted, target)
-        if self.config.distance == "cosine":
+        if kind == "cosine":
             return 1.0 - F.cosine_similarity(predicted, target, dim=-1).mean()
         return F.smooth_l1_loss(predicted, target, beta=self.config.beta)

@@ -17,7 +17,7 @@ from foundation.objectives.averaged import Averaged
 from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.cross_entropy import soft_cross_entropy
 from foundation.objectives.dino import TEACHER_TEMPERATURE
-from foundation.ranges import Range, Share, Temperature
+from foundation.ranges import NonNegative, Range, Share, Temperature
 from foundation.schedules import Schedule, Weight
 from foundation.types import Batch
 
@@ -53,7 +53,10 @@ class Config:
     centre_momentum: Share = 0.9
     """Momentum of the running centre."""
     over: Literal["masked", "all"] = "masked"
-    """Patches in the loss: the hidden ones, or all of them (ASiT, which also asks what was seen)."""
+    """Patches in the loss: the hidden ones, or all of them (ASiT; TIPSv2 and V-JEPA 2.1 found that asking what was seen
+    makes patches better). The heads of student and teacher then run on all."""
+    visible_weight: NonNegative = 1.0
+    """With ``over: all``: factor of the patches that were seen, beside the hidden ones."""
     centre_over: Literal["masked", "all"] = "masked"
     """Patches that the centre averages: the masked ones (DINOv2), or all (iBOT; the head then runs on all of them)."""
     sinkhorn_iterations: Annotated[int, Range(1, 1000)] = 3
@@ -71,6 +74,8 @@ class Config:
             raise UserError(f"ibot: over must be 'masked' or 'all', got {self.over!r}")
         if self.over == "all" and (self.centre_over == "all" or self.divide_by != "rows"):
             raise UserError("ibot: over 'all' centres over all patches and divides by all rows: leave those keys out")
+        if self.over != "all" and self.visible_weight != 1.0:
+            raise UserError("ibot: visible_weight needs over: all")
         if self.divide_by not in ("rows", "masked_rows"):
             raise UserError(f"ibot: divide_by must be 'rows' or 'masked_rows', got {self.divide_by!r}")
 
@@ -134,9 +139,11 @@ class Ibot(Objective):
         return Result(loss, metrics, dict.fromkeys(figures, len(losses)))
 
     def _all(self, student: Tensor, teacher: Tensor, batch: Batch, step: int) -> Result:
-        """Mean over all patches [R x N, K] of all rows."""
+        """Mean over all patches [R x N, K] of all rows, the seen ones times their weight."""
         temperature = self.config.teacher_temperature.at(step, self.clock)
         assignments = self.targets(teacher, temperature, step)
-        loss = soft_cross_entropy(student, assignments, self.config.student_temperature).mean()
-        masked = batch.masks[self.mask_key].masked.float().mean()
-        return Result(loss, targets.figures(self, assignments, loss) | {"masked": masked})
+        losses = soft_cross_entropy(student, assignments, self.config.student_temperature)
+        hidden = batch.masks[self.mask_key].masked.flatten()
+        seen, mean = self.config.visible_weight, losses.mean()
+        loss = mean if seen == 1.0 else torch.where(hidden, losses, seen * losses).mean()
+        return Result(loss, targets.figures(self, assignments, mean) | {"masked": hidden.float().mean()})

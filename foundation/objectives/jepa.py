@@ -8,9 +8,10 @@ ones of a row that are asked for, D width of the encoder, P width of the predict
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
 from foundation.ranges import Depth, Length, Range, Side, check
-from foundation.schedules import Weight
+from foundation.schedules import Schedule, Weight
 from foundation.types import Batch, TokenMask
 
 ROTARY = PositionConfig(kind="rotary", base=10000.0, normalise="none")
@@ -49,6 +50,10 @@ class Config:
     """Mask rules of the recipe, with ``mode: drop``; the student sees the view once under each (V-JEPA 2: two)."""
     power: Annotated[float, Range(1, 8)] = 1.0
     """Power of the difference: 1 is the absolute (V-JEPA), 2 the squared one."""
+    visible_weight: Annotated[Schedule, Range(0, 1e6)] = Schedule(start=0.0, shape="constant")
+    """Factor, over the run, of the same loss on the tokens that the student sees (V-JEPA 2.1, Mur-Labadia et al. 2026:
+    without it they need not know what is where). Each counts by one over the square root of its distance, in tokens,
+    from the next hidden one. 0: the predictor is not asked about them."""
     width: Side = 384
     """Width P of the predictor."""
     depth: Depth = 12
@@ -82,7 +87,10 @@ class Jepa(Objective):
 
     Attributes:
         predictor: from visible tokens to features of hidden ones.
+        coordinates: [N, d] places of the view's tokens in their grid.
     """
+
+    coordinates: Tensor
 
     def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
@@ -106,10 +114,15 @@ class Jepa(Objective):
             Request(config.student, config.view, "visible", mask=rule) for rule in config.masks
         )
         self.target_requests = tuple(Request(config.teacher, config.view, "masked", rule=rule) for rule in config.masks)
-        self.requests = (*self.context_requests, *self.target_requests)
+        self.visible_requests: tuple[Request, ...] = ()
+        if any(config.visible_weight.numbers()):
+            self.visible_requests = tuple(replace(r, token="visible") for r in self.target_requests)
+        self.clock = context.clock
+        self.register_buffer("coordinates", torch.from_numpy(np.array(coordinates)).float(), persistent=False)
+        self.requests = (*self.context_requests, *self.target_requests, *self.visible_requests)
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
-        """Loss and, with several mask rules, that of each, ``loss_RULE``.
+        """Loss and, with several mask rules, that of each, ``loss_RULE``; ``loss_visible`` is apart from those.
 
         Raises:
             UserError: a mask rule whose mode is not ``drop``.
@@ -121,21 +134,41 @@ class Jepa(Objective):
         seen = [_places(mask.visible_indices, mask) for mask in masks]
         asked = [_places(mask.indices, mask) for mask in masks]
         tokens = [outputs[r].unflatten(0, part.shape) for r, part in zip(self.context_requests, seen, strict=True)]
-        predictions = self.predictor(tokens, seen, asked)
+        predictions, recalled = self.predictor(tokens, seen, asked)
         losses = []
         for prediction, request, mask in zip(predictions, self.target_requests, masks, strict=True):
             losses.append(mask.weighted(self.distance(prediction.flatten(0, 1), outputs[request])))
         parts = {f"loss_{rule}": loss.detach() for rule, loss in zip(self.config.masks, losses, strict=True)}
-        return Result(torch.stack(losses).mean(), parts if len(parts) > 1 else {})
+        loss, metrics = torch.stack(losses).mean(), parts if len(parts) > 1 else {}
+        if self.visible_requests:
+            near = [self._nearness(*places) for places in zip(seen, asked, strict=True)]
+            pairs = zip(recalled, self.visible_requests, near, strict=True)
+            visible = torch.stack([self.distance(p.flatten(0, 1), outputs[r], w.flatten()) for p, r, w in pairs]).mean()
+            loss = loss + self.config.visible_weight.at(step, self.clock) * visible
+            metrics = metrics | {"loss_visible": visible.detach()}
+        return Result(loss, metrics)
 
-    def distance(self, prediction: Tensor, features: Tensor) -> Tensor:
-        """Mean difference of predictions and the teacher's features, both [tokens, D]; 0 without any tokens."""
+    def _nearness(self, seen: Tensor, asked: Tensor) -> Tensor:
+        """[R, V] one over the square root of the distance of visible tokens from the next hidden one; 1 without any."""
+        if not asked.shape[1]:
+            return seen.new_ones(seen.shape, dtype=torch.float32)
+        return torch.cdist(self.coordinates[seen], self.coordinates[asked]).amin(dim=-1).rsqrt()
+
+    def distance(self, prediction: Tensor, features: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean difference of predictions and the teacher's features, both [tokens, D]; 0 without any tokens.
+
+        Args:
+            prediction: of the student.
+            features: of the teacher.
+            weights: [tokens] factors of their differences.
+        """
         with torch.autocast(prediction.device.type, enabled=False):
             if not len(prediction):
                 return prediction.float().sum()
             target = F.layer_norm(features.float(), features.shape[-1:])
             difference = (prediction.float() - target).abs()
-            return (difference if self.config.power == 1 else difference**self.config.power).mean() / self.config.power
+            powers = difference if self.config.power == 1 else difference**self.config.power
+            return (powers if weights is None else powers * weights[:, None]).mean() / self.config.power
 
 
 def _places(indices: Tensor, mask: TokenMask) -> Tensor:
@@ -152,11 +185,15 @@ class Predictor(nn.Module):
         inputs: width D of the visible tokens.
         outputs: width of the predicted features.
         grid: of the view's tokens.
+
+    Attributes:
+        recalls: visible tokens are asked for, too.
     """
 
     def __init__(self, config: Config, inputs: int, outputs: int, grid: tuple[int, ...]) -> None:
         super().__init__()
         self.grid = grid
+        self.recalls = any(config.visible_weight.numbers())
         shape = BlockShape(width=config.width, heads=config.heads)
         self.embed = Linear(inputs, config.width)
         self.mask_token = nn.Parameter(torch.empty(1, config.width))
@@ -176,8 +213,10 @@ class Predictor(nn.Module):
         for block in self.blocks:
             block.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, tokens: Sequence[Tensor], seen: Sequence[Tensor], asked: Sequence[Tensor]) -> list[Tensor]:
-        """Features of hidden tokens, for all mask rules in one pass; the rows of each see themselves only.
+    def forward(
+        self, tokens: Sequence[Tensor], seen: Sequence[Tensor], asked: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features of tokens, for all mask rules in one pass; the rows of each see themselves only.
 
         Args:
             tokens: for each rule the visible tokens [R, V, D].
@@ -185,7 +224,8 @@ class Predictor(nn.Module):
             asked: for each rule the places of the hidden tokens, [R, M].
 
         Returns:
-            for each rule [R, M, outputs].
+            for each rule those of the hidden tokens [R, M, outputs], and, where ``recalls``, of the visible ones
+            [R, V, outputs].
         """
         rows: list[Tensor] = []
         segments: list[Segment] = []
@@ -203,8 +243,10 @@ class Predictor(nn.Module):
         packed = torch.cat([row.flatten(0, 1) for row in rows])
         for block in self.blocks:
             packed = block(packed, segments)
-        predictions = []
+        hidden, visible = [], []
         for part, row, here in zip(packed.split([s.length for s in segments]), rows, seen, strict=True):
-            hidden = part.view(row.shape)[:, here.shape[1] :]
-            predictions.append(self.project(self.norm(hidden)))
-        return predictions
+            first, rest = part.view(row.shape).split([here.shape[1], row.shape[1] - here.shape[1]], dim=1)
+            hidden.append(self.project(self.norm(rest)))
+            if self.recalls:
+                visible.append(self.project(self.norm(first)))
+        return hidden, visible

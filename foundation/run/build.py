@@ -59,7 +59,7 @@ def branches(
             continue
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe.views), extras=tuple(recipe.data.extras),
+            previous=previous or {}, views=view_shapes(recipe.views), extras=recipe.data.extras,
         )  # fmt: skip
         try:
             branch = configs[name].build(context)
@@ -171,6 +171,7 @@ def learner(
     shapes = view_shapes(recipe.views)
     counts = {(name, view): branch.num_patches(shapes[view], view) for name, branch in built.items() for view in shapes}
     patches = {key: count for key, count in counts.items() if count is not None}
+    grids = {(name, view): branch.grid(shapes[view], view) for name, branch in built.items() for view in shapes}
     context = ObjectiveContext(
         clock=clock,
         offers={name: branch.offer for name, branch in built.items()},
@@ -179,6 +180,7 @@ def learner(
         modes=modes,
         views=shapes,
         patches=patches,
+        grids={key: grid for key, grid in grids.items() if grid is not None},
         stores=stores,
     )
     objectives: dict[str, Objective] = {}

@@ -19,8 +19,10 @@ class Config:
 
     weights: str
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or ``timm:NAME`` for the published weights of a
-    timm model (``timm:NAME,weights=FILE.safetensors`` from a file). They must fit, shape by shape; those of another
-    modality are adapted where there is a way (clips take those of images)."""
+    timm model (``timm:NAME,weights=FILE.safetensors`` from a file), or likewise the image tower of an open_clip model
+    (``open_clip:NAME,pretrained=TAG``). They must fit, shape by shape, but may lack the
+    encoder's registers, which then start at random; those of another modality are adapted where there is a way (clips
+    take those of images)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint, such as ``student``; None: the one that it was measured by."""
     how: str | None = None
@@ -32,8 +34,9 @@ class Config:
         Raises:
             UserError: the weights cannot be read, do not fit, or belong to a modality that nothing leads from.
         """
+        planned = any(weight.is_meta for weight in encoder.parameters())
         with torch.device("cpu"):  # a dry run builds on the meta device: what does not fit is refused there as well
-            loaded = load_encoder(self.weights, branch=self.branch)
+            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
         towers = encoder.towers.values() if encoder.capabilities.towers else [encoder]
         for part in towers:
             self._fill(part, loaded)
@@ -43,7 +46,7 @@ class Config:
         if modality != loaded.modality:
             self._adapt(encoder, modality, loaded)
             return
-        there, wanted = loaded.encoder.state_dict(), encoder.state_dict()
+        there, wanted = encoder.adopted(loaded.encoder.state_dict()), encoder.state_dict()
         problems = sorted(there.keys() ^ wanted.keys())
         problems += [name for name in wanted if name in there and there[name].shape != wanted[name].shape]
         if problems:

@@ -83,8 +83,17 @@ class Jobs:
                 continue
             self.modules[name] = job.to(placement.device)
             self._every[name] = max(1, config.every.steps(self.clock))
+        problems += [(f"branches.{name}", text) for name, text in self._unset(learner)]
         if problems:
             raise RecipeError(problems)
+
+    def _unset(self, learner: Learner) -> Iterator[tuple[str, str]]:
+        """Branches that wait for a job which the recipe does not have, and what to add."""
+        done = {name for _, job in self._named() for name in job.sets}
+        for name, branch in learner.named_branches.items():
+            if branch.set_by_job and name not in done:
+                job = f"{{name: refresh, branch: {name}, every: ...}}"
+                yield name, f"no job sets the branch {name!r}: add {job} to jobs, or make it at: start"
 
     def due(self, step: int, last: bool) -> list[str]:
         """Jobs that are to run.

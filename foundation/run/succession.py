@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from foundation.branches.base import Branch
+from foundation.branches.base import Branch, EncoderBranch
+
+ENCODER = "encoder"
 
 
 def take_over(name: str, branch: Branch, previous: Mapping[str, Branch]) -> list[str]:
     """Put the weights of the branch of this name of the stage before into a new one, part by part.
 
     Trained branches and averages go on; branches that stand still are what their kind says. A part is the encoder, or
-    a head; those that were not there before keep their first weights.
+    a head; those that were not there before keep their first weights, as registers do that an encoder is given.
 
     Args:
         name: of the branch.
@@ -28,6 +30,9 @@ def take_over(name: str, branch: Branch, previous: Mapping[str, Branch]) -> list
     if before is None or not (branch.trains or branch.follows is not None):
         return []
     own, theirs = _parts(branch), _parts(before)
+    if isinstance(branch, EncoderBranch) and ENCODER in theirs:
+        there = {key.removeprefix(f"{ENCODER}."): tensor for key, tensor in theirs[ENCODER].items()}
+        theirs[ENCODER] = {f"{ENCODER}.{key}": tensor for key, tensor in branch.encoder.adopted(there).items()}
     both = [part for part in own if part in theirs]
     problems = [text for part in both for text in _different(name, part, own[part], theirs[part])]
     with torch.no_grad():
@@ -54,7 +59,7 @@ def _different(name: str, part: str, own: Mapping[str, Tensor], theirs: Mapping[
         return
     first, more = different[0], f" and {len(different) - 1} more" if len(different) > 1 else ""
     then, now = (f"{list(side[first].shape)}" if first in side else "not there" for side in (theirs, own))
-    what = "the encoder" if part == "encoder" else f"head {part.removeprefix('heads.')!r}"
+    what = "the encoder" if part == ENCODER else f"head {part.removeprefix('heads.')!r}"
     yield (
         f"branch {name!r} goes on from the stage before, and {what} does not fit: {first}{more} ({then} before, {now} "
         "now). Give it another name, or the settings that it had"

@@ -17,8 +17,8 @@ KEY = "train.only"
 """Key of the flat recipe that has the patterns."""
 TOKENS = {
     "registers": ("register_tokens", "reg_token"),
-    "positions": ("positions", "pos_embed"),
-    "class_token": ("cls_token",),
+    "positions": ("positions", "pos_embed", "positional_embedding"),
+    "class_token": ("cls_token", "class_embedding"),
 }
 """Short words for parameters that an encoder adds to its tokens, and what encoders call them."""
 _SHOWN = 40  # names in a message

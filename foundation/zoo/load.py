@@ -16,7 +16,7 @@ from torch import nn
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
-from foundation.modalities.parts import check_evaluation
+from foundation.modalities.parts import check_evaluation, own_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
@@ -40,6 +40,10 @@ class LoadedEncoder:
         config: the encoder's Config, to build an untrained twin.
         recipe: text of the one that it was trained with; empty where that is not known.
         stage: of that recipe, from 0.
+        name: of the run and the branch, or of the model of timm or open_clip.
+        branch: of the run; empty for a model of timm.
+        step: optimiser steps done.
+        computed: device, processor and precision of the training, where known.
     """
 
     encoder: nn.Module
@@ -51,6 +55,16 @@ class LoadedEncoder:
     config: Any
     recipe: str = ""
     stage: int = 0
+    name: str = ""
+    branch: str = ""
+    step: int = 0
+    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def own(self) -> tuple[str, Any]:
+        """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
+        probes look at."""
+        return own_evaluation(self.modality, self.evaluation)
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
@@ -63,23 +77,30 @@ class _EncoderCard:
     encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
 
 
-def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch: str | None = None) -> LoadedEncoder:
+def load_encoder(
+    source: str | Path, device: torch.device | str = "cpu", branch: str | None = None, fetch: bool = True
+) -> LoadedEncoder:
     """Load an encoder.
 
     Args:
-        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, or a model of timm:
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, a model of timm:
             ``timm:NAME`` (its published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or
-            ``timm:NAME,random``.
+            ``timm:NAME,random``; or the image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
+            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``.
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
+        fetch: published weights are fetched where they are not on this machine; False: a plan is made, and of a
+            published model there are no weights, but the layers on the meta device.
 
     Raises:
         UserError: naming what was looked for and what is there.
     """
     text = str(source)
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"), device)
+        return _from_timm(text.removeprefix("timm:"), device, fetch)
+    if text.startswith("open_clip:"):
+        return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -96,7 +117,7 @@ def load_encoder(source: str | Path, device: torch.device | str = "cpu", branch:
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        f"NAME.safetensors, or timm:NAME){_published(text)}"
+        f"NAME.safetensors, timm:NAME or open_clip:NAME,pretrained=TAG){_published(text)}"
     )
 
 
@@ -141,6 +162,10 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         config=encoder_config,
         recipe=card["recipe"],
         stage=card.get("stage", 0),
+        name=card["name"],
+        branch=card["branch"],
+        step=card["step"],
+        computed=card.get("computed", {}),
     )
 
 
@@ -173,10 +198,14 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         config=recipe.encoder,
         recipe=text,
         stage=stage,
+        name=f"{recipe.name}-{branch}",
+        branch=branch,
+        step=int(numbers["step"]),
+        computed=numbers.get("computed", {}),
     )
 
 
-def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
+def _from_timm(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
     model, _, option = name.partition(",")
     option, _, file = option.partition("=")
     if (option, bool(file)) not in (("", False), ("pretrained", False), ("random", False), ("weights", True)):
@@ -186,25 +215,57 @@ def _from_timm(name: str, device: torch.device | str) -> LoadedEncoder:
         )
     kind = resolve("foundation.encoders.{name}", "timm").Config
     encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    with seeded(0):
-        encoder = encoder_config.build()
-    check_finite(encoder.state_dict(), f"timm:{name}")
     said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
+    absent = encoder_config.pretrained and not fetch
+    return _of_library(encoder_config, f"timm:{name}", f"timm {model} ({said})", device, absent)
+
+
+def _from_open_clip(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
+    model, _, option = name.partition(",")
+    option, _, value = option.partition("=")
+    if (option, bool(value)) not in (("random", False), ("pretrained", True), ("weights", True)):
+        from foundation.encoders.open_clip_models import shape_of, tags_of
+
+        tags = tags_of(shape_of(model).name)
+        raise UserError(
+            f"open_clip:{name}: after the name and a comma stands 'pretrained=TAG', 'weights=FILE.safetensors' or "
+            f"'random'; of the tags {tags}"
+        )
+    kind = resolve("foundation.encoders.{name}", "open_clip").Config
+    encoder_config = kind(model=model, **({option: value} if value else {}))
+    said = {"random": "random weights", "weights": f"weights of {value}"}.get(option, f"published weights {value}")
+    absent = encoder_config.pretrained is not None and not fetch
+    return _of_library(encoder_config, f"open_clip:{name}", f"open_clip {model} ({said})", device, absent)
+
+
+def _of_library(
+    encoder_config: Any, source: str, description: str, device: torch.device | str, absent: bool
+) -> LoadedEncoder:
+    """An encoder that another library makes; ``absent``: its weights are not to be had, and not needed."""
+    if absent:
+        device = "meta"
+        with torch.device(device):
+            encoder = encoder_config.build()
+    else:
+        with seeded(0):
+            encoder = encoder_config.build()
+        check_finite(encoder.state_dict(), source)
     return LoadedEncoder(
         encoder=encoder.to(device).eval().requires_grad_(False),
         modality="image",
-        evaluation=_evaluation("image", encoder.preprocessing(), f"timm:{name}"),
-        description=f"timm {model} ({said})",
+        evaluation=_evaluation("image", encoder.preprocessing(), source),
+        description=description,
         sha256=None,
         folder=None,
         config=encoder_config,
+        name=encoder_config.model,
     )
 
 
 def _without_download(encoder_config: Any) -> Any:
     """The same encoder, whose weights come from elsewhere: it must not fetch or read those that its settings name."""
-    names = {item.name for item in dataclasses.fields(encoder_config)}
-    nothing = {name: value for name, value in {"pretrained": False, "weights": None}.items() if name in names}
+    fields = {item.name: item.default for item in dataclasses.fields(encoder_config)}
+    nothing = {name: fields[name] for name in ("pretrained", "weights") if name in fields}
     return dataclasses.replace(encoder_config, **nothing) if nothing else encoder_config
 
 

@@ -17,7 +17,7 @@ from foundation.heads import decoder, prototypes
 from foundation.modalities.image.tokenizer import Config as ImageTokenizer
 from foundation.objectives import feature_distillation
 from foundation.objectives.base import ObjectiveContext
-from foundation.schedules import Clock
+from foundation.schedules import Clock, Duration
 from foundation.types import Batch, TokenMask
 from tests.encoders.inputs import inputs
 from tests.encoders.reference_names import our_name, our_weights
@@ -143,7 +143,7 @@ def test_the_published_loss_far_beyond_beta(arrays):
         torch.from_numpy(arrays[f"input/loss_only/{name}"]) for name in ("student_prediction", "teacher_hidden")
     )
     given.requires_grad_()
-    loss = objective_of(arrays).difference(given, hidden)
+    loss = objective_of(arrays).difference(given, hidden, 0)
     close(loss, arrays["output/loss_only/loss"], FORWARD)
     loss.backward()
     close(given.grad, arrays["grad/loss_only/student_prediction"], FORWARD)
@@ -153,8 +153,33 @@ def test_distances():
     given, goal = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
     wanted = {"l1": 5 / 4, "l2": 13 / 4, "cosine": 1 / 2, "smooth_l1": (4 / 4 + 3 - 1) / 4}
     for distance, value in wanted.items():
-        config = feature_distillation.Config(distance=distance, normalise=False, **G2SD)
-        assert float(config.build(context()).difference(given, goal)) == pytest.approx(value, abs=1e-6)
+        config = feature_distillation.Config(distance=distance, normalise="none", **G2SD)
+        assert float(config.build(context()).difference(given, goal, 0)) == pytest.approx(value, abs=1e-6)
+
+
+def test_distances_are_mixed_by_their_shares():
+    """GPFM's loss of patches, written out."""
+    given, goal = torch.randn(5, 24), torch.randn(5, 24)
+    settings = {"distance": "smooth_l1", "beta": 1.0, "cosine_share": 0.9, "normalise": "none"}
+    found = feature_distillation.Config(**settings, **G2SD).build(context()).difference(given, goal, 0)
+    cosine = sum(1 - (a @ b) / (a.norm() * b.norm()) for a, b in zip(given, goal, strict=True)) / 5
+    wide = (given - goal).abs()
+    wanted = 0.9 * cosine + 0.1 * torch.where(wide < 1, wide.square() / 2, wide - 0.5).mean()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_whitened_teacher_gives_targets_of_deviation_one():
+    config = feature_distillation.Config(normalise="whitened", token="cls", mask=None, statistics=Duration(4))
+    objective = config.build(context())
+    batch = Batch({}, {}, (), torch.zeros(3), 0, 3)
+    spread = torch.logspace(-2, 2, 32)
+    teacher, student = objective.requests
+    for step in range(5):
+        outputs = {teacher: torch.randn(4000, 32) * spread + 5, student: torch.randn(4000, 16)}
+        loss = objective(outputs, batch, step).loss
+    target = objective.whiten(outputs[teacher], 5)
+    assert 0.9 < target[:, -1].std() < 1.1 and target.mean(0).abs().max() < 0.1
+    assert float(loss.detach()) < 1 and set(objective.state_dict()) > {"whiten.transform", "predict.0.weight"}
 
 
 def test_what_is_asked_of_the_branches():
@@ -165,7 +190,7 @@ def test_what_is_asked_of_the_branches():
     assert (teacher.tap, teacher.mask, teacher.chosen_by) == ("decoder.block.2", "masking", ("global", "masking"))
     whole = feature_distillation.Config(teacher_head="decoder").build(context()).teacher_request
     assert whole.mask is None and whole.chosen_by == ("global", "masking")
-    dense = feature_distillation.Config(token="cls", layers=0, normalise=False, mask=None)
+    dense = feature_distillation.Config(token="cls", layers=0, normalise="none", mask=None)
     same = context(teacher=Offer(16, {}))
     assert not [*dense.build(same).parameters()]
 
@@ -202,5 +227,14 @@ def test_impossible_settings_are_refused():
         build(teacher_head="decoder", layers=0)
     with pytest.raises(UserError, match="no class token behind head 'decoder' of branch 'teacher'"):
         build(token="cls", teacher_head="decoder")
+    with pytest.raises(UserError, match="cosine_share is for a distance that is not 'cosine'"):
+        build(distance="cosine", cosine_share=0.5)
+    with pytest.raises(UserError, match="normalise must be one of 'none', 'layer', 'whitened', got 'pca'"):
+        build(normalise="pca")
+    with pytest.raises(
+        UserError, match=r"'student' cuts view 'global' into 16 patches \(no grid\) and branch 'teacher'"
+    ):
+        counts = {("student", "global"): 16, ("teacher", "global"): 9}
+        feature_distillation.Config(token="patches").build(replace(context(), patches=counts))
     with pytest.raises(UserError, match="distance must be one of 'l1', 'l2', 'smooth_l1', 'cosine', got 'l3'"):
         build(distance="l3")

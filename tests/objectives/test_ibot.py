@@ -158,3 +158,21 @@ def test_all_patches_count_alike(make_batch):
     assert (student.grad.abs().sum(-1) > 0).all()
     with pytest.raises(UserError, match="leave those keys out"):
         ibot.Config(over="all", divide_by="masked_rows")
+
+
+def test_patches_that_were_seen_count_by_their_weight(make_batch):
+    masked = np.zeros((4, 6), bool)
+    masked[:3, :2] = True
+    settings = {"teacher_temperature": constant(0.07)}
+    objective = ibot.Config(over="all", visible_weight=0.25, **settings).build(context(CLOCK, HEADS, 8))
+    student, teacher = torch.randn(4, 6, 64), torch.randn(4, 6, 64)
+    outputs = {objective.student_request: student, objective.teacher_request: teacher}
+    total = 0.0
+    for row in range(4):
+        for patch in range(6):
+            target = (teacher[row, patch] / 0.07).softmax(0)
+            loss = -(target * (student[row, patch] / 0.1).log_softmax(0)).sum()
+            total += loss * (1.0 if masked[row, patch] else 0.25)
+    torch.testing.assert_close(objective(outputs, make_batch(2, {"global": 2}, masked), 0).loss, total / 24)
+    with pytest.raises(UserError, match="visible_weight needs over: all"):
+        ibot.Config(visible_weight=0.5)

@@ -17,7 +17,7 @@ from foundation.modalities.points.tokenizer import Config as PointTokenizer
 from foundation.modalities.video.tokenizer import Config as VideoTokenizer
 from foundation.objectives import jepa
 from foundation.objectives.base import ObjectiveContext
-from foundation.schedules import Clock
+from foundation.schedules import Clock, Schedule
 from foundation.types import Batch, TokenMask, View, ViewShape
 from tests.encoders.reference_names import our_name
 from tests.encoders.test_parity import FORWARD, GRADIENT, close
@@ -85,9 +85,8 @@ def answers(objective: jepa.Jepa, tokens: Tensor, targets: Tensor, batch: Batch)
     for request in objective.requests:
         rule = request.mask or request.rule
         mask = batch.masks["global", rule]
-        visible = request.token == "visible"
-        places = mask.visible_indices if visible else mask.indices
-        found[request] = (tokens if visible else targets).flatten(0, 1).index_select(0, places)
+        places = mask.visible_indices if request.token == "visible" else mask.indices
+        found[request] = (tokens if request.branch == "student" else targets).flatten(0, 1).index_select(0, places)
     return found
 
 
@@ -145,7 +144,7 @@ def test_published_predictions_with_each_mask_token(arrays):
     seen, asked = (torch.from_numpy(arrays[f"input/step/group0/mask1/{kind}"]) for kind in ("encoder", "predictor"))
     visible = tokens.gather(1, seen[..., None].expand(-1, -1, 24))
     for token in (0, 1, 3):
-        (found,) = published(arrays, token=token).predictor([visible], [seen], [asked])
+        ((found,), _) = published(arrays, token=token).predictor([visible], [seen], [asked])
         close(found, arrays[f"output/mask_index{token}/prediction"], FORWARD)
 
 
@@ -158,8 +157,35 @@ def test_published_predictions_with_added_positions(arrays):
         )
     _, tokens, _ = case(arrays, "input/step/group0")
     seen, asked = (torch.from_numpy(arrays[f"input/step/group0/mask0/{kind}"]) for kind in ("encoder", "predictor"))
-    (found,) = objective.predictor([tokens.gather(1, seen[..., None].expand(-1, -1, 24))], [seen], [asked])
+    ((found,), _) = objective.predictor([tokens.gather(1, seen[..., None].expand(-1, -1, 24))], [seen], [asked])
     close(found, arrays["output/sincos/prediction"], FORWARD)
+
+
+def test_visible_tokens_count_by_their_distance_from_the_next_hidden_one(arrays):
+    """V-JEPA 2.1's loss of the context, token by token."""
+    masks, tokens, targets = case(arrays, "input/step/group0")
+    batch = batch_of(masks, len(tokens))
+    plain = published(arrays)
+    objective = published(arrays, visible_weight=Schedule(start=0.5, shape="constant"))
+    result = objective(answers(objective, tokens, targets, batch), batch, 3)
+    assert result.metrics.keys() == {"loss_short", "loss_long", "loss_visible"}
+    total = plain(answers(plain, tokens, targets, batch), batch, 3).loss
+    by_rule = []
+    for mask in masks.values():
+        seen, asked = ((~mask.masked).nonzero()[:, 1].view(3, -1), mask.indices.view(3, -1) % 144)
+        visible = tokens.gather(1, seen[..., None].expand(-1, -1, 24))
+        _, (found,) = objective.predictor([visible], [seen], [asked])
+        losses = []
+        for row in range(3):
+            places = {int(i): np.array(np.unravel_index(int(i), (4, 6, 6)), float) for i in range(144)}
+            for number, place in enumerate(seen[row].tolist()):
+                goal = torch.nn.functional.layer_norm(targets[row, place], (24,))
+                nearest = min(np.linalg.norm(places[place] - places[other]) for other in asked[row].tolist())
+                losses.append((found[row, number] - goal).abs().mean() / nearest**0.5)
+        by_rule.append(torch.stack(losses).mean())
+    wanted = torch.stack(by_rule).mean()
+    torch.testing.assert_close(result.metrics["loss_visible"], wanted.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(result.loss, total + 0.5 * wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_rules_are_predicted_in_one_pass_as_they_are_apart(arrays):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from foundation.paths import recipes
+from tests.stand_ins import STAND_INS
 
 ManyRuns = Callable[..., list[list[int]]]
 BUILD = {
@@ -21,10 +22,16 @@ BUILD = {
     "imu": ("motions", "--train", "12", "--test", "4"),
     "paired": ("synthetic", "--train", "12", "--test", "4"),
 }
-TOO_LARGE = ("dinov2-vitl14", "discovr", "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2")
+TOO_LARGE = (
+    "dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
+)  # fmt: skip
 """Their views alone take minutes on a small machine; poa-vits has those of poa-vitb and poa-vitl."""
-OWN_TESTS = ("cifar10-g2sd-nano", "g2sd-vits", "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano")
-"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_vjepa2.py and tests/jobs try these."""
+OWN_TESTS = (
+    "cifar10-g2sd-nano", "cifar10-gram-nano", "cifar10-ph-reg-nano", "dinov3-gram", "g2sd-vits",
+    "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano",
+)  # fmt: skip
+"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_experts.py, test_ph_reg.py, test_vjepa2.py
+and tests/jobs try these."""
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
@@ -39,6 +46,8 @@ def smaller(recipe: dict[str, Any]) -> list[str]:
     found = ["train.steps_per_epoch=10"] if "steps_per_epoch" in recipe["train"] else []
     towers = recipe["encoder"].get("towers", {})
     for place, part in [(f"encoder.towers.{k}", v) for k, v in towers.items()] or [("encoder", recipe["encoder"])]:
+        if part["name"] != "vit":
+            continue
         sizes = {"preset": "null", "width": 48, "depth": 1, "heads": 2}
         # With a layer scale of 1e-5 all class tokens begin alike: KoLeo then enlarges float32's rounding to 1e-3.
         sizes |= {"layer_scale": "null"} if "layer_scale" in part else {}
@@ -91,7 +100,7 @@ def problems(
         plan.append([1, ["data", "build", data, str(out / modality), *words], str(out / "build.log")])
     for name, recipe in read.items():
         words = ["pretrain", name, f"data.shards=['{out / recipe['views']['name']}/train-*.tar']", *SETTINGS]
-        words += [f"train.batch_size={batch}", *smaller(recipe), *overrides]
+        words += [f"train.batch_size={batch}", *smaller(recipe), *STAND_INS.get(name, ()), *overrides]
         even = drawn_by_process(recipe)
         runs = [(processes, "whole", []), (processes, "halves", [f"train.stop_after={STOP} steps"])]
         runs += [(processes, "halves", []), (1, "one", even)] + ([(processes, "even", even)] if even else [])

@@ -58,7 +58,8 @@ LOSSES = (
 from foundation.heads import prototypes as heads
 from foundation.masks.rule import token_mask
 from foundation.encoders.protocol import Capabilities, EncoderModule
-from foundation.objectives import byol, cluster, contrast, dino, ibot, koleo, masked_dino, reconstruction
+from foundation.objectives import byol, cluster, contrast, dino, feature_distillation, gram, ibot, koleo, masked_dino
+from foundation.objectives import reconstruction
 from foundation.branches.request import Request
 from foundation.schedules import Clock
 from foundation.types import Batch, View
@@ -81,6 +82,8 @@ CONFIGS = {
     "masked_dino": masked_dino.Config(head="scores", student_view="frame"),
     "koleo": koleo.Config(),
     "contrast": contrast.Config(head="head", queue=12),
+    "gram": gram.Config(teacher="teacher"),
+    "whitened": feature_distillation.Config(normalise="whitened", cosine_share=0.5),
 }
 
 def tokens(request, whole):
@@ -148,4 +151,4 @@ def test_losses_gradients_queues_and_names_of_metrics_are_those_of_one_process_w
     for done in together(LOSSES, 2):
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert len(found) == 22 and all(all(part) for part in found.values()), found
+        assert len(found) == 26 and all(all(part) for part in found.values()), found

@@ -44,6 +44,15 @@ class Parameters:
     solarise: NDArray[np.bool_]
 
 
+def untouched(rows: int) -> Parameters:
+    """Nothing happens to any row."""
+    never = np.zeros(rows, bool)
+    return Parameters(
+        order=np.tile(np.arange(len(JITTER)), (rows, 1)), factors=np.tile([1.0, 1.0, 1.0, 0.0], (rows, 1)),
+        jitter=never, greyscale=never, blur=never, sigma=np.ones(rows), solarise=never,
+    )  # fmt: skip
+
+
 Program: TypeAlias = list[tuple[str, Any]]
 """The names of the operations of one row and their values: a number, or a row of what
 :func:`~foundation.modalities.image.blur.blur_bands` returns for ``blur``."""

@@ -25,12 +25,15 @@ from foundation.errors import UserError
 from foundation.modalities.image import geometry, photometric
 from foundation.modalities.image.decode import Config as DecodeConfig
 from foundation.modalities.image.evaluation import EvaluationConfig
-from foundation.modalities.image.plan import Parameters, Plan, make_plan
+from foundation.modalities.image.plan import Parameters, Plan, make_plan, untouched
 from foundation.modalities.image.prepared import Prepared, PreparedRole
 from foundation.modalities.image.view_config import MultiCropConfig, ViewConfig
 from foundation.modalities.ready import joined
-from foundation.ranges import Range
+from foundation.ranges import Range, Side
 from foundation.types import Sample, View
+
+PLAIN = "plain"
+"""View of the same crops as ``global``, with their own colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class Config(MultiCropConfig):
     degrees: Annotated[float, Range(0, 180)] = 0.0
     """Each view is turned by an angle uniform in [-this, this]; 180 for images that have no upside. A turned crop stays
     within the image: where it would not fit, it is moved or made smaller."""
+    plain_size: Side | None = None
+    """Also give the crops of the global views with sides of so many pixels and without any change of their colours, as
+    the view ``plain``: what the Gram teacher of DINOv3 sees, 512 beside views of 256."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """How files become pixels, in training and in probes."""
 
@@ -64,6 +70,18 @@ class Config(MultiCropConfig):
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the global views' size and normalisation."""
         return EvaluationConfig(size=self.global_views.size, mean=self.mean, std=self.std, decode=self.decode)
+
+
+def _plain(config: MultiCropConfig) -> tuple[tuple[str, ViewConfig], ...]:
+    """Name and settings of the view that ``plain_size`` adds."""
+    if not isinstance(config, Config) or config.plain_size is None:
+        return ()
+    return ((PLAIN, replace(config.global_views, size=config.plain_size, blur=(0.0,), solarise=(0.0,))),)
+
+
+def _crops_of(role: str) -> str:
+    """Role whose random numbers place the crops of a role."""
+    return "global" if role == PLAIN else role
 
 
 def for_probe(evaluation: EvaluationConfig) -> Config:
@@ -123,7 +141,7 @@ class ImageViews:
         self.roles: Mapping[str, ViewConfig] = MappingProxyType(
             {
                 name: crop
-                for name, crop in (("global", config.global_views), ("local", config.local_views))
+                for name, crop in (("global", config.global_views), ("local", config.local_views), *_plain(config))
                 if crop.count
             }
         )
@@ -241,7 +259,7 @@ class ImageViews:
         self, role: str, crop: ViewConfig, draws: Draws, heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
-        streams = [f"{self.modality}.{role}.{view}" for view in range(crop.count)]
+        streams = [f"{self.modality}.{_crops_of(role)}.{view}" for view in range(crop.count)]
         uniforms = draws.uniforms([f"{stream}.crop" for stream in streams], geometry.CROP_DRAWS)
         every = np.tile(heights, crop.count), np.tile(widths, crop.count)
         boxes = geometry.crop_boxes(uniforms, *every, crop.scale, self.config.aspect)
@@ -249,12 +267,14 @@ class ImageViews:
 
     def _draw_angles(self, role: str, crop: ViewConfig, draws: Draws) -> NDArray[np.float64]:
         """[R] degrees, by which each view is turned."""
-        streams = [f"{self.modality}.{role}.{view}.turn" for view in range(crop.count)]
+        streams = [f"{self.modality}.{_crops_of(role)}.{view}.turn" for view in range(crop.count)]
         return self._degrees * (2.0 * draws.uniforms(streams, 1)[:, 0] - 1.0)
 
     def _draw_photometric(self, role: str, crop: ViewConfig, draws: Draws) -> Parameters:
 
         config, views = self.config, range(crop.count)
+        if role == PLAIN:
+            return untouched(crop.count * len(draws.ids))
 
         def uniform(name: str, count: int) -> NDArray[np.float64]:
             """[R, count] in [0, 1)."""

@@ -210,6 +210,26 @@ def test_views_change_with_epoch_seed_and_view_and_repeat_otherwise():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_plain_views_are_the_crops_of_the_global_ones_with_their_own_colours(on_device):
+    """DINOv3's Gram teacher: twice the size, the same places, no jitter, blur or solarising."""
+    placement = "device" if on_device else "workers"
+    some, settings = images(3), {"placement": placement, "degrees": 10.0}
+    both = small(plain_size=48, **settings)
+    views = both.build()
+    assert views.describe()["plain"] == (2, (3, 48, 48))
+    made = views.finish(views.prepare(some, draws(3)))
+    torch.testing.assert_close(made["plain"].geometry, made["global"].geometry)
+    quiet = {"jitter": 0.0, "greyscale": 0.0}
+    crops = replace(both.global_views, size=48, blur=(0.0,), solarise=(0.0,))
+    as_large = replace(both, plain_size=None, global_views=crops, **quiet)
+    wanted = as_large.build().finish(as_large.build().prepare(some, draws(3)))["global"]
+    torch.testing.assert_close(made["plain"].data, wanted.data)
+    alone = small(**settings).build()
+    without = alone.finish(alone.prepare(some, draws(3)))
+    assert "plain" not in without and torch.equal(without["global"].data, made["global"].data)
+
+
 def test_threads_do_not_matter():
     samples, maker, before = images(5), small().build(), torch.get_num_threads()
     single = maker.finish(maker.prepare(samples, draws(5)))
