@@ -14,7 +14,8 @@ import yaml
 from foundation.paths import recipes
 
 TOO_LARGE = (
-    "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "video-dino-ibot", "vjepa2",
+    "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "poa-resnet", "poa-swin",
+    "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
 )  # fmt: skip
 EXPERTS = {"gpfm": ("uni", "conch", "phikon"), "cifar10-gpfm-nano": ("dino", "mae")}
 """Branches by recipe whose weights are the user's to bring; timm's smallest ViT, 64 wide, stands in for them."""
@@ -26,8 +27,24 @@ DATA_SETS = {
     "video": ("camera_moves", "--train", "48", "--test", "12"),
     "imu": ("motions", "--train", "80", "--test", "16"),
     "paired": ("synthetic", "--train", "16", "--test", "8"),
+    "sounding": ("singing_balls", "--train", "16", "--test", "6"),
 }
 """By modality: a data set that needs no download, and the words that make it small."""
+OF_FRAMES = ("branches.teacher.weights='timm:test_vit,random'", "branches.teacher.frames=mean")
+"""In the place of a teacher that has to be trained or fetched first: a tiny one of random weights."""
+MORE = {
+    "audio-visual": (*OF_FRAMES, "objectives.0.queue=8", "views.members.audio.decode={}"),
+    "audio-visual-nano": (*OF_FRAMES, "objectives.0.queue=8"),
+    "comodo": (*OF_FRAMES, "objectives.0.queue=8"),
+    "comodo-infonce": OF_FRAMES,
+    "comodo-l2": OF_FRAMES,
+    "utd-comodo-infonce-nano": (*OF_FRAMES, "views.members.imu.decode={}"),
+    "utd-comodo-l2-nano": (*OF_FRAMES, "views.members.imu.decode={}"),
+    "utd-comodo-nano": (*OF_FRAMES, "objectives.0.queue=8", "views.members.imu.decode={}"),
+}
+"""Further settings of single recipes."""
+DATA = {"audio-visual": "sounding", "audio-visual-nano": "sounding"}
+"""Recipes that need another data set than their modality's."""
 SETTINGS = (
     "data.samples_per_epoch=null",
     "data.workers=0",
@@ -62,8 +79,9 @@ def train(name: str) -> int:
     if name in TOO_LARGE:
         heads = [f"heads.{expert}.prototypes=64" for expert in EXPERTS.get(name, ())]
         return foundation("pretrain", name, *experts, *heads, "--dry-run")
-    shards = f"data.shards=['{SHARDS / yaml.safe_load(text)['views']['name']}/train-*.tar']"
-    return foundation("pretrain", name, shards, *experts, *SETTINGS, "--run", f"smoke/{name}")
+    data = DATA.get(name) or yaml.safe_load(text)["views"]["name"]
+    shards = f"data.shards=['{SHARDS / data}/train-*.tar']"
+    return foundation("pretrain", name, shards, *experts, *SETTINGS, *MORE.get(name, ()), "--run", f"smoke/{name}")
 
 
 def main() -> int:

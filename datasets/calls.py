@@ -69,7 +69,7 @@ def samples(arguments: argparse.Namespace) -> Mapping[str, generated.Split]:
         def caller(number: int) -> Numbers:
             return Numbers(arguments.seed, number % CALLERS[split], f"calls.{split}.caller")
 
-        return {"wav": _wav(recording(CALLS[label], caller, draw, arguments.noise))}
+        return {"wav": wave_file(recording(CALLS[label], caller, draw, arguments.noise))}
 
     return generated.samples("calls", arguments, CALLS, make)
 
@@ -140,7 +140,8 @@ def recording(call: str, callers: Callable[[int], Numbers], draw: Numbers, noise
     return sound / max(float(np.abs(sound).max()), 1e-9) * draw.ratio(0.25, 0.9)
 
 
-def _wav(sound: Signal) -> bytes:
+def wave_file(sound: Signal) -> bytes:
+    """A sound in [-1, 1] as a WAV file of 16 bits."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.branches.request import Request
+from foundation.data.shards import ShardSet
 from foundation.encoders.protocol import Encoder, EncoderInput
 from foundation.errors import UserError
 from foundation.modalities.lattice import lattice
@@ -52,7 +53,7 @@ class BranchContext:
         branches: those built so far, by name.
         previous: the branches of the stage before, by name; empty in the first.
         views: shapes by name.
-        extras: names of the further members of a sample, ``data.extras``.
+        extras: Configs of the further members of a sample by name, ``data.extras``.
     """
 
     name: str
@@ -63,7 +64,7 @@ class BranchContext:
     branches: Mapping[str, Branch]
     previous: Mapping[str, Branch] = field(default_factory=dict)
     views: Mapping[str, ViewShape] = field(default_factory=dict)
-    extras: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Branch(nn.Module):
@@ -125,6 +126,16 @@ class Branch(nn.Module):
     def refusal(self, request: Request) -> str | None:
         """Why no batch of this recipe can serve a request that the offer allows; None where it can."""
         return None
+
+    def check_shards(self, sources: Mapping[str, ShardSet]) -> None:
+        """Refuse data that has not what the branch reads; called once, before the first step.
+
+        Args:
+            sources: opened shards by name.
+
+        Raises:
+            UserError: says what is missing where, and what would be right.
+        """
 
     def forward(self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor]) -> Any:
         """Answers by request.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer
+from foundation.branches.fixed import fixed_heads
 from foundation.branches.request import Request
+from foundation.encoders.frame_by_frame import FrameByFrame
 from foundation.errors import UserError
-from foundation.modalities.fits import fit
+from foundation.modalities.fits import fit, fit_frames
+from foundation.plugins import Plugin
+from foundation.ranges import Side, check
 from foundation.types import Batch, ViewShape
 from foundation.zoo.load import LoadedEncoder, load_encoder
 
@@ -29,6 +33,23 @@ class Config:
     open_clip model (``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or ``random``)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint; None: the one that it was measured by."""
+    heads: dict[str, Annotated[Any, Plugin("foundation.heads.{name}", usual="prototypes")]] = field(
+        default_factory=dict
+    )
+    """Heads by name, drawn at random from the seed and never trained: a fixed random projection (COMODO). They are in
+    the checkpoints."""
+    frames: Literal["mean"] | None = None
+    """``mean``: an encoder of single pictures sees clips frame by frame, and the mean of its class tokens is taken;
+    None: it sees views of its own modality."""
+    frames_every: Side = 1
+    """With ``frames``: it sees every n-th frame, from the first on."""
+
+    def __post_init__(self) -> None:
+        if self.frames not in (None, "mean"):
+            raise UserError(f"frozen: frames is {self.frames!r}; choose mean, or leave it out")
+        if self.frames is None and self.frames_every != 1:
+            raise UserError("frozen: frames_every means something only beside frames: mean")
+        check(self, "frozen")
 
     def build(self, context: BranchContext) -> FrozenBranch:
         """The branch.
@@ -39,7 +60,7 @@ class Config:
         planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
         with torch.device("cpu"):
             loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
-            return FrozenBranch(loaded, context.views)
+            return FrozenBranch(loaded, context.views, fixed_heads(self.heads, _width(loaded), context), self)
 
 
 class FrozenBranch(Branch):
@@ -48,18 +69,27 @@ class FrozenBranch(Branch):
     Args:
         loaded: the encoder and what it wants to be fed.
         views: of the recipe.
+        heads: by name, see :func:`foundation.branches.fixed.fixed_heads`.
+        config: how clips are seen, and the Configs of the heads.
 
     Attributes:
+        heads: by name.
         checksum: [32] uint8, SHA-256 of the weights.
     """
 
     checksum: Tensor
 
-    def __init__(self, loaded: LoadedEncoder, views: Mapping[str, ViewShape]) -> None:
+    def __init__(
+        self, loaded: LoadedEncoder, views: Mapping[str, ViewShape], heads: nn.ModuleDict, config: Config
+    ) -> None:
         super().__init__()
-        self.description = loaded.description
+        self.description, self.by_frame = loaded.description, config.frames is not None
+        self.heads = heads
         # Not registered: neither checkpoints nor data parallel training must carry weights that never change.
-        self._held = [EncoderBranch(loaded.encoder, {}, {}).requires_grad_(False).eval()]
+        encoder = FrameByFrame(loaded.encoder) if self.by_frame else loaded.encoder
+        held = EncoderBranch(encoder, {}, config.heads).requires_grad_(False).eval()
+        held.heads = self.heads  # the same modules, which are small and in the checkpoints
+        self._held = [held]
         digest = torch.frombuffer(bytearray(digest_of(loaded)), dtype=torch.uint8)
         self.register_buffer("checksum", digest.clone())
         self.register_load_state_dict_pre_hook(_refuse_others)
@@ -67,7 +97,7 @@ class FrozenBranch(Branch):
         self._refusals: dict[str, str] = {}
         for name, view in views.items():
             try:
-                self._fits[name] = fit(view.modality, loaded.modality, view.shape, view.evaluation, loaded.evaluation)
+                self._fits[name] = fit_of(loaded, view, config)
             except UserError as error:
                 self._refusals[name] = str(error)
 
@@ -97,16 +127,27 @@ class FrozenBranch(Branch):
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         if name not in self._fits:
             return None
+        if self.by_frame:
+            return 0
         return self.model.num_patches(replace(view, shape=self.input_shape(view, name)), name)
 
     def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
-        if name not in self._fits:
+        if name not in self._fits or self.by_frame:
             return None
         return self.model.grid(replace(view, shape=self.input_shape(view, name)), name)
 
     def refusal(self, request: Request) -> str | None:
         text = self._refusals.get(request.view)
-        return None if text is None else f"cannot be asked about view {request.view!r}: {text}"
+        if text is not None:
+            return f"cannot be asked about view {request.view!r}: {text}"
+        if self.by_frame and request.token not in ("cls", "registers"):
+            return f"sees clips frame by frame and has class tokens only, and not {request.token}"
+        return None
+
+    def train(self, mode: bool = True) -> FrozenBranch:
+        """Stays in evaluation mode."""
+        super().train(False)
+        return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBranch:
         super()._apply(fn, recurse)
@@ -120,6 +161,27 @@ class FrozenBranch(Branch):
         """Answers by request, of views that are made what the encoder was trained on."""
         requests = tuple(requests)
         return self.model(self.fed(batch, {request.view for request in requests}), requests)
+
+
+def fit_of(loaded: LoadedEncoder, view: ViewShape, config: Config) -> nn.Module:
+    """Module that makes a view what an encoder was trained on.
+
+    Args:
+        loaded: the encoder.
+        view: of the recipe.
+        config: says whether clips are seen frame by frame.
+
+    Raises:
+        UserError: it cannot be done.
+    """
+    wanted, target = loaded.own
+    facts = (view.modality, wanted, view.shape, view.evaluation, target)
+    return fit(*facts) if config.frames is None else fit_frames(*facts, config.frames_every)
+
+
+def _width(loaded: LoadedEncoder) -> int:
+    encoder: Any = loaded.encoder
+    return int(encoder.width)
 
 
 def digest_of(loaded: LoadedEncoder) -> bytes:

@@ -260,12 +260,13 @@ def pieces(samples: Iterable[Sample], max_bytes: int, most: int) -> Iterator[lis
 
 
 def good_views(
-    prepare: Callable[[list[Sample]], Tensor], samples: Sequence[Sample]
-) -> tuple[Tensor | None, list[Sample], list[tuple[Sample, SampleError]]]:
+    prepare: Callable[[list[Sample]], T], samples: Sequence[Sample]
+) -> tuple[T | None, list[Sample], list[tuple[Sample, SampleError]]]:
     """Evaluation views of the samples that have some.
 
     Returns:
-        Views [B, ...] (None without a good sample), the B samples, and the others with what is wrong with them.
+        What ``prepare`` gives of B samples, such as views [B, ...] (None without a good sample), these samples, and the
+        others with what is wrong with them.
     """
     kept: list[Sample] = list(samples)
     bad: list[tuple[Sample, SampleError]] = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from foundation.data.addresses import (
     RemoteError,
@@ -76,6 +77,14 @@ class Finder:
         self.classes: tuple[str, ...] = ()
         self._indices: dict[str, Index | None] = {}
         self._entries: dict[str, dict[str, ShardEntry]] = {}
+
+    @property
+    def about(self) -> dict[str, Mapping[str, Any]]:
+        """What the index of each folder says besides; nothing where it has none. Folders as they may be printed."""
+        return {
+            shown(folder) if is_remote(folder) else folder: index.about if index else {}
+            for folder, index in self._indices.items()
+        }
 
     def find(self, patterns: Sequence[str | Path]) -> list[Found]:
         """All shards, sorted, local ones first, each once.

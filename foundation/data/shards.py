@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,8 +55,10 @@ class ShardSet:
         warnings: what a person should know about the shards.
         cache: for copies of remote shards; None reads them in ranges.
         prefetches: remote shards to fetch ahead of their use.
+        about: free facts of the index of each folder.
 
     Attributes:
+        about: as given.
         shards: paths and addresses, as they may be printed.
     """
 
@@ -68,7 +70,9 @@ class ShardSet:
         warnings: Sequence[str] = (),
         cache: Cache | None = None,
         prefetches: int = 0,
+        about: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        self.about = dict(about or {})
         self._origins = tuple(shard if isinstance(shard, Origin) else Origin(shard) for shard in shards)
         self.shards = tuple(origin.name for origin in self._origins)
         self.counts: NDArray[np.int64] = np.asarray(counts, dtype=np.int64)
@@ -140,6 +144,15 @@ class ShardSet:
             begin, size = int(table.offsets[index]), min(int(table.sizes[index]), _SEEN_BYTES)
             digest.update(os.pread(source, size, begin) if isinstance(source, int) else source.pread(size, begin))
         return digest.hexdigest()
+
+    def one(self, shard: int) -> ShardSet:
+        """One of the shards by itself, by its number."""
+        return ShardSet([self._origins[shard]], [int(self.counts[shard])], self.classes, cache=self._cache)
+
+    def sha256(self, shard: int) -> str:
+        """SHA-256 of a shard as its index says, or what else is known of it without reading it."""
+        expected = self._origins[shard].expected
+        return expected.sha256 or f"{expected.size} bytes, {expected.tag}"
 
     def locate(self, identity: int) -> tuple[int, int]:
         """Shard and place of a sample, by its number in the data set."""
@@ -331,7 +344,7 @@ def open_shards(
                 warnings.append(f"{origin.name} has no end-of-archive mark after sample {samples}: it has been cut off")
         origins.append(origin)
         counts.append(samples)
-    shards = ShardSet(origins, counts, finder.classes, warnings, copies, prefetch)
+    shards = ShardSet(origins, counts, finder.classes, warnings, copies, prefetch, finder.about)
     if shards.num_samples < 1:
         named = f"{origins[0].name}{', ...' if len(origins) > 1 else ''}"
         raise UserError(f"no samples in {plural(len(found), 'shard')} ({named}): members need names like key.jpg")

@@ -6,10 +6,13 @@ The shards are written by webdataset's own writer with fixed times and owners, s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -251,4 +254,24 @@ def _write_split(
     return tuple(writer.entries)
 
 
-__all__ = ["INDEX", "MAX_BYTES", "SAMPLES_PER_SHARD", "write_shards", "write_splits"]
+def write_shard(samples: Iterable[Mapping[str, Any]], path: Path) -> ShardEntry:
+    """Write one shard, whole or not at all.
+
+    Args:
+        samples: as for :func:`write_splits`.
+        path: of the shard; its folder is there.
+
+    Raises:
+        UserError: there are no samples, or one is malformed.
+        OSError: the disk is full.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    try:
+        (entry,) = _write_split(samples, folder, "one", sys.maxsize, sys.maxsize)
+        os.replace(folder / entry.file, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return dataclasses.replace(entry, file=path.name)
+
+
+__all__ = ["INDEX", "MAX_BYTES", "SAMPLES_PER_SHARD", "write_shard", "write_shards", "write_splits"]

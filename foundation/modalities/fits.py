@@ -29,6 +29,18 @@ class Fits(Protocol):
         """
 
 
+class FramesOf(Protocol):
+    """What ``fit.py`` of a modality that consists of frames has besides."""
+
+    def frames(self, shape: tuple[int, ...], every: int) -> tuple[nn.Module, str, tuple[int, ...]]:
+        """Module that takes views [R, *shape] apart into every n-th of their frames [R, frames, ...]; modality and
+        shape of a frame.
+
+        Raises:
+            UserError: the views have no so many frames.
+        """
+
+
 def fit(modality: str, wanted: str, shape: tuple[int, ...], source: Any, target: Any) -> nn.Module:
     """Module between the views of a recipe and an encoder that was trained elsewhere.
 
@@ -44,14 +56,59 @@ def fit(modality: str, wanted: str, shape: tuple[int, ...], source: Any, target:
     """
     if modality != wanted:
         raise UserError(f"it takes {wanted}, and the views are {modality}")
+    return _room(modality).fit(shape, source, target)
+
+
+def fit_frames(modality: str, wanted: str, shape: tuple[int, ...], source: Any, target: Any, every: int) -> nn.Module:
+    """Module between views that consist of frames and an encoder of single ones: [R, *shape] -> [R, frames, ...].
+
+    Args:
+        modality: of the views.
+        wanted: modality of the encoder.
+        shape: of one view.
+        source: ``EvaluationConfig`` that goes with the views; its statistics are those of the frames.
+        target: the one that goes with the encoder.
+        every: so many frames apart.
+
+    Raises:
+        UserError: the views have no frames, or frames cannot be made what the encoder takes.
+    """
+    room = _room(modality)
+    if "frames" not in vars(room):
+        raise UserError(f"it is to see frames one by one, and views of {modality} have none: leave frames out")
+    apart, kind, frame = cast(FramesOf, room).frames(shape, every)
+    if kind != wanted:
+        raise UserError(f"it takes {wanted}, and frames of {modality} are {kind}")
+    return ByFrame(apart, _room(kind).fit(frame, source, target))
+
+
+def _room(modality: str) -> Fits:
     name = f"foundation.modalities.{modality}.fit"
     try:
-        module = cast(Fits, importlib.import_module(name))
+        return cast(Fits, importlib.import_module(name))
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise UserError(f"nothing makes views of {modality} fit another encoder (there is no {name})") from error
-    return module.fit(shape, source, target)
+
+
+class ByFrame(nn.Module):
+    """Views taken apart into frames, each of which is made to fit.
+
+    Args:
+        apart: [R, ...] -> [R, frames, ...].
+        each: for frames in the place of rows.
+    """
+
+    def __init__(self, apart: nn.Module, each: nn.Module) -> None:
+        super().__init__()
+        self.apart, self.each = apart, each
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[R, ...] -> [R, frames, ...]."""
+        frames: Tensor = self.apart(x)
+        fitted: Tensor = self.each(frames.flatten(0, 1))
+        return fitted.unflatten(0, frames.shape[:2])
 
 
 class Restated(nn.Module):

@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -60,6 +60,21 @@ def evaluation_config(modality: str, evaluation: Any, size: int | None = None, s
     return evaluation
 
 
+@runtime_checkable
+class OneOfSeveral(Protocol):
+    """The ``EvaluationConfig`` of samples of several modalities, of which one is looked at."""
+
+    modality: str
+
+    @property
+    def own(self) -> Any: ...
+
+
+def own_evaluation(modality: str, evaluation: Any) -> tuple[str, Any]:
+    """Modality and ``EvaluationConfig`` of what is looked at: of samples of several, of that one."""
+    return (evaluation.modality, evaluation.own) if isinstance(evaluation, OneOfSeveral) else (modality, evaluation)
+
+
 def views_for_probe(modality: str, evaluation: Any) -> Any:
     """Training views of a probe that trains the encoder too: one view of the evaluation's size.
 
@@ -70,6 +85,20 @@ def views_for_probe(modality: str, evaluation: Any) -> Any:
     if not hasattr(views, "for_probe"):
         raise UserError(f"modality {modality!r} has no augmented views for probes: leave --end-to-end out")
     return views.for_probe(evaluation)
+
+
+def evaluation_shape(modality: str, evaluation: Any) -> tuple[int, ...]:
+    """Shape of what a probe looks at, without rows: for images (channels, height, width).
+
+    Args:
+        modality: folder name in ``foundation/modalities``.
+        evaluation: its ``EvaluationConfig``.
+
+    Raises:
+        UserError: the modality's ``views.py`` has no ``for_probe``.
+    """
+    ((_, shape),) = views_for_probe(modality, evaluation).roles.values()
+    return tuple(shape)
 
 
 def check_evaluation(modality: str, evaluation: Any, source: str) -> None:

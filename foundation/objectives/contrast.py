@@ -18,10 +18,11 @@ from torch import Tensor
 from foundation.branches.request import Request
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, ObjectiveContext, Result
+from foundation.objectives.queue import check_size, push
 from foundation.parallel import collective
 from foundation.ranges import Range, Temperature, check
 from foundation.schedules import Weight
-from foundation.types import Batch
+from foundation.types import Batch, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,15 @@ class Config:
     teacher: str = "teacher"
     """Name of the teacher in the recipe."""
     teacher_view: str = "global"
-    """View that the teacher sees; the student sees it too."""
+    """View that the teacher sees; the student sees it too, unless ``shared_view`` is false."""
     other_views: tuple[str, ...] = ()
     """Views that only the student sees and that look for the teacher's views as well, such as ``local``."""
+    shared_view: bool = True
+    """The student sees ``teacher_view``; false: only ``other_views``, where that is of a sensor it does not take."""
+    teacher_head: str | None = None
+    """Head of the teacher, where it has another than ``head``; null: ``head``."""
+    symmetric: bool = False
+    """Also let the teacher's view find the student's among those of the batch, and take the mean of both (CLIP)."""
     same_view: bool = False
     """Also pair a view with itself."""
     temperature: Temperature = 0.2
@@ -59,12 +66,14 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self, "contrast")
+        if not self.shared_view and not self.other_views:
+            raise UserError("contrast: shared_view is false and other_views is empty: name the student's views")
 
     def build(self, context: ObjectiveContext) -> Contrast:
         """The objective of a run.
 
         Raises:
-            UserError: the recipe has no such head.
+            UserError: the recipe has no such head, or the two heads give vectors of different widths.
         """
         return Contrast(self, context)
 
@@ -83,11 +92,15 @@ class Contrast(Objective):
     def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        width = context.outputs(config.teacher, config.head)
+        teacher_head = config.teacher_head or config.head
+        width = context.outputs(config.teacher, teacher_head)
+        if (own := context.outputs(config.student, config.head)) != width:
+            raise UserError(f"vectors of {own} numbers (student) and {width} (teacher) cannot be compared")
+        check_size(config.queue, context.stores.samples)
         self.register_buffer("queue", torch.zeros(config.queue, width))
         self.register_buffer("queue_ids", torch.full((config.queue,), -1, dtype=torch.int64))
-        self.teacher_request = Request(config.teacher, config.teacher_view, "cls", config.head)
-        views = (config.teacher_view, *config.other_views)
+        self.teacher_request = Request(config.teacher, config.teacher_view, "cls", teacher_head)
+        views = (*[config.teacher_view] * config.shared_view, *config.other_views)
         self.student_requests = tuple(
             Request(config.student, view, "cls", config.head, mask=context.mask(config.mask, view)) for view in views
         )
@@ -130,6 +143,8 @@ class Contrast(Objective):
                     positive = own[index, other] / config.temperature  # [B]
                     negative = against.unflatten(0, (student.count, -1))[index]
                     losses.append(F.softplus(negative - positive).mean())
+                    if config.symmetric:
+                        losses.append(self._back(rows, student, targets, view, index, other))
                     best = logits.detach().unflatten(0, (student.count, -1))[index].amax(dim=1)
                     right.append((positive.detach() > best).float().mean())
                     cosines.append(own[index, other].detach().mean())
@@ -145,10 +160,22 @@ class Contrast(Objective):
         metrics = {"top1": torch.stack(right).mean(), "similarity": torch.stack(cosines).mean()}
         return Result(torch.stack(losses).mean(), metrics)
 
+    def _back(self, rows: Tensor, student: View, targets: Tensor, teacher: View, index: int, other: int) -> Tensor:
+        """Loss of the teacher's view number ``other`` that looks for the student's number ``index`` of its sample."""
+        own = rows.unflatten(0, (student.count, -1))[index]  # [B, D]
+        keys, key_ids = own, student.sample_ids.unflatten(0, (student.count, -1))[index]
+        if self.config.across_processes:
+            keys, key_ids = collective.gather_rows(keys), collective.gather_rows(key_ids)
+        queries = targets.unflatten(0, (teacher.count, -1))[other]  # [B, D]
+        ids = teacher.sample_ids.unflatten(0, (teacher.count, -1))[other]
+        positive = (queries * own).sum(dim=1) / self.config.temperature
+        logits = (queries @ keys.T / self.config.temperature).masked_fill(ids[:, None] == key_ids, -torch.inf)
+        against = torch.where((ids[:, None] != key_ids).any(dim=1), torch.logsumexp(logits, dim=1), -torch.inf)
+        return F.softplus(against - positive).mean()
+
     @torch.no_grad()
     def _enter(self, keys: Tensor, ids: Tensor) -> None:
         """Put rows at the end of the queue; a batch that is not finite stays out."""
-        size = self.config.queue
         finite = torch.isfinite(keys).all()
-        self.queue.copy_(torch.where(finite, torch.cat([self.queue, keys])[-size:], self.queue))
-        self.queue_ids.copy_(torch.where(finite, torch.cat([self.queue_ids, ids])[-size:], self.queue_ids))
+        push(self.queue, keys, finite)
+        push(self.queue_ids, ids, finite)

@@ -23,6 +23,7 @@ from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
 from foundation.objectives.grids import Resize, resize, shown
+from foundation.objectives.pairs import check_pair, partners
 from foundation.objectives.whitening import Whitening
 from foundation.ranges import DepthOrNone, Positive, Range, Share, Side, check
 from foundation.schedules import Duration, Weight
@@ -42,7 +43,10 @@ class Config:
     teacher: str = "teacher"
     """Name of the branch that is learnt from."""
     view: str = "global"
-    """View that both see."""
+    """View that the student sees, and the teacher where ``teacher_view`` is null."""
+    teacher_view: str | None = None
+    """View of the same sample that the teacher sees, such as one of another sensor: class tokens only. As many for a
+    sample as ``view``, number k with number k, or one."""
     mask: str | None = MASKING
     """Mask rule of the recipe under which the student sees the view; null: it sees all of it."""
     teacher_mask: str | None = None
@@ -64,6 +68,8 @@ class Config:
     all processes, for a teacher that stands still."""
     statistics: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(500)
     """Length of the start of the stage whose tokens give those statistics."""
+    unit_length: bool = False
+    """Bring the student's prediction and the teacher's token to length 1, after that (COMODO's L2 baseline)."""
     distance: Literal["l1", "l2", "smooth_l1", "cosine"] = "smooth_l1"
     """Absolute or squared difference, ``smooth_l1`` of ``beta``, or 1 - cosine."""
     beta: Positive = 2.0
@@ -84,6 +90,11 @@ class Config:
             if value not in kinds:
                 there = ", ".join(map(repr, kinds))
                 raise UserError(f"feature_distillation: {name} must be one of {there}, got {value!r}")
+        if self.teacher_view not in (None, self.view) and self.token != "cls":
+            raise UserError(
+                f"feature_distillation: teacher_view {self.teacher_view!r} is not view {self.view!r}, so their "
+                f"patches do not correspond: set token to cls, not {self.token}"
+            )
         if self.cosine_share and self.distance == "cosine":
             raise UserError("feature_distillation: cosine_share is for a distance that is not 'cosine' already")
         check(self, "feature_distillation")
@@ -116,7 +127,9 @@ class FeatureDistillation(Objective):
         for branch, head in ((config.student, config.head), (config.teacher, config.teacher_head)):
             if config.token == "cls" and head is not None and context.head(branch, head).whole:
                 raise UserError(f"there is no class token behind head {head!r} of branch {branch!r}, only patches")
-        seen = context.mask(config.teacher_mask, config.view)
+        self.teacher_view = config.teacher_view or config.view
+        check_pair(context, config.view, self.teacher_view)
+        seen = context.mask(config.teacher_mask, self.teacher_view)
         self.resize: Resize | None = None
         self.whiten: Whitening | None = None
         if config.token != "cls":
@@ -132,7 +145,7 @@ class FeatureDistillation(Objective):
         self.mask_key = (config.view, rule or "")
         self.student_request = Request(config.student, config.view, config.token, config.head, config.tap, mask=rule)
         self.teacher_request = Request(
-            config.teacher, config.view, token, config.teacher_head, config.teacher_tap, mask=seen, rule=chosen_by
+            config.teacher, self.teacher_view, token, config.teacher_head, config.teacher_tap, mask=seen, rule=chosen_by
         )
         self.requests = (self.teacher_request, self.student_request)
         width = context.outputs(config.student, config.head)
@@ -155,6 +168,9 @@ class FeatureDistillation(Objective):
         """Loss: mean over the tokens that count, those of all processes, and their numbers; 0 without any."""
         predicted = self.predict(outputs[self.student_request]).flatten(0, -2)
         target = outputs[self.teacher_request]
+        if self.teacher_view != self.config.view:
+            views = batch.views
+            target = partners(target, views[self.teacher_view].count, views[self.config.view].count)
         if self.resize is not None:
             target = chosen(self.resize(target), self.student_request, batch)
         with torch.autocast(predicted.device.type, enabled=False):
@@ -169,6 +185,8 @@ class FeatureDistillation(Objective):
             target = self.whiten(target, step)
         if not len(target):
             return predicted.sum()
+        if self.config.unit_length:
+            predicted, target = F.normalize(predicted, dim=-1), F.normalize(target, dim=-1)
         share = self.config.cosine_share
         if not share:
             return self._distance(predicted, target, self.config.distance)

@@ -59,7 +59,7 @@ def branches(
             continue
         context = BranchContext(
             name=name, clock=clock, seed=recipe.seed, encoder=recipe.encoder, heads=recipe.heads, branches=built,
-            previous=previous or {}, views=view_shapes(recipe.views), extras=tuple(recipe.data.extras),
+            previous=previous or {}, views=view_shapes(recipe.views), extras=recipe.data.extras,
         )  # fmt: skip
         try:
             branch = configs[name].build(context)

@@ -93,7 +93,8 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
     num_samples = part.num_samples if sources else None
     said = advice(recipe, clock, sources) if unopened is None else unopened
     shapes = view_shapes(recipe.views)
-    for name in dict.fromkeys(request.view for request in learner.requests):
+    own = (r.view for r in learner.requests if isinstance(learner.named_branches[r.branch], EncoderBranch))
+    for name in dict.fromkeys(own):  # other branches have looked at what they are fed
         try:
             build.coordinates(recipe, name)
         except UserError as error:
@@ -106,8 +107,8 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             parameters |= {f"head {head}{of}": _count(module) for head, module in branch.heads.items()}
         else:
             parameters[name] = _count(branch)
-    own = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
-    parameters |= {name: count for name, count in own.items() if count}
+    losses = {f"objective {name}": _count(objective) for name, objective in learner.objectives.items()}
+    parameters |= {name: count for name, count in losses.items() if count}
     trained = sum(p.numel() for m in build.trainable(learner).values() for p in m.parameters() if p.requires_grad)
     tokens, flops = {}, 0.0
     for name, branch in learner.named_branches.items():

@@ -19,7 +19,7 @@ from foundation.engine.collapse import CollapseWatch
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
-from foundation.parallel.collective import rank, world_size
+from foundation.parallel.collective import on_first_rank, rank, world_size
 from foundation.parallel.placement import Placement
 from foundation.parallel.replicate import replicate
 from foundation.parallel.threads import default_workers
@@ -104,6 +104,19 @@ def parts(recipe: Recipe, opened: Callable[[Recipe], Mapping[str, ShardSet]] | N
     return found
 
 
+def check_shards(learner: Learner, sources: Mapping[str, ShardSet]) -> None:
+    """Refuse data that lacks what a branch reads.
+
+    Raises:
+        UserError: as the branch says it.
+    """
+    for name, branch in learner.named_branches.items():
+        try:
+            branch.check_shards(sources)
+        except UserError as error:
+            raise UserError(f"branches.{name}: {error}") from None
+
+
 def clock_of(found: Sequence[Part]) -> Clock:
     """Length of the whole run; its epochs are those of the first stage."""
     return Clock(found[-1].ends, found[0].clock.steps_per_epoch)
@@ -135,6 +148,7 @@ class Stage:
         recipe, clock = part.recipe, part.clock
         self.views = recipe.views.build(device_is_accelerator=placement.device.type != "cpu")
         self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
+        on_first_rank(lambda: check_shards(self.learner, part.sources))
         choose(self.learner, recipe.train.only)
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,

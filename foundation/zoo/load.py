@@ -16,7 +16,7 @@ from torch import nn
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
-from foundation.modalities.parts import check_evaluation
+from foundation.modalities.parts import check_evaluation, own_evaluation
 from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
@@ -40,6 +40,10 @@ class LoadedEncoder:
         config: the encoder's Config, to build an untrained twin.
         recipe: text of the one that it was trained with; empty where that is not known.
         stage: of that recipe, from 0.
+        name: of the run and the branch, or of the model of timm or open_clip.
+        branch: of the run; empty for a model of timm.
+        step: optimiser steps done.
+        computed: device, processor and precision of the training, where known.
     """
 
     encoder: nn.Module
@@ -51,6 +55,16 @@ class LoadedEncoder:
     config: Any
     recipe: str = ""
     stage: int = 0
+    name: str = ""
+    branch: str = ""
+    step: int = 0
+    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def own(self) -> tuple[str, Any]:
+        """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
+        probes look at."""
+        return own_evaluation(self.modality, self.evaluation)
 
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
@@ -148,6 +162,10 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         config=encoder_config,
         recipe=card["recipe"],
         stage=card.get("stage", 0),
+        name=card["name"],
+        branch=card["branch"],
+        step=card["step"],
+        computed=card.get("computed", {}),
     )
 
 
@@ -180,6 +198,10 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         config=recipe.encoder,
         recipe=text,
         stage=stage,
+        name=f"{recipe.name}-{branch}",
+        branch=branch,
+        step=int(numbers["step"]),
+        computed=numbers.get("computed", {}),
     )
 
 
@@ -236,6 +258,7 @@ def _of_library(
         sha256=None,
         folder=None,
         config=encoder_config,
+        name=encoder_config.model,
     )
 
 

@@ -12,6 +12,8 @@ from foundation.engine import state
 from foundation.errors import RecipeError, UserError
 from foundation.modalities import fits
 from foundation.modalities.imu.views import EvaluationConfig as Windows
+from foundation.modalities.video.decode import Config as ClipDecoding
+from foundation.modalities.video.evaluation import EvaluationConfig as Clips
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.run.rehearsal import Rehearsal, random_batch
@@ -133,3 +135,83 @@ def test_tokens_of_another_grid_are_resized_to_the_students(tiny_recipe, token):
     expected = (objective.predict(given).flatten(0, -2) - wanted).square().mean()
     assert len(wanted) in (64, len(mask.indices)) and len(mask.indices)
     torch.testing.assert_close(learner(batch, 0).loss, expected, rtol=1e-4, atol=1e-6)
+
+
+PICTURES = "'timm:vit_tiny_patch16_224,random'"
+
+
+def _clips(expert: str, *settings: str) -> Recipe:
+    """A small recipe of clips with a branch beside its teacher."""
+    small = (
+        "views.global_views={count: 1, size: 24, frames: 8, span: [0.5, 1.0], blur: [0.0]}",
+        "views.local_views={count: 0}", "encoder.width=32", "encoder.depth=1", "encoder.size=[8, 24, 24]",
+    )  # fmt: skip
+    branches = f"branches={{teacher: {{name: ema}}, expert: {{name: frozen, {expert}}}}}"
+    asked = "objectives=[{name: koleo, student: expert}, {name: feature_distillation, teacher: expert, token: cls}]"
+    return config.load(Recipe, paths.recipe("utd-depth-dino-ibot-nano"), [*small, branches, asked, *settings])
+
+
+def test_an_encoder_of_pictures_sees_every_frame_and_takes_the_mean():
+    recipe = _clips(f"weights: {PICTURES}, frames: mean, frames_every: 4")
+    learner, batch = Rehearsal(recipe, 2).learner, random_batch(recipe, 2)
+    request, expert = Request("expert", "global", "cls"), learner.branches["expert"]
+    loaded, views = load_encoder(PICTURES.strip("'")), recipe.views.evaluation()
+    clip, total = batch.views["global"].data, 0.0
+    for frame in (0, 4):  # one after the other: resized, and brought to the statistics of the pictures
+        picture = F.interpolate(clip[:, :, frame], size=(224, 224), mode="bicubic", antialias=True)
+        mean, std, own_mean, own_std = (
+            torch.tensor(values).view(3, 1, 1)
+            for values in (views.mean, views.std, loaded.evaluation.mean, loaded.evaluation.std)
+        )
+        total = total + loaded.encoder([(picture * std + mean - own_mean) / own_std])[0].cls
+    torch.testing.assert_close(expert(batch, [request], {})[request], total / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_and_clips_that_do_not_go_together_are_refused_before_the_first_step(tiny_recipe):
+    clock = Clock(10, 10.0)
+    cases = (
+        (_clips(f"weights: {PICTURES}"), "it takes image, and the views are video"),
+        (_clips(f"weights: {PICTURES}, frames: mean, frames_every: 9"), "frames_every is 9, and the view has 8 frames"),
+        (tiny_recipe(EXPERT.replace("WEIGHTS", f"{PICTURES}, frames: mean"), ASKED), "views of image have none"),
+    )
+    for recipe, text in cases:
+        with pytest.raises(RecipeError, match=text):
+            build.learner(recipe, clock)
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds", "rate", "text"),
+    [
+        (8, 2.0, 3.0, "it takes 4 frames in a second, and 3 are read from the files: set decode.rate"),
+        (8, 1.0, None, "it takes clips of 2 s, and the view lasts 1 s"),
+        (8, 4.0, None, "it takes 4 frames in a second, and the view has 2: set its rates to \\[4\\]"),
+    ],
+)
+def test_a_teacher_whose_frame_rate_the_views_cannot_serve_is_refused(frames, seconds, rate, text):
+    teacher = Clips(size=24, frames=8, seconds=2.0)
+    views = Clips(size=24, frames=frames, seconds=seconds, decode=ClipDecoding(rate=rate))
+    with pytest.raises(UserError, match=text):
+        fits.fit("video", "video", (3, frames, 24, 24), views, teacher)
+
+
+def test_a_longer_and_faster_view_gives_a_teacher_the_moments_it_was_trained_on():
+    views, teacher = Clips(size=2, frames=32, seconds=4.0), Clips(size=2, frames=8, seconds=2.0)
+    clip = torch.arange(32.0).view(1, 1, 32, 1, 1).expand(1, 3, 32, 2, 2)  # 8 frames a second; each shows its number
+    seen = fits.fit("video", "video", (3, 32, 2, 2), views, teacher)(clip)[0, 0, :, 0, 0]
+    assert seen.tolist() == [9, 11, 13, 15, 17, 19, 21, 23]  # the middle two seconds, four frames in each
+
+
+def test_its_heads_are_drawn_from_the_seed_stay_as_they_are_and_are_in_the_checkpoint(tiny_recipe, exported):
+    heads = "heads: {fixed: {prototypes: null, hidden: 8, bottleneck: 4, layers: 2, norm: batch}}"
+    recipe = tiny_recipe(EXPERT.replace("WEIGHTS", f"{exported}, {heads}"), ASKED)
+    first, second = Rehearsal(recipe, 2), Rehearsal(recipe, 2)
+    learner, batch = first.learner.train(), random_batch(recipe, 4)
+    request = Request("expert", "global", "cls", "fixed")
+    expert = learner.branches["expert"]
+    before = expert(batch, [request], {})[request]
+    assert before.shape == (8, 4) and not before.requires_grad
+    assert torch.equal(expert(batch, [request], {})[request], before), "statistics of BatchNorm do not move"
+    torch.testing.assert_close(second.learner.branches["expert"](batch, [request], {})[request], before)
+    saved = state.capture(learner, first.optimizer)["expert"]
+    assert {"checksum", "heads.fixed.mlp.0.weight", "heads.fixed.mlp.1.running_var"} < set(saved)
+    assert not [name for name in first.optimizer.names if name.startswith("expert")]

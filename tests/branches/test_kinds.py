@@ -12,6 +12,7 @@ from foundation.branches import cached, ensemble, previous, random, trained
 from foundation.branches import exit as early
 from foundation.branches.base import BranchContext
 from foundation.branches.request import Request
+from foundation.data.extras import array
 from foundation.encoders import vit
 from foundation.errors import UserError
 from foundation.heads import decoder, prototypes
@@ -30,7 +31,11 @@ def context() -> BranchContext:
     shape = tokenizer.Config(patch_size=4)
     encoder = vit.Config(preset=None, width=16, depth=3, heads=2, size=(16, 16), tokenizer=shape)
     empty = BranchContext("student", Clock(10, 3.0), 0, encoder, HEADS, {})
-    return replace(empty, branches={"student": trained.Config().build(empty).eval()}, extras=("said",))
+    return replace(
+        empty,
+        branches={"student": trained.Config().build(empty).eval()},
+        extras={"said": array.Config(member="said.npy", shape=(5,))},
+    )
 
 
 @pytest.fixture

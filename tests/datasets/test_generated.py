@@ -57,6 +57,23 @@ def test_decoders_read_what_was_made(name):
         assert sample[modality].float().std() > 0
 
 
+def test_a_ball_that_sings_is_as_high_as_its_voice_and_as_bright_as_it_is_loud():
+    rows = drawn("singing_balls", "--train", "6", "--test", "6")[2]
+    assert rows == drawn("singing_balls", "--train", "6", "--test", "6")[2]
+    assert not {content(row) for row in rows["train"]} & {content(row) for row in rows["test"]}
+    module, calls = load("singing_balls").module, load("calls").module
+    draw = Numbers(0, 1, "test")
+    pitch, loud, sound = module.song(calls, "smooth rise", lambda n: Numbers(0, n, "caller"), draw, 0.0)
+    frames = module.film(pitch[400::800], loud[400::800], draw, 32).astype(float)
+    heard = loud[400::800] > 0.9
+    brightest = frames.max(axis=(1, 2))
+    assert brightest[heard].min() > brightest[~heard].max() if (~heard).any() else True
+    ball = frames[heard] - np.median(frames, axis=0)
+    row = np.array([np.unravel_index(frame.argmax(), frame.shape)[0] for frame in ball])
+    assert np.corrcoef(row, pitch[400::800][heard])[0, 1] < -0.9  # row 0 is above
+    assert np.abs(sound[loud < 0.01]).mean() < 0.05 * np.abs(sound[loud > 0.9]).mean()
+
+
 def test_numbers_are_one_stream_for_each_thing():
     a, b = Numbers(0, 5, "thing"), Numbers(0, 5, "thing")
     assert [a.between(0, 1) for _ in range(100)] == [b.between(0, 1) for _ in range(100)]

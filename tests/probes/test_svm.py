@@ -40,6 +40,30 @@ def test_it_is_the_protocol():
     assert 0.6 < result.top1 < 0.99
 
 
+def test_an_rbf_machine_is_the_protocol_of_time_series():
+    svm = pytest.importorskip("sklearn.svm")
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    train, test = blobs(140, 0, noise=2.0, scale=7.0, classes=7), blobs(120, 1, noise=2.0, classes=7)
+    result = fit(train, test, Settings(kernel="rbf", treatment="standardised"))
+    x, queries = (torch.nn.functional.normalize(part.cls[-1], dim=1).numpy() for part in (train, test))
+    mean, deviation = x.mean(0), x.std(0)
+    x, queries = (x - mean) / deviation, (queries - mean) / deviation
+    folds, y = StratifiedKFold(5, shuffle=True, random_state=0), train.labels.numpy()
+    machines = [svm.SVC(C=10.0**power) for power in range(-4, 5)]
+    means = [cross_val_score(machine, x, y, cv=folds).mean() for machine in machines]
+    best = machines[int(np.argmax(means))].fit(x, y)
+    assert result.validation == pytest.approx(means) and result.cost == best.C
+    assert result.top1 == pytest.approx(best.score(queries, test.labels.numpy()))
+    ranks = (-best.decision_function(queries)).argsort(1).argsort(1)[np.arange(120), test.labels.numpy()]
+    assert (result.top3, result.top5) == pytest.approx(((ranks < 3).mean(), (ranks < 5).mean()))
+    assert result.top1 < result.top3 < result.top5
+    few = fit(train, test, Settings(kernel="rbf", most=20, costs=(1.0,)))
+    assert few.validation is None and few.top1 < result.top1
+    with pytest.raises(UserError, match="kernel must be one of linear, rbf, got 'poly'"):
+        Settings(kernel="poly")
+
+
 def test_tokens():
     train, test = blobs(200, 0), blobs(120, 1)
     assert (

@@ -15,6 +15,11 @@ def load(name: str, *overrides: str) -> Recipe:
     return config.load(Recipe, paths.recipe(name), ["data.samples_per_epoch=10000", *overrides])
 
 
+TAUGHT = ("audio-visual", "comodo")
+"""Parts of the names of recipes whose teacher has to be trained or fetched first."""
+TINY = ("branches.teacher.weights=timm:test_vit.r160_in1k,random", "branches.teacher.frames=mean")
+
+
 @pytest.mark.parametrize("name", sorted(paths.recipes()))
 def test_every_shipped_recipe_can_be_planned(name):
     figures = plan(load(name, "data.shards=[]", *STAND_INS.get(name, ())))

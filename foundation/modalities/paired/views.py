@@ -8,7 +8,7 @@ views are called ``MEMBER.ROLE``, such as ``imu.global``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -87,8 +87,19 @@ class Config:
         return self.build().describe()
 
     def shapes(self) -> dict[str, ViewShape]:
-        """Those of each member, as they are named here."""
-        return {f"{name}.{role}": s for name, views in self.members.items() for role, s in view_shapes(views).items()}
+        """Those of each member, as they are named here; those with a time last as long as the spans below."""
+        return {
+            f"{name}.{role}": replace(shape, evaluation=self._lasting(role, shape.evaluation))
+            for name, views in self.members.items()
+            for role, shape in view_shapes(views).items()
+        }
+
+    def _lasting(self, role: str, evaluation: Any) -> Any:
+        """What goes with a view that shows a span, whose seconds are those of its own views no more."""
+        if "seconds" not in {item.name for item in fields(evaluation)} or role not in self.spans:
+            return evaluation
+        low, high = self.spans[role]
+        return replace(evaluation, seconds=low if self.unit == "seconds" and low == high else None)
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views: the evaluation view of one member."""

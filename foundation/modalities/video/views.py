@@ -8,7 +8,7 @@ id, stream name): a view never depends on worker, rank or batch neighbours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -95,12 +95,15 @@ class Config(MultiCropConfig):
         return self.build().describe()
 
     def shapes(self) -> dict[str, ViewShape]:
-        """Clips, and frames of clips, which are images."""
-        evaluation = self.evaluation()
-        return {
-            name: ViewShape(count, shape, self.modality if len(shape) == 4 else "image", evaluation)
-            for name, (count, shape) in self.roles.items()
-        }
+        """Clips, with the seconds that they last where those are known, and frames of clips, which are images."""
+        evaluation, clips = self.evaluation(), {"global": self.global_views, "local": self.local_views}
+        shapes = {}
+        for name, (count, shape) in self.roles.items():
+            clip = clips.get(name, self.global_views)
+            seconds = clip.frames / clip.rates[0] if clip.span is None and len(clip.rates) == 1 else None
+            modality = self.modality if len(shape) == 4 else "image"
+            shapes[name] = ViewShape(count, shape, modality, replace(evaluation, frames=clip.frames, seconds=seconds))
+        return shapes
 
     def evaluation(self) -> EvaluationConfig:
         """What a probe feeds an encoder trained with these views."""
@@ -221,8 +224,6 @@ class VideoViews(ImageViews):
             [R, 3, 4] from (x, y, time) in [0, 1]^3 to pixels of the decoded frames and seconds of the file; for roles
             of frames [R, 3, S, S] of modality ``image``, and [R, 2, 3].
         """
-        from dataclasses import replace
-
         from einops import rearrange
 
         views = {}

@@ -18,6 +18,7 @@ from foundation.data.shards import open_shards, write_shards
 from foundation.data.stream import build_eval_loader
 from foundation.errors import SampleError, UserError
 from foundation.modalities.audio import views as audio
+from foundation.modalities.audio.decode import Config as AudioDecode
 from foundation.modalities.audio.front_end import FrontEndConfig
 from foundation.modalities.imu import views as imu
 from foundation.modalities.imu.decode import Config as ImuDecode
@@ -269,3 +270,22 @@ def test_real_pairs_out_of_step_are_counted_and_the_others_go_on(shared_data, tm
     ends = replace(config, align="ends").decode.build()
     (batch,) = build_eval_loader(shards, view, ends, 6)
     assert not batch.skipped and len(batch.keys) == 6
+
+
+def test_sound_and_pictures_of_one_file_show_one_stretch_of_time(shared_data):
+    """A camera's own file: the sound track is the container's."""
+    sound = audio.Config(
+        front_end=FrontEndConfig(rate=16000, mels=16), global_views=audio.ViewConfig(frames=64, count=1),
+        local_views=audio.ViewConfig(count=0), decode=AudioDecode(member="mp4"),
+    )  # fmt: skip
+    clips = video.Config(
+        global_views=video.ClipConfig(count=1, frames=4, **FRAMES), local_views=video.ClipConfig(count=0, **FRAMES)
+    )
+    config = Config(members={"audio": sound, "video": clips}, spans={"global": (1.0, 1.0)}, unit="seconds")
+    shards = open_shards(str(shared_data("video_files") / "gopro-000000.tar"))
+    sample = config.decode.build()(shards.read(0, 0))
+    maker = config.build()
+    views = maker.finish(maker.prepare([sample], draws(1)))
+    assert views["audio.global"].data.std() > 0 and views["video.global"].data.std() > 0
+    begins = [float(views[name].geometry[0, 0 if name.startswith("audio") else 2, -1]) for name in views]
+    assert begins[0] == pytest.approx(begins[1], abs=0.1), "seconds of the file, from where both begin"

@@ -1,0 +1,168 @@
+"""Features in shards: training with them is training with the model, and shards of another model are refused."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.cli import main
+from foundation.data.index import read_index
+from foundation.data.shards import open_shards, write_shards
+from foundation.errors import UserError
+from foundation.probes import feature_shards
+from foundation.probes.road import features_of_shards
+from foundation.run import build
+from foundation.schedules import Clock
+from foundation.zoo.load import load_encoder
+from tests.conftest import RECIPE, image_bytes
+
+STILL = (
+    "views.global_views={count: 1, size: 16, scale: [1.0, 1.0], blur: [0.0]}", "views.aspect=[1.0, 1.0]",
+    "views.flip=0", "views.jitter=0", "views.greyscale=0", "masking=null", "train.length=3 steps",
+    "heads={e: {prototypes: null, hidden: 16, bottleneck: 8, layers: 2, norm: batch}}",
+    "objectives=[{name: similarity_distillation, view: local, teacher_view: global, head: e, teacher_head: e, "
+    "queue: 20}]",
+)  # fmt: skip
+"""The teacher's view is not random, the student's are."""
+HEADS = "heads: {e: {prototypes: null, hidden: 16, bottleneck: 8, layers: 2}}"
+EXTRA = "data.extras={taught: {kind: array, member: teacher.npy, shape: [32]}}"
+
+
+def cached(more: str = "") -> tuple[str, ...]:
+    return (*STILL, EXTRA, f"branches={{teacher: {{name: cached, extra: taught, width: 32, {HEADS}{more}}}}}")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_shards, tmp_path_factory):
+    """The encoders of a run of one step."""
+    folder = tmp_path_factory.mktemp("models")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(RECIPE.format(shards=tiny_shards))
+    assert main(["pretrain", str(recipe), "train.length=1 steps", "--run", str(folder / "run")]) == 0
+    return folder / "run" / "export"
+
+
+@pytest.fixture
+def still(tiny_shards, tmp_path):
+    """The recipe whose teacher sees what is not random, as a file."""
+    from foundation import config
+    from foundation.run.recipe import Recipe
+
+    path = tmp_path / "still.yaml"
+    path.write_text(config.dump(config.load(Recipe, RECIPE.format(shards=tiny_shards), (*STILL, "branches={}"))))
+    return path
+
+
+def test_training_from_the_cache_has_the_losses_of_the_live_teacher(
+    tiny_recipe, tiny_shards, models, still, train, metrics, tmp_path
+):
+    teacher, out = models / "teacher.safetensors", tmp_path / "taught"
+    words = ["extract", str(teacher), tiny_shards, str(out), "--recipe", str(still), "--view", "global"]
+    assert main(words) == 0
+    live = tiny_recipe(*STILL, f"branches={{teacher: {{name: frozen, weights: {teacher}, {HEADS}}}}}")
+    train(live, tmp_path / "live")
+    train(tiny_recipe(*cached(f", weights: {teacher}"), shards=f"{out}/train-*.tar"), tmp_path / "cached")
+    with torch.device("meta"):  # as a dry run does
+        build.learner(tiny_recipe(*cached(f", weights: {teacher}")), Clock(3, 1.0))
+    a, b = ([line["loss"] for line in metrics(tmp_path / name) if "loss" in line] for name in ("live", "cached"))
+    assert len(a) == 3 and a == pytest.approx(b, abs=1e-6)
+
+
+def test_the_new_shards_are_the_old_ones_and_say_who_made_what(tiny_shards, models, tmp_path, capsys):
+    teacher, out = models / "teacher.safetensors", tmp_path / "taught"
+    assert main(["extract", str(teacher), tiny_shards, str(out), "--leave-out", "cls"]) == 0
+    assert "2 shards, 40 samples with teacher.npy [32]" in capsys.readouterr().out
+    loaded = load_encoder(teacher)
+    wanted = features_of_shards(loaded.encoder, [tiny_shards], modality="image", evaluation=loaded.evaluation)
+    old, new = open_shards(tiny_shards), open_shards(str(out / "train-*.tar"))
+    for number in range(40):
+        before, after = (shards.read(*shards.locate(number)) for shards in (old, new))
+        feature = np.load(io.BytesIO(after.pop("teacher.npy")))
+        torch.testing.assert_close(torch.from_numpy(feature), wanted.cls[-1][number], rtol=1e-5, atol=1e-6)
+        assert (after["__key__"], after["png"]) == (before["__key__"], before["png"]) and "cls" not in after
+    made = read_index(out).about["features"]["teacher.npy"]
+    assert (made["sha256"], made["shape"], made["fed"]["size"]) == (loaded.sha256, [32], 16)
+    assert main(["extract", str(teacher), tiny_shards, str(out)]) == 2
+    assert "already holds the split 'train': add --overwrite" in capsys.readouterr().err
+    assert main(["extract", str(teacher), str(out / "train-*.tar"), str(tmp_path / "twice")]) == 2
+    assert "has a member teacher.npy already" in capsys.readouterr().err
+
+
+def test_random_views_have_a_feature_each(tiny_shards, models, tmp_path):
+    words = [
+        str(models / "teacher.safetensors"),
+        tiny_shards,
+        str(tmp_path / "many"),
+        "--views",
+        "2",
+        "--member",
+        "v.npy",
+    ]
+    assert main(["extract", *words]) == 0
+    shards = open_shards(str(tmp_path / "many" / "train-*.tar"))
+    first = np.load(io.BytesIO(shards.read(0, 0)["v.npy"]))
+    assert first.shape == (2, 32) and not np.allclose(first[0], first[1])
+
+
+def test_what_was_cut_short_goes_on_behind_the_last_whole_shard(tiny_shards, models, tmp_path, monkeypatch, capsys):
+    words = ["extract", str(models / "teacher.safetensors"), tiny_shards, str(tmp_path / "out")]
+    write, written = feature_shards.write_shard, []
+
+    def cut(samples, path):
+        if written and path.name == "train-000001.tar":
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return write(samples, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_shards, "write_shard", cut)
+        assert main(words) == 130
+    assert not (tmp_path / "out").exists(), "nothing half-written is there to be read"
+    assert main(words) == 0
+    assert "2 shards (1 of them kept from before)" in capsys.readouterr().out
+    assert main(["extract", words[1], tiny_shards, str(tmp_path / "whole")]) == 0
+    for name in ("train-000000.tar", "train-000001.tar"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with monkeypatch.context() as patch:  # another model's half is not gone on with
+        written.clear()
+        patch.setattr(feature_shards, "write_shard", cut)
+        assert main([*words[:3], str(tmp_path / "other")]) == 130
+    assert main(["extract", str(models / "student.safetensors"), tiny_shards, str(tmp_path / "other")]) == 0
+    assert "kept" not in capsys.readouterr().out
+
+
+def test_samples_that_cannot_be_used_are_named_and_left_out(damaged_shards, models, tmp_path, capsys):
+    assert main(["extract", str(models / "teacher.safetensors"), damaged_shards, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "9 samples with teacher.npy" in said.out and "left out, and in no new shard: 3 truncated" in said.err
+    assert "s001" in said.err
+
+
+def test_shards_of_another_teacher_or_without_features_are_refused_before_the_first_step(
+    tiny_recipe, tiny_shards, models, train, tmp_path
+):
+    out = tmp_path / "taught"
+    assert main(["extract", str(models / "teacher.safetensors"), tiny_shards, str(out)]) == 0
+    pattern, other = f"{out}/train-*.tar", load_encoder(models / "student.safetensors")
+    wrong = tiny_recipe(*cached(f", weights: {models}/student.safetensors"), shards=pattern)
+    with pytest.raises(UserError, match=rf"was made by .* and the recipe wants the weights {other.sha256}"):
+        train(wrong, tmp_path / "a")
+    with pytest.raises(
+        UserError, match=r"train-000000\.tar: sample s000 has no member teacher\.npy \(members: cls, png"
+    ):
+        train(tiny_recipe(*cached()), tmp_path / "b")
+    with pytest.raises(UserError, match=r"does not say which model made teacher\.npy"):
+        train(tiny_recipe(*cached(", sha256: abc")), tmp_path / "c")
+    samples = []
+    for number in range(20):  # one sample, in the middle of a shard, lacks it
+        raw = {"__key__": f"s{number:03d}", "png": image_bytes(number), "teacher.npy": b""}
+        samples.append({k: v for k, v in raw.items() if number != 11 or k != "teacher.npy"})
+    write_shards(samples, tmp_path / "one", "train")
+    with pytest.raises(UserError, match="sample s011 has no member"):
+        train(tiny_recipe(*cached(), shards=str(tmp_path / "one" / "train-*.tar")), tmp_path / "d")
+    with pytest.raises(UserError, match="not both"):
+        tiny_recipe(*cached(", sha256: abc, weights: x"))

@@ -1,0 +1,85 @@
+"""A sensor taught by another, as recipes: on real clips with a wrist sensor, and on balls that sing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.cli import main
+from foundation.probes.knn import Config as Knn
+from foundation.zoo.load import load_encoder
+
+FAST = ("train.precision=float32", "data.workers=0", "train.log_every=1", "checkpoints={every: 1 epochs}")
+UTD = (
+    *FAST, "train.length=30 steps", "train.batch_size=8", "optimizer.learning_rate={start: 2e-3, warmup: 3 steps}",
+    "views.members.imu.global_views.count=1", "views.members.video.global_views.count=1",
+)  # fmt: skip
+"""Few clips: decoding them is most of the time. What the student learns of them is in docs/benchmarks.md."""
+
+
+@pytest.fixture(scope="module")
+def clips(shared_data) -> Path:
+    return shared_data("utd_mhad_depth_imu")
+
+
+@pytest.fixture(scope="module")
+def video_teacher(clips, tmp_path_factory) -> Path:
+    """A model of clips, hardly trained: it sees changes between frames, which tell actions apart as they are."""
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    words = ("train.length=2 steps", "train.batch_size=4", f"data.shards=['{clips}/train-*.tar']")
+    assert main(["pretrain", "utd-depth-dino-ibot-nano", *FAST, *words, "--run", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("balls") / "shards"
+    assert main(["data", "build", "singing_balls", str(out), "--train", "192", "--test", "96"]) == 0
+    return out
+
+
+def knn(encoder, loaded, data: Path) -> float:
+    probe = Knn(train=(f"{data}/train-*.tar",), test=(f"{data}/test-*.tar",), k=5, treatment="standardised")
+    return probe.measure(encoder, modality=loaded.modality, evaluation=loaded.evaluation)["probe/knn_top1"]
+
+
+def mean_at(run: Path, metrics, name: str, begin: int, end: int | None) -> float:
+    """Mean of a metric over some of a run's steps."""
+    values = [line[name] for line in metrics(run) if name in line][begin:end]
+    return sum(values) / len(values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "falls", "more"),
+    [
+        # The loss over a queue rises while the queue fills: what is left of it above the teacher's entropy falls.
+        ("utd-comodo-nano", "similarity_distillation/kl", ("objectives.0.queue=32",)),
+        ("utd-comodo-l2-nano", "loss/feature_distillation", ()),
+        ("utd-comodo-infonce-nano", "loss/contrast", ()),
+    ],
+)
+def test_a_wrist_sensor_learns_from_clips(recipe, falls, more, clips, video_teacher, metrics, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = [*UTD, *more, f"branches.teacher.weights={video_teacher}", f"data.shards=['{clips}/train-*.tar']"]
+    assert main(["pretrain", recipe, *words, "--run", str(run)]) == 0
+    begun, ended = mean_at(run, metrics, falls, 5, 11), mean_at(run, metrics, falls, -6, None)
+    assert ended < 0.97 * begun, (begun, ended)
+    if recipe == "utd-comodo-nano":
+        assert main(["retrieval", str(run), f"{clips}/test-*.tar", "--limit", "24"]) == 0
+        assert "imu.global by student -> video.global by teacher: R@1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_clips_teach_sound(balls, metrics, tmp_path):
+    run, teacher, data = tmp_path / "run", tmp_path / "teacher", f"data.shards=['{balls}/train-*.tar']"
+    words = [*FAST, data, "train.length=60 steps", "train.batch_size=32"]
+    assert main(["pretrain", "quickstart-video", *words, "--run", str(teacher)]) == 0
+    words = [*FAST, data, "train.length=120 steps", "objectives.0.queue=64", f"branches.teacher.weights={teacher}"]
+    assert main(["pretrain", "audio-visual-nano", *words, "--run", str(run)]) == 0
+    name = "similarity_distillation/kl"
+    assert mean_at(run, metrics, name, -10, None) < 0.95 * mean_at(run, metrics, name, 5, 15)
+    loaded = load_encoder(run)
+    trained, untrained = (knn(encoder, loaded, balls) for encoder in (loaded.encoder, loaded.untrained()))
+    assert trained > untrained, (trained, untrained)
