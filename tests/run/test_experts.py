@@ -20,6 +20,8 @@ EVERYWHERE = (
     "encoder.width=64", "checkpoints={every: 20 steps, keep_last: 20}",
 )  # fmt: skip
 HEADS = tuple(f"heads.{name}.{key}" for name in ("cls", "patch") for key in ("prototypes=256", "hidden=128"))
+GLOBAL = ("views.local_views.count=0", "objectives.0.other_views=[]", "train.batch_size=64")
+"""No local crops, for speed."""
 FAST = "optimizer.learning_rate={start: 3e-3, warmup: 5 steps}"
 GRAM = (
     *EVERYWHERE,
@@ -41,7 +43,7 @@ def shards(shared_data) -> str:
 def expert(shards, tmp_path_factory) -> Path:
     """An encoder that has learnt a little."""
     folder = tmp_path_factory.mktemp("expert") / "run"
-    words = ("train.length=80 steps", *EVERYWHERE, *HEADS, FAST, shards)
+    words = ("train.length=100 steps", *EVERYWHERE, *HEADS, *GLOBAL, shards)
     assert main(["pretrain", "cifar10-dino-ibot-nano", *words, "--run", str(folder)]) == 0
     return folder / "export" / "teacher.safetensors"
 
@@ -51,8 +53,8 @@ def test_a_student_of_a_frozen_expert_lowers_every_loss_and_beats_its_untrained_
     expert, shared_data, tmp_path, metrics
 ):
     experts = (f"branches.dino.weights={expert}", f"branches.mae.weights={expert}")
-    words = (*EVERYWHERE, *HEADS, FAST, "train.length=60 steps", *experts)
-    learns("cifar10-gpfm-nano", shared_data("cifar10"), tmp_path / "run", *words)
+    words = (*EVERYWHERE, *HEADS, *GLOBAL, "train.length=80 steps", *experts)
+    learns("cifar10-gpfm-nano", shared_data("cifar10"), tmp_path / "run", *words, limit=1500)
     lines = metrics(tmp_path / "run")
     for name in ("loss/feature_distillation", "loss/feature_distillation-2", "loss/feature_distillation-3"):
         values = [line[name] for line in lines if name in line]
@@ -88,7 +90,7 @@ def test_an_anchored_run_goes_on_bit_for_bit_and_two_processes_give_the_losses_o
 @pytest.mark.slow
 def test_a_student_of_a_random_teacher_is_the_better_of_the_two(shared_data, tmp_path, metrics):
     data, run = shared_data("cifar10"), tmp_path / "run"
-    words = ("train.length=120 steps", "train.precision=float32", "data.workers=0", "train.log_every=1")
+    words = ("train.length=80 steps", "train.precision=float32", "data.workers=0", "train.log_every=1")
     shards = f"data.shards=['{data}/train-*.tar']"
     assert main(["pretrain", "cifar10-random-teacher-nano", shards, *words, "--run", str(run)]) == 0
     values = [line["same_view/kl"] for line in metrics(run) if "same_view/kl" in line]
