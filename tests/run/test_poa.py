@@ -48,9 +48,9 @@ def test_a_run_goes_on_with_the_size_that_comes_next(tiny_shards, tmp_path, metr
 
 
 @pytest.mark.slow
-def test_processes_and_micro_batches_give_the_losses_of_one(tiny_shards, tmp_path, metrics):
+def test_two_processes_give_the_losses_of_one_unless_each_draws_for_itself(tiny_shards, tmp_path, metrics):
     found = {}
-    plan = {"one": (), "processes": ("--processes", "2"), "parts": ("train.accumulate=2",)}
+    plan = {"one": (), "processes": ("--processes", "2")}
     plan["own"] = ("--processes", "2", "branches.elastic.per_rank=true", "objectives.6.across_processes=false")
     for name, more in plan.items():
         line = [*words(tiny_shards, tmp_path / name, *(word for word in more if "=" in word))]
@@ -59,7 +59,6 @@ def test_processes_and_micro_batches_give_the_losses_of_one(tiny_shards, tmp_pat
         subprocess.run([sys.executable, "-m", "foundation", *line], env=environment, check=True, timeout=600)
         found[name] = [step["loss"] for step in metrics(tmp_path / name) if "loss" in step]
     assert found["processes"] == pytest.approx(found["one"], rel=1e-5)
-    assert found["parts"] == pytest.approx(found["one"], rel=1e-5)
     assert found["own"][0] != pytest.approx(found["one"][0], rel=1e-5)
 
 
