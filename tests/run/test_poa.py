@@ -84,12 +84,14 @@ SHORT = "optimizer.learning_rate={start: 1e-3, end: 1e-5, warmup: 10%}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe, data, steps, sizes", [
-    ("cifar10-poa-nano", "cifar10", 60, (SubNetwork(64, (2,)),)),
-    ("fsdd-poa-nano", "fsdd", 40, (SubNetwork(64, (2,)),)),
-    # An untrained stem and two narrow blocks tell 82 % of these postures: few steps improve on that in the whole alone.
-    ("hapt-poa-nano", "hapt_imu", 160, ()),
+@pytest.mark.parametrize("recipe, data, steps, votes", [
+    ("cifar10-poa-nano", "cifar10", 60, 600),
+    ("fsdd-poa-nano", "fsdd", 40, 600),
+    # 600 labelled windows tell 82 % of the postures behind an untrained stem of this width, too: fewer leave room.
+    ("hapt-poa-nano", "hapt_imu", 160, 200),
 ])  # fmt: skip
-def test_a_small_variant_learns_whole_and_cut_out(recipe, data, steps, sizes, shared_data, tmp_path):
+def test_a_small_variant_learns_whole_and_cut_out(recipe, data, steps, votes, shared_data, tmp_path):
     settings = (f"train.length={steps} steps", "train.batch_size=32", SHORT)
-    learns(recipe, shared_data(data), tmp_path / "run", *settings, sizes=sizes)
+    sizes = (SubNetwork(64, (2,)),)
+    found = learns(recipe, shared_data(data), tmp_path / "run", *settings, sizes=sizes, limit=votes)
+    assert found.keys() == {"whole", "w64-d2"}
