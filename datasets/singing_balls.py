@@ -1,8 +1,8 @@
 """Balls that sing: a bright ball rises and falls as its voice does, one ball after another, in pictures and in sound.
 
 The sound is that of the data set calls (a phrase whose pitch rises or falls, smoothly, trembling or in beats, again and
-again by one caller after another); the ball is as high as the pitch and as bright as the voice is loud. Everything else
-differs: voice, noise, size of the ball, its place, the background and its light. So what pictures and sound of a
+again by one caller after another); the ball is as high as the pitch and as bright as the voice is loud. Voice and
+noise differ much from pair to pair, the ball's size, its place and the light a little. So what pictures and sound of a
 moment share is the course of the call, and no more. Callers of the test split are heard nowhere else.
 """
 
@@ -112,12 +112,12 @@ def film(pitch: NDArray[np.float64], loud: NDArray[np.float64], draw: Numbers, s
         size: width and height.
     """
     rows, columns = np.mgrid[0:size, 0:size] / (size - 1)
-    across, radius, light = draw.between(0.25, 0.75), draw.between(0.08, 0.16), draw.between(0.15, 0.45)
-    slope = light * (1.0 + 0.5 * (draw.between(-1, 1) * (columns - 0.5) + draw.between(-1, 1) * (rows - 0.5)))
-    speckle = 0.05 * draw.normal(size * size).reshape(size, size)
+    across, radius, light = draw.between(0.45, 0.55), draw.between(0.11, 0.14), draw.between(0.2, 0.3)
+    slope = light * (1.0 + 0.1 * (draw.between(-1, 1) * (columns - 0.5) + draw.between(-1, 1) * (rows - 0.5)))
+    speckle = 0.02 * draw.normal(size * size).reshape(size, size)
     height = 0.5 + draw.between(0.45, 0.6) * pitch[:FRAMES]
     ball = np.exp(-(((rows - 1 + height[:, None, None]) ** 2 + (columns - across) ** 2) / radius**2))
-    shares = slope + speckle + draw.between(0.4, 0.6) * loud[:FRAMES, None, None] * ball
+    shares = slope + speckle + draw.between(0.5, 0.6) * loud[:FRAMES, None, None] * ball
     shares = shares + 0.02 * draw.normal(shares.size).reshape(shares.shape)
     pixels: NDArray[np.uint8] = (255.0 * shares).clip(0, 255).round().astype(np.uint8)
     return pixels

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -164,6 +165,47 @@ def head_pieces(narrow: nn.Module, wide: nn.Module, scale: float) -> dict[str, P
     return {name: replace(piece, scale=scale) if name in fewer else piece for name, piece in pieces.items()}
 
 
+class Handed:
+    """What a module has made of inputs, for another one that would make the same of them in the same step.
+
+    Kept in training alone, between the pass of the one and :meth:`clear`. A deep copy (of a teacher that starts as the
+    branch) keeps nothing.
+
+    Args:
+        module: that is listened to.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._listens = True
+        self._made: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        module.register_forward_hook(self._keep)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handed:
+        deaf = Handed(nn.Identity())
+        deaf._listens = False
+        return deaf
+
+    def _keep(self, module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        if self._listens and module.training and torch.is_grad_enabled():
+            self._made[_place(given[0])] = given[0], result  # with the input, so that its place is not taken
+
+    def to(self, module: nn.Module) -> None:
+        """Let a module take what there is in the place of its own forward pass."""
+        module.forward = partial(self._take, module, module.forward)  # type: ignore[method-assign]
+
+    def _take(self, module: nn.Module, own: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        found = self._made.get(_place(inputs)) if module.training and torch.is_grad_enabled() else None
+        return own(inputs) if found is None else found[1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._made.clear()
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 class ElasticBranch(Branch):
     """See :class:`Config`.
 
@@ -190,8 +232,14 @@ class ElasticBranch(Branch):
         self._held = [source]
         self.of, self.networks, self.seed, self.name, self.per_rank = of, tuple(networks), seed, name, per_rank
         self._twins: OrderedDict[SubNetwork, SlicedModule] = OrderedDict()
+        shared = source.encoder.slice_of(min(networks)).shared
+        self._handed = {name: Handed(source.encoder.get_submodule(name)) for name in shared}
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self._known: tuple[int, int, int] = (id(self.position), self.position._version, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: it makes twins of its own, and their stems run by themselves."""
+        return self.__dict__ | {"_twins": OrderedDict(), "_handed": {}}
 
     @property
     def source(self) -> EncoderBranch:
@@ -200,8 +248,7 @@ class ElasticBranch(Branch):
 
     @property
     def offer(self) -> Offer:
-        offer = self.source.offer
-        return replace(offer, taps=(), varies=True)
+        return replace(self.source.offer, taps=(), varies=True, per_rank=self.per_rank)
 
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         return self.source.num_patches(view, name)
@@ -267,6 +314,8 @@ class ElasticBranch(Branch):
         twin = EncoderBranch(encoder.twin, heads, source.configs)
         if collective.world_size() > 1:
             synchronise(twin)
+        for name, handed in self._handed.items():
+            handed.to(encoder.twin.get_submodule(name))
         self._twins[size] = SlicedModule(source, twin, pieces)
         if len(self._twins) > _TWINS:
             self._twins.popitem(last=False)
@@ -277,6 +326,8 @@ class ElasticBranch(Branch):
     ) -> dict[Request, Tensor]:
         """Answers by request, as the source gives them; features have the width of the step's size."""
         answers: dict[Request, Tensor] = self.sliced(self.size)(batch, tuple(requests))
+        for handed in self._handed.values():
+            handed.clear()
         return answers
 
     def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:

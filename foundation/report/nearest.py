@@ -79,7 +79,7 @@ def draw_nearest(
             draw.text((x, y + height + 2 * _FRAME), _name(int(labels[other]), shards.classes), fill="black")
             x += widths[column] + 2 * _FRAME + _GAP
     stream = io.BytesIO()
-    sheet.save(stream, "PNG", optimize=True)
+    sheet.quantize(128).save(stream, "PNG", optimize=True)
     try:
         replace_file(out, stream.getvalue())
     except OSError as error:

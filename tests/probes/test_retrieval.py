@@ -52,6 +52,7 @@ PAIR = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_job_and_the_command_agree_and_draw(tiny_recipe_file, tiny_shards, metrics, tmp_path, capsys):
     run, out, picture = tmp_path / "run", tmp_path / "r.json", tmp_path / "r.png"
     job = f"jobs=[{{name: retrieval, every: 2 steps, shards: ['{tiny_shards}']}}]"

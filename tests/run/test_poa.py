@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_the_size_that_comes_next(tiny_shards, tmp_path, metr
 def test_processes_and_micro_batches_give_the_losses_of_one(tiny_shards, tmp_path, metrics):
     found = {}
     plan = {"one": (), "processes": ("--processes", "2"), "parts": ("train.accumulate=2",)}
-    plan["own"] = ("--processes", "2", "branches.elastic.per_rank=true")
+    plan["own"] = ("--processes", "2", "branches.elastic.per_rank=true", "objectives.6.across_processes=false")
     for name, more in plan.items():
         line = [*words(tiny_shards, tmp_path / name, *(word for word in more if "=" in word))]
         line += [word for word in more if "=" not in word]
@@ -69,7 +69,9 @@ def test_processes_and_micro_batches_give_the_losses_of_one(tiny_shards, tmp_pat
     (["branches.elastic.depths=[4, 9]"], ["sub-network w64-d9: the encoder has depths from 1 to 4, not 9"]),
     (["branches={teacher: {name: ema}}"],
      ["dino-2: there is no branch 'elastic'; the recipe's are: student, teacher",
-      "same_view: there is no branch 'elastic'", "'koleo-2' needs the branch 'elastic'"]),
+      "same_view: there is no branch 'elastic'", "koleo-2: there is no branch 'elastic'"]),
+    (["branches.elastic.per_rank=true"],
+     ["koleo: processes have features of branch 'elastic' of different widths (per_rank)"]),
 ])  # fmt: skip
 def test_what_cannot_be_sliced_is_refused_before_the_first_step(settings, mistakes):
     recipe = config.load(Recipe, paths.recipe("cifar10-poa-nano"), settings)
