@@ -14,7 +14,8 @@ import yaml
 from foundation.paths import recipes
 
 TOO_LARGE = (
-    "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "video-dino-ibot", "vjepa2",
+    "dinov2-reg", "dinov2-vitl14", "dinov3-gram", "discovr", "g2sd-vits", "gpfm", "ph-reg", "poa-resnet", "poa-swin",
+    "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
 )  # fmt: skip
 EXPERTS = {"gpfm": ("uni", "conch", "phikon"), "cifar10-gpfm-nano": ("dino", "mae")}
 """Branches by recipe whose weights are the user's to bring; timm's smallest ViT, 64 wide, stands in for them."""

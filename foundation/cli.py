@@ -43,10 +43,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
         "retrieval": ("tools/retrieval.py", "find one sensor's samples by another's: recall at 1, 5 and 10"),
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
+        "sizes": ("tools/sizes.py", "score all sub-networks of an encoder: accuracy against size and speed"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (
             "tools/artefacts.py",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from foundation.zoo.load import LoadedEncoder
 
 
+WRITTEN = "written: "
+"""In front of the path, in the line of :func:`save`."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An encoder to score.
@@ -307,7 +311,7 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> str:
         replace_json(path, whole)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
-    return f"written: {path}"
+    return f"{WRITTEN}{path}"
 
 
 def untrained_class_token(loaded: LoadedEncoder, tokens: Tokens | None) -> list[str]:

@@ -28,8 +28,8 @@ GROUP_HELP = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every probe command."""
+def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
+    """Options of every probe command; ``cache``: it keeps features on disk."""
     from foundation.plugins import add_option
 
     add_option(parser)
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score the same encoder untrained, the raw input, and simple features of the modality",
     )
-    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
+    if cache:
+        parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
     parser.add_argument(
         "--json",
         type=Path,

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=argument(Side), default=32, help="samples per forward pass (default: %(default)s)"
     )
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="also write the samples and maps as one picture")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument(
         "--out", type=Path, default=Path("artefacts"), metavar="FOLDER", help="for both files (default: %(default)s)"
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.probes import artefacts
     from foundation.probes.results import FORMAT, versions
     from foundation.probes.road import find_shards
-    from foundation.report.artefacts import Shown, render, rows
+    from foundation.report.artefacts import Shown, render, rows, sheet
     from foundation.voice import plural, to_stderr, to_stdout
     from foundation.zoo.load import load_encoder
 
@@ -81,6 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--train and --test belong together: give both, or neither for one half of SHARDS each")
     device, page = usable_device(arguments.device), arguments.out / "artefacts.html"
     require_writable(page)
+    if arguments.picture is not None:
+        if arguments.picture.suffix.lower() != ".png":
+            raise UserError(f"--picture is a PNG: give a name that ends in .png, not {arguments.picture}")
+        require_writable(arguments.picture)
     for patterns in (arguments.shards, *(given for given in (arguments.train, arguments.test) if given)):
         find_shards(patterns)  # what is missing is said before the first forward pass
     sources = [arguments.model] + ([arguments.after] if arguments.after else [])
@@ -123,6 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     replace_json(arguments.out / "artefacts.json", content)
     replace_file(page, render(shown).encode())
+    if arguments.picture is not None:
+        from PIL import Image
+
+        arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet(shown)).save(arguments.picture)
     lines = [("", *(m.role for m in shown)), *rows(shown)]
     width = max(len(line[0]) for line in lines)
     to_stdout("\n".join(f"{line[0]:<{width}}" + "".join(f"{value:>12}" for value in line[1:]) for line in lines))

@@ -86,11 +86,11 @@ class AveragedBranch(Branch):
         super().__init__()
         self.config, self.name, self.seed = config, context.name, context.seed
         self._held = (source, model)  # not registered: their parameters and buffers are those of the other branch
-        self._grids: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
+        self._grids: dict[str, tuple[int, ...]] = {}
         self._refusals: dict[str, str] = {}
         for name, view in context.views.items():
             try:
-                self._check(replace(view, shape=source.input_shape(view, name)))
+                self._grids[name] = self._checked(view, name)
             except UserError as error:
                 self._refusals[name] = str(error)
 
@@ -110,6 +110,9 @@ class AveragedBranch(Branch):
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         return self.source.num_patches(view, name)
 
+    def grid(self, view: ViewShape, name: str) -> tuple[int, ...] | None:
+        return self.source.grid(view, name)
+
     def refusal(self, request: Request) -> str | None:
         if request.mask is not None:
             return f"sees views whole, and not under mask {request.mask!r}"
@@ -118,51 +121,37 @@ class AveragedBranch(Branch):
         refused = self.source.refusal(replace(request, branch=self.config.of)) or self._refusals.get(request.view)
         return None if refused is None else f"{refused} (it shows shifted copies of views to {self.config.of!r})"
 
-    def _check(self, view: ViewShape) -> None:
-        """Refuse a view whose copies cannot be made, or are all the same."""
-        grid, most = self._grid(view.modality, view.shape), self._most(view.modality, view.shape)
-        sides = view.shape[-2:]
-        if any(side % cells for side, cells in zip(sides, grid[-2:], strict=True)):
-            raise UserError(f"its {' x '.join(map(str, sides))} numbers are no whole cells of a grid of {_shown(grid)}")
-        if not self.config.flip and not any(most):
+    def _checked(self, view: ViewShape, name: str) -> tuple[int, ...]:
+        """Cells of a view along its axes, of which the last two are rows and columns; refuses one whose copies cannot
+        be made, or are all the same."""
+        grid, shape = self.source.grid(view, name), self.source.input_shape(view, name)
+        if grid is None:
+            raise UserError("its tokens lie on no grid, and copies are shifted by whole cells")
+        if len(grid) < 2:
+            raise UserError("its tokens lie on a line, and copies are shifted along rows and columns")
+        if any(side % cells for side, cells in zip(shape[-2:], grid[-2:], strict=True)):
+            raise UserError(f"its {_shown(shape[-2:])} numbers are no whole cells of a grid of {_shown(grid)}")
+        if not self.config.flip and not any(self._most(grid)):
             raise UserError(
                 f"a shift of {', '.join(f'{share:g}' for share in self.config.shift)} is less than one cell of its "
                 f"grid of {_shown(grid)} and flip is 0: all copies would be the same"
             )
-        if len(self.config.fill) not in (1, view.shape[0]):
-            raise UserError(f"it has {view.shape[0]} channels, and fill has {len(self.config.fill)} numbers")
+        if len(self.config.fill) not in (1, shape[0]):
+            raise UserError(f"it has {shape[0]} channels, and fill has {len(self.config.fill)} numbers")
+        return grid
 
-    def _grid(self, modality: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Cells along the axes of a view, of which the last two are rows and columns."""
-        if (modality, shape) not in self._grids:
-            config = self._held[1].encoder.config.for_modality(modality)
-            if config.coordinates_of is not None:
-                raise UserError("its tokens lie on no grid, and copies are shifted by whole cells")
-            places = config.coordinates(tuple(shape[1:]))
-            grid = tuple(int(last) + 1 for last in places.max(axis=0))
-            if len(grid) < 2:
-                raise UserError("its tokens lie on a line, and copies are shifted along rows and columns")
-            if not np.array_equal(np.ravel_multi_index(tuple(places.T), grid), np.arange(np.prod(grid))):
-                raise UserError("its tokens fill no grid row by row")
-            self._grids[modality, shape] = grid
-        return self._grids[modality, shape]
-
-    def _most(self, modality: str, shape: tuple[int, ...]) -> tuple[int, int]:
-        rows, columns = self._grid(modality, shape)[-2:]
-        return limits((rows, columns), (self.config.shift[0], self.config.shift[-1]))
+    def _most(self, grid: tuple[int, ...]) -> tuple[int, int]:
+        """Largest shift along rows and columns, in cells."""
+        return limits((grid[-2], grid[-1]), (self.config.shift[0], self.config.shift[-1]))
 
     def _copies(self, batch: Batch, name: str, view: View) -> list[Copy]:
         """Of a view: one for each number of ``copies``."""
         count, places = self.config.copies, batch.position + np.arange(len(view.data) // view.count)
         numbers = 2 * CANDIDATES * count + 1 + count
-        drawn = np.concatenate(
-            [
-                counter.uniform(self.seed, places, 0, f"branch.{self.name}.{name}.{number}", numbers)
-                for number in range(view.count)
-            ]
-        )  # [R, numbers]
+        streams = [f"branch.{self.name}.{name}.{number}" for number in range(view.count)]
+        drawn = np.concatenate([counter.uniform(self.seed, places, 0, one, numbers) for one in streams])  # [R, numbers]
         candidates, first, turned = np.split(drawn, [numbers - count - 1, numbers - count], axis=1)
-        most = self._most(view.modality, tuple(view.data.shape[1:]))
+        most = self._most(self._grids[name])
         offsets = shifts(candidates.reshape(len(drawn), -1, 2), first[:, 0], most)  # [R, copies, 2]
         mirrored = turned < self.config.flip
         mirrored[:, 0] = False
@@ -185,8 +174,7 @@ class AveragedBranch(Branch):
     def _of_view(
         self, batch: Batch, name: str, requests: Sequence[Request], copies: Sequence[Copy]
     ) -> dict[Request, Tensor]:
-        view = batch.views[name]
-        grid = self._grid(view.modality, tuple(view.data.shape[1:]))
+        view, grid = batch.views[name], self._grids[name]
         asked = {request: _whole(request, self.config.of) for request in requests}
         sums: dict[Request, Tensor] = {}
         covered = torch.zeros(len(view.data), *grid[-2:], device=view.data.device)

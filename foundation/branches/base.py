@@ -31,6 +31,7 @@ class Offer:
         encoder: the encoder, for facts such as ``capabilities.cell_shape``; None for a branch without one.
         taps: names.
         varies: the width is another one from step to step.
+        per_rank: and from process to process.
     """
 
     width: int
@@ -38,6 +39,7 @@ class Offer:
     encoder: Encoder | None = None
     taps: tuple[str, ...] = ()
     varies: bool = False
+    per_rank: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ them out. :mod:`foundation.encoders.elastic` says how a slice is taken.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,7 +25,7 @@ from foundation.encoders.elastic import Piece, Sliced, SlicedModule, SubNetwork,
 from foundation.errors import UserError
 from foundation.parallel import collective
 from foundation.parallel.batch_norm import synchronise
-from foundation.ranges import Depth, Range, Side, check
+from foundation.ranges import Depth, Range, Rising, Side, check
 from foundation.types import Batch, ViewShape
 
 _TWINS = 32
@@ -41,6 +43,9 @@ class Config:
     """Widths of the slices, whole numbers of heads; None: all from half the branch's width up."""
     depths: tuple[Depth, ...] | None = None
     """Blocks of the slices, or those of the deepest stage of a hierarchical network; None: all from half up."""
+    stages: tuple[Annotated[tuple[Depth, Depth], Rising()], ...] = ()
+    """Of a hierarchical network, in place of ``depths``: fewest and most blocks of each stage. All combinations are
+    drawn of, and the paper's rule weighs them by their order in blocks in all, and no widths (POA's ResNet)."""
     sampling: Literal["paper", "uniform", "list"] = "paper"
     """Which width and depth is drawn how often: ``uniform``, each as often as any other. ``paper``: small ones more
     often, see ``scale``. ``list``: those of ``sizes``. All are drawn once, in a random order, before any is drawn a
@@ -64,6 +69,8 @@ class Config:
             raise UserError(f"elastic: sampling {self.sampling!r} {wrong}")
         if listed and (self.widths is not None or self.depths is not None):
             raise UserError("elastic: sampling 'list' takes sizes and reads no widths or depths: leave those out")
+        if self.stages and (listed or self.depths is not None):
+            raise UserError("elastic: stages stands in place of depths and sizes: leave those out")
         for size in self.sizes:
             SubNetwork.parse(size)
 
@@ -115,31 +122,37 @@ class Config:
             return True
 
         half = range(-(-full.width // 2), full.width + 1)
-        widths = self.widths or [width for width in half if there(size(width, deepest))]
-        depths = self.depths or [
-            depth for depth in range(-(-deepest // 2), deepest + 1) if there(size(full.width, depth))
-        ]
-        widths, depths = sorted(set(widths)), sorted(set(depths))
-        times = multiplicities(len(widths), len(depths), self.scale if self.sampling == "paper" else 1.0)
-        sizes = [size(width, depth) for width in widths for depth in depths]
+        widths = sorted(set(self.widths or [width for width in half if there(size(width, deepest))]))
+        scale = self.scale if self.sampling == "paper" else 1.0
+        if self.stages:
+            spans = [range(fewest, most + 1) for fewest, most in self.stages]
+            combinations = sorted(itertools.product(*spans), key=sum)
+            sizes = [SubNetwork(width, depths) for width in widths for depths in combinations]
+            times = multiplicities(1, len(combinations), scale, of_widths=1.0) * len(widths)
+        else:
+            reach = range(-(-deepest // 2), deepest + 1)
+            depths = sorted(set(self.depths or [depth for depth in reach if there(size(full.width, depth))]))
+            sizes = [size(width, depth) for width in widths for depth in depths]
+            times = multiplicities(len(widths), len(depths), scale)
         networks = [one for one, often in zip(sizes, times, strict=True) for _ in range(often) if one != full]
         if not networks:
             raise UserError(f"no size is left but {full}, that of the whole branch: give widths or depths below it")
         return networks
 
 
-def multiplicities(widths: int, depths: int, scale: float) -> list[int]:
+def multiplicities(widths: int, depths: int, scale: float, of_widths: float | None = None) -> list[int]:
     """How often each pair of a width and a depth stands in the list that is drawn from (POA, released code).
 
     Args:
         widths: their number.
         depths: their number.
         scale: weight of the smallest of each; the largest has 1, those between are evenly spaced.
+        of_widths: of the narrowest, where it is another one.
 
     Returns:
         ``round(weight of width * weight of depth)`` for each pair, halves to even, depths fastest.
     """
-    products = np.outer(np.linspace(scale, 1.0, widths), np.linspace(scale, 1.0, depths))
+    products = np.outer(np.linspace(of_widths or scale, 1.0, widths), np.linspace(scale, 1.0, depths))
     return [int(often) for often in np.round(products).ravel()]
 
 
@@ -150,6 +163,47 @@ def head_pieces(narrow: nn.Module, wide: nn.Module, scale: float) -> dict[str, P
     pieces = leading_pieces(own, theirs)
     fewer = {name for name, tensor in own.items() if tensor.ndim > 1 and tensor.shape[1] < theirs[name].shape[1]}
     return {name: replace(piece, scale=scale) if name in fewer else piece for name, piece in pieces.items()}
+
+
+class Handed:
+    """What a module has made of inputs, for another one that would make the same of them in the same step.
+
+    Kept in training alone, between the pass of the one and :meth:`clear`. A deep copy (of a teacher that starts as the
+    branch) keeps nothing.
+
+    Args:
+        module: that is listened to.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._listens = True
+        self._made: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        module.register_forward_hook(self._keep)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handed:
+        deaf = Handed(nn.Identity())
+        deaf._listens = False
+        return deaf
+
+    def _keep(self, module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        if self._listens and module.training and torch.is_grad_enabled():
+            self._made[_place(given[0])] = given[0], result  # with the input, so that its place is not taken
+
+    def to(self, module: nn.Module) -> None:
+        """Let a module take what there is in the place of its own forward pass."""
+        module.forward = partial(self._take, module, module.forward)  # type: ignore[method-assign]
+
+    def _take(self, module: nn.Module, own: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        found = self._made.get(_place(inputs)) if module.training and torch.is_grad_enabled() else None
+        return own(inputs) if found is None else found[1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._made.clear()
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 class ElasticBranch(Branch):
@@ -178,8 +232,14 @@ class ElasticBranch(Branch):
         self._held = [source]
         self.of, self.networks, self.seed, self.name, self.per_rank = of, tuple(networks), seed, name, per_rank
         self._twins: OrderedDict[SubNetwork, SlicedModule] = OrderedDict()
+        shared = source.encoder.slice_of(min(networks)).shared
+        self._handed = {name: Handed(source.encoder.get_submodule(name)) for name in shared}
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self._known: tuple[int, int, int] = (id(self.position), self.position._version, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: it makes twins of its own, and their stems run by themselves."""
+        return self.__dict__ | {"_twins": OrderedDict(), "_handed": {}}
 
     @property
     def source(self) -> EncoderBranch:
@@ -188,8 +248,7 @@ class ElasticBranch(Branch):
 
     @property
     def offer(self) -> Offer:
-        offer = self.source.offer
-        return replace(offer, taps=(), varies=True)
+        return replace(self.source.offer, taps=(), varies=True, per_rank=self.per_rank)
 
     def num_patches(self, view: ViewShape, name: str) -> int | None:
         return self.source.num_patches(view, name)
@@ -245,15 +304,18 @@ class ElasticBranch(Branch):
             return self._twins[size]
         source = self.source
         encoder = Sliced(source.encoder, size)
+        part: Any = encoder.twin
         pieces = under("encoder", encoder.pieces)
         with torch.device("meta"):
-            heads = {name: config.build(size.width) for name, config in source.configs.items()}
+            heads = {name: config.build(int(part.width)) for name, config in source.configs.items()}
         for name, head in heads.items():
-            scale = source.encoder.full_size.width / size.width
+            scale = source.encoder.width / part.width
             pieces |= under(f"heads.{name}", head_pieces(head, source.heads[name], scale))
         twin = EncoderBranch(encoder.twin, heads, source.configs)
         if collective.world_size() > 1:
             synchronise(twin)
+        for name, handed in self._handed.items():
+            handed.to(encoder.twin.get_submodule(name))
         self._twins[size] = SlicedModule(source, twin, pieces)
         if len(self._twins) > _TWINS:
             self._twins.popitem(last=False)
@@ -264,6 +326,8 @@ class ElasticBranch(Branch):
     ) -> dict[Request, Tensor]:
         """Answers by request, as the source gives them; features have the width of the step's size."""
         answers: dict[Request, Tensor] = self.sliced(self.size)(batch, tuple(requests))
+        for handed in self._handed.values():
+            handed.clear()
         return answers
 
     def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:

@@ -120,11 +120,14 @@ class Slice:
         config: Config of the stand-alone encoder.
         pieces: where each of its parameters and buffers comes from, by name.
         prepare: sets on a module built from ``config`` what is no tensor, such as the drop path of the kept blocks.
+        shared: modules that are whole in the slice and see the input alone: in one step they give the large network and
+            the slice the same.
     """
 
     config: Any
     pieces: Mapping[str, Piece]
     prepare: Callable[[nn.Module], None] = field(default=_nothing)
+    shared: tuple[str, ...] = ()
 
 
 class Elastic(Protocol):

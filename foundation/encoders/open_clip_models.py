@@ -107,8 +107,9 @@ def create(model: str, *, size: tuple[int, int] | None, pretrained: str | None, 
     published = None if pretrained is None else tag_of(shape, pretrained)
     vision = shape.vision if size is None else dataclasses.replace(shape.vision, image_size=size)
     build = importlib.import_module("open_clip.model")._build_vision_tower
-    tower: nn.Module = build(shape.embed, vision, shape.quick_gelu)
-    tower.proj = None
+    made: Any = build(shape.embed, vision, shape.quick_gelu)
+    made.proj = None
+    tower: nn.Module = made
     if torch.get_default_device().type == "meta":  # a plan needs no weights
         return tower
     if weights is not None:

@@ -167,13 +167,7 @@ class Encoder(Protocol):
         """Whether every parameter takes part in every step, where views come with masks or not."""
 
     def adopted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of the same encoder without registers as this one has them, its own fresh registers among them.
-
-        Others are given back as they are; whether they fit is asked by who loads them.
-
-        Args:
-            weights: as ``state_dict`` gives them.
-        """
+        """A ``state_dict`` of the same encoder without registers as this one has it, with its fresh ones; any other."""
 
     def cells(self, view: Tensor) -> Tensor:
         """Numbers that each token of a view covers, [R, N, *cell_shape]."""
@@ -288,11 +282,7 @@ class EncoderModule(nn.Module):
         )
 
     def slice_of(self, size: SubNetwork) -> Slice:
-        """Refused, as :meth:`check_size`.
-
-        Raises:
-            UserError: a slice of this encoder's weights is no encoder.
-        """
+        """Refused, as :meth:`check_size`."""
         self.check_size(size)
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.encoders import timm_registers
+from foundation.encoders.elastic import Leading, Piece, Slice, SubNetwork
 from foundation.encoders.protocol import (
     Capabilities,
     Encoder,
@@ -26,6 +27,7 @@ from foundation.encoders.protocol import (
     inputs_of,
 )
 from foundation.encoders.segments import choose
+from foundation.encoders.timm_elastic import Family, family_of
 from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of
 from foundation.errors import UserError
 from foundation.modalities.grids import cut, spread
@@ -165,6 +167,7 @@ class TimmEncoder(EncoderModule):
         self.patch_side = patch_side(model)
         self.hides = hides(model)
         self._hidden: Tensor | None = None
+        self._family = family_of(config, model)
         if self.hides:
             self.mask_token = nn.Parameter(torch.zeros(1, int(embed.proj.out_channels)))
             embed.register_forward_hook(self._hide)
@@ -183,6 +186,7 @@ class TimmEncoder(EncoderModule):
             hides=self.hides,
             overwrites=True,
             cell_shape=(self.config.channels, self.stride, self.stride),
+            elastic=self._family is not None,
             cannot_hide=""
             if self.hides
             else f"timm model {self.config.model!r} cannot hide patches: masked objectives such as ibot need a model "
@@ -296,6 +300,39 @@ class TimmEncoder(EncoderModule):
             "mean": list(data.get("mean", (0.485, 0.456, 0.406))),
             "std": list(data.get("std", (0.229, 0.224, 0.225))),
         }
+
+    @property
+    def full_size(self) -> SubNetwork:
+        """Its own size; width is that of a Swin's first stage, or of the middle of a ResNet's first bottlenecks."""
+        return super().full_size if self._family is None else self._family.full
+
+    def check_size(self, size: SubNetwork) -> None:
+        """Refuse sizes that this model has no part of.
+
+        Raises:
+            UserError: says which there are, or which families can be cut.
+        """
+        self._elastic().check(size)
+
+    def slice_of(self, size: SubNetwork) -> Slice:
+        """What a smaller network takes from this one, see :mod:`foundation.encoders.timm_elastic`.
+
+        Raises:
+            UserError: as :meth:`check_size`.
+        """
+        found = self._elastic().slice_of(size)
+        if self.mask_token is None:
+            return found
+        hidden = Piece("mask_token", (slice(None), Leading(size.width)))  # as wide as the embedding
+        return replace(found, pieces={**found.pieces, "mask_token": hidden})
+
+    def _elastic(self) -> Family:
+        if self._family is None:
+            raise UserError(
+                f"timm model {self.config.model!r} cannot be cut into smaller ones: Swin (swin_*) and ResNets of plain "
+                "bottlenecks (resnet50, resnet101, resnet152, resnet50_gn) can, and encoder 'vit'"
+            )
+        return self._family
 
     def tap_names(self) -> list[str]:
         """Everything that can be tapped: tokens behind each block or stage."""

@@ -63,8 +63,9 @@ def adopted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
         return found
     found[TOKEN] = own[TOKEN].clone()
     positions, wanted = found.get(POSITIONS), own.get(POSITIONS)
-    both = positions is not None and wanted is not None and CLASS in found
-    if both and positions.shape[1] == wanted.shape[1] + 1:
+    if positions is None or wanted is None or CLASS not in found:
+        return found
+    if positions.shape[1] == wanted.shape[1] + 1:
         found[CLASS] = found[CLASS] + positions[:, :1]
         found[POSITIONS] = positions[:, 1:].contiguous()
     return found

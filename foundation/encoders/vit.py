@@ -30,6 +30,7 @@ from foundation.encoders.protocol import (
 from foundation.encoders.segments import choose, pool
 from foundation.encoders.trunk import Trunk, drop_path_rates
 from foundation.errors import UserError
+from foundation.modalities.grids import GridTokenizer
 from foundation.modalities.image.tokenizer import Config as ImageTokenizerConfig
 from foundation.plugins import Plugin
 from foundation.ranges import Depth, Length, Range, ShareBelowOne, Side, check
@@ -353,7 +354,8 @@ class Encoder(Embedding):
             assert isinstance(twin, Encoder)
             twin.trunk.set_rates(rates)
 
-        return elastic.Slice(config, pieces, prepare)
+        shared = ("tokenizer.stem",) if isinstance(self.tokenizer, GridTokenizer) and len(self.tokenizer.stem) else ()
+        return elastic.Slice(config, pieces, prepare, shared)
 
     def uses_all_parameters(self, masked: bool) -> bool:
         """Whether every parameter takes part in every step; data parallel training looks for those that rest.

@@ -87,6 +87,20 @@ def views_for_probe(modality: str, evaluation: Any) -> Any:
     return views.for_probe(evaluation)
 
 
+def evaluation_shape(modality: str, evaluation: Any) -> tuple[int, ...]:
+    """Shape of what a probe looks at, without rows: for images (channels, height, width).
+
+    Args:
+        modality: folder name in ``foundation/modalities``.
+        evaluation: its ``EvaluationConfig``.
+
+    Raises:
+        UserError: the modality's ``views.py`` has no ``for_probe``.
+    """
+    ((_, shape),) = views_for_probe(modality, evaluation).roles.values()
+    return tuple(shape)
+
+
 def check_evaluation(modality: str, evaluation: Any, source: str) -> None:
     """:func:`foundation.modalities.lattice.check_views` for what a probe looks at.
 

@@ -23,7 +23,7 @@ from foundation.ranges import check
 from foundation.schedules import Weight
 from foundation.types import Batch
 
-KINDS = {"level": ("image", "batch"), "negatives": ("keep", "remove_both", "remove_teacher")}
+KINDS = {"level": ("view", "batch"), "negatives": ("keep", "remove_both", "remove_teacher")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Config:
     """Mask rule of the recipe under which the student sees the view; null: it sees all of it."""
     normalise: bool = True
     """Bring tokens to length 1 first: similarities are cosines."""
-    level: Literal["image", "batch"] = "image"
-    """Similarities within each row, or among all patches of the rows that one process has in one micro-batch."""
+    level: Literal["view", "batch"] = "view"
+    """Similarities within each view, or among all patches of the rows that one process has in one micro-batch."""
     negatives: Literal["keep", "remove_both", "remove_teacher"] = "keep"
     """Similarities below 0: kept, set to 0 in both, or in the teacher's alone (as the released code does)."""
     antialias: bool = False

@@ -55,6 +55,11 @@ class Koleo(Objective):
     def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
+        if config.across_processes and context.offer(config.student).per_rank:
+            raise UserError(
+                f"koleo: processes have features of branch {config.student!r} of different widths (per_rank), which "
+                "cannot be compared: set across_processes: false"
+            )
         self.request = Request(config.student, config.view, "cls", mask=context.mask(config.mask, config.view))
         self.requests = (self.request,)
 

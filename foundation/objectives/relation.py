@@ -90,9 +90,12 @@ class Relation(Objective):
         rule = context.mask(config.mask, config.view)
         student = tap_names(context, config.student, config, config.layer)
         teacher = tap_names(context, config.teacher, config, config.teacher_layer)
-        view, token = config.view, "patches"
-        self.student_requests = {k: Request(config.student, view, token, tap=t, mask=rule) for k, t in student.items()}
-        self.teacher_requests = {k: Request(config.teacher, view, token, tap=t) for k, t in teacher.items()}
+        self.student_requests = {
+            kind: Request(config.student, config.view, "patches", tap=tap, mask=rule) for kind, tap in student.items()
+        }
+        self.teacher_requests = {
+            kind: Request(config.teacher, config.view, "patches", tap=tap) for kind, tap in teacher.items()
+        }
         self.requests = (*self.teacher_requests.values(), *self.student_requests.values())
         self.resize = resize(context, (config.teacher, config.view), (config.student, config.view))
 

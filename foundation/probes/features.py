@@ -226,6 +226,21 @@ def _layers(encoder: nn.Module, view: Tensor, blocks: int) -> tuple[list[Tensor]
     return [*earlier, features.cls], pooled
 
 
+Reader: TypeAlias = Callable[[Tensor], tuple[list[Tensor], Tensor]]
+"""From views [B, ...] to class tokens of the last blocks, [B, D] each, and the mean patch token [B, D] of the last."""
+
+
+def reader(encoder: nn.Module, blocks: int = 1) -> Reader:
+    """How the last so many blocks of an encoder are read.
+
+    Raises:
+        UserError: the encoder has fewer.
+    """
+    if not 1 <= blocks <= depth_of(encoder):
+        raise UserError(f"blocks must lie between 1 and the encoder's depth {depth_of(encoder)}, got {blocks}")
+    return functools.partial(_layers, encoder, blocks=blocks)
+
+
 def extract(
     encoder: nn.Module,
     batches: Iterable[Any],
@@ -256,11 +271,40 @@ def extract(
     Raises:
         UserError: when no sample could be read, or the encoder has fewer blocks than asked for.
     """
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        one = [reader(encoder, blocks)]
+        (found,) = extract_all(one, batches, device=device, autocast=autocast, total=total, limit=limit, what=what)
+    finally:
+        encoder.train(was_training)
+    return found
+
+
+def extract_all(
+    readers: Sequence[Reader],
+    batches: Iterable[Any],
+    *,
+    device: torch.device | str = "cpu",
+    autocast: bool = False,
+    total: int | None = None,
+    limit: int | None = None,
+    what: str = "features",
+) -> list[FeatureSet]:
+    """One pass over the data for several encoders in evaluation mode: every sample is decoded once.
+
+    Args:
+        readers: of each encoder; the rest as for :func:`extract`.
+
+    Returns:
+        The features of each, on the CPU.
+
+    Raises:
+        UserError: when no sample could be read.
+    """
     device = torch.device(device)
-    if not 1 <= blocks <= depth_of(encoder):
-        raise UserError(f"blocks must lie between 1 and the encoder's depth {depth_of(encoder)}, got {blocks}")
-    layers: list[list[Tensor]] = [[] for _ in range(blocks)]
-    pooled: list[Tensor] = []
+    layers: list[list[list[Tensor]]] = [[] for _ in readers]  # of each encoder: batches of layers
+    pooled: list[list[Tensor]] = [[] for _ in readers]
     labels: list[Tensor] = []
     ids: list[Tensor] = []
     prints: list[Tensor] = []
@@ -269,45 +313,43 @@ def extract(
     skipped: dict[str, int] = {}
     messages: list[str] = []
     context = torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        with torch.inference_mode():
-            for batch in progress(batches, total, what):
-                for reason, count in batch.skipped.items():
-                    skipped[reason] = skipped.get(reason, 0) + count
-                messages.extend(batch.messages[: max(0, 8 - len(messages))])
-                if len(batch.keys):
-                    view = batch.data.to(device, non_blocking=True)
+    with torch.inference_mode():
+        for batch in progress(batches, total, what):
+            for reason, count in batch.skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+            messages.extend(batch.messages[: max(0, 8 - len(messages))])
+            if len(batch.keys):
+                view = batch.data.to(device, non_blocking=True)
+                prints.append(fingerprints(view).cpu())
+                for place, read in enumerate(readers):
                     with context:
-                        tokens, mean = _layers(encoder, view, blocks)
-                    prints.append(fingerprints(view).cpu())
-                    for layer, token in zip(layers, tokens, strict=True):
-                        layer.append(token.float().cpu())
-                    pooled.append(mean.float().cpu())
-                    labels.append(torch.as_tensor(batch.labels, dtype=torch.int64).cpu())
-                    ids.append(torch.as_tensor(batch.ids, dtype=torch.int64).cpu())
-                    keys.extend(batch.keys)
-                    names.extend(None if isinstance(name, int) else name for name in batch.names)
-                if limit is not None and len(keys) >= limit:
-                    break
-    finally:
-        encoder.train(was_training)
+                        tokens, mean = read(view)
+                    layers[place].append([token.float().cpu() for token in tokens])
+                    pooled[place].append(mean.float().cpu())
+                labels.append(torch.as_tensor(batch.labels, dtype=torch.int64).cpu())
+                ids.append(torch.as_tensor(batch.ids, dtype=torch.int64).cpu())
+                keys.extend(batch.keys)
+                names.extend(None if isinstance(name, int) else name for name in batch.names)
+            if limit is not None and len(keys) >= limit:
+                break
     if not keys:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in skipped.items()) or "the shards are empty"
         raise UserError(f"{what}: no sample could be read ({reasons})" + "".join(f"\n  {line}" for line in messages))
     # Leaving inference mode by a copy: linear heads need ordinary tensors.
-    return FeatureSet(
-        cls=tuple(torch.cat(layer)[:limit].clone() for layer in layers),
-        patches=torch.cat(pooled)[:limit].clone(),
-        labels=torch.cat(labels)[:limit].clone(),
-        keys=tuple(keys[:limit]),
-        ids=torch.cat(ids)[:limit].clone(),
-        skipped=skipped,
-        messages=tuple(messages),
-        names=tuple(names[:limit]) if any(name is not None for name in names) else (),
-        prints=torch.cat(prints)[:limit].clone(),
-    )
+    return [
+        FeatureSet(
+            cls=tuple(torch.cat(layer)[:limit].clone() for layer in zip(*of_batches, strict=True)),
+            patches=torch.cat(means)[:limit].clone(),
+            labels=torch.cat(labels)[:limit].clone(),
+            keys=tuple(keys[:limit]),
+            ids=torch.cat(ids)[:limit].clone(),
+            skipped=dict(skipped),
+            messages=tuple(messages),
+            names=tuple(names[:limit]) if any(name is not None for name in names) else (),
+            prints=torch.cat(prints)[:limit].clone(),
+        )
+        for of_batches, means in zip(layers, pooled, strict=True)
+    ]
 
 
 def fingerprints(view: Tensor) -> Tensor:

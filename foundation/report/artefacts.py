@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from foundation.errors import UserError
-from foundation.modalities.drawing import heat_rgb, photo, png
+from foundation.modalities.drawing import Picture, heat_rgb, photo, png, resize
 from foundation.modalities.parts import part
 from foundation.printable import escape
 from foundation.probes.artefacts import Look
@@ -24,6 +24,8 @@ from foundation.report.pictures import show
 from foundation.report.template import PAGE, STYLE
 from foundation.zoo.load import LoadedEncoder
 
+CELL, GAP = 96, 3
+"""Pixels of a picture on the sheet, and white around it."""
 BRIGHT = 99.0
 """Percentile of the norms that is shown brightest, unless outliers lie above it: those are."""
 
@@ -134,29 +136,61 @@ def _places(models: Sequence[Shown]) -> str:
 
 def _samples(models: Sequence[Shown]) -> str:
     """Each sample, and for each model the norms of its tokens and the attention of the class token."""
+    titles = _titles(models)
+    lines = _lines(models)
+    if not lines:
+        return ""
+    figures = [f'<div class="head">{escape(title)}</div>' for title in titles]
+    for key, line in zip(models[0].look.keys, lines, strict=True):
+        figures += [
+            f"<figure>{parts.picture(photo(picture), f'{title} of {key}', 'pixels')}</figure>"
+            for title, picture in zip(titles, line, strict=True)
+        ]
+    maps = f'<div class="maps" style="--columns:{len(titles)}">{"".join(figures)}</div>'
+    lead = "Dark is low, bright is high; norms of one model on one scale."
+    return parts.section("Samples", lead, parts.scroll(maps, "maps"))
+
+
+def sheet(models: Sequence[Shown]) -> Picture:
+    """The samples and maps of the page as one picture, a row for each sample.
+
+    Raises:
+        UserError: the modality cannot be drawn.
+    """
+    lines = _lines(models)
+    if not lines:
+        raise UserError(f"samples of {models[0].loaded.modality} cannot be drawn: there is no picture of them")
+    rows = []
+    for line in lines:
+        cells = [resize(picture, CELL, max(1, CELL * picture.shape[1] // picture.shape[0]), False) for picture in line]
+        rows.append(
+            np.concatenate([np.pad(cell, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for cell in cells], 1)
+        )
+    return np.concatenate(rows)
+
+
+def _titles(models: Sequence[Shown]) -> list[str]:
     titles = ["sample"]
     for model in models:
         titles += [f"norms {model.role}"] + [f"attention {model.role}"] * (model.look.attention is not None)
-    figures = [f'<div class="head">{escape(title)}</div>' for title in titles]
-    drawn = 0
-    for row, key in enumerate(models[0].look.keys):
-        line = [_sample(models[0], row)]
+    return titles
+
+
+def _lines(models: Sequence[Shown]) -> list[list[Picture]]:
+    """Pictures of each sample; none where the modality cannot be drawn."""
+    lines = []
+    for row in range(len(models[0].look.keys)):
+        first = models[0]
+        line = [show(first.look.views[row], first.loaded.modality, first.loaded.evaluation)]
         for model in models:
-            line += [_map(model, row, model.look.norms[row].numpy(), _range(model))]
+            line.append(_map(model, row, model.look.norms[row].numpy(), _range(model)))
             if model.look.attention is not None:
-                line += [_map(model, row, model.look.attention[row].numpy(), None)]
-        if all(picture is not None for picture in line):
-            drawn += 1
-            figures += [
-                f"<figure>{parts.picture(str(picture), f'{title} of {key}', 'pixels')}</figure>"
-                for title, picture in zip(titles, line, strict=True)
-            ]
-    if not drawn:
-        return ""
-    maps = f'<div class="maps" style="--columns:{len(titles)}">{"".join(figures)}</div>'
-    return parts.section(
-        "Samples", "Dark is low, bright is high; norms of one model on one scale.", parts.scroll(maps, "maps")
-    )
+                line.append(_map(model, row, model.look.attention[row].numpy(), None))
+        drawn = [picture for picture in line if picture is not None]
+        if len(drawn) < len(line):
+            return []
+        lines.append(drawn)
+    return lines
 
 
 def _range(model: Shown) -> tuple[float, float]:
@@ -164,25 +198,22 @@ def _range(model: Shown) -> tuple[float, float]:
     return float(known.min()), max(float(np.percentile(known, BRIGHT)), float(model.norms["limit"]))
 
 
-def _sample(model: Shown, row: int) -> str | None:
-    picture = show(model.look.views[row], model.loaded.modality, model.loaded.evaluation)
-    return None if picture is None else photo(picture)
-
-
-def _map(model: Shown, row: int, values: NDArray[np.floating], limits: tuple[float, float] | None) -> str | None:
+def _map(model: Shown, row: int, values: NDArray[np.floating], limits: tuple[float, float] | None) -> Picture | None:
+    """A map of numbers of the tokens of one sample."""
     if limits is None:
         scaled = unit_range(values, 0, 99.5)
     else:
         scaled = np.clip((values - limits[0]) / max(limits[1] - limits[0], 1e-12), 0, 1)
     if model.look.grid:
-        return png(heat_rgb(_flat(scaled, model.look.grid), 0.0, 1.0))
+        return heat_rgb(_flat(scaled, model.look.grid), 0.0, 1.0)
     try:
         drawing = part(model.loaded.modality, "picture")
     except UserError:
         return None
     view = model.look.views[row]
     upright = {key: value for key, value in options_of(model.loaded.evaluation).items() if key == "up"}
-    return photo(drawing.overlay(view, scaled, model.loaded.config.coordinates_of(view[None])[0], **upright))
+    places = model.loaded.config.coordinates_of(view[None])[0]
+    return np.asarray(drawing.overlay(view, scaled, places, **upright), dtype=np.uint8)
 
 
 def _flat(values: NDArray[np.floating], grid: tuple[int, ...]) -> NDArray[np.floating]:

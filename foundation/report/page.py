@@ -13,7 +13,7 @@ from foundation.parallel.placement import processor
 from foundation.printable import escape
 from foundation.probes.results import versions
 from foundation.redact import redact
-from foundation.report import comparison, figures, looks, names, parts
+from foundation.report import comparison, figures, looks, names, parts, sizes
 from foundation.report.pictures import Gallery
 from foundation.report.run import Run
 from foundation.report.template import PAGE, STYLE
@@ -47,6 +47,7 @@ def render(
         comparison.sentence(verdict(run.probes)),
         _tiles(run),
         comparison.probes(run),
+        sizes.section(run),
         *looks.sections(run, gallery, problem, views, no_views),
         curves(run),
         _recipe(run),

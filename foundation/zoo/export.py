@@ -19,6 +19,22 @@ from foundation.zoo.sections import branches, sections
 CARD_FORMAT = 1
 
 
+class Part(TypedDict):
+    """Which sub-network of a larger encoder an export is (POA).
+
+    Attributes:
+        width: see :class:`foundation.encoders.elastic.SubNetwork`.
+        depths: likewise.
+        of: SHA-256 of the larger one's weights; None where it had no file of its own.
+        trained: an elastic branch of the recipe trained such sub-networks.
+    """
+
+    width: int
+    depths: list[int]
+    of: str | None
+    trained: bool
+
+
 class Card(TypedDict):
     """What stands beside an export's weights."""
 
@@ -37,6 +53,7 @@ class Card(TypedDict):
     foundation_version: str
     measured: NotRequired[bool]
     stage: NotRequired[int]
+    sub_network: NotRequired[Part]
 
 
 class Numbers(TypedDict):
@@ -87,9 +104,6 @@ def write_export(
         measured: the run was measured by this branch.
         stage: of the recipe that the weights are of, from 0.
     """
-    from safetensors.torch import save
-
-    replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
     card: Card = {
         "format": CARD_FORMAT,
         "name": f"{recipe.name}-{branch}",
@@ -100,14 +114,28 @@ def write_export(
         "evaluation": config.to_plain(recipe.views.evaluation()),
         "parameters": sum(t.numel() for t in tensors.values()),
         "file": path.name,
-        "sha256": sha256(path),
+        "sha256": "",
         "computed": dict(computed or {}),
         "recipe": config.dump(recipe) if text is None else text,
         "foundation_version": VERSION,
         "measured": measured,
         "stage": stage,
     }
-    replace_file(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
+    return write_weights(path, tensors, card)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
+    """Write weights (``.safetensors``) and then their card (``.json``), each replaced whole.
+
+    Args:
+        path: of the weights.
+        tensors: the encoder's state dictionary.
+        card: its ``sha256`` is filled in.
+    """
+    from safetensors.torch import save
+
+    replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
+    replace_file(path.with_suffix(".json"), json.dumps({**card, "sha256": sha256(path)}, indent=1).encode())
     return path
 
 

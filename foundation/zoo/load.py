@@ -40,6 +40,10 @@ class LoadedEncoder:
         config: the encoder's Config, to build an untrained twin.
         recipe: text of the one that it was trained with; empty where that is not known.
         stage: of that recipe, from 0.
+        name: of the run and the branch, or of the model of timm or open_clip.
+        branch: of the run; empty for a model of timm.
+        step: optimiser steps done.
+        computed: device, processor and precision of the training, where known.
     """
 
     encoder: nn.Module
@@ -51,6 +55,10 @@ class LoadedEncoder:
     config: Any
     recipe: str = ""
     stage: int = 0
+    name: str = ""
+    branch: str = ""
+    step: int = 0
+    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def own(self) -> tuple[str, Any]:
@@ -154,6 +162,10 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         config=encoder_config,
         recipe=card["recipe"],
         stage=card.get("stage", 0),
+        name=card["name"],
+        branch=card["branch"],
+        step=card["step"],
+        computed=card.get("computed", {}),
     )
 
 
@@ -186,6 +198,10 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         config=recipe.encoder,
         recipe=text,
         stage=stage,
+        name=f"{recipe.name}-{branch}",
+        branch=branch,
+        step=int(numbers["step"]),
+        computed=numbers.get("computed", {}),
     )
 
 
@@ -242,6 +258,7 @@ def _of_library(
         sha256=None,
         folder=None,
         config=encoder_config,
+        name=encoder_config.model,
     )
 
 

@@ -6,11 +6,19 @@ The other sections say how training went. They are not read here, so that weight
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from foundation import config
 from foundation.plugins import Plugin
+
+_ELASTIC, _TRAINED = "elastic", "trained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Branch:
+    branch: Annotated[Any, Plugin("foundation.branches.{name}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,39 @@ def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
     plain = _of_stage(config.plain_of(recipe, source), stage)
     named = plain.get("branches", plain.get("teachers"))
     return ("teacher",) if named is None else tuple(named)
+
+
+def elastic_branches(recipe: str, source: str, stage: int = 0, branch: str = "student") -> list[Any]:
+    """Configs of the branches that train sub-networks of the encoder of a branch; empty where none does.
+
+    Args:
+        recipe: its text; empty: not known.
+        source: of it, for messages.
+        stage: number of the stage, from 0.
+        branch: whose encoder; one that follows another has that one's.
+
+    Raises:
+        UserError: one of them cannot be understood.
+    """
+    plain = _of_stage(config.plain_of(recipe, source), stage)
+    named: dict[str, Any] = plain.get("branches") or {}
+    elastic = {
+        name: facts for name, facts in named.items() if isinstance(facts, dict) and facts.get("name") == _ELASTIC
+    }
+    own = [facts for name, facts in elastic.items() if _root(named, name) == _root(named, branch)]
+    return [config.from_plain(_Branch, {"branch": facts}, name=source).branch for facts in own]
+
+
+def _root(named: Mapping[str, Any], branch: str) -> str:
+    """The branch that one follows, or follows by others."""
+    seen: set[str] = set()
+    while branch in named and branch not in seen:
+        seen.add(branch)
+        facts = named[branch]
+        if isinstance(facts.get("encoder"), dict) or facts.get("name") == _TRAINED:
+            return branch
+        branch = str(facts.get("of", "student"))
+    return branch
 
 
 def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:

@@ -127,6 +127,33 @@ def test_it_is_its_source_sliced_and_leads_gradients_there(mode):
     assert kept[32:48, :16].abs().sum() > 0 and not kept[:, 16:].any() and not kept[16:32].any()
 
 
+def test_a_stem_runs_once_for_both_and_gradients_are_those_of_two_passes():
+    student, branch = built()
+    student.train()
+    teacher = copy.deepcopy(student)
+    runs = []
+    student.encoder.tokenizer.stem[0].register_forward_hook(lambda *_: runs.append("student"))
+    branch.sliced(branch.size).twin.encoder.tokenizer.stem[0].register_forward_hook(lambda *_: runs.append("twin"))
+
+    def gradients(apart: bool) -> dict[str, torch.Tensor]:
+        student.zero_grad()
+        seen = batch()
+        torch.manual_seed(0)
+        scores = student(seen, (SCORES,))[SCORES]
+        if apart:
+            branch._handed["tokenizer.stem"].clear()
+        (scores.sum() + branch(seen, (SCORES,))[SCORES].square().sum()).backward()
+        return {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+
+    once, twice = gradients(apart=False), gradients(apart=True)
+    assert runs == ["student", "student", "twin"]
+    for name, gradient in twice.items():
+        torch.testing.assert_close(once[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()) + 1e-7)
+    teacher(batch(), (SCORES,))
+    student.eval()(batch(), (SCORES,))
+    assert not branch._handed["tokenizer.stem"]._made, "nothing is kept of copies, or behind a step"
+
+
 def test_an_average_of_the_source_is_not_disturbed_and_a_copy_is_whole():
     student, branch = built()
     teacher = ema.EmaBranch(student, "student")

@@ -22,7 +22,7 @@ REFRESH = "jobs=[{name: refresh, every: 2 steps}]"
 
 
 @pytest.mark.parametrize("negatives", ["keep", "remove_both", "remove_teacher"])
-@pytest.mark.parametrize("level", ["image", "batch"])
+@pytest.mark.parametrize("level", ["view", "batch"])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_published_losses_and_gradients(golden, normalise, level, negatives):
     arrays = golden("05_dinov3_gram")
@@ -31,7 +31,7 @@ def test_published_losses_and_gradients(golden, normalise, level, negatives):
     objective = config.build(context(Clock(10, 1.0), {}, 16))
     outputs = {objective.student_request: student.requires_grad_(), objective.teacher_request: teacher}
     loss = objective(outputs, None, 0).loss
-    case = f"norm{int(normalise)}_neg_{negatives}_imglevel{int(level == 'image')}"
+    case = f"norm{int(normalise)}_neg_{negatives}_imglevel{int(level == 'view')}"
     close(loss, arrays[f"output/{case}/loss"], FORWARD)
     loss.backward()
     close(student.grad, arrays[f"grad/{case}/student_features"], GRADIENT)
@@ -60,7 +60,7 @@ def test_an_anchor_that_sees_larger_views_is_resized_to_the_students_grid(tiny_r
 def test_impossible_settings_are_refused(tiny_recipe):
     with pytest.raises(UserError, match="branch 'student' cannot be its own anchor: give branches a gram: "):
         gram.Config(teacher="student")
-    with pytest.raises(UserError, match="level must be one of 'image', 'batch', got 'pixel'"):
+    with pytest.raises(UserError, match="level must be one of 'view', 'batch', got 'pixel'"):
         gram.Config(level="pixel")
     one = ViewShape(2, (3, 16, 16), "image")
     views = {"global": one, "local": replace(one, count=6)}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 import torch.nn.functional as F
 
 from foundation.objectives.whitening import FLOOR, Whitening
@@ -66,3 +71,31 @@ def test_features_that_are_not_finite_and_steps_without_any_leave_it_alone():
     assert whitening(torch.empty(0, WIDTH), 2).shape == (0, WIDTH)
     whitening(features(0), 3)
     assert torch.equal(whitening.mean, good) and good.any() and torch.isfinite(whitening.transform).all()
+
+
+SIZES = [30, 0]  # rows of each process: masked patches differ in number, and there may be none
+
+
+def _process(rank: int, address: str, results: dict) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=len(SIZES))
+    whitening = Whitening(WIDTH, 3)
+    for step in range(5):
+        whitening(features(sum(SIZES), step).split(SIZES)[rank], step)
+    results[rank] = {name: value.numpy() for name, value in whitening.state_dict().items()}
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_unequal_parts_give_the_transform_of_the_whole_in_every_process(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))  # spawned processes copy sys.path
+    whole = Whitening(WIDTH, 3)
+    for step in range(5):
+        whole(features(sum(SIZES), step), step)
+    with torch.multiprocessing.Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.spawn(_process, (str(tmp_path / "meet"), results), nprocs=len(SIZES), join=True)
+        one, other = (results[rank] for rank in range(len(SIZES)))
+    for name, value in whole.state_dict().items():
+        np.testing.assert_array_equal(one[name], other[name])
+        np.testing.assert_allclose(one[name], value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

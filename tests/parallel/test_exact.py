@@ -22,8 +22,10 @@ BUILD = {
     "imu": ("motions", "--train", "12", "--test", "4"),
     "paired": ("synthetic", "--train", "12", "--test", "4"),
 }
-TOO_LARGE = ("dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "video-dino-ibot", "vjepa2")
-"""Their views alone take minutes on a small machine."""
+TOO_LARGE = (
+    "dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
+)  # fmt: skip
+"""Their views alone take minutes on a small machine; poa-vits has those of poa-vitb and poa-vitl."""
 OWN_TESTS = (
     "cifar10-g2sd-nano", "cifar10-gram-nano", "cifar10-ph-reg-nano", "dinov3-gram", "g2sd-vits",
     "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano",
@@ -50,6 +52,8 @@ def smaller(recipe: dict[str, Any]) -> list[str]:
         # With a layer scale of 1e-5 all class tokens begin alike: KoLeo then enlarges float32's rounding to 1e-3.
         sizes |= {"layer_scale": "null"} if "layer_scale" in part else {}
         found += [f"{place}.{key}={value}" for key, value in sizes.items()]
+    for name, branch in recipe.get("branches", {}).items():
+        found += [f"branches.{name}.{key}=null" for key in ("widths", "depths") if key in branch]
     for name, head in recipe.get("heads", {}).items():
         if head.get("name") == "decoder":
             sizes = {"width": 48, "depth": 1, "heads": 2}
@@ -63,6 +67,9 @@ def drawn_by_process(recipe: dict[str, Any]) -> list[str]:
     """Overrides that switch off what depends on who sits in the same process, by design (docs/running.md)."""
     switches = [("views", "mixup", 0), ("masking", "foreign", 0), ("encoder", "drop_path", 0)]
     found = [f"{part}.{key}={off}" for part, key, off in switches if recipe.get(part, {}).get(key)]
+    found += [
+        f"branches.{name}.per_rank=false" for name, one in recipe.get("branches", {}).items() if "per_rank" in one
+    ]
     found += [
         f"objectives.{index}.across_processes=true"
         for index, objective in enumerate(recipe["objectives"])

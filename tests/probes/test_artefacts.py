@@ -105,7 +105,10 @@ def test_labels_must_be_one_for_each_token(planted, shards):
 
 def test_the_command_writes_figures_and_one_page(shards, tmp_path, capsys):
     words = ["artefacts", MODEL, shards, "--after", MODEL, "--labels", "cells.npy", "--out", str(tmp_path)]
-    assert main(words) == 0
+    assert main([*words, "--picture", str(tmp_path / "maps.png")]) == 0
+    from PIL import Image
+
+    assert Image.open(tmp_path / "maps.png").size == (3 * 102, 6 * 102)
     found = json.loads((tmp_path / "artefacts.json").read_text())
     assert [model["role"] for model in found["models"]] == ["before", "after"]
     assert found["models"][0]["norms"]["tokens"] == 1200 and "above_first" in found["models"][1]["norms"]

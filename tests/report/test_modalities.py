@@ -13,6 +13,8 @@ import torch
 
 from foundation import config, paths
 from foundation.data.build import build, load
+from foundation.probes.artefacts import Limit, look, readout, summary
+from foundation.report.artefacts import Shown, render, sheet
 from foundation.report.build import write_report
 from foundation.report.pictures import gallery
 from foundation.run.model_recipe import recipe_of
@@ -63,19 +65,19 @@ def test_a_sample_its_mask_its_attention_and_its_features(run):
     masked = (recipe := recipe_of(model)) is not None and recipe.masking is not None
     made = gallery(model, (shards,), samples=3, bank=16, queries=2, near=3)
     assert len(made.looks) == 3 and len(made.neighbours) == 2 and not made.notes
-    for look in made.looks:
-        sample = pixels(look.image)
-        assert (look.hidden is not None) == masked
+    for seen in made.looks:
+        sample = pixels(seen.image)
+        assert (seen.hidden is not None) == masked
         if masked:
-            hidden = pixels(look.hidden)
+            hidden = pixels(seen.hidden)
             assert hidden.shape == sample.shape and np.abs(hidden.astype(int) - sample).mean() > 2  # partly covered
-        names = [name for name, _ in look.attention]
+        names = [name for name, _ in seen.attention]
         assert names == ["mean of heads", "head 1", "head 2"]
-        for _, uri in look.attention:
+        for _, uri in seen.attention:
             drawn = pixels(uri)
             assert drawn.shape == sample.shape  # over the sample itself
             assert np.abs(drawn.astype(int) - sample).mean() > 1
-        assert pixels(look.components).std() > 5
+        assert pixels(seen.components).std() > 5
     assert pixels(made.neighbours[0].query[0]).shape == pixels(made.looks[0].image).shape
 
 
@@ -102,3 +104,16 @@ def test_the_page_of_each_modality_in_a_browser(run, tmp_path):
     with Image.open(picture) as image:
         assert len(image.convert("RGB").getcolors(1 << 24)) > 500
     assert Path(page).stat().st_size < 4_000_000
+
+
+def test_artefacts_of_any_modality_are_counted_and_drawn(run):
+    _, folder, shards = run
+    model = load_encoder(folder)
+    seen = look(model, [shards], limit=8, shown=2)
+    figures = summary(seen, 6.0, 150.0)
+    assert len(seen.norms) == 8 and figures["tokens"] == int(seen.norms.isfinite().sum()) > 0
+    assert ("places" in figures) == bool(seen.grid)
+    shown = Shown("model", model, seen, figures, readout(seen, seen, Limit.of(seen.norms, 6.0)))
+    page = render([shown])
+    assert page.count("<img") >= 4 and "nan %" not in page
+    assert sheet([shown]).shape[2] == 3
