@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_option(parser)
     from foundation.probe_options import MODEL_HELP
-    from foundation.probes.artefacts import DINOV2_CUT
     from foundation.ranges import Count, CountOrNone, Positive, Side, argument
 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -41,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "median (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--cut", type=argument(Positive), default=DINOV2_CUT, help="also count norms above this; default: %(default)s, "
-        "that of Darcet et al. for DINOv2",
+        "--cut", type=argument(Positive), help="also count norms above this; default: the cut of Darcet et al. for "
+        "DINOv2, 150",
     )  # fmt: skip
     parser.add_argument("--size", type=argument(Side), help="size of the evaluation view; default: the model's")
     parser.add_argument(
@@ -109,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         train, test = (
             artefacts.look(loaded, p, shown=0, **options) if p else seen for p in (arguments.train, arguments.test)
         )
-        norms = artefacts.summary(seen, arguments.deviations, arguments.cut, first)
+        norms = artefacts.summary(seen, arguments.deviations, arguments.cut or artefacts.DINOV2_CUT, first)
         role = ("before", "after")[number] if len(models) > 1 else "model"
         shown.append(Shown(role, loaded, seen, norms, artefacts.readout(train, test, rule)))
         first = first or rule
