@@ -1,6 +1,7 @@
 """What the zoo reads of the recipe that stands, as text, beside weights: enough to build encoder and views again.
 
-The other sections say how training went. They are not read here, so that weights stay usable when those change.
+The other sections say how training went. They are not read here, so that weights stay usable when those change; of the
+objectives only the branches that they train, where it is asked which sizes of an encoder were trained.
 """
 
 from __future__ import annotations
