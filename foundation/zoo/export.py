@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -96,6 +96,7 @@ def write_export(
     text: str | None = None,
     measured: bool = True,
     stage: int = 0,
+    parameters: Collection[str] | None = None,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -109,8 +110,10 @@ def write_export(
         text: of the whole recipe; None: ``recipe`` is the whole.
         measured: the run was measured by this branch.
         stage: of the recipe that the weights are of, from 0.
+        parameters: names of the tensors that are no buffers; None: as the recipe's encoder has them.
     """
-    layers = unfilled(without_download(recipe.encoder), len(tensors), str(path))
+    if parameters is None:
+        parameters = dict(unfilled(without_download(recipe.encoder), len(tensors), str(path)).named_parameters())
     card: Card = {
         "format": CARD_FORMAT,
         "name": f"{recipe.name}-{branch}",
@@ -119,7 +122,7 @@ def write_export(
         "modality": recipe.views.modality,
         "encoder": dict(config.to_plain(recipe)["encoder"]),
         "evaluation": config.to_plain(recipe.views.evaluation()),
-        "parameters": sum(tensors[name].numel() for name, _ in layers.named_parameters() if name in tensors),
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name in parameters),
         "file": path.name,
         "sha256": "",
         "computed": dict(computed or {}),
@@ -190,9 +193,10 @@ def export_branch(
     path: Path, recipe: Any, learner: Any, branch: str, step: int, computed: Mapping[str, str] | None = None
 ) -> Path:
     """Export the encoder of a branch of a run, as it stands; arguments as of :func:`write_export`."""
-    text, tensors = config.dump(recipe), learner.branch(branch).encoder.state_dict()
+    encoder = learner.branch(branch).encoder
+    text, tensors, named = config.dump(recipe), encoder.state_dict(), dict(encoder.named_parameters())
     own = sections(text, recipe.name, branch=branch)
-    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured)
+    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured, parameters=named)
 
 
 def export_branches(
