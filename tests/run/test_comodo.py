@@ -65,7 +65,7 @@ def taught(clips, video_teacher, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def balls(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("balls") / "shards"
-    assert main(["data", "build", "singing_balls", str(out), "--train", "192", "--test", "96"]) == 0
+    assert main(["data", "build", "singing_balls", str(out), "--train", "400", "--test", "200"]) == 0
     return out
 
 
@@ -104,11 +104,9 @@ def test_a_live_teacher_and_retrieval(few, clips, video_teacher, metrics, tmp_pa
 
 
 @pytest.mark.slow
-def test_clips_teach_sound(balls, metrics, tmp_path):
-    run, teacher, data = tmp_path / "run", tmp_path / "teacher", f"data.shards=['{balls}/train-*.tar']"
-    words = [*FAST, data, "train.length=20 steps", "train.batch_size=32"]
-    assert main(["pretrain", "quickstart-video", *words, "--run", str(teacher)]) == 0
-    words = [*FAST, data, "train.length=60 steps", "objectives.0.queue=64", f"branches.teacher.weights={teacher}"]
-    assert main(["pretrain", "audio-visual-nano", *words, "--run", str(run)]) == 0
-    name = "similarity_distillation/kl"
-    assert mean_at(run, metrics, name, -10, None) < 0.95 * mean_at(run, metrics, name, 5, 15)
+def test_clips_teach_sound(balls, tmp_path):
+    """Calls of callers whom it has not heard are told by a model of sound that clips of balls have taught."""
+    teacher, words = tmp_path / "teacher", (*FAST, f"data.shards=['{balls}/train-*.tar']", "train.length=30 steps")
+    assert main(["pretrain", "quickstart-video", *words, "train.batch_size=32", "--run", str(teacher)]) == 0
+    words = ("train.precision=float32", "train.length=150 steps", f"branches.teacher.weights={teacher}")
+    learns("audio-visual-nano", balls, tmp_path / "run", *words, loss="similarity_distillation/kl", fall=0.05)
