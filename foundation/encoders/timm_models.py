@@ -65,12 +65,24 @@ def create(
         options["pretrained"] = pretrained or weights is not None
     with source:
         try:
-            return _first_that_builds(timm, model, options, {} if size is None else {"img_size": size})
+            made = _first_that_builds(timm, model, options, {} if size is None else {"img_size": size})
+            return made if drop_path else _without_drop_path(made)
         except TypeError as error:
             if "unexpected keyword" not in str(error) or not arguments:
                 raise
             unknown = str(error).rpartition("argument ")[2]
             raise UserError(f"timm model {model!r} has no argument {unknown}: see encoder.arguments") from error
+
+
+def _without_drop_path(model: nn.Module) -> nn.Module:
+    """The same with every residual in every step: some families (Swin) skip a tenth of them unless told otherwise, and
+    not all know the option."""
+    from timm.layers import DropPath
+
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return model
 
 
 def _published(timm: Any, model: str) -> Any:

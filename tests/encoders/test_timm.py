@@ -206,3 +206,15 @@ def test_a_wheel_that_does_not_fit_is_explained(monkeypatch):
 def test_card(vit):
     assert from_plain(adapter.Config, to_plain(vit.config)) == vit.config
     assert vit.flops([(2, 3, 64, 64)]) > 2 * 16 * 2 * 12 * 12 * 192**2
+
+
+def test_no_residual_is_skipped_unless_asked_for() -> None:
+    from timm.layers import DropPath
+
+    small = {"patch_size": 2, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4}
+    for rate in (0.0, 0.2):
+        model = adapter.Config(
+            model="swin_tiny_patch4_window7_224", size=(32, 32), drop_path=rate, arguments=small
+        ).build()
+        skipped = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
+        assert skipped and max(skipped) == pytest.approx(rate)
