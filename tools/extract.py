@@ -39,7 +39,7 @@ in the recipe:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation import probe_options as options
     from foundation.plugins import add_option
-    from foundation.ranges import Side, Workers, argument
+    from foundation.ranges import Seed, Side, Workers, argument
 
     add_option(parser)
     parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames-every", type=argument(Side), default=1, metavar="N", help="with --frames: every N-th frame"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random views (default: %(default)s)")
+    parser.add_argument("--seed", type=argument(Seed), default=0, help="of random views (default: %(default)s)")
     parser.add_argument("--batch-size", type=argument(Side), default=64, help="samples per pass (default: %(default)s)")
     parser.add_argument(
         "--workers", type=argument(Workers), default=0, help="processes that read shards (default: %(default)s)"

@@ -25,7 +25,7 @@ from foundation.encoders.elastic import Piece, Sliced, SlicedModule, SubNetwork,
 from foundation.errors import UserError
 from foundation.parallel import collective
 from foundation.parallel.batch_norm import synchronise
-from foundation.ranges import Depth, Range, Rising, Side, check
+from foundation.ranges import Depth, Length, Range, Rising, Side, check
 from foundation.types import Batch, ViewShape
 
 _TWINS = 32
@@ -39,11 +39,11 @@ class Config:
 
     of: str = "student"
     """Trained branch that it is a slice of."""
-    widths: tuple[Side, ...] | None = None
+    widths: Annotated[tuple[Side, ...], Length(1, 4096)] | None = None
     """Widths of the slices, whole numbers of heads; None: all from half the branch's width up."""
-    depths: tuple[Depth, ...] | None = None
+    depths: Annotated[tuple[Depth, ...], Length(1, 4096)] | None = None
     """Blocks of the slices, or those of the deepest stage of a hierarchical network; None: all from half up."""
-    stages: tuple[Annotated[tuple[Depth, Depth], Rising()], ...] = ()
+    stages: Annotated[tuple[Annotated[tuple[Depth, Depth], Rising()], ...], Length(0, 16)] = ()
     """Of a hierarchical network, in place of ``depths``: fewest and most blocks of each stage. All combinations are
     drawn of, and the paper's rule weighs them by their order in blocks in all, and no widths (POA's ResNet)."""
     sampling: Literal["paper", "uniform", "list"] = "paper"
