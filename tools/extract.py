@@ -88,12 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.zoo.load import load_encoder
 
     a = arguments
-    if not a.member.endswith(".npy") or a.member.startswith((".", "_")):
-        raise UserError(f"--member {a.member}: the features are an array, so its name must end with .npy")
-    if not re.fullmatch(r"[\w.-]+", a.member) or ".." in a.member or a.member != a.member.lower():
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*\.npy", a.member):
         raise UserError(
-            f"--member {printable(a.member)}: what follows the key of a sample is of small letters, digits, '_', '-' "
-            "and '.', as teacher.npy"
+            f"--member {printable(a.member)}: the features are an array, so its name must end with .npy, and begin with "
+            "a small letter or digit, with none but these, '_', '-' and single dots between, as teacher.npy"
         )
     if (a.recipe is None) != (a.view is None):
         raise UserError("--recipe and --view go together: which view of which recipe the model sees")

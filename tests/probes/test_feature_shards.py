@@ -191,9 +191,10 @@ def test_an_index_claims_no_more_than_all_that_it_was_made_of(tiny_shards, model
     ("words", "wrong"),
     [
         (["--leave-out", "nosuch"], "no sample has such a member; there are: cls, png"),
-        (["--member", "a/b.npy"], "--member a/b.npy: what follows the key"),
-        (["--member", "a..npy"], "what follows the key"),
-        (["--member", "Big.npy"], "what follows the key"),
+        (["--member", "a/b.npy"], "--member a/b.npy: the features are an array"),
+        (["--member", "../b.npy"], "begin with a small letter or digit"),
+        (["--member", "a..npy"], "single dots between"),
+        (["--member", "Big.npy"], "a small letter or digit"),
     ],
 )
 def test_words_that_cannot_be_done_leave_nothing_behind(tiny_shards, models, tmp_path, capsys, words, wrong):
