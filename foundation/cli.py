@@ -7,6 +7,7 @@ that was asked for is imported. ``python tools/knn.py ...`` and ``foundation knn
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import importlib.util
 import os
@@ -248,12 +249,21 @@ def _dispatch(words: list[str]) -> int:
     if script.is_dir():  # one verb for a folder of scripts: the next word names the script
         stems = sorted(file.stem for file in script.glob("*.py") if not file.stem.startswith("_"))
         if not rest or rest[0] in ("-h", "--help"):
-            print(f"usage: {program} {{{','.join(stems)}}} ...\n\n{VERBS[verb][1]}")
+            width = max(map(len, stems)) + 2
+            lines = [f"  {stem:<{width}}{_purpose(script / f'{stem}.py')}" for stem in stems]
+            print("\n".join([f"usage: {program} NAME ...", "", VERBS[verb][1], "", *lines]))
+            print(f"\n'{program} NAME --help' explains one.")
             return 0
         if rest[0] not in stems:
             raise UserError(f"no {verb} called {rest[0]!r}{_near(rest[0], stems)} (there are: {', '.join(stems)})")
         script, program, rest = script / f"{rest[0]}.py", f"{program} {rest[0]}", rest[1:]
     return _run_script(script, program, rest)
+
+
+def _purpose(script: Path) -> str:
+    """The first line of a script's text, behind its name; nothing is imported."""
+    text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].rpartition("``: ")[2].rstrip(".")
 
 
 def _run_script(script: Path, program: str, words: list[str]) -> int:

@@ -161,7 +161,8 @@ def test_options_may_stand_between_settings(verb):
 def test_a_folder_of_scripts_is_a_verb_with_names(tmp_path: Path):
     done = foundation("bench", "no-such-bench")
     assert done.returncode == 2 and "no bench called 'no-such-bench'" in done.stderr
-    assert foundation("bench", "--help").returncode == 0
+    listed = foundation("bench", "--help")
+    assert listed.returncode == 0 and "  loader       samples per second and core" in listed.stdout
 
 
 def metadata(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], asks_for: str) -> None:

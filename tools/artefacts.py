@@ -8,8 +8,9 @@ from pathlib import Path
 
 DESCRIPTION = (
     "Look for artefacts among the patch tokens of a model: a histogram of their norms, the share of outliers and their "
-    "places, maps of some samples, and what a linear map still tells from a token of the cell that it stands for (and "
-    "of its class, where there are labels of cells). Writes artefacts.json and one self-contained page, artefacts.html."
+    "places, maps of some samples, and how well a linear map reconstructs from a token the patch that it stands for "
+    "(and its class, where there are labels of patches). Writes artefacts.json and one self-contained page, "
+    "artefacts.html."
 )
 
 
@@ -135,7 +136,11 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [("", *(m.role for m in shown)), *rows(shown)]
     width = max(len(line[0]) for line in lines)
     to_stdout("\n".join(f"{line[0]:<{width}}" + "".join(f"{value:>12}" for value in line[1:]) for line in lines))
-    to_stdout(f"written: {arguments.out / 'artefacts.json'}, {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    to_stdout(f"written: {arguments.out / 'artefacts.json'}, {page} ({page.stat().st_size / 1e3:,.0f} kB)")
+    for model in shown:
+        of = f"{model.role}: " if len(shown) > 1 else ""
+        for line in artefacts.warnings(model.norms):
+            to_stderr(f"warning: {of}{line}")
     return 0
 
 

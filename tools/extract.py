@@ -90,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     a = arguments
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*\.npy", a.member):
         raise UserError(
-            f"--member {printable(a.member)}: the features are an array, so its name must end with .npy, and begin with "
-            "a small letter or digit, with none but these, '_', '-' and single dots between, as teacher.npy"
+            f"--member {printable(a.member)}: the features are an array, so its name must end with .npy, and begin "
+            "with a small letter or digit, with none but these, '_', '-' and single dots between, as teacher.npy"
         )
     if (a.recipe is None) != (a.view is None):
         raise UserError("--recipe and --view go together: which view of which recipe the model sees")

@@ -80,12 +80,14 @@ class Branch(nn.Module):
         exports: its encoder is worth keeping by itself when the run is done.
         follows: name of the branch that it is an average of; None for others.
         set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
+        shares: what a plan says of a trained branch whose parameters are another one's; empty for all others.
     """
 
     trains: bool = False
     exports: bool = False
     follows: str | None = None
     set_by_job: bool = False
+    shares: str = ""
 
     @property
     def offer(self) -> Offer:

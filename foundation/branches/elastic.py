@@ -27,6 +27,7 @@ from foundation.parallel import collective
 from foundation.parallel.batch_norm import synchronise
 from foundation.ranges import Depth, Length, Range, Rising, Side, check
 from foundation.types import Batch, ViewShape
+from foundation.voice import plural
 
 _TWINS = 32
 """Sub-networks whose layers are kept for the next time: a few megabytes each, 40 ms to make again for a ViT-L."""
@@ -231,6 +232,7 @@ class ElasticBranch(Branch):
         # Not registered: its parameters belong to the branch, and are in the checkpoints and optimised once.
         self._held = [source]
         self.of, self.networks, self.seed, self.name, self.per_rank = of, tuple(networks), seed, name, per_rank
+        self.shares = f"a slice of {of}, {plural(len(set(networks)), 'size')}"
         self._twins: OrderedDict[SubNetwork, SlicedModule] = OrderedDict()
         shared = source.encoder.slice_of(min(networks)).shared
         self._handed = {name: Handed(source.encoder.get_submodule(name)) for name in shared}

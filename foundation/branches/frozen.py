@@ -77,6 +77,8 @@ class FrozenBranch(Branch):
 
     Attributes:
         heads: by name.
+        published: source of its weights, where they are published ones; see
+            :class:`foundation.encoders.protocol.EncoderConfig`.
         checksum: [32] uint8, SHA-256 of the weights.
     """
 
@@ -88,6 +90,7 @@ class FrozenBranch(Branch):
         super().__init__()
         self.name = name
         self.description, self.by_frame = loaded.description, config.frames is not None
+        self.published = loaded.published
         self.heads = heads
         # Not registered: neither checkpoints nor data parallel training must carry weights that never change.
         encoder = FrameByFrame(loaded.encoder) if self.by_frame else loaded.encoder

@@ -19,6 +19,7 @@ from foundation.errors import UserError
 
 _LOOKED_AT = 1000
 """Files of a folder without shards that are looked at, to say what they are."""
+_FEW = 4  # names of a folder that are all worth saying
 
 
 def expand(patterns: str | Path | Sequence[str | Path], several_splits: bool = False) -> list[Path]:
@@ -173,8 +174,8 @@ def _what_is_there(wanted: Path) -> str:
         return f"looked into {folder.absolute()}: it is empty"
     if folder == first and (files := _files_in(folder, False)):
         return files
-    near = difflib.get_close_matches(wanted.name, names, n=4, cutoff=0.5) or names[:4]
-    return (
-        f"looked into {folder.absolute()}: no {wanted.name!r} among {len(names)} names there; "
-        f"nearest: {', '.join(near)}"
-    )
+    near = difflib.get_close_matches(wanted.name, names, n=4, cutoff=0.7)
+    if not near and len(names) <= _FEW:
+        return f"looked into {folder.absolute()}: no {wanted.name!r}; there are {', '.join(names)}"
+    named = f"; nearest: {', '.join(near)}" if near else ""
+    return f"looked into {folder.absolute()}: no {wanted.name!r} among {len(names)} names there{named}"

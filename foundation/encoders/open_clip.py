@@ -63,6 +63,11 @@ class Config(EncoderConfig):
             object.__setattr__(self, "size", tuple(int(side) for side in self.size))
 
     @property
+    def published(self) -> str | None:
+        taken = self.pretrained is not None and self.weights is None
+        return f"open_clip:{self.model},pretrained={self.pretrained}" if taken else None
+
+    @property
     def modality(self) -> str:
         """Always ``image``."""
         return "image"

@@ -327,6 +327,12 @@ class EncoderConfig:
         """Width of the features, where it is known without building the encoder."""
         return None
 
+    @property
+    def published(self) -> str | None:
+        """Source of the published weights that :meth:`build` takes, such as ``timm:resnet50``, and fetches where they
+        are not on this machine; None: it takes none."""
+        return None
+
 
 @runtime_checkable
 class TokenizerConfig(Protocol):

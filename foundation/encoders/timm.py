@@ -113,6 +113,10 @@ class Config(EncoderConfig):
         return lattice(self.outline.grid(tuple(size)))
 
     @property
+    def published(self) -> str | None:
+        return f"timm:{self.model}" if self.pretrained and self.weights is None else None
+
+    @property
     def outline(self) -> Outline:
         """The model without its weights, and without the registers that it is given."""
         return outline(self.model, size=self.size, channels=self.channels, arguments=self.arguments)

@@ -1,16 +1,16 @@
-"""Artefacts of patch tokens: norms far above all others, and what the tokens still say of their own place.
+"""Artefacts of patch tokens: norms far above all others, and how well a patch is reconstructed from its own token.
 
 Darcet et al. 2024 ("Vision Transformers Need Registers"): large models use some patch tokens as memory; those have
 high norms and tell little of the patch that they stand for. Two measures, neither of which needs a label: the share of
-tokens whose norm lies far out, and how well a linear map tells from a token the numbers that its cell covers.
+tokens whose norm lies far out, and how well a linear map reconstructs from a token the patch that it stands for (R2).
 
 Letters: S samples, N patch tokens of one, D width, n tokens that are looked at closely.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ from foundation.data.stream import iterate_samples
 from foundation.errors import SampleError, UserError
 from foundation.modalities.parts import decoder
 from foundation.probes.least_squares import accuracy, explained, fit
+from foundation.probes.norm_shape import high_places, second_hump
 from foundation.probes.road import open_limited
+from foundation.voice import plural
 from foundation.zoo.load import LoadedEncoder
 
 ROBUST = 1.4826
@@ -36,6 +38,8 @@ DINOV2_CUT = 150.0
 MOST_TOKENS = 20_000
 """Tokens of the probes, drawn evenly from all samples."""
 BINS = 60
+FEWEST = 20
+"""Tokens of a group that is scored apart, at least."""
 _LABELS = "__cells__"
 
 
@@ -252,8 +256,10 @@ def summary(seen: Look, deviations: float, cut: float, first: Limit | None = Non
 
     Returns:
         ``tokens``, ``median``, ``deviation``, ``limit``, ``outliers`` (share), ``above_cut`` (share), with ``first``
-        also ``above_first`` (share), ``largest``, ``histogram`` (``edges``, ``counts``) and, on a grid, ``places``
-        (share of outliers by cell).
+        also ``above_first`` (share), ``largest``, ``histogram`` (``edges``, ``counts``), ``second_hump`` (``above``,
+        ``share``; None where there is none, see :func:`foundation.probes.norm_shape.second_hump`) and, on a grid,
+        ``places`` (share of outliers by cell), ``medians`` (norm by cell) and ``high_places`` (indices along each axis,
+        see :func:`foundation.probes.norm_shape.high_places`).
     """
     known = seen.norms[torch.isfinite(seen.norms)]
     rule = Limit.of(seen.norms, deviations)
@@ -265,16 +271,54 @@ def summary(seen: Look, deviations: float, cut: float, first: Limit | None = Non
         "outliers": float(out.sum()) / known.numel(), "cut": cut,
         "above_cut": float((known > cut).double().mean()),
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "second_hump": None if (hump := second_hump(seen.norms)) is None else asdict(hump),
     }  # fmt: skip
     if first is not None:
         found["above_first"] = float((known > first.norm).double().mean())
     if seen.grid:
         found["places"] = out.double().mean(dim=0).reshape(seen.grid).tolist()
+        found["medians"] = seen.norms.double().nanmedian(dim=0).values.reshape(seen.grid).tolist()
+        high = np.unravel_index(np.array(high_places(seen.norms, deviations), dtype=np.int64), seen.grid)
+        found["high_places"] = np.stack(high, axis=1).tolist()
     return found
 
 
+def warnings(norms: Mapping[str, Any]) -> list[str]:
+    """What speaks for artefacts that the limit does not show, a sentence each.
+
+    Args:
+        norms: of :func:`summary`.
+    """
+    said = []
+    high, hump = norms.get("high_places", []), norms["second_hump"]
+    missed = [place for place in high if _at(norms["places"], place) < 0.5]
+    if missed:
+        named = ", ".join(str(tuple(place)) for place in missed[:6]) + (", ..." if len(missed) > 6 else "")
+        level = min(_at(norms["medians"], place) for place in missed)
+        said.append(
+            f"the share of outliers misses tokens: at {plural(len(missed), 'place')} of the grid ({named}, "
+            f"counted from 0) the median norm is {level:.2f} or more, against {norms['median']:.2f} of all tokens, "
+            "whatever the samples show. That is how artefacts look that keep to their places; see the maps"
+        )
+    if hump is not None and norms["outliers"] < 0.5 * hump["share"]:
+        fits = (hump["above"] - norms["median"]) / norms["deviation"] if norms["deviation"] else 0.0
+        said.append(
+            f"the share of outliers may mislead: the histogram of norms has a second hump, {100 * hump['share']:.2f} % "
+            f"of the tokens above {hump['above']:.2f}, and the limit lies at {norms['limit']:.2f}. Look at the maps, "
+            f"and count these tokens with --deviations {fits:.2g}"
+        )
+    return said
+
+
+def _at(values: Any, place: Sequence[int]) -> float:
+    """One number of a nested list."""
+    for index in place:
+        values = values[index]
+    return float(values)
+
+
 def readout(train: Look, test: Look, limit: Limit) -> dict[str, Any]:
-    """What a linear map tells from patch tokens of other samples.
+    """What a linear map reconstructs or classifies from patch tokens of other samples.
 
     Args:
         train: tokens that the map is fitted on.
@@ -282,9 +326,10 @@ def readout(train: Look, test: Look, limit: Limit) -> dict[str, Any]:
         limit: the rule for outliers.
 
     Returns:
-        ``cells`` (share of the variance of the numbers under a token that is told) and ``labels`` (``accuracy``,
-        ``mean_iou``), each where it can be had, for ``all`` tokens and for ``outliers`` and ``others`` apart where
-        there are at least 20 of them.
+        ``reconstruction_r2`` (coefficient of determination of the patch under a token, 1 at most; below 0: worse than
+        the mean patch) and ``labels`` (``accuracy``, ``mean_iou``), each where it can be had, for ``all`` tokens and
+        for ``outliers`` and ``others`` apart where there are at least 20 of them; ``tokens``, how many of
+        each there are.
     """
     own = train is test
     learn = train.rows % 2 == 0 if own else torch.ones_like(train.rows, dtype=torch.bool)
@@ -293,13 +338,15 @@ def readout(train: Look, test: Look, limit: Limit) -> dict[str, Any]:
         return {}
     out = test.near[asked] > limit.norm
     groups = {"all": torch.ones_like(out), "outliers": out, "others": ~out}
-    groups = {name: chosen for name, chosen in groups.items() if name == "all" or int(chosen.sum()) >= 20}
     found: dict[str, Any] = {"tokens": {name: int(chosen.sum()) for name, chosen in groups.items()}}
+    groups = {name: chosen for name, chosen in groups.items() if name == "all" or int(chosen.sum()) >= FEWEST}
     if train.cells is not None and test.cells is not None:
         predict = fit(train.tokens[learn], train.cells[learn])
-        told, wanted = predict(test.tokens[asked]), test.cells[asked].double()
+        predicted, wanted = predict(test.tokens[asked]), test.cells[asked].double()
         middle = train.cells[learn].double().mean(dim=0)
-        found["cells"] = {name: explained(told[rows], wanted[rows], middle) for name, rows in groups.items()}
+        found["reconstruction_r2"] = {
+            name: explained(predicted[rows], wanted[rows], middle) for name, rows in groups.items()
+        }
     if train.labels is not None and test.labels is not None:
         known, scored = train.labels >= 0, test.labels[asked] >= 0
         classes = int(torch.cat((train.labels, test.labels)).max()) + 1

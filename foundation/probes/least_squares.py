@@ -53,7 +53,8 @@ def _solved(x: Tensor, y: Tensor) -> list[Callable[[Tensor], Tensor]]:
 
 
 def explained(predicted: Tensor, wanted: Tensor, level: Tensor) -> float:
-    """Share of the squared distance from ``level`` [P] that is told, of predictions and targets [m, P]."""
+    """Coefficient of determination (R2) of predictions of targets [m, P]: 1 - squared error / squared distance from
+    ``level`` [P]; below 0 where the level alone does better."""
     whole = float((wanted - level).square().sum())
     return 1.0 - float((predicted - wanted).square().sum()) / whole if whole else 0.0
 

@@ -13,6 +13,9 @@ split; at most 10,000 training samples.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -227,6 +230,15 @@ def _of_length_one(features: FeatureSet) -> FeatureSet:
     )
 
 
+@contextmanager
+def _few_labels() -> Iterator[None]:
+    """Around scikit-learn, which takes many classes of few samples for numbers to regress and warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
+
+
+@_few_labels()
 def _rbf(x: Any, train: FeatureSet, queries: Any, test: FeatureSet, settings: Settings) -> SvmResult:
     """Of features after their treatment; see the module's text."""
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold, train_test_split
@@ -291,9 +303,8 @@ def _keep_back(train: FeatureSet, settings: Settings) -> tuple[Any, Any]:
     return rest, kept
 
 
+@_few_labels()
 def _machine(x: Any, labels: Any, cost: float, seed: int) -> Any:
-    import warnings
-
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 

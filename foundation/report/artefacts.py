@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from foundation.errors import UserError
 from foundation.modalities.drawing import Picture, heat_rgb, photo, png, resize
 from foundation.modalities.parts import part
 from foundation.printable import escape
-from foundation.probes.artefacts import Look
+from foundation.probes.artefacts import FEWEST, Look, warnings
 from foundation.report import parts
 from foundation.report.figures import Series, line_chart
 from foundation.report.images import options_of, unit_range
@@ -26,6 +26,8 @@ from foundation.zoo.load import LoadedEncoder
 
 CELL, GAP = 96, 3
 """Pixels of a picture on the sheet, and white around it."""
+HEADING = 16
+"""Pixels of the line with the titles of the columns."""
 BRIGHT = 99.0
 """Percentile of the norms that is shown brightest, unless outliers lie above it: those are."""
 
@@ -55,11 +57,12 @@ def rows(models: Sequence[Shown]) -> list[tuple[str, ...]]:
     def share(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f} %"
 
-    def of(model: Shown, *keys: str) -> float | None:
-        value: Any = model.readout
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+    def group_value(model: Shown, what: str, group: str, form: Callable[[float], str], key: str = "") -> str:
+        """A score of a group of tokens; empty where the score was not asked for."""
+        if what not in model.readout:
+            return ""
+        value = model.readout[what].get(group)
+        return "too few" if value is None else form(value[key] if key else value)
 
     deviations, cut = models[0].norms["deviations"], models[0].norms["cut"]
     lines: list[tuple[str, list[str]]] = [
@@ -67,17 +70,17 @@ def rows(models: Sequence[Shown]) -> list[tuple[str, ...]]:
         ("largest norm", [f"{model.norms['largest']:.2f}" for model in models]),
         (f"limit: median + {deviations:g} robust deviations", [f"{model.norms['limit']:.2f}" for model in models]),
         ("outliers: tokens above it", [share(model.norms["outliers"]) for model in models]),
-        (
-            "tokens above the first model's limit",
-            [share(m.norms.get("above_first", m.norms["outliers"])) for m in models],
-        ),
-        (f"tokens above {cut:g}", [share(model.norms["above_cut"]) for model in models]),
     ]
-    for group, said in (("all", "all tokens"), ("outliers", "outliers"), ("others", "other tokens")):
-        lines.append((f"numbers of the cell told, {said}", [share(of(model, "cells", group)) for model in models]))
-    for group, said in (("all", "all tokens"), ("outliers", "outliers"), ("others", "other tokens")):
+    if len(models) > 1:
+        above = [share(m.norms.get("above_first", m.norms["outliers"])) for m in models]
+        lines.append((f"tokens above the limit of {models[0].role!r}", above))
+    lines.append((f"tokens above {cut:g}", [share(model.norms["above_cut"]) for model in models]))
+    for group, said in (("all", "all tokens"), ("outliers", "outliers alone"), ("others", "other tokens")):
+        values = [group_value(model, "reconstruction_r2", group, "{:.3f}".format) for model in models]
+        lines.append((f"linear reconstruction R2 of the patch, {said}", values))
+    for group, said in (("all", "all tokens"), ("outliers", "outliers alone"), ("others", "other tokens")):
         for key, called in (("accuracy", "accuracy"), ("mean_iou", "mean IoU")):
-            values = [share(of(model, "labels", group, key)) for model in models]
+            values = [group_value(model, "labels", group, share, key) for model in models]
             lines.append((f"dense probe, {called}, {said}", values))
     return [(title, *values) for title, values in lines if any(values)]
 
@@ -88,14 +91,20 @@ def render(models: Sequence[Shown]) -> str:
     table = parts.table(head, rows(models), "figures", numbers=range(1, len(head)))
     lead = (
         f"Norms of patch tokens {_layer(models[0].look.layer)}. Robust deviation: 1.4826 times the median distance "
-        "from the median. Numbers of the cell: share of the variance of what a token covers that a linear map tells "
-        "from it."
+        "from the median. Linear reconstruction R2: how well a linear map reconstructs the patch that a token stands "
+        "for (1: wholly; 0: no better than the mean patch; below 0: worse, which outliers can be as the map is fitted "
+        f"on all tokens). Too few: fewer than {FEWEST} tokens in what is scored."
     )
+    said = [f"{model.role}: {line}." for model in models for line in warnings(model.norms)]
+    note = f'<ul class="notes">{"".join(f"<li>{escape(line)}</li>" for line in said)}</ul>' if said else ""
     body = [
         f"<header><h1>Artefacts of patch tokens</h1>{''.join(_named(model) for model in models)}</header>",
-        parts.section("Figures", lead, f'<div class="card">{table}</div>'),
-        parts.section("Norms", "Tokens by norm; the vertical axis is logarithmic.", _histogram(models)),
-        _places(models),
+        parts.section("Figures", lead, f'{note}<div class="card">{table}</div>'),
+        parts.section("Norms", "Histogram of the norms; dashed: the limit for outliers.", _histogram(models)),
+        _places(models, "medians", "Median norm", "Median norm at each place of the grid, over the samples."),
+        _places(
+            models, "places", "Places of outliers", "Share of samples that have an outlier at a place of the grid."
+        ),
         _samples(models),
     ]
     return PAGE.format(title="artefacts · foundation", style=STYLE, body="\n".join(part for part in body if part))
@@ -115,23 +124,33 @@ def _histogram(models: Sequence[Shown]) -> str:
         edges, counts = model.norms["histogram"]["edges"], model.norms["histogram"]["counts"]
         middles = [(a + b) / 2 for a, b in pairwise(edges)]
         lines.append(Series(model.role, middles, [math.log10(count) if count else None for count in counts], dots=True))
-    return f'<div class="card">{line_chart(lines, x_label="norm", y_label="log10 of tokens")}</div>'
+    for model in models:
+        limit, highest = model.norms["limit"], math.log10(max(model.norms["histogram"]["counts"]))
+        lines.append(Series(f"limit, {model.role}", [limit, limit], [0.0, highest], dashed=True))
+    labels = {"x_label": "norm of a patch token", "y_label": "log10 of the number of tokens (3: 1,000)"}
+    return f'<div class="card">{line_chart(lines, **labels)}</div>'
 
 
-def _places(models: Sequence[Shown]) -> str:
-    """Where outliers lie in the grid."""
+def _places(models: Sequence[Shown], what: str, title: str, lead: str) -> str:
+    """A map of the grid: the median norms, or where outliers lie; nothing where no model has any."""
+    if any(what not in model.norms for model in models) or not any(np.nanmax(m.norms[what]) > 0 for m in models):
+        return ""
     figures = []
     for model in models:
-        if not model.look.grid or "places" not in model.norms:
-            return ""
-        share = np.asarray(model.norms["places"])
-        picture = png(heat_rgb(_flat(share, model.look.grid), 0.0, max(float(share.max()), 1e-9)))
-        said = f"{model.role}: at most {100 * float(share.max()):.1f} % in one cell"
+        values = np.asarray(model.norms[what])
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        shown = (0.0, max(high, 1e-9)) if what == "places" else (low, max(high, low + 1e-9))
+        picture = png(heat_rgb(_flat(values, model.look.grid), *shown))
+        said = (
+            f"{model.role}: at most {100 * high:.1f} %"
+            if what == "places"
+            else f"{model.role}: {low:.2f} to {high:.2f}"
+        )
         figures.append(
             f"<figure>{parts.picture(picture, said, 'pixels')}<figcaption>{escape(said)}</figcaption></figure>"
         )
     maps = f'<div class="card maps" style="--columns:{max(4, len(models))}">{"".join(figures)}</div>'
-    return parts.section("Places", "Share of samples that have an outlier in a cell.", maps)
+    return parts.section(title, lead, maps)
 
 
 def _samples(models: Sequence[Shown]) -> str:
@@ -152,7 +171,7 @@ def _samples(models: Sequence[Shown]) -> str:
 
 
 def sheet(models: Sequence[Shown]) -> Picture:
-    """The samples and maps of the page as one picture, a row for each sample.
+    """The samples and maps of the page as one picture: titles of the columns, and a row for each sample.
 
     Raises:
         UserError: the modality cannot be drawn.
@@ -160,19 +179,32 @@ def sheet(models: Sequence[Shown]) -> Picture:
     lines = _lines(models)
     if not lines:
         raise UserError(f"samples of {models[0].loaded.modality} cannot be drawn: there is no picture of them")
-    rows = []
+    rows: list[Picture] = []
+    widths: list[int] = []
     for line in lines:
         cells = [resize(picture, CELL, max(1, CELL * picture.shape[1] // picture.shape[0]), False) for picture in line]
+        widths = widths or [cell.shape[1] + 2 * GAP for cell in cells]
         rows.append(
             np.concatenate([np.pad(cell, ((GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255) for cell in cells], 1)
         )
-    return np.concatenate(rows)
+    return np.concatenate([_heading(_titles(models), widths), *rows])
+
+
+def _heading(titles: Sequence[str], widths: Sequence[int]) -> Picture:
+    """Titles of columns of these widths in pixels."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (sum(widths), HEADING), "white")
+    for title, left in zip(titles, accumulate(widths, initial=0), strict=False):
+        ImageDraw.Draw(strip).text((left + GAP, 2), title, fill="black")
+    return np.asarray(strip)
 
 
 def _titles(models: Sequence[Shown]) -> list[str]:
     titles = ["sample"]
     for model in models:
-        titles += [f"norms {model.role}"] + [f"attention {model.role}"] * (model.look.attention is not None)
+        of = f" {model.role}" if len(models) > 1 else ""
+        titles += [f"norms{of}"] + [f"attention{of}"] * (model.look.attention is not None)
     return titles
 
 
@@ -195,7 +227,9 @@ def _lines(models: Sequence[Shown]) -> list[list[Picture]]:
 
 def _range(model: Shown) -> tuple[float, float]:
     known = model.look.norms[torch.isfinite(model.look.norms)].double().numpy()
-    return float(known.min()), max(float(np.percentile(known, BRIGHT)), float(model.norms["limit"]))
+    return float(known.min()), max(
+        float(np.percentile(known, BRIGHT)), min(float(known.max()), float(model.norms["limit"]))
+    )
 
 
 def _map(model: Shown, row: int, values: NDArray[np.floating], limits: tuple[float, float] | None) -> Picture | None:

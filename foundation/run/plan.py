@@ -26,6 +26,7 @@ from foundation.voice import plural, to_stderr
 # keys and values (3), the attention's output (1), and the hidden layer before and after its GELU (2 x 4).
 _KEPT_PER_BLOCK = 14
 _RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
+_LARGE = 80.0  # GiB: more than most single accelerators have
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Plan:
         clock: length of the stage.
         num_samples: samples in the shards, None when they are not here.
         parameters: by part of the trained branches, and objectives.
+        shares: of trained branches whose parameters are another one's, what they are, by name.
         trained: of those, the parameters that the stage trains.
         tokens: per sample: those of the student's and the teachers' passes.
         flops: forward and backward of one sample, matrix products of the encoders only.
         memory: bytes in one process by kind.
         advice: what does not fit, a sentence each; see ``foundation/run/advice.py``.
+        published: weights that the run will fetch where they are not on this machine, a sentence each.
     """
 
     stage: str | None
@@ -50,11 +53,13 @@ class Plan:
     clock: Clock
     num_samples: int | None
     parameters: dict[str, int]
+    shares: dict[str, str]
     trained: int
     tokens: dict[str, int]
     flops: float
     memory: dict[str, int]
     advice: list[str]
+    published: list[str]
 
 
 def plan(recipe: Recipe, processes: int = 1) -> Plan:
@@ -103,7 +108,10 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
         except UserError as error:
             raise UserError(f"view {name!r}: {error}") from None
     parameters = {}
+    shares = {name: branch.shares for name, branch in _trained(learner).items() if branch.shares}
     for name, branch in _trained(learner).items():
+        if name in shares:
+            continue
         of = "" if name == STUDENT else f" of {name}"
         if isinstance(branch, EncoderBranch):
             parameters[f"encoder{of}"] = _count(branch.encoder)
@@ -128,7 +136,26 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             fed = (count, *branch.input_shape(shapes[view], view))
             flops += encoder.flops([fed]) * share * (3 if branch.trains else 1)
     memory = _memory(recipe, learner, sum(parameters.values()), trained, tokens, processes)
-    return Plan(part.name, recipe, clock, num_samples, parameters, trained, tokens, flops, memory, said)
+    published = _published(recipe, learner)
+    return Plan(
+        part.name, recipe, clock, num_samples, parameters, shares, trained, tokens, flops, memory, said, published
+    )
+
+
+def _published(recipe: Recipe, learner: Learner) -> list[str]:
+    """Published weights of the student and of frozen branches, and how to do without a network."""
+    keys: dict[str, str] = {}
+    if (own := recipe.encoder.published) is not None:
+        keys["encoder.weights=FILE.safetensors"] = own
+    for name, branch in learner.named_branches.items():
+        if isinstance(branch, FrozenBranch) and branch.published is not None:
+            bare = branch.published.partition(",")[0]
+            keys[f"\"branches.{name}.weights='{bare},weights=FILE.safetensors'\""] = branch.published
+    return [
+        f"published weights of {source} are fetched when the run begins, unless this machine has them; from a "
+        f"file: {key}"
+        for key, source in keys.items()
+    ]
 
 
 def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
@@ -141,7 +168,9 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         counted = recipe.data.samples_per_epoch or recipe.about.samples
         if not counted and not recipe.train.steps_per_epoch:
             raise
-        epoch = f", and an epoch is counted as {plural(counted, 'sample')}" if counted else ""
+        steps = recipe.train.steps_per_epoch
+        said = plural(steps, "step") if steps else f"counted as {plural(counted, 'sample')}" if counted else ""
+        epoch = f", and an epoch is {said}" if said else ""
         return None, [f"the shards are not here{epoch}: {error}"]
 
 
@@ -198,6 +227,17 @@ def show_plan(recipe: Recipe, processes: int = 1) -> None:
         _show(figures, processes)
 
 
+def _epoch(figures: Plan) -> list[tuple[str, str]]:
+    """Where an epoch is not the data: what it is, and how often the data are seen."""
+    clock, recipe = figures.clock, figures.recipe
+    if recipe.train.steps_per_epoch is None:
+        return []
+    samples = figures.num_samples or recipe.about.samples
+    passes = clock.total_steps * recipe.train.batch_size / samples if samples else 0.0
+    seen = [("passes over the data", f"{passes:,.1f}")] if samples else []
+    return [("epoch (train.steps_per_epoch)", plural(recipe.train.steps_per_epoch, "step")), *seen]
+
+
 def _show(figures: Plan, processes: int) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -213,6 +253,7 @@ def _show(figures: Plan, processes: int) -> None:
     rows = [
         ("samples in the shards", shards),
         ("optimiser steps", f"{steps:,} ({steps / figures.clock.steps_per_epoch:,.1f} epochs)"),
+        *_epoch(figures),
         ("batch", plural(batch, "sample")),
         (
             "micro-batch",
@@ -221,6 +262,7 @@ def _show(figures: Plan, processes: int) -> None:
         ),
         ("learning rate", f"{recipe.optimizer.learning_rate.start * recipe.optimizer.factor(batch):.3g} at its peak"),
         *((f"parameters, {name}", f"{count:,}") for name, count in figures.parameters.items()),
+        *((f"parameters, {name}", said) for name, said in figures.shares.items()),
         *([("parameters, trained of them", f"{figures.trained:,}")] if figures.trained < known else []),
         *((f"tokens per step, {name}", f"{count * batch:,}") for name, count in figures.tokens.items()),
         ("encoder FLOPs per step", f"{figures.flops * batch:.3g}"),
@@ -231,5 +273,14 @@ def _show(figures: Plan, processes: int) -> None:
         table.add_row(*row)
     console.print(table)
     sys.stdout.flush()  # before the warnings, also where both streams go into one file
+    for line in figures.published:
+        to_stderr(f"note: {of_stage(figures.stage)}{line}")
+    total = sum(figures.memory.values()) / 2**30
+    if processes == 1 and total > _LARGE:
+        to_stderr(
+            f"note: {of_stage(figures.stage)}{total:,.0f} GiB are for one process with the whole batch"
+            + (f"; the recipe is made for {recipe.about.hardware}" if recipe.about.hardware else "")
+            + ": --processes N shows what each of N needs"
+        )
     for line in figures.advice:
         to_stderr(f"warning: {of_stage(figures.stage)}{line}")

@@ -70,6 +70,13 @@ class LoadedEncoder:
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
+    def published(self) -> str | None:
+        """Source of published weights, see :class:`foundation.encoders.protocol.EncoderConfig`; None where they are
+        those of a run or an export."""
+        found: str | None = self.config.published if self.sha256 is None else None
+        return found
+
+    @property
     def own(self) -> tuple[str, Any]:
         """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
         probes look at."""
@@ -147,7 +154,10 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
 
     card_path = path.with_suffix(".json")
     if not path.is_file() and not card_path.exists():
-        raise UserError(f"model '{path}' does not exist{near_path(path)}")
+        raise UserError(
+            f"model '{path}' does not exist{near_path(path)} (an export is NAME.safetensors and its card NAME.json; "
+            "weights that others publish: timm:MODEL,weights=FILE.safetensors; to try without them: timm:MODEL,random)"
+        )
     if not path.is_file() or not card_path.exists():
         raise UserError(f"an export is two files: {path} and {card_path.name}; one is missing")
     card = schema.read_json(Card, card_path)

@@ -69,3 +69,15 @@ def test_an_archive_of_another_name_stays_a_shard(tmp_path: Path) -> None:
 def test_the_builders_that_are_named_exist_and_are_of_the_modality() -> None:
     for modality, builder in kinds._BUILDERS.items():
         assert build.load(builder).card["modality"] == modality
+
+
+def test_of_names_beside_a_missing_folder_only_near_ones_are_called_nearest(tmp_path: Path) -> None:
+    for name in ("cifar100", "esc10", "fsdd", "photos", "hapt"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"no 'cifar10' among 5 names there; nearest: cifar100/$"):
+        expand(f"{tmp_path}/cifar10/train-*.tar")
+    with pytest.raises(UserError, match=r"no 'tiles' among 5 names there$"):
+        expand(f"{tmp_path}/tiles/train-*.tar")
+    (tmp_path / "esc10").rmdir()
+    with pytest.raises(UserError, match=r"no 'tiles'; there are cifar100/, fsdd/, hapt/, photos/$"):
+        expand(f"{tmp_path}/tiles/train-*.tar")

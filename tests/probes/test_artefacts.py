@@ -1,4 +1,4 @@
-"""Planted artefacts are found where they are, and a token that tells nothing of its cell is seen to."""
+"""Planted artefacts are found where they are, and warned of where the limit misses them."""
 
 from __future__ import annotations
 
@@ -69,6 +69,36 @@ def test_the_rule_is_median_and_robust_deviation():
     assert figures["outliers"] == figures["above_cut"] == pytest.approx(0.2) and figures["tokens"] == 5
 
 
+def test_a_second_hump_and_high_places_below_the_limit_are_warned_of_and_a_long_tail_is_not():
+    torch.manual_seed(0)
+    wide, count = 5.0 + 2.7 * torch.randn(200, 64), 12_800
+    anywhere = wide.flatten().clone()
+    anywhere[torch.randperm(count)[:640]] = 17.0 + torch.randn(640)
+    anywhere = anywhere.view(200, 64)
+    placed = wide.clone()
+    placed[:, [9, 30, 52]] = 14.0 + 2.0 * torch.randn(200, 3)
+
+    def said(norms: torch.Tensor) -> tuple[dict, str]:
+        nothing = torch.zeros(0)
+        look = artefacts.Look(norms, "features", *3 * [nothing], None, None, (), (), None, (8, 8))
+        figures = artefacts.summary(look, 6.0, 150.0)
+        return figures, " ".join(artefacts.warnings(figures))
+
+    figures, text = said(anywhere)
+    assert figures["outliers"] < 0.005 and figures["second_hump"]["share"] == pytest.approx(0.05, abs=0.01)
+    assert "a second hump" in text and "places of the grid" not in text
+    figures, text = said(placed)
+    assert figures["outliers"] < 0.01 and figures["high_places"] == [[1, 1], [3, 6], [6, 4]]
+    assert "3 places of the grid ((1, 1), (3, 6), (6, 4), counted from 0)" in text
+    for seed in range(5):
+        torch.manual_seed(seed)
+        for norms in (torch.randn(20, 64) + 5, torch.randn(200, 64).exp(), torch.rand(200, 64).log().neg()):
+            assert said(norms)[1] == ""
+    far = wide.clone()
+    far[:, 9] = 80.0
+    assert said(far)[0]["outliers"] >= 1 / 64 and said(far)[1] == ""  # seen by the limit: nothing to warn of
+
+
 def test_tokens_that_say_nothing_of_their_cell_are_seen_apart():
     torch.manual_seed(0)
     cells = torch.randn(4000, 3)
@@ -79,7 +109,7 @@ def test_tokens_that_say_nothing_of_their_cell_are_seen_apart():
     rows = torch.arange(4000) // 5
     looked = artefacts.Look(norms.view(800, 5), "features", tokens, rows, norms, cells, labels, (), (), None, (5,))
     found = artefacts.readout(looked, looked, artefacts.Limit(1.0, 0.1, 6.0))
-    assert found["cells"]["others"] > 0.6 and found["cells"]["outliers"] < 0.2
+    assert found["reconstruction_r2"]["others"] > 0.6 and found["reconstruction_r2"]["outliers"] < 0.2
     assert found["labels"]["others"]["accuracy"] > 0.9 and found["labels"]["outliers"]["accuracy"] < 0.65
     assert found["tokens"]["all"] == 2000 and found["tokens"]["outliers"] + found["tokens"]["others"] == 2000
 
@@ -108,7 +138,7 @@ def test_the_command_writes_figures_and_one_page(shards, tmp_path, capsys):
     assert main([*words, "--picture", str(tmp_path / "maps.png")]) == 0
     from PIL import Image
 
-    assert Image.open(tmp_path / "maps.png").size == (3 * 102, 6 * 102)
+    assert Image.open(tmp_path / "maps.png").size == (3 * 102, 6 * 102 + 16)
     found = json.loads((tmp_path / "artefacts.json").read_text())
     assert [model["role"] for model in found["models"]] == ["before", "after"]
     assert found["models"][0]["norms"]["tokens"] == 1200 and "above_first" in found["models"][1]["norms"]
@@ -116,5 +146,6 @@ def test_the_command_writes_figures_and_one_page(shards, tmp_path, capsys):
     page = (tmp_path / "artefacts.html").read_text()
     assert page.count("<img") >= 12 and "http" not in page.replace("http://www.w3.org", "")
     said = capsys.readouterr().out
-    assert "outliers" in said and "artefacts.html" in said
+    assert "outliers" in said and "artefacts.html" in said and "(0.0 MB)" not in said
+    assert "tokens above the limit of 'before'" in said and "outliers alone" in said and "too few" in said
     assert main(["artefacts", MODEL, shards, "--train", shards]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_an_rbf_machine_is_the_protocol_of_time_series():
     assert few.validation is None and few.top1 < result.top1
     with pytest.raises(UserError, match="kernel must be one of linear, rbf, got 'poly'"):
         Settings(kernel="poly")
+
+
+def test_few_labels_of_many_classes_give_no_warning():
+    torch.manual_seed(0)
+    labels = torch.arange(12) // 2
+    few = FeatureSet(cls=(torch.randn(12, 4),), patches=torch.randn(12, 4), labels=labels, keys=tuple("abcdefghijkl"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kernel in ("linear", "rbf"):
+            assert 0 <= fit(few, few, Settings(kernel=kernel)).top1 <= 1
+            assert 0 <= fit(few.take(torch.arange(0, 12, 2)), few, Settings(kernel=kernel, costs=(1.0,))).top1 <= 1
 
 
 def test_tokens():

@@ -6,7 +6,7 @@ import pytest
 
 from foundation import config, paths
 from foundation.errors import UserError
-from foundation.run.plan import plan
+from foundation.run.plan import plan, show_plan
 from foundation.run.recipe import Recipe
 from tests.stand_ins import STAND_INS
 
@@ -46,6 +46,29 @@ def test_reference_recipes_have_the_published_numbers(name, encoder, steps, toke
     assert figures.tokens["student"] == tokens
     if encoder is not None:
         assert figures.parameters["encoder"] == encoder
+
+
+def test_weights_that_a_run_would_fetch_are_said_with_the_key_for_a_file(capsys):
+    show_plan(load("ph-reg", "data.shards=[]", "train.steps_per_epoch=100", "train.length=200 epochs"))
+    captured = capsys.readouterr()
+    model = "timm:vit_base_patch14_dinov2.lvd142m"
+    said = captured.err.splitlines()
+    assert sum(f"note: published weights of {model} are fetched" in line for line in said) == 2
+    assert any(line.endswith(": encoder.weights=FILE.safetensors") for line in said)
+    assert any(f"branches.original.weights='{model},weights=FILE.safetensors'" in line for line in said)
+    shown = " ".join(captured.out.split())
+    assert "20,000 (200.0 epochs)" in shown and "epoch (train.steps_per_epoch) │ 100 steps" in shown
+    assert f"passes over the data │ {20_000 * 8 / 31783:.1f}" in shown
+    assert plan(load("cifar10-dino-ibot-nano", "data.shards=[]")).published == []
+
+
+def test_a_slice_of_the_student_and_a_batch_for_many_processes_are_said(capsys):
+    show_plan(load("poa-vitl", "data.shards=[]"))
+    captured = capsys.readouterr()
+    assert "parameters, elastic │ a slice of student, " in " ".join(captured.out.split())
+    assert "--processes N shows what each of N needs" in captured.err
+    show_plan(load("poa-vitl", "data.shards=[]"), processes=16)
+    assert "--processes N" not in capsys.readouterr().err
 
 
 def test_published_learning_rates():

@@ -68,18 +68,24 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = [load_encoder(name) for name in arguments.models]
     encoders = [(f"{one.description}", one.encoder, one) for one in loaded]
     first = loaded[0]
-    encoders.append(("untrained", first.untrained(), first))
-    modality, evaluation = first.own
-    for label, function in simple_features(modality, evaluation).items():
-        encoders.append((label, SimpleEncoder(function), first))
+    kinds = {one.own[0]: one for one in reversed(loaded)}  # the first model of each modality
+    for modality, one in reversed(kinds.items()):
+        of = f", {modality}" if len(kinds) > 1 else ""
+        encoders.append((f"untrained{of}", one.untrained(), one))
+        for label, function in simple_features(*one.own).items():
+            encoders.append((f"{label}{of}", SimpleEncoder(function), one))
+    rows: list[tuple[str, ...]] = []
     for label, encoder, one in encoders:
         train, test = features(encoder, one)
         for count in arguments.per_class:
             draws = [few_shot(train.labels, count, seed) for seed in range(arguments.draws)]
             found = [_scores(train.take(rows), test) for rows in draws]
             means = [100 * sum(values) / len(values) for values in zip(*found, strict=True)]
-            figures = ", ".join(f"{n} {v:.1f}" for n, v in zip(("kNN", "linear SVM", "RBF SVM"), means, strict=True))
-            to_stdout(f"{count} labels a class ({len(draws[0])} samples): {label}: {figures} %")
+            rows.append((label, f"{count} ({len(draws[0])})", *(f"{value:.1f}" for value in means)))
+    head = ("accuracy in %", "labels a class (in all)", "kNN", "linear SVM", "RBF SVM")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        to_stdout("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
     if arguments.scratch_steps:
         train, test = features(encoders[0][1], first)
         for count in arguments.per_class:
@@ -89,12 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
                     for seed in range(arguments.scratch_draws)
                 ]
                 mean, each = 100 * sum(scores) / len(scores), ", ".join(f"{100 * one:.1f}" for one in scores)
-                to_stdout(f"{count} labels a class: from scratch, learning rate {rate:g}: {mean:.1f} % ({each})")
+                of = f", {first.own[0]}" if len(kinds) > 1 else ""
+                to_stdout(f"{count} labels a class: from scratch{of}, learning rate {rate:g}: {mean:.1f} % ({each})")
     return 0
 
 
 def _scores(train: FeatureSet, test: FeatureSet) -> Sequence[float]:
-    """Accuracy of the nearest neighbour (the best of one and five) and of both machines."""
+    """Accuracy of the nearest neighbour (the best of one and five) and of both classifiers."""
     import torch
 
     from foundation.probes import knn, svm
