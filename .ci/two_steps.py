@@ -38,6 +38,8 @@ MORE = {
     "comodo": (*OF_FRAMES, "objectives.0.queue=8"),
     "comodo-infonce": OF_FRAMES,
     "comodo-l2": OF_FRAMES,
+    "dcglr": ("objectives.1.queue=8",),
+    "shapes16-dcglr-nano": ("objectives.1.queue=8",),
     "utd-comodo-infonce-nano": (*OF_FRAMES, "views.members.imu.decode={}"),
     "utd-comodo-l2-nano": (*OF_FRAMES, "views.members.imu.decode={}"),
     "utd-comodo-nano": (*OF_FRAMES, "objectives.0.queue=8", "views.members.imu.decode={}"),

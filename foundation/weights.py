@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from foundation.errors import UserError
 from foundation.printable import printable
+from foundation.seeded import seeded
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -44,6 +45,24 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(f"{path} cannot be read: {printable(error)}") from None
 
 
+def unfilled(encoder_config: Any, tensors: int, source: str) -> nn.Module:
+    """The encoder that a card or recipe describes, built without memory: it has the layers and none of the numbers.
+
+    Args:
+        encoder_config: ``Config`` of the encoder.
+        tensors: that there are to fill it with.
+        source: of those, for messages.
+
+    Raises:
+        UserError: it needs many more tensors.
+    """
+    # Parts of other packages need not build without memory; they run only because the user trusts them.
+    own = type(encoder_config).__module__.partition(".")[0] == __name__.partition(".")[0]
+    with torch.device("meta" if own else "cpu"), _Unfilled(), _few_parameters(tensors, source), seeded(0):
+        encoder: nn.Module = encoder_config.build()
+    return encoder
+
+
 def check_fits(encoder_config: Any, layout: Layout, source: str) -> None:
     """Compare tensors with those of the encoder that a card or recipe describes, which is built without memory.
 
@@ -55,10 +74,7 @@ def check_fits(encoder_config: Any, layout: Layout, source: str) -> None:
     Raises:
         UserError: naming the first tensors that are missing, unknown, or of another shape or kind of number.
     """
-    # Parts of other packages need not build without memory; they run only because the user trusts them.
-    own = type(encoder_config).__module__.partition(".")[0] == __name__.partition(".")[0]
-    with torch.device("meta" if own else "cpu"), _Unfilled(), _few_parameters(len(layout), source):
-        wanted: dict[str, Tensor] = encoder_config.build().state_dict()
+    wanted: dict[str, Tensor] = unfilled(encoder_config, len(layout), source).state_dict()
     missing, unknown = sorted(wanted.keys() - layout.keys()), sorted(layout.keys() - wanted.keys())
     if missing or unknown:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.zoo.load import load_encoder
 
     a = arguments
-    if not a.member.endswith(".npy") or a.member.startswith((".", "_")):
-        raise UserError(f"--member {a.member}: the features are an array, so its name must end with .npy")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*\.npy", a.member):
+        raise UserError(
+            f"--member {printable(a.member)}: the features are an array, so its name must end with .npy, and begin with "
+            "a small letter or digit, with none but these, '_', '-' and single dots between, as teacher.npy"
+        )
     if (a.recipe is None) != (a.view is None):
         raise UserError("--recipe and --view go together: which view of which recipe the model sees")
     if a.recipe is not None and a.views is not None:
@@ -165,13 +169,15 @@ def _of_recipe(
     """What a frozen branch of a recipe would see of one of its views."""
     from foundation import config, paths
     from foundation.branches import frozen
+    from foundation.data.shards import open_shards
     from foundation.encoders.frame_by_frame import FrameByFrame
     from foundation.errors import UserError
     from foundation.modalities.shapes import view_shapes
     from foundation.plugins import near
     from foundation.probes.digests import plain
-    from foundation.probes.feature_shards import Source, TrainingView
+    from foundation.probes.feature_shards import Source, TrainingView, first_sample
     from foundation.run.recipe import Recipe
+    from foundation.voice import to_stderr
 
     run = Path(arguments.recipe) / "recipe.yaml"
     recipe = config.load(Recipe, run if run.is_file() else paths.recipe(arguments.recipe), [])
@@ -193,6 +199,13 @@ def _of_recipe(
         "seed": recipe.seed, "frames": arguments.frames, "frames_every": arguments.frames_every,
     }  # fmt: skip
     views, decode = recipe.views.build(), recipe.decode.build()
+    looked_at = TrainingView(views, arguments.view, shape.count, recipe.seed)
+    sample = first_sample(open_shards(arguments.shards), decode)
+    if sample is not None and looked_at.is_random(sample):
+        to_stderr(
+            f"view {arguments.view!r} of {recipe.name} is random: features are those of its first epoch, and training "
+            "with them equals training with the live teacher in that epoch only"
+        )
 
     def source_of(first: int) -> Source:
         return Source(

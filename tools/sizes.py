@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from foundation.encoders.elastic import SubNetwork
     from foundation.probe_command import Job
     from foundation.zoo.extract import Family
+    from foundation.zoo.latency import Timing
 
 DESCRIPTION = (
     "Score every sub-network of an encoder that was pretrained for all sizes (POA) by kNN and a linear probe, all of "
@@ -21,7 +22,7 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
 examples:
-  foundation sizes runs/mine --train TRAIN --test TEST       every size that the recipe trained
+  foundation sizes runs/mine --train TRAIN --test TEST       every size that the recipe trained (POA)
   foundation sizes runs/mine --train TRAIN --test TEST --sizes w64-d2 w96-d3 w128-d4"""
 
 
@@ -32,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, cache=False)
     options.add_tokens(parser)
     parser.add_argument(
-        "--sizes", nargs="+", metavar="SIZE", help="such as w96-d3, or w96-d2-2-6-2 (default: all that were trained)"
+        "--sizes",
+        nargs="+",
+        metavar="SIZE",
+        help="such as w96-d3, or w96-d2-2-6-2 (default: all that the recipe trained; of a "
+        "model without an elastic branch all from half its width and depth up)",
     )
     parser.add_argument("--k", type=argument(Count), default=20, help="neighbours that vote (default: %(default)s)")
     parser.add_argument("--epochs", type=argument(Count), help="of the linear probe (default: as foundation linear)")
@@ -59,17 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.probes.digests import plain
     from foundation.report.sizes import draw
     from foundation.voice import to_stderr, to_stdout
-    from foundation.zoo.extract import NOT_TRAINED, Family, parameters_of
+    from foundation.zoo.extract import Family, parameters_of
+    from foundation.zoo.latency import misgivings
 
     begun = time.time()
     arguments.group = None  # a choice of the probes that leave one out
     job = command.prepare(arguments, needs_test=True)
     family = Family.of(job.loaded)
-    if not family.trained:
-        to_stderr(f"warning: {NOT_TRAINED}")
     wanted = _wanted(arguments, job, family)
+    if doubts := family.doubts(wanted):
+        to_stderr(f"warning: {doubts}")
     encoder: Any = job.loaded.encoder
-    seconds, timed_on = _latencies(arguments, job, wanted)
+    times, timed_on = _latencies(arguments, job, wanted)
     if str(job.device) == "cpu":
         leave_one_processor()
     parts = {str(size): sizes.Subject.part(Sliced(encoder, size)) for size in wanted}
@@ -94,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     facts: dict[str, dict[str, Any]] = {
         str(size): {"name": "model", "features": str(size), "width": size.width, "depths": list(size.depths),
-                    "parameters": parameters_of(encoder, size), "seconds": seconds[size]}
+                    "parameters": parameters_of(encoder, size), **_plain(times[size]),
+                    "trained": size in family.trained}
         for size in wanted
     }  # fmt: skip
     rows = [facts.get(name, {"name": name, "features": name}) | row for name, own in found.rows.items() for row in own]
@@ -102,12 +109,14 @@ def run(arguments: argparse.Namespace) -> int:
         "metric": "top1",
         **job.look(found.train, found.test, arguments.tokens),
         "settings": {**plain(settings), "limit": arguments.limit, "baselines": arguments.baselines,
-                     "sizes": list(parts), "trained": family.trained},
+                     "sizes": list(parts), "trained": family.trained.issuperset(wanted)},
         "latency": timed_on,
         "results": rows,
     }  # fmt: skip
     written = command.save(job, "sizes", content, begun)
     _show(rows, job, timed_on["setting"])
+    for warning in misgivings(times):
+        to_stderr(f"warning: {warning}")
     to_stdout(written)
     if written.startswith(command.WRITTEN):
         path = Path(written.removeprefix(command.WRITTEN))
@@ -131,16 +140,20 @@ def _wanted(arguments: argparse.Namespace, job: Job, family: Family) -> list[Sub
 
 def _latencies(
     arguments: argparse.Namespace, job: Job, sizes: Sequence[SubNetwork]
-) -> tuple[dict[SubNetwork, float], dict[str, Any]]:
-    """Seconds of each size for one sample, and what they were measured on."""
+) -> tuple[dict[SubNetwork, Timing], dict[str, Any]]:
+    """How long each size takes for one sample, and what that was measured on."""
     from foundation.probe_command import usable_device
     from foundation.probes.results import progress
     from foundation.zoo.extract import stopwatch_for, timed
 
     device = usable_device(arguments.latency_device) if arguments.latency_device else job.device
     stopwatch = stopwatch_for(job.loaded, device, job.evaluation)
-    seconds = timed(job.loaded.encoder, sizes, stopwatch, lambda items: progress(items, len(items), "latency", "round"))
-    return dict(zip(sizes, seconds, strict=True)), stopwatch.facts()
+    times = timed(job.loaded.encoder, sizes, stopwatch, lambda items: progress(items, len(items), "latency", "round"))
+    return dict(zip(sizes, times, strict=True)), stopwatch.facts()
+
+
+def _plain(timing: Timing) -> dict[str, Any]:
+    return {"seconds": timing.seconds, "spread": timing.spread, "runs": timing.runs}
 
 
 def _baselines(arguments: argparse.Namespace, job: Job) -> dict[str, Any]:
@@ -157,22 +170,25 @@ def _show(rows: Sequence[dict[str, Any]], job: Job, setting: str) -> None:
     from rich.table import Table
 
     from foundation.probes.table import percent
-    from foundation.zoo.extract import milliseconds
+    from foundation.zoo.latency import Timing
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("size", no_wrap=True)
-    for name in ("parameters", "one sample", "kNN", "linear"):
+    for name in ("parameters", "one sample", "spread", "runs", "kNN", "linear"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in dict.fromkeys(row["features"] for row in rows):
         own = [row for row in rows if row["features"] == name]
         best = {probe: max(row["top1"] for row in own if row["probe"] == probe) for probe in ("knn", "linear")}
         first = own[0]
-        facts = [f"{first['parameters']:,}", milliseconds(first["seconds"])] if "seconds" in first else ["", ""]
+        facts = [""] * 4
+        if "seconds" in first:
+            timing = Timing(first["seconds"], first["spread"], first["runs"])
+            facts = [f"{first['parameters']:,}", *timing.shown()]
         table.add_row(name, *facts, percent(best["knn"]), percent(best["linear"]))
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(f"Sizes of {job.loaded.description}: top-1 in %", markup=False, highlight=False)
     console.print(table)
-    console.print(f"Time: median, {setting}", markup=False, highlight=False)
+    console.print(f"Time: median and spread of the middle half of the runs, {setting}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

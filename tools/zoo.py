@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from foundation.encoders.elastic import SubNetwork
     from foundation.zoo.extract import Family
+    from foundation.zoo.latency import Timing
     from foundation.zoo.load import LoadedEncoder
 
 DESCRIPTION = "Cut smaller encoders out of one that was pretrained for all sizes (POA), each a model of its own."
@@ -20,9 +23,10 @@ examples:
   foundation zoo extract runs/mine --params 20M             the largest with at most 20 million parameters
   foundation zoo extract runs/mine --latency 5ms --device cpu
                                                             the largest that encodes a sample within 5 ms here
-  foundation zoo extract runs/mine --all --out sizes        every size that the recipe trained
+  foundation zoo extract runs/mine --all --out sizes        every size that the recipe trained (POA)
   foundation knn sizes/mine-teacher-w96-d3.safetensors --train TRAIN --test TEST"""
 
+_OF = "of the sizes that the recipe trained; else of all from half the width and depth up"
 _FACTORS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -41,9 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract.add_argument(
         "--depth", nargs="+", type=argument(Depth), metavar="D", help="blocks; one number for each stage, where it has"
     )
-    extract.add_argument("--params", type=parameters, metavar="N", help="the largest of at most so many, as 20M")
-    extract.add_argument("--latency", type=seconds, metavar="TIME", help="the largest of at most so long, as 5ms")
-    extract.add_argument("--all", action="store_true", help="every size that the recipe trained")
+    extract.add_argument(
+        "--params", type=parameters, metavar="N", help=f"the largest of at most so many, as 20M, {_OF}"
+    )
+    extract.add_argument(
+        "--latency", type=seconds, metavar="TIME", help=f"the largest of at most so long, as 5ms, {_OF}"
+    )
+    extract.add_argument(
+        "--all", action="store_true", help="every size that the recipe trained, if it has an elastic branch"
+    )
     extract.add_argument("--out", type=Path, metavar="DIR", help="folder (default: that of the run's exports)")
     extract.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     extract.add_argument("--device", default="cpu", help="that --latency is measured on (default: %(default)s)")
@@ -73,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _extract(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
-    from foundation.voice import plural, to_stderr, to_stdout
-    from foundation.zoo.extract import NOT_TRAINED, Family, write_sizes
+    from foundation.voice import to_stderr, to_stdout
+    from foundation.zoo.extract import Family, write_sizes
     from foundation.zoo.load import load_encoder
 
     ways = {
@@ -93,11 +103,14 @@ def _extract(arguments: argparse.Namespace) -> int:
     out = arguments.out or beside
     if out is None:
         raise UserError("this model has no folder: say where to write by --out DIR")
+    if arguments.all and not family.trained:
+        raise UserError(
+            "--all writes the sizes that an elastic branch of the recipe trained, and no objective of this model's "
+            "recipe trained any: name a size by --width and --depth, or choose one by --params or --latency"
+        )
     sizes = list(family.sizes) if arguments.all else [_chosen(arguments, loaded, family)]
-    if not family.trained:
-        to_stderr(f"warning: {NOT_TRAINED}")
-    elif not arguments.all and sizes[0] not in family.sizes:
-        to_stderr(f"warning: {sizes[0]} is none of the {plural(len(family.sizes), 'size')} that were trained")
+    if doubts := family.doubts(sizes):
+        to_stderr(f"warning: {doubts}")
     for path in write_sizes(loaded, sizes, out, trained=family.trained, overwrite=arguments.overwrite):
         to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
     return 0
@@ -106,8 +119,9 @@ def _extract(arguments: argparse.Namespace) -> int:
 def _chosen(arguments: argparse.Namespace, loaded: LoadedEncoder, family: Family) -> SubNetwork:
     """The one size that is asked for."""
     from foundation.probe_command import usable_device
-    from foundation.voice import to_stdout
-    from foundation.zoo.extract import milliseconds, size_named, stopwatch_for
+    from foundation.voice import to_stderr, to_stdout
+    from foundation.zoo.extract import size_named, stopwatch_for
+    from foundation.zoo.latency import milliseconds, misgivings
 
     if arguments.params is not None:
         size = family.within(arguments.params)
@@ -116,10 +130,29 @@ def _chosen(arguments: argparse.Namespace, loaded: LoadedEncoder, family: Family
         return size
     if arguments.latency is not None:
         stopwatch = stopwatch_for(loaded, usable_device(arguments.device))
-        size, taken = family.as_fast_as(arguments.latency, stopwatch)
-        to_stdout(f"{size}: {milliseconds(taken)} for {stopwatch.setting}")
+        size, times = family.as_fast_as(arguments.latency, stopwatch)
+        _show(family, times)
+        for warning in misgivings(times):
+            to_stderr(f"warning: {warning}")
+        taken = milliseconds(times[size].seconds)
+        to_stdout(f"{size}: {taken}, the largest of at most {milliseconds(arguments.latency)}; {stopwatch.setting}")
         return size
     return size_named(loaded.encoder, arguments.width, arguments.depth)
+
+
+def _show(family: Family, times: Mapping[SubNetwork, Timing]) -> None:
+    """The times of the sizes that a latency chooses among."""
+    from foundation.voice import to_stdout
+
+    lines = [("size", "parameters", "median", "spread", "runs")]
+    lines += [
+        (str(size), f"{count:,}", *times[size].shown())
+        for size, count in zip(family.sizes, family.parameters, strict=True)
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for first, *rest in lines:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        to_stdout("  ".join([first.ljust(widths[0]), *cells]))
 
 
 if __name__ == "__main__":

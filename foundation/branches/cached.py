@@ -13,20 +13,21 @@ from torch import Tensor, nn
 
 from foundation.branches.base import Branch, BranchContext, Offer
 from foundation.branches.fixed import fixed_heads
-from foundation.branches.frozen import digest_of
+from foundation.branches.frozen import digest_of, load_teacher
 from foundation.branches.request import Request
+from foundation.data.extras.array import Config as ArrayConfig
 from foundation.data.shards import ShardError, ShardSet
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near
 from foundation.printable import printable
 from foundation.ranges import Side, check
 from foundation.types import Batch
-from foundation.zoo.load import load_encoder
 
 FEATURES = "features"
 """Key of an index's ``about``: by member, which model made its features, and of what."""
 
 _LOOKED_AT = 64  # shards whose headers are read before the first step
+_DIGESTED = 1 << 30  # bytes of shards that are compared with the index before the first step: about two seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class Config:
         """The branch.
 
         Raises:
-            UserError: the recipe declares no such extra (names those there are), or ``weights`` cannot be read.
+            UserError: the recipe declares no such extra (names those there are), or one of another width; or
+                ``weights`` cannot be read.
         """
         if self.extra not in context.extras:
             there = ", ".join(context.extras) or "none"
@@ -66,14 +68,27 @@ class Config:
                 f"branches.{context.name}.extra: data.extras has no {self.extra!r}{near(self.extra, context.extras)}; "
                 f"there are: {there}"
             )
+        self._check_width(context)
         wanted = self.sha256
         if self.weights is not None:
             planned = torch.get_default_device().type == "meta"  # by a dry run, which fetches nothing
             with torch.device("cpu"):
-                wanted = digest_of(load_encoder(self.weights, branch=self.branch, fetch=not planned)).hex()
+                digest = digest_of(load_teacher(self.weights, self.branch, fetch=not planned))
+            wanted = digest.hex() if any(digest) else None  # not known of published weights that are not fetched
         return CachedBranch(
             self, context.name, context.extras[self.extra].member, wanted, fixed_heads(self.heads, self.width, context)
         )
+
+    def _check_width(self, context: BranchContext) -> None:
+        extra = context.extras[self.extra]
+        if not isinstance(extra, ArrayConfig):
+            return  # of another kind, whose shapes are not known here
+        shape = list(extra.shape)
+        if len(shape) > 2 or shape[-1] != self.width:
+            raise UserError(
+                f"branches.{context.name}.width is {self.width}, and data.extras.{self.extra}.shape is {shape}: a "
+                f"feature of so many numbers has the shape [{self.width}], of several views [views, {self.width}]"
+            )
 
 
 class CachedBranch(Branch):
@@ -105,7 +120,8 @@ class CachedBranch(Branch):
 
     def check_shards(self, sources: Mapping[str, ShardSet]) -> None:
         """See :meth:`foundation.branches.base.Branch.check_shards`: every sample has the member (of remote shards the
-        index is looked at only, of very many a part), and the model that the recipe names has made it."""
+        index is looked at only, of very many a part), the model that the recipe names has made it, and the shards are
+        those that the index speaks of."""
         for shards in sources.values():
             for folder, about in shards.about.items():
                 self._check_maker(folder, about)
@@ -113,6 +129,7 @@ class CachedBranch(Branch):
             for number in numbers.tolist():
                 if "://" not in shards.shards[number] and not shards.shards[number].startswith("pipe:"):
                     self._check_members(shards, number)
+            shards.check_digests(_DIGESTED)
 
     def _check_maker(self, folder: str, about: Mapping[str, Any]) -> None:
         known = about.get(FEATURES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -59,8 +60,9 @@ class Config:
         """
         planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
         with torch.device("cpu"):
-            loaded = load_encoder(self.weights, branch=self.branch, fetch=not planned)
-            return FrozenBranch(loaded, context.views, fixed_heads(self.heads, _width(loaded), context), self)
+            loaded = load_teacher(self.weights, self.branch, fetch=not planned)
+            heads = fixed_heads(self.heads, _width(loaded), context)
+            return FrozenBranch(loaded, context.views, heads, self, context.name)
 
 
 class FrozenBranch(Branch):
@@ -71,6 +73,7 @@ class FrozenBranch(Branch):
         views: of the recipe.
         heads: by name, see :func:`foundation.branches.fixed.fixed_heads`.
         config: how clips are seen, and the Configs of the heads.
+        name: of the branch.
 
     Attributes:
         heads: by name.
@@ -82,9 +85,10 @@ class FrozenBranch(Branch):
     checksum: Tensor
 
     def __init__(
-        self, loaded: LoadedEncoder, views: Mapping[str, ViewShape], heads: nn.ModuleDict, config: Config
+        self, loaded: LoadedEncoder, views: Mapping[str, ViewShape], heads: nn.ModuleDict, config: Config, name: str
     ) -> None:
         super().__init__()
+        self.name = name
         self.description, self.by_frame = loaded.description, config.frames is not None
         self.published = loaded.published
         self.heads = heads
@@ -182,6 +186,22 @@ def fit_of(loaded: LoadedEncoder, view: ViewShape, config: Config) -> nn.Module:
     return fit(*facts) if config.frames is None else fit_frames(*facts, config.frames_every)
 
 
+def load_teacher(weights: str, branch: str | None, fetch: bool) -> LoadedEncoder:
+    """The encoder that a recipe names; see :func:`foundation.zoo.load.load_encoder`.
+
+    Raises:
+        UserError: it cannot be read; where there is nothing of this name yet, that it is made first.
+    """
+    try:
+        return load_encoder(weights, branch=branch, fetch=fetch)
+    except UserError as error:
+        if weights.startswith(("timm:", "open_clip:")) or Path(weights).exists():
+            raise
+        raise UserError(
+            f"{error}. A teacher is trained, or copied there, before the run; how, the first lines of its recipe say"
+        ) from None
+
+
 def _width(loaded: LoadedEncoder) -> int:
     encoder: Any = loaded.encoder
     return int(encoder.width)
@@ -197,7 +217,7 @@ def digest_of(loaded: LoadedEncoder) -> bytes:
     total = hashlib.sha256()
     for name, tensor in sorted(loaded.encoder.state_dict().items()):
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.digest()
 
 
@@ -206,6 +226,6 @@ def _refuse_others(module: nn.Module, state: Mapping[str, Any], prefix: str, *re
     saved = state.get(f"{prefix}checksum")
     if saved is not None and not torch.equal(saved.cpu(), module.checksum.cpu()):
         raise UserError(
-            f"the frozen branch of this run had other weights than {module.description} has now: put back the file "
-            "that it was trained with, or begin a new run"
+            f"the frozen branch {module.name!r} of this run had other weights than {module.description} has now: put "
+            "back the file that it was trained with, or begin a new run"
         )

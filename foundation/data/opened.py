@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -163,6 +164,43 @@ def _check_replaced(origin: Origin, descriptor: int, facts: os.stat_result) -> N
     when = datetime.fromtimestamp(facts.st_mtime, UTC).isoformat(" ", "seconds")
     proof = "its SHA-256 is not that of index.json" if expected.sha256 else "no index.json tells whether it is the same"
     raise ShardError(origin.name, "corrupt", f"was replaced since the run opened it (changed {when}; {proof})")
+
+
+def check_digests(origins: Sequence[Origin], most_bytes: int) -> None:
+    """Compare local shards with the SHA-256 of their index: one of equal size may have taken the place of another.
+
+    Those written last are looked at first, as a shard that was replaced is younger than the others.
+
+    Args:
+        origins: of the shards; those of no index are passed over.
+        most_bytes: stop when so many have been read; one shard is looked at in any case.
+
+    Raises:
+        UserError: naming the shard. One that cannot be read is passed over: its samples are counted as bad.
+    """
+    known = [origin for origin in origins if not origin.remote and origin.expected.sha256]
+    seen = 0
+    for origin in sorted(known, key=lambda one: int(one.expected.tag or 0), reverse=True):
+        size = origin.expected.size or 0
+        if seen and seen + size > most_bytes:
+            return
+        seen += size
+        try:
+            descriptor = _patiently(origin)
+        except ShardError:
+            continue
+        try:
+            found = digest_of(descriptor)
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+        if found != origin.expected.sha256:
+            raise UserError(
+                f"{origin.name} is not the shard that its index.json speaks of (SHA-256 {found[:12]}…, there "
+                f"{origin.expected.sha256[:12]}…): it was written again or replaced. Copy shards and index together, "
+                "or make both anew"
+            )
 
 
 def _patiently(origin: Origin) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.data.cache import Cache, default_folder
-from foundation.data.opened import Opened, count, open_one
+from foundation.data.opened import Opened, check_digests, count, open_one
 from foundation.data.origins import Finder, Origin
 from foundation.data.prefetch import Prefetcher
 from foundation.data.shard_bytes import ShardError, read_payload
@@ -153,6 +153,10 @@ class ShardSet:
         """SHA-256 of a shard as its index says, or what else is known of it without reading it."""
         expected = self._origins[shard].expected
         return expected.sha256 or f"{expected.size} bytes, {expected.tag}"
+
+    def check_digests(self, most_bytes: int) -> None:
+        """Compare local shards with their index; see :func:`foundation.data.opened.check_digests`."""
+        check_digests(self._origins, most_bytes)
 
     def locate(self, identity: int) -> tuple[int, int]:
         """Shard and place of a sample, by its number in the data set."""

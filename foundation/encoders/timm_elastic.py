@@ -79,8 +79,9 @@ class Family:
         if not fits or not all(1 <= depth <= whole for depth, whole in zip(size.depths, most, strict=True)):
             spans = ", ".join(f"1 to {whole}" if whole > 1 else "1" for whole in most)
             raise UserError(
-                f"depths {list(size.depths)} are none of timm {self.config.model!r}: it has {len(most)} stages of "
-                f"{spans} blocks"
+                f"depths {' '.join(map(str, size.depths))} are none of timm {self.config.model!r} as it is built here: "
+                f"it has {len(most)} stages of {spans} blocks, so write {len(most)} numbers, at most "
+                f"{' '.join(map(str, most))}"
             )
 
     def slice_of(self, size: SubNetwork) -> Slice:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,10 @@ from foundation.errors import UserError
 from foundation.objectives.base import MASKING, Objective, ObjectiveContext, Result
 from foundation.objectives.pairs import check_pair, partners
 from foundation.objectives.queue import check_size, push
+from foundation.objectives.whitening import Whitening
 from foundation.parallel import collective
 from foundation.ranges import Range, Temperature, check
-from foundation.schedules import Weight
+from foundation.schedules import Duration, Weight
 from foundation.types import Batch
 
 
@@ -54,6 +55,13 @@ class Config:
     """Head of the student whose outputs are compared, usually a projector; null: the encoder's class tokens."""
     teacher_head: str | None = None
     """Head of the teacher (COMODO: a projector that is drawn at random and never trained); null: none."""
+    normalise: Literal["none", "whitened"] = "none"
+    """What is done to the teacher's embeddings first: ``whitened`` gives them mean 0, deviation 1 and no correlation,
+    by statistics of the first steps over all processes, for a teacher that stands still. Where its embeddings are all
+    alike (cosines near 1) it finds everything equally alike otherwise, and teaches nothing."""
+    statistics: Annotated[Duration, Range(0, 1e9, above=True)] = Duration(500)
+    """Length of the start of the stage whose embeddings give those statistics; rows that entered the queue before
+    keep what they were given."""
     queue: Annotated[int, Range(0, 2**24)] = 16_384
     """Past embeddings of the teacher that are kept, first in, first out; at most the samples of the data."""
     student_temperature: Temperature = 0.05
@@ -62,6 +70,8 @@ class Config:
     """Divides the teacher's (the softer of the two in COMODO; SEED: 0.01 and 0.2 for the student)."""
 
     def __post_init__(self) -> None:
+        if self.normalise not in ("none", "whitened"):
+            raise UserError(f"similarity_distillation: normalise must be 'none' or 'whitened', got {self.normalise!r}")
         check(self, "similarity_distillation")
 
     def build(self, context: ObjectiveContext) -> SimilarityDistillation:
@@ -80,6 +90,7 @@ class SimilarityDistillation(Objective):
     Attributes:
         queue: [Q, D] float32, unit length, the oldest first.
         filled: [Q] bool, False where nothing has been put yet.
+        whiten: with ``normalise: whitened``.
     """
 
     queue: Tensor
@@ -100,6 +111,9 @@ class SimilarityDistillation(Objective):
         check_size(config.queue, context.stores.samples)
         self.register_buffer("queue", torch.zeros(config.queue, width))
         self.register_buffer("filled", torch.zeros(config.queue, dtype=torch.bool))
+        self.whiten: Whitening | None = None
+        if config.normalise == "whitened":
+            self.whiten = Whitening(width, config.statistics.steps(context.clock))
         mask = context.mask(config.mask, config.view)
         self.student_request = Request(config.student, config.view, "cls", config.head, mask=mask)
         self.teacher_request = Request(config.teacher, self.teacher_view, "cls", config.teacher_head)
@@ -110,12 +124,13 @@ class SimilarityDistillation(Objective):
         student and teacher) and ``queue`` (share of it that is filled). In training, the teacher's embeddings then
         enter the queue; a batch that is not finite stays out."""
         with torch.autocast(outputs[self.teacher_request].device.type, enabled=False):
-            return self._loss(outputs, batch)
+            return self._loss(outputs, batch, step)
 
-    def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch) -> Result:
+    def _loss(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:
         config = self.config
         count, wanted = batch.views[self.teacher_view].count, batch.views[config.view].count
-        teacher = F.normalize(outputs[self.teacher_request].detach().float(), dim=-1)  # [V B, D]
+        teacher = outputs[self.teacher_request].detach().float()  # [V B, D]
+        teacher = F.normalize(teacher if self.whiten is None else self.whiten(teacher, step), dim=-1)
         student = F.normalize(outputs[self.student_request].float(), dim=-1)  # [S B, D]
         own = collective.gather_views(teacher, count)
         keys = torch.cat([self.queue, own])  # [Q + N, D]

@@ -24,13 +24,19 @@ from torch import Tensor, nn
 
 from foundation.branches.cached import FEATURES
 from foundation.counter import Draws
+from foundation.data.index import NAME as INDEX
 from foundation.data.index import Index, ShardEntry, merge, read_index, write_index
 from foundation.data.put_in_place import beside, folder_of, put_in_place
-from foundation.data.shards import ShardSet, open_shards
+from foundation.data.shards import ShardError, ShardSet, open_shards
 from foundation.data.stream import build_eval_loader
 from foundation.data.write import write_shard
-from foundation.errors import UserError
+from foundation.errors import SampleError, UserError
+from foundation.plugins import near
+from foundation.printable import printable
 from foundation.probes.results import progress
+
+_HAS_IT = "has a member {} already: give another by --member, or --leave-out it"
+_EPOCHS = 8  # in which a view is looked at: a flip with probability 1/2 is missed in one of 128 cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,21 @@ class TrainingView:
         data: Tensor = self.views.finish(self.views.prepare(list(samples), draws))[self.name].data
         return data if self.count == 1 else data.unflatten(0, (self.count, -1)).transpose(0, 1)
 
+    def is_random(self, sample: Any) -> bool:
+        """Whether the view of a decoded sample is another one from epoch to epoch."""
+        epochs = range(self.epoch, self.epoch + _EPOCHS)
+        made = (TrainingView(self.views, self.name, self.count, self.seed, self.first, e)([sample]) for e in epochs)
+        first = next(made)
+        return any(not torch.equal(first, other) for other in made)
+
+
+def first_sample(shards: ShardSet, decode: Callable[[Any], Any]) -> Any:
+    """The first sample that can be used, decoded; None where none of the first shard's first can."""
+    for place in range(min(_EPOCHS, int(shards.counts[0]))):
+        with contextlib.suppress(SampleError):
+            return {"__id__": place, **decode(shards.read(0, place))}
+    return None
+
 
 @dataclass(frozen=True)
 class Written:
@@ -133,7 +154,8 @@ def write_features(
 
     Raises:
         UserError: ``out`` holds such shards, or features of another model under this name; a shard without a usable
-            sample; another process is writing there; samples that have the member already.
+            sample; another process is writing there; samples that have the member already; no sample has a member that
+            is to be left out.
     """
     shards, facts = open_shards(list(patterns)), dict(source_of(0).facts)
     names = [Path(name).name for name in shards.shards]
@@ -143,12 +165,16 @@ def write_features(
     old = read_index(out)
     splits = _splits(names, shards)
     _check_out(out, old, splits, member, facts, overwrite)
+    _check_members(shards, member, leave_out)
     partial = beside(out) / f".{out.name}.extracting"
     counts: dict[str, int] = {}
     messages: list[str] = []
     with _held(partial, out):
-        about = {**_about(shards), FEATURES: {**_about(shards).get(FEATURES, {}), member: facts}}
-        done = _finished(partial, about, shards, names)
+        about = _alike(list(shards.about.values()))
+        claims = {name: made for name, made in _claims(about).items() if name not in leave_out}
+        about[FEATURES] = {**claims, member: facts}
+        made_of = {**about, "left_out": sorted(leave_out)}
+        done = _finished(partial, made_of, shards, names)
         kept, shape = len(done), None
         for number, name in enumerate(progress(names, len(names), "extract", "shard")):
             if name in done:
@@ -156,13 +182,15 @@ def write_features(
             source = source_of(int(shards.counts[:number].sum()))
             samples = _samples(shards.one(number), source, member, leave_out, batch_size, workers, counts, messages)
             done[name] = write_shard(samples, partial / name)
-            origins = {**about, "shards": {one: shards.sha256(names.index(one)) for one in done}}
+            origins = {**made_of, "shards": {one: shards.sha256(names.index(one)) for one in done}}
             write_index(partial, Index({"part": tuple(done.values())}, shards.classes, origins))
         first = np.load(io.BytesIO(bytes(open_shards([str(partial / names[0])]).read(0, 0)[member])))
         shape = tuple(first.shape)
+        if old is not None and set(old.splits) - set(splits.values()):  # what is said of those that stay, too
+            about[FEATURES] = _claims(_alike([old.about, about]))
         about[FEATURES][member] = {**facts, "shape": list(shape), "dtype": str(first.dtype)}
         written = {split: tuple(done[name] for name in names if splits[name] == split) for split in splits.values()}
-        (partial / "index.json").unlink(missing_ok=True)
+        (partial / INDEX).unlink(missing_ok=True)
         put_in_place(
             partial, out, merge(old, written, shards.classes, {**(old.about if old else {}), **about}), written
         )
@@ -196,19 +224,49 @@ def _samples(
                     if name not in leave_out
                 }
                 if member in kept:
-                    raise UserError(
-                        f"{raw['__shard__']}: sample {raw['__key__']} has a member {member} already: give another by "
-                        "--member, or --leave-out it"
-                    )
+                    raise UserError(f"{raw['__shard__']}: sample {raw['__key__']} {_HAS_IT.format(member)}")
                 content = io.BytesIO()
                 np.save(content, np.ascontiguousarray(feature, dtype=np.float32), allow_pickle=False)
                 yield {**kept, member: content.getvalue()}
 
 
-def _about(shards: ShardSet) -> dict[str, Any]:
-    """What the indices of the old shards say besides; those of one folder."""
-    facts = [about for about in shards.about.values() if about]
-    return dict(facts[0]) if facts else {}
+def _alike(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the indices of several folders say besides, as far as all say the same; of features, member by member."""
+    first, *others = facts or [{}]
+    found = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    claims = {
+        name: made for name, made in _claims(first).items() if all(_claims(other).get(name) == made for other in others)
+    }
+    return {**found, FEATURES: claims}
+
+
+def _claims(about: Mapping[str, Any]) -> dict[str, Any]:
+    """By member, what an index says of features."""
+    known = about.get(FEATURES)
+    return dict(known) if isinstance(known, Mapping) else {}
+
+
+def _check_members(shards: ShardSet, member: str, leave_out: Collection[str]) -> None:
+    """Refuse, before anything is written, to leave out what no sample has, and to write what one has. Remote shards are
+    looked into only as far as the former needs it."""
+    missing, there = set(leave_out), set[str]()
+    for number, name in enumerate(shards.shards):
+        if number and not missing and ("://" in name or name.startswith("pipe:")):
+            continue
+        try:
+            table = shards.table(number)
+        except ShardError:
+            continue  # its samples are counted as bad
+        for key, members in zip(table.keys, table.extensions, strict=True):
+            if member in members and member not in leave_out:
+                raise UserError(f"{name}: sample {key} {_HAS_IT.format(member)}")
+            there.update(members)
+        missing -= there
+    if missing:
+        raise UserError(
+            f"--leave-out {' '.join(sorted(missing))}: no sample has such a member"
+            f"{near(min(missing), there)}; there are: {printable(', '.join(sorted(there)))}"
+        )
 
 
 def _splits(names: Sequence[str], shards: ShardSet) -> dict[str, str]:
@@ -226,8 +284,7 @@ def _check_out(
                 f"{out} already holds the split {split!r}: add --overwrite to replace it, or give another folder"
             )
     kept = set(old.splits) - set(splits.values()) if old else set()
-    known = old.about.get(FEATURES) if old else None
-    made = known.get(member) if isinstance(known, Mapping) else None
+    made = _claims(old.about).get(member) if old else None
     if kept and (not isinstance(made, Mapping) or any(made.get(key) != value for key, value in facts.items())):
         raise UserError(
             f"{out} holds {', '.join(sorted(kept))} without {member} of this model and these views: give another folder"
@@ -249,7 +306,12 @@ def _held(partial: Path, out: Path) -> Iterator[None]:
             raise UserError(f"another process is writing {out} (into {partial}): wait for it, or end it") from None
         except OSError:  # some network file systems have no locks
             pass
-        yield
+        try:
+            yield
+        except UserError:
+            if not (partial / INDEX).exists():  # no shard was finished: nothing to go on behind
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         shutil.rmtree(partial, ignore_errors=True)  # gone already where it has become the new folder
     finally:
         os.close(descriptor)

@@ -17,6 +17,7 @@ TITLES = {
     "svm": "Linear support vector machine",
     "frames": "Moment by moment: linear probe of frames",
 }
+_NONE_YET = "No probe has been run yet"
 _LABELS = {"model": "this encoder", "untrained": "same encoder, untrained"}
 
 
@@ -40,7 +41,9 @@ def probes(run: Run) -> str:
         assert result is not None
         blocks.append(_card(result, comparison))
     if not blocks:
-        hint = f"No probe has been run yet: foundation knn {run.path} --baselines --test SHARDS"
+        others = ", ".join(dict.fromkeys(str(result["probe"]) for result in run.probes))
+        so_far = f"No probe has compared this encoder with others yet (there is: {others})" if others else _NONE_YET
+        hint = f"{so_far}: foundation knn {run.path} --baselines --test SHARDS"
         return parts.section("What it learned", lead, parts.empty(hint))
     return parts.section("What it learned", lead, f'<div class="grid">{"".join(blocks)}</div>')
 

@@ -17,7 +17,7 @@ from foundation.modalities.shapes import view_shapes
 from foundation.run import build
 from foundation.run.advice import advice
 from foundation.run.recipe import STUDENT, Recipe
-from foundation.run.stage import Part, check, parts
+from foundation.run.stage import Part, check, check_shards, parts
 from foundation.run.words import of_stage
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
@@ -87,6 +87,9 @@ def plans(recipe: Recipe, processes: int = 1) -> list[Plan]:
 
     found = parts(recipe, opened)
     learners = check(recipe, found, build.placement(recipe))
+    for part, learner in zip(found, learners, strict=True):
+        if part.sources:
+            check_shards(learner, part.sources)
     return [
         _plan_of(part, learner, processes, [*unopened] if not part.sources else None)
         for part, learner in zip(found, learners, strict=True)

@@ -285,7 +285,7 @@ def check(recipe: Recipe, found: Sequence[Part], placement: Placement, folder: P
             with torch.device("meta"):
                 made_of = build.branches(flat, part.clock, previous)
                 built = made_of[0]
-                learner = build.learner(flat, part.clock, previous, made_of=made_of)
+                learner = build.learner(flat, part.clock, previous, part.num_samples or None, made_of)
             choose(learner, flat.train.only)
             flat.optimizer.build(build.trainable(learner), part.clock, flat.train.batch_size)
             Jobs(part, learner, placement, None, folder, lambda text: None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -12,11 +13,16 @@ from torch import Tensor
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.checkpoints.checkpoint import sha256
+from foundation.errors import UserError
 from foundation.files import replace_file
+from foundation.printable import printable
 from foundation.version import VERSION
+from foundation.weights import unfilled
 from foundation.zoo.sections import branches, sections
 
 CARD_FORMAT = 1
+_LONGEST = 200
+"""Bytes of a file's name before its ending, at most; with all that is added while it is written, 255 are allowed."""
 
 
 class Part(TypedDict):
@@ -36,7 +42,7 @@ class Part(TypedDict):
 
 
 class Card(TypedDict):
-    """What stands beside an export's weights."""
+    """What stands beside an export's weights; ``parameters`` counts no buffers, such as running statistics."""
 
     format: int
     name: str
@@ -90,6 +96,7 @@ def write_export(
     text: str | None = None,
     measured: bool = True,
     stage: int = 0,
+    parameters: Collection[str] | None = None,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -103,7 +110,10 @@ def write_export(
         text: of the whole recipe; None: ``recipe`` is the whole.
         measured: the run was measured by this branch.
         stage: of the recipe that the weights are of, from 0.
+        parameters: names of the tensors that are no buffers; None: as the recipe's encoder has them.
     """
+    if parameters is None:
+        parameters = dict(unfilled(without_download(recipe.encoder), len(tensors), str(path)).named_parameters())
     card: Card = {
         "format": CARD_FORMAT,
         "name": f"{recipe.name}-{branch}",
@@ -112,7 +122,7 @@ def write_export(
         "modality": recipe.views.modality,
         "encoder": dict(config.to_plain(recipe)["encoder"]),
         "evaluation": config.to_plain(recipe.views.evaluation()),
-        "parameters": sum(t.numel() for t in tensors.values()),
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name in parameters),
         "file": path.name,
         "sha256": "",
         "computed": dict(computed or {}),
@@ -139,13 +149,54 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Path
     return path
 
 
+def without_download(encoder_config: Any) -> Any:
+    """The same encoder, whose weights come from elsewhere: it must not fetch or read those that its settings name."""
+    fields = {item.name: item.default for item in dataclasses.fields(encoder_config)}
+    nothing = {name: fields[name] for name in ("pretrained", "weights") if name in fields}
+    return dataclasses.replace(encoder_config, **nothing) if nothing else encoder_config
+
+
+def file_stem(name: str, source: object) -> str:
+    """A name of a run, branch or model as the name of a file without its ending.
+
+    Args:
+        name: as a card or a checkpoint says it, which need not be trusted.
+        source: of the name, for messages.
+
+    Raises:
+        UserError: a file of that name would lie elsewhere than beside the others, or cannot be.
+    """
+    plain = name.strip(". ") and name.isprintable() and not any(part in name for part in ("/", "\\", ".."))
+    if not plain or len(name.encode()) > _LONGEST:
+        shown = printable(name[:60]) + ("..." if len(name) > 60 else "")
+        raise UserError(
+            f"{source}: name '{shown}' cannot be the name of a file: it must have 1 to {_LONGEST} bytes of visible "
+            "characters, without '/', '\\' and '..'"
+        )
+    return name
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of exports.
+
+    Raises:
+        UserError: it cannot be; names it and the reason.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is no folder" if out.exists() else error.strerror
+        raise UserError(f"cannot write into {out}: {reason}; name another folder by --out") from None
+
+
 def export_branch(
     path: Path, recipe: Any, learner: Any, branch: str, step: int, computed: Mapping[str, str] | None = None
 ) -> Path:
     """Export the encoder of a branch of a run, as it stands; arguments as of :func:`write_export`."""
-    text, tensors = config.dump(recipe), learner.branch(branch).encoder.state_dict()
+    encoder = learner.branch(branch).encoder
+    text, tensors, named = config.dump(recipe), encoder.state_dict(), dict(encoder.named_parameters())
     own = sections(text, recipe.name, branch=branch)
-    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured)
+    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured, parameters=named)
 
 
 def export_branches(
@@ -165,14 +216,15 @@ def export_checkpoint(folder: Path, out: Path) -> list[Path]:
         out: folder for the exports.
 
     Raises:
-        UserError: when the checkpoint is damaged.
+        UserError: when the checkpoint is damaged, or ``out`` cannot be made.
     """
     content = checkpoint.read(folder, ())[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
     stage, computed = numbers.get("stage", 0), numbers.get("computed")
     names = numbers.get("exports", ["student", *branches(text, source, stage)])
-    tensors = {name: encoder_tensors(folder, name) for name in names}
+    tensors = {name: encoder_tensors(folder, name) for name in names if file_stem(name, source)}
+    make_folder(out)
     chosen = measured_of(folder, numbers)
     return [
         write_export(

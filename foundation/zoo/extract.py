@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,26 +12,26 @@ import torch
 from torch import nn
 
 from foundation import config
-from foundation.encoders.elastic import SubNetwork, stand_alone
+from foundation.encoders.elastic import SubNetwork, kept_blocks, stand_alone
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_shape
 from foundation.plugins import Plugin, resolve
 from foundation.version import VERSION
-from foundation.zoo.export import CARD_FORMAT, Card, write_weights
-from foundation.zoo.latency import RUNS, Stopwatch
+from foundation.voice import plural
+from foundation.weights import unfilled
+from foundation.zoo.export import CARD_FORMAT, Card, file_stem, make_folder, without_download, write_weights
+from foundation.zoo.latency import RUNS, Stopwatch, Timing, milliseconds
 from foundation.zoo.load import LoadedEncoder
-from foundation.zoo.sections import elastic_branches
+from foundation.zoo.sections import sections, trained_sizes
 
-NOT_TRAINED = (
-    "no elastic branch of its recipe trained sub-networks of this encoder: what is cut out of it was never trained to "
-    "stand alone"
-)
-"""Of an encoder whose sizes are of little use."""
 CLOSE = 8
 """Candidates around a latency that are timed exactly, side by side."""
 _HASTY_RUNS, _SLACK = 3, 1.25
 _HELD = 500_000_000
 """Parameters of the encoders that are held in memory at once to be timed."""
+_MOST_NAMED = 5
+_LARGER = 64
+"""Tensors of an encoder for each one of a part that was cut out of it, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,30 +45,55 @@ class Family:
 
     Attributes:
         loaded: the large one.
-        sizes: those that its recipe trained, or half of its width and depth and above; its own size is among them.
+        sizes: those that its recipe trained, else half of its width and depth and above; its own size is among them.
         parameters: of each.
-        trained: whether an elastic branch of the recipe trained them.
+        trained: sizes that an objective of the recipe trained; empty where no elastic branch of it was trained.
     """
 
     loaded: LoadedEncoder
     sizes: tuple[SubNetwork, ...]
     parameters: tuple[int, ...]
-    trained: bool
+    trained: frozenset[SubNetwork]
 
     @classmethod
     def of(cls, loaded: LoadedEncoder) -> Family:
         """Read it from the recipe that the encoder was trained with.
 
+        Of an encoder that was itself cut out of another one, those sizes of the recipe that are parts of it.
+
         Raises:
             UserError: the encoder cannot be cut; says which kinds can.
         """
         encoder: Any = loaded.encoder
-        encoder.check_size(encoder.full_size)
-        branches = elastic_branches(loaded.recipe, loaded.description, loaded.stage, loaded.branch)
-        usual = [resolve("foundation.branches.{name}", "elastic").Config()]
-        found = {size for branch in branches or usual for size in branch.networks(encoder)} | {encoder.full_size}
-        counted = sorted((parameters_of(encoder, size), size) for size in found)
-        return cls(loaded, tuple(size for _, size in counted), tuple(count for count, _ in counted), bool(branches))
+        own: SubNetwork = encoder.full_size
+        encoder.check_size(own)
+        said = trained_sizes(loaded.recipe, loaded.description, loaded.stage, loaded.branch)
+        trained: set[SubNetwork] = set()
+        if said.elastic:
+            original: Any = _original(loaded)
+            drawn = {size for branch in said.elastic for size in branch.networks(original)}
+            trained = drawn | ({original.full_size} if said.whole else set())
+            trained = {size for size in trained if size == own or _same_part(size, own, original, encoder)}
+        usual = resolve("foundation.branches.{name}", "elastic").Config()
+        found = trained or set(usual.networks(encoder))
+        counted = sorted((parameters_of(encoder, size), size) for size in found | {own})
+        sizes, counts = tuple(size for _, size in counted), tuple(count for count, _ in counted)
+        return cls(loaded, sizes, counts, frozenset(trained))
+
+    def doubts(self, sizes: Sequence[SubNetwork]) -> str:
+        """A warning about those of some sizes that were not trained to stand alone; empty where all were."""
+        if not self.trained:
+            return (
+                "its recipe trained no sub-networks of this encoder (no elastic branch that an objective reads): what "
+                "is cut out of it was never trained to stand alone. Those to choose of are all from half its width and "
+                f"depth up, {self.sizes[0]} to {self.sizes[-1]}"
+            )
+        untrained = [size for size in sizes if size not in self.trained]
+        if not untrained:
+            return ""
+        named = ", ".join(map(str, untrained[:_MOST_NAMED])) + (", ..." if len(untrained) > _MOST_NAMED else "")
+        verb = "is" if len(untrained) == 1 else "are"
+        return f"{named} {verb} none of the {plural(len(self.trained), 'size')} that the recipe trained"
 
     def within(self, parameters: int) -> SubNetwork:
         """The largest with at most so many parameters.
@@ -80,8 +106,8 @@ class Family:
             raise UserError(f"{parameters:,} parameters are fewer than any size has: {self._ends()}")
         return fitting[-1]
 
-    def as_fast_as(self, seconds: float, stopwatch: Stopwatch) -> tuple[SubNetwork, float]:
-        """The largest that takes at most so many seconds for one sample, and the seconds that it took.
+    def as_fast_as(self, seconds: float, stopwatch: Stopwatch) -> tuple[SubNetwork, dict[SubNetwork, Timing]]:
+        """The largest that takes at most so many seconds for one sample, and the time of every one.
 
         All are timed in passing; those around the limit then once more, side by side.
 
@@ -89,22 +115,47 @@ class Family:
             UserError: even the fastest takes longer; names it.
         """
         encoder = self.loaded.encoder
-        hasty = {size: timed(encoder, [size], stopwatch, runs=_HASTY_RUNS)[0] for size in self.sizes}
-        left = [size for size in reversed(self.sizes) if hasty[size] <= seconds * _SLACK]
+        times = {size: timed(encoder, [size], stopwatch, runs=_HASTY_RUNS)[0] for size in self.sizes}
+        left = [size for size in reversed(self.sizes) if times[size].seconds <= seconds * _SLACK]
         while left:
             close, left = left[:CLOSE], left[CLOSE:]
-            for size, taken in zip(close, timed(encoder, close, stopwatch), strict=True):
-                if taken <= seconds:
-                    return size, taken
-        fastest = min(hasty, key=lambda size: hasty[size])
+            times.update(zip(close, timed(encoder, close, stopwatch), strict=True))
+            for size in close:
+                if times[size].seconds <= seconds:
+                    return size, times
+        fastest = min(times, key=lambda size: times[size].seconds)
         raise UserError(
             f"no size takes {milliseconds(seconds)} or less: the fastest, {fastest}, takes "
-            f"{milliseconds(hasty[fastest])} for {stopwatch.setting}"
+            f"{milliseconds(times[fastest].seconds)} for {stopwatch.setting}"
         )
 
     def _ends(self) -> str:
         first, last = f"{self.sizes[0]}, has {self.parameters[0]:,}", f"{self.sizes[-1]}, {self.parameters[-1]:,}"
         return f"the smallest, {first} and the largest, {last}"
+
+
+def _original(loaded: LoadedEncoder) -> nn.Module:
+    """The layers of the encoder that the recipe trained, without its numbers: the one that was loaded, or the larger
+    one that it was cut out of."""
+    own = sections(loaded.recipe, loaded.description, loaded.stage, loaded.branch)
+    tensors = _LARGER * len(loaded.encoder.state_dict())
+    return unfilled(without_download(own.encoder), tensors, loaded.description)
+
+
+def _same_part(size: SubNetwork, own: SubNetwork, original: Any, encoder: Any) -> bool:
+    """Whether an encoder of size ``own``, which is a part of the original, has this part of the original within it:
+    evenly spread blocks of evenly spread ones need not be those that were trained."""
+    if own == original.full_size:
+        return True
+    try:
+        encoder.check_size(size)
+        original.check_size(own)
+    except UserError:
+        return False
+    return all(
+        [kept_blocks(whole, most)[block] for block in kept_blocks(left, whole)] == kept_blocks(left, most)
+        for left, whole, most in zip(size.depths, own.depths, original.full_size.depths, strict=True)
+    )
 
 
 def parameters_of(encoder: Any, size: SubNetwork) -> int:
@@ -125,8 +176,8 @@ def timed(
     stopwatch: Stopwatch,
     told: Callable[[range], Any] | None = None,
     runs: int = RUNS,
-) -> list[float]:
-    """Median seconds of stand-alone sub-networks for one sample, in groups that fit into memory.
+) -> list[Timing]:
+    """How long stand-alone sub-networks take for one sample, timed in groups that fit into memory.
 
     Args:
         encoder: the large one.
@@ -135,15 +186,15 @@ def timed(
         told: shows the rounds of a group.
         runs: of each.
     """
-    seconds: list[float] = []
+    times: list[Timing] = []
     group: list[nn.Module] = []
     for number, size in enumerate(sizes, start=1):
         group.append(stand_alone(encoder, size).eval().to(stopwatch.device))
         held = sum(parameter.numel() for one in group for parameter in one.parameters())
         if held >= _HELD or number == len(sizes):
-            seconds += stopwatch.seconds(group, runs, told)
+            times += stopwatch.timings(group, runs, told)
             group = []
-    return seconds
+    return times
 
 
 def size_named(encoder: Any, width: int | None, depths: Sequence[int] | None) -> SubNetwork:
@@ -167,7 +218,12 @@ def size_named(encoder: Any, width: int | None, depths: Sequence[int] | None) ->
 
 
 def write_sizes(
-    loaded: LoadedEncoder, sizes: Sequence[SubNetwork], out: Path, *, trained: bool, overwrite: bool = False
+    loaded: LoadedEncoder,
+    sizes: Sequence[SubNetwork],
+    out: Path,
+    *,
+    trained: Collection[SubNetwork],
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write sub-networks as exports, ``NAME-w96-d6.safetensors``, each with its card.
 
@@ -175,17 +231,18 @@ def write_sizes(
         loaded: the large encoder.
         sizes: of its sub-networks.
         out: folder; ``NAME`` is that of the run and its branch.
-        trained: whether the recipe trained such sub-networks.
+        trained: sizes that the recipe trained.
         overwrite: replace files that are there.
 
     Raises:
-        UserError: a file is there, before any is written; the encoder has no such sub-network.
+        UserError: a file is there or cannot be, before any is written; the encoder has no such sub-network.
     """
-    paths = {size: out / f"{loaded.name}-{size}.safetensors" for size in sizes}
+    paths = {size: out / f"{_stem(loaded, size)}.safetensors" for size in sizes}
     there = [path for path in paths.values() if path.exists() or path.with_suffix(".json").exists()]
     if there and not overwrite:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
         raise UserError(f"{there[0]} exists{more}: choose another folder by --out, or add --overwrite")
+    make_folder(out)
     for size, path in paths.items():
         alone: Any = stand_alone(loaded.encoder, size)
         tensors = alone.state_dict()
@@ -197,7 +254,7 @@ def write_sizes(
             "modality": loaded.modality,
             "encoder": dict(config.to_plain(_Encoder(encoder=alone.config))["encoder"]),
             "evaluation": config.to_plain(loaded.evaluation),
-            "parameters": sum(tensor.numel() for tensor in tensors.values()),
+            "parameters": sum(parameter.numel() for parameter in alone.parameters()),
             "file": path.name,
             "sha256": "",
             "computed": dict(loaded.computed),
@@ -209,18 +266,20 @@ def write_sizes(
                 "width": size.width,
                 "depths": list(size.depths),
                 "of": loaded.sha256,
-                "trained": trained,
+                "trained": size in trained,
             },
         }
         write_weights(path, tensors, card)
     return list(paths.values())
 
 
+def _stem(loaded: LoadedEncoder, size: SubNetwork) -> str:
+    """Name of a sub-network's file: a card must say one; libraries name models as they like (``hub:some/one``)."""
+    of_library = not loaded.branch and loaded.folder is None
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", loaded.name) if of_library else loaded.name
+    return file_stem(f"{name}-{size}" if name else name, loaded.description)
+
+
 def stopwatch_for(loaded: LoadedEncoder, device: torch.device, evaluation: Any = None) -> Stopwatch:
     """A stopwatch for one sample as the model's probes see it, or as an ``evaluation`` says."""
     return Stopwatch(device, evaluation_shape(loaded.modality, evaluation or loaded.evaluation))
-
-
-def milliseconds(seconds: float) -> str:
-    """0.00512 -> ``5.12 ms``."""
-    return f"{1000 * seconds:.3g} ms"

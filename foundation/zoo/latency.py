@@ -1,10 +1,10 @@
-"""How long encoders take for one sample: the median of interleaved runs."""
+"""How long encoders take for one sample: the median of interleaved runs, and how far those lie apart."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,46 @@ import numpy as np
 import torch
 from torch import nn
 
+from foundation.encoders.elastic import SubNetwork
 from foundation.parallel.placement import processor
+from foundation.voice import plural
 
 WARM_UP, RUNS = 3, 31
 """Runs of each encoder that are not counted, and that are."""
+UNSTEADY = 0.25
+"""Spread, as a share of the median, from which on a time says more of the machine than of the encoder."""
+ORDER, HASTY_ORDER = 1.1, 1.5
+"""A network that takes so many times as long as one that contains it has not been timed by itself; the second of times
+taken in passing."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an encoder takes for one sample.
+
+    Attributes:
+        seconds: median.
+        spread: of the middle half of the runs, in seconds (interquartile range).
+        runs: that count.
+    """
+
+    seconds: float
+    spread: float
+    runs: int
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether what else the machine did shows in it."""
+        return self.spread > UNSTEADY * self.seconds
+
+    def shown(self) -> tuple[str, str, str]:
+        """Median, spread and runs for the cells of a table."""
+        return milliseconds(self.seconds), milliseconds(self.spread), str(self.runs)
+
+
+def milliseconds(seconds: float) -> str:
+    """0.00512 -> ``5.12 ms``."""
+    return f"{1000 * seconds:.3g} ms"
 
 
 @dataclass(frozen=True)
@@ -50,10 +86,10 @@ class Stopwatch:
             "runs": RUNS,
         }
 
-    def seconds(
+    def timings(
         self, encoders: Sequence[nn.Module], runs: int = RUNS, told: Callable[[range], Any] | None = None
-    ) -> list[float]:
-        """Median seconds of each encoder.
+    ) -> list[Timing]:
+        """How long each encoder takes.
 
         They take turns, each round beginning with the next one, so that what else the machine does, be it in a rhythm,
         falls on all alike; the first runs do not count.
@@ -74,10 +110,43 @@ class Stopwatch:
                     encoders[place]([view])
                     self._wait()
                     taken[number, place] = time.perf_counter() - begun
-        return [float(value) for value in np.median(taken[WARM_UP:], axis=0)]
+        low, middle, high = np.percentile(taken[WARM_UP:], (25, 50, 75), axis=0)
+        return [Timing(float(m), float(h - less), runs) for less, m, h in zip(low, middle, high, strict=True)]
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+
+def misgivings(times: Mapping[SubNetwork, Timing]) -> list[str]:
+    """What speaks against some times: warnings, each a sentence; none where they can be believed."""
+    said = []
+    shaky = [size for size, time in times.items() if time.runs >= RUNS and time.unsteady]
+    if shaky:
+        worst = max(shaky, key=lambda size: times[size].spread / times[size].seconds)
+        share = times[worst].spread / times[worst].seconds
+        said.append(
+            f"times of {len(shaky)} of {plural(len(times), 'size')} are unsteady (those of the middle half of the runs "
+            f"of {worst} lie {100 * share:.0f} % apart): the machine is busy, measure again when it rests"
+        )
+    pairs = [
+        (times[small].seconds / times[large].seconds, small, large)
+        for small in times
+        for large in times
+        if small != large and small.width <= large.width and _no_deeper(small, large)
+    ]
+    hasty = {size for size, time in times.items() if time.runs < RUNS}
+    wrong = [pair for pair in pairs if pair[0] > (HASTY_ORDER if hasty.intersection(pair[1:]) else ORDER)]
+    if wrong:
+        ratio, small, large = max(wrong)
+        said.append(
+            f"{small} took {ratio:.2g} times as long as {large}, which contains it: these times are not those of the "
+            "networks alone, and the choice of a size by them is not sure"
+        )
+    return said
+
+
+def _no_deeper(small: SubNetwork, large: SubNetwork) -> bool:
+    return all(here <= there for here, there in zip(small.depths, large.depths, strict=True))

@@ -22,7 +22,16 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.export import CARD_FORMAT, Card, Numbers, encoder_tensors, export_of, file_of, measured_of
+from foundation.zoo.export import (
+    CARD_FORMAT,
+    Card,
+    Numbers,
+    encoder_tensors,
+    export_of,
+    file_of,
+    measured_of,
+    without_download,
+)
 from foundation.zoo.sections import branches, sections
 
 
@@ -76,7 +85,7 @@ class LoadedEncoder:
     def untrained(self, seed: int = 0) -> nn.Module:
         """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
         with seeded(seed):
-            return _without_download(self.config).build().eval().requires_grad_(False)
+            return without_download(self.config).build().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +168,7 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         said = f"its card {card_path.name} says {card['sha256'][:12]}…"
         raise UserError(f"checksum mismatch: {path} is {found[:12]}…, {said}")
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
-    bare = _without_download(encoder_config)
+    bare = without_download(encoder_config)
     check_fits(bare, header(path), str(path))
     encoder = _fill(bare, load_file(path), str(path))
     return LoadedEncoder(
@@ -193,7 +202,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     evaluation = recipe.views.evaluation()
     check_evaluation(recipe.views.modality, evaluation, origin)
     source = folder / f"{file_of(folder, branch)}.safetensors"
-    bare = _without_download(recipe.encoder)
+    bare = without_download(recipe.encoder)
     check_fits(
         bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
     )
@@ -270,13 +279,6 @@ def _of_library(
         config=encoder_config,
         name=encoder_config.model,
     )
-
-
-def _without_download(encoder_config: Any) -> Any:
-    """The same encoder, whose weights come from elsewhere: it must not fetch or read those that its settings name."""
-    fields = {item.name: item.default for item in dataclasses.fields(encoder_config)}
-    nothing = {name: fields[name] for name in ("pretrained", "weights") if name in fields}
-    return dataclasses.replace(encoder_config, **nothing) if nothing else encoder_config
 
 
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:

@@ -1,6 +1,7 @@
 """What the zoo reads of the recipe that stands, as text, beside weights: enough to build encoder and views again.
 
-The other sections say how training went. They are not read here, so that weights stay usable when those change.
+The other sections say how training went. They are not read here, so that weights stay usable when those change; of the
+objectives only the branches that they train, where it is asked which sizes of an encoder were trained.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from foundation import config
+from foundation.errors import UserError
 from foundation.plugins import Plugin
 
-_ELASTIC, _TRAINED = "elastic", "trained"
+_ELASTIC, _TRAINED, _STUDENT = "elastic", "trained", "student"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,9 @@ def sections(recipe: str, source: str, stage: int = 0, branch: str = "student") 
         branch: whose encoder; one that follows another has that one's.
 
     Raises:
-        UserError: it is no YAML, or one of the sections cannot be understood.
+        UserError: it is no YAML, one of the sections cannot be understood, or there is no such stage.
     """
-    plain = _of_stage(config.plain_of(recipe, source), stage)
+    plain = _of_stage(config.plain_of(recipe, source), stage, source)
     encoder = _encoder_of(plain, branch)
     wanted = {item.name: plain[item.name] for item in dataclasses.fields(Sections) if item.name in plain}
     found = config.from_plain(Sections, wanted | ({} if encoder is None else {"encoder": encoder}), name=source)
@@ -60,15 +62,30 @@ def branches(recipe: str, source: str, stage: int = 0) -> tuple[str, ...]:
     """Names of a recipe's branches beside the student; older recipes call them teachers.
 
     Raises:
-        UserError: it is no YAML.
+        UserError: it is no YAML, its branches have no names, or there is no such stage.
     """
-    plain = _of_stage(config.plain_of(recipe, source), stage)
+    plain = _of_stage(config.plain_of(recipe, source), stage, source)
     named = plain.get("branches", plain.get("teachers"))
-    return ("teacher",) if named is None else tuple(named)
+    if not isinstance(named, (dict, list, type(None))):
+        raise UserError(f"{source}: teachers of the recipe must be names")
+    return ("teacher",) if named is None else tuple(map(str, named))
 
 
-def elastic_branches(recipe: str, source: str, stage: int = 0, branch: str = "student") -> list[Any]:
-    """Configs of the branches that train sub-networks of the encoder of a branch; empty where none does.
+@dataclass(frozen=True)
+class Trained:
+    """Which sizes of an encoder a recipe trains.
+
+    Attributes:
+        elastic: Configs of the branches that are slices of it and that an objective trains.
+        whole: an objective trains the whole.
+    """
+
+    elastic: tuple[Any, ...]
+    whole: bool
+
+
+def trained_sizes(recipe: str, source: str, stage: int = 0, branch: str = "student") -> Trained:
+    """What a recipe says of the sizes of the encoder of a branch.
 
     Args:
         recipe: its text; empty: not known.
@@ -77,15 +94,24 @@ def elastic_branches(recipe: str, source: str, stage: int = 0, branch: str = "st
         branch: whose encoder; one that follows another has that one's.
 
     Raises:
-        UserError: one of them cannot be understood.
+        UserError: one of them cannot be understood, or there is no such stage.
     """
-    plain = _of_stage(config.plain_of(recipe, source), stage)
+    plain = _of_stage(config.plain_of(recipe, source), stage, source)
     named: dict[str, Any] = plain.get("branches") or {}
-    elastic = {
-        name: facts for name, facts in named.items() if isinstance(facts, dict) and facts.get("name") == _ELASTIC
-    }
-    own = [facts for name, facts in elastic.items() if _root(named, name) == _root(named, branch)]
-    return [config.from_plain(_Branch, {"branch": facts}, name=source).branch for facts in own]
+    root = _root(named, branch)
+    students = _students(plain.get("objectives"))
+    own = [name for name, facts in named.items() if facts.get("name") == _ELASTIC and _root(named, name) == root]
+    elastic = [
+        config.from_plain(_Branch, {"branch": named[name]}, name=source).branch for name in own if name in students
+    ]
+    return Trained(tuple(elastic), root in students)
+
+
+def _students(objectives: Any) -> set[str]:
+    """Names of the branches that objectives train; one whose weight is always 0 trains nothing."""
+    listed = objectives if isinstance(objectives, list) else []
+    facts = [one for one in listed if isinstance(one, dict) and one.get("weight", 1.0) != 0]
+    return {str(one.get("student", _STUDENT)) for one in facts}
 
 
 def _root(named: Mapping[str, Any], branch: str) -> str:
@@ -100,15 +126,32 @@ def _root(named: Mapping[str, Any], branch: str) -> str:
     return branch
 
 
-def _of_stage(plain: dict[str, Any], stage: int) -> dict[str, Any]:
+def _of_stage(plain: dict[str, Any], stage: int, source: str) -> dict[str, Any]:
+    """The recipe as it stands in a stage, its branches by name.
+
+    Raises:
+        UserError: there is no such stage, or branches or stages are not what they must be.
+    """
     stages = plain.get("stages") or []
-    own = stages[stage] if stage < len(stages) else {}
-    return plain | {key: own[key] for key in ("views", "encoder", "branches") if key in own}
+    if not isinstance(stages, list) or not all(isinstance(own, dict) for own in stages):
+        raise UserError(f"{source}: stages of the recipe must be a list of mappings")
+    if not 0 <= stage < max(1, len(stages)):
+        there = f"the stages 0 to {len(stages) - 1}" if len(stages) > 1 else "stage 0 alone"
+        raise UserError(f"{source}: stage is {stage}, but the recipe has {there}")
+    own = stages[stage] if stages else {}
+    found = plain | {key: own[key] for key in ("views", "encoder", "branches", "objectives") if key in own}
+    named = found.get("branches") or {}
+    if not isinstance(named, dict) or not all(isinstance(facts, dict) for facts in named.values()):
+        raise UserError(
+            f"{source}: branches of the recipe must map names to settings, as in 'branches: {{teacher: {{name: ema}}}}'"
+        )
+    return found
 
 
 def _encoder_of(plain: dict[str, Any], branch: str) -> dict[str, Any] | None:
     """The encoder of a branch that has one of its own, or follows one that has; None: it is the recipe's."""
-    named, seen = plain.get("branches") or {}, set()
+    named: dict[str, Any] = plain.get("branches") or {}
+    seen: set[str] = set()
     while branch in named and branch not in seen:
         seen.add(branch)
         facts = named[branch]

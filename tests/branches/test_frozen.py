@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from foundation import config, paths
+from foundation.branches.frozen import digest_of
 from foundation.branches.request import Request
 from foundation.engine import state
 from foundation.errors import RecipeError, UserError
@@ -60,8 +63,37 @@ def test_a_run_does_not_go_on_with_other_weights(tiny_recipe, exported):
     other = Rehearsal(tiny_recipe(EXPERT.replace("WEIGHTS", str(exported.with_name("teacher.safetensors"))), ASKED), 2)
     saved = state.capture(first.learner, first.optimizer)
     state.restore(first.learner, first.optimizer, saved)
-    with pytest.raises(UserError, match="had other weights than"):
+    with pytest.raises(UserError, match="frozen branch 'expert' of this run had other weights than"):
         state.restore(other.learner, other.optimizer, saved)
+
+
+def test_weights_of_every_shape_and_type_have_a_digest(exported):
+    loaded = replace(load_encoder(exported), sha256=None)
+    module = torch.nn.Module()
+    for name, value in (("a", torch.tensor(3)), ("b", torch.tensor([True, False])), ("c", torch.zeros(0, 2)),
+                        ("d", torch.ones(2, 3, dtype=torch.bfloat16)), ("e", torch.tensor(True))):  # fmt: skip
+        module.register_buffer(name, value)
+    found = digest_of(replace(loaded, encoder=module))
+    module.a += 1
+    assert digest_of(replace(loaded, encoder=module)) != found
+
+
+def test_weights_that_are_not_there_yet_are_to_be_made_first(tiny_recipe):
+    with pytest.raises(RecipeError, match="A teacher is trained, or copied there, before the run"):
+        build.learner(tiny_recipe(EXPERT.replace("WEIGHTS", "runs/none"), ASKED), Clock(10, 10.0))
+
+
+def test_clips_read_more_slowly_than_the_encoder_was_trained_on_are_refused():
+    slow, fast = (Clips(frames=16, decode=ClipDecoding(rate=rate)) for rate in (2.0, 10.0))
+    with pytest.raises(UserError, match="files read at 10 frames in a second, and 2 are read for the views"):
+        fits.fit("video", "video", (3, 16, 48, 48), slow, fast)
+    for views, encoder in (
+        (fast, slow),
+        (Clips(), fast),
+        (slow, Clips()),
+        (fast, fast),
+    ):
+        fits.fit("video", "video", (3, 16, 48, 48), views, encoder)
 
 
 def test_what_cannot_be_made_of_the_views_is_refused_with_what_differs(tiny_recipe):

@@ -127,7 +127,7 @@ def test_a_cached_branch_gives_each_view_its_samples_feature(context, batch):
     expected = batch.extras["said"][batch.views["global"].sample_ids]
     assert torch.equal(branch(batch, [request], {})[request], expected)
     assert "class tokens only" in branch.refusal(replace(request, token="patches"))
-    with pytest.raises(UserError, match="no array of 6 numbers"):
+    with pytest.raises(UserError, match="width is 6, and data.extras.said.shape is"):
         cached.Config(extra="said", width=6).build(replace(context, name="kept"))(batch, [request], {})
 
 

@@ -17,7 +17,7 @@ from foundation.objectives import contrast, feature_distillation
 from foundation.objectives.base import ObjectiveContext
 from foundation.objectives.similarity_distillation import Config, SimilarityDistillation
 from foundation.objectives.store import Stores
-from foundation.schedules import Clock
+from foundation.schedules import Clock, Duration
 from foundation.types import ViewShape
 from tests.objectives.test_contrast import batch_of
 
@@ -164,3 +164,20 @@ def test_two_processes_have_the_loss_and_the_queue_of_one(tmp_path, spawnable):
         assert (parts[0][0][step] + parts[1][0][step]) / 2 == pytest.approx(losses[step], rel=1e-5)
     assert parts[0][1] == parts[1][1]
     torch.testing.assert_close(torch.tensor(parts[0][1]), torch.tensor(queue))
+
+
+def test_a_teacher_that_finds_everything_alike_teaches_once_its_embeddings_are_whitened():
+    """Embeddings with a large mean and little else: cosines near 1, a distribution without any preference."""
+    rows = 0.1 * torch.randn(40, 16, 24, generator=torch.Generator().manual_seed(0)) + 1.0
+    found = {}
+    for kind in ("none", "whitened"):
+        module = objective(queue=32, normalise=kind, statistics=Duration(20))
+        for step, teacher in enumerate(rows):
+            given = {module.student_request: teacher, module.teacher_request: teacher}
+            found[kind] = module(given, pair(16), step).metrics
+    uniform = math.log(48)
+    assert found["none"]["entropy"] > uniform - 0.01
+    assert found["whitened"]["entropy"] < uniform / 2
+    assert found["whitened"]["similarity"] < 0.5, "the student is compared as it is: its mean is its own affair"
+    with pytest.raises(UserError, match="normalise must be 'none' or 'whitened'"):
+        objective(normalise="layer")

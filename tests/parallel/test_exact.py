@@ -78,6 +78,11 @@ def drawn_by_process(recipe: dict[str, Any]) -> list[str]:
     return found
 
 
+def short_queues(recipe: dict[str, Any]) -> list[str]:
+    """Overrides for queues that are no longer than the little data."""
+    return [f"objectives.{index}.queue=8" for index, one in enumerate(recipe["objectives"]) if one.get("queue")]
+
+
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -100,7 +105,8 @@ def problems(
         plan.append([1, ["data", "build", data, str(out / modality), *words], str(out / "build.log")])
     for name, recipe in read.items():
         words = ["pretrain", name, f"data.shards=['{out / recipe['views']['name']}/train-*.tar']", *SETTINGS]
-        words += [f"train.batch_size={batch}", *smaller(recipe), *STAND_INS.get(name, ()), *overrides]
+        words += [f"train.batch_size={batch}", *smaller(recipe), *short_queues(recipe)]
+        words += [*STAND_INS.get(name, ()), *overrides]
         even = drawn_by_process(recipe)
         runs = [(processes, "whole", []), (processes, "halves", [f"train.stop_after={STOP} steps"])]
         runs += [(processes, "halves", []), (1, "one", even)] + ([(processes, "even", even)] if even else [])

@@ -16,6 +16,7 @@ from foundation.errors import UserError
 from foundation.probes import feature_shards
 from foundation.probes.road import features_of_shards
 from foundation.run import build
+from foundation.run.plan import plans
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branch
@@ -168,3 +169,72 @@ def test_shards_of_another_teacher_or_without_features_are_refused_before_the_fi
         train(tiny_recipe(*cached(), shards=str(tmp_path / "one" / "train-*.tar")), tmp_path / "d")
     with pytest.raises(UserError, match="not both"):
         tiny_recipe(*cached(", sha256: abc, weights: x"))
+
+
+def test_an_index_claims_no_more_than_all_that_it_was_made_of(tiny_shards, models, tmp_path, capsys):
+    first, second = (tmp_path / name for name in ("t1", "t2"))
+    lone = open_shards(tiny_shards).shards
+    for number, (model, out) in enumerate((("teacher", first), ("student", second))):
+        assert main(["extract", str(models / f"{model}.safetensors"), lone[number], str(out)]) == 0
+    mixed, shards = tmp_path / "mixed", [f"{first}/train-*.tar", f"{second}/train-*.tar"]
+    words = ["extract", str(models / "teacher.safetensors"), *shards, str(mixed), "--member", "other.npy"]
+    assert main(words) == 0
+    assert list(read_index(mixed).about["features"]) == ["other.npy"], "teacher.npy is of two models"
+    words = ["extract", str(models / "teacher.safetensors"), shards[0]]
+    assert main([*words, str(tmp_path / "kept"), "--member", "other.npy"]) == 0
+    assert set(read_index(tmp_path / "kept").about["features"]) == {"teacher.npy", "other.npy"}
+    assert main([*words, str(tmp_path / "less"), "--member", "other.npy", "--leave-out", "teacher.npy"]) == 0
+    assert list(read_index(tmp_path / "less").about["features"]) == ["other.npy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["--leave-out", "nosuch"], "no sample has such a member; there are: cls, png"),
+        (["--member", "a/b.npy"], "--member a/b.npy: the features are an array"),
+        (["--member", "../b.npy"], "begin with a small letter or digit"),
+        (["--member", "a..npy"], "single dots between"),
+        (["--member", "Big.npy"], "a small letter or digit"),
+    ],
+)
+def test_words_that_cannot_be_done_leave_nothing_behind(tiny_shards, models, tmp_path, capsys, words, wrong):
+    assert main(["extract", str(models / "teacher.safetensors"), tiny_shards, str(tmp_path / "out"), *words]) == 2
+    assert wrong in " ".join(capsys.readouterr().err.split())
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_what_is_refused_on_the_way_leaves_nothing_behind(models, tmp_path, capsys):
+    raws = [{"__key__": f"s{number}", "png": image_bytes(number)} for number in range(3)]
+    write_shards([*raws, {"__key__": "s3", "png": image_bytes(3), "teacher.npy": b"x"}], tmp_path / "old", "train",
+                 samples_per_shard=2)  # fmt: skip
+    words = ["extract", str(models / "teacher.safetensors"), str(tmp_path / "old" / "train-*.tar"), str(tmp_path / "o")]
+    assert main(words) == 2 and "sample s3 has a member teacher.npy already" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".o.*")) and not (tmp_path / "o").exists()
+
+
+def test_a_random_view_is_said_to_be_one(tiny_shards, models, still, tmp_path, capsys):
+    words = ["extract", str(models / "teacher.safetensors"), tiny_shards]
+    assert main([*words, str(tmp_path / "a"), "--recipe", str(still), "--view", "global"]) == 0
+    assert "is random" not in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "b"), "--recipe", str(still), "--view", "local"]) == 0
+    assert "view 'local' of tiny is random: features are those of its first epoch" in capsys.readouterr().err
+
+
+def test_a_shard_in_the_place_of_another_is_refused(tiny_recipe, tiny_shards, models, tmp_path):
+    for name in ("teacher", "student"):
+        assert main(["extract", str(models / f"{name}.safetensors"), tiny_shards, str(tmp_path / name)]) == 0
+    old, new = (tmp_path / name / "train-000001.tar" for name in ("teacher", "student"))
+    assert old.stat().st_size == new.stat().st_size
+    old.write_bytes(new.read_bytes())
+    with pytest.raises(UserError, match=r"branches\.teacher: .*train-000001\.tar is not the shard that its index"):
+        plans(tiny_recipe(*cached(), shards=f"{tmp_path}/teacher/train-*.tar"))
+
+
+def test_a_dry_run_refuses_what_the_run_would(tiny_recipe, tiny_shards):
+    with pytest.raises(UserError, match=r"sample s000 has no member teacher\.npy"):
+        plans(tiny_recipe(*cached()))
+    with pytest.raises(UserError, match="queue is 41, and the data has 40 samples"):
+        plans(tiny_recipe(*cached(), "objectives.0.queue=41"))
+    with pytest.raises(UserError, match=r"width is 31, and data\.extras\.taught\.shape is \[32\]"):
+        branches = "branches={teacher: {name: cached, extra: taught, width: 31, " + HEADS + "}}"
+        plans(tiny_recipe(*STILL, EXTRA, branches))

@@ -61,7 +61,8 @@ def test_the_file_has_kNN_linear_parameters_and_time_of_each_size(run, result):
         row = rows[name, "knn"]
         alone = stand_alone(encoder, SubNetwork(row["width"], tuple(row["depths"])))
         assert row["parameters"] == sum(parameter.numel() for parameter in alone.parameters())
-        assert row["seconds"] > 0 and 0 <= row["top1"] <= 1 and row["n"] == 24
+        assert row["seconds"] > 0 and row["spread"] >= 0 and row["runs"] == 31 and not row["trained"]
+        assert 0 <= row["top1"] <= 1 and row["n"] == 24
     assert rows["raw", "knn"]["top1"] == 1.0, "the colour is the class"
     assert result["latency"]["shape"] == [3, 16, 16] and not result["settings"]["trained"]
 
@@ -73,6 +74,7 @@ def test_the_picture_is_in_the_report_and_beside_the_file(run, result, capsys):
     assert re.findall(r">(width \d+)<", text) == ["width 16", "width 24"] and "untrained, whole" in text
     assert main(["report", str(run), "--samples", "0"]) == 0
     page = (run / "report.html").read_text()
+    assert "No probe has been run yet" not in page and "(there is: sizes)" in page
     assert "One run, many sizes" in page and "latency of one sample (ms)" in page and "w16-d2" in page
     damaged = dict(result, results=[row | {"seconds": "soon", "width": None} for row in result["results"]])
     assert charts(damaged) == []

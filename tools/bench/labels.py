@@ -25,7 +25,7 @@ RATES = (3e-4, 1e-3)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
-    from foundation.ranges import Count, argument
+    from foundation.ranges import Count, CountOrNone, argument
 
     add_option(parser)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="run folders or exported .safetensors")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=argument(Count), default=5, help="of the labels (default: %(default)s)")
     parser.add_argument(
         "--scratch-steps",
-        type=int,
+        type=argument(CountOrNone),
         default=0,
         metavar="N",
         help="steps from scratch for each draw and learning rate; 0: none",

@@ -47,10 +47,16 @@ def fit(shape: tuple[int, ...], source: EvaluationConfig, target: EvaluationConf
 
 def _check_rate(frames: int, source: EvaluationConfig, target: EvaluationConfig) -> None:
     """Refuse views that do not show enough moments of a second, or too few seconds, where that is known."""
-    if target.seconds is None:
-        return  # it was shown whole videos: any rate
-    rate = target.frames / target.seconds
     read = source.decode.rate
+    if target.seconds is None:  # it was shown whole videos, or spans of any length, out of what was read of the files
+        known = target.decode.rate
+        if read is not None and known is not None and read < known * TOLERANCE:
+            raise UserError(
+                f"it was trained on files read at {known:g} frames in a second, and {read:g} are read for the views: "
+                f"set decode.rate of the views to {known:g} or more"
+            )
+        return
+    rate = target.frames / target.seconds
     if read is not None and read < rate * TOLERANCE:
         raise UserError(
             f"it takes {rate:g} frames in a second, and {read:g} are read from the files: set decode.rate of the views "
