@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from foundation.branches.base import Branch
+    from foundation.branches.request import Request
     from foundation.errors import SampleError
+    from foundation.types import ViewShape
 
 DESCRIPTION = """\
 Retrieval across the two views that a run compares, such as those of a wrist sensor and of a video: of all samples, is
@@ -64,20 +68,29 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, learner, pair, shards, limit=arguments.limit, batch_size=arguments.batch_size, device=device, bad=bad
     )
     found = recalls_of(seen)
+    shapes, own = view_shapes(recipe.views), recipe.decode.build()
+    branches = [learner.named_branches[request.branch] for request in pair]
+    names = [_name(request, branch) for request, branch in zip(pair, branches, strict=True)]
+    if _of_one_view(pair, branches, [shapes[request.view] for request in pair]):
+        to_stderr(
+            f"note: {names[0]} and {names[1]} see the same {pair[0].view!r} view of a sample: the figures say how "
+            "alike two branches are, not how well two sensors find each other, which a run that compares both says"
+        )
     if bad:
         to_stderr(f"{len(bad):,} samples were left out; the first: {printable(str(bad[0]))}")
     rows = []
     for one, other, recall, same in (
-        (*pair, found.forth, found.class_forth),
-        (*reversed(pair), found.back, found.class_back),
+        (0, 1, found.forth, found.class_forth),
+        (1, 0, found.back, found.class_back),
     ):
         figures = [f"R@{k} {100 * value:5.1f} %" for k, value in recall.items()]
         figures += [] if same is None else [f"nearest of the same class {100 * same:5.1f} %"]
-        to_stdout(f"{one.view} by {one.branch} -> {other.view} by {other.branch}: {', '.join(figures)}")
+        to_stdout(f"{names[one]} -> {names[other]}: {', '.join(figures)}")
         rows.append(
             {
-                "query": str(one),
-                "gallery": str(other),
+                "query": str(pair[one]),
+                "gallery": str(pair[other]),
+                "compared": [names[one], names[other]],
                 "recall": {str(k): v for k, v in recall.items()},
                 "same_class": same,
             }
@@ -85,15 +98,30 @@ def run(arguments: argparse.Namespace) -> int:
     by_chance = ", ".join(f"R@{k} {100 * k / found.samples:.1f} %" for k in found.forth)
     to_stdout(f"{found.samples:,} pairs; by chance {by_chance}. {recipe.name}, {folder.name}")
     if arguments.picture is not None:
-        shapes, own = view_shapes(recipe.views), recipe.decode.build()
         seen_by = [shapes[request.view].modality for request in pair]
-        one, other = arguments.draw or seen_by
-        decoders = (own if one in seen_by else decoder(one), own if other in seen_by else decoder(other))
-        draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, (one, other), shards, decoders)
+        drawn: tuple[str, str] = tuple(arguments.draw or seen_by)
+        decoders = tuple(own if modality in seen_by else decoder(modality) for modality in drawn)
+        draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, drawn, shards, decoders)
         to_stdout(f"drawn: {arguments.picture} (green: the sample's own; blue: of its class)")
     if arguments.json is not None:
         replace_json(arguments.json, {"run": recipe.name, "samples": found.samples, "ways": rows})
     return 0
+
+
+def _name(request: Request, branch: Branch) -> str:
+    """Whose embedding of what: ``imu.global by student``, or the member that a cached branch reads."""
+    from foundation.branches.cached import CachedBranch
+
+    if isinstance(branch, CachedBranch):
+        return f"{branch.member} in the shards by {request.branch}"
+    return f"{request.view} by {request.branch}"
+
+
+def _of_one_view(pair: Sequence[Request], branches: Sequence[Branch], shapes: Sequence[ViewShape]) -> bool:
+    """Whether both are embeddings of what one sensor recorded, as the evaluation shows it."""
+    from foundation.branches.cached import CachedBranch
+
+    return shapes[0].modality == shapes[1].modality and not any(isinstance(one, CachedBranch) for one in branches)
 
 
 if __name__ == "__main__":

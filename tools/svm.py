@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     options.add_arguments(parser)
     parser.add_argument(
-        "--kernel", choices=("linear", "rbf"), default="linear", help="of the machine (default: %(default)s)"
+        "--kernel", choices=("linear", "rbf"), default="linear", help="of the classifier (default: %(default)s)"
     )
     parser.add_argument(
         "--cost",
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     }  # fmt: skip
     written = command.save(job, "svm", content, begun)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
-    note = f"Cost of the model's machine: {best['cost']:g}."
+    note = f"Cost of the model's classifier: {best['cost']:g}."
     more = [f"top-{k} {100 * best[f'top{k}']:.1f} %" for k in (3, 5) if f"top{k}" in best]
     note += f" The model's {' and '.join(more)}." if more else ""
     name = "Linear" if arguments.kernel == "linear" else "RBF"

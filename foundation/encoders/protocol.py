@@ -23,8 +23,7 @@ class EncoderInput:
     Attributes:
         view: [R, ...] as its tokenizer takes it; for images [R, channels, H, W].
         mask: [R, N] bool, True where the patch token is hidden; None: nothing is.
-        mode: how hidden tokens are kept from the encoder: ``token`` puts the mask token in their place, ``drop`` leaves
-            them out.
+        mode: of hidden tokens: ``token`` puts the mask token in their place, ``drop`` leaves them out.
         hidden_per_row: True entries in each row of the mask, known on the host; needed for ``drop``.
         wanted: places of the patch tokens that are read, [M] distinct int64 in the flattened [R * N]; None: all are.
         valid: [R, N] bool, False where a patch token is padding: nothing attends to it; None: all are real. Every row
@@ -97,10 +96,7 @@ class Layered(Protocol):
 
 
 class Encoder(Protocol):
-    """What branches, objectives, optimiser, probes and zoo ask of an encoder. All are ``nn.Module``.
-
-    :class:`EncoderModule` gives what few encoders have to say otherwise.
-    """
+    """What the program asks of an encoder, an ``nn.Module``; :class:`EncoderModule` gives what few say otherwise."""
 
     config: Any
     """What it was built from, an :class:`EncoderConfig`."""
@@ -329,8 +325,7 @@ class EncoderConfig:
 
     @property
     def published(self) -> str | None:
-        """Source of the published weights that :meth:`build` takes, such as ``timm:resnet50``, and fetches where they
-        are not on this machine; None: it takes none."""
+        """Published weights that :meth:`build` takes and may have to fetch, such as ``timm:resnet50``; None: none."""
         return None
 
 

@@ -1,9 +1,9 @@
 """Support vector machine on frozen features: linear, as point clouds are compared, or RBF, as time series are.
 
 The linear protocol, of ModelNet40 (Achlioptas et al. 2018; Huang et al. 2021): features of the whole training split,
-one linear machine for each class against the rest (squared hinge loss, liblinear), its accuracy on the test split. With
-several costs, the one to report is chosen on training samples kept back, never on the test split, and the machine is
-fitted again on all.
+one linear classifier for each class against the rest (squared hinge loss, liblinear), its accuracy on the test split.
+With several costs, the one to report is chosen on training samples kept back, never on the test split, and the
+classifier is fitted again on all.
 
 The RBF protocol, of time series (Franceschi et al. 2019; COMODO, Chen et al. 2025): features of length 1, standardised;
 one against one, gamma 1 / (numbers x variance); the cost that is best by five-fold cross-validation on the training
@@ -32,15 +32,15 @@ from foundation.ranges import LARGEST, Range, Side, Workers, check
 from foundation.schedules import Duration
 
 Kernel: TypeAlias = Literal["linear", "rbf"]
-"""Of the machine."""
+"""Of the classifier."""
 
 RBF_COSTS = tuple(10.0**power for power in range(-4, 5))
-"""Costs that an RBF machine is chosen from."""
+"""Costs that an RBF classifier is chosen from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the machine is given and how."""
+    """What the classifier is given and how."""
 
     kernel: Kernel = "linear"
     """``linear``, or ``rbf`` on features that are brought to length 1 before the treatment."""
@@ -52,11 +52,11 @@ class Settings:
     treatment: Treatment = "as is"
     """What is done to the features first, fitted on the training split: nothing, ``standardised``, PCA-``whitened``."""
     validation_share: float = 0.1
-    """Share of the training split kept back to choose the cost of a linear machine."""
+    """Share of the training split kept back to choose the cost of a linear classifier."""
     folds: int = 5
-    """Parts of the cross-validation of an RBF machine; fewer where a class has fewer samples."""
+    """Parts of the cross-validation of an RBF classifier; fewer where a class has fewer samples."""
     most: int = 10_000
-    """Training samples of an RBF machine, drawn evenly from the classes; its cost grows with their square."""
+    """Training samples of an RBF classifier, drawn evenly from the classes; its cost grows with their square."""
     seed: int = 0
     """Of the split and the solver's order."""
 
@@ -115,7 +115,7 @@ class Config:
         self.settings()
 
     def settings(self) -> Settings:
-        """What the machine is given."""
+        """What the classifier is given."""
         costs = None if self.cost is None else (self.cost,)
         return Settings(kernel=self.kernel, costs=costs, tokens=self.tokens, treatment=self.treatment)
 
@@ -142,7 +142,7 @@ class Config:
         """Measure an encoder in the middle of training; arguments as for :meth:`foundation.probes.knn.Config.measure`.
 
         Returns:
-            ``probe/svm_top1`` (``probe/svm_rbf_top1`` of an RBF machine) in [0, 1].
+            ``probe/svm_top1`` (``probe/svm_rbf_top1`` of an RBF classifier) in [0, 1].
 
         Raises:
             UserError: when shards are missing or hold no labels.
@@ -160,7 +160,7 @@ class Config:
 
 @dataclass(frozen=True)
 class SvmResult:
-    """What the machine gets right.
+    """What the classifier gets right.
 
     Attributes:
         cost: that was used.
@@ -170,8 +170,8 @@ class SvmResult:
         predictions: [Q] int64.
         validation: accuracy of each cost on the samples kept back, or the mean over the folds; None where there was
             nothing to choose.
-        top3: share of test samples whose class is among the three of the highest scores; None for a linear machine and
-            where there are no more classes.
+        top3: share of test samples whose class is among the three of the highest scores; None for a linear classifier
+            and where there are no more classes.
         top5: likewise.
     """
 

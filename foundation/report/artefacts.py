@@ -127,8 +127,8 @@ def _histogram(models: Sequence[Shown]) -> str:
     for model in models:
         limit, highest = model.norms["limit"], math.log10(max(model.norms["histogram"]["counts"]))
         lines.append(Series(f"limit, {model.role}", [limit, limit], [0.0, highest], dashed=True))
-    labels = {"x_label": "norm of a patch token", "y_label": "log10 of the number of tokens (3: 1,000)"}
-    return f'<div class="card">{line_chart(lines, **labels)}</div>'
+    across, up = "norm of a patch token", "log10 of the number of tokens (3: 1,000)"
+    return f'<div class="card">{line_chart(lines, x_label=across, y_label=up)}</div>'
 
 
 def _places(models: Sequence[Shown], what: str, title: str, lead: str) -> str:

@@ -21,7 +21,12 @@ NEAREST = 4
 """Neighbours of each sample."""
 OWN, SAME, OTHER = (23, 138, 80), (47, 111, 222), (200, 203, 208)
 """Frames: the sample's own recording, one of its class, any other."""
+KEY = (("the sample's own recording", OWN), ("another one of its class", SAME), ("any other", OTHER))
+"""What the frames of the nearest mean."""
 _GAP, _FRAME, _TEXT = 6, 3, 14  # pixels
+_LETTER = 7  # pixels of a letter, at most on average
+_KEY_WIDTH = sum(_TEXT + _LETTER * len(text) + 2 * _GAP for text, _ in KEY) + _GAP
+_UNDER = (238, 239, 242)  # behind pictures that are smaller than their cell
 
 
 def draw_nearest(
@@ -36,6 +41,9 @@ def draw_nearest(
     rows: int = 6,
 ) -> None:
     """Write a PNG: each row a sample, as the first modality draws it, and the nearest ones as the second draws them.
+
+    Above them the columns' titles and the key of the frames' colours; below each picture its class, by name where the
+    shards name classes.
 
     Args:
         out: file to write.
@@ -63,19 +71,21 @@ def draw_nearest(
     widths = [max(line[column].width for line in cells) for column in range(len(cells[0]))]
     height = max(picture.height for line in cells for picture in line)
     step = height + 2 * _FRAME + _GAP + _TEXT
-    sheet = Image.new(
-        "RGB", (sum(widths) + len(widths) * (2 * _FRAME + _GAP) + _GAP, len(cells) * step + _GAP), "white"
-    )
+    top = _GAP + 2 * (_TEXT + _GAP)
+    wide = max(sum(widths) + len(widths) * (2 * _FRAME + _GAP) + _GAP, _KEY_WIDTH)
+    sheet = Image.new("RGB", (wide, top + len(cells) * step + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
+    _head(draw, modalities, widths)
     for number, (row, line) in enumerate(zip(chosen, cells, strict=True)):
-        x, y = _GAP, _GAP + number * step
+        x, y = _GAP, top + number * step
         for column, picture in enumerate(line):
             other = row if column == 0 else int(near[row, column - 1])
             same = labels[row] == labels[other] and int(labels[row]) >= 0
             colour = OTHER if column == 0 else OWN if other == row else SAME if same else OTHER
             box = (x, y, x + widths[column] + 2 * _FRAME - 1, y + height + 2 * _FRAME - 1)
-            draw.rectangle(box, outline=colour, width=_FRAME)
-            sheet.paste(picture, (x + _FRAME + (widths[column] - picture.width) // 2, y + _FRAME))
+            draw.rectangle(box, fill=_UNDER, outline=colour, width=_FRAME)
+            left, above = (widths[column] - picture.width) // 2, (height - picture.height) // 2
+            sheet.paste(picture, (x + _FRAME + left, y + _FRAME + above))
             draw.text((x, y + height + 2 * _FRAME), _name(int(labels[other]), shards.classes), fill="black")
             x += widths[column] + 2 * _FRAME + _GAP
     stream = io.BytesIO()
@@ -84,6 +94,20 @@ def draw_nearest(
         replace_file(out, stream.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}") from error
+
+
+def _head(draw: Any, modalities: tuple[str, str], widths: Sequence[int]) -> None:
+    """Key of the colours, and under it a title for each column."""
+    x = _GAP
+    for text, colour in KEY:
+        draw.rectangle((x, _GAP, x + _TEXT - 4, _GAP + _TEXT - 4), outline=colour, width=_FRAME)
+        draw.text((x + _TEXT, _GAP - 1), text, fill="black")
+        x += _TEXT + _LETTER * len(text) + 2 * _GAP
+    x = _GAP
+    for column, width in enumerate(widths):
+        title = f"sample ({modalities[0]})" if column == 0 else f"nearest {column} ({modalities[1]})"
+        draw.text((x, _GAP + _TEXT + _GAP), title, fill="black")
+        x += width + 2 * _FRAME + _GAP
 
 
 def _picture(modality: str, shards: ShardSet, number: int, decode: Any) -> Any:
@@ -105,4 +129,4 @@ def _spread(labels: Tensor, rows: int) -> list[int]:
 
 
 def _name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if 0 <= label < len(classes) else str(label) if label >= 0 else ""
+    return classes[label] if 0 <= label < len(classes) else f"class {label}" if label >= 0 else "no label"

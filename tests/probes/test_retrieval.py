@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from foundation.cli import main
+from foundation.data.shards import open_shards
 from foundation.errors import RecipeError, UserError
+from foundation.modalities.parts import decoder
 from foundation.probes.retrieval import recalls
+from foundation.report.nearest import KEY, draw_nearest
 
 
 def test_recall_is_the_share_whose_own_counterpart_is_among_the_first():
@@ -60,7 +63,9 @@ def test_the_job_and_the_command_agree_and_draw(tiny_recipe_file, tiny_shards, m
     lines = [line for line in metrics(run) if "retrieval/student_r5" in line]
     assert [line["step"] for line in lines] == [2, 4]
     assert main(["retrieval", str(run), tiny_shards, "--json", str(out), "--picture", str(picture)]) == 0
-    said, found = capsys.readouterr().out, json.loads(out.read_text())
+    captured, found = capsys.readouterr(), json.loads(out.read_text())
+    said = captured.out
+    assert "global by student and global by teacher see the same 'global' view of a sample" in captured.err
     assert "global by student -> global by teacher: R@1" in said and "40 pairs" in said
     for way, name in zip(found["ways"], ("student", "teacher"), strict=True):
         assert way["recall"] == {str(k): pytest.approx(lines[-1][f"retrieval/{name}_r{k}"]) for k in (1, 5, 10)}
@@ -68,6 +73,20 @@ def test_the_job_and_the_command_agree_and_draw(tiny_recipe_file, tiny_shards, m
         assert drawn.height > 4 * 64  # four classes
     assert main(["retrieval", str(run / "export"), tiny_shards]) == 2
     assert "is no run and no checkpoint" in capsys.readouterr().err
+
+
+def test_a_picture_has_a_key_titles_and_names(tmp_path, tiny_shards):
+    shards = open_shards([tiny_shards])
+    ids, rows = torch.arange(8), torch.eye(8)
+    decode = decoder("image")
+    draw_nearest(tmp_path / "r.png", rows, rows, ids % 4, ids, ("image", "image"), shards, (decode, decode))
+    with Image.open(tmp_path / "r.png") as drawn:
+        colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20)}
+        key = drawn.convert("RGB").crop((0, 0, drawn.width, 20))
+    near = lambda wanted, there: any(sum(abs(a - b) for a, b in zip(wanted, c, strict=True)) < 24 for c in there)  # noqa: E731
+    assert near((23, 138, 80), colours)
+    of_key = {colour for _, colour in key.getcolors(1 << 20)}
+    assert all(near(colour, of_key) for _, colour in KEY)
 
 
 def test_a_recipe_that_compares_no_two_branches_is_refused_before_the_first_step(tiny_recipe, train, tmp_path):
