@@ -88,6 +88,13 @@ def test_an_anchored_run_goes_on_bit_for_bit_and_two_processes_give_the_losses_o
 
 
 @pytest.mark.slow
+def test_an_anchored_student_lowers_its_loss_and_beats_its_untrained_self(shared_data, tmp_path, metrics):
+    words = (*EVERYWHERE, *HEADS, "train.length=100 steps", "jobs.0.every=20 steps", "jobs.0.times=2")
+    learns("cifar10-gram-nano", shared_data("cifar10"), tmp_path / "run", *words, loss="loss/dino", limit=1500)
+    assert any(line.get("loss/gram", 0) > 0 for line in metrics(tmp_path / "run"))
+
+
+@pytest.mark.slow
 def test_a_student_of_a_random_teacher_is_the_better_of_the_two(shared_data, tmp_path, metrics):
     data, run = shared_data("cifar10"), tmp_path / "run"
     words = ("train.length=80 steps", "train.precision=float32", "data.workers=0", "train.log_every=1")
