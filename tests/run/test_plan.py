@@ -20,7 +20,15 @@ TAUGHT = ("audio-visual", "comodo")
 TINY = ("branches.teacher.weights=timm:test_vit.r160_in1k,random", "branches.teacher.frames=mean")
 
 
-@pytest.mark.parametrize("name", sorted(paths.recipes()))
+MANY_SIZES = ("poa-resnet", "poa-swin")
+"""Recipes whose every size is built by timm once to be planned: half a minute."""
+
+
+def _marked(name: str):
+    return pytest.param(name, marks=pytest.mark.slow) if name in MANY_SIZES else name
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in sorted(paths.recipes())])
 def test_every_shipped_recipe_can_be_planned(name):
     figures = plan(load(name, "data.shards=[]", *STAND_INS.get(name, ())))
     assert figures.clock.total_steps > 0
