@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from foundation.paths import recipes
-from tests.stand_ins import STAND_INS
+from tests.stand_ins import OF_FRAMES, STAND_INS
 
 ManyRuns = Callable[..., list[list[int]]]
 BUILD = {
@@ -27,11 +27,13 @@ TOO_LARGE = (
 )  # fmt: skip
 """Their views alone take minutes on a small machine; poa-vits has those of poa-vitb and poa-vitl."""
 OWN_TESTS = (
-    "cifar10-g2sd-nano", "cifar10-gram-nano", "cifar10-ph-reg-nano", "dinov3-gram", "g2sd-vits",
-    "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano",
+    "audio-visual", "cifar10-g2sd-nano", "cifar10-gram-nano", "cifar10-ph-reg-nano", "dinov3-gram",
+    "g2sd-vits", "hapt-cluster-dino-nano", "utd-depth-vjepa2-nano",
 )  # fmt: skip
-"""Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_experts.py, test_ph_reg.py, test_vjepa2.py
-and tests/jobs try these."""
+"""Stages and jobs have lengths of their own, and sound with its pictures is in no set below: tests/run/test_g2sd.py,
+test_comodo.py, test_experts.py, test_ph_reg.py, test_vjepa2.py and tests/jobs try these."""
+MORE = dict.fromkeys(("comodo", "comodo-infonce", "comodo-l2"), (*OF_FRAMES, "views.members.imu.decode={}"))
+"""By recipe: a teacher that needs no download, and sensors that say themselves what they measure."""
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
@@ -106,7 +108,7 @@ def problems(
     for name, recipe in read.items():
         words = ["pretrain", name, f"data.shards=['{out / recipe['views']['name']}/train-*.tar']", *SETTINGS]
         words += [f"train.batch_size={batch}", *smaller(recipe), *short_queues(recipe)]
-        words += [*STAND_INS.get(name, ()), *overrides]
+        words += [*STAND_INS.get(name, ()), *MORE.get(name, ()), *overrides]
         even = drawn_by_process(recipe)
         runs = [(processes, "whole", []), (processes, "halves", [f"train.stop_after={STOP} steps"])]
         runs += [(processes, "halves", []), (1, "one", even)] + ([(processes, "even", even)] if even else [])
