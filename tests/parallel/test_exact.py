@@ -23,7 +23,8 @@ BUILD = {
     "paired": ("synthetic", "--train", "12", "--test", "4"),
 }
 TOO_LARGE = (
-    "dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "poa-vitb", "poa-vitl", "video-dino-ibot", "vjepa2",
+    "dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "poa-resnet", "poa-swin", "poa-vitb", "poa-vitl",
+    "video-dino-ibot", "vjepa2",
 )  # fmt: skip
 """Their views alone take minutes on a small machine; poa-vits has those of poa-vitb and poa-vitl."""
 OWN_TESTS = (
