@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
@@ -11,10 +11,10 @@ import torch
 
 from foundation.branches import ema, trained
 from foundation.branches.base import BranchContext, EncoderBranch
-from foundation.branches.elastic import Config, ElasticBranch, multiplicities
+from foundation.branches.elastic import Config, ElasticBranch, head_pieces, multiplicities
 from foundation.branches.request import Request
 from foundation.encoders import timm, vit
-from foundation.encoders.elastic import SubNetwork, kept_blocks, stand_alone
+from foundation.encoders.elastic import SlicedModule, SubNetwork, kept_blocks, stand_alone
 from foundation.errors import UserError
 from foundation.heads import prototypes
 from foundation.modalities.image import tokenizer
@@ -235,3 +235,42 @@ def test_it_takes_any_modality():
     view = View(torch.randn(4, 6, 32), "imu", "global", 2, torch.arange(2).repeat(2), torch.zeros(4, 1, 3))
     answers = branch(Batch({"global": view}, {}, ("x", "y"), torch.zeros(2), 0, 2), (FEATURE,))
     assert answers[FEATURE].shape == (4, 8)
+
+
+def test_a_sliced_head_is_that_of_poa(golden):
+    """Scores and gradients of every stored width and head (golden 16)."""
+    data = golden("16_poa_slice")
+    settings = {name: int(data[f"arg/head_{name}_dim"]) for name in ("hidden", "bottleneck")}
+    widest = int(data["arg/max_embed_dim"])
+    to_inputs: dict[int, torch.Tensor | int] = defaultdict(int)
+    for number, outputs in enumerate(data["arg/head_out_dims"]):
+        layers = int(data["arg/head_nlayers"])
+        config = prototypes.Config(prototypes=int(outputs), layers=layers, freeze_scale=False, **settings)
+        head = config.build(widest)
+        theirs = {"mlp.0.weight": f"mlp{number}.0.linear.weight", "mlp.0.bias": f"mlp{number}.0.linear.bias"}
+        deeper = [name for name in head.state_dict() if name.startswith(("mlp.2.", "mlp.4."))]
+        theirs |= {name: name.replace("mlp.", f"mlp{number}.") for name in deeper}
+        theirs |= {f"last_layer.weight_{kind}": f"last_layer{number}.weight_{kind}" for kind in "gv"}
+        weights = {own: torch.from_numpy(data[f"param/dino_head/{name}"]) for own, name in theirs.items()}
+        head.load_state_dict(weights)
+        for width in sorted({int(width) for width, _ in data["arg/subnets"]}):
+            head.zero_grad()
+            with torch.device("meta"):
+                twin = config.build(width)
+            sliced = SlicedModule(head, twin, head_pieces(twin, head, float(data[f"output/head/w{width}/alpha"])))
+            x = torch.from_numpy(data[f"input/head/w{width}/x"]).requires_grad_()
+            scores = sliced(x)
+            expected = torch.from_numpy(data[f"output/head/w{width}/logits{number}"])
+            torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+            (scores * torch.from_numpy(data[f"input/head/w{width}/cotangent_logits{number}"])).sum().backward()
+            to_inputs[width] += x.grad
+            stored = f"grad/head/w{width}/param/"
+            checked = 0
+            for own, name in theirs.items():
+                if f"{stored}{name}" in data:
+                    gradient = torch.from_numpy(data[f"{stored}{name}"])
+                    torch.testing.assert_close(head.get_parameter(own).grad, gradient, rtol=1e-4, atol=1e-5)
+                    checked += 1
+            assert checked == (2, 1, 0)[number]
+    for width, gradient in to_inputs.items():  # stored of all heads together
+        torch.testing.assert_close(gradient, torch.from_numpy(data[f"grad/head/w{width}/x"]), rtol=1e-4, atol=1e-5)
