@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from foundation.bicubic import resize_matrix
 from foundation.encoders.open_clip_models import Shape, create, shape_of, tag_of
+from foundation.encoders.pictures import PictureEncoder
 from foundation.encoders.protocol import (
     Capabilities,
     Encoder,
     EncoderConfig,
     EncoderInput,
-    EncoderModule,
     Inputs,
     inputs_of,
 )
 from foundation.encoders.segments import choose
 from foundation.errors import UserError
-from foundation.modalities.grids import cut, spread
 from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Range, Side, check
@@ -99,7 +98,7 @@ class Config(EncoderConfig):
         return OpenClipEncoder(self)
 
 
-class OpenClipEncoder(EncoderModule):
+class OpenClipEncoder(PictureEncoder):
     """A vision transformer of open_clip: one pass for each view.
 
     ``cls`` is what open_clip projects into the embedding, in front of the projection: the class token, or the mean of
@@ -122,7 +121,7 @@ class OpenClipEncoder(EncoderModule):
         visual: Any = create(config.model, size=config.size, pretrained=config.pretrained, weights=config.weights)
         self.visual = visual
         self.width, self.depth = int(shape.vision.width), len(visual.transformer.resblocks)
-        self.prefix, self.side = 1 + config.registers, shape.side
+        self.prefix, self.stride = 1 + config.registers, shape.side
         self.mean_pool = shape.vision.pool_type == "avg"
         self.norm_behind_pool = bool(shape.vision.final_ln_after_pool)
         self.mask_token = nn.Parameter(torch.zeros(1, self.width))
@@ -134,7 +133,7 @@ class OpenClipEncoder(EncoderModule):
     @property
     def capabilities(self) -> Capabilities:
         """It hides patches behind a mask token, and cannot leave them out."""
-        return Capabilities(hides=True, overwrites=True, cell_shape=(3, self.side, self.side))
+        return Capabilities(hides=True, overwrites=True, cell_shape=(3, self.stride, self.stride))
 
     def forward(
         self, inputs: Inputs, taps: Sequence[str] = (), *, generator: torch.Generator | None = None
@@ -173,7 +172,7 @@ class OpenClipEncoder(EncoderModule):
     def _embed(self, given: EncoderInput) -> Tensor:
         """Tokens as they enter the first block, [R, 1 + registers + N, D]."""
         view, visual = given.view, self.visual
-        rows, columns = Patches(patch_size=self.side).grid((view.shape[2], view.shape[3]))
+        rows, columns = Patches(patch_size=self.stride).grid((view.shape[2], view.shape[3]))
         patches = visual.conv1(view).flatten(2).mT  # [R, N, D]
         if given.mask is not None:
             if given.mask.shape != patches.shape[:2]:
@@ -228,16 +227,6 @@ class OpenClipEncoder(EncoderModule):
         """Weights of this encoder or of the same without registers."""
         own = {} if self.reg_token is None else {"reg_token": self.reg_token.detach()}
         return {**own, **weights}
-
-    def cells(self, view: Tensor) -> Tensor:
-        """Pixels under each token, [R, N, 3, side, side]."""
-        Patches(patch_size=self.side).grid((view.shape[2], view.shape[3]))
-        return cut(view, (self.side, self.side))
-
-    def spread(self, hidden: Tensor, view: Tensor) -> Tensor:
-        """Which pixels of a view lie under tokens [R, N] bool, [R, 1, H, W]."""
-        Patches(patch_size=self.side).grid((view.shape[2], view.shape[3]))
-        return spread(hidden, (view.shape[2], view.shape[3]), (self.side, self.side))
 
 
 _fulfils: type[Encoder] = OpenClipEncoder  # for the type checker

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from foundation.compatibility import installed
+from foundation.encoders.pictures import weights_file
 from foundation.encoders.timm_weights import CLIENTS, one_attempt
 from foundation.errors import UserError
 from foundation.weights import header
@@ -113,7 +114,7 @@ def create(model: str, *, size: tuple[int, int] | None, pretrained: str | None, 
     if torch.get_default_device().type == "meta":  # a plan needs no weights
         return tower
     if weights is not None:
-        _fill(tower, _checked(weights, model), model)
+        _fill(tower, weights_file(weights, "open_clip", model), model)
     elif published is not None:
         _fill(tower, _fetched(model, str(pretrained), published), model)
     return tower
@@ -141,18 +142,6 @@ def tags_of(model: str) -> str:
     tags = import_open_clip().list_pretrained_tags_by_model(model)
     more = f" and {len(tags) - _NAMES} more" if len(tags) > _NAMES else ""
     return f"there are: {', '.join(tags[:_NAMES]) or 'none'}{more}"
-
-
-def _checked(path: str, model: str) -> Path:
-    file = Path(path)
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"{path} is not read: weights of open_clip models are taken from .safetensors files (others may run code "
-            "when they are opened)"
-        )
-    if not file.is_file():
-        raise UserError(f"{path} does not exist: weights of open_clip's {model!r} were to be read from it")
-    return file
 
 
 def _fetched(model: str, tag: str, published: dict[str, Any]) -> Path:

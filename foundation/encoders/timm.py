@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from foundation.encoders import timm_registers
 from foundation.encoders.elastic import Leading, Piece, Slice, SubNetwork
+from foundation.encoders.pictures import PictureEncoder
 from foundation.encoders.protocol import (
     Capabilities,
     Encoder,
     EncoderConfig,
     EncoderInput,
-    EncoderModule,
     Inputs,
     inputs_of,
 )
@@ -30,8 +30,6 @@ from foundation.encoders.segments import choose
 from foundation.encoders.timm_elastic import Family, family_of
 from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of
 from foundation.errors import UserError
-from foundation.modalities.grids import cut, spread
-from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.modalities.lattice import lattice
 from foundation.ranges import Range, ShareBelowOne, Side, check
 from foundation.types import Features
@@ -130,7 +128,7 @@ class Config(EncoderConfig):
         return TimmEncoder(self)
 
 
-class TimmEncoder(EncoderModule):
+class TimmEncoder(PictureEncoder):
     """A timm backbone: one pass for each view, the same features as our own encoder.
 
     Masks are given on the grid of the output. Where the embedding's is finer (Swin: stride 4 in front, 32 at the end),
@@ -379,16 +377,6 @@ class TimmEncoder(EncoderModule):
         rest = {name: value for name, value in weights.items() if not name.startswith("model.")}
         made = timm_registers.adopted(own, self.model.state_dict())
         return {**rest, **{f"model.{name}": value for name, value in made.items()}}
-
-    def cells(self, view: Tensor) -> Tensor:
-        """Pixels under each token of the output, [R, N, channels, stride, stride]; a token has seen more of them."""
-        Patches(patch_size=self.stride).grid((view.shape[2], view.shape[3]))
-        return cut(view, (self.stride, self.stride))
-
-    def spread(self, hidden: Tensor, view: Tensor) -> Tensor:
-        """Which pixels of a view lie under tokens [R, N] bool, [R, 1, H, W]."""
-        Patches(patch_size=self.stride).grid((view.shape[2], view.shape[3]))
-        return spread(hidden, (view.shape[2], view.shape[3]), (self.stride, self.stride))
 
 
 def _stages(model: Any) -> list[str]:

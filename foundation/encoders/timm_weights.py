@@ -10,11 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 
+from foundation.encoders.pictures import weights_file
 from foundation.errors import UserError
-from foundation.weights import header
 
 _SECONDS = 5.0
 """For the first word of the server that has the weights."""
@@ -59,15 +58,7 @@ def reading(model: str, path: str) -> Iterator[None]:
     Raises:
         UserError: the file cannot be read, is of another form, or does not fit.
     """
-    file = Path(path)
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"{path} is not read: weights of timm models are taken from .safetensors files, which is how timm "
-            "publishes them (others may run code when they are opened)"
-        )
-    if not file.is_file():
-        raise UserError(f"{path} does not exist: weights of timm's {model!r} were to be read from it")
-    header(file)
+    weights_file(path, "timm", model)
     missing = _Missing()
     log = logging.getLogger("timm.models._builder")
     level = log.level
