@@ -42,9 +42,9 @@ MORE = dict.fromkeys(("comodo", "comodo-infonce", "comodo-l2"), (*OF_FRAMES, "vi
 MORE["audio-visual"] = (*OF_FRAMES, "views.members.audio.decode={}")
 MORE["utd-comodo-infonce-nano"] = ("optimizer.learning_rate.start=1e-4",)
 MORE["audio-visual-nano"] = ("optimizer.learning_rate.start=1e-5",)
-"""By recipe: a teacher that needs no download, and sensors that say themselves what they measure. Two learn slowly: their
-gradients between four rows are 50 to 100 long, and without a warm-up each step enlarges float32's rounding ten times; at
-a learning rate of 1e-9 the losses of six steps agree to 1e-7 (InfoNCE) and 5e-6 (whitening by a few rows)."""
+"""By recipe: a teacher that needs no download, and sensors that say themselves what they measure. Two learn slowly:
+their gradients between four rows are 50 to 100 long, and without a warm-up each step enlarges float32's rounding ten
+times; at a learning rate of 1e-9 losses of six steps agree to 1e-7 (InfoNCE) and 5e-6 (whitening by a few rows)."""
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
