@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -84,6 +85,15 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
             return {key: file[key] for key in file.files}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def timm_itself() -> None:
+    """Skips what needs timm where it cannot be imported."""
+    try:
+        importlib.import_module("timm")
+    except Exception as error:  # a wheel for another torchvision fails in many ways
+        pytest.skip(f"timm cannot be imported: {error}")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
@@ -12,13 +10,7 @@ from foundation.encoders.elastic import SubNetwork
 from foundation.encoders.timm import Config as Timm
 from foundation.errors import UserError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def timm_itself():
-    try:
-        return importlib.import_module("timm")
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
+pytestmark = pytest.mark.usefixtures("timm_itself")
 
 
 def test_swin_networks_are_those_of_the_released_code(golden):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
@@ -13,13 +11,7 @@ from foundation.encoders import timm_models
 from foundation.errors import UserError
 from tests.encoders.inputs import inputs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def timm_itself():
-    try:
-        return importlib.import_module("timm")
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
+pytestmark = pytest.mark.usefixtures("timm_itself")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
@@ -11,6 +9,8 @@ from foundation.encoders.elastic import Sliced, SubNetwork, stand_alone
 from foundation.encoders.protocol import EncoderInput
 from foundation.encoders.timm import Config, TimmEncoder
 from foundation.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("timm_itself")
 
 SHAPES = {
     "swin": (
@@ -22,14 +22,6 @@ SHAPES = {
     "resnet-bn": ("resnet50", {"layers": [2, 1, 4, 1], "channels": [8, 16, 32, 64]}, SubNetwork(6, (1, 1, 3, 1))),
 }
 SIZES = {name: size or SubNetwork(64, (1, 1, 2, 1)) for name, (_, _, size) in SHAPES.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def timm_itself():
-    try:
-        return importlib.import_module("timm")
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
 
 
 def encoder(name: str, drop_path: float = 0.0) -> TimmEncoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,8 @@ import torch
 
 from foundation import config
 from foundation.run.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("timm_itself")
 
 RECIPE = """
 name: student
@@ -40,14 +41,6 @@ STUDENTS = {
     "resnet": ("test_resnet", "{}", False),
     "convnext": ("convnext_atto", "{depths: [1, 1, 2, 1], dims: [16, 32, 48, 64]}", False),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def timm_itself():
-    try:
-        return importlib.import_module("timm")
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
 
 
 def recipe(family: str, shards: Path, steps: int = 24) -> Recipe:

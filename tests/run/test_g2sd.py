@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from foundation import config, paths
 from foundation.cli import main
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
-from tests.run.test_kill import ROOT, assert_equal
+from tests.run.test_kill import ROOT, assert_equal, tensors
 
 RECIPE, FIRST, STEPS = "cifar10-g2sd-nano", 15, 25
 SMALL = (
@@ -38,11 +37,6 @@ def whole(settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("g2sd") / "run"
     assert main(["pretrain", RECIPE, *settings, "--run", str(folder)]) == 0
     return folder
-
-
-def tensors(folder: Path, step: int, name: str) -> dict[str, torch.Tensor]:
-    (checkpoint,) = (folder / "checkpoints").glob(f"step-*{step:03}")
-    return load_file(checkpoint / f"{name}.safetensors")
 
 
 def test_both_stages_lower_their_losses(whole, metrics):

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("checkpoints.every=2 steps", "data.workers=1", "train.length={length} steps")
@@ -27,6 +29,12 @@ def state(folder: Path) -> tuple[str, dict[str, str]]:
     newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
     files = json.loads((newest / "MANIFEST.json").read_text())["files"]
     return newest.name, {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
+
+
+def tensors(folder: Path, step: int, branch: str) -> dict[str, Tensor]:
+    """Those of a branch in the checkpoint of a step."""
+    (checkpoint,) = (folder / "checkpoints").glob(f"step-*{step:03}")
+    return load_file(checkpoint / f"{branch}.safetensors")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.run.trainable import choose
 from foundation.schedules import Clock
-from tests.run.test_kill import assert_equal
+from tests.run.test_kill import assert_equal, tensors
 
 RECIPE, FIRST, STEPS = "cifar10-ph-reg-nano", 20, 60
 SMALL = (
@@ -38,11 +38,6 @@ def whole(settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ph-reg") / "run"
     assert main(["pretrain", RECIPE, *settings, "--run", str(folder)]) == 0
     return folder
-
-
-def tensors(folder: Path, step: int, name: str) -> dict[str, torch.Tensor]:
-    (checkpoint,) = (folder / "checkpoints").glob(f"step-*{step:03}")
-    return load_file(checkpoint / f"{name}.safetensors")
 
 
 def stages(*overrides: str) -> tuple[Recipe, dict]:

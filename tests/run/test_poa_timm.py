@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
 from foundation.encoders.elastic import SubNetwork
 from tests.learning import learns
 
-
-@pytest.fixture(scope="module", autouse=True)
-def timm_itself():
-    try:
-        return importlib.import_module("timm")
-    except Exception as error:
-        pytest.skip(f"timm cannot be imported: {error}")
+pytestmark = pytest.mark.usefixtures("timm_itself")
 
 
 ONE_LOCAL_VIEW = ("views.local_views.count=1",)
