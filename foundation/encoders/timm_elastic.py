@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ Part = tuple[str, str, tuple[Index, ...], float]
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(ABC):
     """How one family of timm models is made smaller.
 
     Attributes:
@@ -63,9 +64,9 @@ class Family:
             raise UserError(f"width {width} is none of timm {self.config.model!r}: there is {there} ({self.unit})")
 
     @property
+    @abstractmethod
     def unit(self) -> str:
         """What a step of the width is, for a person."""
-        raise NotImplementedError
 
     def check(self, size: SubNetwork) -> None:
         """Refuse what is no part of this network.
@@ -107,17 +108,17 @@ class Family:
 
         return Slice(config, pieces, prepare)
 
+    @abstractmethod
     def arguments(self, size: SubNetwork) -> dict[str, Any]:
         """Arguments by which timm builds it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, size: SubNetwork) -> Iterator[Part]:
         """Every parameter and buffer of it, and some that there may not be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def residuals(self, size: SubNetwork) -> Iterator[tuple[str, str]]:
         """Modules that drop paths in it, and those that they stand for."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
