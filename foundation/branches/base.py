@@ -81,6 +81,7 @@ class Branch(nn.Module):
         follows: name of the branch that it is an average of; None for others.
         set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
         shares: what a plan says of a trained branch whose parameters are another one's; empty for all others.
+        slices: name of the branch on slices of whose weights it computes; None for others.
     """
 
     trains: bool = False
@@ -88,6 +89,13 @@ class Branch(nn.Module):
     follows: str | None = None
     set_by_job: bool = False
     shares: str = ""
+    slices: str | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Its modules whose weights may lie in shards over several processes, by name; each is called as a whole, by
+        its forward pass and nothing else. All that is trained must be among them. None: there are no weights, or every
+        process holds them all."""
+        return {}
 
     @property
     def offer(self) -> Offer:
@@ -185,6 +193,9 @@ class EncoderBranch(Branch):
     @property
     def encoding(self) -> EncoderBranch:
         return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, **{f"heads.{name}": head for name, head in self.heads.items()}}
 
     @property
     def offer(self) -> Offer:

@@ -13,6 +13,7 @@ from torch import nn
 from foundation.branches.base import Branch, BranchContext, EncoderBranch
 from foundation.branches.copies import branch_of
 from foundation.errors import UserError
+from foundation.parallel.shards import local
 from foundation.ranges import Range, check
 from foundation.schedules import Clock, Schedule
 
@@ -102,8 +103,8 @@ def _pair(own: Iterable[tuple[str, torch.Tensor]], theirs: Iterable[tuple[str, t
         different = min(teacher.keys() ^ student.keys())
         raise UserError(f"ema: student and teacher differ: only one of them has {different!r}")
     averaged = [name for name, value in teacher.items() if value.is_floating_point() and momentum != 0.0]
-    if averaged:
-        torch._foreach_lerp_([teacher[n] for n in averaged], [student[n] for n in averaged], 1.0 - momentum)
+    if averaged:  # of sharded ones each process moves its own part: both lie in the same parts
+        torch._foreach_lerp_([local(teacher[n]) for n in averaged], [local(student[n]) for n in averaged], 1.0 - momentum)
     copied = [name for name in teacher if name not in set(averaged)] if len(averaged) < len(teacher) else []
     if copied:
-        torch._foreach_copy_([teacher[n] for n in copied], [student[n] for n in copied])
+        torch._foreach_copy_([local(teacher[n]) for n in copied], [local(student[n]) for n in copied])

@@ -13,8 +13,8 @@ Rules for transformers, with W of M numbers and D of L blocks:
   stays.
 - Inner layers of a tokenizer (a convolutional stem) are shared whole; only its last projection is sliced.
 
-Under FSDP2 a slice is to be taken inside the forward pass of the parent, where its weights are gathered: outside, a
-parameter holds one rank's shard, and its leading entries are not those of the whole.
+Where the parent's weights lie in shards over several processes, they are gathered before a slice is taken
+(:func:`foundation.parallel.parallelize.gather`): the leading entries of a shard are not those of the whole.
 """
 
 from __future__ import annotations

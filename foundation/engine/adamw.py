@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from foundation.parallel.shards import local
+
 
 class AdamW:
     """Parameter groups and moments (Loshchilov and Hutter 2019), updated bit for bit as ``torch.optim.AdamW`` does.
@@ -24,7 +26,8 @@ class AdamW:
 
     Attributes:
         param_groups: dicts with ``params``, ``lr`` and ``weight_decay``, both 0 until they are set.
-        state: by parameter, once it has had a gradient: ``step`` [] float32, ``exp_avg``, ``exp_avg_sq``.
+        state: by parameter, once it has had a gradient: ``step`` [] float32, ``exp_avg``, ``exp_avg_sq``, of a
+            sharded parameter those of the part that lies here.
     """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]], betas: tuple[float, float], eps: float, fused: bool) -> None:
@@ -42,9 +45,9 @@ class AdamW:
             states = [self.state.get(parameter) or self._begin(parameter) for parameter in parameters]
             if not parameters:
                 continue
-            adamw(
-                parameters,
-                [parameter.grad for parameter in parameters],
+            adamw(  # of sharded parameters the parts that lie here
+                [local(parameter) for parameter in parameters],
+                [local(parameter.grad) for parameter in parameters],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],
@@ -64,8 +67,8 @@ class AdamW:
         where = parameter.device if self.fused else torch.device("cpu")
         state = {
             "step": torch.zeros((), dtype=torch.float32, device=where),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg": torch.zeros_like(local(parameter), memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(local(parameter), memory_format=torch.preserve_format),
         }
         self.state[parameter] = state
         return state

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foundation.encoders.protocol import Layered
 from foundation.engine.adamw import AdamW
 from foundation.errors import UserError
+from foundation.parallel.shards import is_sharded, laid_out_as, local, part_of, squared_sums
 from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration, Schedule
 
@@ -172,8 +173,10 @@ class Optimizer:
     def grad_norm(self) -> Tensor:
         """Norm of all gradients, on the device; not finite when any gradient is not."""
         gradients = {p: p.grad for p in self.parameters() if p.grad is not None}
-        norms = torch._foreach_norm([*gradients.values()], dtype=torch.float32) if gradients else ()
-        norm = torch.linalg.vector_norm(torch.stack(list(norms))) if norms else torch.zeros(())
+        norms = list(torch._foreach_norm([local(g) for g in gradients.values()], dtype=torch.float32))
+        if any(map(is_sharded, gradients.values())):  # all are: one exchange of a number for each
+            norms = [*squared_sums(torch.stack(norms).square(), gradients.values()).sqrt()]
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         self._measured = (norm, dict(zip(gradients, norms, strict=True)))
         return norm
 
@@ -213,7 +216,7 @@ class Optimizer:
         chosen = {p: f for p, f in factors.items() if f.device.type != "cpu" or float(f) != 1.0}
         if not chosen:
             return
-        gradients = [p.grad for p in chosen if p.grad is not None]
+        gradients = [local(p.grad) for p in chosen if p.grad is not None]
         values = [*chosen.values()]
         alike = all(value is values[0] for value in values)
         torch._foreach_mul_(gradients, values[0] if alike else values)
@@ -238,7 +241,9 @@ class Optimizer:
                 value = state.get(item, 0.0)
                 if not isinstance(value, Tensor):
                     zero = torch.tensor(float(value), dtype=torch.float32 if item == "step" else parameter.dtype)
-                    value = zero if item == "step" else zero.expand(parameter.shape)
+                    value = zero if item == "step" else zero.expand(local(parameter).shape)
+                if item != "step":
+                    value = laid_out_as(value, parameter)
                 result[f"{name}/{item}"] = value
         return result
 
@@ -267,5 +272,7 @@ class Optimizer:
             for item in _ITEMS:
                 device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
                 dtype = torch.float32 if item == "step" else parameter.dtype
-                value = tensors[f"{name}/{item}"].to(device=device, dtype=dtype, copy=True)
-                self.adamw.state[parameter][item] = value
+                value = tensors[f"{name}/{item}"]
+                if item != "step" and not is_sharded(value):
+                    value = part_of(value, parameter)
+                self.adamw.state[parameter][item] = local(value).to(device=device, dtype=dtype, copy=True)

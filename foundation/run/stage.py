@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.branches.base import Branch
 from foundation.data.shards import ShardSet
@@ -21,7 +21,7 @@ from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import on_first_rank, rank, world_size
 from foundation.parallel.placement import Placement
-from foundation.parallel.replicate import replicate
+from foundation.parallel.parallelize import Parallel
 from foundation.parallel.threads import default_workers
 from foundation.run import build
 from foundation.run.jobs import Jobs
@@ -150,6 +150,8 @@ class Stage:
         self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
         on_first_rank(lambda: check_shards(self.learner, part.sources))
         choose(self.learner, recipe.train.only)
+        self.may_rest = self.learner.may_leave_parameters_out
+        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest)
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
@@ -161,7 +163,6 @@ class Stage:
         plateaus = {name: one.plateau for name, one in objectives.items() if one.plateau is not None}
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
         self.jobs = Jobs(part, self.learner, placement, self.stream, folder, say)
-        self._replica: nn.Module | None = None
 
     def begin(self) -> None:
         """Seed the generators of this process, for a stage that goes on from no checkpoint of its own."""
@@ -169,7 +170,7 @@ class Stage:
 
     def replicate(self) -> None:
         """Make the learner one with those of the other processes; when its weights are there."""
-        self._replica = replicate(self.learner, self.placement.device, self.learner.may_leave_parameters_out)
+        self.parallel.begin(self.placement.device, self.may_rest)
 
     def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
         """Batches of what is left of the stage.
@@ -207,9 +208,8 @@ class Stage:
             watched: its figures are logged.
             see: gets each batch.
         """
-        assert self._replica is not None
         return accumulate(
-            feed, self._replica, self.placement, step, self.recipe.train.accumulate,
+            feed, self.parallel, self.placement, step, self.recipe.train.accumulate,
             masked=bool(self.recipe.mask_rules), watched=watched, see=see,
         )  # fmt: skip
 
@@ -223,6 +223,7 @@ class Stage:
         Returns:
             Figures of the branches.
         """
+        self.parallel.settle()
         self.optimizer.clip(norm)
         self.optimizer.step()
         return self.learner.update(step)
