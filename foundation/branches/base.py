@@ -279,7 +279,9 @@ class EncoderBranch(Branch):
     def _input(self, batch: Batch, view: str, mask: str | None, requests: Sequence[Request]) -> EncoderInput:
         data = batch.views[view].data
         facts: dict[str, Any] = {"valid": batch.views[view].valid, "modality": batch.views[view].modality}
-        wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
+        asked = [r for r in requests if (r.view, r.mask) == (view, mask)]
+        wanted = self._wanted(batch, view, asked)
+        facts["reads_patches"] = wanted is None or bool(self._read(asked))
         if mask is None:
             return EncoderInput(view=data, wanted=wanted, **facts)
         hidden: TokenMask = batch.masks[view, mask]
@@ -291,11 +293,16 @@ class EncoderBranch(Branch):
             view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted, **facts
         )
 
+    @staticmethod
+    def _read(requests: Sequence[Request]) -> set[tuple[str, tuple[str, str]]]:
+        """Which of the chosen patches are read behind the last layer: token, and view and rule that choose."""
+        return {(r.token, key) for r in requests if (key := r.chosen_by) is not None and r.tap is None}
+
     def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""
         if any(r.token == "patches" or self._is_whole(r) for r in requests):
             return None
-        read = {(r.token, key) for r in requests if (key := r.chosen_by) is not None and r.tap is None}
+        read = self._read(requests)
         if len(read) > 1:
             return None
         for token, key in read:

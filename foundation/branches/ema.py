@@ -104,7 +104,8 @@ def _pair(own: Iterable[tuple[str, torch.Tensor]], theirs: Iterable[tuple[str, t
         raise UserError(f"ema: student and teacher differ: only one of them has {different!r}")
     averaged = [name for name, value in teacher.items() if value.is_floating_point() and momentum != 0.0]
     if averaged:  # of sharded ones each process moves its own part: both lie in the same parts
-        torch._foreach_lerp_([local(teacher[n]) for n in averaged], [local(student[n]) for n in averaged], 1.0 - momentum)
+        own_parts, new_parts = ([local(side[name]) for name in averaged] for side in (teacher, student))
+        torch._foreach_lerp_(own_parts, new_parts, 1.0 - momentum)
     copied = [name for name in teacher if name not in set(averaged)] if len(averaged) < len(teacher) else []
     if copied:
         torch._foreach_copy_([local(teacher[n]) for n in copied], [local(student[n]) for n in copied])

@@ -104,8 +104,8 @@ def mesh_of(config: Config, placement: Placement) -> Any:
     shares = config.shard or int(os.environ.get("LOCAL_WORLD_SIZE") or size)
     if size % shares:
         raise UserError(
-            f"parallel.shard is {shares} (null: the processes of one node), and {size} processes are no multiple of it: "
-            "set parallel.shard to a divisor"
+            f"parallel.shard is {shares} (null: the processes of one node), and {size} processes are no multiple of "
+            "it: set parallel.shard to a divisor"
         )
     return init_device_mesh(kind, (size // shares, shares), mesh_dim_names=("replicate", "shard"))
 

@@ -20,8 +20,8 @@ from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import on_first_rank, rank, world_size
-from foundation.parallel.placement import Placement
 from foundation.parallel.parallelize import Parallel
+from foundation.parallel.placement import Placement
 from foundation.parallel.threads import default_workers
 from foundation.run import build
 from foundation.run.jobs import Jobs
