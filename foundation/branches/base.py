@@ -159,8 +159,14 @@ class Branch(nn.Module):
         """
         raise NotImplementedError
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
+    def update(self, branches: Mapping[str, Branch], step: int, applied: Tensor | None = None) -> dict[str, float]:
         """Called after each optimiser step (from 0), without gradient.
+
+        Args:
+            branches: all of them, by name.
+            step: which.
+            applied: [] float32 on the device, not to be waited for: 1, or 0 where the guard has refused the step. No
+                trained parameter has moved then, and an average must not move either. None: 1.
 
         Returns:
             Figures for the log, such as a momentum.

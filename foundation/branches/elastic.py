@@ -335,8 +335,8 @@ class ElasticBranch(Branch):
             handed.clear()
         return answers
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
-        """Go on to the next size.
+    def update(self, branches: Mapping[str, Branch], step: int, applied: Tensor | None = None) -> dict[str, float]:
+        """Go on to the next size, behind a step that was refused too, as the schedules do.
 
         Returns:
             ``width`` and ``depth`` of the step that is done, for the log.

@@ -236,15 +236,20 @@ class Learner(nn.Module):
             weighted.append(weight * result.loss.float())
         return StepResult(torch.stack(weighted).sum(), parts, metrics, items)
 
-    def update(self, step: int) -> dict[str, float]:
+    def update(self, step: int, applied: Tensor | None = None) -> dict[str, float]:
         """Let branches and objectives follow after optimiser step ``step`` (from 0).
+
+        Args:
+            step: which.
+            applied: see :meth:`foundation.branches.base.Branch.update`.
 
         Returns:
             Figures for the log, ``BRANCH_FIGURE``.
         """
         figures: dict[str, float] = {}
         for name, branch in self.named_branches.items():
-            figures |= {f"{name}_{key}": value for key, value in branch.update(self.named_branches, step).items()}
+            own = branch.update(self.named_branches, step, applied)
+            figures |= {f"{name}_{key}": value for key, value in own.items()}
         for objective in self.objectives.values():
             cast(Objective, objective).update()
         return figures

@@ -51,7 +51,7 @@ class Config:
     freeze_last_layer: Duration = Duration(1, "epochs")
     """The prototypes' learning rate is 0 for so long."""
     fused: bool = True
-    """Update all tensors of a group in one kernel."""
+    """Update all tensors of a group in one kernel, not one after the other."""
 
     def __post_init__(self) -> None:
         def refuse(name: str, wanted: str) -> None:
@@ -221,9 +221,9 @@ class Optimizer:
         alike = all(value is values[0] for value in values)
         torch._foreach_mul_(gradients, values[0] if alike else values)
 
-    def step(self) -> None:
-        """One AdamW update."""
-        self.adamw.step()
+    def step(self, refused: Tensor | None = None) -> None:
+        """One AdamW update; none where ``refused`` [] float32 on the device is 1, which is not waited for."""
+        self.adamw.step(refused)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -270,9 +270,8 @@ class Optimizer:
                 continue  # AdamW makes its state at the first gradient
             self.adamw.state[parameter] = {}
             for item in _ITEMS:
-                device = parameter.device if item != "step" or self.config.fused else torch.device("cpu")
                 dtype = torch.float32 if item == "step" else parameter.dtype
                 value = tensors[f"{name}/{item}"]
                 if item != "step" and not is_sharded(value):
                     value = part_of(value, parameter)
-                self.adamw.state[parameter][item] = local(value).to(device=device, dtype=dtype, copy=True)
+                self.adamw.state[parameter][item] = local(value).to(device=parameter.device, dtype=dtype, copy=True)

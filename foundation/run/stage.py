@@ -213,20 +213,21 @@ class Stage:
             masked=bool(self.recipe.mask_rules), watched=watched, see=see,
         )  # fmt: skip
 
-    def apply(self, norm: Tensor, step: int) -> dict[str, float]:
+    def apply(self, norm: Tensor, step: int, refused: Tensor) -> dict[str, float]:
         """Clip, step, and let the branches follow.
 
         Args:
             norm: of the gradients.
             step: of the stage, from 0.
+            refused: [] float32 on the device; where it is 1, nothing moves.
 
         Returns:
             Figures of the branches.
         """
         self.parallel.settle()
         self.optimizer.clip(norm)
-        self.optimizer.step()
-        return self.learner.update(step)
+        self.optimizer.step(refused)
+        return self.learner.update(step, 1.0 - refused)
 
     def capture(self, random: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """All tensors of the state; see :func:`foundation.engine.state.capture`."""
