@@ -156,7 +156,9 @@ class Stage:
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
         )  # fmt: skip
-        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, recipe.train.batch_size)
+        self.optimizer = recipe.optimizer.build(
+            build.trainable(self.learner), clock, recipe.train.batch_size, self.parallel.owned
+        )
         self.micro_batch = micro_batch(recipe)
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
         objectives: Any = self.learner.objectives
@@ -170,7 +172,7 @@ class Stage:
 
     def replicate(self) -> None:
         """Make the learner one with those of the other processes; when its weights are there."""
-        self.parallel.begin(self.placement.device, self.may_rest)
+        self.parallel.begin(self.placement.device, self.may_rest, self.optimizer.adamw)
 
     def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
         """Batches of what is left of the stage.
@@ -247,7 +249,11 @@ class Stage:
     @property
     def bytes(self) -> int:
         """What a checkpoint takes on the disk, about."""
-        return sum(t.numel() * t.element_size() for group in self.capture([]).values() for t in group.values())
+        kept = [
+            t for part in state.modules(self.learner, self.jobs.modules).values() for t in part.state_dict().values()
+        ]
+        moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in self.optimizer.parameters())
+        return moments + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:
