@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundation.branches.base import Branch
+from foundation.branches.base import Branch, EncoderBranch
 from foundation.data.shards import ShardSet
 from foundation.data.stream import Stream, build_loader, build_stream, open_sources
 from foundation.engine import state
@@ -20,8 +20,10 @@ from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import on_first_rank, rank, world_size
+from foundation.parallel.first_weights import made_by_first, send
 from foundation.parallel.parallelize import Parallel
 from foundation.parallel.placement import Placement
+from foundation.parallel.shards import whole
 from foundation.parallel.threads import default_workers
 from foundation.run import build
 from foundation.run.jobs import Jobs
@@ -29,6 +31,7 @@ from foundation.run.recipe import Recipe
 from foundation.run.trainable import KEY, choose
 from foundation.schedules import Clock
 from foundation.types import Batch
+from foundation.weights import tensors_of
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,18 @@ class Stage:
         self.part, self.recipe, self.clock, self.placement = part, part.recipe, part.clock, placement
         recipe, clock = part.recipe, part.clock
         self.views = recipe.views.build(device_is_accelerator=placement.device.type != "cpu")
-        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
+        with made_by_first(recipe.parallel.meta_init):
+            self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).train()
         on_first_rank(lambda: check_shards(self.learner, part.sources))
         choose(self.learner, recipe.train.only)
         self.may_rest = self.learner.may_leave_parameters_out
+        first = tensors_of(self.learner) if recipe.parallel.meta_init and rank() == 0 else {}
         self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest)
+        if recipe.parallel.meta_init:
+            send(self.learner, first, placement.device)
+        del first
+        self.learner.to(placement.device)
+        self._previous = previous or {}
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
@@ -165,6 +175,24 @@ class Stage:
         plateaus = {name: one.plateau for name, one in objectives.items() if one.plateau is not None}
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
         self.jobs = Jobs(part, self.learner, placement, self.stream, folder, say)
+
+    def handed_on(self) -> dict[str, Branch]:
+        """Branches as the next stage is built on them, with whole weights; all processes call this together."""
+        branches = dict(self.learner.named_branches.items())
+        if not self.parallel.sharded:
+            return branches
+        # Sharded modules cannot be copied: the same ones are made anew, without memory, and filled.
+        with torch.device("meta"):
+            anew = build.branches(self.recipe, self.clock, self._previous)[0]
+        found: dict[str, Branch] = {}
+        for name, branch in anew.items():
+            if isinstance(branch, EncoderBranch):
+                found[name] = branch.to_empty(device="cpu")
+                own = tensors_of(branches[name])
+                with torch.no_grad():
+                    for key, tensor in tensors_of(branch).items():
+                        tensor.copy_(whole(own[key]))
+        return found
 
     def begin(self) -> None:
         """Seed the generators of this process, for a stage that goes on from no checkpoint of its own."""

@@ -100,7 +100,7 @@ class Trainer:
 
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
-        previous = dict(self.stage.learner.named_branches.items()) if part.number else None
+        previous = self.stage.handed_on() if part.number else None
         return Stage(part, self.placement, self.folder.path, self.say, previous)
 
     def run(self) -> None:
