@@ -223,13 +223,14 @@ def read_for(folder: Path, wanted: Mapping[str, Mapping[str, Tensor]]) -> dict[s
         wanted: plain or sharded tensors of the same shapes, by group and key.
 
     Returns:
-        Plain tensors whole, on the CPU; sharded ones like those that are wanted. A wanted group without tensors is read
+        Tensors on the device of those that are wanted: plain ones whole, sharded ones like those that are wanted. A wanted group without tensors is read
         whole.
 
     Raises:
         UserError: a tensor is not there, or its file is damaged.
     """
-    from foundation.parallel.shards import block_of, with_block
+    from foundation.parallel.blocks import block_of
+    from foundation.parallel.shards import laid_out_as
 
     found: dict[str, dict[str, Tensor]] = {}
     with Reader(folder) as reader:
@@ -240,8 +241,8 @@ def read_for(folder: Path, wanted: Mapping[str, Mapping[str, Tensor]]) -> dict[s
                     found[name][key] = reader.tensor(name, key)
                     continue
                 block = block_of(group[key])
-                read = reader.block(name, key, block.offsets, block.tensor.shape)
-                found[name][key] = with_block(group[key], read)
+                own = reader.block(name, key, block.offsets, block.tensor.shape)
+                found[name][key] = laid_out_as(own.to(block.tensor.device), group[key])
     return found
 
 

@@ -1,115 +1,86 @@
-"""Tensors that are spread over the processes of a run (``DTensor``): which block of one this process holds."""
+"""Tensors of which a process holds a part: what is computed part by part needs no exchange.
+
+Everything here takes plain tensors as well and gives them back as they are. The library that has sharded tensors is
+only imported by runs that shard.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from foundation.parallel.collective import world_size
-
-Groups = Mapping[str, Mapping[str, Tensor]]
-"""Tensors by group and key, as a checkpoint keeps them."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A rectangular part of a tensor.
-
-    Attributes:
-        tensor: its numbers, [sizes]; shares memory with the tensor that it is of.
-        offsets: where it begins in each dimension.
-        shape: of the whole tensor.
-        replica: number of this copy of the block, from 0.
-        replicas: processes that hold a copy.
-    """
-
-    tensor: Tensor
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
-    replica: int = 0
-    replicas: int = 1
-
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether other processes hold parts of it; a plain tensor is whole in each."""
-    if not dist.is_available() or not dist.is_initialized():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
+    """Whether this is a ``DTensor``, of which a process holds a part or a copy."""
+    library: Any = sys.modules.get("torch.distributed.tensor")
+    return library is not None and isinstance(tensor, library.DTensor)
 
 
-def any_sharded(groups: Groups) -> bool:
-    """Whether any tensor is."""
-    return any(is_sharded(tensor) for group in groups.values() for tensor in group.values())
+def _sharded(tensor: Any) -> Any:
+    return tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The numbers that this process holds: its block of a sharded tensor, or the tensor itself."""
-    return block_of(tensor).tensor
+    """The part that lies here, sharing its memory; it may have no numbers. Without gradient."""
+    with torch.no_grad():
+        part: Tensor = _sharded(tensor).to_local() if is_sharded(tensor) else tensor
+    return part.detach() if part.requires_grad else part
 
 
-def block_of(tensor: Tensor) -> Block:
-    """What this process holds of a tensor; of a plain one, a copy of the whole, of which there is one for each."""
-    if not is_sharded(tensor):
-        own = tensor.detach()
-        return Block(own, (0,) * own.ndim, tuple(own.shape), dist.get_rank() if _together() else 0, world_size())
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    assert isinstance(tensor, DTensor)
-    mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
-    assert coordinate is not None, "every process of a run takes part in its mesh"
-    _, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
-    replica, replicas = 0, 1
-    for dimension, placement in enumerate(tensor.placements):
-        if placement.is_replicate():
-            size = mesh.size(dimension)
-            replica, replicas = replica * size + coordinate[dimension], replicas * size
-    return Block(tensor.to_local().detach(), tuple(offsets), tuple(tensor.shape), replica, replicas)
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor with all its numbers, in every process; all must call this. Without gradient."""
+    with torch.no_grad():
+        return _sharded(tensor.detach()).full_tensor() if is_sharded(tensor) else tensor.detach()  # type: ignore[no-any-return]
 
 
-def with_block(tensor: Tensor, block: Tensor) -> Tensor:
-    """A tensor that is spread like another one.
+def laid_out_as(part: Tensor, like: Tensor) -> Tensor:
+    """A sharded tensor of the layout of another one.
 
     Args:
-        tensor: plain or sharded.
-        block: what this process holds of it, on any device; the whole where ``tensor`` is plain.
+        part: what lies here.
+        like: tensor whose mesh, placements and shape it has; where it is plain, ``part`` is given back.
+    """
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    layout: Any = like
+    return DTensor.from_local(
+        part, layout.device_mesh, layout.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def part_of(full: Tensor, like: Tensor) -> Tensor:
+    """What lies here of a tensor that has all its numbers, as a sharded tensor of the layout of ``like``; nothing is
+    exchanged."""
+    if not is_sharded(like):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    layout: Any = like
+    return distribute_tensor(full, layout.device_mesh, layout.placements, src_data_rank=None)
+
+
+def squared_sums(own: Tensor, sharded: Iterable[Tensor]) -> Tensor:
+    """Sums of squares [P] over the parts that a sharded tensor has in other processes.
+
+    Args:
+        own: [P] sums over what lies here.
+        sharded: a tensor of the layout that all of them have; the first that is sharded counts.
 
     Returns:
-        ``block`` itself where ``tensor`` is plain; else a sharded tensor on the device of ``tensor``.
+        ``own`` where none is sharded.
     """
-    if not is_sharded(tensor):
-        return block
-    from torch.distributed.tensor import DTensor
-
-    assert isinstance(tensor, DTensor)
-    return DTensor.from_local(
-        block.to(tensor.to_local().device), tensor.device_mesh, tensor.placements, run_check=False,
-        shape=tensor.shape, stride=tensor.stride(),
-    )  # fmt: skip
-
-
-def first_holders(tensor: Tensor) -> Tensor:
-    """[processes] int64: for each process, the first one that holds a copy of the same block; 0 for a plain tensor."""
-    count = world_size()
-    if not is_sharded(tensor):
-        return torch.zeros(count, dtype=torch.int64)
-    from torch.distributed.tensor import DTensor
-
-    assert isinstance(tensor, DTensor)
-    ranks = tensor.device_mesh.mesh  # [sizes of the mesh]
-    for dimension, placement in enumerate(tensor.placements):
-        if placement.is_replicate():
-            ranks = ranks.amin(dim=dimension, keepdim=True)
-    first = torch.arange(count)
-    first[tensor.device_mesh.mesh.flatten()] = ranks.expand(tensor.device_mesh.mesh.shape).flatten()
-    return first
-
-
-def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    first: Any = next((tensor for tensor in sharded if is_sharded(tensor)), None)
+    if first is None:
+        return own
+    mesh = first.device_mesh
+    group = mesh.get_group(mesh.ndim - 1)
+    total = own.clone()
+    dist.all_reduce(total, group=group)
+    return total

@@ -15,6 +15,7 @@ import pytest
 
 from foundation import config
 from foundation.checkpoints import checkpoint, retention
+from foundation.checkpoints.manifest import own_checksum
 from foundation.checkpoints.retention import Policy
 from foundation.cli import main
 from foundation.data.shards import open_shards
