@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, contiguous, and none sharing memory with another (as tied weights do), which the format refuses."""
+    """Tensors as safetensors takes them: on the CPU, contiguous, and none sharing memory with another, as tied weights
+    do."""
     result: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in group.items():
@@ -223,7 +224,7 @@ def read_for(folder: Path, wanted: Mapping[str, Mapping[str, Tensor]]) -> dict[s
         wanted: plain or sharded tensors of the same shapes, by group and key.
 
     Returns:
-        Tensors on the device of those that are wanted: plain ones whole, sharded ones like those that are wanted. A wanted group without tensors is read
+        Plain tensors whole, on the CPU; sharded ones like those that are wanted. A wanted group without tensors is read
         whole.
 
     Raises:
@@ -241,8 +242,8 @@ def read_for(folder: Path, wanted: Mapping[str, Mapping[str, Tensor]]) -> dict[s
                     found[name][key] = reader.tensor(name, key)
                     continue
                 block = block_of(group[key])
-                own = reader.block(name, key, block.offsets, block.tensor.shape)
-                found[name][key] = laid_out_as(own.to(block.tensor.device), group[key])
+                read = reader.block(name, key, block.offsets, block.tensor.shape)
+                found[name][key] = laid_out_as(read, group[key])
     return found
 
 

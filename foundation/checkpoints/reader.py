@@ -108,7 +108,9 @@ class Reader:
             return result
         if math.prod(sizes):
             raise self._error(f"no file holds {printable(key)} of {printable(group)}, shape {shape}")
-        known = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+        known = {
+            str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)
+        }
         if dtype not in known:
             raise self._error(f"{manifest.MANIFEST} has {printable(key)} as {printable(dtype)}")
         return torch.zeros(tuple(sizes), dtype=known[dtype])
@@ -153,7 +155,7 @@ class Reader:
         """The files together hold each number of a tensor once."""
         for piece in pieces:
             fits = len(piece.offsets) == len(piece.sizes) == len(shape) and all(
-                0 <= o and o + n <= most for o, n, most in zip(piece.offsets, piece.sizes, shape, strict=True)
+                o >= 0 and o + n <= most for o, n, most in zip(piece.offsets, piece.sizes, shape, strict=True)
             )
             if not fits:
                 raise self._error(

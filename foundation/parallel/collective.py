@@ -43,7 +43,9 @@ def group_beside(timeout_seconds: float) -> dist.ProcessGroup | None:
     """
     if world_size() == 1:
         return None
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+    assert isinstance(group, dist.ProcessGroup)  # every process is a member
+    return group
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
