@@ -203,7 +203,7 @@ class _Writer(StorageWriter):
             path = folder / f"{group}.{rank() + 1:05d}-of-{world_size():05d}.safetensors"
             tensors = checkpoint.savable({item.index.fqn: self.blocks[item.index.fqn].tensor for item in items})
             offsets = {item.index.fqn: {"saved_offsets": list(_chunk(item).offsets)} for item in items}
-            save_file(tensors, path, {SHARDING: json.dumps(offsets), "DCP_VERSION": "1.0", "format": "pt"})
+            save_file(tensors, path, {SHARDING: json.dumps(offsets)})  # a second note would make the order random
             sync_file(path)
             size = path.stat().st_size
             entry: FileEntry = {"bytes": size, "sha256": sha256(path)}

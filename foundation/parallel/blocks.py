@@ -63,7 +63,7 @@ def first_holders(tensor: Tensor) -> Tensor:
     if not is_sharded(tensor):
         return torch.zeros(world_size(), dtype=torch.int64)
     sharded: Any = tensor
-    mesh: Tensor = sharded.device_mesh.mesh.cpu()  # ranks, in the form of the mesh
+    mesh: Tensor = sharded.device_mesh.mesh.to("cpu", torch.int64)  # ranks, in the form of the mesh
     first = mesh
     for dimension, placement in enumerate(sharded.placements):
         if placement.is_replicate():

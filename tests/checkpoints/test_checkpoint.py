@@ -164,7 +164,6 @@ SERVER = """
 import os, sys, torch
 from pathlib import Path
 from foundation.checkpoints import checkpoint
-from foundation.checkpoints.manifest import own_checksum
 from foundation.checkpoints.saver import Config, Saver
 from foundation.schedules import Clock
 torch.set_num_threads(1)
