@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foundation.branches.base import Branch, EncoderBranch
+from foundation.checkpoints import checkpoint
 from foundation.data.shards import ShardSet
 from foundation.data.stream import Stream, build_loader, build_stream, open_sources
 from foundation.engine import state
@@ -19,7 +20,7 @@ from foundation.engine.collapse import CollapseWatch
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
-from foundation.parallel.collective import on_first_rank, rank, world_size
+from foundation.parallel.collective import on_all_ranks, on_first_rank, rank, world_size
 from foundation.parallel.first_weights import made_by_first, send
 from foundation.parallel.parallelize import Parallel
 from foundation.parallel.placement import Placement
@@ -263,15 +264,25 @@ class Stage:
         """All tensors of the state; see :func:`foundation.engine.state.capture`."""
         return state.capture(self.learner, self.optimizer, random, self.jobs.modules)
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
-        """Put a captured state back.
+    def restore(self, folder: Path, numbers: Mapping[str, Any]) -> None:
+        """Put the state of a checkpoint back, of which each process reads what it needs; all call this together.
+
+        Args:
+            folder: the checkpoint, which process 0 has verified.
+            numbers: its JSON half.
 
         Raises:
-            UserError: it is not one of this stage.
+            UserError: it is not one of this stage, or cannot be read; nothing is changed then.
         """
+
+        def read() -> dict[str, dict[str, Tensor]]:
+            contents = checkpoint.manifest_of(folder)["tensors"]
+            state.validate(contents, self.learner, self.optimizer, 0, self.jobs.modules)
+            return checkpoint.read_for(folder, self.capture([]))
+
         state.restore(
-            self.learner, self.optimizer, tensors, numbers, rank=rank(), world_size=world_size(), seed=self.part.seed,
-            jobs=self.jobs.modules,
+            self.learner, self.optimizer, on_all_ranks(read), numbers, rank=rank(), world_size=world_size(),
+            seed=self.part.seed, jobs=self.jobs.modules,
         )  # fmt: skip
 
     @property
