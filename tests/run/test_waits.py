@@ -49,6 +49,7 @@ def waits_of_steps(monkeypatch) -> Counter[str]:
 def _allow(patch: pytest.MonkeyPatch, waits: Waits) -> None:
     """What is done on the host by design."""
     patch.setattr(Feed, "_fetch", allowed(waits, Feed._fetch))  # the loader; here its workers are in this process
+    patch.setattr(Feed, "masked", allowed(waits, Feed.masked))  # of batches that are on the host
     patch.setattr(Reading, "get", allowed(waits, Reading.get))  # of the step before, behind an event
     patch.setattr(Optimizer, "_scale", staticmethod(allowed(waits, Optimizer._scale)))  # asks factors on a CPU alone
     patch.setattr(Whitening, "_renew", allowed(waits, Whitening._renew))  # a dozen times in a run
