@@ -13,6 +13,7 @@ from torch import nn
 from foundation.branches.base import Branch, BranchContext, EncoderBranch
 from foundation.branches.copies import branch_of
 from foundation.errors import UserError
+from foundation.parallel.shards import local
 from foundation.ranges import Range, check
 from foundation.schedules import Clock, Schedule
 
@@ -112,15 +113,16 @@ def _pair(
         different = min(teacher.keys() ^ student.keys())
         raise UserError(f"ema: student and teacher differ: only one of them has {different!r}")
     averaged = [name for name, value in teacher.items() if value.is_floating_point() and momentum != 0.0]
-    if averaged:
-        pair = [teacher[n] for n in averaged], [student[n] for n in averaged]
+    if averaged:  # of sharded ones each process moves its own part: both lie in the same parts
+        own_parts, new_parts = ([local(side[name]) for name in averaged] for side in (teacher, student))
         if applied is None:
-            torch._foreach_lerp_(*pair, 1.0 - momentum)
+            torch._foreach_lerp_(own_parts, new_parts, 1.0 - momentum)
         else:  # one weight for all, on the device: the same bits, in the same time
-            torch._foreach_lerp_(*pair, [applied * (1.0 - momentum)] * len(averaged))
+            torch._foreach_lerp_(own_parts, new_parts, [applied * (1.0 - momentum)] * len(averaged))
     copied = [name for name in teacher if name not in set(averaged)] if len(averaged) < len(teacher) else []
     if copied:
-        values = [student[n] for n in copied]
+        own_parts, new_parts = ([local(side[name]) for name in copied] for side in (teacher, student))
         if applied is not None:
-            values = [torch.where(applied > 0, student[n], teacher[n]) for n in copied]
-        torch._foreach_copy_([teacher[n] for n in copied], values)
+            pairs = zip(own_parts, new_parts, strict=True)
+            new_parts = [torch.where(applied > 0, new, own) for own, new in pairs]
+        torch._foreach_copy_(own_parts, new_parts)

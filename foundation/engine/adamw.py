@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from foundation.parallel.shards import local
+
 
 class AdamW:
     """Parameter groups and moments (Loshchilov and Hutter 2019), updated bit for bit as ``torch.optim.AdamW`` does.
@@ -24,7 +26,8 @@ class AdamW:
 
     Attributes:
         param_groups: dicts with ``params``, ``lr`` and ``weight_decay``, both 0 until they are set.
-        state: by parameter, once it has had a gradient: ``step`` [] float32, ``exp_avg``, ``exp_avg_sq``.
+        state: by parameter, once it has had a gradient: ``step`` [] float32, ``exp_avg``, ``exp_avg_sq``, of a
+            sharded parameter those of the part that lies here.
     """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]], betas: tuple[float, float], eps: float, fused: bool) -> None:
@@ -33,6 +36,14 @@ class AdamW:
             {"params": list(parameters), "lr": 0.0, "weight_decay": 0.0} for parameters in groups
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    def owns(self, parameter: Tensor) -> bool:
+        """Whether this process updates a parameter: it does."""
+        return True
+
+    def states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """The state of all parameters that have one."""
+        return self.state
 
     @torch.no_grad()
     def step(self, refused: Tensor | None = None) -> None:
@@ -51,7 +62,7 @@ class AdamW:
                 self._update(group, parameters, states, found_inf=refused)
                 continue
             for parameter, state in zip(parameters, states, strict=True):
-                moved = (parameter, *state.values())
+                moved = (local(parameter), *state.values())
                 before = [] if refused is None else [tensor.clone() for tensor in moved]
                 self._update(group, [parameter], [state])
                 if refused is not None:
@@ -65,9 +76,9 @@ class AdamW:
         states: list[dict[str, Tensor]],
         found_inf: Tensor | None = None,
     ) -> None:
-        adamw(
-            parameters,
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
+        adamw(  # of sharded parameters the parts that lie here
+            [local(parameter) for parameter in parameters],
+            [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -88,8 +99,8 @@ class AdamW:
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
         state = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            "exp_avg": torch.zeros_like(local(parameter), memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(local(parameter), memory_format=torch.preserve_format),
         }
         self.state[parameter] = state
         return state
