@@ -70,8 +70,10 @@ class Rehearsal:
         with torch.autocast(placement.device.type, placement.autocast, enabled=placement.autocast is not None):
             result = self.learner(batch, STEP, watched=False)
         result.loss.backward()
-        optimizer.clip(optimizer.grad_norm())
-        optimizer.step()
+        norm = optimizer.grad_norm()
+        refused = (~(result.loss.isfinite() & norm.isfinite())).float()
+        optimizer.clip(norm)
+        optimizer.step(refused)
         optimizer.zero_grad()
-        self.learner.update(STEP)
+        self.learner.update(STEP, 1.0 - refused)
         return float(result.loss.detach())
