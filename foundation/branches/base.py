@@ -81,6 +81,7 @@ class Branch(nn.Module):
         follows: name of the branch that it is an average of; None for others.
         set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
         shares: what a plan says of a trained branch whose parameters are another one's; empty for all others.
+        slices: name of the branch on slices of whose weights it computes; None for others.
     """
 
     trains: bool = False
@@ -88,6 +89,13 @@ class Branch(nn.Module):
     follows: str | None = None
     set_by_job: bool = False
     shares: str = ""
+    slices: str | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Its modules whose weights may lie in shards over several processes, by name; each is called as a whole, by
+        its forward pass and nothing else. All that is trained must be among them. None: there are no weights, or every
+        process holds them all."""
+        return {}
 
     @property
     def offer(self) -> Offer:
@@ -151,8 +159,14 @@ class Branch(nn.Module):
         """
         raise NotImplementedError
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
+    def update(self, branches: Mapping[str, Branch], step: int, applied: Tensor | None = None) -> dict[str, float]:
         """Called after each optimiser step (from 0), without gradient.
+
+        Args:
+            branches: all of them, by name.
+            step: which.
+            applied: [] float32 on the device, not to be waited for: 1, or 0 where the guard has refused the step. No
+                trained parameter has moved then, and an average must not move either. None: 1.
 
         Returns:
             Figures for the log, such as a momentum.
@@ -185,6 +199,9 @@ class EncoderBranch(Branch):
     @property
     def encoding(self) -> EncoderBranch:
         return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, **{f"heads.{name}": head for name, head in self.heads.items()}}
 
     @property
     def offer(self) -> Offer:
@@ -268,7 +285,9 @@ class EncoderBranch(Branch):
     def _input(self, batch: Batch, view: str, mask: str | None, requests: Sequence[Request]) -> EncoderInput:
         data = batch.views[view].data
         facts: dict[str, Any] = {"valid": batch.views[view].valid, "modality": batch.views[view].modality}
-        wanted = self._wanted(batch, view, [r for r in requests if (r.view, r.mask) == (view, mask)])
+        asked = [r for r in requests if (r.view, r.mask) == (view, mask)]
+        wanted = self._wanted(batch, view, asked)
+        facts["reads_patches"] = wanted is None or bool(self._read(asked))
         if mask is None:
             return EncoderInput(view=data, wanted=wanted, **facts)
         hidden: TokenMask = batch.masks[view, mask]
@@ -280,11 +299,16 @@ class EncoderBranch(Branch):
             view=data, mask=hidden.masked, mode=hidden.mode, hidden_per_row=left_out, wanted=wanted, **facts
         )
 
+    @staticmethod
+    def _read(requests: Sequence[Request]) -> set[tuple[str, tuple[str, str]]]:
+        """Which of the chosen patches are read behind the last layer: token, and view and rule that choose."""
+        return {(r.token, key) for r in requests if (key := r.chosen_by) is not None and r.tap is None}
+
     def _wanted(self, batch: Batch, view: str, requests: Sequence[Request]) -> Tensor | None:
         """Places of the patches that some request reads, [M] in the flattened [R * N]; None: all are read."""
         if any(r.token == "patches" or self._is_whole(r) for r in requests):
             return None
-        read = {(r.token, key) for r in requests if (key := r.chosen_by) is not None and r.tap is None}
+        read = self._read(requests)
         if len(read) > 1:
             return None
         for token, key in read:

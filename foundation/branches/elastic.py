@@ -25,6 +25,7 @@ from foundation.encoders.elastic import Piece, Sliced, SlicedModule, SubNetwork,
 from foundation.errors import UserError
 from foundation.parallel import collective
 from foundation.parallel.batch_norm import synchronise
+from foundation.parallel.parallelize import gather
 from foundation.ranges import Depth, Length, Range, Rising, Side, check
 from foundation.types import Batch, ViewShape
 from foundation.voice import plural
@@ -231,6 +232,7 @@ class ElasticBranch(Branch):
         super().__init__()
         # Not registered: its parameters belong to the branch, and are in the checkpoints and optimised once.
         self._held = [source]
+        self.slices = of
         self.of, self.networks, self.seed, self.name, self.per_rank = of, tuple(networks), seed, name, per_rank
         self.shares = f"a slice of {of}, {plural(len(set(networks)), 'size')}"
         self._twins: OrderedDict[SubNetwork, SlicedModule] = OrderedDict()
@@ -327,13 +329,14 @@ class ElasticBranch(Branch):
         self, batch: Batch, requests: Iterable[Request], outputs: Mapping[Request, Tensor] | None = None
     ) -> dict[Request, Tensor]:
         """Answers by request, as the source gives them; features have the width of the step's size."""
+        gather([self.source])  # whole rows of all blocks, until the backward pass is done
         answers: dict[Request, Tensor] = self.sliced(self.size)(batch, tuple(requests))
         for handed in self._handed.values():
             handed.clear()
         return answers
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
-        """Go on to the next size.
+    def update(self, branches: Mapping[str, Branch], step: int, applied: Tensor | None = None) -> dict[str, float]:
+        """Go on to the next size, behind a step that was refused too, as the schedules do.
 
         Returns:
             ``width`` and ``depth`` of the step that is done, for the log.

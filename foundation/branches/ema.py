@@ -13,6 +13,7 @@ from torch import nn
 from foundation.branches.base import Branch, BranchContext, EncoderBranch
 from foundation.branches.copies import branch_of
 from foundation.errors import UserError
+from foundation.parallel.shards import local
 from foundation.ranges import Range, check
 from foundation.schedules import Clock, Schedule
 
@@ -74,36 +75,53 @@ class EmaBranch(EncoderBranch):
                 module.train()
         return self
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
-        """Follow the branch after optimiser step ``step`` (from 0).
+    def update(
+        self, branches: Mapping[str, Branch], step: int, applied: torch.Tensor | None = None
+    ) -> dict[str, float]:
+        """Follow the branch after optimiser step ``step`` (from 0), but not where ``applied`` is 0.
 
         Returns:
             ``momentum``, for the log.
         """
         assert self.follows is not None
         momentum = self.momentum.at(step, self.clock)
-        self.average(branches[self.follows], momentum)
+        self.average(branches[self.follows], momentum, applied)
         return {"momentum": momentum}
 
     @torch.no_grad()
-    def average(self, source: nn.Module, momentum: float) -> None:
+    def average(self, source: nn.Module, momentum: float, applied: torch.Tensor | None = None) -> None:
         """``teacher = momentum * teacher + (1 - momentum) * source`` for parameters; buffers are copied.
+
+        Where ``applied`` [] float32 on the device is 0, nothing changes; it is not waited for.
 
         Buffers (BatchNorm statistics, counters) are averages or tables already, so that averaging them again would
         only make them late.
         """
-        _pair(self.named_parameters(), source.named_parameters(), momentum)
-        _pair(self.named_buffers(), source.named_buffers(), 0.0)
+        _pair(self.named_parameters(), source.named_parameters(), momentum, applied)
+        _pair(self.named_buffers(), source.named_buffers(), 0.0, applied)
 
 
-def _pair(own: Iterable[tuple[str, torch.Tensor]], theirs: Iterable[tuple[str, torch.Tensor]], momentum: float) -> None:
+def _pair(
+    own: Iterable[tuple[str, torch.Tensor]],
+    theirs: Iterable[tuple[str, torch.Tensor]],
+    momentum: float,
+    applied: torch.Tensor | None,
+) -> None:
     teacher, student = dict(own), dict(theirs)
     if teacher.keys() != student.keys():
         different = min(teacher.keys() ^ student.keys())
         raise UserError(f"ema: student and teacher differ: only one of them has {different!r}")
     averaged = [name for name, value in teacher.items() if value.is_floating_point() and momentum != 0.0]
-    if averaged:
-        torch._foreach_lerp_([teacher[n] for n in averaged], [student[n] for n in averaged], 1.0 - momentum)
+    if averaged:  # of sharded ones each process moves its own part: both lie in the same parts
+        own_parts, new_parts = ([local(side[name]) for name in averaged] for side in (teacher, student))
+        if applied is None:
+            torch._foreach_lerp_(own_parts, new_parts, 1.0 - momentum)
+        else:  # one weight for all, on the device: the same bits, in the same time
+            torch._foreach_lerp_(own_parts, new_parts, [applied * (1.0 - momentum)] * len(averaged))
     copied = [name for name in teacher if name not in set(averaged)] if len(averaged) < len(teacher) else []
     if copied:
-        torch._foreach_copy_([teacher[n] for n in copied], [student[n] for n in copied])
+        own_parts, new_parts = ([local(side[name]) for name in copied] for side in (teacher, student))
+        if applied is not None:
+            pairs = zip(own_parts, new_parts, strict=True)
+            new_parts = [torch.where(applied > 0, new, own) for own, new in pairs]
+        torch._foreach_copy_(own_parts, new_parts)

@@ -72,6 +72,9 @@ class ExitBranch(Branch):
     def offer(self) -> Offer:
         return Offer(self.width, {name: c for name, c in self.configs.items() if not c.whole})
 
+    def parts(self) -> dict[str, nn.Module]:
+        return {"norm": self.norm, **{f"heads.{name}": head for name, head in self.heads.items()}}
+
     def needs(self, requests: Sequence[Request]) -> tuple[Request, ...]:
         return tuple(self._of(request) for request in requests)
 

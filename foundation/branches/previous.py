@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from foundation.branches.base import Branch, BranchContext, EncoderBranch
 from foundation.branches.copies import StillBranch, branch_of
@@ -66,8 +67,8 @@ class PreviousBranch(StillBranch):
         """Copy the branch anew."""
         self.load_state_dict(branches[self.of].state_dict())
 
-    def update(self, branches: Mapping[str, Branch], step: int) -> dict[str, float]:
-        """Copy the branch anew where step ``step`` (from 0) was the last of an epoch."""
+    def update(self, branches: Mapping[str, Branch], step: int, applied: Tensor | None = None) -> dict[str, float]:
+        """Copy the branch anew where step ``step`` (from 0) was the last of an epoch, refused or not."""
         if self.every is not None and (step + 1) % self.every == 0:
             self.refresh(branches)
         return {}

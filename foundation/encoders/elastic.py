@@ -13,8 +13,8 @@ Rules for transformers, with W of M numbers and D of L blocks:
   stays.
 - Inner layers of a tokenizer (a convolutional stem) are shared whole; only its last projection is sliced.
 
-Under FSDP2 a slice is to be taken inside the forward pass of the parent, where its weights are gathered: outside, a
-parameter holds one rank's shard, and its leading entries are not those of the whole.
+Where the parent's weights lie in shards over several processes, they are gathered before a slice is taken
+(:func:`foundation.parallel.parallelize.gather`): the leading entries of a shard are not those of the whole.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.seeded import seeded
+from foundation.weights import tensors_of
 
 
 @dataclass(frozen=True, order=True)
@@ -161,11 +162,6 @@ def leading_pieces(narrow: Mapping[str, Tensor], wide: Mapping[str, Tensor]) -> 
 def under(prefix: str, pieces: Mapping[str, Piece]) -> dict[str, Piece]:
     """The same pieces in a network that holds both, the small one and the large one, under this name."""
     return {f"{prefix}.{name}": replace(piece, source=f"{prefix}.{piece.source}") for name, piece in pieces.items()}
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those buffers too that no checkpoint holds."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 class SlicedModule:

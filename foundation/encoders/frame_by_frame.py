@@ -39,7 +39,7 @@ class FrameByFrame(EncoderModule):
         if any(one.mask is not None for one in given):
             raise UserError("an encoder that sees clips frame by frame cannot hide anything")
         nothing = torch.zeros(0, dtype=torch.int64, device=given[0].view.device)  # no patch token is read
-        frames = [EncoderInput(view=one.view.flatten(0, 1), wanted=nothing) for one in given]
+        frames = [EncoderInput(view=one.view.flatten(0, 1), wanted=nothing, reads_patches=False) for one in given]
         found = self.encoder(frames, generator=generator)
         return [self._mean(features, len(one.view)) for features, one in zip(found, given, strict=True)]
 

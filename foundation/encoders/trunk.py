@@ -47,6 +47,7 @@ class Trunk(nn.Module):
         taps: Sequence[str] = (),
         generator: torch.Generator | None = None,
         wanted: Sequence[Tensor | None] | None = None,
+        bare: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Run all views in one packed pass.
 
@@ -57,6 +58,7 @@ class Trunk(nn.Module):
             generator: source of the drop path.
             wanted: for each view the places of the patch tokens that are wanted, [M_i] int64 in the flattened
                 [R_i * N_i]; None: all are. The last block leaves the others out, unless it is tapped.
+            bare: for each view whether none ever are, see ``EncoderInput.reads_patches``.
 
         Returns:
             for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens ([R_i, N_i, D]; where some
@@ -77,7 +79,7 @@ class Trunk(nn.Module):
             assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
             if short and number == last:
-                return *self._finish(block, tokens, current, generator, choice), tapped
+                return *self._finish(block, tokens, current, generator, choice, bare or [False] * len(rows)), tapped
             if kinds := by_block.get(number):
                 tokens, seen = block(tokens, current, generator, None, kinds)
                 for view, values in zip(tapped, seen, strict=True):
@@ -97,13 +99,16 @@ class Trunk(nn.Module):
         segments: Sequence[Segment],
         generator: torch.Generator | None,
         choice: Sequence[Tensor | None],
+        bare: Sequence[bool],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The last block and the final norm where not all patches are wanted.
 
         Views of which all, some or no patches are wanted run apart: rows of the last need few queries.
         """
         parts = tokens.split([segment.length for segment in segments])
-        kinds = ["all" if chosen is None else "some" if len(chosen) else "none" for chosen in choice]
+        # By what is asked for, not by how many there happen to be: processes must call the block equally often.
+        pairs = zip(choice, bare, strict=True)
+        kinds = ["all" if chosen is None else "none" if without else "some" for chosen, without in pairs]
         results: dict[int, tuple[Tensor, Tensor]] = {}
         for kind in ("all", "some", "none"):
             group = [i for i, its in enumerate(kinds) if its == kind]

@@ -21,6 +21,7 @@ from foundation.encoders.presets import Preset, PresetName, shape
 from foundation.encoders.protocol import Encoder as EncoderProtocol
 from foundation.encoders.protocol import (
     EncoderConfig,
+    EncoderInput,
     Inputs,
     ScatteredTokenizerConfig,
     StemmedTokenizerConfig,
@@ -267,7 +268,7 @@ class Encoder(Embedding):
             grids.append(grid)
             inner.append(valid)
         choice = [  # what the trunk may leave out
-            one.wanted if one.wanted is not None and self._may_leave_out(one.wanted, index in left_out) else None
+            one.wanted if one.wanted is not None and self._may_leave_out(one, index in left_out) else None
             for index, one in enumerate(given)
         ]
         groups = [range(len(rows))] if self._pack(rows) else [range(i, i + 1) for i in range(len(rows))]
@@ -278,7 +279,8 @@ class Encoder(Embedding):
             some = [rows[i] for i in group]
             kept = [left_out[i].kept if i in left_out else None for i in group]
             segments = self.segments(some, [grids[i] for i in group], [inner[i] for i in group], kept, generator)
-            results = self.trunk(some, segments, taps, generator, [choice[i] for i in group])
+            bare = [not given[i].reads_patches for i in group]
+            results = self.trunk(some, segments, taps, generator, [choice[i] for i in group], bare)
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])
@@ -297,10 +299,10 @@ class Encoder(Embedding):
             for cls, prefix, patch, taps_of_view, valid in zip(pooled, prefixes, patches, tapped, valids, strict=True)
         ]
 
-    def _may_leave_out(self, wanted: Tensor, hidden_left_out: bool) -> bool:
+    def _may_leave_out(self, one: EncoderInput, hidden_left_out: bool) -> bool:
         """Whether patches that are not wanted may be missing from the trunk's result: not where their mean stands in
         for a class token, nor where the wanted ones are still to be put between hidden ones."""
-        return self.config.class_token and not (hidden_left_out and len(wanted))
+        return self.config.class_token and not (hidden_left_out and one.reads_patches)
 
     def _pack(self, rows: Sequence[Tensor]) -> bool:
         """Whether these views run together, see ``Config.packing``."""

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.engine.feed import Feed
 from foundation.parallel.collective import sums_over_ranks, world_size
+from foundation.parallel.parallelize import Parallel
 from foundation.parallel.placement import Placement
-from foundation.parallel.replicate import without_sync
 from foundation.types import Batch, TokenMask
 
 
@@ -49,7 +49,7 @@ class _MaskedMean:
 
 def accumulate(
     feed: Feed,
-    replica: nn.Module,
+    parallel: Parallel,
     placement: Placement,
     step: int,
     rounds: int,
@@ -62,7 +62,7 @@ def accumulate(
 
     Args:
         feed: gives the batches.
-        replica: the learner, as this process calls it.
+        parallel: the learner, as this process calls it.
         placement: device and precision.
         step: of the optimiser, from 0.
         rounds: micro-batches.
@@ -81,9 +81,9 @@ def accumulate(
         total.keys += batch.keys
         with ExitStack() as stack:
             if number + 1 < rounds:
-                stack.enter_context(without_sync(replica))
+                stack.enter_context(parallel.without_sync())
             with torch.autocast(placement.device.type, placement.autocast, placement.autocast is not None):
-                result = replica(batch, step, watched)
+                result = parallel.module(batch, step, watched)
             (result.loss / rounds).backward()
         total.loss = total.loss + result.loss.detach() / rounds
         for name, value in result.parts.items():

@@ -120,6 +120,11 @@ def feature_request(requests: Sequence[Request], branches: Sequence[str]) -> Req
     return None
 
 
+def is_look(figures: Mapping[str, object]) -> bool:
+    """Whether a step's figures hold a finished look of the feature monitor."""
+    return f"{MONITOR}/std" in figures
+
+
 class CollapseWatch:
     """Reads the figures of each look and says what they mean.
 
@@ -145,22 +150,15 @@ class CollapseWatch:
         self._seen: dict[str, int] = {}  # looks in a row, by symptom
         self._latest: dict[str, float] = {}
 
-    def look(self, step: int, figures: Mapping[str, Tensor]) -> None:
+    def look(self, step: int, values: Mapping[str, float]) -> None:
         """Look at a step's figures; returns at once unless they hold a finished look of the feature monitor.
 
         Args:
             step: optimiser step, from 0.
-            figures: of :class:`foundation.engine.learner.StepResult`, still on the device.
+            values: the figures of :class:`foundation.engine.learner.StepResult`, read.
         """
-        if f"{MONITOR}/std" not in figures:
+        if not is_look(values):
             return
-        wanted = [f"{MONITOR}/{name}" for name in ("std", "rank", "rank_share")]
-        wanted += [f"{name}/{figure}" for name in self.plateaus for figure in ("entropy", "kl", "prototypes")]
-        there = [key for key in wanted if key in figures]
-        values = torch.stack([figures[key].double().reshape(()) for key in there]).tolist()  # one wait for all
-        self._judge(step, dict(zip(there, values, strict=True)))
-
-    def _judge(self, step: int, values: Mapping[str, float]) -> None:
         self._latest = {key: value for key, value in values.items() if key.startswith(MONITOR)}
         found = self._symptoms(values) if step >= self.grace else {}
         self._seen = {name: self._seen.get(name, 0) + 1 for name in found}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foundation.branches.base import Branch, EncoderBranch
 from foundation.branches.request import Request, Token
 from foundation.objectives.base import Objective
+from foundation.parallel.parallelize import Part
 from foundation.plugins import near
 from foundation.schedules import Clock, Schedule
 from foundation.types import Batch
@@ -96,6 +97,17 @@ class Learner(nn.Module):
         found = self.named_branches[name or self.measured]
         assert isinstance(found, EncoderBranch)
         return found
+
+    @property
+    def parts(self) -> list[Part]:
+        """All modules with parameters that are called as wholes: encoders, heads, objectives that learn."""
+        sliced = {branch.slices for branch in self.named_branches.values()}
+        found = [
+            Part(f"{name}.{key}", module, branch.trains, name in sliced)
+            for name, branch in self.named_branches.items()
+            for key, module in branch.parts().items()
+        ]
+        return found + [Part(f"objectives.{name}", objective) for name, objective in self.objectives.items()]
 
     @property
     def exports(self) -> list[str]:
@@ -224,15 +236,22 @@ class Learner(nn.Module):
             weighted.append(weight * result.loss.float())
         return StepResult(torch.stack(weighted).sum(), parts, metrics, items)
 
-    def update(self, step: int) -> dict[str, float]:
-        """Let the branches follow each other after optimiser step ``step`` (from 0).
+    def update(self, step: int, applied: Tensor | None = None) -> dict[str, float]:
+        """Let branches and objectives follow after optimiser step ``step`` (from 0).
+
+        Args:
+            step: which.
+            applied: see :meth:`foundation.branches.base.Branch.update`.
 
         Returns:
             Figures for the log, ``BRANCH_FIGURE``.
         """
         figures: dict[str, float] = {}
         for name, branch in self.named_branches.items():
-            figures |= {f"{name}_{key}": value for key, value in branch.update(self.named_branches, step).items()}
+            own = branch.update(self.named_branches, step, applied)
+            figures |= {f"{name}_{key}": value for key, value in own.items()}
+        for objective in self.objectives.values():
+            cast(Objective, objective).update()
         return figures
 
 

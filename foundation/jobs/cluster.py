@@ -23,6 +23,7 @@ from foundation.errors import UserError
 from foundation.jobs.base import Job, JobContext
 from foundation.objectives.store import Store
 from foundation.parallel.collective import gather_to_first, on_first_rank, sum_over_ranks
+from foundation.parallel.parallelize import gathered
 from foundation.plugins import near
 from foundation.probes.features import check_finite, extract
 from foundation.ranges import Count, Range, Workers, check
@@ -110,7 +111,9 @@ class ClusterJob(Job):
             UserError: features that are not finite, or fewer samples than clusters.
         """
         store = cast(Store, context.learner.stores[self.config.store])
-        parts = gather_to_first(self._features(context))
+        with gathered(context.branch(self.config.branch).encoder):
+            own = self._features(context)
+        parts = gather_to_first(own)
         found = torch.zeros(len(store.values), dtype=torch.int64)
 
         def cluster() -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from foundation.jobs.base import Job, JobContext
 from foundation.parallel.collective import on_first_rank
+from foundation.parallel.parallelize import gathered
 from foundation.plugins import Plugin
 from foundation.ranges import Range, check
 from foundation.schedules import Duration
@@ -49,7 +50,8 @@ class ProbeJob(Job):
 
     def run(self, context: JobContext) -> Mapping[str, float]:
         """Process 0 measures; the others wait for it."""
-        return on_first_rank(lambda: self._measure(context))
+        with gathered(context.branch(self.config.branch).encoder):
+            return on_first_rank(lambda: self._measure(context))
 
     def _measure(self, context: JobContext) -> dict[str, float]:
         encoder = context.branch(self.config.branch).encoder

@@ -15,6 +15,7 @@ from foundation.errors import SampleError, UserError
 from foundation.jobs.base import Job, JobContext
 from foundation.modalities.shapes import view_shapes
 from foundation.parallel.collective import on_first_rank
+from foundation.parallel.parallelize import gathered
 from foundation.probes.retrieval import Embedded, Recalls, embeddings, recalls, view_batches
 from foundation.ranges import Count, Range, Side, check
 from foundation.schedules import Duration
@@ -64,7 +65,9 @@ class RetrievalJob(Job):
             ``retrieval/student_rK`` (the student's view finds the teacher's of its sample) and
             ``retrieval/teacher_rK``, in [0, 1].
         """
-        return on_first_rank(lambda: self._measure(context))
+        branches = context.learner.named_branches
+        with gathered(*(branches[request.branch] for request in self.pair)):
+            return on_first_rank(lambda: self._measure(context))
 
     def _measure(self, context: JobContext) -> dict[str, float]:
         config, device = self.config, context.placement.device

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foundation.branches.base import Offer
@@ -163,3 +164,8 @@ class Objective(nn.Module):
             step: optimiser step, counted from 0, for schedules.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Called after each optimiser step: what an objective that learns has to put right in its own parameters.
+        Those may lie in shards; whole rows do (``foundation/parallel/shards.py``)."""

@@ -21,6 +21,7 @@ from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.objectives.base import Objective, ObjectiveContext, Result
 from foundation.objectives.centering import SinkhornKnopp
+from foundation.parallel.shards import local
 from foundation.ranges import Range, Temperature, check
 from foundation.schedules import Weight
 from foundation.types import Batch
@@ -136,11 +137,10 @@ class Cluster(Objective):
         """Codes and loss of paired tokens [M, D] of student and teacher."""
         config = self.config
         with torch.autocast(student.device.type, enabled=False):
-            with torch.no_grad():
-                self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
-            by_student = F.normalize(student.float(), dim=-1) @ self.prototypes.T  # [M, K]
-            prototypes = self.prototypes if config.teacher_term else self.prototypes.detach()
-            by_teacher = F.normalize(teacher.float(), dim=-1) @ prototypes.T
+            unit = F.normalize(self.prototypes.detach(), dim=1)
+            prototypes = self.prototypes + (unit - self.prototypes.detach())  # the gradient is that of the unit ones
+            by_student = F.normalize(student.float(), dim=-1) @ prototypes.T  # [M, K]
+            by_teacher = F.normalize(teacher.float(), dim=-1) @ (prototypes if config.teacher_term else unit).T
             own = self.sinkhorn(by_student.detach(), config.epsilon).argmax(dim=1)
             wanted = self.sinkhorn(by_teacher.detach(), config.epsilon).argmax(dim=1)
             if not len(by_student):  # behind Sinkhorn-Knopp, which other processes may have tokens for
@@ -154,6 +154,12 @@ class Cluster(Objective):
                 "prototypes": used / min(config.prototypes, len(wanted)),
             }
             return Result(loss, metrics)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Every prototype has length 1."""
+        rows = local(self.prototypes)
+        rows.copy_(F.normalize(rows, dim=1))
 
 
 def standardise(tokens: Tensor) -> Tensor:

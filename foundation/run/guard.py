@@ -10,13 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+from torch import Tensor
+
 from foundation.engine import collapse
 from foundation.errors import NumericsError, UserError
+from foundation.parallel.collective import sum_over_ranks, world_size
 from foundation.ranges import CountOrNone, Positive, Range, SecondsOrNever, check
 from foundation.run.run_folder import RunFolder
 
 BAD_STEPS = "bad-steps.jsonl"
 """File of the run folder with the batches that the guard refused."""
+MEAN_LOSS, BAD_ON = "guard.mean_loss", "guard.bad_on"
+"""Names of what :meth:`NumericsGuard.refuse` wants read."""
 _SPREAD_OF_NORMAL = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 _LEAST_SPREAD = 0.01  # of the median: losses that hardly vary would make spikes of ripples
 _ENOUGH = 20  # losses before anything can be called a spike
@@ -57,15 +63,18 @@ class Config:
 
 
 class NumericsGuard:
-    """Decides, before the optimiser and the teachers move, whether a step may count.
+    """Decides whether a step may count, twice alike: on the device at once, on the host when its values are read.
 
-    It talks to no other process. All processes come to the same decision because it depends on agreed values only:
-    ``loss`` (the mean over processes), ``norm`` (of the averaged gradient) and ``suspicious_anywhere``.
+    The device must not be waited for, so that :meth:`refuse` decides there, before optimiser and teachers move; what it
+    needs from the host, the loss above which a step is a spike, follows from the losses of all steps before. One step
+    later the values are read and :meth:`judge` comes to the same decision, says it and writes it down. All processes
+    decide alike because the decision depends on agreed values only: the mean loss over processes, whether the step is
+    bad on any of them.
 
-    What the trainer does with the answer:
+    What becomes of the step by the answer:
 
     - ``go``: clip, step, update the teachers.
-    - ``skip``: drop the gradient. Step and data position move on as after any step, so that schedules and order stay.
+    - ``skip``: nothing moves. Step and data position move on as after any step, so that schedules and order stay.
     - ``rewind``: put the tensors of the last checkpoint back, its step number too, and **go on reading the stream
       behind the refused batch**: the data position is *not* restored. Restoring it would meet the same batch again.
       Schedules go by the step number and so replay; the stream does not. The guard's own counts are not restored.
@@ -85,9 +94,25 @@ class NumericsGuard:
         self._losses: deque[float] = deque(maxlen=config.spike_window)
         self._spiking = False
 
-    def suspicious(self, loss: float, norm: float) -> bool:
-        """This process's own view of a step: whether its loss or its gradient is not finite."""
-        return not (math.isfinite(loss) and math.isfinite(norm))
+    @torch.no_grad()
+    def refuse(self, loss: Tensor, norm: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decide about a step on the device; all processes call it, and none waits for the device.
+
+        Args:
+            loss: [] of this process.
+            norm: [] of the gradient, averaged over all processes.
+
+        Returns:
+            [] float32, 1 where the step must change nothing, else 0; and what :meth:`judge` wants read:
+            :data:`MEAN_LOSS`, over all processes, and :data:`BAD_ON`, how many found loss or norm not finite.
+        """
+        bad = ~(loss.isfinite() & norm.isfinite())
+        told = sum_over_ranks(torch.stack([loss.double() / world_size(), bad.double()]))
+        mean, bad_on = told.unbind(0)
+        refused = (bad_on > 0) | ~mean.isfinite()
+        if self.config.when_spike != "warn":
+            refused = refused | (mean > self._limit())
+        return refused.float(), {MEAN_LOSS: mean, BAD_ON: bad_on}
 
     def judge(
         self,
@@ -96,10 +121,10 @@ class NumericsGuard:
         norm: float,
         parts: Mapping[str, float],
         keys: Sequence[str],
-        suspicious_anywhere: bool,
+        bad_anywhere: bool,
         checkpoint: Path | None,
     ) -> Literal["go", "skip", "rewind"]:
-        """What is to become of a step.
+        """What has become of a step; to be called for each step, before the next one is given to :meth:`refuse`.
 
         Args:
             step: optimiser step, from 0.
@@ -107,7 +132,7 @@ class NumericsGuard:
             norm: of the gradient, averaged over all processes.
             parts: this process's loss by objective.
             keys: of this process's samples.
-            suspicious_anywhere: whether any process found the step :meth:`suspicious`.
+            bad_anywhere: whether any process found loss or norm not finite.
             checkpoint: last good one, or None.
 
         Returns:
@@ -117,12 +142,12 @@ class NumericsGuard:
             NumericsError: by policy, or when more steps were refused than the recipe allows.
         """
         self._judged += 1
-        elsewhere = suspicious_anywhere and not self.suspicious(loss, norm)
-        facts = _Facts(step, loss, norm, parts, keys, elsewhere, checkpoint)
-        if suspicious_anywhere or self.suspicious(loss, norm):
+        bad = not (math.isfinite(loss) and math.isfinite(norm))
+        facts = _Facts(step, loss, norm, parts, keys, bad_anywhere and not bad, checkpoint)
+        if bad_anywhere or bad:
             self.counts["not_finite"] += 1
             return self._refuse("not finite", self.config.when_not_finite, facts)
-        if not self._is_spike(loss):
+        if not loss > self._limit():
             self._losses.append(loss)
             self._spiking = False
             return "go"
@@ -140,12 +165,13 @@ class NumericsGuard:
         self._losses.append(loss)  # a loss that stays high becomes the usual one
         return "go"
 
-    def _is_spike(self, loss: float) -> bool:
+    def _limit(self) -> float:
+        """Loss above which the next step is a spike."""
         if len(self._losses) < _ENOUGH:
-            return False
+            return math.inf
         median = statistics.median(self._losses)
         spread = _SPREAD_OF_NORMAL * statistics.median(abs(value - median) for value in self._losses)
-        return loss - median > self.config.spike_factor * max(spread, _LEAST_SPREAD * abs(median))
+        return median + self.config.spike_factor * max(spread, _LEAST_SPREAD * abs(median))
 
     def _refuse(self, what: str, policy: str, facts: _Facts) -> Literal["skip", "rewind"]:
         limit, window = self.config.max_bad_steps, self.config.bad_steps_window

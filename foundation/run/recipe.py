@@ -17,6 +17,7 @@ from foundation.errors import UserError
 from foundation.inherited import INHERITED
 from foundation.jobs import probe as probe_job
 from foundation.masks.rule import Rule, in_order
+from foundation.parallel import config as parallelism
 from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, Range, Seconds, SecondsOrNever, Seed, check
 from foundation.run import guard as run_guard
@@ -166,6 +167,8 @@ class Recipe:
     """AdamW, its schedules and parameter groups."""
     train: Train
     """Length, batch and bookkeeping."""
+    parallel: parallelism.Config = field(default_factory=parallelism.Config)
+    """How several processes share weights and work."""
     checkpoints: saver.Config = field(default_factory=saver.Config)
     """When the training state is saved, and which savings are kept."""
     guard: run_guard.Config = field(default_factory=run_guard.Config)

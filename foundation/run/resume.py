@@ -19,7 +19,7 @@ FREE = (
     "train.stop_after", "train.device", "train.log_every", "train.grace_seconds", "train.peer_timeout_seconds",
     "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.max_decoded_gib",
     "data.shards", "data.sources.*.shards", "data.cache", "data.cache_gib", "data.prefetch_shards", "data.allow_pipes",
-    "checkpoints", "guard", "probes", "about",
+    "parallel", "checkpoints", "guard", "probes", "about",
 )  # fmt: skip
 """Keys that do not change what is learnt: a resumed run may differ in them."""
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foundation.branches.base import Branch
+from foundation.branches.base import Branch, EncoderBranch
 from foundation.checkpoints import checkpoint
 from foundation.data.shards import ShardSet
 from foundation.data.stream import Stream, build_loader, build_stream, open_sources
@@ -21,8 +21,10 @@ from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import on_all_ranks, on_first_rank, rank, world_size
+from foundation.parallel.first_weights import made_by_first, send
+from foundation.parallel.parallelize import Parallel
 from foundation.parallel.placement import Placement
-from foundation.parallel.replicate import replicate
+from foundation.parallel.shards import whole
 from foundation.parallel.threads import default_workers
 from foundation.run import build
 from foundation.run.jobs import Jobs
@@ -30,6 +32,7 @@ from foundation.run.recipe import Recipe
 from foundation.run.trainable import KEY, choose
 from foundation.schedules import Clock
 from foundation.types import Batch
+from foundation.weights import tensors_of
 
 
 @dataclass(frozen=True)
@@ -148,21 +151,49 @@ class Stage:
         self.part, self.recipe, self.clock, self.placement = part, part.recipe, part.clock, placement
         recipe, clock = part.recipe, part.clock
         self.views = recipe.views.build(device_is_accelerator=placement.device.type != "cpu")
-        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
+        with made_by_first(recipe.parallel.meta_init):
+            self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).train()
         on_first_rank(lambda: check_shards(self.learner, part.sources))
         choose(self.learner, recipe.train.only)
+        self.may_rest = self.learner.may_leave_parameters_out
+        first = tensors_of(self.learner) if recipe.parallel.meta_init and rank() == 0 else {}
+        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest)
+        if recipe.parallel.meta_init:
+            send(self.learner, first, placement.device)
+        del first
+        self.learner.to(placement.device)
+        self._previous = previous or {}
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
         )  # fmt: skip
-        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, recipe.train.batch_size)
+        self.optimizer = recipe.optimizer.build(
+            build.trainable(self.learner), clock, recipe.train.batch_size, self.parallel.owned
+        )
         self.micro_batch = micro_batch(recipe)
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
         objectives: Any = self.learner.objectives
         plateaus = {name: one.plateau for name, one in objectives.items() if one.plateau is not None}
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
         self.jobs = Jobs(part, self.learner, placement, self.stream, folder, say)
-        self._replica: nn.Module | None = None
+
+    def handed_on(self) -> dict[str, Branch]:
+        """Branches as the next stage is built on them, with whole weights; all processes call this together."""
+        branches = dict(self.learner.named_branches.items())
+        if not self.parallel.sharded:
+            return branches
+        # Sharded modules cannot be copied: the same ones are made anew, without memory, and filled.
+        with torch.device("meta"):
+            anew = build.branches(self.recipe, self.clock, self._previous)[0]
+        found: dict[str, Branch] = {}
+        for name, branch in anew.items():
+            if isinstance(branch, EncoderBranch):
+                found[name] = branch.to_empty(device="cpu")
+                own = tensors_of(branches[name])
+                with torch.no_grad():
+                    for key, tensor in tensors_of(branch).items():
+                        tensor.copy_(whole(own[key]))
+        return found
 
     def begin(self) -> None:
         """Seed the generators of this process, for a stage that goes on from no checkpoint of its own."""
@@ -170,7 +201,7 @@ class Stage:
 
     def replicate(self) -> None:
         """Make the learner one with those of the other processes; when its weights are there."""
-        self._replica = replicate(self.learner, self.placement.device, self.learner.may_leave_parameters_out)
+        self.parallel.begin(self.placement.device, self.may_rest, self.optimizer.adamw)
 
     def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
         """Batches of what is left of the stage.
@@ -208,25 +239,26 @@ class Stage:
             watched: its figures are logged.
             see: gets each batch.
         """
-        assert self._replica is not None
         return accumulate(
-            feed, self._replica, self.placement, step, self.recipe.train.accumulate,
+            feed, self.parallel, self.placement, step, self.recipe.train.accumulate,
             masked=bool(self.recipe.mask_rules), watched=watched, see=see,
         )  # fmt: skip
 
-    def apply(self, norm: Tensor, step: int) -> dict[str, float]:
+    def apply(self, norm: Tensor, step: int, refused: Tensor) -> dict[str, float]:
         """Clip, step, and let the branches follow.
 
         Args:
             norm: of the gradients.
             step: of the stage, from 0.
+            refused: [] float32 on the device; where it is 1, nothing moves.
 
         Returns:
             Figures of the branches.
         """
+        self.parallel.settle()
         self.optimizer.clip(norm)
-        self.optimizer.step()
-        return self.learner.update(step)
+        self.optimizer.step(refused)
+        return self.learner.update(step, 1.0 - refused)
 
     def capture(self, random: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
         """All tensors of the state; see :func:`foundation.engine.state.capture`."""
@@ -256,7 +288,11 @@ class Stage:
     @property
     def bytes(self) -> int:
         """What a checkpoint takes on the disk, about."""
-        return sum(t.numel() * t.element_size() for group in self.capture([]).values() for t in group.values())
+        kept = [
+            t for part in state.modules(self.learner, self.jobs.modules).values() for t in part.state_dict().values()
+        ]
+        moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in self.optimizer.parameters())
+        return moments + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:

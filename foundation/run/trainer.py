@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from foundation.data.loader import WaitEndedError
 from foundation.engine import state
@@ -26,6 +28,7 @@ from foundation.run.interrupt import StopFlag
 from foundation.run.journal import Journal
 from foundation.run.keeper import Keeper, read
 from foundation.run.last_writes import last_writes, try_for_a_while
+from foundation.run.late import LateStep, late_step
 from foundation.run.origin import record_start
 from foundation.run.recipe import Recipe
 from foundation.run.resume import compare
@@ -69,6 +72,8 @@ class Trainer:
         self.keeper = Keeper(folder, recipe, self.clock, self.placement, say)
         self.numerics = NumericsGuard(recipe.guard, folder, say, rank())
         self.progress = state.Progress()
+        self._late: LateStep | None = None  # the last step, when its values have not been read yet
+        self._loss: float | None = None  # mean over the processes, of the last step that has been read
         self.stage = self._built(self.parts[0])
         self._resume(accept_changes)
         self.data_guard = self._data_guard()
@@ -95,7 +100,7 @@ class Trainer:
 
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
-        previous = dict(self.stage.learner.named_branches.items()) if part.number else None
+        previous = self.stage.handed_on() if part.number else None
         return Stage(part, self.placement, self.folder.path, self.say, previous)
 
     def run(self) -> None:
@@ -162,52 +167,33 @@ class Trainer:
             if self.progress.step == self.stage.part.ends:
                 self._next_stage()
             try:
-                values, agreed = self._step()
+                agreed = self._step()
             except WaitEndedError as error:
                 self.stage.optimizer.zero_grad()  # the state is that of the last step, whole
+                self._settle()
                 self._save(wait=True)
                 raise RequeueRequest(
                     f"stopped by {self.stop.name} after step {self.progress.step:,}; saved. {error}. "
                     "Start the same command again to go on"
                 ) from error
-            step = self.progress.step
-            self.watchdog.beat(step, loss=agreed["loss"], total=self.last_step)
-            if values is not None:
-                self.journal.advance()
-                if self._logged(step):
-                    self.journal.line(step, values | self._figures())
-                self._run_jobs()
-            if agreed["stop"]:
-                self._save(wait=True)
-                raise RequeueRequest(
-                    f"stopped by {self.stop.name or 'another process'} after step {step:,}; saved. "
-                    "Start the same command again to go on"
-                )
-            if agreed["save_failed"]:
-                raise self.keeper.failure or RequeueRequest("process 0 could not write a checkpoint")
-            if agreed["collapsed"]:
-                raise self.stage.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
-            due = self.keeper.saver.due(step) or agreed["save_overdue"] or step == self._stop
-            if values is not None and due:
-                self._save()
+            if agreed is not None:
+                self._after_step(agreed)
 
-    def _step(self) -> tuple[dict[str, Any] | None, dict[str, float]]:
-        """One optimiser step.
+    def _step(self) -> dict[str, float] | None:
+        """One optimiser step. The device is not waited for: :meth:`_settle` reads its values when the next is queued.
 
         Returns:
-            What there is to log, tensors still on the device (None when the run has gone back to a checkpoint), and
-            what all processes agreed on.
+            What all processes agreed on; None when the step before has sent the run back to a checkpoint.
         """
         stage, step, number = self.stage, self.progress.step, self.progress.of_stage
         stage.optimizer.apply_schedule(number)
         result = stage.gradients(self.feed, number, self._logged(step + 1), self.data_guard.see)
         norm = stage.optimizer.grad_norm()
         self.feed.prefetch()
-        loss, length = float(result.loss), float(norm)
+        if self._settle():  # of the step before: the device is busy with this one by now
+            return None
         agreed = sums_over_ranks(
             {
-                "loss": loss / world_size(),
-                "suspicious": self.numerics.suspicious(loss, length),
                 "skipped": result.skipped,
                 "stop": self.stop.name is not None,
                 "save_failed": self.keeper.has_failed(),
@@ -217,22 +203,63 @@ class Trainer:
         )
         if agreed["skipped"]:
             self._spend()
-        parts = {name: float(value) for name, value in result.parts.items()}
-        verdict = self.numerics.judge(
-            step, agreed["loss"], length, parts, result.keys, agreed["suspicious"] > 0,
-            self.keeper.saver.newest or self.keeper.last,
-        )  # fmt: skip
-        if verdict == "go":
-            result.figures |= {f"schedule/{name}": value for name, value in stage.apply(norm, number).items()}
+        refused, told = self.numerics.refuse(torch.as_tensor(result.loss), norm)
+        schedules = stage.apply(norm, number, refused) | stage.optimizer.schedule_values()
         stage.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.position += stage.recipe.train.batch_size
+        schedules = {f"schedule/{name}": value for name, value in schedules.items()}
+        beside = self._figures() if self._logged(step + 1) else None
+        self._late = late_step(step, number, result, norm, told, schedules, beside)
+        return agreed
+
+    def _settle(self) -> bool:
+        """Read the values of the last step, if that has not been done, and act on them: guard, collapse watch, log.
+
+        All processes call this when the next step has been queued, or something needs to know that the last was good.
+
+        Returns:
+            Whether the run has gone back to a checkpoint.
+        """
+        late, self._late = self._late, None
+        if late is None:
+            return False
+        values = late.read()
+        verdict = values.judge(self.numerics, self.keeper.saver.newest or self.keeper.last)
         if verdict == "rewind" and self._rewind():
-            return None, agreed
-        stage.collapse.look(number, result.figures)
-        losses = {f"loss/{name}": value for name, value in result.parts.items()}
-        schedules = {f"schedule/{name}": value for name, value in stage.optimizer.schedule_values().items()}
-        return {"loss": result.loss, **losses, **result.figures, "gradient/norm": norm, **schedules}, agreed
+            return True
+        self._loss = values.loss
+        self.stage.collapse.look(late.of_stage, values.figures)
+        if late.beside is not None:
+            further = {**self.numerics.metrics(), **self.stage.collapse.metrics()}
+            self.journal.line(late.step + 1, {**values.figures, **late.beside, **further})
+        return False
+
+    def _after_step(self, agreed: Mapping[str, float]) -> None:
+        """What is due between two steps."""
+        step = self.progress.step
+        self.watchdog.beat(step, total=self.last_step, **({} if self._loss is None else {"loss": self._loss}))
+        self.journal.advance()
+        last = step == self._stop
+        save = self.keeper.saver.due(step) or agreed["save_overdue"] or last
+        ends = agreed["stop"] or agreed["save_failed"] or agreed["collapsed"]
+        if not (save or ends or self.stage.jobs.due(self.progress.of_stage, last)):
+            return
+        gone_back = self._settle()
+        if not gone_back:
+            self._run_jobs()
+        if agreed["stop"]:
+            self._save(wait=True)
+            raise RequeueRequest(
+                f"stopped by {self.stop.name or 'another process'} after step {self.progress.step:,}; saved. "
+                "Start the same command again to go on"
+            )
+        if agreed["save_failed"]:
+            raise self.keeper.failure or RequeueRequest("process 0 could not write a checkpoint")
+        if agreed["collapsed"]:
+            raise self.stage.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
+        if save and not gone_back:
+            self._save()
 
     @property
     def _stop(self) -> int:
@@ -265,12 +292,10 @@ class Trainer:
         return step % self.recipe.train.log_every == 0 or step == self._stop
 
     def _figures(self) -> dict[str, float]:
-        """What is logged beside the step's own figures."""
+        """What is logged beside the step's own figures, as it stands now."""
         counts = self._skipped()
         return {
             **self.feed.summary(),
-            **self.numerics.metrics(),
-            **self.stage.collapse.metrics(),
             **self.stage.stream.metrics(self.progress.position),
             "epoch": self.progress.of_stage / self.stage.clock.steps_per_epoch,
             **({"stage": float(self.progress.stage)} if len(self.parts) > 1 else {}),
@@ -335,6 +360,7 @@ class Trainer:
             if before.stage != stage:  # of the stage before: this one begins anew
                 self.say("no checkpoint of this stage is there yet: the batch is left out")
                 return False
+            self.stage.optimizer.zero_grad()  # of the step that was begun since
             self.progress = before
             self.stage.restore(folder, numbers)
         self.progress.position = position

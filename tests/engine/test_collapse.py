@@ -32,11 +32,11 @@ CLOUDS = {
 }
 
 
-def figures(features: torch.Tensor, **outputs: float) -> dict[str, torch.Tensor]:
-    """What a step gives that completes a look, features by way of the real monitor."""
+def figures(features: torch.Tensor, **outputs: float) -> dict[str, float]:
+    """What a step gives that completes a look, read; features by way of the real monitor."""
     found = FeatureMonitor(REQUEST, 1, len(features))({REQUEST: features}, None, 0)
     values = HEALTHY | {f"dino/{name}": value for name, value in outputs.items()}
-    return {f"features/{k}": v for k, v in found.items()} | {k: torch.tensor(v) for k, v in values.items()}
+    return {f"features/{k}": float(v) for k, v in found.items()} | values
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_grace_patience_and_reminders(watch):
     for step in range(200, 400, 10):
         watching.look(step, constant)
     assert len(said) == 2
-    watching.look(400, {"dino/entropy": torch.tensor(0.0)})  # no look was completed in this step
+    watching.look(400, {"dino/entropy": 0.0})  # no look was completed in this step
     assert watching.metrics()["collapse/alarms"] == 1
 
 

@@ -32,8 +32,8 @@ def make(tmp_path):
 
 
 def judge(guarded: NumericsGuard, step: int, loss: float, norm: float = 1.0, elsewhere=False, checkpoint=None) -> str:
-    suspicious = guarded.suspicious(loss, norm) or elsewhere
-    return guarded.judge(step, loss, norm, {"dino": loss, "koleo": 0.5}, KEYS, suspicious, checkpoint)
+    bad = not (math.isfinite(loss) and math.isfinite(norm)) or elsewhere
+    return guarded.judge(step, loss, norm, {"dino": loss, "koleo": 0.5}, KEYS, bad, checkpoint)
 
 
 def bad_steps(folder: Path) -> list[dict]:
