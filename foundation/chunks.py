@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from foundation import planned
+
 ELEMENTS = {"cpu": 2**17}
 """Elements of a part, by kind of device: on a CPU half a mebibyte of float32."""
 ELEMENTS_ELSEWHERE = 2**26
@@ -15,7 +17,7 @@ ELEMENTS_ELSEWHERE = 2**26
 
 def elements(device: torch.device) -> int:
     """Elements that one part should have at most."""
-    return ELEMENTS.get(device.type, ELEMENTS_ELSEWHERE)
+    return ELEMENTS.get(planned.kind(device), ELEMENTS_ELSEWHERE)
 
 
 def row_parts(matrix: Tensor) -> Iterator[slice]:
@@ -26,7 +28,7 @@ def row_parts(matrix: Tensor) -> Iterator[slice]:
 
 def column_sums(matrix: Tensor) -> Tensor:
     """Sums [K] of a matrix [R, K] over its rows in float32; the same numbers whatever the size of the parts."""
-    if matrix.dtype == torch.float32 or matrix.device.type != "cpu":
+    if matrix.dtype == torch.float32 or planned.kind(matrix.device) != "cpu":
         return matrix.sum(dim=0, dtype=torch.float32)
     # In one call a CPU makes a float32 copy of the whole matrix first.
     rows, width = matrix.shape
