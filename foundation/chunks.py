@@ -13,10 +13,14 @@ ELEMENTS = {"cpu": 2**17}
 """Elements of a part, by kind of device: on a CPU half a mebibyte of float32."""
 ELEMENTS_ELSEWHERE = 2**26
 """On a GPU a part should only bound the temporary memory (256 MiB)."""
+PLANNED = 2**20
+"""Elements of a part while a step is only planned, at least: some mebibytes."""
 
 
 def elements(device: torch.device) -> int:
-    """Elements that one part should have at most."""
+    """Elements that one part should have at most; in a plan some more, so that it has fewer parts to follow."""
+    if planned.now() is not None:
+        return max(PLANNED, ELEMENTS.get(planned.kind(device), ELEMENTS_ELSEWHERE))
     return ELEMENTS.get(planned.kind(device), ELEMENTS_ELSEWHERE)
 
 

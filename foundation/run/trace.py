@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class Operator:
         bits: of the numbers that it multiplies.
         block: that it is called by in the forward pass.
         backward: called by the backward pass.
+        weight: it copies a parameter to another precision.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Operator:
     bits: int
     block: Block | None
     backward: bool
+    weight: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class Storage:
         block: that made it in the forward pass.
         product: made by a matrix product or attention, which selective checkpointing keeps.
         scores: as wide as the output of a head with prototypes.
+        weight: a copy of a parameter in another precision.
         gradient: of a parameter, when the step ends.
     """
 
@@ -76,6 +80,7 @@ class Storage:
     block: Block | None
     product: bool
     scores: bool
+    weight: bool = False
     died: int | None = None
     gradient: bool = False
 
@@ -91,7 +96,10 @@ class Trace:
         turn: number of the operator with which the backward pass begins.
         outputs: storages that a block hands on, by the block.
         parameters: bytes of each block of the trained branches and of the others, by the block.
+        trained: blocks that a gradient goes through.
         views: bytes of the batch.
+        summed: bytes of each tensor, besides gradients, that the processes sum.
+        gathered: bytes of each tensor, besides weights, that is made of one of every process.
     """
 
     rows: int
@@ -102,13 +110,15 @@ class Trace:
     parameters: Mapping[Block, int]
     trained: frozenset[Block]
     views: int
+    summed: tuple[int, ...]
+    gathered: tuple[int, ...]
 
     def flops(self) -> int:
         """Of all matrix products and attention, forward and backward."""
         return sum(operator.flops for operator in self.operators)
 
 
-def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool) -> Trace:
+def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool, processes: int = 1) -> Trace:
     """Follow one forward and backward pass.
 
     Args:
@@ -117,6 +127,7 @@ def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool) 
         rows: samples.
         device: kind of device that is planned for, ``cpu`` or ``cuda``.
         half: the forward pass computes in bfloat16 where it may (autocast).
+        processes: that train together; each has as many samples.
 
     An elastic branch is followed at its largest size. What a tensor holds is unknown: a number that is read on the host
     counts as 0.
@@ -129,7 +140,9 @@ def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool) 
         if isinstance(branch, ElasticBranch):
             branch.networks = (max(branch.networks),)
     with ExitStack() as stack:
-        stack.enter_context(planned.planned_for(device))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # places in memory are asked for, which tensors without values lack
+        plan = stack.enter_context(planned.planning(device, processes))
         stack.enter_context(fake)
         recorder = _Recorder(_score_widths(learner))
 
@@ -148,7 +161,8 @@ def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool) 
         result.loss.backward()  # type: ignore[no-untyped-call]
         recorder.close([p.grad for p in learner.parameters() if p.grad is not None])
     trained = frozenset(key for key in blocks if learner.named_branches[key[0]].trains)
-    return Trace(rows, recorder.operators, recorder.storages, turn, recorder.outputs, blocks, trained, views)
+    found = recorder.operators, recorder.storages, turn, recorder.outputs, blocks, trained, views
+    return Trace(rows, *found, tuple(plan.summed), tuple(plan.gathered))
 
 
 class _Recorder(TorchDispatchMode):
@@ -164,6 +178,7 @@ class _Recorder(TorchDispatchMode):
         self._widths = widths
         self._live: dict[int, int] = {}  # place of a storage in memory: its number; -1 for what was there before
         self._watched: list[Any] = []
+        self._parameters: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -177,9 +192,10 @@ class _Recorder(TorchDispatchMode):
         kind = self._kind(func, name, given, made, flops)
         bits = min((t.element_size() * 8 for t in given if t.is_floating_point()), default=32)
         moved = 0 if kind == "view" else _moved(name, given, made)
-        self.operators.append(Operator(name, kind, flops, moved, bits, self.block, self.backward))
+        weight = name == "_to_copy" and _place(given[0]) in self._parameters
+        self.operators.append(Operator(name, kind, flops, moved, bits, self.block, self.backward, weight))
         for tensor in made:
-            self._born(tensor, product=kind in ("matrix", "attention"))
+            self._born(tensor, kind in ("matrix", "attention"), weight)
         return result
 
     def _kind(self, func: Any, name: str, given: Sequence[Tensor], made: Sequence[Tensor], flops: int) -> Kind:
@@ -197,12 +213,14 @@ class _Recorder(TorchDispatchMode):
         """A tensor that is there before the step."""
         self._live[_place(tensor)] = -1
         self._watched.append(tensor.untyped_storage())
+        if isinstance(tensor, nn.Parameter):
+            self._parameters.add(_place(tensor))
 
     def number(self, tensor: Tensor) -> int:
         """Of the storage of a tensor; -1 for one that was there before the step."""
         return self._live.get(_place(tensor), -1)
 
-    def _born(self, tensor: Tensor, product: bool) -> None:
+    def _born(self, tensor: Tensor, product: bool, weight: bool) -> None:
         storage = tensor.untyped_storage()
         place = storage._cdata
         if place in self._live:
@@ -211,7 +229,7 @@ class _Recorder(TorchDispatchMode):
         self._live[place] = number
         scores = tensor.ndim > 0 and tensor.shape[-1] in self._widths
         block = None if self.backward else self.block
-        self.storages.append(Storage(storage.nbytes(), len(self.operators), block, product, scores))
+        self.storages.append(Storage(storage.nbytes(), len(self.operators), block, product, scores, weight))
 
         def gone(reference: Any) -> None:
             self._live.pop(place, None)
