@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,9 @@ from foundation.parallel.config import Config
 from foundation.run.collectives import Cost, Group
 from foundation.run.gpus import Card
 from foundation.run.memory import Checkpointing, Sharing, Weights, memory, peak, sharing, weights
+from foundation.run.plan import Plan
 from foundation.run.recipe import Recipe
+from foundation.run.stage import micro_batch
 from foundation.run.trace import Operator, Trace, trace
 
 LARGEST = 64
@@ -47,6 +49,14 @@ class Layout:
     def checkpointing(self) -> Checkpointing:
         """What blocks keep for the backward pass."""
         return self.parallel.activation_checkpointing
+
+    @property
+    def settings(self) -> str:
+        """As one gives it on the command line."""
+        said = [f"parallel.data={self.parallel.data}"]
+        said += [f"parallel.shard={self.parallel.shard}"] if self.parallel.shard else []
+        said.append(f"parallel.activation_checkpointing={self.checkpointing}")
+        return " ".join(said)
 
     def __str__(self) -> str:
         data = "one process" if self.gpus == 1 else self.parallel.data
@@ -122,6 +132,14 @@ class Estimate:
         """Samples each second."""
         return self.batch / self.step
 
+    def days(self, steps: int) -> float:
+        """Of so many optimiser steps."""
+        return steps * self.step / 86400
+
+    def total(self, card: Card) -> float:
+        """GiB of one GPU, with what CUDA takes for itself and the allocator holds beyond what lives."""
+        return _total_memory(self.memory, card)
+
 
 def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bool = False) -> Work:
     """Follow a micro-batch as it runs on a GPU in bfloat16.
@@ -172,13 +190,17 @@ def estimate(work: Work, layout: Layout, card: Card, accumulate: int = 1) -> Est
     kinds = {kind: round(size * work.factor) if kind != "gradients" else size for kind, size in kinds.items()}
     views = round(trace.views * work.factor)
     needed = memory(there, kinds, views, shared, accumulates=accumulate > 1)
-    total = sum(needed.values()) * (1 + card.fragmentation) / 2**30 + card.reserved
+    fits = _total_memory(needed, card) <= card.memory
     busy = {kind: accumulate * value for kind, value in busy.items()} | {"update": update}
     state = sum(needed.get(kind, 0) for kind in ("parameters", "AdamW", "teachers"))
     return Estimate(
-        layout, work.rows, accumulate, needed, total <= card.memory, state, wire.link, wire.network, seconds, busy, flops,
+        layout, work.rows, accumulate, needed, fits, state, wire.link, wire.network, seconds, busy, flops,
         flops / (sum(seconds.values()) * card.bf16 * 1e12),
     )  # fmt: skip
+
+
+def _total_memory(needed: Mapping[str, int], card: Card) -> float:
+    return sum(needed.values()) * (1 + card.fragmentation) / 2**30 + card.reserved
 
 
 def _compute(
@@ -315,3 +337,59 @@ def alternatives(layout: Layout) -> list[Layout]:
             parallel = replace(layout.parallel, data=data, shard=shard, activation_checkpointing=checkpointing)
             found.append(replace(layout, parallel=parallel))
     return found
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of a recipe on a number of GPUs.
+
+    Attributes:
+        plan: of the recipe's first stage.
+        work: of one GPU.
+        chosen: what the recipe's ``parallel`` section comes to.
+        others: see :func:`alternatives`.
+        sensitivity: of the recipe's own, see :func:`sensitivity`.
+    """
+
+    plan: Plan
+    work: Work
+    chosen: Estimate
+    others: tuple[Estimate, ...]
+    sensitivity: dict[Constant, tuple[float, float]]
+
+    @property
+    def best(self) -> Estimate | None:
+        """The fastest that fits; of equally fast ones the first. None: none fits."""
+        fitting = [one for one in self.others if one.fits]
+        return max(fitting, key=lambda one: one.rate) if fitting else None
+
+
+def predict(
+    plan: Plan, gpus: int, per_node: int, card: Card, compiled: bool = False, before: Prediction | None = None
+) -> Prediction:
+    """Predict a recipe's first stage on GPUs.
+
+    Args:
+        plan: of the recipe in as many processes.
+        gpus: in all.
+        per_node: of one node.
+        card: kind of GPU.
+        compiled: blocks are compiled.
+        before: of the same recipe and micro-batch on other GPUs: what a GPU computes is not followed again where it is
+            the same.
+    """
+    recipe = plan.recipe
+    rows, accumulate = micro_batch(recipe, gpus), recipe.train.accumulate
+    known = before is not None and before.work.rows == rows and (gpus == 1) == (before.chosen.layout.gpus == 1)
+    if before is not None and known and not before.work.trace.gathered:
+        made = before.work
+    else:
+        made = work(recipe, plan.learner, rows, gpus, compiled=compiled)
+    layout = Layout(gpus, per_node, recipe.parallel)
+    return Prediction(
+        plan,
+        made,
+        estimate(made, layout, card, accumulate),
+        tuple(estimate(made, other, card, accumulate) for other in alternatives(layout)),
+        sensitivity(made, layout, card, accumulate),
+    )
