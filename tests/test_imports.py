@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "foundation"
 LAYERS = (
     # Text, files, settings, processes, numbers: what any program has.
     "allocator bicubic catalogue chunks compatibility config config_nodes config_reader counter ctrl_c deadline errors "
-    "files host_arrays inherited lifeline linear paths plugins printable ranges records redact schedules schema "
+    "files host_arrays inherited lifeline linear paths planned plugins printable ranges records redact schedules schema "
     "search_path seeded spread stacks synonyms types version voice weights",
     "parallel",
     "data",

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from foundation import planned
 from foundation.encoders.segments import Segment, Wanted, merge, select
 from foundation.errors import UserError
 from foundation.linear import Linear, linear
@@ -82,7 +83,7 @@ def _written_out(tokens: Tensor, longest: int) -> bool:
     backward, the products written out were 2 to 10 times as fast, and 1.2 to 1.6 times as fast as the fused float32
     kernel at 197 to 2,049 (``docs/benchmarks.md``).
     """
-    return tokens.device.type == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
+    return planned.kind(tokens.device) == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -92,10 +93,10 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor 
     """
     if valid is not None:
         dtype = value.dtype
-        if query.device.type == "cpu":
+        if planned.kind(query.device) == "cpu":
             query, key, value = query.float(), key.float(), value.float()
         return F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None]).to(dtype)
-    if query.device.type != "cpu" or query.dtype == torch.float32:
+    if planned.kind(query.device) != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
     if not _written_out(query, query.shape[-2]):
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation import planned
 from foundation.encoders import elastic
 from foundation.encoders.attention import Backend
 from foundation.encoders.blocks import TAP_KINDS, BlockShape, FeedForward, Norm
@@ -306,7 +307,7 @@ class Encoder(Embedding):
 
     def _pack(self, rows: Sequence[Tensor]) -> bool:
         """Whether these views run together, see ``Config.packing``."""
-        if self.config.packing != "auto" or rows[0].device.type != "cpu":
+        if self.config.packing != "auto" or planned.kind(rows[0].device) != "cpu":
             return self.config.packing != "never"
         return sum(view.shape[0] * view.shape[1] for view in rows) <= PACKED_TOKENS * self.width
 
