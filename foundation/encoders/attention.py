@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,11 +12,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from foundation.encoders.packed_attention import PACKED, attend_packed, layout_of, unavailable, unfit
 from foundation.encoders.segments import Segment, Wanted, merge, select
 from foundation.errors import UserError
 from foundation.linear import Linear, linear
 
-Backend = Literal["auto", "sdpa", "xformers"]
+ResolvedBackend = Literal["sdpa", "explicit", "xformers", "varlen", "flex"]
+Backend = Literal["auto", "sdpa", "explicit", "xformers", "varlen", "flex"]
 
 
 def split_heads(qkv: Tensor, segment: Segment, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,26 +48,94 @@ def attend(qkv: Tensor, segments: Sequence[Segment], heads: int, backend: Backen
         qkv: [T, 3 * D], the segments' tokens one after the other.
         segments: their shapes; the lengths sum to T.
         heads: number of heads.
-        backend: ``sdpa``, ``xformers``, or ``auto``: xformers for several lengths on a GPU where it is installed.
+        backend: ``xformers``, ``varlen`` and ``flex`` compute all segments in one call, ``sdpa`` (torch's own kernel)
+            and ``explicit`` (matrix products) each length by itself; ``auto`` follows :data:`RULES`. Padded segments
+            are ``sdpa`` always.
 
     Returns:
         [T, D].
+
+    Raises:
+        UserError: the backend cannot be used here.
     """
     segments = merge(segments)
+    chosen = choose_backend(backend, qkv.device, len(segments))
+    whole, half = all(segment.valid is None for segment in segments), qkv.dtype != torch.float32
+    # varlen in float32 (probes, runs without autocast): the same numbers by sdpa.
+    if chosen in PACKED and whole and len(qkv) and (half or chosen != "varlen"):
+        trained, head_width = qkv.requires_grad and torch.is_grad_enabled(), qkv.shape[-1] // (3 * heads)
+        reason = unfit(chosen, qkv.device, head_width, trained)
+        if not reason:
+            layout = layout_of([(segment.rows, segment.tokens) for segment in segments])
+            return attend_packed(chosen, *_joint(qkv, segments, heads), layout).flatten(1)
+        if backend == chosen:
+            raise UserError(f"attention: {chosen} cannot be used: {reason}; use sdpa or auto")
+    way: Way = backend if backend in ("sdpa", "explicit") else "auto"
     parts = qkv.split([segment.length for segment in segments]) if len(segments) > 1 else (qkv,)
-    whole = all(segment.valid is None for segment in segments)
-    if whole and choose_backend(backend, qkv.device, len(segments)) == "xformers":
-        return _attend_xformers([split_heads(part, s, heads) for part, s in zip(parts, segments, strict=True)])
     results: list[Tensor] = []
     for part, segment in zip(parts, segments, strict=True):
-        if segment.rotation is None and segment.valid is None and _written_out(qkv, segment.tokens):
+        if segment.rotation is None and segment.valid is None and _written_out(qkv, segment.tokens, way):
             results.append(_PackedAttention.apply(part, segment.rows, segment.tokens, heads))
             continue
         query, key, value = split_heads(part, segment, heads)
         query, key, value = (one.transpose(1, 2) for one in (query, key, value))
-        mixed = _softmax_attention(query, key, value, segment.valid)
+        mixed = _softmax_attention(query, key, value, segment.valid, way)
         results.append(rearrange(mixed, "rows heads tokens width -> (rows tokens) (heads width)"))
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _joint(qkv: Tensor, segments: Sequence[Segment], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of all segments, [T, heads, head_width]; no copies where none is rotated."""
+    if all(segment.rotation is None for segment in segments):
+        query, key, value = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+        return query, key, value
+    parts = qkv.split([segment.length for segment in segments])
+    split = [split_heads(part, segment, heads) for part, segment in zip(parts, segments, strict=True)]
+    query, key, value = (torch.cat([part[i].flatten(0, 1) for part in split]) for i in range(3))
+    return query, key, value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What ``auto`` takes on one kind of device for rows of several lengths.
+
+    Attributes:
+        device: type of the device.
+        order: the first of these that can be used is taken.
+        source: where that comes from.
+    """
+
+    device: str
+    order: tuple[ResolvedBackend, ...]
+    source: str
+
+
+RULES = (
+    Rule("cpu", ("sdpa",), "RULE_CPU_SOURCE"),
+    Rule("cuda", ("xformers", "sdpa"), "not measured yet: as DINOv2 has it; to measure: foundation bench attention"),
+)
+"""``sdpa`` on a CPU is ``explicit`` in half precision, for rows of up to :data:`LONGEST_EXPLICIT_ROW` tokens."""
+
+
+def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> ResolvedBackend:
+    """Resolve ``auto``.
+
+    Args:
+        backend: as the recipe says.
+        device: of the tokens.
+        segments: lengths of rows that there are.
+
+    Raises:
+        UserError: a backend is asked for by name and cannot be used.
+    """
+    if backend == "auto":
+        order = next((rule.order for rule in RULES if rule.device == device.type), ())
+        usable = (name for name in order if name not in PACKED or not unavailable(name, device))
+        return next(usable, "sdpa") if segments > 1 else "sdpa"
+    problem = unavailable(backend, device) if backend in PACKED else ""
+    if problem:
+        raise UserError(f"attention: {problem}, or use sdpa or auto")
+    return backend
 
 
 LONGEST_EXPLICIT_ROW = 1024
@@ -75,18 +143,26 @@ LONGEST_EXPLICIT_ROW = 1024
 (1.6 times), but the weights of a longer row take more memory than everything else that a block keeps."""
 
 
-def _written_out(tokens: Tensor, longest: int) -> bool:
+Way = Literal["auto", "sdpa", "explicit"]
+"""How rows of one length are computed: by torch's kernel, by matrix products, or by whichever is quicker."""
+
+
+def _written_out(tokens: Tensor, longest: int, way: Way = "auto") -> bool:
     """Whether attention over rows of up to ``longest`` tokens is written out as matrix products.
 
     The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
     backward, the products written out were 2 to 10 times as fast, and 1.2 to 1.6 times as fast as the fused float32
     kernel at 197 to 2,049 (``docs/benchmarks.md``).
     """
+    if way != "auto":
+        return way == "explicit"
     return tokens.device.type == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
 
 
-def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
+def _softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None, way: Way = "auto"
+) -> Tensor:
+    """Attention of [rows, heads, tokens, head_width].
 
     With ``valid`` [rows, tokens] bool no query attends to the keys where it is False.
     """
@@ -95,9 +171,10 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor 
         if query.device.type == "cpu":
             query, key, value = query.float(), key.float(), value.float()
         return F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None]).to(dtype)
-    if query.device.type != "cpu" or query.dtype == torch.float32:
+    written_out = _written_out(query, query.shape[-2], way)
+    if not written_out and (way == "sdpa" or query.device.type != "cpu" or query.dtype == torch.float32):
         return F.scaled_dot_product_attention(query, key, value)
-    if not _written_out(query, query.shape[-2]):
+    if not written_out:
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
     mixed: Tensor = _ExplicitAttention.apply(
         *(part.reshape(-1, *part.shape[2:]) for part in (query, key, value))  # [rows * heads, tokens, head_width]
@@ -170,48 +247,6 @@ class _PackedAttention(torch.autograd.Function):
         query, key, value = packed.unbind(0)
         _mix_backward(gradient, query, key, value, weights, to_packed.unbind(0))
         return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", **ctx.sizes), None, None, None
-
-
-def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:
-    """Resolve ``auto``.
-
-    Raises:
-        UserError: xformers is asked for by name and cannot be used.
-    """
-    if backend == "sdpa" or (backend == "auto" and (device.type != "cuda" or segments < 2)):
-        return "sdpa"
-    if backend == "xformers" and device.type != "cuda":
-        raise UserError(
-            f"attention: xformers needs a CUDA GPU, but the tokens are on {device.type!r}: use sdpa or auto"
-        )
-    found, problem = _xformers()
-    if found is None:
-        if backend == "xformers":
-            raise UserError(
-                f"attention: xformers cannot be imported ({problem}): install the extra "
-                "foundation-pretrain[gpu], or use sdpa or auto"
-            )
-        return "sdpa"
-    return "xformers"
-
-
-@functools.cache
-def _xformers() -> tuple[Any, str]:
-    """The module ``xformers.ops``, or None and the reason."""
-    if importlib.util.find_spec("xformers") is None:
-        return None, "it is not installed"
-    try:
-        return importlib.import_module("xformers.ops"), ""
-    except Exception as problem:  # a wheel for another torch build fails in many ways
-        return None, f"{type(problem).__name__}: {problem}"
-
-
-def _attend_xformers(split: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    operations, _ = _xformers()
-    lengths = [query.shape[1] for query, _, _ in split for _ in range(query.shape[0])]
-    mask = operations.fmha.BlockDiagonalMask.from_seqlens(lengths)
-    query, key, value = (torch.cat([part[i].flatten(0, 1) for part in split])[None] for i in range(3))
-    return operations.memory_efficient_attention(query, key, value, attn_bias=mask)[0].flatten(1)
 
 
 class Attention(nn.Module):
