@@ -38,7 +38,9 @@ def unavailable(backend: PackedBackend, device: torch.device) -> str:
         if _varlen() is None:
             return "this torch has no torch.nn.attention.varlen: use torch 2.10 or newer"
         major, minor = torch.cuda.get_device_capability(device)
-        return "" if major >= 8 else f"varlen needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}"
+        return (
+            "" if major >= 8 else f"varlen needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}"
+        )
     found, problem = xformers()
     if found is None:
         return f"xformers cannot be imported ({problem}): install the extra foundation-pretrain[gpu]"
@@ -51,8 +53,8 @@ def unfit(backend: PackedBackend, device: torch.device, head_width: int, trained
         return f"its heads are multiples of 8 wide, up to 256, and these are {head_width}"
     if backend == "flex" and device.type == "cpu" and trained:
         return "it has no backward pass on a CPU"
-    if backend == "flex" and device.type == "cuda" and (head_width < 16 or head_width & (head_width - 1)):
-        return f"its heads are 16, 32, 64, ... wide, and these are {head_width}"
+    if backend == "flex" and device.type == "cuda" and head_width < 16:
+        return f"its heads are at least 16 wide, and these are {head_width}"
     return ""
 
 
