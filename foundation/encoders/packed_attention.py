@@ -38,9 +38,7 @@ def unavailable(backend: PackedBackend, device: torch.device) -> str:
         if _varlen() is None:
             return "this torch has no torch.nn.attention.varlen: use torch 2.10 or newer"
         major, minor = torch.cuda.get_device_capability(device)
-        return (
-            "" if major >= 8 else f"varlen needs a GPU of compute capability 8.0 or newer, this one has {major}.{minor}"
-        )
+        return "" if major >= 8 else f"varlen needs a GPU of compute capability 8.0 or newer, not {major}.{minor}"
     found, problem = xformers()
     if found is None:
         return f"xformers cannot be imported ({problem}): install the extra foundation-pretrain[gpu]"
@@ -91,7 +89,10 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout) ->
 
 def _attend_flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
-    function = _flex_compiled() if query.is_cuda else _flex().flex_attention
+    if query.is_cuda:
+        function = _flex_compiled()
+    else:  # there is no backward pass, and it refuses what could want one
+        function, query, key, value = _flex().flex_attention, query.detach(), key.detach(), value.detach()
     mixed: Tensor = function(query, key, value, block_mask=block_mask(layout, query.device))
     return mixed[0].transpose(0, 1)
 

@@ -61,9 +61,8 @@ def _attentions(part: Part, preset: str, batch: int, ceiling: Ceiling, rounds: i
     if not per_second:
         return "auto", flops
     best = max(per_second, key=lambda name: per_second[name])
-    part.note(
-        f"the quickest attention in a step is {best}; auto takes {choose_backend('auto', part.device, dtype=torch.bfloat16)} here"
-    )
+    auto = choose_backend("auto", part.device, dtype=torch.bfloat16)
+    part.note(f"the quickest attention in a step is {best}; auto takes {auto} here")
     steps.use_attention(best)
     _larger(part, steps, flops, ceiling, batch)
     return best, flops

@@ -68,9 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"the order that follows (time over the quickest): {told}")
     for current in (rule_of(device, half=True), rule_of(device, half=False)):
         kind = "half precision" if current.half else "float32"
-        print(
-            f"auto on {device.type} in {kind} takes the first there is of: {', '.join(current.order)} ({current.source})"
-        )
+        order = ", ".join(current.order)
+        print(f"auto on {device.type} in {kind} takes the first there is of: {order} ({current.source})")
     if arguments.json:
         rows = [
             {
