@@ -54,10 +54,10 @@ def compare(data: str, recipe_name: str, device: torch.device, folder: Path, sam
     recipe = without_drop_path(config.load(Recipe, paths.recipe(recipe_name), [*settings, "train.device=cpu"]))
     views = recipe.views.build(True)
     pending = first_batch(recipe, views, folder, samples)
-    here = complete(pending, views, torch.device("cpu"))
-    there = complete(pending, views, device)
-    differences = views_apart(here, there) | {"masks": masks_apart(here, there)}
     with exact_products():
+        here = complete(pending, views, torch.device("cpu"))
+        there = complete(pending, views, device)
+        differences = views_apart(here, there) | {"masks": masks_apart(here, there)}
         cpu, other = Rehearsal(recipe, samples), Rehearsal(on(recipe, device), samples)
         differences |= steps_apart(cpu, other, here, here.to(device))
     within = all(differences[name] <= limit for name, limit in TOLERANCES.items())

@@ -154,9 +154,9 @@ def load_part(path: Path) -> ModuleType:
 
 
 def command(path: Path, settings: Settings) -> list[str]:
-    """The command that runs a part in a fresh process."""
+    """The command that runs a part in a fresh process, which imports nothing from the working directory."""
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-    return [sys.executable, "-m", "foundation.measure.part", str(path), json.dumps(told)]
+    return [sys.executable, "-P", "-m", "foundation.measure.part", str(path), json.dumps(told)]
 
 
 def main(path: str, told: str) -> int:

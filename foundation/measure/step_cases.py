@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,26 +31,41 @@ def step_cases(part: Part, preset: str, batch: int) -> None:
         "of bfloat16 products and against the published peak. Counted are the operators really called in the step by "
         "sdpa: student, teacher, heads, backward. Other rows take the same number, because they compute the same"
     )
-    best, flops = _attentions(part, preset, batch, ceiling, rounds)
+    found = _attentions(part, preset, batch, ceiling, rounds)
     free()
-    _others(part, preset, batch, best, ceiling, rounds, flops)
+    if found is not None:
+        _others(part, preset, found, ceiling, rounds)
 
 
-def _attentions(part: Part, preset: str, batch: int, ceiling: Ceiling, rounds: int) -> tuple[Backend, int | None]:
-    """The quickest way of attention, measured at growing batches too, and the operations of a step."""
+@dataclass(frozen=True)
+class Found:
+    """What other cases begin with: the quickest way of attention, a batch that fits, operations of its step."""
+
+    attention: Backend
+    batch: int
+    flops: int
+
+
+def _attentions(part: Part, preset: str, batch: int, ceiling: Ceiling, rounds: int) -> Found | None:
+    """Count a step, time it with each way of attention, and let the batch grow with the quickest; None where no step
+    could be taken."""
     steps = Steps(dinov2(preset, batch, "train.precision=bfloat16", tiny=part.rehearse), batch, part.settings.seed)
     steps.use_attention("sdpa")
-    flops: int | None = None
+    counts: list[int] = []
 
-    def counted() -> dict[str, Any]:
-        nonlocal flops
-        found = steps.flops()
-        flops = found.total
+    def counted(size: int) -> dict[str, Any]:
+        found = steps.flops(size)
+        counts.append(found.total)
         if found.uncounted:
             part.note(f"operators without a formula, not counted: {', '.join(found.uncounted)}")
-        return {"batch": batch, "teraflop_per_step": 1e-12 * found.total}
+        return {"batch": size, "teraflop_per_step": 1e-12 * found.total}
 
-    part.case("counted operations", counted)
+    while part.case("counted operations", partial(counted, batch)) is None:
+        steps.forget()  # on a GPU with less memory half the batch may fit
+        batch //= 2
+        if batch < 2:
+            return None
+    (flops,) = counts
     per_second: dict[Backend, float] = {}
     for backend in _backends(part, part.device):
         steps.use_attention(backend)
@@ -59,13 +76,14 @@ def _attentions(part: Part, preset: str, batch: int, ceiling: Ceiling, rounds: i
         if row is not None:
             per_second[backend] = row["samples_per_second"]
     if not per_second:
-        return "auto", flops
+        return None
     best = max(per_second, key=lambda name: per_second[name])
     auto = choose_backend("auto", part.device, dtype=torch.bfloat16)
     part.note(f"the quickest attention in a step is {best}; auto takes {auto} here")
     steps.use_attention(best)
-    _larger(part, steps, flops, ceiling, batch)
-    return best, flops
+    found = Found(best, batch, flops)
+    _larger(part, steps, found, ceiling)
+    return found
 
 
 def _backends(part: Part, device: torch.device) -> list[Backend]:
@@ -79,25 +97,21 @@ def _backends(part: Part, device: torch.device) -> list[Backend]:
     return usable
 
 
-def _larger(part: Part, steps: Steps, flops: int | None, ceiling: Ceiling, batch: int) -> None:
+def _larger(part: Part, steps: Steps, found: Found, ceiling: Ceiling) -> None:
     """Twice the batch until it no longer fits."""
-    most = 2 * batch if part.rehearse else 64 * batch
-    fitted = batch
-    for size, speed in steps.growing(2 * batch, most):
+    fitted = found.batch
+    for size, speed in steps.growing(2 * fitted, (2 if part.rehearse else 64) * fitted):
         if speed is None:
             part.note(f"largest batch that fits, of those doubled: {fitted}; {size} does not")
             return
         fitted = size
-        scaled = None if flops is None else flops * size // batch
-        part.row(case="larger batch", **figures(speed, size, scaled, ceiling))
+        part.row(case="larger batch", **figures(speed, size, found.flops * size // found.batch, ceiling))
         if part.seconds_left < 40 and not part.rehearse:
             part.note(f"the search for the largest batch ended at {size}, for want of time")
             return
 
 
-def _others(
-    part: Part, preset: str, batch: int, attention: Backend, ceiling: Ceiling, rounds: int, flops: int | None
-) -> None:
+def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int) -> None:
     """Recipes with a setting changed, each built anew."""
     cases: dict[str, str] = {}
     if has_setting("compile"):
@@ -105,17 +119,18 @@ def _others(
     else:
         part.note("compiled blocks: not measured, this version has no train.compile")
     cases["drop path 0.3"] = "encoder.drop_path=0.3"
+    cases["activations computed anew"] = "parallel.activation_checkpointing=selective"
     for name, setting in cases.items():
 
         def timed(setting: str = setting) -> dict[str, Any]:
-            recipe = dinov2(preset, batch, "train.precision=bfloat16", setting, tiny=part.rehearse)
-            steps = Steps(recipe, batch, part.settings.seed)
-            its_flops = flops
+            recipe = dinov2(preset, found.batch, "train.precision=bfloat16", setting, tiny=part.rehearse)
+            steps = Steps(recipe, found.batch, part.settings.seed)
+            flops = found.flops
             if setting.startswith("encoder."):  # it computes something else
                 steps.use_attention("sdpa")
-                its_flops = steps.flops().total
-            steps.use_attention(attention)
-            return figures(steps.speed(batch, rounds), batch, its_flops, ceiling)
+                flops = steps.flops().total
+            steps.use_attention(found.attention)
+            return figures(steps.speed(rounds=rounds), found.batch, flops, ceiling)
 
         part.case(name, timed, seconds=25.0)
         free()
