@@ -112,7 +112,9 @@ class Config(EncoderConfig):
     """Standard deviation of class and register tokens at the start (DINO: 0.02; DINOv2: 1e-6)."""
 
     attention: Backend = "auto"
-    """``auto``, ``sdpa`` or ``xformers``; auto takes xformers for several resolutions on a GPU that has it."""
+    """How views of several resolutions attend. ``xformers``, ``varlen`` and ``flex``: all in one call (the first two on
+    a GPU; varlen computes float32 by sdpa); ``sdpa``: torch's kernel for each resolution; ``explicit``: matrix
+    products; ``auto``: as measured (``foundation bench attention`` measures your machine)."""
 
     packing: Literal["auto", "always", "never"] = "auto"
     """Whether views of several resolutions run as one matrix of tokens. Same result; ``auto``: always on a GPU, and on

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foundation import planned
-from foundation.branches.base import EncoderBranch
 from foundation.branches.elastic import ElasticBranch
 from foundation.branches.frozen import FrozenBranch
 from foundation.engine.learner import Learner
