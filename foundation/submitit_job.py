@@ -124,7 +124,7 @@ class _Ends:
                 self._job,
                 self._start,
                 {
-                    "rank": self._rank, "host": socket.gethostname(), "time": time.time(), "code": code,
+                    "rank": self._rank, "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "time": time.time(), "code": code,
                     "signal": self.signal, "error": error,
                 },
             )  # fmt: skip

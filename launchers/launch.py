@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         if options.on == "local":
             to_stderr(f"{len(runs)} run(s) on this machine, {options.tasks} process(es) each; nothing is submitted")
             return 0
-        executor = submit.executor(folder, options, name, code.path if code else None)
+        executor = submit.executor(folder, options, name, code.path if code else None, only_text=True)
         to_stdout(submit.text(executor, len(runs)))
         return 0
     try:

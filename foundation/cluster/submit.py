@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ _SETTLE = "foundation.cluster.settle"
 _MOST_STARTS = 1_000_000
 
 
-def executor(folder: Path, options: Options, name: str, code: Path | None) -> Any:
+def executor(folder: Path, options: Options, name: str, code: Path | None, only_text: bool = False) -> Any:
     """Submitit's executor for a job.
 
     Args:
@@ -31,6 +32,7 @@ def executor(folder: Path, options: Options, name: str, code: Path | None) -> An
         options: what the job asks for.
         name: of the job in the queue.
         code: folder in front of Python's path; None: the installed package.
+        only_text: nothing will be submitted, so that this machine need not have SLURM.
 
     Raises:
         UserError: submitit is not installed.
@@ -47,12 +49,17 @@ def executor(folder: Path, options: Options, name: str, code: Path | None) -> An
             stderr_to_stdout=True,
         )
         return local
-    try:
-        slurm = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_STARTS)
-    except RuntimeError:
+    if shutil.which("srun") is None and not only_text:
         raise NoSlurmError(
             "no srun on PATH: this machine has no SLURM. Log in to one that has, or use --on local"
-        ) from None
+        )
+
+    class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+        @classmethod
+        def affinity(cls) -> int:  # submitit's own looks for srun
+            return 2
+
+    slurm = Executor(folder, max_num_timeout=_MOST_STARTS)
     given = {
         "partition": options.partition, "account": options.account, "qos": options.qos, "mem": options.mem,
         "constraint": options.constraint, "exclude": options.exclude, "cpus_per_task": options.cpus_per_task,
