@@ -17,7 +17,7 @@ from foundation.cluster import endings, records, slurm
 from foundation.cluster.endings import AGAIN, HOPELESS, Ending
 from foundation.cluster.records import StartEnd
 from foundation.errors import FoundationError
-from foundation.voice import to_stderr
+from foundation.voice import plural, to_stderr
 
 _WAIT_SECONDS = 120.0  # for the controller to end this script, once the job is queued again
 
@@ -80,6 +80,7 @@ def decide(
     Returns:
         ``done``; ``again``: queue the job again; ``failed``: do not; ``left``: the controller has the job in hand.
     """
+    reason = ending.reason.rstrip(".")
     end: StartEnd = {
         "start": start, "time": time.time(), "code": ending.code, "decision": "failed",
         "reason": ending.reason, "progress": progress, "asked": ending.asked,
@@ -87,21 +88,21 @@ def decide(
     if ending.code == 0:
         return {**end, "decision": "done"}
     if state != "RUNNING":
-        return {**end, "decision": "left", "reason": f"{ending.reason} (the controller says {state})"}
+        return {**end, "decision": "left", "reason": f"{reason} (the controller says {state})"}
     if ending.asked is not None:
         return {**end, "decision": "again"}
     if ending.code in HOPELESS:
-        return {**end, "reason": f"{ending.reason} It is not tried again: it would end in the same way"}
-    if ending.code != AGAIN and progress is None and not ending.dead:
-        return {**end, "reason": f"{ending.reason} It is not tried again: nothing had been learnt yet"}
+        return {**end, "reason": f"{reason}. It is not tried again: it would end in the same way"}
+    if ending.code != AGAIN and progress in (None, checkpoint.name_of(0)) and not ending.dead:
+        return {**end, "reason": f"{reason}. It is not tried again: nothing had been learnt yet"}
     spent = 0
     for before in reversed(earlier):
         if before["decision"] != "again" or before["progress"] != progress:
             break
         spent += before["asked"] is None
     if spent >= retries:
-        return {**end, "reason": f"{ending.reason} It is not tried again: {spent} tries got no further"}
-    return {**end, "decision": "again", "reason": f"{ending.reason} Queued again: try {spent + 1} of {retries}"}
+        return {**end, "reason": f"{reason}. It is not tried again: {plural(spent, 'try', 'tries')} got no further"}
+    return {**end, "decision": "again", "reason": f"{reason}. Queued again: try {spent + 1} of {retries}"}
 
 
 def _state(job: str) -> str:

@@ -50,9 +50,7 @@ def executor(folder: Path, options: Options, name: str, code: Path | None, only_
         )
         return local
     if shutil.which("srun") is None and not only_text:
-        raise NoSlurmError(
-            "no srun on PATH: this machine has no SLURM. Log in to one that has, or use --on local"
-        )
+        raise NoSlurmError("no srun on PATH: this machine has no SLURM. Log in to one that has, or use --on local")
 
     class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
         @classmethod

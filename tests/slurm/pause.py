@@ -1,4 +1,4 @@
-"""A job of a run, as a plug-in: it lets the steps of a job's first start take some time, so that tests can disturb it."""
+"""A plug-in that lets the steps of a job's first start take some time, so that tests can disturb it."""
 
 from __future__ import annotations
 

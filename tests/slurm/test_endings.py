@@ -1,4 +1,4 @@
-"""What happens to jobs on a real SLURM cluster when they are signalled, preempted, cancelled, or lose a process or node."""
+"""Jobs on a real SLURM cluster that are signalled, preempted, cancelled, or lose a process or a node."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_run_that_is_lost_again_and_again_is_not_tried_for_ever(lab, launch):
         job.wait(lambda start=start: len(job.ends()) > start, f"at the end of start {start}")
     job.ended("FAILED")
     assert [end["decision"] for end in job.ends()] == ["again", "failed"]
-    assert "1 tries got no further" in job.show()[0]["reason"]
+    assert "1 try got no further" in job.show()[0]["reason"]
 
 
 @pytest.mark.fault(33, "a node of a SLURM job vanishes")
