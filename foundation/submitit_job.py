@@ -118,16 +118,16 @@ class _Ends:
         os._exit(0)
 
     def _keep(self, code: int, error: str | None) -> None:
+        end: records.RankEnd = {
+            "rank": self._rank,
+            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "time": time.time(),
+            "code": code,
+            "signal": self.signal,
+            "error": error,
+        }
         try:
-            records.write_rank_end(
-                self._folder,
-                self._job,
-                self._start,
-                {
-                    "rank": self._rank, "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "time": time.time(), "code": code,
-                    "signal": self.signal, "error": error,
-                },
-            )  # fmt: skip
+            records.write_rank_end(self._folder, self._job, self._start, end)
         except OSError as failure:
             print(f"foundation: how this process ended cannot be written: {failure}", file=sys.stderr, flush=True)
 

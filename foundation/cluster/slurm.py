@@ -105,9 +105,9 @@ def entries(jobs: Iterable[str]) -> dict[str, QueueEntry]:
 
 def parsed(line: str) -> Iterator[QueueEntry]:
     """Entries in one line of ``scontrol -o show job``: one, or one for each waiting element of an array."""
-    at = [(found.end(), found.start(), found[1]) for found in _FIELD.finditer(line)]
-    ends = [start for _, start, _ in at[1:]] + [len(line)]
-    fields = {name: line[begin:end].strip() for (begin, _, name), end in zip(at, ends, strict=True)}
+    found = list(_FIELD.finditer(line))
+    ends = [after.start() for after in found[1:]] + [len(line)]
+    fields = {field[1]: line[field.end() : end].strip() for field, end in zip(found, ends, strict=False)}
     if "JobId" not in fields:
         return
     plain = {name: "" if value in ("(null)", "None") else value for name, value in fields.items()}

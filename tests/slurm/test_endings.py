@@ -59,7 +59,7 @@ def test_a_cancelled_job_does_not_come_back_and_goes_on_on_one_node(lab, launch,
     saved = sorted((job.root / "checkpoints").glob("step-*"))[-1].name
     assert saved not in ("step-00000000", f"step-{STEPS:08d}"), "TERM made it save"
     assert job.show()[0]["state"] == "stopped" and "Restarts=0" in lab.run("scontrol", "show", "job", job.job)
-    again = launch(lab, "--nodes", "1", run=job.root, what=job.root)
+    again = launch(lab, "--nodes", "1", "--allow-plugins", "tests.slurm.pause", run=job.root, what=job.root)
     again.ended()
     assert f"resuming from {saved}" in again.log()
     before = [line for line in learnt(job.root) if line["step"] <= int(saved[5:])]
