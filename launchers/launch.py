@@ -9,11 +9,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from foundation.cluster.options import Options
     from foundation.cluster.snapshot import Code
+
+Runs: TypeAlias = list[tuple[Path, list[str]]]
+"""Folder of each run, and its words of ``foundation pretrain``."""
 
 DESCRIPTION = """\
 Train a recipe as a job: in the background of this machine, or on a SLURM cluster. The recipe is checked first, the
@@ -86,53 +89,81 @@ def _sbatch(word: str) -> tuple[str, str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from foundation.cluster import records, rehearsal, snapshot, submit
-    from foundation.submitit_job import Job
-    from foundation.voice import to_stderr, to_stdout
+    from foundation.cluster import records, submit
 
     submit.require_submitit()
     options = _options(arguments)
     root, runs = _runs(arguments)
+    for _, words in runs:
+        _require_gpu(words, options)
     _refuse_running(runs)
     folder = records.new_folder(root.absolute())
-    name = root.absolute().name
     if arguments.dry_run:
-        rehearsed = rehearsal.rehearse([_checked(words, options) for _, words in runs], None)
-        code = snapshot.Code(folder / "code", *snapshot.version_of()) if snapshot.is_checkout() else None
-        to_stderr(rehearsed.shown)
-        if options.on == "local":
-            to_stderr(f"{len(runs)} run(s) on this machine, {options.tasks} process(es) each; nothing is submitted")
-            return 0
-        executor = submit.executor(folder, options, name, code.path if code else None, only_text=True)
-        to_stdout(submit.text(executor, len(runs)))
+        _show(folder, options, runs)
         return 0
+    if options.on == "slurm":
+        submit.require_slurm()
+    there = root.exists()
     try:
-        code = snapshot.snapshot(folder / "code")
-        words_of = {path: _kept(folder, words) for path, words in runs}
-        rehearsed = rehearsal.rehearse([_checked(words, options) for words in words_of.values()], code.path)
-        executor = submit.executor(folder, options, name, code.path)
-        calls = [Job(words) for words in words_of.values()]
-        ids = (
-            submit.submit_detached(executor, calls, code.path)
-            if options.on == "local"
-            else submit.submit(executor, calls)
-        )
+        _submit(folder, options, runs)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _forget(folder, root, there)
         raise
+    return _wait(folder) if arguments.wait else 0
+
+
+def _show(folder: Path, options: Options, runs: Runs) -> None:
+    """What would be submitted."""
+    from foundation.cluster import rehearsal, snapshot, submit
+    from foundation.voice import to_stderr, to_stdout
+
+    rehearsed = rehearsal.rehearse([_checked(words, options) for _, words in runs], None)
+    for line in (rehearsed.shown, *rehearsed.warnings):
+        to_stderr(line)
+    if options.on == "local":
+        to_stderr(f"{len(runs)} run(s) on this machine, {options.tasks} process(es) each; nothing is submitted")
+        return
+    code = folder / "code" if snapshot.is_checkout() else None
+    executor = submit.executor(folder, options, folder.parent.parent.name, code)
+    to_stdout(submit.text(executor, len(runs)))
+
+
+def _submit(folder: Path, options: Options, runs: Runs) -> None:
+    """Copy the code, check what it would do, hand the jobs over, and keep what was done."""
+    from foundation.cluster import records, rehearsal, snapshot, submit
+    from foundation.submitit_job import Job
+    from foundation.voice import to_stderr, to_stdout
+
+    code = snapshot.snapshot(folder / "code")
+    kept = [(path, _kept(folder, words)) for path, words in runs]
+    rehearsed = rehearsal.rehearse([_checked(words, options) for _, words in kept], code.path)
     to_stdout(rehearsed.shown)
     for line in rehearsed.warnings:
         to_stderr(line)
+    root = folder.parent.parent
+    executor = submit.executor(folder, options, root.name, code.path)
+    calls = [Job(words) for _, words in kept]
+    local = options.on == "local"
+    ids = submit.submit_detached(executor, calls, code.path) if local else submit.submit(executor, calls)
     jobs: list[records.JobOfLaunch] = [
         {"id": job, "run": str(path.absolute()), "words": _shown(words)}
-        for job, (path, words) in zip(ids, words_of.items(), strict=True)
+        for job, (path, words) in zip(ids, kept, strict=True)
     ]
     records.write_launch(folder, _launch(options, jobs, code))
     for job in jobs:
         to_stdout(f"job {job['id']}: {job['run']}")
     to_stdout(f"code: {code.described()}")
     to_stdout(f"look at it: foundation jobs {os.path.relpath(root)}; its log: foundation jobs logs {ids[0]}")
-    return _wait(folder) if arguments.wait else 0
+
+
+def _forget(folder: Path, root: Path, there: bool) -> None:
+    """A launch that was refused leaves nothing behind."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in (folder.parent, *(() if there else (root,))):
+        try:
+            path.rmdir()
+        except OSError:  # other launches, or the run, lie in it
+            return
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -151,7 +182,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     return options
 
 
-def _runs(arguments: argparse.Namespace) -> tuple[Path, list[tuple[Path, list[str]]]]:
+def _runs(arguments: argparse.Namespace) -> tuple[Path, Runs]:
     """Folder of the launch, and for each run its folder and its words."""
     from foundation import config, paths
     from foundation.cluster.sweep import variants
@@ -191,20 +222,28 @@ def _kept(folder: Path, words: list[str]) -> list[str]:
 
 def _checked(words: list[str], options: Options) -> list[str]:
     """Words of the dry run: with as many processes, and on a machine that need not have the cluster's GPUs."""
-    from foundation import config, paths
+    further = ["train.device=auto"] if _device(words) == "cuda" else []
+    return [*words, *further, "--processes", str(min(options.world_size, 1024))]
+
+
+def _require_gpu(words: list[str], options: Options) -> None:
     from foundation.errors import UserError
+
+    if _device(words) == "cuda" and not options.gpus_per_node:
+        raise UserError("train.device is cuda and the job asks for no GPU: add --gpus-per-node N")
+
+
+def _device(words: list[str]) -> object:
+    """What the recipe says of ``train.device``."""
+    from foundation import config, paths
 
     source = Path(words[1]) / "recipe.yaml" if Path(words[1]).is_dir() else paths.recipe(words[1])
     train = config.read_plain(source).get("train")
     device = train.get("device") if isinstance(train, dict) else None
-    device = next((text[13:] for text in reversed(words) if text.startswith("train.device=")), device)
-    if device == "cuda" and not options.gpus_per_node:
-        raise UserError("train.device is cuda and the job asks for no GPU: add --gpus-per-node N")
-    further = ["train.device=auto"] if device == "cuda" else []
-    return [*words, *further, "--processes", str(min(options.world_size, 1024))]
+    return next((text[13:] for text in reversed(words) if text.startswith("train.device=")), device)
 
 
-def _refuse_running(runs: list[tuple[Path, list[str]]]) -> None:
+def _refuse_running(runs: Runs) -> None:
     """Two jobs in one run folder would end in the second being refused, after it has waited."""
     from foundation.cluster.states import living
     from foundation.errors import UserError

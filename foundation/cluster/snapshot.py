@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.copied_code import COMMIT
 from foundation.errors import UserError
+from foundation.files import replace_json
 from foundation.paths import PACKAGE
 from foundation.run.origin import code
 from foundation.version import VERSION
@@ -73,13 +75,15 @@ def snapshot(target: Path, checkout: Path = PACKAGE.parent) -> Code:
     if not is_checkout(checkout):
         return Code(None, *version_of())
     try:
+        version, commit, modified = version_of()
+        replace_json(target / COMMIT, {"commit": commit, "modified": modified})
         for file in _files(checkout):
             place = target / file.relative_to(checkout)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, place)
     except OSError as error:
         raise UserError(f"cannot copy the code into {target}: {error}. Make room, or choose another --run") from error
-    return Code(target, *version_of())
+    return Code(target, version, commit, modified)
 
 
 def _files(checkout: Path) -> Iterator[Path]:

@@ -24,7 +24,7 @@ _SETTLE = "foundation.cluster.settle"
 _MOST_STARTS = 1_000_000
 
 
-def executor(folder: Path, options: Options, name: str, code: Path | None, only_text: bool = False) -> Any:
+def executor(folder: Path, options: Options, name: str, code: Path | None) -> Any:
     """Submitit's executor for a job.
 
     Args:
@@ -32,11 +32,9 @@ def executor(folder: Path, options: Options, name: str, code: Path | None, only_
         options: what the job asks for.
         name: of the job in the queue.
         code: folder in front of Python's path; None: the installed package.
-        only_text: nothing will be submitted, so that this machine need not have SLURM.
 
     Raises:
         UserError: submitit is not installed.
-        NoSlurmError: this machine has no SLURM.
     """
     submitit = require_submitit()
     if options.on == "local":
@@ -49,10 +47,8 @@ def executor(folder: Path, options: Options, name: str, code: Path | None, only_
             stderr_to_stdout=True,
         )
         return local
-    if shutil.which("srun") is None and not only_text:
-        raise NoSlurmError("no srun on PATH: this machine has no SLURM. Log in to one that has, or use --on local")
 
-    class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+    class Executor(submitit.SlurmExecutor):  # type: ignore[misc, name-defined]
         @classmethod
         def affinity(cls) -> int:  # submitit's own looks for srun
             return 2
@@ -157,6 +153,19 @@ def submit_detached(executor: Any, calls: Sequence[JobCall], code: Path | None) 
     if len(jobs) != len(calls):
         raise UserError(f"the run could not be started in the background: see {executor.folder / 'controller.log'}")
     return jobs
+
+
+def require_slurm() -> None:
+    """Whether this machine can submit jobs to a cluster.
+
+    Raises:
+        NoSlurmError: it cannot.
+    """
+    for name in ("sbatch", "srun"):  # submitit asks for srun
+        if shutil.which(name) is None:
+            raise NoSlurmError(
+                f"no {name} on PATH: this machine has no SLURM. Log in to one that has, or use --on local"
+            )
 
 
 def require_submitit() -> Any:

@@ -25,7 +25,8 @@ def checkout(tmp_path):
 
 
 def copied(target):
-    return {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
+    files = [path for path in target.rglob("*") if path.is_file() and path.name != "commit.json"]
+    return {path.relative_to(target).as_posix(): path.read_text() for path in files}
 
 
 def test_the_code_is_copied_as_it_stands_with_new_files_and_without_ignored_ones(checkout, tmp_path):
