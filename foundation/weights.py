@@ -29,6 +29,11 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Dtype and shape by name of the tensor."""
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those buffers too that no checkpoint holds."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
 def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What a safetensors file says it holds; no tensor is read.
 

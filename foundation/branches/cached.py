@@ -18,6 +18,7 @@ from foundation.branches.request import Request
 from foundation.data.extras.array import Config as ArrayConfig
 from foundation.data.shards import ShardError, ShardSet
 from foundation.errors import UserError
+from foundation.parallel.first_weights import is_plan
 from foundation.plugins import Plugin, near
 from foundation.printable import printable
 from foundation.ranges import Side, check
@@ -71,7 +72,7 @@ class Config:
         self._check_width(context)
         wanted = self.sha256
         if self.weights is not None:
-            planned = torch.get_default_device().type == "meta"  # by a dry run, which fetches nothing
+            planned = is_plan()  # by a dry run, which fetches nothing
             with torch.device("cpu"):
                 digest = digest_of(load_teacher(self.weights, self.branch, fetch=not planned))
             wanted = digest.hex() if any(digest) else None  # not known of published weights that are not fetched

@@ -17,6 +17,7 @@ from foundation.branches.request import Request
 from foundation.encoders.frame_by_frame import FrameByFrame
 from foundation.errors import UserError
 from foundation.modalities.fits import fit, fit_frames
+from foundation.parallel.first_weights import is_plan
 from foundation.plugins import Plugin
 from foundation.ranges import Side, check
 from foundation.types import Batch, ViewShape
@@ -58,7 +59,7 @@ class Config:
         Raises:
             UserError: the weights cannot be read.
         """
-        planned = torch.get_default_device().type == "meta"  # by a dry run: what can be read is, and nothing fetched
+        planned = is_plan()  # by a dry run: what can be read is, and nothing fetched
         with torch.device("cpu"):
             loaded = load_teacher(self.weights, self.branch, fetch=not planned)
             heads = fixed_heads(self.heads, _width(loaded), context)

@@ -8,34 +8,45 @@ temporary name, synced, and renamed; it is removed by being renamed first. Nothi
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import re
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from foundation import schema
+from foundation.checkpoints.manifest import (
+    MANIFEST,
+    STATE,
+    WHOLE,
+    Contents,
+    FileEntry,
+    Manifest,
+    digest_of,
+    files,
+    manifest_of,
+    name_of,
+    own_checksum,
+    problem,
+    read_state,
+    sha256,
+    step_of,
+    steps,
+)
+from foundation.checkpoints.reader import Reader
 from foundation.errors import UserError
 from foundation.files import TEMPORARY, sync_file, sync_folder, write_file
-from foundation.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "MANIFEST.json"
-STATE = "state.json"
-FORMAT = 2
-_CHUNK = 8 << 20
-_MOST_MANIFEST, _MOST_STATE = 256 * schema.MEBIBYTE, 64 * schema.MEBIBYTE
-_SHOW_PROGRESS_BYTES = 1_000_000_000
-_NAME = re.compile(r"step-(\d{8,})")
+__all__ = [
+    "MANIFEST", "STATE", "FileEntry", "Manifest", "Reader", "WriteError", "clean", "complete", "digest_of", "files",
+    "free_bytes", "manifest_of", "name_of", "newest", "problem", "prune", "read", "read_for", "remove", "require_room",
+    "savable", "sha256", "step_of", "steps", "temporary_of", "write",
+]  # fmt: skip
 
 
 class WriteError(UserError):
@@ -52,62 +63,6 @@ class WriteError(UserError):
         self.path, self.needed, self.free = path, needed, free
 
 
-class _InvalidError(Exception):
-    pass
-
-
-class FileEntry(TypedDict):
-    """A file of a checkpoint: its size and SHA-256."""
-
-    bytes: int
-    sha256: str
-
-
-class Manifest(TypedDict):
-    """What ``MANIFEST.json`` says: step, when it was written (seconds since 1970) and how long that took (seconds), the
-    other files, dtype and shape of the tensors by file and key, and its own checksum."""
-
-    format: int
-    step: int
-    time: float
-    seconds: float
-    files: dict[str, FileEntry]
-    tensors: dict[str, dict[str, tuple[str, list[int]]]]
-    manifest_sha256: str
-
-
-def sha256(path: Path, seen: Callable[[int], object] | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Args:
-        path: of the file.
-        seen: called with the number of bytes after each part.
-    """
-    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            if seen is not None:
-                seen(count)
-    return digest.hexdigest()
-
-
-def name_of(step: int) -> str:
-    """Folder name of a step."""
-    return f"step-{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """Step of a folder that :func:`steps` lists."""
-    return int(folder.name.removeprefix("step-"))
-
-
-def steps(root: Path) -> list[Path]:
-    """Checkpoint folders, oldest first, valid or not."""
-    found = [path for path in root.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
-
-
 def write(
     root: Path,
     step: int,
@@ -115,13 +70,13 @@ def write(
     state: Mapping[str, Any],
     begun: float | None = None,
 ) -> Path:
-    """Write the checkpoint of one step.
+    """Write the checkpoint of one step, by this process alone.
 
     Args:
         root: the run's ``checkpoints`` folder.
         step: optimiser steps done.
-        tensors: by file name (without ``.safetensors``), then by tensor name; on any device. They must not change
-            before this returns.
+        tensors: by group (the name of their file), then by key; on any device, none of them sharded. They must not
+            change before this returns.
         state: JSON values.
         begun: ``time.perf_counter()`` when saving began, for the duration in the manifest; None: now.
 
@@ -138,41 +93,69 @@ def write(
     final = root / name_of(step)
     if final.exists() and problem(final) is None:
         return final
-    temporary = root / f"{final.name}{TEMPORARY}{uuid.uuid4().hex[:8]}"
+    temporary = temporary_of(final)
     numbers = json.dumps(dict(state), indent=1).encode()
     needed = len(numbers) + sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        if free_bytes(root) < needed:  # do not fill the disk for those who log on it
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        require_room(root, needed)
         temporary.mkdir()
         write_file(temporary / STATE, numbers)
         for name, group in tensors.items():
             path = temporary / f"{name}.safetensors"
-            save_file(_savable(group), path)
+            save_file(savable(group), path)
             sync_file(path)
-        files = {
+        written: dict[str, FileEntry] = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(temporary.iterdir())
         }
-        contents = {
-            name: {key: [str(t.dtype).removeprefix("torch."), list(t.shape)] for key, t in group.items()}
+        contents: Contents = {
+            name: {key: (str(t.dtype).removeprefix("torch."), list(t.shape)) for key, t in group.items()}
             for name, group in tensors.items()
         }
-        manifest: dict[str, Any] = {"format": FORMAT, "step": step, "time": time.time()}
-        manifest |= {"seconds": time.perf_counter() - begun, "files": files, "tensors": contents}
-        manifest["manifest_sha256"] = _own_checksum(manifest)
-        write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        sync_folder(temporary)
-        if final.exists():  # an invalid one: it could not be loaded, so nothing is lost
-            remove(final)
-        temporary.replace(final)
-        sync_folder(root)
+        complete(temporary, final, {"format": WHOLE, "files": written, "tensors": contents}, begun)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         shutil.rmtree(temporary, ignore_errors=True)  # before the free room is looked at
         raise WriteError(final, error, needed, free_bytes(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def temporary_of(final: Path) -> Path:
+    """A name for a checkpoint while it is written, which no other writer has."""
+    return final.with_name(f"{final.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+
+
+def require_room(root: Path, needed: int) -> None:
+    """Make the folder of the checkpoints, and refuse to fill its disk for those who log on it.
+
+    Raises:
+        OSError: there is not so much room.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if free_bytes(root) < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def complete(temporary: Path, final: Path, facts: Mapping[str, Any], begun: float) -> None:
+    """Write the manifest of a checkpoint whose other files are written and synced, and give it its name.
+
+    Args:
+        temporary: the folder, as it is.
+        final: the folder, as it shall be.
+        facts: ``format``, ``files`` and ``tensors`` of the manifest, and what else it says.
+        begun: ``time.perf_counter()`` when saving began.
+
+    Raises:
+        OSError: it cannot be done; nothing lies under the final name then.
+    """
+    manifest = {**facts, "step": step_of(final), "time": time.time(), "seconds": time.perf_counter() - begun}
+    manifest["manifest_sha256"] = own_checksum(manifest)
+    write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+    sync_folder(temporary)
+    if final.exists():  # an invalid one: it could not be loaded, so nothing is lost
+        remove(final)
+    temporary.replace(final)
+    sync_folder(final.parent)
 
 
 def free_bytes(folder: Path) -> int:
@@ -184,8 +167,9 @@ def free_bytes(folder: Path) -> int:
         return 0
 
 
-def _savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and none sharing memory with another (as tied weights do), which the format refuses."""
+def savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, contiguous, and none sharing memory with another, as tied weights
+    do."""
     result: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in group.items():
@@ -194,121 +178,6 @@ def _savable(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[key] = plain.clone() if address in seen else plain
         seen.add(address)
     return result
-
-
-def _own_checksum(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    try:
-        content = schema.parse(schema.read_bytes(folder / MANIFEST, _MOST_MANIFEST), MANIFEST)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else None
-            raise _InvalidError(f"{MANIFEST} has format {found!r}; this version of foundation reads format {FORMAT}")
-        if content.get("manifest_sha256") != _own_checksum(content):
-            raise _InvalidError(f"checksum mismatch in {MANIFEST}")
-        manifest = schema.check(Manifest, content, MANIFEST)
-    except FileNotFoundError:
-        raise _InvalidError(f"{MANIFEST} is missing") from None
-    except schema.FormError as error:
-        raise _InvalidError(str(error)) from None
-    if folder.name != name_of(manifest["step"]):
-        raise _InvalidError(f"{MANIFEST} is of step {manifest['step']}: the folder was renamed, or files mixed up")
-    listed = manifest["files"]
-    if any(Path(name).name != name for name in listed):
-        raise _InvalidError(f"{MANIFEST} names files outside its folder")
-    if missing := [name for name in (STATE, *_tensor_files(manifest)) if name not in listed]:
-        raise _InvalidError(f"{MANIFEST} does not list {missing[0]}")
-    return manifest
-
-
-def _tensor_files(manifest: Manifest) -> list[str]:
-    return [f"{name}.safetensors" for name in manifest["tensors"]]
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """The manifest of a checkpoint.
-
-    Raises:
-        UserError: when it is missing or damaged.
-    """
-    try:
-        return _read_manifest(folder)
-    except _InvalidError as error:
-        raise UserError(f"checkpoint {folder} cannot be used: {error}") from error
-
-
-def files(folder: Path) -> tuple[str, ...]:
-    """Names of the tensor files of a checkpoint, without ``.safetensors``.
-
-    Raises:
-        UserError: it has no manifest that can be read.
-    """
-    return tuple(manifest_of(folder)["tensors"])
-
-
-def problem(folder: Path, *, hashes: bool = True) -> str | None:
-    """Why a checkpoint cannot be used, or None.
-
-    Args:
-        folder: the checkpoint.
-        hashes: read every byte; False looks at the manifest, names and sizes only.
-    """
-    try:
-        manifest = _read_manifest(folder)
-        for name, expected in manifest["files"].items():
-            path = folder / name
-            if not path.is_file():
-                return f"{printable(name)} is missing"
-            if path.stat().st_size != expected["bytes"]:
-                return f"{printable(name)} has {path.stat().st_size} bytes, not {expected['bytes']}"
-    except _InvalidError as error:
-        return printable(error)
-    except OSError as error:
-        return f"it cannot be read: {printable(error)}"
-    if not hashes:
-        return None
-    return _hash_problem(folder, manifest["files"]) or _state_problem(folder)
-
-
-def _state_problem(folder: Path) -> str | None:
-    """Bytes that are those of the manifest can still be no state, when someone wrote both."""
-    try:
-        _read_state(folder)
-    except (FileNotFoundError, schema.FormError) as error:
-        return str(error)
-    return None
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    return schema.read_json(dict[str, Any], folder / STATE, _MOST_STATE)
-
-
-def _hash_problem(folder: Path, files: Mapping[str, Any]) -> str | None:
-    from tqdm import tqdm
-
-    total = sum(expected["bytes"] for expected in files.values())
-    bar = tqdm(
-        total=total, unit="B", unit_scale=True, desc=f"verifying {folder.name}", leave=False,
-        disable=True if total < _SHOW_PROGRESS_BYTES else None,
-    )  # fmt: skip
-    lock = threading.Lock()
-
-    def seen(count: int) -> None:
-        with lock:
-            bar.update(count)
-
-    def check(name: str) -> str | None:
-        try:
-            good = sha256(folder / name, seen) == files[name]["sha256"]
-        except OSError as error:
-            return f"{name} cannot be read: {error}"
-        return None if good else f"checksum mismatch in {name}"
-
-    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return next((reason for reason in pool.map(check, files) if reason is not None), None)
 
 
 def newest(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
@@ -325,34 +194,57 @@ def newest(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
 def read(
     folder: Path, names: tuple[str, ...] | None = None, *, verify: bool = True
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Tensors by file and name, and the state's numbers.
+    """Whole tensors by group and key, and the state's numbers.
 
     Args:
-        folder: a checkpoint.
-        names: files to read (without ``.safetensors``); None reads all.
+        folder: a checkpoint, of one process or of many.
+        names: groups to read; None reads all.
         verify: compare every byte with the manifest first; False for one that :func:`newest` has just verified.
 
     Raises:
         UserError: when the checkpoint is not valid, with the reason.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     reason = problem(folder, hashes=verify)
     if reason is not None:
         raise UserError(f"checkpoint {folder} cannot be used: {reason}")
-    manifest = manifest_of(folder)
-    wanted = names if names is not None else tuple(manifest["tensors"])
-    missing = [name for name in wanted if name not in manifest["tensors"]]
-    if missing:
-        raise UserError(f"checkpoint {folder} lacks {', '.join(missing)}")
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for name in wanted:
-        try:
-            tensors[name] = load_file(folder / f"{name}.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"checkpoint {folder} cannot be used: {name}.safetensors: {printable(error)}") from None
-    return tensors, _read_state(folder)
+    with Reader(folder) as reader:
+        wanted = names if names is not None else tuple(reader.contents)
+        missing = [name for name in wanted if name not in reader.contents]
+        if missing:
+            raise UserError(f"checkpoint {folder} lacks {', '.join(missing)}")
+        tensors = {name: {key: reader.tensor(name, key) for key in reader.contents[name]} for name in wanted}
+    return tensors, read_state(folder)
+
+
+def read_for(folder: Path, wanted: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a verified checkpoint, spread over processes as others are: each reads the part that it needs.
+
+    Args:
+        folder: a checkpoint, of any number of processes.
+        wanted: plain or sharded tensors of the same shapes, by group and key.
+
+    Returns:
+        Plain tensors whole, on the CPU; sharded ones like those that are wanted. A wanted group without tensors is read
+        whole.
+
+    Raises:
+        UserError: a tensor is not there, or its file is damaged.
+    """
+    from foundation.parallel.blocks import block_of
+    from foundation.parallel.shards import laid_out_as
+
+    found: dict[str, dict[str, Tensor]] = {}
+    with Reader(folder) as reader:
+        for name, group in wanted.items():
+            found[name] = {}
+            for key in group or reader.contents.get(name, {}):
+                if key not in group:
+                    found[name][key] = reader.tensor(name, key)
+                    continue
+                block = block_of(group[key])
+                read = reader.block(name, key, block.offsets, block.tensor.shape)
+                found[name][key] = laid_out_as(read, group[key])
+    return found
 
 
 def remove(folder: Path) -> None:

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from torch import Tensor
 
 from foundation.checkpoints import checkpoint, retention
-from foundation.checkpoints.staging import Staging
+from foundation.checkpoints.stores import Store, store_for
 from foundation.errors import RequeueRequest, UserError
+from foundation.parallel.collective import rank
 from foundation.ranges import Range, check
 from foundation.records import Records
 from foundation.schedules import Clock, Duration
@@ -54,14 +55,17 @@ class Config:
 class Saver:
     """Writes checkpoints in the background, one at a time, and keeps those that the policy wants.
 
-    Only the process that holds the run's lock (rank 0) may call anything but :meth:`due`. The constructor writes and
-    removes nothing.
+    Each process has one. A state that process 0 holds whole is saved by process 0; one that is sharded is saved by all
+    together, which then learn alike what became of it. The folder itself is the business of process 0, which holds the
+    run's lock: it alone may call :meth:`recover`, :meth:`move` and :meth:`note`, and it alone removes anything. The
+    constructor writes and removes nothing.
 
     Args:
         root: the run's ``checkpoints`` folder; need not exist.
         config: of the recipe.
         clock: length of the run.
         say: gets each line meant for a person, always in the calling thread.
+        timeout_seconds: while a sharded state is saved, a process that waits for another one for so long gives up.
 
     Attributes:
         newest: the newest checkpoint known to be whole; None before there is one or :meth:`recover` has found one.
@@ -69,8 +73,10 @@ class Saver:
             earlier process; None before the first.
     """
 
-    def __init__(self, root: Path, config: Config, clock: Clock, say: Callable[[str], None]) -> None:
-        self.root, self.config, self.say = root, config, say
+    def __init__(
+        self, root: Path, config: Config, clock: Clock, say: Callable[[str], None], timeout_seconds: float = 7200.0
+    ) -> None:
+        self.root, self.config, self.say, self.timeout_seconds = root, config, say, timeout_seconds
         self.every = max(1, config.every.steps(clock))
         self.policy = config.policy(clock)
         self.newest: Path | None = None
@@ -79,7 +85,7 @@ class Saver:
         self._damaged: dict[str, str] = {}
         self._lock = threading.Lock()  # of _figures and the file that they are kept in
         self._messages: SimpleQueue[str] = SimpleQueue()
-        self._staging = Staging()
+        self._store: Store | None = None
         self._warned = False  # that keep_best has nothing to go by
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None  # for failure(): what must be acted on while training
@@ -119,7 +125,11 @@ class Saver:
     def prepare(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Allocate the staging buffers now, so that the first save is as quick as the later ones."""
         if self.config.asynchronous:
-            self._staging.prepare(tensors)
+            self._store_for(tensors).prepare(tensors)
+
+    def _store_for(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Store:
+        self._store = store_for(tensors, self._store, self.timeout_seconds)
+        return self._store
 
     def save(
         self,
@@ -131,11 +141,12 @@ class Saver:
     ) -> None:
         """Write a checkpoint; the tensors may change as soon as this returns.
 
-        A save that is still under way is waited for first.
+        A save that is still under way is waited for first. Where the state is sharded, all processes call this; else
+        process 0 does.
 
         Args:
             step: optimiser steps done.
-            tensors: by file and name, on any device.
+            tensors: by group and key, on any device.
             numbers: JSON values.
             wait: return only when it is on disk, as before the process ends.
 
@@ -145,16 +156,17 @@ class Saver:
         """
         self._join()
         self._unsaved, self._lost = None, False
-        if not self.has(step):
-            begun, numbers = time.perf_counter(), dict(numbers)
-            if self.config.asynchronous and not wait:
-                staged = self._staging.take(tensors)
+        store = self._store_for(tensors)
+        if not store.agreed(self.has(step)):
+            begun, numbers, aside = time.perf_counter(), dict(numbers), self.config.asynchronous and not wait
+            arguments = (store, step, store.take(tensors, copy=aside), numbers, begun)
+            if aside:
                 self._thread = threading.Thread(
-                    target=self._write_quietly, args=(step, staged, numbers, begun), name=f"checkpoint-{step}"
-                )
+                    target=self._write_quietly, args=arguments, name=f"checkpoint-{step}"
+                )  # fmt: skip
                 self._thread.start()
             else:
-                self._write(step, tensors, numbers, begun)
+                self._write(*arguments)
         self._tell()
         if wait:
             self.wait()
@@ -169,6 +181,10 @@ class Saver:
             return False
         self._next_try = time.monotonic() + _LOOK_SECONDS
         return checkpoint.free_bytes(self.root) > self._needed
+
+    def know(self, newest: Path | None) -> None:
+        """Take over what process 0 has found by :meth:`recover`; for the others."""
+        self.newest = newest
 
     def move(self, root: Path) -> None:
         """The checkpoints lie in another folder from now on; where they are not there, the next step saves."""
@@ -230,7 +246,8 @@ class Saver:
         """Let a save under way finish, say what there is to say, and give the memory back."""
         self._join()
         self._tell()
-        self._staging.release()
+        if self._store is not None:
+            self._store.release()
 
     def __enter__(self) -> Saver:
         return self
@@ -256,20 +273,20 @@ class Saver:
         except BaseException as error:
             self._failure = self._unsaved = error
 
-    def _write(
-        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any], begun: float
-    ) -> None:
+    def _write(self, store: Store, step: int, taken: Any, numbers: Mapping[str, Any], begun: float) -> None:
         try:
-            folder = checkpoint.write(self.root, step, tensors, numbers, begun)
+            folder = store.write(self.root, step, taken, numbers, begun)
         except checkpoint.WriteError as error:
             self._not_written(step, error)
             return
         if self._failures:
             self._messages.put(f"{folder.name} is saved: there is room again")
         self.newest, self.seconds, self._failures = folder, time.perf_counter() - begun, 0
+        self.root = folder.parent  # process 0 knows when the run folder has another name
         self._damaged.pop(folder.name, None)
-        with self._lock:
-            self._prune()
+        if rank() == 0:
+            with self._lock:
+                self._prune()
 
     def _not_written(self, step: int, error: checkpoint.WriteError) -> None:
         self._needed = error.needed

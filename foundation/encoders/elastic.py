@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.seeded import seeded
+from foundation.weights import tensors_of
 
 
 @dataclass(frozen=True, order=True)
@@ -161,11 +162,6 @@ def leading_pieces(narrow: Mapping[str, Tensor], wide: Mapping[str, Tensor]) -> 
 def under(prefix: str, pieces: Mapping[str, Piece]) -> dict[str, Piece]:
     """The same pieces in a network that holds both, the small one and the large one, under this name."""
     return {f"{prefix}.{name}": replace(piece, source=f"{prefix}.{piece.source}") for name, piece in pieces.items()}
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those buffers too that no checkpoint holds."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 class SlicedModule:

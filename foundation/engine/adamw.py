@@ -37,6 +37,14 @@ class AdamW:
         ]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
+    def owns(self, parameter: Tensor) -> bool:
+        """Whether this process updates a parameter: it does."""
+        return True
+
+    def states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """The state of all parameters that have one."""
+        return self.state
+
     @torch.no_grad()
     def step(self, refused: Tensor | None = None) -> None:
         """Update every parameter that has a gradient.

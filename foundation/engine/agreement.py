@@ -1,14 +1,17 @@
-"""Whether all processes hold the same state: a checkpoint keeps process 0's, and the others must lose nothing by it."""
+"""Whether processes that should hold the same numbers do: a checkpoint keeps one copy, and the others must lose nothing
+by it. Of a sharded tensor there is a copy of each block where it is replicated (HSDP), and none elsewhere (FSDP2)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from foundation.errors import DisagreementError
 from foundation.parallel import collective
+from foundation.parallel.blocks import first_holders
+from foundation.parallel.shards import local
 
 # Numbers handled at a time: on a CPU they should stay in cache, on a GPU temporaries should stay small (128 MiB).
 _CHUNK = {"cpu": 2**16}
@@ -47,23 +50,31 @@ def check_agreement(tensors: Mapping[str, Mapping[str, Tensor]], step: int) -> N
         step: optimiser steps done, for the message.
 
     Raises:
-        DisagreementError: in all processes alike, naming the first tensor that differs and who differs from process 0.
+        DisagreementError: in all processes alike, naming the first tensor that differs and who differs from whom.
     """
     if collective.world_size() == 1:
         return
-    own = {f"{file} {name!r}": checksum(tensor) for file, group in tensors.items() for name, tensor in group.items()}
-    sums = torch.stack([total.cpu() for total in own.values()] or [torch.zeros((), dtype=torch.int64)])
+    own = {f"{file} {name!r}": tensor for file, group in tensors.items() for name, tensor in group.items()}
+    if not own:
+        return
+    sums = torch.stack([checksum(local(tensor)).cpu() for tensor in own.values()])
     everyone = collective.gather_rows(sums[None])  # [processes, tensors]
-    differs = everyone != everyone[0]
+    first = torch.stack([first_holders(tensor) for tensor in own.values()], dim=1)  # [processes, tensors]
+    differs = everyone != everyone.gather(0, first)
     if not bool(differs.any()):
         return
-    names = [name for name, wrong in zip(own, differs.any(dim=0).tolist(), strict=True) if wrong]
-    others = differs[:, list(own).index(names[0])].nonzero().flatten().tolist()
-    more = f" and {len(names) - 1} more tensors differ" if len(names) > 1 else " differs"
+    wrong = differs.any(dim=0).nonzero().flatten().tolist()
+    others = differs[:, wrong[0]].nonzero().flatten().tolist()
+    firsts = sorted({int(first[other, wrong[0]]) for other in others})
+    more = f" and {len(wrong) - 1} more tensors differ" if len(wrong) > 1 else " differs"
     raise DisagreementError(
-        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {names[0]}{more} "
-        f"between process 0 and process{'es' if len(others) > 1 else ''} {', '.join(map(str, others))}. Something "
+        f"step {step:,}: the processes do not hold the same state, so that it was not saved: {list(own)[wrong[0]]}"
+        f"{more} between {_processes(firsts)} and {_processes(others)}. Something "
         "changes it by what one process alone sees: an objective or encoder of your own must reduce such state over "
         "all of them (foundation.parallel.collective). If all parts are foundation's, please report it. "
         "The checkpoints before this step are whole"
     )
+
+
+def _processes(numbers: Sequence[int]) -> str:
+    return f"process{'es' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from foundation.encoders.protocol import Layered
 from foundation.engine.adamw import AdamW
 from foundation.errors import UserError
+from foundation.parallel.collective import sum_over_ranks
+from foundation.parallel.oss import OwnedAdamW
 from foundation.parallel.shards import is_sharded, laid_out_as, local, part_of, squared_sums
 from foundation.ranges import Count, Positive, PositiveShare, Range, ShareBelowOne, check
 from foundation.schedules import Clock, Duration, Schedule
@@ -72,15 +74,16 @@ class Config:
         ratio = batch / self.reference_batch
         return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.scaling]
 
-    def build(self, modules: Mapping[str, nn.Module], clock: Clock, batch: int) -> Optimizer:
+    def build(self, modules: Mapping[str, nn.Module], clock: Clock, batch: int, owned: bool = False) -> Optimizer:
         """Optimizer of modules by the prefix of their names (``encoder``, ``heads.cls``).
 
         Args:
             modules: what to train; frozen parameters are left out.
             clock: length of the run.
             batch: samples per optimiser step over all processes and accumulated micro-batches.
+            owned: each process updates a share of the parameters (``foundation/parallel/oss.py``).
         """
-        return Optimizer(self, modules, clock, batch)
+        return Optimizer(self, modules, clock, batch, owned)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def _is_norm(module: nn.Module, parameter: Tensor) -> bool:
 class Optimizer:
     """Parameter groups, schedules, clipping and the fused update. See :class:`Config`."""
 
-    def __init__(self, config: Config, modules: Mapping[str, nn.Module], clock: Clock, batch: int) -> None:
+    def __init__(
+        self, config: Config, modules: Mapping[str, nn.Module], clock: Clock, batch: int, owned: bool = False
+    ) -> None:
         self.config, self.clock = config, clock
         schedule = config.learning_rate
         self.learning_rate = replace(schedule, start=schedule.start * config.factor(batch))
@@ -142,7 +147,8 @@ class Optimizer:
         if not groups:
             raise UserError("optimizer: no parameter to train")
         self.rules = tuple(groups)
-        self.adamw = AdamW([*groups.values()], config.betas, config.eps, config.fused)
+        kind = OwnedAdamW if owned else AdamW
+        self.adamw: AdamW | OwnedAdamW = kind([*groups.values()], config.betas, config.eps, config.fused)
         self._values: dict[str, float] = {}
         self._measured: tuple[Tensor | None, dict[nn.Parameter, Tensor]] = (None, {})
         self.apply_schedule(0)
@@ -174,11 +180,20 @@ class Optimizer:
         """Norm of all gradients, on the device; not finite when any gradient is not."""
         gradients = {p: p.grad for p in self.parameters() if p.grad is not None}
         norms = list(torch._foreach_norm([local(g) for g in gradients.values()], dtype=torch.float32))
-        if any(map(is_sharded, gradients.values())):  # all are: one exchange of a number for each
+        if isinstance(self.adamw, OwnedAdamW):  # one exchange of a number for each
+            gradients, norms = self._norms_of_all(dict(zip(gradients, norms, strict=True)))
+        elif any(map(is_sharded, gradients.values())):  # all are: likewise
             norms = [*squared_sums(torch.stack(norms).square(), gradients.values()).sqrt()]
         norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         self._measured = (norm, dict(zip(gradients, norms, strict=True)))
         return norm
+
+    def _norms_of_all(self, own: Mapping[Any, Tensor]) -> tuple[dict[Any, Any], list[Tensor]]:
+        """Norms of all parameters' gradients, those that other processes own among them."""
+        parameters = [*self.parameters()]
+        zero = torch.zeros((), device=parameters[0].device)
+        squares = torch.stack([own.get(parameter, zero) for parameter in parameters]).square()
+        return dict.fromkeys(parameters), [*sum_over_ranks(squares).sqrt()]
 
     def clip(self, norm: Tensor | None = None) -> Tensor:
         """Scale gradients down to ``config.clip``, without waiting for the device.
@@ -213,7 +228,8 @@ class Optimizer:
     @staticmethod
     def _scale(factors: dict[nn.Parameter, Tensor]) -> None:
         """Multiply gradients. Where a factor can be read without waiting, those of 1 are left out."""
-        chosen = {p: f for p, f in factors.items() if f.device.type != "cpu" or float(f) != 1.0}
+        there = {p: factor for p, factor in factors.items() if p.grad is not None}
+        chosen = {p: factor for p, factor in there.items() if factor.device.type != "cpu" or float(factor) != 1.0}
         if not chosen:
             return
         gradients = [local(p.grad) for p in chosen if p.grad is not None]
@@ -235,8 +251,9 @@ class Optimizer:
         A parameter that has had no gradient yet has zeros (without memory), so that what is missing later is lost.
         """
         result: dict[str, Tensor] = {}
+        states = self.adamw.states()
         for name, parameter in self.names.items():
-            state = self.adamw.state.get(parameter, {})
+            state = states.get(parameter, {})
             for item in _ITEMS:
                 value = state.get(item, 0.0)
                 if not isinstance(value, Tensor):
@@ -266,7 +283,7 @@ class Optimizer:
                 raise UserError(f"the checkpoint's optimizer lacks {key!r}: it cannot be resumed from")
         self.adamw.state.clear()
         for name, parameter in self.names.items():
-            if not tensors[f"{name}/step"].item():
+            if not tensors[f"{name}/step"].item() or not self.adamw.owns(parameter):
                 continue  # AdamW makes its state at the first gradient
             self.adamw.state[parameter] = {}
             for item in _ITEMS:

@@ -19,6 +19,8 @@ from foundation.copied_code import commit_of
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
+from foundation.parallel.collective import on_all_ranks
+from foundation.parallel.shards import local
 from foundation.version import VERSION
 from foundation.weights import check_finite
 
@@ -143,7 +145,7 @@ def restore(
     Args:
         learner: of this run.
         optimizer: of this run.
-        tensors: as from :func:`capture`.
+        tensors: as from :func:`capture`, spread over the processes like those of this run.
         saved: the JSON half, for ``step`` and ``world_size``; None: of a single process at step 0.
         rank: of this process.
         world_size: processes now.
@@ -157,10 +159,14 @@ def restore(
     step, before = (progress_of(saved).of_stage, int(saved["world_size"])) if saved is not None else (0, 1)
     validate(layout_of(tensors), learner, optimizer, before if before == world_size else 0, jobs)
     kept = modules(learner, jobs)
-    for name in (*kept, "optimizer"):
-        if name in ("objectives", "stores"):
-            continue
-        check_finite(tensors[name], f"the checkpoint's {name}.safetensors")
+
+    def check() -> None:
+        for name in (*kept, "optimizer"):
+            if name not in ("objectives", "stores"):
+                here = {key: local(tensor) for key, tensor in tensors[name].items()}
+                check_finite(here, f"the checkpoint's {name}.safetensors")
+
+    on_all_ranks(check)  # each sees its own part
     for name, module in kept.items():
         module.load_state_dict(dict(tensors[name]))
     optimizer.load_tensors(tensors["optimizer"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,22 @@ def rank() -> int:
     return dist.get_rank() if _active() else 0
 
 
+def group_beside(timeout_seconds: float) -> dist.ProcessGroup | None:
+    """A group of all processes for what a thread exchanges beside the training; None for a single process.
+
+    Training must not use it: two threads that exchange over one group mix up their messages. All processes call this
+    together.
+
+    Args:
+        timeout_seconds: a process that waits for another one for so long gives up.
+    """
+    if world_size() == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+    assert isinstance(group, dist.ProcessGroup)  # every process is a member
+    return group
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum of a tensor over all processes, in place, on its device. Not differentiable."""
     if world_size() > 1:
@@ -53,16 +70,21 @@ def sums_over_ranks(values: Mapping[K, float]) -> dict[K, float]:
     return dict(zip(values, total.tolist(), strict=True))
 
 
-def gather_json(value: Any) -> list[Any]:
-    """A JSON value of every process, in the order of their ranks."""
+def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """A JSON value of every process, in the order of their ranks.
+
+    Args:
+        value: of this process.
+        group: that of :func:`group_beside`; None: that of the training.
+    """
     if world_size() == 1:
         return [value]
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(own)]))
+    dist.all_gather(sizes, torch.tensor([len(own)]), group=group)
     longest = int(max(sizes))
     parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
-    dist.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))))
+    dist.all_gather(parts, torch.nn.functional.pad(own, (0, longest - len(own))), group=group)
     return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
 
@@ -109,6 +131,31 @@ def on_first_rank(action: Callable[[], T]) -> T:
         told.exit_code = exit_code
         raise told
     return value  # type: ignore[no-any-return]
+
+
+def on_all_ranks(action: Callable[[], T]) -> T:
+    """Let every process do something that may fail in some of them; they exchange nothing meanwhile.
+
+    Raises:
+        FoundationError: in every process: its own, or that of the first in which it failed.
+    """
+    if world_size() == 1:
+        return action()
+    result: list[T] = []
+    failure: FoundationError | None = None
+    try:
+        result.append(action())
+    except FoundationError as error:
+        failure = error
+    said = gather_json(None if failure is None else [str(failure), failure.exit_code])
+    if failure is not None:
+        raise failure
+    for number, words in enumerate(said):
+        if words is not None:
+            told = FoundationError(f"process {number}: {words[0]}")
+            told.exit_code = words[1]
+            raise told
+    return result[0]
 
 
 def logsumexp_over_ranks(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from foundation.errors import UserError
 from foundation.parallel.batch_norm import synchronise
 from foundation.parallel.collective import world_size
 from foundation.parallel.config import Config
+from foundation.parallel.oss import OwnedAdamW, owned
 from foundation.parallel.placement import Placement
 from foundation.parallel.recompute import recompute
 from foundation.parallel.replicate import replicate, without_sync
@@ -74,13 +75,28 @@ class Parallel:
             left = [name for name, one in learner.named_parameters() if one.requires_grad and not is_sharded(one)]
             assert not left, f"trained outside of any part, so that no gradient of other processes reaches it: {left}"
 
-    def begin(self, device: torch.device, may_rest: bool) -> None:
-        """Make weights and buffers those of process 0; when all weights are there."""
-        if not self.sharded:
+    @property
+    def owned(self) -> bool:
+        """Whether each process updates a share of the parameters."""
+        return self.config.data == "fairscale" and world_size() > 1
+
+    def begin(self, device: torch.device, may_rest: bool, update: object) -> None:
+        """Make weights and buffers those of process 0; when all weights are there.
+
+        Args:
+            device: of the weights.
+            may_rest: as above.
+            update: what updates the parameters.
+        """
+        if isinstance(update, OwnedAdamW):
+            self.module = owned(self.module, update)
+        elif not self.sharded:
             self.module = replicate(self.module, device, may_rest)
 
     def without_sync(self) -> AbstractContextManager[Any]:
         """While entered, gradients are added up and stay local: for all but the last micro-batch of a step."""
+        if self.owned:
+            return self.module.no_sync()  # type: ignore[operator, no-any-return]
         return _held_back(self.parts) if self.sharded else without_sync(self.module)
 
     def settle(self) -> None:

@@ -11,6 +11,7 @@ from foundation.checkpoints import checkpoint
 from foundation.checkpoints.saver import Saver
 from foundation.engine import state
 from foundation.engine.agreement import check_agreement
+from foundation.parallel.blocks import any_sharded
 from foundation.parallel.collective import gather_to_first, on_first_rank, rank, world_size
 from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
@@ -21,7 +22,8 @@ from foundation.schedules import Clock
 
 
 class Keeper:
-    """Checkpoints of one run. Each process has one; process 0 writes for all.
+    """Checkpoints of one run. Each process has one; process 0 writes for all, or all write what they hold of a sharded
+    state.
 
     Args:
         folder: of the run.
@@ -39,14 +41,19 @@ class Keeper:
         self, folder: RunFolder, recipe: Recipe, clock: Clock, placement: Placement, say: Callable[[str], None]
     ) -> None:
         self.folder, self.recipe, self.placement, self.say = folder, recipe, placement, say
-        self.saver = Saver(folder.checkpoints, recipe.checkpoints, clock, say)
+        self.saver = Saver(
+            folder.checkpoints, recipe.checkpoints, clock, say, timeout_seconds=recipe.train.peer_timeout_seconds
+        )  # fmt: skip
         self.last: Path | None = None
         self._failure: BaseException | None = None
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, in all processes."""
         name = on_first_rank(self._recover)
-        return None if name is None else self.folder.checkpoints / name
+        found = None if name is None else self.folder.checkpoints / name
+        if rank() != 0:
+            self.saver.know(found)
+        return found
 
     def _recover(self) -> str | None:
         found = self.saver.recover()
@@ -73,8 +80,10 @@ class Keeper:
             RequeueRequest: with ``wait``, in all processes, when it could not be written.
             DisagreementError: in all processes, when they do not hold the same state; nothing is written then.
         """
+        tensors = stage.capture([])
+        everyone = any_sharded(tensors)
         with watchdog.longer("checkpoint"):
-            check_agreement(stage.capture([]), progress.step)
+            check_agreement(tensors, progress.step)
         random = gather_to_first(state.random_state())
 
         def save() -> None:
@@ -89,21 +98,20 @@ class Keeper:
         if wait:
             watchdog.expect("checkpoint", on_first_rank(lambda: self.saver.seconds) or 0.0)
         with watchdog.longer("checkpoint"):
-            if wait:
+            if wait and not everyone:
                 on_first_rank(save)
-            elif rank() == 0:
+            elif everyone or rank() == 0:
                 save()
         self.last = self.saver.newest or self.last or self.folder.checkpoints
 
     def has_failed(self) -> bool:
-        """Whether a checkpoint could not be written and the recipe says to stop then."""
-        if rank() == 0:
-            self._failure = self.saver.failure()
+        """Whether a checkpoint could not be written and the recipe says to stop then; not alike in all processes."""
+        self._failure = self.saver.failure()
         return self._failure is not None
 
     @property
     def failure(self) -> BaseException | None:
-        """Why, in process 0."""
+        """Why, in the processes that know."""
         return self._failure
 
     def moved(self) -> None:
@@ -114,7 +122,7 @@ class Keeper:
         self.last = self.folder.checkpoints / self.last.name if self.last else None
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], state.Progress]:
-    """Tensors, numbers and progress of a checkpoint that process 0 has verified."""
-    tensors, numbers = checkpoint.read(folder, verify=False)
-    return tensors, numbers, state.progress_of(numbers)
+def read(folder: Path) -> tuple[dict[str, Any], state.Progress]:
+    """Numbers and progress of a checkpoint that process 0 has verified."""
+    numbers = checkpoint.read(folder, (), verify=False)[1]
+    return numbers, state.progress_of(numbers)

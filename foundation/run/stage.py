@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundation.branches.base import Branch
+from foundation.branches.base import Branch, EncoderBranch
+from foundation.checkpoints import checkpoint
 from foundation.data.shards import ShardSet
 from foundation.data.stream import Stream, build_loader, build_stream, open_sources
 from foundation.engine import state
@@ -19,9 +20,11 @@ from foundation.engine.collapse import CollapseWatch
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import RecipeError, UserError
-from foundation.parallel.collective import on_first_rank, rank, world_size
+from foundation.parallel.collective import on_all_ranks, on_first_rank, rank, world_size
+from foundation.parallel.first_weights import made_by_first, send
 from foundation.parallel.parallelize import Parallel
 from foundation.parallel.placement import Placement
+from foundation.parallel.shards import whole
 from foundation.parallel.threads import default_workers
 from foundation.run import build
 from foundation.run.jobs import Jobs
@@ -29,6 +32,7 @@ from foundation.run.recipe import Recipe
 from foundation.run.trainable import KEY, choose
 from foundation.schedules import Clock
 from foundation.types import Batch
+from foundation.weights import tensors_of
 
 
 @dataclass(frozen=True)
@@ -147,16 +151,25 @@ class Stage:
         self.part, self.recipe, self.clock, self.placement = part, part.recipe, part.clock, placement
         recipe, clock = part.recipe, part.clock
         self.views = recipe.views.build(device_is_accelerator=placement.device.type != "cpu")
-        self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).to(placement.device).train()
+        with made_by_first(recipe.parallel.meta_init):
+            self.learner: Learner = build.learner(recipe, clock, previous, part.num_samples).train()
         on_first_rank(lambda: check_shards(self.learner, part.sources))
         choose(self.learner, recipe.train.only)
         self.may_rest = self.learner.may_leave_parameters_out
+        first = tensors_of(self.learner) if recipe.parallel.meta_init and rank() == 0 else {}
         self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest)
+        if recipe.parallel.meta_init:
+            send(self.learner, first, placement.device)
+        del first
+        self.learner.to(placement.device)
+        self._previous = previous or {}
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
             tokens=build.tokens_per_sample(recipe, self.learner),
         )  # fmt: skip
-        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, recipe.train.batch_size)
+        self.optimizer = recipe.optimizer.build(
+            build.trainable(self.learner), clock, recipe.train.batch_size, self.parallel.owned
+        )
         self.micro_batch = micro_batch(recipe)
         self.loader_workers = default_workers() if recipe.data.workers is None else recipe.data.workers
         objectives: Any = self.learner.objectives
@@ -164,13 +177,31 @@ class Stage:
         self.collapse = CollapseWatch(recipe.guard.collapse, plateaus, clock, say)
         self.jobs = Jobs(part, self.learner, placement, self.stream, folder, say)
 
+    def handed_on(self) -> dict[str, Branch]:
+        """Branches as the next stage is built on them, with whole weights; all processes call this together."""
+        branches = dict(self.learner.named_branches.items())
+        if not self.parallel.sharded:
+            return branches
+        # Sharded modules cannot be copied: the same ones are made anew, without memory, and filled.
+        with torch.device("meta"):
+            anew = build.branches(self.recipe, self.clock, self._previous)[0]
+        found: dict[str, Branch] = {}
+        for name, branch in anew.items():
+            if isinstance(branch, EncoderBranch):
+                found[name] = branch.to_empty(device="cpu")
+                own = tensors_of(branches[name])
+                with torch.no_grad():
+                    for key, tensor in tensors_of(branch).items():
+                        tensor.copy_(whole(own[key]))
+        return found
+
     def begin(self) -> None:
         """Seed the generators of this process, for a stage that goes on from no checkpoint of its own."""
         state.seed_random(self.part.seed, 0, rank())
 
     def replicate(self) -> None:
         """Make the learner one with those of the other processes; when its weights are there."""
-        self.parallel.begin(self.placement.device, self.may_rest)
+        self.parallel.begin(self.placement.device, self.may_rest, self.optimizer.adamw)
 
     def feed(self, progress: state.Progress, last_step: int, interrupted: Callable[[], bool]) -> Feed:
         """Batches of what is left of the stage.
@@ -233,21 +264,35 @@ class Stage:
         """All tensors of the state; see :func:`foundation.engine.state.capture`."""
         return state.capture(self.learner, self.optimizer, random, self.jobs.modules)
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Any]) -> None:
-        """Put a captured state back.
+    def restore(self, folder: Path, numbers: Mapping[str, Any]) -> None:
+        """Put the state of a checkpoint back, of which each process reads what it needs; all call this together.
+
+        Args:
+            folder: the checkpoint, which process 0 has verified.
+            numbers: its JSON half.
 
         Raises:
-            UserError: it is not one of this stage.
+            UserError: it is not one of this stage, or cannot be read; nothing is changed then.
         """
+
+        def read() -> dict[str, dict[str, Tensor]]:
+            contents = checkpoint.manifest_of(folder)["tensors"]
+            state.validate(contents, self.learner, self.optimizer, 0, self.jobs.modules)
+            return checkpoint.read_for(folder, self.capture([]))
+
         state.restore(
-            self.learner, self.optimizer, tensors, numbers, rank=rank(), world_size=world_size(), seed=self.part.seed,
-            jobs=self.jobs.modules,
+            self.learner, self.optimizer, on_all_ranks(read), numbers, rank=rank(), world_size=world_size(),
+            seed=self.part.seed, jobs=self.jobs.modules,
         )  # fmt: skip
 
     @property
     def bytes(self) -> int:
         """What a checkpoint takes on the disk, about."""
-        return sum(t.numel() * t.element_size() for group in self.capture([]).values() for t in group.values())
+        kept = [
+            t for part in state.modules(self.learner, self.jobs.modules).values() for t in part.state_dict().values()
+        ]
+        moments = 2 * sum(parameter.numel() * parameter.element_size() for parameter in self.optimizer.parameters())
+        return moments + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:

@@ -100,7 +100,7 @@ class Trainer:
 
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
-        previous = dict(self.stage.learner.named_branches.items()) if part.number else None
+        previous = self.stage.handed_on() if part.number else None
         return Stage(part, self.placement, self.folder.path, self.say, previous)
 
     def run(self) -> None:
@@ -319,7 +319,7 @@ class Trainer:
         if folder is None:
             self.stage.begin()
             return
-        tensors, numbers, self.progress = read(folder)
+        numbers, self.progress = read(folder)
         if self.progress.stage >= len(self.parts):
             raise UserError(f"{folder} is of stage {self.progress.stage + 1}, and the recipe has {len(self.parts)}")
         if shift := self.progress.begun - self.parts[self.progress.stage].begun:  # --accept-changes: an epoch changed
@@ -328,7 +328,7 @@ class Trainer:
             self.clock = stages.clock_of(self.parts)
         for part in self.parts[1 : self.progress.stage + 1]:
             self.stage = self._built(part)
-        self.stage.restore(tensors, numbers)
+        self.stage.restore(folder, numbers)
         self.numerics.restore(numbers.get("guard", {}))
         self.stage.collapse.restore(numbers.get("collapse", {}))
         stage = self.stage
@@ -350,13 +350,13 @@ class Trainer:
             if folder is None:
                 self.say(f"no whole checkpoint is left in {self.folder.checkpoints}: the batch is left out")
                 return False
-            tensors, numbers, before = read(folder)
+            numbers, before = read(folder)
             if before.stage != stage:  # of the stage before: this one begins anew
                 self.say("no checkpoint of this stage is there yet: the batch is left out")
                 return False
             self.stage.optimizer.zero_grad()  # of the step that was begun since
             self.progress = before
-            self.stage.restore(tensors, numbers)
+            self.stage.restore(folder, numbers)
         self.progress.position = position
         self.feed.close()
         self.feed = self._feed()

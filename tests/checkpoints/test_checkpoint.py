@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from foundation.checkpoints import checkpoint
+from foundation.checkpoints.manifest import own_checksum
 from foundation.errors import UserError
 
 TENSORS = {
@@ -100,7 +101,7 @@ def forge(folder: Path, change: Callable[[dict], object]) -> None:
     path = folder / checkpoint.MANIFEST
     manifest = json.loads(path.read_text())
     change(manifest)
-    manifest["manifest_sha256"] = checkpoint._own_checksum(manifest)
+    manifest["manifest_sha256"] = own_checksum(manifest)
     path.write_text(json.dumps(manifest))
 
 

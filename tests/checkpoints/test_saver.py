@@ -104,7 +104,7 @@ def test_closing_waits_for_the_save_under_way(saver, tmp_path, gate):
 def test_waiting_saves_take_no_copy_and_are_on_disk(saver, tmp_path):
     own = saver()
     own.save(10, state(10), {"step": 10}, wait=True)
-    assert names(tmp_path) == [10] and not own._staging._views
+    assert names(tmp_path) == [10] and not own._store.staging._views
     own.save(10, state(11), {"step": 10}, wait=True)  # a signal just after a checkpoint: it is there already
     assert checkpoint.read(own.newest)[0]["student"]["a"][0] == 10
 
@@ -112,11 +112,11 @@ def test_waiting_saves_take_no_copy_and_are_on_disk(saver, tmp_path):
 def test_buffers_are_allocated_once(saver):
     own = saver()
     own.prepare(state(0))
-    places = [t.data_ptr() for group in own._staging._views.values() for t in group.values()]
+    places = [t.data_ptr() for group in own._store.staging._views.values() for t in group.values()]
     for step in (10, 20):
         own.save(step, state(step), {})
         own.wait()
-    assert places == [t.data_ptr() for group in own._staging._views.values() for t in group.values()]
+    assert places == [t.data_ptr() for group in own._store.staging._views.values() for t in group.values()]
     own.save(30, state(1, count=17), {})  # other shapes: new buffers
     own.wait()
     assert checkpoint.read(own.newest)[0]["student"]["a"].shape == (17,)

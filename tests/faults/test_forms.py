@@ -15,6 +15,7 @@ import pytest
 
 from foundation import config
 from foundation.checkpoints import checkpoint, retention
+from foundation.checkpoints.manifest import own_checksum
 from foundation.checkpoints.retention import Policy
 from foundation.cli import main
 from foundation.data.shards import open_shards
@@ -99,7 +100,7 @@ def manifest_rewritten(content: bytes) -> bytes:
     """A manifest whose own checksum is right: someone wrote it, nothing flipped a bit."""
     value = json.loads(content)
     if isinstance(value, dict):
-        value["manifest_sha256"] = checkpoint._own_checksum(value)
+        value["manifest_sha256"] = own_checksum(value)
     return json.dumps(value).encode()
 
 
