@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation import counter
+from foundation.copied_code import commit_of
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
@@ -273,6 +274,8 @@ def code_version() -> dict[str, Any]:
                 found[key] = done.stdout.strip() if key == "commit" else bool(done.stdout.strip())
         except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
             pass
+    elif (copied := commit_of(checkout)) is not None and copied["commit"] is not None:
+        found |= {"commit": copied["commit"], "dirty": bool(copied["modified"])}
     return found
 
 

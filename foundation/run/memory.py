@@ -295,7 +295,14 @@ def needed(recipe: Recipe, learner: Learner, processes: int) -> dict[str, int]:
     rows = micro_batch(recipe, processes)
     gathered = config.sharded and processes > 1
     step, views = step_peak(
-        recipe, learner, rows, placement.device.type, half, processes, config.activation_checkpointing, gathered=gathered
+        recipe,
+        learner,
+        rows,
+        placement.device.type,
+        half,
+        processes,
+        config.activation_checkpointing,
+        gathered=gathered,
     )
     shared = sharing(config, processes, processes)
     if config.weights == "auto" and not half:

@@ -268,9 +268,7 @@ class _Wire:
     network: float
 
 
-def _wire(
-    there: Weights, layout: Layout, card: Card, accumulate: int, forward: float, backward: float
-) -> _Wire:
+def _wire(there: Weights, layout: Layout, card: Card, accumulate: int, forward: float, backward: float) -> _Wire:
     """Weights and gradients: bytes of one GPU and step, and seconds that computing does not hide."""
     gpus, node = layout.gpus, layout.per_node
     if gpus == 1:

@@ -34,6 +34,7 @@ _FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided
 _READ_A_PART = ("index_select", "gather", "index", "embedding")
 """Operators that read as much of their first argument as they give back."""
 
+
 @dataclass(slots=True)
 class Operator:
     """One call of an operator.
