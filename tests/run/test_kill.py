@@ -85,8 +85,8 @@ def test_killed_while_a_checkpoint_is_written(kill, tmp_path, happened):
 @pytest.mark.fault(30, "TERM, INT and USR2 to a run and its loader workers, 12 times in turn")
 @pytest.mark.fault(32, "a second signal while the first is being answered")
 def test_signals(kill, tmp_path, happened):
-    kill(tmp_path / "whole", 0, "signals", 40)
-    kill(tmp_path / "stopped", 12, "signals", 40)
+    kill(tmp_path / "whole", 0, "signals", 60)
+    kill(tmp_path / "stopped", 12, "signals", 60)
     assert_equal(tmp_path / "stopped", tmp_path / "whole")
     happened("exit code 75 each time, one good checkpoint; losses and SHA-256 as in the run that was never stopped")
 
