@@ -8,15 +8,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from foundation import planned
+
 ELEMENTS = {"cpu": 2**17}
 """Elements of a part, by kind of device: on a CPU half a mebibyte of float32."""
 ELEMENTS_ELSEWHERE = 2**26
 """On a GPU a part should only bound the temporary memory (256 MiB)."""
+PLANNED = 2**20
+"""Elements of a part while a step is only planned, at least: some mebibytes."""
 
 
 def elements(device: torch.device) -> int:
-    """Elements that one part should have at most."""
-    return ELEMENTS.get(device.type, ELEMENTS_ELSEWHERE)
+    """Elements that one part should have at most; in a plan some more, so that it has fewer parts to follow."""
+    if planned.now() is not None:
+        return max(PLANNED, ELEMENTS.get(planned.kind(device), ELEMENTS_ELSEWHERE))
+    return ELEMENTS.get(planned.kind(device), ELEMENTS_ELSEWHERE)
 
 
 class Rows(Protocol):
@@ -45,7 +51,7 @@ def column_parts(matrix: Tensor) -> Iterator[slice]:
 
 def column_sums(matrix: Tensor) -> Tensor:
     """Sums [K] of a matrix [R, K] over its rows in float32; the same numbers whatever the size of the parts."""
-    if matrix.dtype == torch.float32 or matrix.device.type != "cpu":
+    if matrix.dtype == torch.float32 or planned.kind(matrix.device) != "cpu":
         return matrix.sum(dim=0, dtype=torch.float32)
     # In one call a CPU makes a float32 copy of the whole matrix first.
     sums = matrix.new_empty(matrix.shape[1], dtype=torch.float32)

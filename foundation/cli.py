@@ -13,7 +13,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -31,6 +31,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
         "quickstart": ("tools/quickstart.py", "a demonstration in minutes: shards, pretraining, probes, report"),
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
+        "launch": ("launchers/launch.py", "the same as a job: in the background here, or on a SLURM cluster"),
+        "jobs": ("tools/jobs.py", "the jobs of launches: state, step, loss, log; stop, requeue"),
+        "plan": ("tools/plan.py", "what a recipe would need and do on many GPUs: memory, step time, days"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
         "runs": ("tools/runs.py", "the state of your runs: running, done, stopped, failed; the best of many"),
@@ -163,11 +166,16 @@ class Command(Parser):
         return found, []
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``foundation`` with the given words (by default those of the command line) and return the exit code."""
+def main(arguments: Sequence[str] | None = None, tell: Callable[[FoundationError], None] | None = None) -> int:
+    """Run ``foundation`` with the given words (by default those of the command line) and return the exit code.
+
+    Args:
+        arguments: the words.
+        tell: gets the error that ends the command, besides the line that is printed for a person.
+    """
     if arguments is None:
         _begin()
-    code = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+    code = _guarded(list(sys.argv[1:] if arguments is None else arguments), tell=tell)
     return code if arguments is not None else _ended(code)
 
 
@@ -203,13 +211,20 @@ def version_text() -> str:
     return "\n".join(lines)
 
 
-def _guarded(words: list[str], script: Path | None = None, program: str = "") -> int:
+def _guarded(
+    words: list[str],
+    script: Path | None = None,
+    program: str = "",
+    tell: Callable[[FoundationError], None] | None = None,
+) -> int:
     """Run, and turn the ends that a user may meet into a message and an exit code."""
     try:
         code = _run_script(script, program, words) if script else _dispatch(words)
         sys.stdout.flush()
         return code
     except FoundationError as error:
+        if tell is not None:
+            tell(error)
         together = isinstance(error, RequeueRequest) and error.__cause__ is None  # in all processes of a run
         if speaks() or not together:
             to_stderr(f"foundation: {error}")

@@ -134,6 +134,23 @@ class RequeueRequest(FoundationError):
     exit_code = 75
 
 
+class StopRequest(RequeueRequest):
+    """A signal asked the run to stop, and its state is saved.
+
+    Args:
+        signal: that this process got, such as ``SIGTERM``; None where another process of the run got it.
+        step: that is saved.
+        because: a further sentence, with a space behind it.
+    """
+
+    def __init__(self, signal: str | None, step: int, because: str = "") -> None:
+        super().__init__(
+            f"stopped by {signal or 'another process'} after step {step:,}; saved. {because}"
+            "Start the same command again to go on"
+        )
+        self.signal = signal
+
+
 class PeerError(FoundationError):
     """Another process of the run was lost. Nothing of this one was saved; the last checkpoint stands."""
 

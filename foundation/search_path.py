@@ -11,10 +11,13 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _VARIABLE = "PYTHONSAFEPATH"
 _MARK = "FOUNDATION_SAFEPATH"  # the variable above was set here and not by the user
 
-START = (
+FIND = (
     "import sys; place = next((n for n, p in enumerate(sys.path) if p.endswith('-packages')), len(sys.path)); "
-    f"sys.path.insert(place, {_ROOT!r}); from foundation.cli import main; sys.exit(main())"
+    f"sys.path.insert(place, {_ROOT!r})"
 )
+"""What a program runs first to import this very code, with or without an installation."""
+
+START = f"{FIND}; from foundation.cli import main; sys.exit(main())"
 """What ``python -P -c`` runs to be the ``foundation`` command of this very code, with or without an installation."""
 
 

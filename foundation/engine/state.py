@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation import counter
+from foundation.copied_code import commit_of
 from foundation.engine.learner import Learner
 from foundation.engine.optimizer import Optimizer
 from foundation.errors import UserError
@@ -82,8 +83,13 @@ def capture(
     return {
         **{name: dict(module.state_dict()) for name, module in modules(learner, jobs).items()},
         "optimizer": optimizer.tensors(),
-        "random": {f"rank{rank}.{key}": t for rank, state in enumerate(states) for key, t in state.items()},
+        "random": of_ranks(states),
     }
+
+
+def of_ranks(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The group ``random`` of a checkpoint: :func:`random_state` of every process, in the order of their ranks."""
+    return {f"rank{rank}.{key}": tensor for rank, state in enumerate(states) for key, tensor in state.items()}
 
 
 def validate(
@@ -268,6 +274,8 @@ def code_version() -> dict[str, Any]:
                 found[key] = done.stdout.strip() if key == "commit" else bool(done.stdout.strip())
         except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
             pass
+    elif (copied := commit_of(checkout)) is not None and copied["commit"] is not None:
+        found |= {"commit": copied["commit"], "dirty": bool(copied["modified"])}
     return found
 
 

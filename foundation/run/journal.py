@@ -90,6 +90,7 @@ class Journal:
         figures = sums_over_ranks({name: float(values[name]) for name in sorted(values)})
         figures = {k: v if k.startswith(_SUMMED) else v / world_size() for k, v in figures.items()}
         if self._metrics:
+            self.folder.require_ours()
             self._metrics.write(step, {name: figures[name] for name in values})
             self._show(step, figures)
         return figures

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from foundation.copied_code import commit_of
 from foundation.parallel.collective import rank, world_size
 from foundation.version import VERSION
 
@@ -73,13 +74,16 @@ def record_start(folder: RunFolder, step: int, computed: Mapping[str, str]) -> N
 def code() -> tuple[str | None, bool | None]:
     """Git commit of this package and whether its files differ from it; None where that is unknown.
 
-    Of a checkout git says it, of a package that pip installed from a repository its metadata.
+    Of a checkout git says it, of a copy that ``foundation launch`` has made a file beside it, of a package that pip
+    installed from a repository its metadata.
     """
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
         return commit or None, None if changed is None else bool(changed)
+    if (copied := commit_of(root)) is not None:
+        return copied["commit"], copied["modified"]
     return _installed(), None
 
 

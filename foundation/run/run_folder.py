@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 from foundation.checkpoints import checkpoint
-from foundation.errors import UserError
+from foundation.errors import PeerError, UserError
 from foundation.files import replace_file, temporary_name
 from foundation.records import Records, append_line, replace_or_overwrite
+from foundation.run import ownership
 from foundation.voice import to_stderr
 
-_ATTEMPTS = 5
 _FOLDERS_OF_A_RUN = ("checkpoints", "export", "probes", "tensorboard", "heartbeat", "stalls")
 _FILES_OF_A_RUN = (
     "recipe.yaml", "metrics.jsonl", "status.json", "starts.jsonl", "report.html", "bad-steps.jsonl",
@@ -84,27 +84,27 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = ownership.lock(self.path, self._say)
         except OSError as error:
             raise UserError(
                 f"cannot write to the run folder {self.path}: {error} ({checkpoint.free_bytes(self.path):,} bytes "
                 "free). Make room or see to its rights, or choose another --run"
             ) from error
-        for attempt in range(_ATTEMPTS):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:  # `foundation runs` holds a lock for an instant when it looks at one
-                if attempt < _ATTEMPTS - 1:
-                    time.sleep(0.05)
-                    continue
-                os.close(self._lock)
-                self._lock = None
-                raise UserError(
-                    f"another process is training in {self.path}: stop it or choose another --run"
-                ) from error
         self.hold()
         return self
+
+    def superseded(self) -> bool:
+        """Whether a later start of the job that this process belongs to has the folder by now; it must not write."""
+        return ownership.superseded(self.path)
+
+    def require_ours(self) -> None:
+        """Before anything is written that another start would read.
+
+        Raises:
+            PeerError: a later start of this job has the folder.
+        """
+        if self.superseded():
+            raise PeerError(ownership.SUPERSEDED.format(path=self.path))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -262,13 +262,20 @@ class RunFolder:
                 ) from error
 
     def append(self, name: str, content: Mapping[str, Any]) -> bool:
-        """Add a line of JSON to a file of the folder; whether it could be written."""
+        """Add a line of JSON to a file of the folder; whether it could be written.
+
+        Raises:
+            PeerError: a later start of this job has the folder.
+        """
+        self.require_ours()
         path = self.path / name
         return self.records.keep("cannot write", path, lambda: append_line(path, content))
 
     def write_status(self, state: str, **values: Any) -> None:
         """Say in ``status.json`` how the run stands (``running``, ``done``, ``stopped``, ``failed``), where it can."""
         self.follow()
+        if self.superseded():  # the word of another start stands there
+            return
         content = {"state": state, "time": time.time(), "pid": os.getpid(), **values}
         text = json.dumps(content, indent=1).encode()
         self.records.keep("cannot write", self.status, lambda: replace_or_overwrite(self.status, text))

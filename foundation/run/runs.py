@@ -23,6 +23,8 @@ from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
 from foundation.schedules import Clock, Duration
 
+HEARTBEATS = "heartbeat"
+"""Folder in which each process says what it is at."""
 SILENT_AFTER = 600.0
 """Seconds without a sign of life after which a run that says it is running is called silent."""
 _TAIL = 1 << 20  # bytes of the metrics that are read for a run's last figures
@@ -165,7 +167,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     status: Status = parts.json(Status, "status.json") or {}
     recipe, lines = parts.recipe(), parts.lines(_TAIL)
     found_beats = (
-        parts.json(Heartbeat, f"heartbeat/{path.name}") for path in sorted((folder / "heartbeat").glob("rank*.json"))
+        parts.json(Heartbeat, f"{HEARTBEATS}/{path.name}") for path in sorted((folder / HEARTBEATS).glob("rank*.json"))
     )
     beats = sorted((beat for beat in found_beats if beat and "time" in beat), key=lambda beat: beat["time"])
     beat = next((beat for beat in beats if beat.get("rank") == 0), Heartbeat())

@@ -15,7 +15,7 @@ from foundation.data.loader import WaitEndedError
 from foundation.engine import state
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
-from foundation.errors import DataBudgetError, NumericsError, RequeueRequest, UserError
+from foundation.errors import DataBudgetError, NumericsError, RequeueRequest, StopRequest, UserError
 from foundation.parallel.collective import gather_json, on_first_rank, rank, sums_over_ranks, world_size
 from foundation.parallel.process_group import is_lost_connection
 from foundation.parallel.threads import leave_one_processor
@@ -172,10 +172,7 @@ class Trainer:
                 self.stage.optimizer.zero_grad()  # the state is that of the last step, whole
                 self._settle()
                 self._save(wait=True)
-                raise RequeueRequest(
-                    f"stopped by {self.stop.name} after step {self.progress.step:,}; saved. {error}. "
-                    "Start the same command again to go on"
-                ) from error
+                raise StopRequest(self.stop.name, self.progress.step, f"{error}. ") from error
             if agreed is not None:
                 self._after_step(agreed)
 
@@ -250,10 +247,7 @@ class Trainer:
             self._run_jobs()
         if agreed["stop"]:
             self._save(wait=True)
-            raise RequeueRequest(
-                f"stopped by {self.stop.name or 'another process'} after step {self.progress.step:,}; saved. "
-                "Start the same command again to go on"
-            )
+            raise StopRequest(self.stop.name, self.progress.step)
         if agreed["save_failed"]:
             raise self.keeper.failure or RequeueRequest("process 0 could not write a checkpoint")
         if agreed["collapsed"]:
@@ -372,6 +366,7 @@ class Trainer:
     def _save(self, wait: bool = False) -> None:
         """Hand the state to the saver; see :meth:`foundation.run.keeper.Keeper.save`."""
         self._follow()
+        self.folder.require_ours()
         self.progress.skipped = dict(self._skipped())
         further = {"guard": self.numerics.state(), "collapse": self.stage.collapse.state()}
         self.keeper.save(self.stage, self.progress, further, self.watchdog, wait)

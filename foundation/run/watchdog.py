@@ -28,13 +28,11 @@ from foundation.errors import RequeueRequest, StallError
 from foundation.files import TEMPORARY
 from foundation.parallel.shared_memory import free_shared_memory, lives
 from foundation.records import replace_or_overwrite
-from foundation.run import sentry
+from foundation.run import ownership, sentry
 from foundation.run.run_folder import RunFolder
-from foundation.run.runs import Heartbeat
+from foundation.run.runs import HEARTBEATS, Heartbeat
 from foundation.voice import to_stderr
 
-HEARTBEATS = "heartbeat"
-"""Folder of the run folder with one file for each process."""
 STALLS = "stalls"
 """Folder of the run folder with the stacks of processes that hung."""
 LONGER = 4
@@ -244,6 +242,8 @@ class Watchdog:
                 self._stopped += now - begun - pause
             if ended or now - written >= _WRITE_EVERY:
                 written = now
+                if self.folder.superseded():
+                    self._leave_superseded()
                 self._write()
             if ended:
                 return
@@ -308,6 +308,16 @@ class Watchdog:
     def _leave_stalled(self, state: _Now, now: float) -> None:
         reason = f"no step for {now - self._after(state.since, state):.0f} s ({self._where(state)})"
         self._leave(reason, StallError.exit_code, "failed", "; guard.stall_seconds is the time that a step may take")
+
+    def _leave_superseded(self) -> None:
+        """At once: whatever this process still writes lies in the folder of another start."""
+        with contextlib.suppress(OSError):
+            text = ownership.SUPERSEDED.format(path=self.folder.path)
+            os.write(2, f"foundation: rank {self.rank}: {text}\n".encode())
+        for pid in self._pids():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        os._exit(RequeueRequest.exit_code)
 
     def _leave(self, reason: str, code: int, state: str, advice: str = "") -> None:
         """Write down where everything stands, and end the process."""

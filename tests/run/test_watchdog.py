@@ -17,7 +17,8 @@ import pytest
 from foundation.errors import StallError
 from foundation.parallel.shared_memory import lives
 from foundation.run.run_folder import RunFolder
-from foundation.run.watchdog import HEARTBEATS, STALLS, Watchdog
+from foundation.run.runs import HEARTBEATS
+from foundation.run.watchdog import STALLS, Watchdog
 
 
 def start(tmp_path: Path, *hang: str, seconds: float = 2.0) -> subprocess.Popen[str]:

@@ -1,0 +1,233 @@
+"""How jobs stand: what the queue says, what the run folder says, and what the processes left when they ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from foundation.cluster import endings, records, slurm
+from foundation.cluster.records import JobOfLaunch, Launch
+from foundation.errors import FoundationError, UserError
+from foundation.plugins import near
+from foundation.run import runs
+
+State: TypeAlias = Literal["waiting", "running", "ending", "done", "failed", "stopped", "lost", "unknown"]
+_OF_SLURM: dict[str, State] = {
+    "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting",
+    "SPECIAL_EXIT": "waiting", "RUNNING": "running", "SUSPENDED": "running", "STOPPED": "running",
+    "COMPLETING": "ending", "PREEMPTED": "ending", "COMPLETED": "done", "CANCELLED": "stopped",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job and its run.
+
+    Attributes:
+        id: number of the job: SLURM's, or that of the process that watches over a local one.
+        on: ``slurm`` or ``local``.
+        folder: of the launch.
+        run: the run folder.
+        state: ``waiting`` in the queue (again, perhaps); ``running``; ``ending``; ``done``; ``failed``; ``stopped`` by
+            ``foundation jobs stop`` or scancel; ``lost``: nobody works on it and it is not done; ``unknown``: the
+            queue cannot be asked from here.
+        nodes: where it runs or ran.
+        step: optimiser steps done.
+        total: at which it ends.
+        loss: last one known.
+        restarts: how often it was started again.
+        seconds: since its last start, or that it took.
+        reason: why it waits, failed or was stopped.
+        code: exit code, None as long as it has none.
+        notes: processes that are behind or silent.
+    """
+
+    id: str
+    on: str
+    folder: Path
+    run: Path
+    state: State
+    nodes: str = ""
+    step: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    restarts: int = 0
+    seconds: float | None = None
+    reason: str = ""
+    code: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody works on it any more, and nobody will."""
+        return self.state in ("done", "failed", "stopped", "lost")
+
+    @property
+    def log(self) -> Path:
+        """Output of its first process."""
+        return records.log_of(self.folder, self.id, 0)
+
+    def plain(self) -> dict[str, Any]:
+        """JSON values."""
+        found = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return found | {"log": str(self.log)}
+
+
+def of_launch(folder: Path) -> list[JobState]:
+    """The jobs of a launch.
+
+    Raises:
+        FormError: what is kept of it is damaged.
+        FileNotFoundError: there is none.
+    """
+    launch = records.read_launch(folder)
+    entries: dict[str, slurm.QueueEntry] | None = {}
+    if launch["on"] == "slurm":
+        try:
+            entries = slurm.entries(job["id"] for job in launch["jobs"])
+        except FoundationError:
+            entries = None
+    return [_state(folder, launch, job, entries) for job in launch["jobs"]]
+
+
+def find(folders: list[Path]) -> Iterator[JobState]:
+    """The jobs below some folders, the oldest launch first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    seen: set[Path] = set()
+    for root in folders:
+        if not root.is_dir():
+            raise UserError(f"no folder {root}")
+        for folder in records.launches(root.absolute()):
+            if folder not in seen:
+                seen.add(folder)
+                jobs = of_launch(folder)
+                yield from (job for job in jobs if _belongs(job, root.absolute()))
+
+
+def _belongs(job: JobState, root: Path) -> bool:
+    """Whether a job trains below a folder; launches of a sweep are found from each of its runs."""
+    return job.run == root or root in job.run.parents or root in job.folder.parents
+
+
+def living(run: Path) -> list[JobState]:
+    """Jobs that train, or will train, into a run folder."""
+    if not run.is_dir() and not (run.parent / records.JOBS).is_dir():
+        return []
+    folders = {
+        path.parent for place in (run, run.parent) for path in (place / records.JOBS).glob(f"*/{records.LAUNCH}")
+    }
+    jobs = [job for folder in sorted(folders) for job in of_launch(folder)]
+    return [job for job in jobs if job.run == run and job.state in ("waiting", "running", "ending")]
+
+
+def named(words: list[str], default: Path) -> list[JobState]:
+    """The jobs that a person names by numbers or folders; of a folder the newest job of each run.
+
+    Args:
+        words: numbers and folders.
+        default: folder in which numbers are looked for.
+
+    Raises:
+        UserError: there is no such job.
+    """
+    found: dict[tuple[Path, str], JobState] = {}
+    for word in words:
+        if Path(word).is_dir():
+            newest = {job.run: job for job in find([Path(word)])}
+            if not newest:
+                raise UserError(f"no job was launched into {word}")
+            found |= {(job.folder, job.id): job for job in newest.values()}
+            continue
+        known = list(find([default])) if default.is_dir() else []
+        jobs = [job for job in known if job.id == word or job.id.partition("_")[0] == word]
+        if not jobs:
+            similar = near(word, [job.id for job in known])
+            raise UserError(
+                f"no job {word} was launched into a folder below {default}{similar} ('foundation jobs' lists them; a "
+                "run elsewhere is named by its folder)"
+            )
+        found |= {(job.folder, job.id): job for job in jobs}
+    return list(found.values())
+
+
+def _state(folder: Path, launch: Launch, job: JobOfLaunch, entries: dict[str, slurm.QueueEntry] | None) -> JobState:
+    run, ends = Path(job["run"]), records.start_ends(folder, job["id"])
+    summary = runs.summary(run) if runs.is_run(run) else None
+    entry = None if entries is None else entries.get(job["id"])
+    state, reason = _local(folder, job["id"], launch, summary) if launch["on"] == "local" else _slurm(entry, entries)
+    last = ends[-1] if ends else None
+    if state == "lost" and last is not None and last["decision"] in ("done", "failed"):
+        state = "done" if last["decision"] == "done" else "failed"
+    if state == "lost" and summary is not None and summary.state in ("done", "failed", "stopped"):
+        state = "done" if summary.state == "done" else "failed" if summary.state == "failed" else "stopped"
+    if state == "failed" and last is not None:
+        reason = last["reason"]
+    if state in ("failed", "lost", "stopped") and not reason and summary is not None and summary.reason:
+        reason = summary.reason
+    log = records.log_of(folder, job["id"], 0)
+    return JobState(
+        id=job["id"],
+        on=launch["on"],
+        folder=folder,
+        run=run,
+        state=state,
+        nodes=entry.nodes if entry else launch["host"] if launch["on"] == "local" else "",
+        step=None if summary is None else summary.step,
+        total=None if summary is None else summary.total,
+        loss=None if summary is None else summary.loss,
+        restarts=entry.restarts if entry else max(0, _starts(log) - 1),
+        seconds=entry.seconds if entry else _age(launch, log, state),
+        reason=reason,
+        code=last["code"] if last and state in ("failed", "done") else None,
+        notes=tuple(endings.behind(run)) if state == "running" else (),
+    )
+
+
+def _slurm(entry: slurm.QueueEntry | None, entries: dict[str, slurm.QueueEntry] | None) -> tuple[State, str]:
+    if entries is None:
+        return "unknown", "the queue cannot be asked from this machine"
+    if entry is None:
+        return "lost", ""
+    state = _OF_SLURM.get(entry.state, "failed")
+    if state == "waiting":
+        return state, entry.reason
+    return state, entry.state.lower().replace("_", " ") if state in ("failed", "stopped") else ""
+
+
+def _local(folder: Path, job: str, launch: Launch, summary: runs.RunSummary | None) -> tuple[State, str]:
+    if launch["host"] != socket.gethostname():
+        running = summary is not None and summary.state == "running"
+        return ("running" if running else "unknown"), f"launched on {launch['host']}: ask there"
+    return ("running" if _lives(job, folder) else "lost"), ""
+
+
+def _lives(pid: str, folder: Path) -> bool:
+    """Whether a process is the one that watches over a local job: numbers are used again."""
+    done = subprocess.run(["ps", "-p", pid, "-o", "args="], capture_output=True, text=True)
+    return str(folder) in done.stdout
+
+
+def _starts(log: Path) -> int:
+    try:
+        with log.open(errors="replace") as file:
+            return sum("Starting with JobEnvironment" in line for line in file)
+    except OSError:
+        return 0
+
+
+def _age(launch: Launch, log: Path, state: State) -> float | None:
+    if state == "running":
+        return time.time() - launch["time"]
+    try:
+        return max(0.0, os.stat(log).st_mtime - launch["time"])
+    except OSError:
+        return None
