@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,12 +167,21 @@ def last_start(path: Path) -> str:
     return text[max(0, text.rfind(_START)) :]
 
 
-def run_of(folder: Path, job: str) -> tuple[Path, records.Launch]:
+def run_of(folder: Path, job: str, seconds: float = 0.0) -> tuple[Path, records.Launch]:
     """Run folder and launch of a job.
 
+    Args:
+        folder: of the launch.
+        job: number of the job.
+        seconds: to wait for the launch to be written down.
+
     Raises:
+        FileNotFoundError: it is not.
         UserError: the launch knows no such job.
     """
+    end = time.monotonic() + seconds
+    while not (folder / records.LAUNCH).exists() and time.monotonic() < end:
+        time.sleep(0.2)
     launch = records.read_launch(folder)
     for item in launch["jobs"]:
         if item["id"] == job:
