@@ -27,7 +27,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow slurm faults lint format types check docs clean
+.PHONY: help setup quickstart test slow slurm gpu faults lint format types check docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -59,6 +59,9 @@ types: $(TOOLS) ## types of the library
 	@$(BIN)/mypy
 
 check: lint types test ## all of the above that a change must pass
+
+gpu: $(TOOLS) ## check and measure this machine's GPU, at most 8 minutes (ARGS=--rehearse: the code alone, on a CPU)
+	@$(BIN)/foundation bench gpu $(ARGS)
 
 docs: $(TOOLS) ## rewrite the recipe reference from the types
 	@$(BIN)/python tools/recipe_reference.py

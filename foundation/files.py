@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from foundation.errors import UserError
 
@@ -46,16 +47,27 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part; makes its folder."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which replaces ``path`` when the ``with`` block ends well: a reader sees the old content or
+    the new, never a part. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        write_file(temporary, content)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file by some content; see :func:`replacing`."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def require_writable(path: Path, instead: str = "") -> None:

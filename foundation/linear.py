@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundation import planned
+
 FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
 
@@ -79,7 +81,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         [..., O].
     """
-    if not _by_onednn(inputs, weight, bias):
+    if torch.compiler.is_compiling() or not _by_onednn(inputs, weight, bias):
         return F.linear(inputs, weight, bias)
     flat = inputs.reshape(-1, inputs.shape[-1])
     result: Tensor = _OneDnnLinear.apply(flat, weight, bias)
@@ -89,7 +91,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN computes this product; torch has the rare forms, and words for what does not fit."""
     return (
-        inputs.device.type == "cpu"
+        planned.kind(inputs.device) == "cpu"
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.numel() * weight.shape[0] >= FEWEST_PRODUCTS
         and inputs.ndim > 1

@@ -24,8 +24,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "foundation"
 LAYERS = (
     # Text, files, settings, processes, numbers: what any program has.
     "allocator bicubic catalogue chunks compatibility config config_nodes config_reader copied_code counter ctrl_c "
-    "deadline errors files inherited lifeline linear paths plugins printable ranges records redact schedules schema "
-    "search_path seeded spread stacks synonyms types version voice weights",
+    "deadline errors files host_arrays inherited lifeline linear paths planned plugins printable ranges records redact "
+    "schedules schema search_path seeded spread stacks synonyms types version voice weights",
     "parallel",
     "data",
     "modalities",
@@ -37,7 +37,7 @@ LAYERS = (
     "probes",
     "jobs",
     "run",
-    "cluster",
+    "measure cluster",
     "report",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.
     "__init__ __main__ cli probe_command probe_options submitit_job",

@@ -19,6 +19,7 @@ from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer
 from foundation.branches.request import Request
 from foundation.branches.shifted import CANDIDATES, Copy, limits, shifts
 from foundation.errors import UserError
+from foundation.host_arrays import to_device
 from foundation.plugins import near
 from foundation.ranges import Length, Number, Range, Share, check
 from foundation.types import Batch, View, ViewShape
@@ -82,9 +83,12 @@ class AveragedBranch(Branch):
         context: seed, name and views.
     """
 
+    fill: Tensor
+
     def __init__(self, config: Config, source: Branch, model: EncoderBranch, context: BranchContext) -> None:
         super().__init__()
         self.config, self.name, self.seed = config, context.name, context.seed
+        self.register_buffer("fill", torch.tensor(config.fill), persistent=False)
         self._held = (source, model)  # not registered: their parameters and buffers are those of the other branch
         self._grids: dict[str, tuple[int, ...]] = {}
         self._refusals: dict[str, str] = {}
@@ -155,8 +159,7 @@ class AveragedBranch(Branch):
         offsets = shifts(candidates.reshape(len(drawn), -1, 2), first[:, 0], most)  # [R, copies, 2]
         mirrored = turned < self.config.flip
         mirrored[:, 0] = False
-        moved = torch.from_numpy(offsets).to(view.data.device, non_blocking=True)
-        flipped = torch.from_numpy(mirrored).to(view.data.device, non_blocking=True)
+        moved, flipped = (to_device(array, view.data.device) for array in (offsets, mirrored))
         return [Copy(moved[:, i, 0], moved[:, i, 1], flipped[:, i]) for i in range(count)]
 
     def forward(
@@ -199,7 +202,7 @@ class AveragedBranch(Branch):
     def _shown(self, view: View, copy: Copy, grid: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """A copy of a view and which of its tokens are no padding; what a shift has vacated counts as real."""
         height, width = view.data.shape[-2:]
-        fill = torch.tensor(self.config.fill, device=view.data.device).view(-1, *[1] * (view.data.ndim - 2))
+        fill = self.fill.view(-1, *[1] * (view.data.ndim - 2))
         data = copy.shown(view.data, (height // grid[-2], width // grid[-1]), fill)
         if view.valid is None:
             return data, None

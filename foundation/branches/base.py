@@ -277,7 +277,9 @@ class EncoderBranch(Branch):
                     answers[request] = chosen(value, request, batch)
             return answers
         rows = [tokens[request].flatten(0, -2) for request in requests]
-        logits = head(torch.cat(rows) if len(rows) > 1 else rows[0])
+        if len(rows) == 1:  # a part of nothing but itself would be copied on the way back
+            return {requests[0]: head(rows[0]).unflatten(0, tokens[requests[0]].shape[:-1])}
+        logits = head(torch.cat(rows))
         for request, part in zip(requests, logits.split([len(r) for r in rows]), strict=True):
             answers[request] = part.unflatten(0, tokens[request].shape[:-1])
         return answers

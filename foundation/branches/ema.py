@@ -92,7 +92,8 @@ class EmaBranch(EncoderBranch):
     def average(self, source: nn.Module, momentum: float, applied: torch.Tensor | None = None) -> None:
         """``teacher = momentum * teacher + (1 - momentum) * source`` for parameters; buffers are copied.
 
-        Where ``applied`` [] float32 on the device is 0, nothing changes; it is not waited for.
+        Where ``applied`` [] float32 on the device is 0, nothing changes as long as the source is finite; it is not
+        waited for.
 
         Buffers (BatchNorm statistics, counters) are averages or tables already, so that averaging them again would
         only make them late.

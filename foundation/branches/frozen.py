@@ -115,6 +115,11 @@ class FrozenBranch(Branch):
         return self._held[0]
 
     @property
+    def beside(self) -> tuple[nn.Module, ...]:
+        """Modules that are not registered: the encoder, and what makes views what it was trained on."""
+        return (*self._held, *self._fits.values())
+
+    @property
     def encoding(self) -> EncoderBranch:
         return self.model
 
@@ -159,7 +164,7 @@ class FrozenBranch(Branch):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBranch:
         super()._apply(fn, recurse)
-        for module in (*self._held, *self._fits.values()):
+        for module in self.beside:
             module._apply(fn)
         return self
 

@@ -44,7 +44,7 @@ class Copy:
         columns = torch.where(self.mirrored[:, None], width - 1 - own_columns, own_columns)
         places = own_rows + cell[0] * self.rows[:, None], columns + cell[1] * self.columns[:, None]
         moved, there = _gather(values, *places)
-        return torch.where(there, moved, torch.as_tensor(fill, dtype=values.dtype, device=values.device))
+        return torch.where(there, moved, fill.to(values.dtype) if isinstance(fill, Tensor) else fill)
 
     def put_back(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the copy's cells where the cells come from.

@@ -26,6 +26,7 @@ from foundation.checkpoints.manifest import (
     Manifest,
     digest_of,
     files,
+    files_of,
     manifest_of,
     name_of,
     own_checksum,
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST", "STATE", "FileEntry", "Manifest", "Reader", "WriteError", "clean", "complete", "digest_of", "files",
-    "free_bytes", "manifest_of", "name_of", "newest", "problem", "prune", "read", "read_for", "remove", "require_room",
-    "savable", "sha256", "step_of", "steps", "temporary_of", "write",
+    "files_of", "free_bytes", "manifest_of", "name_of", "newest", "problem", "prune", "read", "read_for", "remove",
+    "require_room", "savable", "sha256", "step_of", "steps", "temporary_of", "write",
 ]  # fmt: skip
 
 

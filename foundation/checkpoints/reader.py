@@ -108,12 +108,23 @@ class Reader:
             return result
         if math.prod(sizes):
             raise self._error(f"no file holds {printable(key)} of {printable(group)}, shape {shape}")
-        known = {
-            str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)
-        }
-        if dtype not in known:
-            raise self._error(f"{manifest.MANIFEST} has {printable(key)} as {printable(dtype)}")
-        return torch.zeros(tuple(sizes), dtype=known[dtype])
+        return torch.zeros(tuple(sizes), dtype=self.like(group, key).dtype)
+
+    def like(self, group: str, key: str) -> Tensor:
+        """A tensor of the same dtype and shape without memory, on the meta device.
+
+        Raises:
+            UserError: there is none, or of no kind of number that is known.
+        """
+        import torch
+
+        from foundation.weights import DTYPES
+
+        dtype, shape = self._described(group, key)
+        found = next((kind for kind in DTYPES if str(kind) == f"torch.{dtype}"), None)
+        if found is None or any(size < 0 for size in shape):
+            raise self._error(f"{manifest.MANIFEST} has {printable(key)} as {printable(dtype)} {shape}")
+        return torch.empty(shape, dtype=found, device="meta")
 
     def _described(self, group: str, key: str) -> tuple[str, list[int]]:
         try:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from foundation import planned
+from foundation.encoders.explicit_attention import ExplicitAttention, PackedAttention
+from foundation.encoders.packed_attention import PACKED, attend_packed, layout_of, unavailable, unfit
 from foundation.encoders.segments import Segment, Wanted, merge, select
 from foundation.errors import UserError
 from foundation.linear import Linear, linear
 
-Backend = Literal["auto", "sdpa", "xformers"]
+ResolvedBackend = Literal["sdpa", "explicit", "xformers", "varlen", "flex"]
+Backend = Literal["auto", "sdpa", "explicit", "xformers", "varlen", "flex"]
 
 
 def split_heads(qkv: Tensor, segment: Segment, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,26 +49,114 @@ def attend(qkv: Tensor, segments: Sequence[Segment], heads: int, backend: Backen
         qkv: [T, 3 * D], the segments' tokens one after the other.
         segments: their shapes; the lengths sum to T.
         heads: number of heads.
-        backend: ``sdpa``, ``xformers``, or ``auto``: xformers for several lengths on a GPU where it is installed.
+        backend: ``xformers``, ``varlen`` and ``flex`` compute all segments in one call, ``sdpa`` (torch's own kernel)
+            and ``explicit`` (matrix products) each length by itself; ``auto`` follows :data:`RULES`. Padded segments
+            are ``sdpa`` always.
 
     Returns:
         [T, D].
+
+    Raises:
+        UserError: the backend cannot be used here.
     """
     segments = merge(segments)
+    chosen = choose_backend(backend, qkv.device, len(segments), qkv.dtype)
+    whole, half = all(segment.valid is None for segment in segments), qkv.dtype != torch.float32
+    # varlen in float32 (probes, runs without autocast): the same numbers by sdpa.
+    if chosen in PACKED and whole and len(qkv) and (half or chosen != "varlen"):
+        trained, head_width = qkv.requires_grad and torch.is_grad_enabled(), qkv.shape[-1] // (3 * heads)
+        reason = unfit(chosen, qkv.device, head_width, trained)
+        if not reason:
+            layout = layout_of([(segment.rows, segment.tokens) for segment in segments])
+            return attend_packed(chosen, *_joint(qkv, segments, heads), layout).flatten(1)
+        if backend == chosen:
+            raise UserError(f"attention: {chosen} cannot be used: {reason}; use sdpa or auto")
+    way: Way = backend if backend in ("sdpa", "explicit") else "auto"
     parts = qkv.split([segment.length for segment in segments]) if len(segments) > 1 else (qkv,)
-    whole = all(segment.valid is None for segment in segments)
-    if whole and choose_backend(backend, qkv.device, len(segments)) == "xformers":
-        return _attend_xformers([split_heads(part, s, heads) for part, s in zip(parts, segments, strict=True)])
     results: list[Tensor] = []
     for part, segment in zip(parts, segments, strict=True):
-        if segment.rotation is None and segment.valid is None and _written_out(qkv, segment.tokens):
-            results.append(_PackedAttention.apply(part, segment.rows, segment.tokens, heads))
+        if segment.rotation is None and segment.valid is None and _written_out(qkv, segment.tokens, way):
+            results.append(PackedAttention.apply(part, segment.rows, segment.tokens, heads))
             continue
         query, key, value = split_heads(part, segment, heads)
         query, key, value = (one.transpose(1, 2) for one in (query, key, value))
-        mixed = _softmax_attention(query, key, value, segment.valid)
+        mixed = _softmax_attention(query, key, value, segment.valid, way)
         results.append(rearrange(mixed, "rows heads tokens width -> (rows tokens) (heads width)"))
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _joint(qkv: Tensor, segments: Sequence[Segment], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of all segments, [T, heads, head_width]; no copies where none is rotated."""
+    if all(segment.rotation is None for segment in segments):
+        query, key, value = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+        return query, key, value
+    parts = qkv.split([segment.length for segment in segments])
+    split = [split_heads(part, segment, heads) for part, segment in zip(parts, segments, strict=True)]
+    query, key, value = (torch.cat([part[i].flatten(0, 1) for part in split]) for i in range(3))
+    return query, key, value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What ``auto`` takes on one kind of device.
+
+    Attributes:
+        device: type of the device.
+        half: for tokens in half precision, or in float32.
+        order: the first of these that can be used is taken.
+        source: where that comes from.
+    """
+
+    device: str
+    half: bool
+    order: tuple[ResolvedBackend, ...]
+    source: str
+
+
+_ON_A_CPU = (
+    "foundation bench attention --batch 2 --rounds 7 --threads 1, ViT-S, ViT-B and ViT-L, seed 0, on an AMD EPYC "
+    "(Zen 4, avx512_bf16), torch 2.14.1"
+)
+_UNMEASURED = "not measured yet, as DINOv2 has it; to measure: foundation bench attention"
+
+RULES = (
+    Rule("cpu", True, ("explicit", "sdpa"), f"sdpa takes 2.9 to 3.5 times as long: {_ON_A_CPU}"),
+    Rule("cpu", False, ("sdpa",), f"explicit takes 1.0 to 1.6 times as long: {_ON_A_CPU}"),
+    Rule("cuda", True, ("xformers", "sdpa"), _UNMEASURED),
+    Rule("cuda", False, ("xformers", "sdpa"), _UNMEASURED),
+)
+"""What was measured, by device and precision. Rows of more than :data:`LONGEST_EXPLICIT_ROW` tokens are never
+``explicit``, and ways that compute all segments in one call are for rows of several lengths."""
+
+
+def rule_of(device: torch.device, half: bool) -> Rule:
+    """The rule for a device and precision; ``sdpa`` where there is none."""
+    found = (rule for rule in RULES if rule.device == device.type and rule.half == half)
+    return next(found, Rule(device.type, half, ("sdpa",), "never measured"))
+
+
+def choose_backend(
+    backend: Backend, device: torch.device, segments: int = 2, dtype: torch.dtype = torch.float32
+) -> ResolvedBackend:
+    """Resolve ``auto``.
+
+    Args:
+        backend: as the recipe says.
+        device: of the tokens.
+        segments: lengths of rows that there are.
+        dtype: of the tokens.
+
+    Raises:
+        UserError: a backend is asked for by name and cannot be used.
+    """
+    if backend == "auto":
+        order = rule_of(device, dtype != torch.float32).order
+        usable = [name for name in order if name not in PACKED or (segments > 1 and not unavailable(name, device))]
+        return usable[0]
+    problem = unavailable(backend, device) if backend in PACKED else ""
+    if problem:
+        raise UserError(f"attention: {problem}, or use sdpa or auto")
+    return backend
 
 
 LONGEST_EXPLICIT_ROW = 1024
@@ -75,143 +164,43 @@ LONGEST_EXPLICIT_ROW = 1024
 (1.6 times), but the weights of a longer row take more memory than everything else that a block keeps."""
 
 
-def _written_out(tokens: Tensor, longest: int) -> bool:
+Way = Literal["auto", "sdpa", "explicit"]
+"""How rows of one length are computed: by torch's kernel, by matrix products, or by whichever is quicker."""
+
+
+def _written_out(tokens: Tensor, longest: int, way: Way = "auto") -> bool:
     """Whether attention over rows of up to ``longest`` tokens is written out as matrix products.
 
     The fused half-precision kernel of a CPU spends most of its time converting: at 17 to 197 tokens, forward and
     backward, the products written out were 2 to 10 times as fast, and 1.2 to 1.6 times as fast as the fused float32
     kernel at 197 to 2,049 (``docs/benchmarks.md``).
     """
-    return tokens.device.type == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
+    if way != "auto":
+        return way == "explicit"
+    return planned.kind(tokens.device) == "cpu" and tokens.dtype != torch.float32 and longest <= LONGEST_EXPLICIT_ROW
 
 
-def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Attention of [rows, heads, tokens, head_width]; the quicker of two ways to the same numbers.
+def _softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None, way: Way = "auto"
+) -> Tensor:
+    """Attention of [rows, heads, tokens, head_width].
 
     With ``valid`` [rows, tokens] bool no query attends to the keys where it is False.
     """
     if valid is not None:
         dtype = value.dtype
-        if query.device.type == "cpu":
+        if planned.kind(query.device) == "cpu":
             query, key, value = query.float(), key.float(), value.float()
         return F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None]).to(dtype)
-    if query.device.type != "cpu" or query.dtype == torch.float32:
+    written_out = _written_out(query, query.shape[-2], way)
+    if not written_out and (way == "sdpa" or planned.kind(query.device) != "cpu" or query.dtype == torch.float32):
         return F.scaled_dot_product_attention(query, key, value)
-    if not _written_out(query, query.shape[-2]):
+    if not written_out:
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(value.dtype)
-    mixed: Tensor = _ExplicitAttention.apply(
+    mixed: Tensor = ExplicitAttention.apply(
         *(part.reshape(-1, *part.shape[2:]) for part in (query, key, value))  # [rows * heads, tokens, head_width]
     )
     return mixed.view(query.shape)
-
-
-def _mix(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """``softmax(q k' / sqrt(d)) v`` of contiguous [N, tokens, d] in half precision, and the softmax weights.
-
-    Every softmax is computed in float32. One half-precision copy of the weights is kept for the backward pass; autograd
-    would keep a float32 copy as well.
-    """
-    scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(query.shape[-1] ** -0.5)
-    weights = scores.softmax(-1).to(value.dtype)
-    return torch.bmm(weights, value), weights
-
-
-def _mix_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, out: Sequence[Tensor]
-) -> None:
-    """Gradients of :func:`_mix`, written into ``out``: those of query, key and value."""
-    torch.bmm(weights.transpose(1, 2), gradient, out=out[2])
-    to_weights = torch.bmm(gradient, value.transpose(1, 2))
-    to_scores = torch.ops.aten._softmax_backward_data(to_weights.float(), weights.float(), -1, torch.float32)
-    to_scores = to_scores.mul_(query.shape[-1] ** -0.5).to(query.dtype)
-    torch.bmm(to_scores, key, out=out[0])
-    torch.bmm(to_scores.transpose(1, 2), query, out=out[1])
-
-
-class _ExplicitAttention(torch.autograd.Function):
-    """Half-precision attention of [N, tokens, d] as matrix products; queries may be fewer than keys."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mixed, weights = _mix(query, key, value)
-        ctx.save_for_backward(query, key, value, weights)
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, weights = ctx.saved_tensors
-        to_query, to_key, to_value = (torch.empty_like(part) for part in (query, key, value))
-        _mix_backward(gradient.contiguous(), query, key, value, weights, (to_query, to_key, to_value))
-        return to_query, to_key, to_value
-
-
-class _PackedAttention(torch.autograd.Function):
-    """The same for a segment as its projection gives it, [rows * tokens, 3 * D] -> [rows * tokens, D].
-
-    Queries, keys and values, and their gradients, change their order in memory together, in one copy each way.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, rows: int, tokens: int, heads: int) -> Tensor:
-        packed = rearrange(qkv, "(r t) (k h d) -> k (r h) t d", r=rows, t=tokens, k=3, h=heads).contiguous()
-        query, key, value = packed.unbind(0)
-        mixed, weights = _mix(query, key, value)
-        ctx.save_for_backward(packed, weights)
-        ctx.sizes = {"r": rows, "t": tokens, "h": heads}
-        return rearrange(mixed, "(r h) t d -> (r t) (h d)", **ctx.sizes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        packed, weights = ctx.saved_tensors
-        gradient = rearrange(gradient, "(r t) (h d) -> (r h) t d", **ctx.sizes).contiguous()
-        to_packed = torch.empty_like(packed)
-        query, key, value = packed.unbind(0)
-        _mix_backward(gradient, query, key, value, weights, to_packed.unbind(0))
-        return rearrange(to_packed, "k (r h) t d -> (r t) (k h d)", **ctx.sizes), None, None, None
-
-
-def choose_backend(backend: Backend, device: torch.device, segments: int = 2) -> Literal["sdpa", "xformers"]:
-    """Resolve ``auto``.
-
-    Raises:
-        UserError: xformers is asked for by name and cannot be used.
-    """
-    if backend == "sdpa" or (backend == "auto" and (device.type != "cuda" or segments < 2)):
-        return "sdpa"
-    if backend == "xformers" and device.type != "cuda":
-        raise UserError(
-            f"attention: xformers needs a CUDA GPU, but the tokens are on {device.type!r}: use sdpa or auto"
-        )
-    found, problem = _xformers()
-    if found is None:
-        if backend == "xformers":
-            raise UserError(
-                f"attention: xformers cannot be imported ({problem}): install the extra "
-                "foundation-pretrain[gpu], or use sdpa or auto"
-            )
-        return "sdpa"
-    return "xformers"
-
-
-@functools.cache
-def _xformers() -> tuple[Any, str]:
-    """The module ``xformers.ops``, or None and the reason."""
-    if importlib.util.find_spec("xformers") is None:
-        return None, "it is not installed"
-    try:
-        return importlib.import_module("xformers.ops"), ""
-    except Exception as problem:  # a wheel for another torch build fails in many ways
-        return None, f"{type(problem).__name__}: {problem}"
-
-
-def _attend_xformers(split: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    operations, _ = _xformers()
-    lengths = [query.shape[1] for query, _, _ in split for _ in range(query.shape[0])]
-    mask = operations.fmha.BlockDiagonalMask.from_seqlens(lengths)
-    query, key, value = (torch.cat([part[i].flatten(0, 1) for part in split])[None] for i in range(3))
-    return operations.memory_efficient_attention(query, key, value, attn_bias=mask)[0].flatten(1)
 
 
 class Attention(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation import planned
 from foundation.encoders import elastic
 from foundation.encoders.attention import Backend
 from foundation.encoders.blocks import TAP_KINDS, BlockShape, FeedForward, Norm
@@ -111,7 +112,9 @@ class Config(EncoderConfig):
     """Standard deviation of class and register tokens at the start (DINO: 0.02; DINOv2: 1e-6)."""
 
     attention: Backend = "auto"
-    """``auto``, ``sdpa`` or ``xformers``; auto takes xformers for several resolutions on a GPU that has it."""
+    """How views of several resolutions attend. ``xformers``, ``varlen`` and ``flex``: all in one call (the first two on
+    a GPU; varlen computes float32 by sdpa); ``sdpa``: torch's kernel for each resolution; ``explicit``: matrix
+    products; ``auto``: as measured (``foundation bench attention`` measures your machine)."""
 
     packing: Literal["auto", "always", "never"] = "auto"
     """Whether views of several resolutions run as one matrix of tokens. Same result; ``auto``: always on a GPU, and on
@@ -306,7 +309,7 @@ class Encoder(Embedding):
 
     def _pack(self, rows: Sequence[Tensor]) -> bool:
         """Whether these views run together, see ``Config.packing``."""
-        if self.config.packing != "auto" or rows[0].device.type != "cpu":
+        if self.config.packing != "auto" or planned.kind(rows[0].device) != "cpu":
             return self.config.packing != "never"
         return sum(view.shape[0] * view.shape[1] for view in rows) <= PACKED_TOKENS * self.width
 

@@ -83,8 +83,13 @@ def capture(
     return {
         **{name: dict(module.state_dict()) for name, module in modules(learner, jobs).items()},
         "optimizer": optimizer.tensors(),
-        "random": {f"rank{rank}.{key}": t for rank, state in enumerate(states) for key, t in state.items()},
+        "random": of_ranks(states),
     }
+
+
+def of_ranks(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The group ``random`` of a checkpoint: :func:`random_state` of every process, in the order of their ranks."""
+    return {f"rank{rank}.{key}": tensor for rank, state in enumerate(states) for key, tensor in state.items()}
 
 
 def validate(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from foundation.jobs.base import Job, JobContext
+from foundation.parallel.blocks import any_sharded
 from foundation.ranges import Range, check
 from foundation.schedules import Duration
 from foundation.zoo.export import export_branch
@@ -44,14 +45,14 @@ class ExportJob(Job):
         self.branch = branch
 
     def run(self, context: JobContext) -> Mapping[str, float]:
-        """Process 0 writes; a disk that is full is said and ends nothing."""
-        if context.rank != 0 or context.folder is None:
-            return {}
+        """Process 0 writes, all help where weights are sharded; a disk that is full is said and ends nothing."""
         name = self.branch or context.learner.measured
+        sharded = any_sharded({name: context.branch(name).encoder.state_dict()})
+        if context.folder is None or (context.rank != 0 and not sharded):
+            return {}
         path = context.folder / "export" / f"step-{context.total_step:08d}" / f"{name}.safetensors"
         step, computed = context.total_step, context.placement.plain()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             export_branch(path, context.recipe, context.learner, name, step, computed)
         except OSError as error:
             context.say(f"warning: step {step:,}: the export cannot be written to {path.parent}: {error}")

@@ -10,9 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foundation.chunks import column_sums, row_parts
+from foundation.chunks import Rows, column_parts, column_sums, row_parts
 from foundation.errors import UserError
 from foundation.parallel import collective
+
+
+class CentredRows:
+    """``softmax((scores - centre) / temperature)`` [R, K] in float32, computed of the rows that are asked for alone.
+
+    All of them at once would be twice as much memory as the scores themselves in 16 bits.
+    """
+
+    def __init__(self, scores: Tensor, centre: Tensor, temperature: float) -> None:
+        self._scores, self._centre, self._temperature = scores.detach(), centre, temperature
+        self.shape, self.device = scores.shape, scores.device
+
+    @torch.no_grad()
+    def __getitem__(self, rows: slice) -> Tensor:
+        """[r, K] of some rows."""
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.softmax((self._scores[rows].float() - self._centre).div_(self._temperature), dim=-1)
 
 
 class Centering(nn.Module):
@@ -64,8 +81,13 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
-    ) -> Tensor:
+        self,
+        scores: Tensor,
+        temperature: float,
+        step: int | None = None,
+        over: Tensor | None = None,
+        whole: bool = True,
+    ) -> Tensor | Rows:
         """Assignments [R, K] of scores [R, K].
 
         Args:
@@ -73,19 +95,22 @@ class Centering(nn.Module):
             temperature: of the teacher.
             step: optimiser step; calls of one step share a centre. None: every call is a step of its own.
             over: [..., K] scores that the centre averages, when they are others than ``scores``.
+            whole: give all rows as one tensor; False: rows that are computed as they are asked for, in this step.
         """
         with torch.autocast(scores.device.type, enabled=False):
             if self.training and (step is None or step != self._step):
                 self._fold()
                 self._step = step
-            targets = torch.empty_like(scores, dtype=torch.float32)
-            for part in row_parts(scores):
-                sharp = (scores[part].float() - self.centre).div_(temperature)
-                torch.softmax(sharp, dim=-1, out=targets[part])
+            rows = CentredRows(scores, self.centre, temperature)
+            targets: Tensor | Rows = rows
+            if whole:
+                targets = torch.empty_like(scores, dtype=torch.float32)
+                for part in row_parts(scores):
+                    targets[part] = rows[part]
             if self.training:
-                rows = (scores if over is None else over).flatten(end_dim=-2)
-                count = self.pending_count.new_full((1,), float(len(rows)))  # new_tensor would wait for the device
-                total = torch.cat([column_sums(rows), count])
+                counted = (scores if over is None else over).flatten(end_dim=-2)
+                count = self.pending_count.new_full((1,), float(len(counted)))  # new_tensor would wait for the device
+                total = torch.cat([column_sums(counted), count])
                 total = collective.sum_over_ranks(total)
                 self.pending_sum += total[:-1]
                 self.pending_count += total[-1]
@@ -109,13 +134,24 @@ class SinkhornKnopp(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
+        self,
+        scores: Tensor,
+        temperature: float,
+        step: int | None = None,
+        over: Tensor | None = None,
+        whole: bool = True,
     ) -> Tensor:
-        """Assignments [R, K] of scores [R, K]; every row sums to 1. ``step`` and ``over`` are not used."""
+        """Assignments [R, K] of scores [R, K]; every row sums to 1. ``step``, ``over`` and ``whole`` are not used."""
         with torch.autocast(scores.device.type, enabled=False):
-            logits = scores.float() / temperature
-            logits -= collective.logsumexp_over_ranks(torch.logsumexp(logits, dim=0))
-            shares = torch.softmax(logits, dim=1)
+            shares = torch.empty_like(scores, dtype=torch.float32)  # the one matrix; all else is of parts of it
+            for part in row_parts(scores):
+                torch.div(scores[part].float(), temperature, out=shares[part])
+            logarithms = shares.new_empty(shares.shape[1])
+            for part in column_parts(shares):
+                logarithms[part] = torch.logsumexp(shares[:, part], dim=0)
+            shares -= collective.logsumexp_over_ranks(logarithms)
+            for part in row_parts(shares):
+                shares[part] = torch.softmax(shares[part], dim=1)
             for _ in range(self.iterations - 1):
                 shares /= collective.sum_over_ranks(shares.sum(dim=0))
                 shares /= shares.sum(dim=1, keepdim=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from foundation.chunks import elements
+from foundation.chunks import Rows, elements
 
 
 def _rows_per_chunk(student: Tensor, chunk: int | None) -> int:
@@ -23,7 +24,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, target: Tensor, temperature: float, chunk: int | None) -> Tensor:
+    def forward(
+        ctx: Any, student: Tensor, target: Callable[[slice], Tensor], temperature: float, chunk: int | None
+    ) -> Tensor:
         views, rows, _ = student.shape
         losses = student.new_empty((views, rows), dtype=torch.float32)
         # float16 would lose the many small entries before the loss scale reaches them.
@@ -33,7 +36,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         ctx.step = step = _rows_per_chunk(student, chunk)
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            wanted = target[:, part]
+            wanted = target(part)
             mass = wanted.sum(dim=2, keepdim=True, dtype=torch.float32)  # [V or 1, b, 1]
             scores = student[:, part].float() * (1.0 / temperature)
             share = torch.softmax(scores, dim=2)  # its exponentials are what costs most: no second ones
@@ -59,7 +62,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
         return result.to(ctx.dtype), None, None, None
 
 
-def soft_cross_entropy(student: Tensor, target: Tensor, temperature: float = 1.0, chunk: int | None = None) -> Tensor:
+def soft_cross_entropy(
+    student: Tensor, target: Tensor | Rows, temperature: float = 1.0, chunk: int | None = None
+) -> Tensor:
     """``-sum_k target_k log softmax(student / temperature)_k`` of every row.
 
     A target may be the *sum* of several distributions: cross-entropy is linear in it, so a student row that meets T
@@ -67,7 +72,8 @@ def soft_cross_entropy(student: Tensor, target: Tensor, temperature: float = 1.0
 
     Args:
         student: [V, B, K] scores of V views of B samples, or [B, K].
-        target: [V, B, K], or [1, B, K] (shared by all views); or [B, K]. Not differentiated.
+        target: [V, B, K], or [1, B, K] (shared by all views); or [B, K], which may be rows that are computed as they
+            are asked for. Not differentiated.
         temperature: of the student.
         chunk: scores handled at a time; None chooses by device. Changes memory, not the result.
 
@@ -75,6 +81,8 @@ def soft_cross_entropy(student: Tensor, target: Tensor, temperature: float = 1.0
         Losses [V, B] (or [B]) in float32.
     """
     if student.dim() == 2:
-        return soft_cross_entropy(student[None], target[None], temperature, chunk)[0]
-    losses: Tensor = _SoftCrossEntropy.apply(student, target.detach(), temperature, chunk)
-    return losses
+        one_view: Tensor = _SoftCrossEntropy.apply(student[None], lambda part: target[part][None], temperature, chunk)
+        return one_view[0]
+    assert isinstance(target, Tensor)
+    views: Tensor = _SoftCrossEntropy.apply(student, lambda part: target[:, part], temperature, chunk)
+    return views

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foundation.branches.request import Request
+from foundation.chunks import Rows
 from foundation.errors import UserError
 from foundation.objectives import targets
 from foundation.objectives.averaged import Averaged
@@ -107,9 +108,9 @@ class Ibot(Objective):
 
     def targets(
         self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
-    ) -> Tensor:
+    ) -> Tensor | Rows:
         """Teacher assignments [M, K] in float32 for scores [M, K]; ``over`` [..., K] is what the centre averages."""
-        assignments: Tensor = self.target(scores, temperature, step, over)
+        assignments: Tensor | Rows = self.target(scores, temperature, step, over, whole=False)
         return assignments
 
     def forward(self, outputs: Mapping[Request, Tensor], batch: Batch, step: int) -> Result:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation import ranges
+from foundation.chunks import Rows, row_parts
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, ObjectiveContext
 from foundation.objectives.centering import Centering, SinkhornKnopp
@@ -55,12 +56,17 @@ class SharedTarget(nn.Module):
 
     def __init__(self, owner: nn.Module) -> None:
         super().__init__()
-        self._made: list[tuple[Tensor, Tensor]] = []
+        self._made: list[tuple[Tensor, Tensor | Rows]] = []
         owner.register_forward_hook(lambda _, arguments, targets: self._made.append((arguments[0], targets)))
 
     def forward(
-        self, scores: Tensor, temperature: float, step: int | None = None, over: Tensor | None = None
-    ) -> Tensor:
+        self,
+        scores: Tensor,
+        temperature: float,
+        step: int | None = None,
+        over: Tensor | None = None,
+        whole: bool = True,
+    ) -> Tensor | Rows:
         """Assignments [R, K] of scores [R, K]."""
         seen, targets = self._made.pop()
         self._made.clear()
@@ -69,7 +75,7 @@ class SharedTarget(nn.Module):
 
 
 @torch.no_grad()
-def figures(objective: Objective, assignments: Tensor, loss: Tensor) -> dict[str, Tensor]:
+def figures(objective: Objective, assignments: Tensor | Rows, loss: Tensor) -> dict[str, Tensor]:
     """What tells a collapse, as device scalars, no wait for the device; nothing where the objective is not watched.
 
     ``entropy`` is the mean over rows (nats; log K for uniform targets, 0 for one-hot ones). ``kl`` is the loss less
@@ -87,11 +93,12 @@ def figures(objective: Objective, assignments: Tensor, loss: Tensor) -> dict[str
     return {"entropy": entropy, "prototypes": prototypes, "kl": loss.detach() - entropy}
 
 
-def _entropy_and_prototypes(assignments: Tensor) -> tuple[Tensor, Tensor]:
+def _entropy_and_prototypes(assignments: Tensor | Rows) -> tuple[Tensor, Tensor]:
     rows, count = assignments.shape
-    if rows == 0:
-        return assignments.new_zeros(()), assignments.new_zeros(())
-    logs = assignments.clamp(min=torch.finfo(assignments.dtype).tiny).log_()  # torch.special.entr is ten times slower
-    entropy = -logs.mul_(assignments).sum() / rows
-    used = assignments.new_zeros(count).index_fill_(0, assignments.argmax(dim=1), 1.0)
-    return entropy, used.sum() / min(rows, count)
+    total, used = torch.zeros(1 + count, device=assignments.device).split([1, count])
+    for part in row_parts(assignments):
+        some = assignments[part]
+        logs = some.clamp(min=torch.finfo(some.dtype).tiny).log_()  # torch.special.entr is ten times slower
+        total -= logs.mul_(some).sum()
+        used.index_fill_(0, some.argmax(dim=1), 1.0)
+    return total[0] / max(1, rows), used.sum() / max(1, min(rows, count))

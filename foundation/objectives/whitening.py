@@ -106,7 +106,7 @@ class Whitening(nn.Module):
             pending.zero_()
 
     def _renew(self) -> None:
-        """Compute the transform from what was gathered; the same in all processes."""
+        """Compute the transform from what was gathered; the same in all processes. This alone waits for the device."""
         tokens, width = float(self.tokens), len(self.mean)
         if not tokens:
             return

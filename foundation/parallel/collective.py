@@ -12,6 +12,7 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
 
+from foundation import planned
 from foundation.errors import FoundationError
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ def _active() -> bool:
 
 def world_size() -> int:
     """Number of processes that train together."""
+    if (plan := planned.now()) is not None:
+        return plan.processes
     return dist.get_world_size() if _active() else 1
 
 
@@ -51,8 +54,15 @@ def group_beside(timeout_seconds: float) -> dist.ProcessGroup | None:
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum of a tensor over all processes, in place, on its device. Not differentiable."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        _reduce(tensor, dist.ReduceOp.SUM)
     return tensor
+
+
+def _reduce(tensor: Tensor, operation: Any) -> None:
+    if (plan := planned.now()) is not None:
+        plan.sum(tensor)
+    else:
+        dist.all_reduce(tensor, op=operation)
 
 
 def any_rank(flag: bool, device: torch.device | str = "cpu") -> bool:
@@ -103,6 +113,25 @@ def gather_to_first(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         for name, (dtype, shape) in shapes[source].items():
             received[name] = torch.empty(shape, dtype=getattr(torch, dtype))
             dist.recv(received[name], source)
+        everything.append(received)
+    return everything
+
+
+def gather_to_all(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """CPU tensors of every process, by rank, on all of them. Names are the same everywhere, sizes and dtypes may
+    differ."""
+    if world_size() == 1:
+        return [dict(tensors)]
+    shapes = gather_json({name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()})
+    everything: list[dict[str, Tensor]] = []
+    for source, described in enumerate(shapes):
+        received = {}
+        for name, (dtype, shape) in described.items():
+            own = source == rank()
+            value = tensors[name].contiguous() if own else torch.empty(shape, dtype=getattr(torch, dtype))
+            if value.numel():
+                dist.broadcast(value, source)
+            received[name] = value
         everything.append(received)
     return everything
 
@@ -163,7 +192,7 @@ def logsumexp_over_ranks(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     largest = tensor.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    _reduce(largest, dist.ReduceOp.MAX)
     # Where every process says -inf (no rows anywhere), subtracting it would give nan.
     finite = torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))
     return finite + sum_over_ranks((tensor - finite).exp()).log()
@@ -173,7 +202,10 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        dist.all_gather(parts, tensor.contiguous())
+        if (plan := planned.now()) is not None:
+            plan.gather(parts)
+        else:
+            dist.all_gather(parts, tensor.contiguous())
         ctx.rows = tensor.shape[0]
         return torch.cat(parts)
 

@@ -80,7 +80,7 @@ class Keeper:
             RequeueRequest: with ``wait``, in all processes, when it could not be written.
             DisagreementError: in all processes, when they do not hold the same state; nothing is written then.
         """
-        tensors = stage.capture([])
+        tensors = stage.capture()
         everyone = any_sharded(tensors)
         with watchdog.longer("checkpoint"):
             check_agreement(tensors, progress.step)
@@ -93,7 +93,7 @@ class Keeper:
             )  # fmt: skip
             known = {"measured": stage.learner.measured, "exports": stage.learner.exports}
             numbers |= {**further, **known, "computed": self.placement.plain()}
-            self.saver.save(progress.step, stage.capture(random), numbers, wait=wait)
+            self.saver.save(progress.step, {**tensors, "random": state.of_ranks(random)}, numbers, wait=wait)
 
         if wait:
             watchdog.expect("checkpoint", on_first_rank(lambda: self.saver.seconds) or 0.0)

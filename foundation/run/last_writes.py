@@ -6,9 +6,11 @@ import shlex
 import time
 from collections.abc import Callable
 
+from foundation.checkpoints import checkpoint
 from foundation.checkpoints.saver import Saver
 from foundation.engine.learner import Learner
 from foundation.errors import RequeueRequest
+from foundation.parallel.blocks import any_sharded
 from foundation.parallel.collective import on_first_rank, rank
 from foundation.parallel.placement import Placement
 from foundation.run.recipe import Recipe
@@ -22,7 +24,8 @@ _LOOK_AGAIN_SECONDS = 2.0
 def last_writes(
     saver: Saver, recipe: Recipe, learner: Learner, folder: RunFolder, step: int, placement: Placement
 ) -> str | None:
-    """Wait for the last checkpoint and export the encoders; for process 0.
+    """Wait for the last checkpoint and export the encoders; for process 0. Those of sharded weights are made from the
+    checkpoint, so that no process ever holds all.
 
     Args:
         saver: of the run.
@@ -35,14 +38,18 @@ def last_writes(
     Returns:
         What could not be written, and what to do; None when everything is there.
     """
-    from foundation.zoo.export import export_branches
+    from foundation.zoo.export import export_branches, export_checkpoint
 
     try:
         saver.wait()
     except RequeueRequest as error:
         return str(error)
     try:
-        export_branches(recipe, learner, folder.export, step, placement.plain())
+        folder.export.mkdir(parents=True, exist_ok=True)
+        if any_sharded({"learner": learner.state_dict()}):
+            export_checkpoint(folder.checkpoints / checkpoint.name_of(step), folder.export, verify=False)
+        else:
+            export_branches(recipe, learner, folder.export, step, placement.plain())
     except OSError as error:
         return (
             f"step {step:,} is saved, but the export cannot be written to {folder.export}: {error}. Make room and "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import nn
 
@@ -16,16 +17,13 @@ from foundation.errors import UserError
 from foundation.modalities.shapes import view_shapes
 from foundation.run import build
 from foundation.run.advice import advice
+from foundation.run.memory import needed
 from foundation.run.recipe import STUDENT, Recipe
-from foundation.run.stage import Part, check, check_shards, parts
+from foundation.run.stage import Part, check, check_shards, micro_batch, parts
 from foundation.run.words import of_stage
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
 
-# Values of width D kept per token and block for the backward pass with fused attention: two norm outputs (2), queries,
-# keys and values (3), the attention's output (1), and the hidden layer before and after its GELU (2 x 4).
-_KEPT_PER_BLOCK = 14
-_RESIDUALS_PER_BLOCK = 2  # float32 inputs of the two residual additions
 _LARGE = 80.0  # GiB: more than most single accelerators have
 
 
@@ -43,9 +41,10 @@ class Plan:
         trained: of those, the parameters that the stage trains.
         tokens: per sample: those of the student's and the teachers' passes.
         flops: forward and backward of one sample, matrix products of the encoders only.
-        memory: bytes in one process by kind.
         advice: what does not fit, a sentence each; see ``foundation/run/advice.py``.
         published: weights that the run will fetch where they are not on this machine, a sentence each.
+        learner: of the stage, on the meta device.
+        processes: that share the batch.
     """
 
     stage: str | None
@@ -57,9 +56,15 @@ class Plan:
     trained: int
     tokens: dict[str, int]
     flops: float
-    memory: dict[str, int]
     advice: list[str]
     published: list[str]
+    learner: Learner = field(repr=False)
+    processes: int = 1
+
+    @cached_property
+    def memory(self) -> dict[str, int]:
+        """Bytes in one process by kind, when a step takes most. Worked out when it is asked for: a second or more."""
+        return needed(self.recipe, self.learner, self.processes)
 
 
 def plan(recipe: Recipe, processes: int = 1) -> Plan:
@@ -135,11 +140,10 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             tokens[name] += count * (encoder.prefix + round(patches * share))
             fed = (count, *branch.input_shape(shapes[view], view))
             flops += encoder.flops([fed]) * share * (3 if branch.trains else 1)
-    memory = _memory(recipe, learner, sum(parameters.values()), trained, tokens, processes)
+    micro_batch(recipe, processes)
     published = _published(recipe, learner)
-    return Plan(
-        part.name, recipe, clock, num_samples, parameters, shares, trained, tokens, flops, memory, said, published
-    )
+    figures = recipe, clock, num_samples, parameters, shares, trained, tokens, flops, said, published
+    return Plan(part.name, *figures, learner, processes)
 
 
 def _published(recipe: Recipe, learner: Learner) -> list[str]:
@@ -180,45 +184,6 @@ def _trained(learner: Learner) -> dict[str, Branch]:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _memory(
-    recipe: Recipe, learner: Learner, parameters: int, trained: int, tokens: dict[str, int], processes: int
-) -> dict[str, int]:
-    parts = recipe.train.accumulate * processes
-    if recipe.train.batch_size % parts:
-        raise UserError(
-            f"train.batch_size {recipe.train.batch_size} cannot be divided among {parts} (processes x accumulate)"
-        )
-    rows = recipe.train.batch_size // parts
-    half = build.placement(recipe).autocast is not None
-    activations = 0
-    for name, branch in _trained(learner).items():
-        if isinstance(branch, EncoderBranch):
-            encoder = branch.encoder
-            per_token = encoder.width * (_KEPT_PER_BLOCK * (2 if half else 4) + _RESIDUALS_PER_BLOCK * 4)
-            in_front = getattr(getattr(encoder, "tokenizer", None), "kept_per_token", 0) * (2 if half else 4)
-            activations += rows * tokens.get(name, 0) * (per_token * encoder.depth + in_front)
-    still = (branch for branch in learner.named_branches.values() if not branch.trains)
-    teachers = sum(_count(branch.model if isinstance(branch, FrozenBranch) else branch) for branch in still)
-    logits = 0
-    for request in learner.requests:
-        if request.head is not None:
-            count = recipe.views.roles[request.view][0]
-            if request.token != "cls":
-                rule = None if request.chosen_by is None else recipe.mask_rules[request.chosen_by[1]]
-                masked = 1.0 if rule is None else rule.mean_share
-                share = masked if request.token == "masked" or rule is None else 1.0 - masked
-                count *= len(build.coordinates(recipe, request.view)) * share
-            outputs = learner.named_branches[request.branch].offer.heads[request.head].outputs
-            logits += int(rows * count * outputs * (2 if half else 4))
-    return {
-        "parameters and gradients": (parameters + trained) * 4,
-        "AdamW": trained * 8,
-        "teachers": teachers * 4,
-        "activations": activations,
-        "prototype scores": 3 * logits,
-    }
 
 
 def show_plan(recipe: Recipe, processes: int = 1) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from foundation.counter import Draws
 from foundation.data.pipeline import masks_of
 from foundation.masks.rule import makers
 from foundation.modalities.shapes import view_shapes
+from foundation.parallel.parallelize import Parallel
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
@@ -60,18 +62,29 @@ class Rehearsal:
     def __init__(self, recipe: Recipe, batch: int) -> None:
         clock = Clock(10 * STEP, float(STEP))
         self.placement = build.placement(recipe)
-        self.learner = build.learner(recipe, clock).to(self.placement.device).train()
+        self.learner = build.learner(recipe, clock).train()
+        rests = self.learner.may_leave_parameters_out
+        build.set_up(recipe, self.placement)
+        compiled = recipe.train.compile == "blocks"
+        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, self.placement, rests, compiled)
+        self.learner.to(self.placement.device)
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
 
-    def __call__(self, batch: Batch) -> float:
-        """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it; returns the loss."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it.
+
+        Returns:
+            The loss, [] on the device, which is not waited for.
+        """
         placement, optimizer = self.placement, self.optimizer
         optimizer.apply_schedule(STEP)
         with torch.autocast(placement.device.type, placement.autocast, enabled=placement.autocast is not None):
-            result = self.learner(batch, STEP, watched=False)
+            result = self.parallel.module(batch, STEP, watched=False)
         result.loss.backward()
-        optimizer.clip(optimizer.grad_norm())
-        optimizer.step()
+        loss, norm = result.loss.detach(), optimizer.grad_norm()
+        refused = (~(loss.isfinite() & norm.isfinite())).float()
+        optimizer.clip(norm)
+        optimizer.step(refused)
         optimizer.zero_grad()
-        self.learner.update(STEP)
-        return float(result.loss.detach())
+        self.learner.update(STEP, 1.0 - refused)
+        return loss

@@ -157,7 +157,8 @@ class Stage:
         choose(self.learner, recipe.train.only)
         self.may_rest = self.learner.may_leave_parameters_out
         first = tensors_of(self.learner) if recipe.parallel.meta_init and rank() == 0 else {}
-        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest)
+        compiled = recipe.train.compile == "blocks"
+        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest, compiled)
         if recipe.parallel.meta_init:
             send(self.learner, first, placement.device)
         del first
@@ -260,9 +261,10 @@ class Stage:
         self.optimizer.step(refused)
         return self.learner.update(step, 1.0 - refused)
 
-    def capture(self, random: Sequence[Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """All tensors of the state; see :func:`foundation.engine.state.capture`."""
-        return state.capture(self.learner, self.optimizer, random, self.jobs.modules)
+    def capture(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors of the state but those of the random generators; all processes call this together. See
+        :func:`foundation.engine.state.capture`."""
+        return state.capture(self.learner, self.optimizer, [], self.jobs.modules)
 
     def restore(self, folder: Path, numbers: Mapping[str, Any]) -> None:
         """Put the state of a checkpoint back, of which each process reads what it needs; all call this together.
@@ -278,7 +280,7 @@ class Stage:
         def read() -> dict[str, dict[str, Tensor]]:
             contents = checkpoint.manifest_of(folder)["tensors"]
             state.validate(contents, self.learner, self.optimizer, 0, self.jobs.modules)
-            return checkpoint.read_for(folder, self.capture([]))
+            return checkpoint.read_for(folder, self.capture())
 
         state.restore(
             self.learner, self.optimizer, on_all_ranks(read), numbers, rank=rank(), world_size=world_size(),

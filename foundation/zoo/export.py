@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import Tensor
 
 from foundation import config, schema
-from foundation.checkpoints import checkpoint
-from foundation.checkpoints.checkpoint import sha256
+from foundation.checkpoints import checkpoint, stream
 from foundation.errors import UserError
 from foundation.files import replace_file
+from foundation.parallel.blocks import any_sharded
+from foundation.parallel.collective import rank
+from foundation.parallel.shards import whole
 from foundation.printable import printable
 from foundation.version import VERSION
 from foundation.weights import unfilled
@@ -88,7 +91,7 @@ class Described(Protocol):
 
 def write_export(
     path: Path,
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
     recipe: Described,
     branch: str,
     step: int,
@@ -97,12 +100,13 @@ def write_export(
     measured: bool = True,
     stage: int = 0,
     parameters: Collection[str] | None = None,
+    read: Callable[[str], Tensor] | None = None,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
     Args:
         path: of the weights.
-        tensors: the encoder's state dictionary.
+        tensors: the encoder's state dictionary; with ``read`` dtypes and shapes alone count.
         recipe: it was trained with.
         branch: ``student`` or a teacher's name.
         step: optimiser steps done.
@@ -111,6 +115,7 @@ def write_export(
         measured: the run was measured by this branch.
         stage: of the recipe that the weights are of, from 0.
         parameters: names of the tensors that are no buffers; None: as the recipe's encoder has them.
+        read: gives a tensor by its name; one at a time is asked for.
     """
     if parameters is None:
         parameters = dict(unfilled(without_download(recipe.encoder), len(tensors), str(path)).named_parameters())
@@ -131,21 +136,22 @@ def write_export(
         "measured": measured,
         "stage": stage,
     }
-    return write_weights(path, tensors, card)
+    return write_weights(path, tensors, card, read)
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], card: Card, read: Callable[[str], Tensor] | None = None
+) -> Path:
     """Write weights (``.safetensors``) and then their card (``.json``), each replaced whole.
 
     Args:
         path: of the weights.
-        tensors: the encoder's state dictionary.
+        tensors: the encoder's state dictionary; with ``read`` dtypes and shapes alone count.
         card: its ``sha256`` is filled in.
+        read: gives a tensor by its name; one at a time is asked for.
     """
-    from safetensors.torch import save
-
-    replace_file(path, save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
-    replace_file(path.with_suffix(".json"), json.dumps({**card, "sha256": sha256(path)}, indent=1).encode())
+    digest = stream.write(path, tensors, tensors.__getitem__ if read is None else read)
+    replace_file(path.with_suffix(".json"), json.dumps({**card, "sha256": digest}, indent=1).encode())
     return path
 
 
@@ -192,11 +198,22 @@ def make_folder(out: Path) -> None:
 def export_branch(
     path: Path, recipe: Any, learner: Any, branch: str, step: int, computed: Mapping[str, str] | None = None
 ) -> Path:
-    """Export the encoder of a branch of a run, as it stands; arguments as of :func:`write_export`."""
+    """Export the encoder of a branch of a run, as it stands; arguments as of :func:`write_export`.
+
+    Where its weights are sharded, all processes call this together, and process 0 writes: it gets one tensor at a time.
+    """
     encoder = learner.branch(branch).encoder
     text, tensors, named = config.dump(recipe), encoder.state_dict(), dict(encoder.named_parameters())
+
+    def read(key: str) -> Tensor:
+        return whole(tensors[key])
+
     own = sections(text, recipe.name, branch=branch)
-    return write_export(path, tensors, own, branch, step, computed, text, branch == learner.measured, parameters=named)
+    if rank() != 0 and any_sharded({branch: tensors}):
+        stream.write(None, tensors, read)
+        return path
+    measured = branch == learner.measured
+    return write_export(path, tensors, own, branch, step, computed, text, measured, parameters=named, read=read)
 
 
 def export_branches(
@@ -208,39 +225,38 @@ def export_branches(
     ]
 
 
-def export_checkpoint(folder: Path, out: Path) -> list[Path]:
-    """Export all encoders of a checkpoint without building the run.
+def export_checkpoint(folder: Path, out: Path, *, verify: bool = True) -> list[Path]:
+    """Export all encoders of a checkpoint without building the run; one tensor at a time is in memory.
 
     Args:
-        folder: a valid checkpoint.
+        folder: a valid checkpoint, of any number of processes.
         out: folder for the exports.
+        verify: compare every byte with the manifest first; False for one that has just been written.
 
     Raises:
         UserError: when the checkpoint is damaged, or ``out`` cannot be made.
     """
-    content = checkpoint.read(folder, ())[1]
+    content = checkpoint.read(folder, (), verify=verify)[1]
     numbers = schema.check(Numbers, content, f"{folder}/{checkpoint.STATE}")
     text, source, step = numbers["recipe"], f"{folder}/{checkpoint.STATE}", int(numbers["step"])
     stage, computed = numbers.get("stage", 0), numbers.get("computed")
     names = numbers.get("exports", ["student", *branches(text, source, stage)])
-    tensors = {name: encoder_tensors(folder, name) for name in names if file_stem(name, source)}
-    make_folder(out)
     chosen = measured_of(folder, numbers)
-    return [
-        write_export(
-            out / f"{name}.safetensors",
-            group,
-            sections(text, source, stage, name),
-            name,
-            step,
-            computed,
-            text,
-            name == chosen,
-            stage,
-        )
-        for name, group in tensors.items()
-        if group
-    ]
+    written: list[Path] = []
+    with checkpoint.Reader(folder) as reader:
+        there = {name: _encoder(reader, name) for name in names if file_stem(name, source)}
+        make_folder(out)
+        for name, (group, prefix, like) in there.items():
+            if like:
+                own, path = sections(text, source, stage, name), out / f"{name}.safetensors"
+                read = partial(_read, reader, group, prefix)
+                write_export(path, like, own, name, step, computed, text, name == chosen, stage, read=read)
+                written.append(path)
+    return written
+
+
+def _read(reader: checkpoint.Reader, group: str, prefix: str, key: str) -> Tensor:
+    return reader.tensor(group, prefix + key)
 
 
 def export_of(folder: Path, branch: str | None = None) -> Path | None:
@@ -263,17 +279,27 @@ def export_of(folder: Path, branch: str | None = None) -> Path | None:
 
 def measured_of(folder: Path, numbers: Numbers) -> str:
     """The branch that a checkpoint's run is measured by; in older ones the teacher, where there is one."""
-    return numbers.get("measured", "teacher" if encoder_tensors(folder, "teacher") else "student")
+    if "measured" in numbers:
+        return numbers["measured"]
+    with checkpoint.Reader(folder) as reader:
+        return "teacher" if _encoder(reader, "teacher")[2] else "student"
 
 
 def encoder_tensors(folder: Path, branch: str) -> dict[str, Tensor]:
-    """The encoder's tensors of a branch in a checkpoint; empty where the branch has no encoder or is not there."""
-    name = file_of(folder, branch)
-    prefix = "encoder." if name == branch else f"{branch}.branch.encoder."
-    tensors = checkpoint.read(folder, (name,))[0][name] if name in checkpoint.files(folder) else {}
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    """The encoder's tensors of a branch in a verified checkpoint; empty where the branch has none or is not there."""
+    with checkpoint.Reader(folder) as reader:
+        group, prefix, like = _encoder(reader, branch)
+        return {key: reader.tensor(group, prefix + key) for key in like}
+
+
+def _encoder(reader: checkpoint.Reader, branch: str) -> tuple[str, str, dict[str, Tensor]]:
+    """Group and beginning of the keys of a branch's encoder, and its tensors without memory."""
+    group = file_of(reader.folder, branch)
+    prefix = "encoder." if group == branch else f"{branch}.branch.encoder."
+    keys = [key for key in reader.contents.get(group, {}) if key.startswith(prefix)]
+    return group, prefix, {key.removeprefix(prefix): reader.like(group, key) for key in keys}
 
 
 def file_of(folder: Path, branch: str) -> str:
-    """Tensor file of a checkpoint that holds a branch; teachers shared one in older versions."""
+    """Group of a checkpoint's tensors that a branch is in; teachers shared one in older versions."""
     return "teachers" if "teachers" in checkpoint.files(folder) and branch != "student" else branch

@@ -201,7 +201,8 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         raise UserError(f"{folder} has no encoder of a branch {branch!r}; there are: {', '.join(there)}")
     evaluation = recipe.views.evaluation()
     check_evaluation(recipe.views.modality, evaluation, origin)
-    source = folder / f"{file_of(folder, branch)}.safetensors"
+    group = file_of(folder, branch)
+    source = folder / checkpoint.files_of(checkpoint.manifest_of(folder), group)[0]
     bare = without_download(recipe.encoder)
     check_fits(
         bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
@@ -212,7 +213,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         modality=recipe.views.modality,
         evaluation=evaluation,
         description=f"{isolated(recipe.name)} {branch} at step {numbers['step']:,} ({folder})",
-        sha256=checkpoint.manifest_of(folder)["files"][source.name]["sha256"],
+        sha256=checkpoint.digest_of(folder, group),
         folder=run,
         config=recipe.encoder,
         recipe=text,

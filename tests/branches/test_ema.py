@@ -42,6 +42,25 @@ def test_parameters_average_and_buffers_are_copied():
     assert teacher.get_buffer("encoder.1.num_batches_tracked") == 1
 
 
+def test_a_refused_step_moves_nothing_and_any_other_what_it_always_does():
+    model = student()
+    teachers = [teacher_of(model, momentum=Schedule(start=0.3, end=0.3)) for _ in range(3)]
+    before = {name: value.clone() for name, value in teachers[0].state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn_like(parameter)
+    model.encoder(torch.randn(8, 4))
+    model.encoder[1].running_mean.fill_(torch.nan)  # what the forward pass of a bad step leaves
+    refused, applied, plain = teachers
+    refused.update({"student": model}, 0, torch.tensor(0.0))
+    assert all(torch.equal(value, before[name]) for name, value in refused.state_dict().items())
+    applied.update({"student": model}, 0, torch.tensor(1.0))
+    plain.update({"student": model}, 0)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(applied.state_dict()[name].nan_to_num(), value.nan_to_num()), name
+    assert not torch.equal(plain.encoder[0].weight, before["encoder.0.weight"])
+
+
 def test_the_schedule_counts_optimiser_steps():
     teacher, branches = teacher_of(student(), momentum=Schedule(start=0.5, end=1.0)), {"student": student()}
     assert teacher.update(branches, 0) == {"momentum": 0.5}

@@ -388,9 +388,9 @@ def test_asking_for_xformers_without_a_gpu_says_so():
 
 
 def test_asking_for_a_missing_xformers_names_the_extra(monkeypatch):
-    from foundation.encoders import attention
+    from foundation.encoders import packed_attention
 
-    monkeypatch.setattr(attention, "_xformers", lambda: (None, "it is not installed"))
+    monkeypatch.setattr(packed_attention, "xformers", lambda: (None, "it is not installed"))
     with pytest.raises(UserError, match=r"foundation-pretrain\[gpu\]"):
         choose_backend("xformers", torch.device("cuda"))
     assert choose_backend("auto", torch.device("cuda")) == "sdpa"

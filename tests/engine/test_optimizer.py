@@ -302,3 +302,27 @@ def test_updates_are_those_of_torchs_adamw_bit_for_bit(fused):
         reference.step()
     assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
     assert int(built.tensors()["x.bias/step"]) == 3
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_refused_update_changes_no_bit_and_one_that_is_not_is_as_always(fused):
+    modules, built = small(fused=fused)
+    plain, reference = small(fused=fused)
+    for step, refused in enumerate((0.0, 1.0, 0.0)):
+        before = [p.clone() for p in modules.parameters()] + [t.clone() for t in built.tensors().values()]
+        backward(modules)
+        if refused:
+            modules["encoder"].weight.grad.fill_(torch.nan)
+        built.clip(built.grad_norm())
+        built.step(torch.tensor(refused))
+        after = [*modules.parameters(), *built.tensors().values()]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == bool(refused), step
+        if not refused:
+            backward(plain)
+            reference.clip(reference.grad_norm())
+            reference.step()
+        built.zero_grad()
+        reference.zero_grad()
+    for a, b in zip(modules.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(value, reference.tensors()[name]) for name, value in built.tensors().items())

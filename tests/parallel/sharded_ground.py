@@ -178,28 +178,28 @@ def goes_on(folder: str) -> None:
 def killed(folder: str, kills: int, size: int = 2) -> list[dict[str, Any]]:
     """Kill one of the processes that :func:`goes_on`, again and again; what is there then, and who ended how."""
     draw, facts = random.Random(0), []
-    total = 2 * 4 * 800_000
     for number in range(kills):
-        port, children = free_port(), []
-        for rank in range(size):
-            children.append(forked(size, rank, port, "goes_on", [folder], Path(os.devnull)))
-        wanted, until, seen = draw.random() * total, time.monotonic() + 60, set[str]()
-        while time.monotonic() < until:
-            names = {path.name for path in Path(folder).glob("*.tmp-*")}
-            seen |= names
-            if len(seen) > 1 and written(Path(folder)) > wanted:  # not the first save: there is one to go back to
-                break
-        victim = number % size
-        os.kill(children[victim], signal.SIGKILL)
-        exits = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        port, children = free_port(), list[int]()
+        try:
+            for rank in range(size):
+                children.append(forked(size, rank, port, "goes_on", [folder], Path(os.devnull)))
+            wanted, until, seen = draw.random() * 2 * 4 * 800_000, time.monotonic() + 60, set[str]()
+            while time.monotonic() < until:
+                names, bytes_written = being_written(Path(folder))
+                seen |= names
+                if len(seen) > 1 and bytes_written > wanted:  # not the first save: there is one to go back to
+                    break
+                time.sleep(0.0002)
+            os.kill(children[number % size], signal.SIGKILL)
+            until = time.monotonic() + 60
+            exits = [ended(child, until) for child in children]
+        finally:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
         left = sorted(path.name for path in Path(folder).glob("*.tmp-*"))
         newest, skipped = checkpoint.newest(Path(folder))
-        fact: dict[str, Any] = {
-            "victim": victim,
-            "exits": exits,
-            "left": left,
-            "skipped": [str(one) for one in skipped],
-        }
+        fact = {"victim": number % size, "exits": exits, "left": left, "skipped": [str(one) for one in skipped]}
         if newest is not None:
             tensors, numbers = checkpoint.read(newest)
             fact["right"] = all(bool((group["a"] == numbers["step"]).all()) for group in tensors.values())
@@ -208,13 +208,25 @@ def killed(folder: str, kills: int, size: int = 2) -> list[dict[str, Any]]:
     return facts
 
 
-def written(root: Path) -> int:
-    """Bytes under temporary names."""
-    total = 0
-    for path in root.glob("*.tmp-*/*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-            total += path.stat().st_size
-    return total
+def ended(child: int, until: float) -> int | None:
+    """How a process ended; None when it had not by then."""
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return None
+
+
+def being_written(root: Path) -> tuple[set[str], int]:
+    """Folders under temporary names, and the bytes in them."""
+    names, total = set(), 0
+    for name in os.listdir(root) if root.is_dir() else ():
+        if name.startswith("step-") and ".tmp-" in name:
+            names.add(name)
+            with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                total += sum(entry.stat().st_size for entry in os.scandir(root / name))
+    return names, total
 
 
 def disagree(mode: str, culprit: int) -> list[str | None]:

@@ -184,8 +184,9 @@ def test_a_process_killed_while_all_save_leaves_the_newest_whole_step(play, tmp_
     (facts,) = play([0, "killed", [str(tmp_path), 20]])
     steps = [fact["step"] for fact in facts]
     assert all(fact["right"] and not fact["skipped"] for fact in facts), facts
-    assert steps == sorted(steps) and len(set(steps)) > 10
+    assert steps == sorted(steps) and len(set(steps)) > 5
     assert all(fact["exits"][fact["victim"]] == -9 for fact in facts)
-    assert all(fact["exits"][1 - fact["victim"]] != 0 for fact in facts), "the other one ends as well"
-    assert sum(bool(fact["left"]) for fact in facts) >= 10, "most kills must have hit a save"
+    assert all(fact["exits"][1 - fact["victim"]] == 75 for fact in facts), "the other one ends by itself"
+    assert not any(fact["left"] for fact in facts if fact["victim"] == 1), "process 0 removes what is half-written"
+    assert sum(bool(fact["left"]) for fact in facts if fact["victim"] == 0) >= 7, "most kills must have hit a save"
     happened("the newest whole step loads each time, with the numbers of that step; the other process ends by itself")

@@ -147,6 +147,22 @@ def test_spikes_can_be_left_out(make):
     assert judge(guarded, 51, 5.0) == "go"
 
 
+@pytest.mark.parametrize("when_spike", ["warn", "skip"])
+def test_the_device_decides_as_the_host_does(make, when_spike):
+    """Every step that the host judges to be none was refused on the device, before its loss was known."""
+    guarded = make(when_not_finite="skip", when_spike=when_spike, max_bad_steps=500)
+    losses = [*noisy(60), 50.0, 5.0, NAN, 50.0, INF, *noisy(30, level=9.0), *noisy(30, seed=1), -INF, 5.1]
+    verdicts = []
+    for step, loss in enumerate(losses):
+        norm = NAN if step == 40 else 1.0
+        refused, told = guarded.refuse(torch.tensor(loss), torch.tensor(norm))
+        mean, bad = float(told[guard.MEAN_LOSS]), float(told[guard.BAD_ON]) > 0
+        verdicts.append(guarded.judge(step, mean, norm, {}, KEYS, bad, None))
+        assert refused.dtype == torch.float32 and float(refused) == (verdicts[-1] != "go"), step
+    assert verdicts.count("skip") == (4 if when_spike == "warn" else 4 + guarded.counts["spikes"])
+    assert guarded.counts["spikes"] >= 2
+
+
 def test_state_goes_through_json_and_gives_the_same_decisions(make):
     losses = [*noisy(90), NAN, 50.0, 5.0, 50.0, NAN]
     whole, cut = make(when_not_finite="skip", when_spike="skip"), make(when_not_finite="skip", when_spike="skip")

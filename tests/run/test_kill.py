@@ -57,6 +57,24 @@ def kill(tiny_recipe_file: Path) -> Callable[..., list[dict[str, Any]]]:
     return run
 
 
+@pytest.fixture
+def kill_pair(tiny_recipe_file: Path) -> Callable[..., list[dict[str, Any]]]:
+    """``kill_pair(folder, 20, 60)``: a run of 60 steps by two processes, one of which is killed, 20 times."""
+
+    def run(folder: Path, kills: int, length: int, *overrides: str, seconds: float = 1800) -> list[dict[str, Any]]:
+        settings = [setting.format(length=length) for setting in SETTINGS]
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("killing_ground.py")), str(tiny_recipe_file), str(folder),
+             str(kills), "0", "pair", *settings, *overrides],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=seconds,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + folder.with_suffix(".log").read_text()[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
 def assert_equal(one: Path, other: Path) -> None:
     assert losses(one) == losses(other)
     assert state(one) == state(other)
@@ -85,8 +103,8 @@ def test_killed_while_a_checkpoint_is_written(kill, tmp_path, happened):
 @pytest.mark.fault(30, "TERM, INT and USR2 to a run and its loader workers, 12 times in turn")
 @pytest.mark.fault(32, "a second signal while the first is being answered")
 def test_signals(kill, tmp_path, happened):
-    kill(tmp_path / "whole", 0, "signals", 40)
-    kill(tmp_path / "stopped", 12, "signals", 40)
+    kill(tmp_path / "whole", 0, "signals", 60)
+    kill(tmp_path / "stopped", 12, "signals", 60)
     assert_equal(tmp_path / "stopped", tmp_path / "whole")
     happened("exit code 75 each time, one good checkpoint; losses and SHA-256 as in the run that was never stopped")
 
@@ -104,3 +122,18 @@ def test_soak(kill, tmp_path, happened):
         assert last <= first * slack, f"{name} grew from {first} to {last}"
     memory = statistics.median(a["memory"] for a in late) / statistics.median(a["memory"] for a in early)
     happened(f"bit for bit as never killed; peak memory x{memory:.2f}, open files and /dev/shm flat over 200 restarts")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1, "kill -9 of one of two processes that train and save sharded weights (FSDP2), 20 times")
+def test_one_of_two_with_sharded_weights_is_killed(kill_pair, tmp_path, happened):
+    (whole,) = kill_pair(tmp_path / "whole", 0, 60, "parallel.data=fsdp")
+    *attempts, last = kill_pair(tmp_path / "killed", 20, 60, "parallel.data=fsdp")
+    assert whole["exit"] == last["exit"] == [0, 0]
+    assert len(attempts) == 20
+    for number, attempt in enumerate(attempts):
+        dead = number // 2 % 2
+        assert attempt["exit"][dead] == -9 and attempt["exit"][1 - dead] == 75, attempt
+    assert_equal(tmp_path / "killed", tmp_path / "whole")
+    assert "student.00002-of-00002.safetensors" in state(tmp_path / "whole")[1]
+    happened("the other one ends with 75; losses of all steps and the SHA-256 of every file as in the run never killed")

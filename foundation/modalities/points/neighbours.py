@@ -7,9 +7,43 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 CHUNK = 2**22
 """Distances that are held at once (16 MiB)."""
+
+
+_SEARCHED = WeakTensorKeyDictionary()  # of each view that is alive: its version, and groups by number and size
+
+
+@torch.no_grad()
+def groups_of(view: Tensor, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Groups of the points of a view. They are searched once, however many branches, heads and passes ask for them.
+
+    Args:
+        view: [R, C, P], of which x, y, z come first.
+        count: groups N of each cloud.
+        size: points k of a group.
+
+    Returns:
+        [R, N] and [R, N, k] int64, places in the cloud of the centres, and of the points of each group.
+    """
+
+    def search() -> tuple[Tensor, Tensor]:
+        points = view[:, :3].transpose(1, 2).float()  # [R, P, 3]
+        centres = farthest_points(points, count)
+        return centres, nearest_points(points, gather_points(points, centres), size)
+
+    if torch.is_inference_mode_enabled() or view.is_inference() or torch.compiler.is_compiling():
+        return search()  # such tensors may not serve a step that trains
+    version, known = _SEARCHED.get(view, (None, {}))
+    if version != view._version:
+        known = {}
+        _SEARCHED[view] = (view._version, known)
+    if (count, size) not in known:
+        known[count, size] = search()
+    found: tuple[Tensor, Tensor] = known[count, size]
+    return found
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.linear import Linear
-from foundation.modalities.points.neighbours import farthest_points, gather_points, nearest_points
+from foundation.modalities.points.neighbours import farthest_points, gather_points, groups_of
 from foundation.ranges import Positive, Range, Side, check
 
 
@@ -150,8 +150,8 @@ class PointTokenizer(nn.Module):
         """Points of each group [R, N, k, C], their coordinates relative to its centre and scaled; centres [R, N, 3]."""
         count = self.config.groups((view.shape[2],))
         cloud = view.transpose(1, 2).float()  # [R, P, C]
-        centres = gather_points(cloud[..., :3], farthest_points(cloud[..., :3], count))
-        near = nearest_points(cloud[..., :3], centres, self.config.group_size)
+        middle, near = groups_of(view, count, self.config.group_size)
+        centres = gather_points(cloud[..., :3], middle)
         members = gather_points(cloud, near)
         relative = (members[..., :3] - centres[:, :, None]) * self.config.scale
         return torch.cat([relative, members[..., 3:]], dim=-1) if cloud.shape[-1] > 3 else relative, centres
