@@ -14,7 +14,7 @@ ELEMENTS = {"cpu": 2**17}
 """Elements of a part, by kind of device: on a CPU half a mebibyte of float32."""
 ELEMENTS_ELSEWHERE = 2**26
 """On a GPU a part should only bound the temporary memory (256 MiB)."""
-PLANNED = 2**20
+PLANNED = 2**21
 """Elements of a part while a step is only planned, at least: some mebibytes."""
 
 

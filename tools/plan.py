@@ -143,8 +143,8 @@ def show(found: Prediction, card: Card) -> None:
     console = Console()
     console.print(table)
     table = Table(title="alternatives", title_justify="left")
-    for heading in ("parallel.data", "activation_checkpointing", "GiB", "fits", "ms a step", SAMPLES, "MFU, %", "days"):
-        table.add_column(heading, justify="left" if "_" in heading or "." in heading else "right")
+    for heading in ("data", "checkpointing", "GiB", "fits", "ms a step", SAMPLES, "MFU, %", "days"):
+        table.add_column(heading, justify="left" if heading in ("data", "checkpointing") else "right")
     for other in found.others:
         data = other.layout.parallel.data + (f", shard {other.layout.parallel.shard}" * bool(other.layout.parallel.shard))
         cells = [f"{other.total(card):,.1f}", "yes" if other.fits else "no", f"{1e3 * other.step:,.1f}"]
@@ -173,21 +173,20 @@ def show_many(found: list[Prediction], card: Card) -> None:
     kinds = columns(found)
     first = found[0].chosen
     table = Table(
-        title=f"{found[0].plan.recipe.name}: predicted for {card.name}, {first.layout.checkpointing} checkpointing, "
-        f"{SAMPLES} (and of each GPU against the first row, %)",
+        title=f"{found[0].plan.recipe.name}: predicted {SAMPLES} of each {card.name}, by parallel.data; for "
+        f"{first.layout} in all, ms that a GPU waits in a step, and days",
         title_justify="left",
     )
-    for heading in ("GPUs", "batch", *kinds, "waits, ms", "days", "fits"):
+    for heading in ("GPUs", "batch", *kinds, SAMPLES, "waits", "days", "fits"):
         table.add_column(heading, justify="right")
     for one in found:
         cells = []
         for kind in kinds:
             there = plain_of(one, kind)
-            share = 0.0 if there is None else there.rate / there.layout.gpus / (first.rate / first.layout.gpus)
-            cells.append("" if there is None else f"{there.rate:,.0f} ({100 * share:.0f})")
+            cells.append("" if there is None else f"{there.rate / there.layout.gpus:,.1f}")
         waits = one.chosen.step - one.chosen.seconds["GPU"]
         days = f"{one.chosen.days(one.plan.clock.total_steps):,.1f}"
-        row = (f"{one.chosen.layout.gpus:,}", f"{one.chosen.batch:,}", *cells, f"{1e3 * waits:,.1f}", days)
+        row = (f"{one.chosen.layout.gpus:,}", f"{one.chosen.batch:,}", *cells, f"{one.chosen.rate:,.0f}", f"{1e3 * waits:,.1f}", days)
         table.add_row(*row, "yes" if one.chosen.fits else "no")
     Console().print(table)
 

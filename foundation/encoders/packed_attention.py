@@ -159,7 +159,7 @@ def _xformers_mask(layout: Layout, device: torch.device) -> Any:
     operations, _ = xformers()
     with torch.inference_mode(False):
         lengths = [tokens for rows, tokens in layout for _ in range(rows)]
-        return operations.fmha.BlockDiagonalMask.from_seqlens(lengths).to(device)
+        return operations.fmha.BlockDiagonalMask.from_seqlens(lengths, device=device)
 
 
 @torch.compiler.disable

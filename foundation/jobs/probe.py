@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from foundation.jobs.base import Job, JobContext
-from foundation.parallel.collective import on_first_rank
 from foundation.parallel.parallelize import gathered
 from foundation.plugins import Plugin
 from foundation.ranges import Range, check
@@ -49,9 +48,9 @@ class ProbeJob(Job):
         self.config = config
 
     def run(self, context: JobContext) -> Mapping[str, float]:
-        """Process 0 measures; the others wait for it."""
+        """All processes measure together; the probe says how they share the work, and process 0's figures count."""
         with gathered(context.branch(self.config.branch).encoder):
-            return on_first_rank(lambda: self._measure(context))
+            return self._measure(context)
 
     def _measure(self, context: JobContext) -> dict[str, float]:
         encoder = context.branch(self.config.branch).encoder

@@ -68,7 +68,10 @@ def attention_backends(device: torch.device) -> dict[str, str]:
 
 def published_rate(gpu: str | None) -> float | None:
     """Dense bfloat16 operations per second that the maker publishes for a GPU; None for one that is not listed."""
-    return next((rate for word, rate in PUBLISHED.items() if word in (gpu or "")), None)
+    name = gpu or ""
+    if any(slower in name for slower in ("PCIe", "NVL", "MIG")):
+        return None
+    return next((rate for word, rate in PUBLISHED.items() if word in name), None)
 
 
 def matrix_rate(

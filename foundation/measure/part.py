@@ -55,6 +55,7 @@ class Part:
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.machine: dict[str, Any] = {}
+        self.failed = False
         self._end = time.monotonic() + settings.seconds
 
     @property
@@ -92,8 +93,14 @@ class Part:
             self.notes.append(text)
         self.write()
 
+    def fail(self, text: str) -> None:
+        """Note a finding that makes the whole part a failure; it goes on."""
+        self.failed = True
+        self.note(text)
+
     def case(self, name: str, call: Callable[[], Mapping[str, Any]], seconds: float = 0.0) -> dict[str, Any] | None:
-        """A row that may fail, where the next one can still be had.
+        """A row that may fail, where the next one can still be had. In a rehearsal the part has failed then, unless it
+        is for want of something that is not installed.
 
         Args:
             name: of the case.
@@ -110,6 +117,8 @@ class Part:
             figures = dict(call())
         except Exception as error:
             sys.stderr.write(traceback.format_exc())
+            if self.rehearse and not isinstance(error, UserError):
+                self.failed = True
             self.note(f"{name}: {type(error).__name__}: {_first_line(error)}")
             _forget(error)
             return None
@@ -175,7 +184,7 @@ def main(path: str, told: str) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     part.write(whole=True)
-    return 0
+    return int(part.failed)
 
 
 if __name__ == "__main__":

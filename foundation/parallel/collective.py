@@ -117,6 +117,25 @@ def gather_to_first(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return everything
 
 
+def gather_to_all(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """CPU tensors of every process, by rank, on all of them. Names are the same everywhere, sizes and dtypes may
+    differ."""
+    if world_size() == 1:
+        return [dict(tensors)]
+    shapes = gather_json({name: [str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()})
+    everything: list[dict[str, Tensor]] = []
+    for source, described in enumerate(shapes):
+        received = {}
+        for name, (dtype, shape) in described.items():
+            own = source == rank()
+            value = tensors[name].contiguous() if own else torch.empty(shape, dtype=getattr(torch, dtype))
+            if value.numel():
+                dist.broadcast(value, source)
+            received[name] = value
+        everything.append(received)
+    return everything
+
+
 def on_first_rank(action: Callable[[], T]) -> T:
     """Let process 0 do something and give its JSON result to all.
 

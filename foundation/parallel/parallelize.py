@@ -16,6 +16,7 @@ from torch import nn
 from foundation.errors import UserError
 from foundation.parallel.batch_norm import synchronise
 from foundation.parallel.collective import world_size
+from foundation.parallel.compiled import compile_blocks
 from foundation.parallel.config import Config
 from foundation.parallel.oss import OwnedAdamW, owned
 from foundation.parallel.placement import Placement
@@ -52,6 +53,7 @@ class Parallel:
         config: the recipe's ``parallel``.
         placement: device and precision.
         may_rest: some trained parameters may get no gradient in some step.
+        compiled: compile the blocks of each part.
 
     Attributes:
         module: to call in place of the learner.
@@ -61,13 +63,21 @@ class Parallel:
     """
 
     def __init__(
-        self, learner: nn.Module, parts: Sequence[Part], config: Config, placement: Placement, may_rest: bool
+        self,
+        learner: nn.Module,
+        parts: Sequence[Part],
+        config: Config,
+        placement: Placement,
+        may_rest: bool,
+        compiled: bool = False,
     ) -> None:
         self.config, self.parts = config, tuple(parts)
         self.sharded = config.sharded and world_size() > 1
         for part in parts:
             if part.trained:
                 recompute(units(part.module), config.activation_checkpointing)
+            if compiled:
+                compile_blocks(part.module)
         self.module: nn.Module = learner
         if self.sharded:
             synchronise(learner)

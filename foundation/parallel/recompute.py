@@ -37,8 +37,20 @@ def recompute(blocks: Iterable[nn.Module], what: Literal["none", "selective", "f
 def _forward(own: Callable[..., Any], contexts: Any, *arguments: Any, **options: Any) -> Any:
     if not torch.is_grad_enabled():
         return own(*arguments, **options)
-    more = {} if contexts is None else {"context_fn": contexts}
-    return checkpoint(own, *arguments, use_reentrant=False, **more, **options)
+    if contexts is None:
+        return checkpoint(own, *arguments, use_reentrant=False, **options)
+    return checkpoint(partial(_casting, own), *arguments, use_reentrant=False, context_fn=contexts, **options)
+
+
+def _casting(own: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a block without autocast's cache: where a block is called twice in a step, the second call would find its
+    weights cast already, and what is kept is found again by counting the operators of both passes."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        return own(*arguments, **options)
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:

@@ -88,7 +88,7 @@ def labels_of(shards: Any, modality: str, evaluation: Any) -> Labels:
     """The first two different labels of a split; all of its samples are looked at where there are not two.
 
     Args:
-        shards: :class:`foundation.data.shards.ShardSet` or :class:`foundation.probes.road.Thinned`.
+        shards: :class:`foundation.data.shards.ShardSet` or :class:`foundation.probes.road.Some`.
         modality: folder name in ``foundation/modalities``.
         evaluation: that modality's ``EvaluationConfig``.
     """

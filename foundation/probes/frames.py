@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.parallel.collective import on_first_rank
 from foundation.probes import events as measures
 from foundation.probes.frame_features import FrameSet, number_events, of_shards, read_events
 from foundation.probes.linear import split
@@ -104,6 +105,12 @@ class Config:
         Raises:
             UserError: when shards are missing or hold no events.
         """
+        where = {"modality": modality, "evaluation": evaluation, "device": device}
+        return on_first_rank(lambda: self._measure(encoder, **where))
+
+    def _measure(
+        self, encoder: nn.Module, modality: str, evaluation: Any, device: torch.device | str
+    ) -> dict[str, float]:
         train, test = (
             of_shards(
                 encoder,

@@ -119,6 +119,11 @@ def progress(
         unit: of one item.
         seconds: between two plain lines.
     """
+    from foundation.parallel.collective import rank
+
+    if rank() != 0:  # one of the processes of a run is heard
+        yield from items
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

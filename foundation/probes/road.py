@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.counter import Draws
 from foundation.data.expand import expand
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
+from foundation.errors import UserError
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
+from foundation.parallel.collective import gather_json, gather_to_all, rank, world_size
 from foundation.probes.digests import cache_key, data_digest, weights_digest
 from foundation.probes.feature_cache import keep_features, kept_features
-from foundation.probes.features import FeatureSet, extract
+from foundation.probes.features import FeatureSet, extract, joined
 
 
 def find_shards(patterns: Sequence[str]) -> list[str]:
@@ -30,19 +33,18 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
     return [str(path) for path in expand(list(patterns))]
 
 
-class Thinned:
-    """Some samples of a set of shards, spread evenly over it, so that sorted shards keep all their classes.
+class Some:
+    """Some samples of a set of shards.
 
     Args:
         shards: all samples.
-        limit: how many to keep.
+        kept: [n] int64, numbers of those that count, in their order.
     """
 
-    def __init__(self, shards: Any, limit: int) -> None:
-        self.whole, self.classes = shards, shards.classes
-        self.kept = np.linspace(0, shards.num_samples, limit, endpoint=False).astype(np.int64)
-        self.counts = np.array([limit], dtype=np.int64)
-        self.shards, self.num_samples = (f"{limit} samples of {len(shards.shards)} shards",), limit
+    def __init__(self, shards: Any, kept: NDArray[np.int64]) -> None:
+        self.whole, self.classes, self.kept = shards, shards.classes, kept
+        self.counts = np.array([len(kept)], dtype=np.int64)
+        self.shards, self.num_samples = (f"{len(kept)} samples of {len(shards.shards)} shards",), len(kept)
 
     def locate(self, number: int) -> tuple[int, int]:
         """Shard and place by which :meth:`read` finds a sample, by its number among those that are kept."""
@@ -76,7 +78,18 @@ def open_limited(patterns: Sequence[str], limit: int | None) -> Any:
     """The shards, thinned when they hold more samples than the limit."""
 
     shards = open_shards(list(patterns))
-    return shards if limit is None or limit >= shards.num_samples else Thinned(shards, limit)
+    if limit is None or limit >= shards.num_samples:
+        return shards
+    # Spread evenly, so that sorted shards keep all their classes.
+    return Some(shards, np.linspace(0, shards.num_samples, limit, endpoint=False).astype(np.int64))
+
+
+def share_of(shards: Any) -> Any:
+    """The part of some samples that this process looks at; the parts of all processes make up the whole, in order."""
+    if world_size() == 1:
+        return shards
+    first, end = (shards.num_samples * number // world_size() for number in (rank(), rank() + 1))
+    return Some(shards, np.arange(first, end))
 
 
 def loader(
@@ -86,10 +99,11 @@ def loader(
     batch_size: int,
     workers: int,
     limit: int | None = None,
+    shared: bool = False,
 ) -> Any:
     """Batches of views that ``prepare`` makes of what ``decode`` gives; the rest as for :func:`features_of_shards`."""
-
-    return build_eval_loader(open_limited(patterns, limit), prepare, decode, batch_size, workers=workers)
+    shards = open_limited(patterns, limit)
+    return build_eval_loader(share_of(shards) if shared else shards, prepare, decode, batch_size, workers=workers)
 
 
 def features_of_shards(
@@ -107,6 +121,7 @@ def features_of_shards(
     cache: Path | None = None,
     weights: str | None = None,
     what: str = "features",
+    shared: bool = False,
 ) -> FeatureSet:
     """Features of all samples of some shards, from the cache where it has them.
 
@@ -124,6 +139,7 @@ def features_of_shards(
         cache: folder to keep features in; None: compute them each time.
         weights: SHA-256 of the weights where it is known; computed else.
         what: said in front of the progress bar.
+        shared: all processes of a run call this together; each computes a share, and all get the whole.
 
     Raises:
         UserError: when shards are missing or no sample can be read.
@@ -144,13 +160,41 @@ def features_of_shards(
         found = kept_features(path, key)
         if found is not None:
             return found
-    with loader(patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit) as batches:
-        features = extract(
-            encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
-        )
+    make = (patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit, shared)
+
+    def features_here() -> FeatureSet:
+        with loader(*make) as batches:
+            return extract(
+                encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
+            )
+
+    features = together(features_here) if shared else features_here()
     if path is not None:
         keep_features(path, features, key)
     return features
+
+
+def together(own: Callable[[], FeatureSet]) -> FeatureSet:
+    """Features of all processes, in the order of their ranks, in every process; all call this together.
+
+    Args:
+        own: computes those of this one.
+
+    Raises:
+        UserError: in all processes, where none has any: what the first says.
+    """
+    if world_size() == 1:
+        return own()
+    found, said = None, ""
+    try:
+        found = own()
+    except UserError as error:  # not one of a share can be read
+        said = str(error)
+    words = gather_json({"said": said, **({} if found is None else found.words)})
+    tensors = gather_to_all({} if found is None else found.tensors)
+    if all(one["said"] for one in words):
+        raise UserError(words[0]["said"])
+    return joined([(t, w) for t, w in zip(tensors, words, strict=True) if not w["said"]])
 
 
 def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], what: str, **where: Any) -> FeatureSet:
@@ -165,7 +209,7 @@ def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], w
     """
     size, workers, limit = probe.batch_size, probe.workers, probe.limit
     return features_of_shards(
-        encoder, patterns, batch_size=size, workers=workers, limit=limit, what=what, **where
+        encoder, patterns, batch_size=size, workers=workers, limit=limit, what=what, shared=True, **where
     ).labelled()
 
 

@@ -25,6 +25,7 @@ from foundation.modalities.lattice import check_views
 from foundation.modalities.shapes import view_shapes
 from foundation.objectives.base import Objective, ObjectiveContext, UnbuiltBranchError
 from foundation.objectives.store import Stores
+from foundation.parallel.compiled import check_compiler
 from foundation.parallel.placement import Placement
 from foundation.plugins import near
 from foundation.run.recipe import STUDENT, Recipe
@@ -343,6 +344,18 @@ def placement(recipe: Recipe) -> Placement:
     if precision == "auto":
         precision = "bfloat16" if _native_bfloat16(kind) else "float32"
     return Placement(device, torch.bfloat16 if precision == "bfloat16" else None)
+
+
+def set_up(recipe: Recipe, placement: Placement) -> None:
+    """Give torch the settings of this process that a recipe asks for, before the first step.
+
+    Raises:
+        UserError: this machine cannot compile, and the recipe says so.
+    """
+    if placement.device.type == "cuda":
+        torch.set_float32_matmul_precision(recipe.train.matmul_precision)
+    if recipe.train.compile == "blocks":
+        check_compiler(placement.device)
 
 
 def _native_bfloat16(kind: str) -> bool:

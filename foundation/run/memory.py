@@ -19,8 +19,8 @@ from foundation.run.stage import micro_batch
 from foundation.run.trace import Block, Storage, Trace, trace
 
 Checkpointing = Literal["none", "selective", "full"]
-FOLLOWED = 16
-"""Samples of the largest micro-batch that is followed; memory beyond grows as it does from half of it to this."""
+FOLLOWED = 64
+"""Samples of the largest micro-batch that is followed; what a larger one takes grows in proportion."""
 STEP = ("gradients", "activations", "prototype scores", "weights in bfloat16")
 """Kinds of memory that a step takes and gives back."""
 
@@ -184,9 +184,10 @@ class Sharing:
 
 def memory(
     there: Weights,
-    step: Mapping[str, int],
-    views: int,
+    trace: Trace,
+    rows: int,
     shared: Sharing | None = None,
+    checkpointing: Checkpointing = "none",
     *,
     accumulates: bool = False,
 ) -> dict[str, int]:
@@ -194,20 +195,23 @@ def memory(
 
     Args:
         there: before the step.
-        step: what the step takes on top, see :func:`peak`.
-        views: bytes of a micro-batch.
+        trace: of a micro-batch.
+        rows: samples of a micro-batch; more than were followed take more in proportion.
         shared: how processes share; None: one process alone.
+        checkpointing: what blocks keep for the backward pass.
         accumulates: several micro-batches make a step, so that gradients live from one to the next.
     """
     shared = shared or Sharing()
-    sharded = shared.weights > 1
+    sharded, factor = shared.weights > 1, rows / trace.rows
+    step = peak(trace, checkpointing, gathered=sharded)
+    step |= {kind: round(step[kind] * factor) for kind in ("activations", "prototype scores")}
     gradients = there.trained // shared.gradients
     found = {
         "parameters": (there.trained + there.still) // shared.weights,
         "gradients": step["gradients"],
         "AdamW": 2 * there.trained // shared.moments,
         "teachers": there.frozen + (there.teachers - there.frozen) // shared.weights,
-        "buffers and views": there.buffers + views,
+        "buffers and views": there.buffers + round(trace.views * factor),
         "activations": step["activations"],
         "prototype scores": step["prototype scores"],
         "weights in bfloat16": step["weights in bfloat16"],
@@ -246,42 +250,6 @@ def sharing(config: Config, processes: int, per_node: int) -> Sharing:
     return Sharing(processes, *by_kind[config.data], ahead=config.prefetch, reshard=config.reshard, half=half)
 
 
-def step_peak(
-    recipe: Recipe,
-    learner: Learner,
-    rows: int,
-    device: str,
-    half: bool,
-    processes: int = 1,
-    checkpointing: Checkpointing = "none",
-    *,
-    gathered: bool = False,
-) -> tuple[dict[str, int], int]:
-    """Memory of a step on top of what is there before it, by kind, and bytes of the views; see :func:`peak`.
-
-    Args:
-        recipe: flat.
-        learner: of the recipe, on the meta device.
-        rows: samples of a micro-batch. Above :data:`FOLLOWED` the figures are extrapolated.
-        device: kind of device.
-        half: the forward pass computes in bfloat16.
-        processes: that train together.
-        checkpointing: what blocks keep.
-        gathered: weights are sharded.
-    """
-    sizes = (rows,) if rows <= FOLLOWED else (FOLLOWED // 2, FOLLOWED)
-    found = []
-    for size in sizes:
-        followed = trace(recipe, learner, size, device, half, processes)
-        found.append((peak(followed, checkpointing, gathered=gathered), followed.views))
-    (last, views), beyond = found[-1], (rows - sizes[-1]) / (sizes[-1] - sizes[0] or 1)
-    if beyond:
-        first, first_views = found[0]
-        last = {kind: max(0, round(last[kind] + beyond * (last[kind] - first[kind]))) for kind in STEP}
-        views = round(views + beyond * (views - first_views))
-    return last, views
-
-
 def needed(recipe: Recipe, learner: Learner, processes: int) -> dict[str, int]:
     """Bytes in one process of a run on this machine's kind of device, by kind.
 
@@ -293,18 +261,11 @@ def needed(recipe: Recipe, learner: Learner, processes: int) -> dict[str, int]:
     placement = build.placement(recipe)
     config, half = recipe.parallel, placement.autocast is not None
     rows = micro_batch(recipe, processes)
-    gathered = config.sharded and processes > 1
-    step, views = step_peak(
-        recipe,
-        learner,
-        rows,
-        placement.device.type,
-        half,
-        processes,
-        config.activation_checkpointing,
-        gathered=gathered,
-    )
+    followed = trace(recipe, learner, min(rows, FOLLOWED), placement.device.type, half, processes)
     shared = sharing(config, processes, processes)
     if config.weights == "auto" and not half:
         shared = replace(shared, half=False)
-    return memory(weights(learner), step, views, shared, accumulates=recipe.train.accumulate > 1)
+    return memory(
+        weights(learner), followed, rows, shared, config.activation_checkpointing,
+        accumulates=recipe.train.accumulate > 1,
+    )  # fmt: skip

@@ -48,6 +48,14 @@ class Train:
     """Optimiser steps that count as one epoch in durations; None: samples per epoch / batch size."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast of the forward pass. ``auto``: bfloat16 where the processor multiplies it natively, else float32."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """What a GPU may do to float32 matrix products: nothing (``highest``), TF32 (``high``: 10 bits of mantissa, several
+    times as fast), bfloat16 (``medium``). Products under autocast are in bfloat16 whatever it says; a CPU takes no
+    notice."""
+    compile: Literal["none", "blocks"] = "none"
+    """``blocks``: torch.compile makes one program of each block of encoders and decoders; equal ones share it. The
+    first steps take minutes then. Losses agree to rounding. Elastic slices, tokenizers and prototypes stay as they
+    are."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; ``auto``: the GPU if there is one."""
     grace_seconds: SecondsOrNever | None = None
@@ -66,6 +74,10 @@ class Train:
 
     def __post_init__(self) -> None:
         check(self, "train")
+        choices = {"matmul_precision": ("highest", "high", "medium"), "compile": ("none", "blocks")}
+        for name, words in choices.items():
+            if getattr(self, name) not in words:
+                raise UserError(f"train.{name} must be one of {', '.join(words)}, got {getattr(self, name)!r}")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 

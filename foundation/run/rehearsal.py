@@ -64,7 +64,9 @@ class Rehearsal:
         self.placement = build.placement(recipe)
         self.learner = build.learner(recipe, clock).train()
         rests = self.learner.may_leave_parameters_out
-        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, self.placement, rests)
+        build.set_up(recipe, self.placement)
+        compiled = recipe.train.compile == "blocks"
+        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, self.placement, rests, compiled)
         self.learner.to(self.placement.device)
         self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
 

@@ -11,14 +11,12 @@ from foundation.engine.learner import Learner
 from foundation.parallel.config import Config
 from foundation.run.collectives import Cost, Group
 from foundation.run.gpus import Card
-from foundation.run.memory import Checkpointing, Sharing, Weights, memory, peak, sharing, weights
+from foundation.run.memory import FOLLOWED, Checkpointing, Sharing, Weights, memory, sharing, weights
 from foundation.run.plan import Plan
 from foundation.run.recipe import Recipe
 from foundation.run.stage import micro_batch
 from foundation.run.trace import Operator, Trace, trace
 
-LARGEST = 64
-"""Samples of the largest micro-batch that is followed; time and memory of a larger one grow in proportion."""
 _BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at once
 _HOOKS = 200e-6  # seconds of the host for gathering one piece forward and backward, and reducing its gradients
 _SCALARS = 3  # sums of a few bytes besides those that objectives ask for: norm of the gradients, bad steps, figures
@@ -151,7 +149,7 @@ def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bo
         gpus: that train together: some objectives look at the samples of all.
         compiled: blocks are compiled.
     """
-    followed = min(rows, LARGEST)
+    followed = min(rows, FOLLOWED)
     there = weights(learner)
     half = recipe.train.precision != "float32"
     return Work(trace(recipe, learner, followed, "cuda", half, gpus), rows / followed, there, compiled)
@@ -186,10 +184,7 @@ def estimate(work: Work, layout: Layout, card: Card, accumulate: int = 1) -> Est
         "waiting for the slowest GPU": bound * card.unevenness * math.sqrt(2 * math.log(layout.gpus)),
     }
     flops = accumulate * work.factor * trace.flops()
-    kinds = peak(trace, layout.checkpointing, gathered=sharded)
-    kinds = {kind: round(size * work.factor) if kind != "gradients" else size for kind, size in kinds.items()}
-    views = round(trace.views * work.factor)
-    needed = memory(there, kinds, views, shared, accumulates=accumulate > 1)
+    needed = memory(there, trace, work.rows, shared, layout.checkpointing, accumulates=accumulate > 1)
     fits = _total_memory(needed, card) <= card.memory
     busy = {kind: accumulate * value for kind, value in busy.items()} | {"update": update}
     state = sum(needed.get(kind, 0) for kind in ("parameters", "AdamW", "teachers"))

@@ -59,6 +59,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.folder, self.say = recipe, folder, say
         self.placement = build.placement(recipe)
+        build.set_up(recipe, self.placement)
         self.parts = stages.parts(recipe)
         sources = {id(shards): shards for part in self.parts for shards in part.sources.values()}
         for warning in (line for shards in sources.values() for line in shards.warnings):

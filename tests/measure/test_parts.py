@@ -20,6 +20,15 @@ def measure(part):
     part.case("late", lambda: {"value": 3.0}, seconds=1000.0)
     part.case("two", lambda: {"value": 2.0})
 """
+NOT_STRICT = """
+TITLE, SECONDS = "lacks something", 60.0
+def measure(part):
+    from foundation.errors import UserError
+    def lacks():
+        raise UserError("not installed")
+    part.case("lacks", lacks)
+    part.row(case="one", value=1.0)
+"""
 CRASH = """
 TITLE, SECONDS = "crash", 60.0
 def measure(part):
@@ -54,7 +63,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.slow
 def test_a_bad_part_is_reported_and_the_next_one_goes_on(tmp_path):
     files = []
-    for name, text in {"crash": CRASH, "hang": HANG, "killed": KILLED, "good": GOOD}.items():
+    for name, text in {"crash": CRASH, "hang": HANG, "killed": KILLED, "good": GOOD, "lacks": NOT_STRICT}.items():
         files.append(tmp_path / f"{name}.py")
         files[-1].write_text(text)
     ended = {}
@@ -62,7 +71,7 @@ def test_a_bad_part_is_reported_and_the_next_one_goes_on(tmp_path):
         files, tmp_path / "out", rehearse=True, seed=0, seconds=600.0, begun=lambda *told: None,
         ended=lambda name, outcome, machine: ended.update({name: (outcome, machine)}),
     )  # fmt: skip
-    crash, hang, killed, good = (ended[name][0] for name in ("crash", "hang", "killed", "good"))
+    crash, hang, killed, good, lacks = (ended[file.stem][0] for file in files)
     assert crash.state == "failed" and "RuntimeError: something broke" in crash.tail
     assert [row["case"] for row in crash.rows] == ["before"]
     assert hang.state == "timed out" and "about to hang" in hang.tail
@@ -72,7 +81,9 @@ def test_a_bad_part_is_reported_and_the_next_one_goes_on(tmp_path):
         time.sleep(0.1)
     assert not alive(child), "what a part has started ends with it"
     assert killed.state == "failed" and "ended by signal 9" in killed.tail
-    assert good.state == "done" and good.tail == "" and [row["case"] for row in good.rows] == ["one", "two"]
+    assert [row["case"] for row in good.rows] == ["one", "two"]
+    assert good.state == "failed" and "ZeroDivisionError" in good.tail, "a rehearsal is strict"
+    assert lacks.state == "done" and lacks.tail == "" and lacks.notes == ["lacks: UserError: not installed"]
     assert any("bad: ZeroDivisionError" in note for note in good.notes)
     assert any("late: left out" in note for note in good.notes)
     assert ended["good"][1]["versions"]["torch"]
@@ -100,3 +111,12 @@ def test_what_a_part_finds_is_on_the_disk_at_once(tmp_path):
     part.write(whole=True)
     assert json.loads((tmp_path / "part.json").read_text())["whole"] is True
     assert os.listdir(tmp_path) == ["part.json"]
+
+
+def test_a_case_that_fails_costs_itself_alone_unless_it_is_a_rehearsal(tmp_path):
+    for rehearse in (False, True):
+        part = Part(Settings(tmp_path / "part.json", rehearse=rehearse, seed=0, seconds=10.0, folder=tmp_path))
+        assert part.case("bad", lambda: 1 / 0) is None
+        assert part.case("good", lambda: {"value": 2}) == {"value": 2}
+        assert part.notes == ["bad: ZeroDivisionError: division by zero"]
+        assert part.rows == [{"case": "good", "value": 2}] and part.failed is rehearse

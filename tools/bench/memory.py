@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 DESCRIPTION = """\
 Peak memory of some training steps of a recipe on random views, in this fresh process, beside what
-'foundation pretrain RECIPE --dry-run' estimates. On a CPU: growth of the largest resident set size since before the
-model was built. On a GPU: the largest amount that torch held."""
+'foundation pretrain RECIPE --dry-run' predicts. On a CPU: every piece of memory that torch allocates and frees, by its
+profiler, from before the model is built; with --resident the growth of the largest resident set size instead, which
+has the libraries' own scratch memory in it. On a GPU: the largest amount that torch held."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=argument(Count), default=4, help="samples per step (default: 4)")
     parser.add_argument("--steps", type=argument(Count), default=3, help="steps to take (default: 3)")
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
+    parser.add_argument("--resident", action="store_true", help="on a CPU: memory of the process, not of torch alone")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
 
@@ -30,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
+    from foundation.run import build
     from foundation.run.plan import plan
     from foundation.run.recipe import Recipe
     from foundation.run.rehearsal import Rehearsal, random_batch
@@ -46,19 +50,28 @@ def run(arguments: argparse.Namespace) -> int:
             own=True,
         )
     estimate = plan(recipe).memory
-    batch = random_batch(recipe, arguments.batch)
+    placement = build.placement(recipe)
+    by_profiler = placement.device.type == "cpu" and not arguments.resident
     warm_up(recipe)
-    before = held(recipe)
-    step = Rehearsal(recipe, arguments.batch)
-    batch = batch.to(step.placement.device)
-    for _ in range(arguments.steps):
-        step(batch)
-    measured = peak(recipe) - before
+
+    def steps() -> None:
+        step = Rehearsal(recipe, arguments.batch)
+        batch = random_batch(recipe, arguments.batch).to(placement.device)
+        for _ in range(arguments.steps):
+            step(batch)
+
+    if by_profiler:
+        measured = allocated(steps)
+    else:
+        before = held(recipe)
+        steps()
+        measured = peak(recipe) - before
     figures = {
         "recipe": recipe.name,
         "batch": arguments.batch,
-        "device": str(step.placement.device),
-        "precision": str(step.placement.autocast or torch.float32),
+        "device": str(placement.device),
+        "precision": str(placement.autocast or torch.float32),
+        "counted": "torch's allocations" if by_profiler else "resident size" if placement.device.type == "cpu" else "held",
         "estimate": {name: size / 2**20 for name, size in estimate.items()},
         "estimate_mebibytes": sum(estimate.values()) / 2**20,
         "measured_mebibytes": measured / 2**20,
@@ -88,6 +101,20 @@ def warm_up(recipe) -> None:
         layer = torch.nn.Linear(64, 64, device=placement.device)
         layer(torch.randn(64, 64, device=placement.device)).sum().backward()
     AdamW([list(layer.parameters())], (0.9, 0.999), 1e-8, fused=True).step()
+
+
+def allocated(work: Callable[[], None]) -> int:
+    """Most bytes that lived at once among all that torch allocates on the CPU while this works."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()  # negative where it is freed
+        most = max(most, live)
+    return most
 
 
 def held(recipe) -> int:

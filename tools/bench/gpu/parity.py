@@ -24,10 +24,12 @@ def measure(part) -> None:
     samples = 4 if part.rehearse else 16
     for modality, (data, recipe) in SMALL.items():
         with tempfile.TemporaryDirectory() as folder:
-            part.case(
+            row = part.case(
                 modality,
                 lambda data=data, recipe=recipe, folder=folder: compare(
                     data, recipe, part.device, Path(folder) / "shards", samples, part.settings.seed
                 ),
                 seconds=5.0,
             )
+        if row is not None and row["within"] != "yes":
+            part.fail(f"{modality}: beyond the tolerances")

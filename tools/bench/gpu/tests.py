@@ -29,7 +29,7 @@ def measure(part) -> None:
             limit = max(part.seconds_left - 10, 1)
             subprocess.run([*words, f"--junitxml={record}"], cwd=root, timeout=limit)
         except subprocess.TimeoutExpired:
-            part.note("pytest was ended at the limit of the part: see parts/tests.log for how far it came")
+            part.fail("pytest was ended at the limit of the part: see parts/tests.log for how far it came")
             return
         count(part, record)
     else:
@@ -53,4 +53,5 @@ def count(part, record) -> None:
     part.row(case="skipped", number=len(skipped))
     for case, found in (*bad.items(), *skipped.items()):
         said = (found.get("message") or "").strip().splitlines() or [""]
-        part.note(f"{found.tag}: {case.get('classname')}::{case.get('name')}: {said[0][:200]}")
+        told = f"{found.tag}: {case.get('classname')}::{case.get('name')}: {said[0][:200]}"
+        part.note(told) if found.tag == "skipped" else part.fail(told)
