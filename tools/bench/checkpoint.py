@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> int:
     batch = random_batch(recipe, arguments.batch).to(step.placement.device)
     number = 0
 
-    def timed(action) -> float:
+    def timed(action: Callable[[], object]) -> float:
         begun = time.perf_counter()
         action()
         if step.placement.device.type == "cuda":
@@ -115,7 +116,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> int:
             timed(lambda: step(batch))  # takes its memory back from the disk's cache
             own = savers["asynchronous"]
             figures["asynchronous"].append(save("asynchronous"))
-            while on_first_rank(lambda own=own: own._thread is not None and own._thread.is_alive()):
+            while on_first_rank(own.writing):
                 train("disturbed")
             own.wait()
             figures["asynchronous_writing"].append(own.seconds or 0.0)
