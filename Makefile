@@ -27,7 +27,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow faults lint format types check gpu docs clean
+.PHONY: help setup quickstart test slow slurm gpu faults lint format types check docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -42,6 +42,9 @@ test: $(TOOLS) ## the unit tests
 
 slow: $(TOOLS) ## the tests that take longer
 	@$(BIN)/pytest --numprocesses=auto -m 'slow and not slurm and not gpu and not network' $(ARGS)
+
+slurm: $(TOOLS) ## the tests on a real SLURM cluster, which they bring up on this machine (Debian: munge slurm-wlm)
+	@$(BIN)/pytest --numprocesses=2 -m 'slurm and not gpu and not network' $(ARGS)
 
 faults: $(TOOLS) ## inject every fault and rewrite the table in docs/reliability.md
 	@$(BIN)/pytest -m 'fault and not slurm and not gpu and not network' --fault-table=docs/reliability.md $(ARGS)

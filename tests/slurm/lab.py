@@ -126,9 +126,8 @@ class Lab:
             for pid, variables in self._processes()
             if variables.get("SLURM_JOB_ID") == job
             and "SLURM_PROCID" in variables
-            and variables.get("SUBMITIT_EXECUTOR")
             and (node is None or variables.get("SLURMD_NODENAME") == node)
-            and b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and _parent(pid) == "slurmstepd"
         ]
         return sorted(found)
 
@@ -233,6 +232,15 @@ PartitionName=low Nodes={listed} Default=YES MaxTime=INFINITE PriorityTier=1 Pre
 PartitionName=high Nodes={listed} MaxTime=60 PriorityTier=10 PreemptMode=OFF
 """
         )
+
+
+def _parent(pid: int) -> str:
+    """Name of the program that has started a process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{status.partition('PPid:')[2].split()[0]}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _lives(pid: int) -> bool:
