@@ -171,11 +171,15 @@ class Saver:
         if wait:
             self.wait()
 
+    def writing(self) -> bool:
+        """Whether a save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
     def overdue(self) -> bool:
         """Whether the last save failed and another try is worth while: there is room again. Cheap; ask at each step."""
         if self._lost:
             return True
-        if not self._failures or (self._thread is not None and self._thread.is_alive()):
+        if not self._failures or self.writing():
             return False
         if time.monotonic() < self._next_try:
             return False

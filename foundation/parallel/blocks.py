@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -60,14 +61,19 @@ def block_of(tensor: Tensor) -> Block:
 
 def first_holders(tensor: Tensor) -> Tensor:
     """[processes] int64: for each process, the first one that holds a copy of the same block; 0 for a plain tensor."""
+    sharded: Any = tensor
     if not is_sharded(tensor):
         return torch.zeros(world_size(), dtype=torch.int64)
-    sharded: Any = tensor
-    mesh: Tensor = sharded.device_mesh.mesh.to("cpu", torch.int64)  # ranks, in the form of the mesh
-    first = mesh
-    for dimension, placement in enumerate(sharded.placements):
+    return _first_holders(sharded.device_mesh, sharded.placements, world_size())
+
+
+@lru_cache(maxsize=8)  # thousands of tensors have one of a few layouts
+def _first_holders(mesh: Any, placements: tuple[Any, ...], processes: int) -> Tensor:
+    ranks: Tensor = mesh.mesh.to("cpu", torch.int64)  # in the form of the mesh
+    first = ranks
+    for dimension, placement in enumerate(placements):
         if placement.is_replicate():
             first = first.amin(dim=dimension, keepdim=True)
-    result = torch.arange(world_size())
-    result[mesh.flatten()] = first.expand(mesh.shape).flatten()
+    result = torch.arange(processes)
+    result[ranks.flatten()] = first.expand(ranks.shape).flatten()
     return result

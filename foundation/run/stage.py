@@ -277,14 +277,13 @@ class Stage:
             UserError: it is not one of this stage, or cannot be read; nothing is changed then.
         """
 
-        def read() -> dict[str, dict[str, Tensor]]:
-            contents = checkpoint.manifest_of(folder)["tensors"]
-            state.validate(contents, self.learner, self.optimizer, 0, self.jobs.modules)
-            return checkpoint.read_for(folder, self.capture())
-
+        contents = on_all_ranks(lambda: checkpoint.manifest_of(folder)["tensors"])
+        state.validate(contents, self.learner, self.optimizer, 0, self.jobs.modules)
+        present = self.capture()
+        tensors = on_all_ranks(lambda: checkpoint.read_for(folder, present))
         state.restore(
-            self.learner, self.optimizer, on_all_ranks(read), numbers, rank=rank(), world_size=world_size(),
-            seed=self.part.seed, jobs=self.jobs.modules,
+            self.learner, self.optimizer, tensors, numbers, rank=rank(), world_size=world_size(), seed=self.part.seed,
+            jobs=self.jobs.modules,
         )  # fmt: skip
 
     @property

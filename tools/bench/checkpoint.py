@@ -6,12 +6,18 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.run.recipe import Recipe
 
 DESCRIPTION = """\
 Time that training stands still for a checkpoint of a recipe's whole state (student, EMA teacher, AdamW), written in the
 foreground and in the background, and how much slower the steps are while it is written. The steps are real ones on
-random views. Needs the memory of the state twice and room for three checkpoints."""
+random views. Needs the memory of the state twice and room for three checkpoints. Several processes (torchrun) measure a
+sharded state that all write: parallel.data=fsdp."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from foundation import config, paths
+    from foundation.parallel.process_group import process_group
+    from foundation.run.recipe import Recipe
+
+    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"], own=True)
+    with process_group(recipe.train.device):
+        return measure(arguments, recipe)
+
+
+def measure(arguments: argparse.Namespace, recipe: Recipe) -> int:
+    """In each process of the run."""
     import shutil
     import statistics
     import time
@@ -40,22 +57,21 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from foundation import config, paths
     from foundation.checkpoints.saver import Config, Saver
     from foundation.engine import state
     from foundation.errors import UserError
-    from foundation.run.recipe import Recipe
+    from foundation.parallel.blocks import any_sharded
+    from foundation.parallel.collective import on_first_rank, rank, world_size
     from foundation.run.rehearsal import Rehearsal, random_batch
     from foundation.schedules import Clock, Duration
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    recipe = config.load(Recipe, paths.recipe(arguments.recipe), [*arguments.overrides, "train.accumulate=1"], own=True)
     step = Rehearsal(recipe, arguments.batch)
     batch = random_batch(recipe, arguments.batch).to(step.placement.device)
     number = 0
 
-    def timed(action) -> float:
+    def timed(action: Callable[[], object]) -> float:
         begun = time.perf_counter()
         action()
         if step.placement.device.type == "cuda":
@@ -68,13 +84,17 @@ def run(arguments: argparse.Namespace) -> int:
         figures[f"{kind}_step_processor"].append(time.thread_time() - begun)
 
     timed(lambda: step(batch))
-    groups = state.capture(step.learner, step.optimizer).values()
-    size = sum(t.numel() * t.element_size() for group in groups for t in group.values())
+    captured = state.capture(step.learner, step.optimizer)
+    size = sum(t.numel() * t.element_size() for group in captured.values() for t in group.values())
+    sharded = any_sharded(captured)
+    if world_size() > 1 and not sharded:
+        raise UserError("several processes measure a sharded state: say parallel.data=fsdp")
     figures: dict[str, list[float]] = {
         "undisturbed_step": [], "undisturbed_step_processor": [], "synchronous": [], "asynchronous": [],
         "asynchronous_writing": [], "disturbed_step": [], "disturbed_step_processor": [],
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.out) as own_folder:
+        folder = on_first_rank(lambda: own_folder)
         if shutil.disk_usage(folder).free < 3.2 * size:
             raise UserError(f"{folder} has no room for three checkpoints of {size:,} bytes: choose a disk by --out")
         savers = {}
@@ -96,18 +116,20 @@ def run(arguments: argparse.Namespace) -> int:
             timed(lambda: step(batch))  # takes its memory back from the disk's cache
             own = savers["asynchronous"]
             figures["asynchronous"].append(save("asynchronous"))
-            while own._thread is not None and own._thread.is_alive():
+            while on_first_rank(own.writing):
                 train("disturbed")
             own.wait()
             figures["asynchronous_writing"].append(own.seconds or 0.0)
         for each in savers.values():
             each.close()
+        on_first_rank(lambda: None)  # process 0 removes the folder
     middle = {f"{name}_seconds": statistics.median(values) for name, values in figures.items() if values}
     parameters = sum(p.numel() for p in step.optimizer.parameters())
     ratios = [a / b for a, b in zip(figures["asynchronous"], figures["synchronous"], strict=True)]
     result = {
         "recipe": recipe.name, "parameters": parameters, "checkpoint_gigabytes": size / 1e9,
-        "device": str(step.placement.device), "threads": torch.get_num_threads(), "rounds": arguments.rounds, **middle,
+        "device": str(step.placement.device), "processes": world_size(),
+        "threads": torch.get_num_threads(), "rounds": arguments.rounds, **middle,
         "preparing_seconds": preparing, "asynchronous_over_synchronous": statistics.median(ratios),
         "asynchronous_over_synchronous_min": min(ratios), "asynchronous_over_synchronous_max": max(ratios),
     }  # fmt: skip
@@ -115,6 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
         if figures[f"disturbed_{kind}"]:
             ratio = result[f"disturbed_{kind}_seconds"] / result[f"undisturbed_{kind}_seconds"]
             result[f"disturbed_over_undisturbed_{kind}"] = ratio
+    if rank() != 0:
+        return 0
     table = Table(title=f"checkpoint of {recipe.name}", show_header=False, title_justify="left")
     for key, value in result.items():
         shown = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
