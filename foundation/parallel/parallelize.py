@@ -23,7 +23,7 @@ from foundation.parallel.placement import Placement
 from foundation.parallel.recompute import recompute
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.shards import is_sharded
-from foundation.parallel.units import has_parameters, unit_lists, units
+from foundation.parallel.units import has_parameters, innermost, unit_lists, units
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Parallel:
         self.sharded = config.sharded and world_size() > 1
         for part in parts:
             if part.trained:
-                recompute(units(part.module), config.activation_checkpointing)
+                recompute(innermost(part.module), config.activation_checkpointing)
             if compiled:
                 compile_blocks(part.module)
         self.module: nn.Module = learner
