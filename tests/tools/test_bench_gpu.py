@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from foundation.cli import main
+from foundation.measure.part import Part, Settings, load_part
+from foundation.paths import bundled
 
 CASES = {
     "environment": {"bfloat16 products", "TF32 products", "copy in memory", "attention: varlen", "compile"},
@@ -91,3 +93,17 @@ def running_parts(folder: Path) -> list[str]:
         if "foundation.measure.part" in text and str(folder) in text:
             found.append(text)
     return found
+
+
+def test_tests_are_counted_and_those_that_fail_are_named(tmp_path):
+    text = "import pytest\ndef test_good(): pass\ndef test_bad(): assert 1 == 2\n"
+    text += "def test_left_out(): pytest.skip('not here')\n"
+    (tmp_path / "test_some.py").write_text(text)
+    record = tmp_path / "record.xml"
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path), f"--junitxml={record}"]
+    assert subprocess.run(words, capture_output=True, cwd=tmp_path).returncode == 1
+    part = Part(Settings(tmp_path / "part.json", rehearse=False, seed=0, seconds=10.0, folder=tmp_path))
+    load_part(bundled("tools") / "bench" / "gpu" / "tests.py").count(part, record)
+    assert {row["case"]: row["number"] for row in part.rows} == {"passed": 1, "failed": 1, "skipped": 1}
+    assert part.failed and any("test_bad: assert 1 == 2" in note for note in part.notes)
+    assert any(note.startswith("skipped: ") and "not here" in note for note in part.notes)
