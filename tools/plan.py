@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument(Count),
         help="samples of a micro-batch on each GPU, so that the batch grows with the GPUs (default: they share it)",
     )
-    parser.add_argument("--compile", action="store_true", help="predict compiled blocks")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--svg", type=Path, help="draw samples each second and GPU against GPUs there")
     add_option(parser)
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[Prediction] = []
     for number in numbers:
         before = found[-1] if found else None
-        found.append(predict(planned(arguments, number), number, per_node, chosen, arguments.compile, before))
+        found.append(predict(planned(arguments, number), number, per_node, chosen, before))
     if len(found) == 1:
         show(found[0], chosen)
     else:
@@ -81,7 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
         plain = {
             "recipe": found[0].plan.recipe.name,
             "settings": arguments.overrides,
-            "compiled": arguments.compile,
             "gpu": asdict(chosen),
             "predicted": [in_plain(one, chosen) for one in found],
         }

@@ -72,9 +72,7 @@ class Prediction:
         return max(fitting, key=lambda one: one.rate) if fitting else None
 
 
-def predict(
-    plan: Plan, gpus: int, per_node: int, card: Card, compiled: bool = False, before: Prediction | None = None
-) -> Prediction:
+def predict(plan: Plan, gpus: int, per_node: int, card: Card, before: Prediction | None = None) -> Prediction:
     """Predict a recipe's first stage on GPUs.
 
     Args:
@@ -82,7 +80,6 @@ def predict(
         gpus: in all.
         per_node: of one node.
         card: kind of GPU.
-        compiled: blocks are compiled.
         before: of the same recipe and micro-batch on other GPUs: what a GPU computes is not followed again where it is
             the same.
     """
@@ -92,7 +89,7 @@ def predict(
     if before is not None and known and not before.work.trace.gathered:
         made = before.work
     else:
-        made = work(recipe, plan.learner, rows, gpus, compiled=compiled)
+        made = work(recipe, plan.learner, rows, gpus)
     layout = Layout(gpus, per_node, recipe.parallel)
     return Prediction(
         plan,

@@ -137,7 +137,7 @@ class Estimate:
         return _total_memory(self.memory, card)
 
 
-def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bool = False) -> Work:
+def work(recipe: Recipe, learner: Learner, rows: int, gpus: int) -> Work:
     """Follow a micro-batch as it runs on a GPU in bfloat16.
 
     Args:
@@ -145,11 +145,10 @@ def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bo
         learner: of the recipe, on the meta device.
         rows: samples of one GPU.
         gpus: that train together: some objectives look at the samples of all.
-        compiled: blocks are compiled.
     """
     followed = min(rows, FOLLOWED)
     there = weights(learner)
-    half = recipe.train.precision != "float32"
+    half, compiled = recipe.train.precision != "float32", recipe.train.compile == "blocks"
     return Work(trace(recipe, learner, followed, "cuda", half, gpus), rows / followed, there, compiled)
 
 
