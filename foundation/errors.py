@@ -55,6 +55,11 @@ class UserError(FoundationError):
     exit_code = 2
 
 
+class JoinError(UserError):
+    """This process could not reach the others of its run: wrong variables, or a network or port that may do another
+    time."""
+
+
 class RecipeError(UserError):
     """Parts of a recipe that do not go together, all of them at once.
 

@@ -22,7 +22,7 @@ from typing import Any
 from foundation.cluster import records
 from foundation.cluster.queue_comment import QueueComment
 from foundation.cluster.settle import start_of
-from foundation.errors import FoundationError, RequeueRequest, StopRequest
+from foundation.errors import FoundationError, JoinError, RequeueRequest, StopRequest
 from foundation.parallel.launch import job_port
 from foundation.parallel.threads import processors
 
@@ -109,7 +109,8 @@ class _Ends:
             raise
         if error and isinstance(error[0], StopRequest):
             self.signal = error[0].signal or "another process"
-        self._keep(code, str(error[0]) if error else None)
+        lost = bool(error) and isinstance(error[0], JoinError)  # at another start, with another port, it may reach them
+        self._keep(_AGAIN if lost else code, str(error[0]) if error else None)
         return code
 
     def _leave(self, number: int, _: FrameType | None) -> None:

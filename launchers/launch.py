@@ -8,15 +8,18 @@ import shutil
 import socket
 import sys
 import time
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from foundation.cluster import records
     from foundation.cluster.options import Options
-    from foundation.cluster.snapshot import Code
 
 Runs: TypeAlias = list[tuple[Path, list[str]]]
 """Folder of each run, and its words of ``foundation pretrain``."""
+
+_LONGEST_PAUSE = 30.0  # seconds between two questions to the queue, which has others to answer too
 
 DESCRIPTION = """\
 Train a recipe as a job: in the background of this machine, or on a SLURM cluster. The recipe is checked first, the
@@ -90,6 +93,7 @@ def _sbatch(word: str) -> tuple[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.cluster import records, submit
+    from foundation.voice import to_stdout
 
     submit.require_submitit()
     options = _options(arguments)
@@ -105,10 +109,15 @@ def run(arguments: argparse.Namespace) -> int:
         submit.require_slurm()
     there = root.exists()
     try:
-        _submit(folder, options, runs)
+        launch = _submit(folder, options, runs)
     except BaseException:
         _forget(folder, root, there)
         raise
+    records.write_launch(folder, launch)
+    for job in launch["jobs"]:
+        to_stdout(f"job {job['id']}: {job['run']}")
+    first = launch["jobs"][0]["id"]
+    to_stdout(f"look at it: foundation jobs {os.path.relpath(root)}; its log: foundation jobs logs {first}")
     return _wait(folder) if arguments.wait else 0
 
 
@@ -128,9 +137,10 @@ def _show(folder: Path, options: Options, runs: Runs) -> None:
     to_stdout(submit.text(executor, len(runs)))
 
 
-def _submit(folder: Path, options: Options, runs: Runs) -> None:
-    """Copy the code, check what it would do, hand the jobs over, and keep what was done."""
-    from foundation.cluster import records, rehearsal, snapshot, submit
+def _submit(folder: Path, options: Options, runs: Runs) -> records.Launch:
+    """Copy the code, check what it would do, and hand the jobs over."""
+    from foundation.cluster import rehearsal, snapshot, submit
+    from foundation.cluster.environment import captured
     from foundation.submitit_job import Job
     from foundation.voice import to_stderr, to_stdout
 
@@ -140,8 +150,9 @@ def _submit(folder: Path, options: Options, runs: Runs) -> None:
     to_stdout(rehearsed.shown)
     for line in rehearsed.warnings:
         to_stderr(line)
-    root = folder.parent.parent
-    executor = submit.executor(folder, options, root.name, code.path)
+    to_stdout(f"code: {code.described()}")
+    environment = captured()
+    executor = submit.executor(folder, options, folder.parent.parent.name, code.path)
     calls = [Job(words) for _, words in kept]
     local = options.on == "local"
     ids = submit.submit_detached(executor, calls, code.path) if local else submit.submit(executor, calls)
@@ -149,11 +160,18 @@ def _submit(folder: Path, options: Options, runs: Runs) -> None:
         {"id": job, "run": str(path.absolute()), "words": _shown(words)}
         for job, (path, words) in zip(ids, kept, strict=True)
     ]
-    records.write_launch(folder, _launch(options, jobs, code))
-    for job in jobs:
-        to_stdout(f"job {job['id']}: {job['run']}")
-    to_stdout(f"code: {code.described()}")
-    to_stdout(f"look at it: foundation jobs {os.path.relpath(root)}; its log: foundation jobs logs {ids[0]}")
+    return {
+        "on": options.on,
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "command": _shown(sys.argv),
+        "tasks": options.world_size,
+        "retries": options.retries,
+        "jobs": jobs,
+        "code": code.plain(),
+        "environment": environment,
+        "options": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()},
+    }
 
 
 def _forget(folder: Path, root: Path, there: bool) -> None:
@@ -167,8 +185,6 @@ def _forget(folder: Path, root: Path, there: bool) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    from dataclasses import fields
-
     from foundation.cluster.options import Options, merged, profile
     from foundation.errors import UserError
 
@@ -177,7 +193,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     if given["sbatch"] is not None:
         given["sbatch"] = dict(given["sbatch"])
     options = merged(base, given)
-    if options.array_parallelism != Options().array_parallelism and not arguments.sweep and arguments.array_parallelism:
+    if arguments.array_parallelism and not arguments.sweep:
         raise UserError("--array-parallelism goes with --sweep: a single run is no array")
     return options
 
@@ -237,7 +253,8 @@ def _device(words: list[str]) -> object:
     """What the recipe says of ``train.device``."""
     from foundation import config, paths
 
-    source = Path(words[1]) / "recipe.yaml" if Path(words[1]).is_dir() else paths.recipe(words[1])
+    resumed = Path(words[1]) / "recipe.yaml"
+    source = resumed if resumed.is_file() else paths.recipe(words[1])
     train = config.read_plain(source).get("train")
     device = train.get("device") if isinstance(train, dict) else None
     return next((text[13:] for text in reversed(words) if text.startswith("train.device=")), device)
@@ -265,25 +282,13 @@ def _shown(words: list[str]) -> list[str]:
     return [redact(word) for word in words]
 
 
-def _launch(options: Options, jobs: list[Any], code: Code) -> Any:
-    from dataclasses import asdict
-
-    from foundation.cluster.environment import captured
-
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
-    return {
-        "on": options.on, "time": time.time(), "host": socket.gethostname(), "command": _shown(sys.argv),
-        "tasks": options.world_size, "retries": options.retries, "jobs": jobs, "code": code.plain(),
-        "environment": captured(), "options": plain,
-    }  # fmt: skip
-
-
 def _wait(folder: Path) -> int:
     """Until all jobs of a launch have ended; says why each has failed."""
     from foundation.cluster.states import State, of_launch
     from foundation.voice import to_stderr, to_stdout
 
     said: dict[str, State] = {}
+    pause = 0.5
     while True:
         jobs = of_launch(folder)
         for job in jobs:
@@ -292,7 +297,8 @@ def _wait(folder: Path) -> int:
                 to_stdout(f"job {job.id}: {job.state}{f' on {job.nodes}' if job.nodes else ''}")
         if all(job.over for job in jobs):
             break
-        time.sleep(1.0)
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LONGEST_PAUSE)
     code = 0
     for job in jobs:
         if job.state != "done":

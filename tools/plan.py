@@ -146,7 +146,9 @@ def show(found: Prediction, card: Card) -> None:
     for heading in ("data", "checkpointing", "GiB", "fits", "ms a step", SAMPLES, "MFU, %", "days"):
         table.add_column(heading, justify="left" if heading in ("data", "checkpointing") else "right")
     for other in found.others:
-        data = other.layout.parallel.data + (f", shard {other.layout.parallel.shard}" * bool(other.layout.parallel.shard))
+        data = other.layout.parallel.data + (
+            f", shard {other.layout.parallel.shard}" * bool(other.layout.parallel.shard)
+        )
         cells = [f"{other.total(card):,.1f}", "yes" if other.fits else "no", f"{1e3 * other.step:,.1f}"]
         cells += [f"{other.rate:,.0f}", f"{100 * other.mfu:.1f}", f"{other.days(steps):,.2f}"]
         table.add_row(data, other.layout.checkpointing, *cells)
@@ -186,7 +188,14 @@ def show_many(found: list[Prediction], card: Card) -> None:
             cells.append("" if there is None else f"{there.rate / there.layout.gpus:,.1f}")
         waits = one.chosen.step - one.chosen.seconds["GPU"]
         days = f"{one.chosen.days(one.plan.clock.total_steps):,.1f}"
-        row = (f"{one.chosen.layout.gpus:,}", f"{one.chosen.batch:,}", *cells, f"{one.chosen.rate:,.0f}", f"{1e3 * waits:,.1f}", days)
+        row = (
+            f"{one.chosen.layout.gpus:,}",
+            f"{one.chosen.batch:,}",
+            *cells,
+            f"{one.chosen.rate:,.0f}",
+            f"{1e3 * waits:,.1f}",
+            days,
+        )
         table.add_row(*row, "yes" if one.chosen.fits else "no")
     Console().print(table)
 
@@ -245,7 +254,9 @@ def drawn(found: list[Prediction], title: str) -> str:
     kinds = columns(found)
     width, height, left, top, bottom = 680, 380, 70, 50, 50
     gpus = [one.chosen.layout.gpus for one in found]
-    lines = {kind: [(e.layout.gpus, e.rate / e.layout.gpus) for one in found if (e := plain_of(one, kind))] for kind in kinds}
+    lines = {
+        kind: [(e.layout.gpus, e.rate / e.layout.gpus) for one in found if (e := plain_of(one, kind))] for kind in kinds
+    }
     most = 1.1 * max(rate for line in lines.values() for _, rate in line)
     low, high = math.log2(min(gpus)), max(math.log2(max(gpus)), math.log2(min(gpus)) + 1)
 

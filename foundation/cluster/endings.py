@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,14 @@ def of_start(folder: Path, job: str, start: int, run: Path, tasks: int, code: in
         return Ending(AGAIN, asked, f"asked to stop by {asked}; saved", dead)
     if code == 0 and not failed and not any(end["code"] for end in ends):
         return Ending(0, None, "done", ())
-    said = _output(folder, job)
     if failed:
         first, exit_code = failed[0], failed[0]["code"]
         reason = f"rank {first['rank']} on {first['host']} failed first: {first['error'] or f'exit code {exit_code}'}"
         known = explain.of_run(first["error"] or "", *_recipe(run, tasks))
     else:
-        exit_code, known = code or AGAIN, explain.of_run(said, *_recipe(run, tasks))
         reason = _without_failure(run, ends, dead, code)
+        exit_code, said = AGAIN if ends and not dead else code or AGAIN, f"{reason}\n{_output(folder, job)}"
+        known = explain.of_run(said, *_recipe(run, tasks))
     slow = behind(run)
     parts = [reason, *([f"({'; '.join(slow)})"] if slow else []), *([f"Cause: {known}"] if known else [])]
     return Ending(exit_code, None, " ".join(parts), dead)
@@ -73,11 +74,12 @@ def of_start(folder: Path, job: str, start: int, run: Path, tasks: int, code: in
 
 def _asked(ends: Sequence[RankEnd], failed: Sequence[RankEnd], dead: Sequence[int]) -> str | None:
     """The signal that ended all of a start. USR2 comes from the scheduler alone; TERM also from srun, which ends the
-    other processes when one has failed: it counts only where none has failed or is missing."""
+    other processes when one has failed or was lost: it counts only where it ended all."""
     signals = [end["signal"] for end in ends if end["signal"]]
     if "SIGUSR2" in signals:
         return "SIGUSR2"
-    return signals[0] if signals and not failed and not dead else None
+    lost = any(end["code"] and not end["signal"] for end in ends)
+    return signals[0] if signals and not (failed or dead or lost) else None
 
 
 def _without_failure(run: Path, ends: Sequence[RankEnd], dead: Sequence[int], code: int) -> str:
@@ -92,7 +94,8 @@ def _without_failure(run: Path, ends: Sequence[RankEnd], dead: Sequence[int], co
         how = f" (killed by signal {code - 128})" if 128 < code < 160 else ""
         return f"rank {names}{more} ended without a word{how}"
     if ends:
-        return f"rank {ends[0]['rank']} on {ends[0]['host']}: {ends[0]['error'] or 'ended'}"
+        first = next((end for end in ends if end["signal"] is None and end["error"]), ends[0])
+        return f"rank {first['rank']} on {first['host']}: {first['error'] or 'ended'}"
     return word or f"exit code {code}"
 
 
@@ -164,12 +167,21 @@ def last_start(path: Path) -> str:
     return text[max(0, text.rfind(_START)) :]
 
 
-def run_of(folder: Path, job: str) -> tuple[Path, records.Launch]:
+def run_of(folder: Path, job: str, seconds: float = 0.0) -> tuple[Path, records.Launch]:
     """Run folder and launch of a job.
 
+    Args:
+        folder: of the launch.
+        job: number of the job.
+        seconds: to wait for the launch to be written down.
+
     Raises:
+        FileNotFoundError: it is not.
         UserError: the launch knows no such job.
     """
+    end = time.monotonic() + seconds
+    while not (folder / records.LAUNCH).exists() and time.monotonic() < end:
+        time.sleep(0.2)
     launch = records.read_launch(folder)
     for item in launch["jobs"]:
         if item["id"] == job:

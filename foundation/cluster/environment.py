@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
-_PREFIXES = ("SLURM_", "SLURMD_", "SLURM_JOB_", "SUBMITIT_", "PMI_", "PMIX_", "TORCHELASTIC_")
+_PREFIXES = ("SLURM_", "SLURMD_", "SUBMITIT_", "PMI_", "PMIX_", "TORCHELASTIC_")
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _CAPTURED = (
     "CONDA_DEFAULT_ENV",

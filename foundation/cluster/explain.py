@@ -118,7 +118,7 @@ OF_RUN = (
         "make room; the same run goes on from its newest checkpoint",
     ),
     _cause(
-        r"Bus error|SIGBUS|shared memory",
+        r"Bus error|SIGBUS|/dev/shm",
         "the shared memory of the node (/dev/shm), through which loader workers hand over batches, was not enough",
         "fewer workers (data.workers), or more of it where the job runs in a container",
     ),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.cluster.environment import stale
 from foundation.errors import UserError
 from foundation.redact import redact
 from foundation.search_path import FIND
@@ -50,7 +51,9 @@ def rehearse(runs: Sequence[Sequence[str]], code: Path | None) -> Rehearsed:
     words = [[*run, "--dry-run"] for run in runs]
     path = os.pathsep.join([str(code), *_entries()]) if code else os.environ.get("PYTHONPATH", "")
     program = f"{FIND}\n{_PROGRAM}" if code is None else _PROGRAM
-    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "110"}
+    left_out = stale(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "110"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, json.dumps(words)], capture_output=True, text=True, env=environment
     )

@@ -19,6 +19,7 @@ from foundation.cluster.records import StartEnd
 from foundation.errors import FoundationError
 from foundation.voice import plural, to_stderr
 
+_PATIENCE_SECONDS = 30.0  # for the launch to be written down: a job may end at once
 _WAIT_SECONDS = 120.0  # for the controller to end this script, once the job is queued again
 
 
@@ -27,7 +28,7 @@ def main() -> int:
     code, folder = int(sys.argv[1]), Path(sys.argv[2])
     job, start = job_of(os.environ), start_of(os.environ)
     tasks = int(os.environ.get("SLURM_NTASKS") or 1)
-    run, launch = endings.run_of(folder, job)
+    run, launch = endings.run_of(folder, job, _PATIENCE_SECONDS)
     ending = endings.of_start(folder, job, start, run, tasks, code)
     earlier = records.start_ends(folder, job)
     end = decide(ending, _state(job), start, newest(run), earlier, launch["retries"])

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,10 +92,11 @@ def run_part(path: Path, title: str, settings: Settings) -> tuple[Outcome, Mappi
     log, start = settings.file.with_suffix(".log"), time.monotonic()
     root = str(paths.PACKAGE.parent)
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    with log.open("wb") as output:
+    # A part that is ended while it compiles leaves half a file, which the next one would take for a whole one.
+    with log.open("wb") as output, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:
         process = subprocess.Popen(
             command(path, settings), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **_caches(compiled)}, start_new_session=True,
         )  # fmt: skip
         try:
             code: int | None = process.wait(settings.seconds)
@@ -110,6 +112,11 @@ def run_part(path: Path, title: str, settings: Settings) -> tuple[Outcome, Mappi
         found.get("rows", ()), found.get("notes", ()), tail,
     )  # fmt: skip
     return outcome, found.get("machine", {})
+
+
+def _caches(folder: str) -> dict[str, str]:
+    """Variables that say where torch and Triton keep what they compile."""
+    return {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

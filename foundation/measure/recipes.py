@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from foundation import config, paths
-from foundation.run.recipe import Recipe, Train
+from foundation.run.recipe import Recipe
 
 DINOV2_16 = """
 name: dinov2-vit16
@@ -58,8 +57,3 @@ def shipped(name: str, batch: int, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe for a number of samples per step."""
     words = [f"train.batch_size={batch}", "train.accumulate=1", "data.samples_per_epoch=10000", *overrides]
     return config.load(Recipe, paths.recipe(name), words, own=True)
-
-
-def has_setting(name: str) -> bool:
-    """Whether recipes of this version have a setting ``train.NAME``."""
-    return any(item.name == name for item in fields(Train))

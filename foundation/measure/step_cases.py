@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from foundation.encoders.attention import Backend, choose_backend
 from foundation.encoders.packed_attention import PACKED, unavailable
 from foundation.measure.part import Part
-from foundation.measure.recipes import dinov2, has_setting
+from foundation.measure.recipes import dinov2
 from foundation.measure.steps import Ceiling, Steps, ceiling_of, figures
 from foundation.measure.timing import free
 
@@ -113,13 +114,14 @@ def _larger(part: Part, steps: Steps, found: Found, ceiling: Ceiling) -> None:
 
 def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int) -> None:
     """Recipes with a setting changed, each built anew."""
-    cases: dict[str, str] = {}
-    if has_setting("compile"):
-        cases["compiled blocks"] = "train.compile=blocks"
-    else:
-        part.note("compiled blocks: not measured, this version has no train.compile")
-    cases["drop path 0.3"] = "encoder.drop_path=0.3"
-    cases["activations computed anew"] = "parallel.activation_checkpointing=selective"
+    cases = {
+        "compiled blocks": "train.compile=blocks",
+        "drop path 0.3": "encoder.drop_path=0.3",
+        "activations computed anew": "parallel.activation_checkpointing=selective",
+    }
+    if part.rehearse:
+        part.note("compiled blocks: rehearsed without compiling, which takes minutes on a processor")
+    stance = torch.compiler.set_stance("force_eager") if part.rehearse else nullcontext()
     for name, setting in cases.items():
 
         def timed(setting: str = setting) -> dict[str, Any]:
@@ -132,5 +134,6 @@ def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int
             steps.use_attention(found.attention)
             return figures(steps.speed(rounds=rounds), found.batch, flops, ceiling)
 
-        part.case(name, timed, seconds=25.0)
+        with stance:
+            part.case(name, timed, seconds=25.0)
         free()

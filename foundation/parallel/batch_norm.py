@@ -33,14 +33,12 @@ def synchronise(module: nn.Module) -> None:
 
 def _forward(layer: nn.Module, local: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The layer's own forward pass, with the kernel exchanged: subclasses reshape before it or activate behind it."""
-    if not layer.training:
-        return local(x)
     with _OverRanks():
         return local(x)
 
 
 class _OverRanks(TorchFunctionMode):
-    """While entered, ``F.batch_norm`` in training is :func:`batch_norm`."""
+    """While entered, ``F.batch_norm`` is :func:`batch_norm`."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -70,6 +68,8 @@ def batch_norm(
         momentum: share of the new statistics in the running ones.
         eps: added to the variance.
     """
+    # Sharded weights may be gathered in half precision; statistics never are.
+    weight, bias = (None if one is None else one.float() for one in (weight, bias))
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     result, mean, squares, count = _BatchNorm.apply(x, weight, bias, eps)

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from foundation.errors import PeerError, UserError
+from foundation.errors import JoinError, PeerError, UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -56,7 +56,8 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
         timeout_seconds: a process that waits for another one for so long gives up.
 
     Raises:
-        UserError: wrong variables, or the address cannot be used.
+        UserError: wrong variables.
+        JoinError: the address cannot be used.
         PeerError: another process ended or fell silent.
     """
     rank, size, local = ranks_from_environment()
@@ -70,7 +71,7 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_seconds))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"process {rank} of {size} could not join the others at {where}: {error}") from error
+        raise JoinError(f"process {rank} of {size} could not join the others at {where}: {error}") from error
     try:
         yield
     except RuntimeError as error:

@@ -68,7 +68,9 @@ class Rehearsal:
         compiled = recipe.train.compile == "blocks"
         self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, self.placement, rests, compiled)
         self.learner.to(self.placement.device)
-        self.optimizer = recipe.optimizer.build(build.trainable(self.learner), clock, batch)
+        trained = build.trainable(self.learner)
+        self.optimizer = recipe.optimizer.build(trained, clock, batch, self.parallel.owned)
+        self.parallel.begin(self.placement.device, rests, self.optimizer.adamw)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Forward, backward, clipping, AdamW and the teachers' update, as the trainer does it.

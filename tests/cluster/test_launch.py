@@ -124,6 +124,7 @@ def test_a_local_job_goes_on_in_the_background_is_stopped_and_launched_again(tin
     assert (shown()["state"], shown()["step"]) == ("done", 300)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 301))
+    assert f"done: {run}" in foundation("jobs", str(run), "--tail").stdout
     assert "resuming from step-" in foundation("jobs", "logs", str(run), "--lines", "1000").stdout
 
 

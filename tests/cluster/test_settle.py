@@ -118,3 +118,11 @@ def test_what_is_done_at_the_end_of_a_start(ending, state, progress, earlier, ex
     found = decide(ending, state, len(earlier), progress, earlier, retries=2)
     assert found["decision"] == expected, found
     assert found["code"] == ending.code and found["progress"] == progress
+
+
+def test_processes_that_could_not_join_are_tried_again_and_named_with_the_cause(tmp_path):
+    left(tmp_path, 1, 75, 9.0, "SIGTERM", "asked to stop by SIGTERM outside of training")
+    left(tmp_path, 0, 75, 10.0, error="process 0 of 2 could not join the others at n0:20007: Address already in use")
+    found = of_start(tmp_path, 2, tasks=2)
+    assert (found.code, found.asked) == (75, None)
+    assert found.reason.startswith("rank 0 on n0: process 0 of 2 could not join") and "MASTER_PORT" in found.reason

@@ -177,3 +177,19 @@ def test_sdpa_by_name_is_torchs_own_kernel_in_half_precision_too(monkeypatch):
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     assert torch.equal(attend(qkv, segments, 2, "sdpa"), expected.transpose(1, 2).reshape(34, 32))
     assert not attention._written_out(qkv, 17, "sdpa") and attention._written_out(qkv, 17)
+
+
+@pytest.mark.slow
+def test_the_compiled_kernel_leaves_out_what_the_block_mask_says():
+    """Uncompiled, FlexAttention looks at single tokens; the kernel reads which blocks are empty and which whole."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False)  # a CPU's kernel of changing sizes does not build in 2.14
+    for layout in (((2, 197), (8, 37)), ((1, 300), (1, 128), (1, 600))):
+        segments = [Segment(rows, tokens) for rows, tokens in layout]
+        qkv = qkv_of(segments)
+        query, key, value = (part.transpose(0, 1)[None] for part in qkv.view(len(qkv), 3, 2, 16).unbind(1))
+        with torch.no_grad():
+            mixed = compiled(query, key, value, block_mask=block_mask(layout, CPU))
+        found = mixed[0].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(found, attend(qkv, segments, 2, "sdpa"), rtol=1e-5, atol=1e-5)

@@ -102,9 +102,9 @@ def test_stages_hand_on_whole_weights(many_runs, tiny_recipe_file, tmp_path):
 
 
 def test_mistakes_are_said():
-    with pytest.raises(UserError, match="parallel.data must be one of ddp, fsdp, hsdp, fairscale, got 'zero'"):
+    with pytest.raises(UserError, match=r"parallel\.data must be one of ddp, fsdp, hsdp, fairscale, got 'zero'"):
         parallelism.Config(data="zero")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="parallel.shard is for data: hsdp"):
+    with pytest.raises(UserError, match=r"parallel\.shard is for data: hsdp"):
         parallelism.Config(data="fsdp", shard=2)
 
 

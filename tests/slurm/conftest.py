@@ -158,9 +158,10 @@ def launch(recipe: Path, tmp_path: Path) -> Iterator[Callable[..., Launched]]:
 
     def begin(lab: Lab, *words: str, pause: float = 0.0, run: Path | None = None, what: Path | None = None) -> Launched:
         root = run or tmp_path / "run"
-        done = foundation(
-            "launch", str(what or recipe), "--on", "slurm", "--run", str(root), *words, lab=lab, TEST_PAUSE=str(pause)
-        )
+        # As if given in an interactive job, whose variables must not reach the new one.
+        of_another_job = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "7", "SLURM_CPUS_PER_TASK": "90", "RANK": "3"}
+        given = ("launch", str(what or recipe), "--on", "slurm", "--run", str(root), *words)
+        done = foundation(*given, lab=lab, TEST_PAUSE=str(pause), **of_another_job)
         begun.append(Launched(lab, root, done.stdout))
         return begun[-1]
 

@@ -120,7 +120,7 @@ class Lab:
                 os.kill(pid, signal.SIGKILL)
 
     def tasks(self, job: str, node: str | None = None) -> list[tuple[int, int]]:
-        """Rank and process number of each task of a job."""
+        """Rank and process number of each task of a job; the batch script and srun call themselves rank 0 as well."""
         found = [
             (int(variables["SLURM_PROCID"]), pid)
             for pid, variables in self._processes()
@@ -128,6 +128,7 @@ class Lab:
             and "SLURM_PROCID" in variables
             and (node is None or variables.get("SLURMD_NODENAME") == node)
             and _parent(pid) == "slurmstepd"
+            and b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         return sorted(found)
 

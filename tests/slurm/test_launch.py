@@ -87,12 +87,15 @@ def test_two_launches_into_one_run_folder_are_refused(lab, launch, recipe):
 
 def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     job = launch(
-        lab, "train.length=6 steps", "--sweep", "optimizer.learning_rate.start=1e-3,1e-1", "--sweep", "seed=0,1",
-        "--array-parallelism", "2", run=tmp_path / "sweep",
+        lab, "train.length=12 steps", "--sweep", "optimizer.learning_rate.start=1e-3,1e-1", "--sweep", "seed=0,1",
+        "--array-parallelism", "2", run=tmp_path / "sweep", pause=0.5,
     )  # fmt: skip
     base = job.job.partition("_")[0]
     assert job.ids == [f"{base}_{number}" for number in range(4)]
+    job.wait(lambda: job.step(Path(job.launch["jobs"][1]["run"])) >= 2, "at step 2 in the second run")
+    lab.run("scancel", "--signal=USR2", job.ids[1])
     job.wait(lambda: all(item["state"] == "done" for item in job.show()), "done")
+    assert [item["restarts"] for item in job.show()] == [0, 1, 0, 0], "each element is queued again by itself"
     names = [Path(item["run"]).name for item in job.show()]
     assert names == [
         f"optimizer.learning_rate.start={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)

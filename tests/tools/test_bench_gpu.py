@@ -11,7 +11,7 @@ from foundation.cli import main
 
 CASES = {
     "environment": {"bfloat16 products", "TF32 products", "copy in memory", "attention: varlen", "compile"},
-    "vit_small": {"counted operations", "attention sdpa", "larger batch", "drop path 0.3", "activations computed anew"},
+    "vit_small": {"counted operations", "attention sdpa", "larger batch", "compiled blocks", "drop path 0.3"},
     "attention": {"ViT-S"},
     "waits": {"launches of that step", "a step of a whole run (quickstart)"},
     "timeline": {"trace"},

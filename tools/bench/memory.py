@@ -71,7 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
         "batch": arguments.batch,
         "device": str(placement.device),
         "precision": str(placement.autocast or torch.float32),
-        "counted": "torch's allocations" if by_profiler else "resident size" if placement.device.type == "cpu" else "held",
+        "counted": "torch's allocations"
+        if by_profiler
+        else "resident size"
+        if placement.device.type == "cpu"
+        else "held",
         "estimate": {name: size / 2**20 for name, size in estimate.items()},
         "estimate_mebibytes": sum(estimate.values()) / 2**20,
         "measured_mebibytes": measured / 2**20,

@@ -10,8 +10,9 @@ from pathlib import Path
 DESCRIPTION = """\
 Time of one training step (forward, backward, clipping, AdamW, EMA) of a recipe on random views, against a reference
 loop over the same modules in the same process, in turn: it runs each view resolution and each head call by itself, each
-pair of views as its own cross-entropy, and AdamW and the EMA tensor by tensor. Reports medians, their ratio, and the
-share of our step that is spent in matrix products."""
+pair of views as its own cross-entropy, and AdamW and the EMA tensor by tensor. With --against, the same recipe with
+other settings takes the place of that loop. Reports medians, their ratio, and the share of our step that is spent in
+matrix products."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     parser.add_argument("--batch", type=argument(Count), default=4, help="samples per step (default: 4)")
     parser.add_argument("--rounds", type=argument(Count), default=5, help="timed steps of each, in turn (default: 5)")
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="key=value",
+        help="compare with the same recipe under this setting, such as train.compile=blocks (may be repeated)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
 
@@ -34,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
+    from foundation.errors import UserError
     from foundation.run.recipe import Recipe
     from foundation.run.rehearsal import Rehearsal, random_batch
 
@@ -44,7 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     ours = Rehearsal(recipe, arguments.batch)
     placement = ours.placement
     batch = random_batch(recipe, arguments.batch).to(placement.device)
-    plain = PlainStep(ours.learner, recipe, placement)
+    if arguments.against:
+        text = [*overrides, *arguments.against]
+        other = Rehearsal(config.load(Recipe, paths.recipe(arguments.recipe), text, own=True), arguments.batch)
+        if other.placement.device != placement.device:
+            raise UserError("--against: both steps must be on the same device")
+    else:
+        other = PlainStep(ours.learner, recipe, placement)
 
     def timed(step) -> float:
         if placement.device.type == "cuda":
@@ -55,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    for step in (ours, plain):
+    for step in (ours, other) * 2:
         timed(step)
-    pairs = [(timed(ours), timed(plain)) for _ in range(arguments.rounds)]
+    pairs = [(timed(ours), timed(other)) for _ in range(arguments.rounds)]
     share = matrix_share(ours, batch)
     figures = {
         "recipe": recipe.name,
@@ -66,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         "precision": str(placement.autocast or torch.float32),
         "threads": torch.get_num_threads(),
         "ours_seconds": statistics.median(a for a, _ in pairs),
-        "plain_seconds": statistics.median(b for _, b in pairs),
+        "against": " ".join(arguments.against) or "plain loop",
+        "against_seconds": statistics.median(b for _, b in pairs),
         "ratio": statistics.median(b / a for a, b in pairs),
         "ratio_min": min(b / a for a, b in pairs),
         "ratio_max": max(b / a for a, b in pairs),
