@@ -87,7 +87,7 @@ def test_two_launches_into_one_run_folder_are_refused(lab, launch, recipe):
 
 def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     job = launch(
-        lab, "train.length=12 steps", "--sweep", "optimizer.learning_rate.start=1e-3,1e-1", "--sweep", "seed=0,1",
+        lab, "train.length=12 steps", "--sweep", "optimizer.learning_rate=1e-3,1e-1", "--sweep", "seed=0,1",
         "--array-parallelism", "2", run=tmp_path / "sweep", pause=0.5,
     )  # fmt: skip
     base = job.job.partition("_")[0]
@@ -98,7 +98,7 @@ def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     assert [item["restarts"] for item in job.show()] == [0, 1, 0, 0], "each element is queued again by itself"
     names = [Path(item["run"]).name for item in job.show()]
     assert names == [
-        f"optimizer.learning_rate.start={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)
+        f"optimizer.learning_rate={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)
     ]
     best = json.loads(foundation("runs", "best", str(job.root), "--metric", "loss", "--lowest", "--json").stdout)
     losses = {Path(item["run"]).name: item["loss"] for item in job.show()}
