@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,9 @@ def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     base = job.job.partition("_")[0]
     assert job.ids == [f"{base}_{number}" for number in range(4)]
     job.wait(lambda: job.step(Path(job.launch["jobs"][1]["run"])) >= 2, "at step 2 in the second run")
-    lab.run("scancel", "--signal=USR2", job.ids[1])
+    number = lab.run("squeue", "-h", "-r", "-j", job.ids[1], "-o", "%A").strip()
+    ((_, pid),) = lab.tasks(number)
+    os.kill(pid, signal.SIGUSR2)  # scancel --signal sends it to an element of an array over and over
     job.wait(lambda: all(item["state"] == "done" for item in job.show()), "done")
     assert [item["restarts"] for item in job.show()] == [0, 1, 0, 0], "each element is queued again by itself"
     names = [Path(item["run"]).name for item in job.show()]
