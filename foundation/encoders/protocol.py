@@ -26,8 +26,8 @@ class EncoderInput:
         mode: of hidden tokens: ``token`` puts the mask token in their place, ``drop`` leaves them out.
         hidden_per_row: True entries in each row of the mask, known on the host; needed for ``drop``.
         wanted: places of the patch tokens that are read, [M] distinct int64 in the flattened [R * N]; None: all are.
-        reads_patches: False where no patch token is ever read (``wanted`` is empty then). An encoder goes by this and not
-            by the length of ``wanted``: all processes must call the same blocks equally often.
+        reads_patches: False where no patch token is ever read (``wanted`` is empty then). An encoder goes by this and
+            not by the length of ``wanted``: all processes must call the same blocks equally often.
         valid: [R, N] bool, False where a patch token is padding: nothing attends to it; None: all are real. Every row
             has a class token, a register or a token that is real.
         modality: of the view, for an encoder that has several inside; None: it goes by the view's axes.
