@@ -22,7 +22,7 @@ from tests.frozen.runs import load, settings, shards
 from tests.waits import Waits, allowed, counted
 
 FROZEN = load()
-QUICK = {"quickstart", "quickstart-imu", "quickstart-points", "cifar10-poa-nano", "utd-comodo-nano"}
+QUICK = {"quickstart-imu", "quickstart-points", "cifar10-poa-nano", "utd-comodo-nano"}
 QUICK |= {"utd-depth-vjepa2-nano"}
 FIRST = 2  # what is built once, at the first steps, may wait
 
