@@ -19,6 +19,7 @@ AGAIN = 75
 HOPELESS = (2, 3, 4)
 """Exit codes of what another start would meet again: a mistake, bad data, numerics."""
 _SILENT_SECONDS = 20.0  # a heartbeat is written each second
+_BEHIND_SECONDS = 5.0
 _LOG_BYTES = 64 * 1024
 _START = "Starting with JobEnvironment"
 
@@ -123,8 +124,9 @@ def _hosts(run: Path) -> dict[int, str]:
 def behind(run: Path) -> list[str]:
     """Processes that are behind the others or have fallen silent, by the heartbeats, a few words each.
 
-    A heartbeat is written every second as long as its process lives; its step is the last that the process has done. In
-    a run of several processes all do the same step, so that one that is behind is the one the others wait for.
+    A heartbeat is written every second as long as its process lives; its step is the last that the process has done,
+    its time when that was. All processes do the same step, so that one that has not done it some seconds after another
+    one is what the others wait for.
     """
     beats = _beats(run)
     try:
@@ -133,13 +135,14 @@ def behind(run: Path) -> list[str]:
         return []
     if len(beats) < 2:
         return []
-    newest, furthest = max(signs.values()), max(beat.get("step") or 0 for _, beat in beats)
+    newest = max(signs.values())
+    furthest, reached = max((beat.get("step") or 0, -beat.get("time", 0.0)) for _, beat in beats)
     found = []
     for path, beat in beats:
         name, step = f"rank {beat.get('rank')} on {beat.get('host')}", beat.get("step") or 0
         if newest - signs[path] > _SILENT_SECONDS:
             found.append(f"{name} has been silent for {newest - signs[path]:.0f} s")
-        elif furthest - step > 1:
+        elif step < furthest and signs[path] + reached > _BEHIND_SECONDS:
             found.append(f"{name} is at step {step:,}, others at {furthest:,}")
     return found[:8]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -72,15 +71,28 @@ def test_only_the_output_of_the_last_start_is_looked_at(tmp_path):
     assert "space" not in endings.last_start(log) and "fine" in endings.last_start(log)
 
 
+def beat(run, rank: int, step: int, at: float, written: float) -> None:
+    path = run / "heartbeat" / f"rank{rank}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"rank": rank, "host": f"n{rank}", "step": step, "time": at}))
+    os.utime(path, (written, written))
+
+
 def test_a_process_that_is_behind_or_silent_is_named(tmp_path):
-    (tmp_path / "heartbeat").mkdir()
-    for rank, step in enumerate((12, 12, 9)):
-        path = tmp_path / "heartbeat" / f"rank{rank}.json"
-        path.write_text(json.dumps({"rank": rank, "host": f"n{rank}", "step": step, "time": 1.0}))
-    assert endings.behind(tmp_path) == ["rank 2 on n2 is at step 9, others at 12"]
-    now = time.time()
-    os.utime(tmp_path / "heartbeat" / "rank1.json", (now - 300, now - 300))
+    beat(tmp_path, 0, 12, at=1000.0, written=1030.0)
+    beat(tmp_path, 1, 12, at=1000.1, written=1030.2)
+    beat(tmp_path, 2, 11, at=999.0, written=1030.4)
+    assert endings.behind(tmp_path) == ["rank 2 on n2 is at step 11, others at 12"]
+    beat(tmp_path, 1, 12, at=1000.1, written=730.0)
     assert endings.behind(tmp_path)[0] == "rank 1 on n1 has been silent for 300 s"
+
+
+def test_a_heartbeat_that_was_written_a_moment_earlier_is_not_behind(tmp_path):
+    beat(tmp_path, 0, 50, at=1000.9, written=1001.0)
+    beat(tmp_path, 1, 43, at=1000.2, written=1000.3)
+    assert endings.behind(tmp_path) == []
+    beat(tmp_path, 1, 50, at=1000.9, written=1001.3)
+    assert endings.behind(tmp_path) == []
 
 
 def again(start: int, progress: str | None, asked: str | None = None) -> records.StartEnd:
