@@ -54,7 +54,8 @@ def _round(arguments: argparse.Namespace, run: Path) -> dict[str, float]:
     from foundation.errors import UserError
     from foundation.search_path import START
 
-    words = ["launch", arguments.recipe, *arguments.overrides, "--on", "slurm", "--run", str(run)]
+    every_step = "train.log_every=1"  # the lines of the metrics are what is waited for
+    words = ["launch", arguments.recipe, every_step, *arguments.overrides, "--on", "slurm", "--run", str(run)]
     begun = time.time()
     command = [sys.executable, "-P", "-c", START, *words, *shlex.split(arguments.launch)]
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
