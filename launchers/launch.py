@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check the recipe, print what sbatch would be given, submit nothing"
     )
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="go on although the recipe differs from the one in the folder"
+    )
     parser.add_argument("--wait", action="store_true", help="until all jobs have ended; the exit code is then theirs")
     add_option(parser)
 
@@ -208,6 +211,7 @@ def _runs(arguments: argparse.Namespace) -> tuple[Path, Runs]:
     resumes = (given / "recipe.yaml").is_file()
     source = given / "recipe.yaml" if resumes else paths.recipe(arguments.recipe)
     allowed = [word for name in arguments.allow_plugins for word in ("--allow-plugins", name)]
+    allowed += ["--accept-changes"] if arguments.accept_changes else []
     name = next((text[5:] for text in reversed(arguments.overrides) if text.startswith("name=")), None)
     if arguments.run is None and not resumes and name is None:
         name = config.read_plain(source).get("name")

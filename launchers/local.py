@@ -101,6 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
             show_plan(recipe, arguments.processes)
         except RecipeError as error:
             raise config.located(error, source, overrides) from None
+        there = None if arguments.run is None else arguments.run / "recipe.yaml"
+        if there is not None and there.is_file() and not (arguments.fresh or arguments.accept_changes):
+            from foundation.run.resume import refuse_another_recipe
+
+            refuse_another_recipe(arguments.run, there, recipe)
     if arguments.dry_run or arguments.show_recipe:
         return 0
     if arguments.overwrite and not arguments.fresh:

@@ -29,7 +29,7 @@ its folder."""
 
 ACTIONS = ("stop", "logs", "requeue")
 _COLOURS = {"running": "green", "done": "blue", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "cyan"}
-_TAIL_BYTES = 16 * 1024
+_BYTES_OF_A_LINE = 1024  # long ones; where all are longer, fewer are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def _print_end(job: JobState, arguments: argparse.Namespace) -> None:
     path = _log(job, arguments)
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _BYTES_OF_A_LINE * arguments.lines))
             lines = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         print(f"no output yet (job {job.id} is {job.state})")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foundation.run.gpus import Card
     from foundation.run.plan import Plan
-    from foundation.run.scaling import Estimate, Prediction
+    from foundation.run.predict import Prediction
+    from foundation.run.scaling import Estimate
 
 DESCRIPTION = """\
 Predict memory of each GPU, bytes on the wire, step time, samples each second, share of the peak (MFU) and days of a
@@ -46,9 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-gpu",
         type=argument(Count),
-        help="samples of a micro-batch on each GPU; the batch grows with the GPUs (default: train.batch_size is shared)",
+        help="samples of a micro-batch on each GPU, so that the batch grows with the GPUs (default: they share it)",
     )
-    parser.add_argument("--compile", action="store_true", help="predict compiled blocks")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--svg", type=Path, help="draw samples each second and GPU against GPUs there")
     add_option(parser)
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.run.gpus import card
-    from foundation.run.scaling import Prediction, predict
+    from foundation.run.predict import predict
     from foundation.voice import to_stderr
 
     chosen = card(arguments.gpu)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[Prediction] = []
     for number in numbers:
         before = found[-1] if found else None
-        found.append(predict(planned(arguments, number), number, per_node, chosen, arguments.compile, before))
+        found.append(predict(planned(arguments, number), number, per_node, chosen, before))
     if len(found) == 1:
         show(found[0], chosen)
     else:
@@ -80,7 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
         plain = {
             "recipe": found[0].plan.recipe.name,
             "settings": arguments.overrides,
-            "compiled": arguments.compile,
             "gpu": asdict(chosen),
             "predicted": [in_plain(one, chosen) for one in found],
         }
@@ -176,7 +175,7 @@ def show_many(found: list[Prediction], card: Card) -> None:
     first = found[0].chosen
     table = Table(
         title=f"{found[0].plan.recipe.name}: predicted {SAMPLES} of each {card.name}, by parallel.data; for "
-        f"{first.layout} in all, ms that a GPU waits in a step, and days",
+        f"{first.layout.parallel.data} all samples/s, ms that a GPU waits in a step, and days",
         title_justify="left",
     )
     for heading in ("GPUs", "batch", *kinds, SAMPLES, "waits", "days", "fits"):
@@ -185,7 +184,8 @@ def show_many(found: list[Prediction], card: Card) -> None:
         cells = []
         for kind in kinds:
             there = plain_of(one, kind)
-            cells.append("" if there is None else f"{there.rate / there.layout.gpus:,.1f}")
+            unfit = "" if there is None or there.fits else " *"
+            cells.append("" if there is None else f"{there.rate / there.layout.gpus:,.1f}{unfit}")
         waits = one.chosen.step - one.chosen.seconds["GPU"]
         days = f"{one.chosen.days(one.plan.clock.total_steps):,.1f}"
         row = (
@@ -197,7 +197,7 @@ def show_many(found: list[Prediction], card: Card) -> None:
             days,
         )
         table.add_row(*row, "yes" if one.chosen.fits else "no")
-    Console().print(table)
+    Console().print(table, "* does not fit", sep="")
 
 
 def columns(found: list[Prediction]) -> list[str]:
@@ -265,7 +265,8 @@ def drawn(found: list[Prediction], title: str) -> str:
         return x, height - bottom - rate / most * (height - top - bottom)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="13">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="{left}" y="24" font-size="15">{html.escape(title)}</text>',
     ]

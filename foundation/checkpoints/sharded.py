@@ -103,16 +103,16 @@ def write(
             raise _reason(error, final, needed) from None
         finally:
             writer.remove_leftovers()
-    seen = gather_json(_becomes_visible(final), group)
+    seen = gather_json(_becomes_visible(final / MANIFEST), group)
     if not all(seen):
         reason = f"process {seen.index(False)} does not see it: {_SHARED}"
         raise WriteError(final, reason, needed, checkpoint.free_bytes(final.parent))
     return final
 
 
-def _becomes_visible(folder: Path) -> bool:
+def _becomes_visible(path: Path) -> bool:
     until = time.monotonic() + _VISIBLE_SECONDS
-    while not (there := (folder / MANIFEST).is_file()) and time.monotonic() < until:
+    while not (there := path.exists()) and time.monotonic() < until:
         time.sleep(_LOOK_SECONDS)
     return there
 
@@ -196,6 +196,8 @@ class _Writer(StorageWriter):
         from safetensors.torch import save_file
 
         folder, results = self.final.parent / plan.storage_data, []
+        if not _becomes_visible(folder):
+            raise OSError(f"process 0 has made {folder}, which is not there: {_SHARED}")
         by_group: dict[str, list[WriteItem]] = {}
         for item in plan.items:
             by_group.setdefault(item.index.fqn.partition("/")[0], []).append(item)

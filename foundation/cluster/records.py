@@ -96,9 +96,13 @@ def read_launch(folder: Path) -> Launch:
 
     Raises:
         FileNotFoundError: there is none.
-        FormError: it is damaged.
+        FormError: it is damaged, or a number of a job is none: what is said to the queue comes from here.
     """
-    return schema.read_json(Launch, folder / LAUNCH)
+    launch = schema.read_json(Launch, folder / LAUNCH)
+    for job in launch["jobs"]:
+        if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job["id"]):
+            raise schema.FormError(f"{folder / LAUNCH} is damaged: {job['id']!r} is no number of a job")
+    return launch
 
 
 def launches(root: Path) -> Iterator[Path]:

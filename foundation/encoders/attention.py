@@ -131,8 +131,8 @@ RULES = (
 
 def rule_of(device: torch.device, half: bool) -> Rule:
     """The rule for a device and precision; ``sdpa`` where there is none."""
-    found = (rule for rule in RULES if rule.device == device.type and rule.half == half)
-    return next(found, Rule(device.type, half, ("sdpa",), "never measured"))
+    found = (rule for rule in RULES if rule.device == planned.kind(device) and rule.half == half)
+    return next(found, Rule(planned.kind(device), half, ("sdpa",), "never measured"))
 
 
 def choose_backend(

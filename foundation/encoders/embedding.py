@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig, RotaryPositions
-from foundation.encoders.protocol import (
-    Capabilities,
+from foundation.encoders.protocol import Capabilities, EncoderModule
+from foundation.encoders.segments import Segment
+from foundation.encoders.tokenizers import (
     CoveringTokenizer,
-    EncoderModule,
     ScatteredTokenizerConfig,
     SpreadingTokenizer,
     TokenizerConfig,
 )
-from foundation.encoders.segments import Segment
 from foundation.errors import UserError
 
 

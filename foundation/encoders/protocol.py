@@ -26,8 +26,8 @@ class EncoderInput:
         mode: of hidden tokens: ``token`` puts the mask token in their place, ``drop`` leaves them out.
         hidden_per_row: True entries in each row of the mask, known on the host; needed for ``drop``.
         wanted: places of the patch tokens that are read, [M] distinct int64 in the flattened [R * N]; None: all are.
-        reads_patches: False where no patch token is read, whatever the batch (``wanted`` is empty then). An encoder
-            goes by this and not by the length of ``wanted``: all processes must call the same blocks equally often.
+        reads_patches: False where no patch token is ever read (``wanted`` is empty then). An encoder goes by this and
+            not by the length of ``wanted``: all processes must call the same blocks equally often.
         valid: [R, N] bool, False where a patch token is padding: nothing attends to it; None: all are real. Every row
             has a class token, a register or a token that is real.
         modality: of the view, for an encoder that has several inside; None: it goes by the view's axes.
@@ -332,49 +332,6 @@ class EncoderConfig:
         return None
 
 
-@runtime_checkable
-class TokenizerConfig(Protocol):
-    """How an input becomes tokens: ``foundation/modalities/*/tokenizer.py``."""
-
-    def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]: ...
-
-    def build(self, width: int) -> Any: ...
-
-
-@runtime_checkable
-class StemmedTokenizerConfig(TokenizerConfig, Protocol):
-    """One with layers in front of its last projection whose width follows that of a token, unless it is given."""
-
-    def with_stem_of(self, width: int) -> TokenizerConfig: ...
-
-
-@runtime_checkable
-class ScatteredTokenizerConfig(TokenizerConfig, Protocol):
-    """One whose tokens lie on no grid, but elsewhere in every sample."""
-
-    @property
-    def dimensions(self) -> int: ...
-
-    def coordinates_of(self, view: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class CoveringTokenizer(Protocol):
-    """A tokenizer that says what numbers a token covers."""
-
-    @property
-    def cell_shape(self) -> tuple[int, ...]: ...
-
-    def cells(self, view: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class SpreadingTokenizer(Protocol):
-    """A tokenizer that says where in the view a token lies."""
-
-    def spread(self, hidden: Tensor, view: Tensor) -> Tensor: ...
-
-
 def check_hiding(encoder: Encoder, mode: str) -> None:
     """Refuse a way of hiding tokens that an encoder does not know.
 
@@ -399,5 +356,4 @@ def _listed(names: Iterable[str]) -> str:
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(name.partition(".")[0], []).append(name)
-    spans = (f"{some[0]} to {some[-1]}" if len(some) > 1 else some[0] for some in kinds.values())
-    return ", ".join(spans) or "none"
+    return ", ".join(f"{one[0]} to {one[-1]}" if len(one) > 1 else one[0] for one in kinds.values()) or "none"

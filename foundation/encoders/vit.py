@@ -20,16 +20,9 @@ from foundation.encoders.left_out import LeftOut
 from foundation.encoders.positions import CoordinatePositions, LearnedPositions, PositionConfig
 from foundation.encoders.presets import Preset, PresetName, shape
 from foundation.encoders.protocol import Encoder as EncoderProtocol
-from foundation.encoders.protocol import (
-    EncoderConfig,
-    EncoderInput,
-    Inputs,
-    ScatteredTokenizerConfig,
-    StemmedTokenizerConfig,
-    TokenizerConfig,
-    inputs_of,
-)
+from foundation.encoders.protocol import EncoderConfig, EncoderInput, Inputs, inputs_of
 from foundation.encoders.segments import choose, pool
+from foundation.encoders.tokenizers import ScatteredTokenizerConfig, StemmedTokenizerConfig, TokenizerConfig
 from foundation.encoders.trunk import Trunk, drop_path_rates
 from foundation.errors import UserError
 from foundation.modalities.grids import GridTokenizer

@@ -107,7 +107,7 @@ class Learner(nn.Module):
             for name, branch in self.named_branches.items()
             for key, module in branch.parts().items()
         ]
-        return found + [Part(f"objectives.{name}", objective) for name, objective in self.objectives.items()]
+        return found + [Part(f"objectives.{name}", objective, wide=True) for name, objective in self.objectives.items()]
 
     @property
     def exports(self) -> list[str]:

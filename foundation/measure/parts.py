@@ -94,9 +94,10 @@ def run_part(path: Path, title: str, settings: Settings) -> tuple[Outcome, Mappi
     search = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     # A part that is ended while it compiles leaves half a file, which the next one would take for a whole one.
     with log.open("wb") as output, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as compiled:
+        further = {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **_caches(compiled)}
         process = subprocess.Popen(
             command(path, settings), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **_caches(compiled)}, start_new_session=True,
+            env=os.environ | further, start_new_session=True,
         )  # fmt: skip
         try:
             code: int | None = process.wait(settings.seconds)

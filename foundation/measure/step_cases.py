@@ -121,7 +121,6 @@ def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int
     }
     if part.rehearse:
         part.note("compiled blocks: rehearsed without compiling, which takes minutes on a processor")
-    stance = torch.compiler.set_stance("force_eager") if part.rehearse else nullcontext()
     for name, setting in cases.items():
 
         def timed(setting: str = setting) -> dict[str, Any]:
@@ -134,6 +133,6 @@ def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int
             steps.use_attention(found.attention)
             return figures(steps.speed(rounds=rounds), found.batch, flops, ceiling)
 
-        with stance:
+        with torch.compiler.set_stance("force_eager") if part.rehearse else nullcontext():
             part.case(name, timed, seconds=25.0)
         free()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from foundation.parallel.units import units
+from foundation.parallel.units import innermost
 
 VARIANTS = 64
 """Compiled forms of one kind of block that may be kept: with and without gradients, one length and any length, all
@@ -50,9 +50,7 @@ def compile_blocks(module: nn.Module) -> int:
 
     limits.recompile_limit = max(limits.recompile_limit, VARIANTS)  # type: ignore[attr-defined]
     limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 4 * VARIANTS)  # type: ignore[attr-defined]
-    blocks = units(module)
-    outer = {id(one) for one in blocks for inner in blocks if inner is not one and inner in set(one.modules())}
-    inner_most = [one for one in blocks if id(one) not in outer]
-    for block in inner_most:
+    blocks = innermost(module)
+    for block in blocks:
         block.compile()
-    return len(inner_most)
+    return len(blocks)

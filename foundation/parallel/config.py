@@ -26,8 +26,8 @@ class Config:
     prefetch: Annotated[int, Range(0, 16)] = 1
     """Blocks that are gathered ahead of the one that computes."""
     weights: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision in which sharded weights are gathered and compute; gradients are reduced in float32 always. ``auto``:
-    that of ``train.precision``."""
+    """Precision in which sharded weights are gathered and compute; gradients are reduced in float32 always, and
+    objectives that learn keep it. ``auto``: that of ``train.precision``."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What a block keeps for the backward pass: everything; the results of matrix products and attention, which
     computes the rest anew (``selective``); its input alone (``full``: least memory, a third more work)."""

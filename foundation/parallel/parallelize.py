@@ -23,7 +23,7 @@ from foundation.parallel.placement import Placement
 from foundation.parallel.recompute import recompute
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.shards import is_sharded
-from foundation.parallel.units import has_parameters, unit_lists, units
+from foundation.parallel.units import has_parameters, innermost, unit_lists, units
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Part:
         trained: gradients reach it.
         sliced: others compute with slices of its weights (an elastic branch): it stays gathered between its forward
             and its backward pass.
+        wide: it computes in float32 whatever the precision of the run, as losses do: so are its weights gathered.
     """
 
     name: str
     module: nn.Module
     trained: bool = True
     sliced: bool = False
+    wide: bool = False
 
 
 class Parallel:
@@ -75,7 +77,7 @@ class Parallel:
         self.sharded = config.sharded and world_size() > 1
         for part in parts:
             if part.trained:
-                recompute(units(part.module), config.activation_checkpointing)
+                recompute(innermost(part.module), config.activation_checkpointing)
             if compiled:
                 compile_blocks(part.module)
         self.module: nn.Module = learner
@@ -160,15 +162,19 @@ def shard(parts: Iterable[Part], config: Config, placement: Placement, may_rest:
         )
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     half = {"auto": placement.autocast, "float32": None, "bfloat16": torch.bfloat16}[config.weights]
-    policy = MixedPrecisionPolicy(
-        param_dtype=half, reduce_dtype=None if half is None else torch.float32, cast_forward_inputs=False
-    )
+    reduced = None if half is None else torch.float32
+    narrow = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=reduced, cast_forward_inputs=False)
+    wide = MixedPrecisionPolicy(cast_forward_inputs=False)
     mesh = mesh_of(config, placement)
     for part in parts:
         if not has_parameters(part.module):
             continue
         reshard = not part.trained or (config.reshard and not part.sliced)
-        settings: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "reshard_after_forward": reshard}
+        settings: dict[str, Any] = {
+            "mesh": mesh,
+            "mp_policy": wide if part.wide else narrow,
+            "reshard_after_forward": reshard,
+        }
         for module in (*(one for one in units(part.module) if one is not part.module), part.module):
             fully_shard(module, **settings)
             _RESHARD[module] = reshard

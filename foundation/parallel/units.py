@@ -32,6 +32,13 @@ def units(module: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(block for blocks in unit_lists(module) for block in blocks))
 
 
+def innermost(module: nn.Module) -> list[nn.Module]:
+    """Blocks that hold no further blocks; see :func:`unit_lists`."""
+    every = units(module)
+    known = set(every)
+    return [block for block in every if not any(part in known for part in block.modules() if part is not block)]
+
+
 def has_parameters(module: nn.Module) -> bool:
     """Whether a module, or a part of it, has parameters."""
     return any(True for _ in module.parameters())

@@ -76,20 +76,6 @@ class FeatureSet:
         found = {"cls": (self.cls[-1],), "patches": (self.patches,), "both": (self.cls[-1], self.patches)}[which]
         return tuple(part.float() for part in found)
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All that is a tensor, by name."""
-        layers = {f"cls.{number}": layer for number, layer in enumerate(self.cls)}
-        return {name: getattr(self, name) for name in _TENSORS} | layers
-
-    @property
-    def words(self) -> dict[str, Any]:
-        """All that is none, as JSON."""
-        return {
-            "keys": self.keys, "names": self.names, "skipped": dict(self.skipped), "messages": self.messages,
-            "classes": self.classes,
-        }  # fmt: skip
-
     def labelled(self) -> FeatureSet:
         """Only the samples that have one label, a class number or a name; others are counted as skipped.
 
@@ -126,31 +112,6 @@ class FeatureSet:
             prints=self.prints[rows] if len(self.prints) else self.prints,
             groups=self.groups[rows] if len(self.groups) else self.groups,
         )
-
-
-_TENSORS = ("patches", "labels", "ids", "prints", "groups")
-
-
-def joined(parts: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]]) -> FeatureSet:
-    """One set of several, in their order; each is its :attr:`FeatureSet.tensors` and :attr:`FeatureSet.words`."""
-    tensors = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-    skipped: dict[str, int] = {}
-    names: list[Any] = []
-    named = any(words["names"] for _, words in parts)
-    for part, words in parts:
-        names += words["names"] or [None] * (len(part["labels"]) if named else 0)
-        for reason, count in words["skipped"].items():
-            skipped[reason] = skipped.get(reason, 0) + count
-    layers = [name for name in tensors if name.startswith("cls.")]
-    return FeatureSet(
-        cls=tuple(tensors[name] for name in sorted(layers, key=lambda name: int(name[4:]))),
-        keys=tuple(key for _, words in parts for key in words["keys"]),
-        skipped=skipped,
-        messages=tuple(line for _, words in parts for line in words["messages"])[:8],
-        names=tuple(names),
-        classes=tuple(parts[0][1]["classes"]),
-        **{name: tensors[name] for name in _TENSORS},
-    )
 
 
 def no_labels(samples: int, several: int) -> str:

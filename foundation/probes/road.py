@@ -15,12 +15,12 @@ from foundation.counter import Draws
 from foundation.data.expand import expand
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
-from foundation.errors import UserError
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
-from foundation.parallel.collective import gather_json, gather_to_all, rank, world_size
+from foundation.parallel.collective import rank, world_size
 from foundation.probes.digests import cache_key, data_digest, weights_digest
 from foundation.probes.feature_cache import keep_features, kept_features
-from foundation.probes.features import FeatureSet, extract, joined
+from foundation.probes.feature_shares import together
+from foundation.probes.features import FeatureSet, extract
 
 
 def find_shards(patterns: Sequence[str]) -> list[str]:
@@ -172,29 +172,6 @@ def features_of_shards(
     if path is not None:
         keep_features(path, features, key)
     return features
-
-
-def together(own: Callable[[], FeatureSet]) -> FeatureSet:
-    """Features of all processes, in the order of their ranks, in every process; all call this together.
-
-    Args:
-        own: computes those of this one.
-
-    Raises:
-        UserError: in all processes, where none has any: what the first says.
-    """
-    if world_size() == 1:
-        return own()
-    found, said = None, ""
-    try:
-        found = own()
-    except UserError as error:  # not one of a share can be read
-        said = str(error)
-    words = gather_json({"said": said, **({} if found is None else found.words)})
-    tensors = gather_to_all({} if found is None else found.tensors)
-    if all(one["said"] for one in words):
-        raise UserError(words[0]["said"])
-    return joined([(t, w) for t, w in zip(tensors, words, strict=True) if not w["said"]])
 
 
 def labelled_features(probe: Any, encoder: nn.Module, patterns: Sequence[str], what: str, **where: Any) -> FeatureSet:

@@ -62,6 +62,16 @@ class DataGuard:
         """Bad samples that the run has met, in all processes."""
         return len(self._known)
 
+    def of_all(self) -> Counter[str]:
+        """Times that all processes together met a bad sample, by reason; all call this together."""
+        return sum((Counter(part) for part in gather_json(dict(self.counts))), Counter())
+
+    def metrics(self) -> dict[str, float]:
+        """Bad samples, and how often each reason made the stream leave one out; all processes call this together."""
+        counts = self.of_all()
+        reasons = {f"data/skipped/{reason}": float(count) for reason, count in sorted(counts.items())}
+        return {"data/bad_samples": float(self.distinct), "data/skipped": float(counts.total()), **reasons}
+
     def see(self, batch: Batch) -> None:
         """Count a batch's bad samples; say what is odd about good ones, once for each reason."""
         self.counts.update(batch.skipped)

@@ -78,9 +78,9 @@ CARDS = {
     "rtx4090": Card(name="RTX 4090", bf16=165, fp32=82.6, memory=24.0, bandwidth=1008, link=32, network=12.5),
 }
 """By the word of ``--gpu``. Rates: NVIDIA's data sheets (dense, without sparsity); networks: those of DGX systems, one
-adapter of 400 Gb/s (Hopper, Blackwell) or 200 Gb/s (Ampere) for each GPU. Shares, and microseconds of the host: of a
-model on the operators really called, ``docs/scaling.md``. Hops and start of a collective: the table by which NCCL itself
-chooses an algorithm (``src/graph/tuning.cc``, ring, LL128)."""
+adapter of 400 Gb/s (Hopper, Blackwell) or 200 Gb/s (Ampere) for each GPU. Shares, and microseconds of the host:
+assumed, see ``docs/scaling.md``. Hops and start of a collective: the table by which NCCL itself chooses an algorithm
+(``src/graph/tuning.cc``, ring, LL128)."""
 
 
 def card(name: str) -> Card:

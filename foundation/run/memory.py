@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,8 +15,9 @@ from foundation.parallel.config import Config
 from foundation.parallel.units import has_parameters, units
 from foundation.run import build
 from foundation.run.recipe import Recipe
+from foundation.run.recorder import Block, Storage
 from foundation.run.stage import micro_batch
-from foundation.run.trace import Block, Storage, Trace, trace
+from foundation.run.trace import Trace, trace
 
 Checkpointing = Literal["none", "selective", "full"]
 FOLLOWED = 64

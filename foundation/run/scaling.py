@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from foundation.engine.learner import Learner
 from foundation.parallel.config import Config
 from foundation.run.collectives import Cost, Group
 from foundation.run.gpus import Card
 from foundation.run.memory import FOLLOWED, Checkpointing, Sharing, Weights, memory, sharing, weights
-from foundation.run.plan import Plan
 from foundation.run.recipe import Recipe
-from foundation.run.stage import micro_batch
-from foundation.run.trace import Operator, Trace, trace
+from foundation.run.recorder import Operator
+from foundation.run.trace import Trace, trace
 
 _BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at once
 _HOOKS = 200e-6  # seconds of the host for gathering one piece forward and backward, and reducing its gradients
@@ -139,7 +137,7 @@ class Estimate:
         return _total_memory(self.memory, card)
 
 
-def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bool = False) -> Work:
+def work(recipe: Recipe, learner: Learner, rows: int, gpus: int) -> Work:
     """Follow a micro-batch as it runs on a GPU in bfloat16.
 
     Args:
@@ -147,11 +145,10 @@ def work(recipe: Recipe, learner: Learner, rows: int, gpus: int, *, compiled: bo
         learner: of the recipe, on the meta device.
         rows: samples of one GPU.
         gpus: that train together: some objectives look at the samples of all.
-        compiled: blocks are compiled.
     """
     followed = min(rows, FOLLOWED)
     there = weights(learner)
-    half = recipe.train.precision != "float32"
+    half, compiled = recipe.train.precision != "float32", recipe.train.compile == "blocks"
     return Work(trace(recipe, learner, followed, "cuda", half, gpus), rows / followed, there, compiled)
 
 
@@ -171,11 +168,12 @@ def estimate(work: Work, layout: Layout, card: Card, accumulate: int = 1) -> Est
     host = accumulate * (host + (pieces * _HOOKS if sharded else 0.0))
     update = _update_bytes(there, shared) / (card.bandwidth * 1e9 * card.bandwidth_share)
     gpu = accumulate * (forward + backward) + update
-    wire = _wire(there, layout, card, accumulate, forward, backward)
     everyone = Group(card, layout.gpus, layout.per_node)
     asked = [everyone.all_reduce(size) for size in (*trace.summed, *[4] * _SCALARS)]
     asked += [everyone.gather(size) for size in trace.gathered]
     bound = max(gpu, host)
+    slower = bound / gpu  # what waits for the host hides more of the wire
+    wire = _wire(there, layout, card, accumulate, forward * slower, backward * slower)
     seconds = {
         "GPU": gpu,
         "waiting for the host": bound - gpu,
@@ -295,94 +293,3 @@ def _total(costs: Sequence[Cost]) -> float:
 
 def _summed(exposed: float, costs: Sequence[Cost]) -> _Wire:
     return _Wire(exposed, sum(one.link for one in costs), sum(one.network for one in costs))
-
-
-Constant = Literal[
-    "matrix_share", "attention_share", "bandwidth_share", "wire_share", "host_microseconds", "kernel_microseconds",
-    "link_microseconds", "network_microseconds", "unevenness",
-]  # fmt: skip
-CONSTANTS: tuple[Constant, ...] = Constant.__args__  # type: ignore[attr-defined]
-"""Of a card, those that no data sheet says."""
-
-
-def sensitivity(work: Work, layout: Layout, card: Card, accumulate: int = 1) -> dict[Constant, tuple[float, float]]:
-    """Samples each second with a constant 20 % lower and 20 % higher, over those without."""
-    base = estimate(work, layout, card, accumulate).rate
-    found: dict[Constant, tuple[float, float]] = {}
-    for name in CONSTANTS:
-        value = float(getattr(card, name))
-        changed = [min(value * by, 1.0) if name.endswith("_share") else value * by for by in (0.8, 1.2)]
-        rates = [estimate(work, layout, replace(card, **{name: one}), accumulate).rate / base for one in changed]
-        found[name] = (rates[0], rates[1])
-    return found
-
-
-def alternatives(layout: Layout) -> list[Layout]:
-    """The same GPUs with every kind of sharing and checkpointing, as far as it means something."""
-    kinds: list[tuple[str, int | None]] = [("ddp", None)]
-    if layout.gpus > 1:
-        kinds.append(("fsdp", None))
-    if layout.gpus > layout.per_node:
-        kinds.append(("hsdp", layout.per_node))
-    found = []
-    for data, shard in kinds:
-        for checkpointing in ("none", "selective", "full"):
-            parallel = replace(layout.parallel, data=data, shard=shard, activation_checkpointing=checkpointing)
-            found.append(replace(layout, parallel=parallel))
-    return found
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Of a recipe on a number of GPUs.
-
-    Attributes:
-        plan: of the recipe's first stage.
-        work: of one GPU.
-        chosen: what the recipe's ``parallel`` section comes to.
-        others: see :func:`alternatives`.
-        sensitivity: of the recipe's own, see :func:`sensitivity`.
-    """
-
-    plan: Plan
-    work: Work
-    chosen: Estimate
-    others: tuple[Estimate, ...]
-    sensitivity: dict[Constant, tuple[float, float]]
-
-    @property
-    def best(self) -> Estimate | None:
-        """The fastest that fits; of equally fast ones the first. None: none fits."""
-        fitting = [one for one in self.others if one.fits]
-        return max(fitting, key=lambda one: one.rate) if fitting else None
-
-
-def predict(
-    plan: Plan, gpus: int, per_node: int, card: Card, compiled: bool = False, before: Prediction | None = None
-) -> Prediction:
-    """Predict a recipe's first stage on GPUs.
-
-    Args:
-        plan: of the recipe in as many processes.
-        gpus: in all.
-        per_node: of one node.
-        card: kind of GPU.
-        compiled: blocks are compiled.
-        before: of the same recipe and micro-batch on other GPUs: what a GPU computes is not followed again where it is
-            the same.
-    """
-    recipe = plan.recipe
-    rows, accumulate = micro_batch(recipe, gpus), recipe.train.accumulate
-    known = before is not None and before.work.rows == rows and (gpus == 1) == (before.chosen.layout.gpus == 1)
-    if before is not None and known and not before.work.trace.gathered:
-        made = before.work
-    else:
-        made = work(recipe, plan.learner, rows, gpus, compiled=compiled)
-    layout = Layout(gpus, per_node, recipe.parallel)
-    return Prediction(
-        plan,
-        made,
-        estimate(made, layout, card, accumulate),
-        tuple(estimate(made, other, card, accumulate) for other in alternatives(layout)),
-        sensitivity(made, layout, card, accumulate),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,12 +15,11 @@ from foundation.engine import state
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
 from foundation.errors import DataBudgetError, NumericsError, RequeueRequest, StopRequest, UserError
-from foundation.parallel.collective import gather_json, on_first_rank, rank, sums_over_ranks, world_size
+from foundation.parallel.collective import on_first_rank, rank, sums_over_ranks, world_size
 from foundation.parallel.process_group import is_lost_connection
 from foundation.parallel.threads import leave_one_processor
 from foundation.run import build
 from foundation.run import stage as stages
-from foundation.run.advice import advice
 from foundation.run.data_guard import DataGuard
 from foundation.run.guard import NumericsGuard
 from foundation.run.interrupt import StopFlag
@@ -35,7 +33,7 @@ from foundation.run.resume import compare
 from foundation.run.run_folder import RunFolder
 from foundation.run.stage import Part, Stage
 from foundation.run.watchdog import Watchdog
-from foundation.run.words import banner, doubts_about_saves, end_by, of_stage, stopped_early
+from foundation.run.words import advice_of, banner, doubts_about_saves, end_by, next_stage, stopped_early
 
 
 class Trainer:
@@ -67,7 +65,7 @@ class Trainer:
         if len(self.parts) > 1:  # a single one is about to be built as it is
             stages.check(recipe, self.parts, self.placement, folder.path)
         self.clock = stages.clock_of(self.parts)
-        self.advice = on_first_rank(self._advice)
+        self.advice = on_first_rank(lambda: advice_of(self.parts))
         if self.placement.device.type == "cpu":
             leave_one_processor()
         self.keeper = Keeper(folder, recipe, self.clock, self.placement, say)
@@ -82,22 +80,14 @@ class Trainer:
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
 
+    def _data_guard(self) -> DataGuard:
+        data, skipped = self.stage.recipe.data, self.progress.skipped if rank() == 0 else None
+        return DataGuard(data.max_bad_samples, self.stage.stream.num_samples, self.folder, self.say, skipped)
+
     @property
     def learner(self) -> Learner:
         """That of the stage."""
         return self.stage.learner
-
-    def _advice(self) -> list[str]:
-        lines = dict.fromkeys(
-            f"{of_stage(part.name)}{line}"
-            for part in self.parts
-            for line in advice(part.recipe, part.clock, part.sources)
-        )
-        return list(lines)
-
-    def _data_guard(self) -> DataGuard:
-        data, skipped = self.stage.recipe.data, self.progress.skipped if rank() == 0 else None
-        return DataGuard(data.max_bad_samples, self.stage.stream.num_samples, self.folder, self.say, skipped)
 
     def _built(self, part: Part) -> Stage:
         """A stage behind the one that there is."""
@@ -272,8 +262,7 @@ class Trainer:
             self.stage.begin()
             self.stage.replicate()
             self.feed = self._feed()
-        count = sum(parameter.numel() for parameter in self.stage.optimizer.parameters())
-        self.say(f"{of_stage(part.name)}steps {part.begun + 1:,} to {part.ends:,}, {count:,} parameters trained")
+        self.say(next_stage(self.stage))
         self._run_jobs()
 
     def _run_jobs(self) -> None:
@@ -288,15 +277,12 @@ class Trainer:
 
     def _figures(self) -> dict[str, float]:
         """What is logged beside the step's own figures, as it stands now."""
-        counts = self._skipped()
         return {
             **self.feed.summary(),
             **self.stage.stream.metrics(self.progress.position),
             "epoch": self.progress.of_stage / self.stage.clock.steps_per_epoch,
             **({"stage": float(self.progress.stage)} if len(self.parts) > 1 else {}),
-            "data/bad_samples": float(self.data_guard.distinct),
-            "data/skipped": float(counts.total()),
-            **{f"data/skipped/{reason}": float(count) for reason, count in sorted(counts.items())},
+            **self.data_guard.metrics(),
         }
 
     def _spend(self) -> None:
@@ -335,10 +321,8 @@ class Trainer:
         stage = self.stage
         for line in compare(folder, numbers, self.recipe, stage.recipe, stage.stream, self.placement, accept_changes):
             self.say(line)
-        self.say(
-            f"resuming from {folder.name} (step {self.progress.step:,} of {self.clock.total_steps:,}"
-            f"{f', stage {stage.part.name}' if stage.part.name else ''})"
-        )
+        where = f", stage {stage.part.name}" if stage.part.name else ""
+        self.say(f"resuming from {folder.name} (step {self.progress.step:,} of {self.clock.total_steps:,}{where})")
         self.keeper.last = folder
 
     def _rewind(self) -> bool:
@@ -368,7 +352,7 @@ class Trainer:
         """Hand the state to the saver; see :meth:`foundation.run.keeper.Keeper.save`."""
         self._follow()
         self.folder.require_ours()
-        self.progress.skipped = dict(self._skipped())
+        self.progress.skipped = dict(self.data_guard.of_all())
         further = {"guard": self.numerics.state(), "collapse": self.stage.collapse.state()}
         self.keeper.save(self.stage, self.progress, further, self.watchdog, wait)
         self._status("running")
@@ -409,13 +393,8 @@ class Trainer:
         with self.watchdog.longer("last checkpoint and export"):
             try_for_a_while(write, save_anew, stopped=lambda: self.stop.name is not None, say=self.say)
 
-    def _skipped(self) -> Counter[str]:
-        """Bad samples of all processes by reason."""
-        return sum((Counter(part) for part in gather_json(dict(self.data_guard.counts))), Counter())
-
     def _status(self, word: str, reason: str | None = None) -> None:
         if rank() == 0:
-            further: dict[str, Any] = {} if reason is None else {"reason": reason}
-            if self.stage.part.name is not None:
-                further["stage"] = self.stage.part.name
+            beside: dict[str, Any] = {"reason": reason, "stage": self.stage.part.name}
+            further = {name: value for name, value in beside.items() if value is not None}
             self.folder.write_status(word, step=self.progress.step, total=self.clock.total_steps, **further)

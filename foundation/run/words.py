@@ -14,11 +14,24 @@ from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
 from foundation.parallel.placement import words as described
 from foundation.redact import redact
+from foundation.run.advice import advice
 from foundation.run.build import trainable
 from foundation.run.recipe import Recipe
 from foundation.run.stage import Part, Stage
 from foundation.schedules import Clock
 from foundation.voice import plural
+
+
+def advice_of(found: Sequence[Part]) -> list[str]:
+    """What a user should know of the stages before the first step, each sentence once."""
+    lines = (f"{of_stage(p.name)}{line}" for p in found for line in advice(p.recipe, p.clock, p.sources))
+    return list(dict.fromkeys(lines))
+
+
+def next_stage(stage: Stage) -> str:
+    """What to say of a stage that begins."""
+    part, count = stage.part, sum(parameter.numel() for parameter in stage.optimizer.parameters())
+    return f"{of_stage(part.name)}steps {part.begun + 1:,} to {part.ends:,}, {count:,} parameters trained"
 
 
 def banner(

@@ -122,6 +122,8 @@ def test_a_local_job_goes_on_in_the_background_is_stopped_and_launched_again(tin
     done = foundation(*words, "--wait")
     assert f"job {shown()['id']}: done" in done.stdout
     assert (shown()["state"], shown()["step"]) == ("done", 300)
+    another = foundation(*words, "optimizer.learning_rate=1e-2", code=2).stderr
+    assert "nothing was submitted" in another and "was trained with another recipe" in another
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 301))
     assert f"done: {run}" in foundation("jobs", str(run), "--tail").stdout

@@ -34,7 +34,7 @@ def losses(tmp_path: Path) -> Callable[..., list[float]]:
     """``losses("run", "train.stop_after=2 steps")``: of the steps of a run of the quickstart."""
     make_shards("letters", tmp_path / "shards", 32)
     settings = [
-        f"data.shards=[{tmp_path}/shards/train-*.tar]", "train.batch_size=16", "train.length=4 steps", "data.workers=1",
+        f"data.shards=[{tmp_path}/shards/train-*.tar]", "train.batch_size=16", "train.length=4 steps", "data.workers=0",
         "train.log_every=1", "train.device=cuda", "encoder.drop_path=0.1", "checkpoints.every=1000 steps",
     ]  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_no_step_waits_for_the_gpu(
     monkeypatch.setattr(Feed, "_fetch", fetched)
     make_shards(RUNS[name], tmp_path / "shards", 32)
     words = [
-        f"data.shards=[{tmp_path}/shards/train-*.tar]", "data.workers=1", "train.device=cuda", "train.batch_size=8",
+        f"data.shards=[{tmp_path}/shards/train-*.tar]", "data.workers=0", "train.device=cuda", "train.batch_size=8",
         "train.length=8 steps", "train.log_every=2", "guard.collapse.every=1000", "checkpoints.every=1000 steps",
     ]  # fmt: skip
     assert main(["pretrain", name, *words, *further, "--run", str(tmp_path / "run")]) == 0

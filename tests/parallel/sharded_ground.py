@@ -7,12 +7,14 @@ list of what the function gave in each process, for each line of the plan.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +32,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from foundation.checkpoints import checkpoint
+from foundation.checkpoints import checkpoint, sharded
 from foundation.checkpoints.reader import Reader
 from foundation.checkpoints.saver import Config, Saver
 from foundation.engine.agreement import check_agreement
 from foundation.errors import FoundationError, PeerError
 from foundation.parallel.blocks import block_of
+from foundation.parallel.collective import gather_json
 from foundation.parallel.process_group import process_group
 from foundation.parallel.shards import is_sharded, local, whole
 from foundation.schedules import Clock, Duration
@@ -154,6 +157,24 @@ def fail(folder: str, policy: str) -> dict[str, Any]:
         own.save(20, state("fsdp", 20), {"step": 20}, wait=True)
         facts["at last"] = own.newest.name if own.newest else None
     return facts | {"said": said}
+
+
+def apart(folder: str) -> str | None:
+    """Save where process 1 sees another disk under the same name; what is said, or None where that cannot be had."""
+    sharded._VISIBLE_SECONDS, said, private = 0.5, list[str](), True
+    if dist.get_rank() == 1:
+        library, new_mounts = ctypes.CDLL(None), 0x20000
+        private = library.unshare(new_mounts) == 0
+        for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "tmpfs", folder]):
+            private = private and subprocess.run(["mount", *words], capture_output=True).returncode == 0
+    if not all(gather_json(private)):
+        return None
+    with saver(folder, said) as own:
+        try:
+            own.save(10, state("fsdp", 10), {"step": 10}, wait=True)
+        except FoundationError as error:
+            return str(error)
+    return "saved"
 
 
 def goes_on(folder: str) -> None:

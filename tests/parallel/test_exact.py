@@ -52,6 +52,7 @@ MASKED = (
     "divide_by: masked_rows}, {name: koleo, weight: 0.1}]",
 )  # fmt: skip
 """Overrides for quickstart-imu: masks of another size in every row and process, BatchNorm in stem and head."""
+HYBRID = ("parallel.data=hsdp", "parallel.shard=2")
 LENGTH, STOP = 3, 2
 SETTINGS = (
     "data.samples_per_epoch=null", "data.workers=0", "train.accumulate=1", "train.log_every=1", "probes=[]",
@@ -114,9 +115,16 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def problems(
-    many_runs: ManyRuns, out: Path, names: list[str], *overrides: str, processes: int = 2, batch: int = 4
+    many_runs: ManyRuns,
+    out: Path,
+    names: list[str],
+    *overrides: str,
+    processes: int = 2,
+    batch: int = 4,
+    hybrid: bool = False,
 ) -> dict[str, str]:
-    """Run recipes whole, stopped and continued in several processes, and in one; what is not as it should be."""
+    """Run recipes whole, stopped and continued in several processes, and in one; what is not as it should be. With
+    ``hybrid`` also in four that share the weights by two."""
     plan: list[list[Any]] = []
     reference: dict[str, str] = {}
     read = {name: yaml.safe_load(recipes()[name].read_text(encoding="utf-8")) for name in names}
@@ -131,6 +139,7 @@ def problems(
         even = drawn_by_process(recipe)
         runs = [(processes, "whole", []), (processes, "halves", [f"train.stop_after={STOP} steps"])]
         runs += [(processes, "halves", []), (1, "one", even)] + ([(processes, "even", even)] if even else [])
+        runs += [(2 * processes, "hybrid", [*even, *HYBRID])] if hybrid else []
         reference[name] = "even" if even else "whole"
         log = str(out / f"{name}.log")
         plan += [[count, [*words, *more, "--run", str(out / kind / name)], log] for count, kind, more in runs]
@@ -144,9 +153,10 @@ def problems(
         assert {file.partition(".")[0] for file in hashes(whole)} == parts
         if losses(whole) != losses(halves) or hashes(whole) != hashes(halves):
             wrong[name] = f"stopped and continued: {losses(halves)}, never stopped: {losses(whole)}"
-        several = losses(out / reference[name] / name)
-        if several != pytest.approx(losses(one), rel=1e-5) or several[0] != pytest.approx(losses(one)[0], rel=1e-6):
-            wrong[name] = f"{processes} processes: {several}, one: {losses(one)}"
+        for kind in (reference[name], *(["hybrid"] if hybrid else [])):
+            several = losses(out / kind / name)
+            if several != pytest.approx(losses(one), rel=1e-5) or several[0] != pytest.approx(losses(one)[0], rel=1e-6):
+                wrong[name] = f"several processes ({kind}): {several}, one: {losses(one)}"
     return wrong
 
 
@@ -180,8 +190,11 @@ def test_no_recipe_falls_between_the_groups():
 @pytest.mark.parametrize("start", GROUPS)
 @pytest.mark.fault(2, "two processes stopped and started again, the shipped recipes (large ones with a small network)")
 def test_every_recipe_goes_on_bit_for_bit_and_gives_the_losses_of_one(many_runs, tmp_path, happened, start):
-    assert problems(many_runs, tmp_path, members(start)) == {}
-    happened("losses and SHA-256 of runs that never stopped; one process: the same losses to 1e-5")
+    assert problems(many_runs, tmp_path, members(start), hybrid=True) == {}
+    happened(
+        "losses and SHA-256 of runs that never stopped; one process, and four that hold two copies of the weights in "
+        "shards (HSDP): the same losses to 1e-5"
+    )
 
 
 @pytest.mark.slow

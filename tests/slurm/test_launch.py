@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from foundation.cluster import submit
+from foundation.cluster.options import Options
+from foundation.errors import UserError
+from foundation.submitit_job import Job
 from tests.slurm.conftest import STEPS, foundation, learnt
 
 pytestmark = pytest.mark.slurm
@@ -57,22 +63,31 @@ def test_a_mistake_in_the_recipe_is_found_before_submission(lab, recipe, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("given", "expected"),
     [
-        (["--partition", "nope"], "--partition NAME"),
-        (["--nodes", "64"], "--nodes"),
-        (["--partition", "high", "--time", "99:00:00"], "a shorter --time"),
-        (["--constraint", "h100"], "sinfo -o '%N %f'"),
-        (["--mem", "9000GB"], "a smaller --mem"),
-        (["--sbatch", "colour=red"], "--sbatch"),
+        ({"nodes": 64}, "--nodes"),
+        ({"partition": "high", "time": "99:00:00"}, "a shorter --time"),
+        ({"constraint": "h100"}, "sinfo -o '%N %f'"),
+        ({"mem": "9000GB"}, "a smaller --mem"),
+        ({"sbatch": {"colour": "red"}}, "--sbatch"),
     ],
 )
-def test_what_sbatch_refuses_is_said_with_what_to_do(words, expected, lab, recipe, tmp_path):
+def test_what_sbatch_refuses_is_said_with_what_to_do(given, expected, lab, monkeypatch, tmp_path):
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, lab.environment[name])
+    executor = submit.executor(tmp_path, Options(on="slurm", **given), "refused", None)
+    with pytest.raises(UserError, match="sbatch refused the job: ") as error:
+        submit.submit(executor, [Job(["pretrain", "x.yaml"])])
+    assert expected in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_a_launch_that_sbatch_refuses_leaves_nothing_behind(lab, recipe, tmp_path):
     run = tmp_path / "run"
-    more = "train.batch_size=64" if "64" in words else "train.batch_size=8"
-    done = foundation("launch", str(recipe), more, "--on", "slurm", "--run", str(run), *words, lab=lab, code=2)
-    assert "sbatch refused the job: " in done.stderr and expected in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr and not list(run.rglob("launch.json"))
+    words = ("launch", str(recipe), "--on", "slurm", "--run", str(run), "--partition", "nope")
+    done = foundation(*words, lab=lab, code=2)
+    assert "sbatch refused the job: invalid partition specified: nope" in done.stderr
+    assert "--partition NAME" in done.stderr and "Traceback" not in done.stderr
+    assert not run.exists()
 
 
 def test_two_launches_into_one_run_folder_are_refused(lab, launch, recipe):
@@ -87,21 +102,22 @@ def test_two_launches_into_one_run_folder_are_refused(lab, launch, recipe):
 
 def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     job = launch(
-        lab, "train.length=12 steps", "--sweep", "optimizer.learning_rate.start=1e-3,1e-1", "--sweep", "seed=0,1",
+        lab, "train.length=12 steps", "--sweep", "optimizer.learning_rate=1e-3,1e-1", "--sweep", "seed=0,1",
         "--array-parallelism", "2", run=tmp_path / "sweep", pause=0.5,
     )  # fmt: skip
     base = job.job.partition("_")[0]
     assert job.ids == [f"{base}_{number}" for number in range(4)]
     job.wait(lambda: job.step(Path(job.launch["jobs"][1]["run"])) >= 2, "at step 2 in the second run")
-    lab.run("scancel", "--signal=USR2", job.ids[1])
+    number = lab.run("squeue", "-h", "-r", "-j", job.ids[1], "-o", "%A").strip()
+    ((_, pid),) = lab.tasks(number)
+    os.kill(pid, signal.SIGUSR2)  # scancel --signal sends it to an element of an array over and over
     job.wait(lambda: all(item["state"] == "done" for item in job.show()), "done")
     assert [item["restarts"] for item in job.show()] == [0, 1, 0, 0], "each element is queued again by itself"
     names = [Path(item["run"]).name for item in job.show()]
-    assert names == [
-        f"optimizer.learning_rate.start={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)
-    ]
+    assert names == [f"optimizer.learning_rate={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)]
     best = json.loads(foundation("runs", "best", str(job.root), "--metric", "loss", "--lowest", "--json").stdout)
-    losses = {Path(item["run"]).name: item["loss"] for item in job.show()}
+    runs = [Path(item["run"]) for item in job.show()]
+    losses = {run.name: min(line["loss"] for line in learnt(run)) for run in runs}
     assert [Path(row["path"]).name for row in best] == sorted(losses, key=lambda name: losses[name])
 
 

@@ -35,6 +35,8 @@ def measure(part) -> None:
     part.row(case="GPU JPEG decoder", value=jpeg_decoder())
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
+        there = torch.backends.cuda.is_flash_attention_available()
+        part.row(case="sdpa: flash kernel", value="there" if there else "absent")
         part.row(case="float8 products", value="there" if (major, minor) >= (8, 9) else "not on this GPU")
         part.case("NCCL", lambda: {"value": ".".join(map(str, torch.cuda.nccl.version()))})
     part.case("compile", lambda: compiles(device, "aot_eager" if part.rehearse else "inductor"))
