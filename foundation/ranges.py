@@ -137,6 +137,9 @@ Views: TypeAlias = Annotated[int, Range(0, 256)]
 Workers: TypeAlias = Annotated[int, Range(0, 1024)]
 """Processes that load data."""
 
+Rank: TypeAlias = Annotated[int, Range(0, LARGEST)]
+"""Number of a process of a run."""
+
 Share: TypeAlias = Annotated[float, Range(0, 1)]
 """A share or a probability."""
 

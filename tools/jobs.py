@@ -33,7 +33,7 @@ _BYTES_OF_A_LINE = 1024  # long ones; where all are longer, fewer are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from foundation.ranges import Count, argument
+    from foundation.ranges import Count, Rank, argument
 
     parser.add_argument(
         "words", nargs="*", metavar="FOLDER | stop JOB | logs JOB | requeue JOB",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--tail", action="store_true", help="the last lines of each log as well")
     parser.add_argument("--lines", type=argument(Count), default=10, help="of a log (default: %(default)s)")
-    parser.add_argument("--rank", type=int, default=0, help="process whose log it is (default: %(default)s)")
+    parser.add_argument("--rank", type=argument(Rank), default=0, help="process whose log it is (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

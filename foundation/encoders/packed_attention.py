@@ -27,7 +27,6 @@ FLEX_BLOCK = 128
 _KEPT = 64  # layouts: a run has a few (views, the teacher's, the last block's, rows that drop path keeps)
 
 
-@torch.compiler.assume_constant_result
 def unavailable(backend: PackedBackend, device: torch.device) -> str:
     """Why a backend cannot be used on a device, and what to do; empty where it can."""
     if backend == "flex":
@@ -43,6 +42,10 @@ def unavailable(backend: PackedBackend, device: torch.device) -> str:
     if found is None:
         return f"xformers cannot be imported ({problem}): install the extra foundation-pretrain[gpu]"
     return ""
+
+
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# As torch.compiler.assume_constant_result does, which imports the compiler: two seconds of every start.
 
 
 def unfit(backend: PackedBackend, device: torch.device, head_width: int, trained: bool) -> str:
@@ -153,7 +156,7 @@ def row_starts(layout: Layout, device: torch.device) -> Tensor:
         return torch.cat([*parts, torch.full((1,), start, device=device, dtype=torch.int32)])
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # torch.compiler.disable, which imports the compiler at once
 @functools.lru_cache(_KEPT)
 def _xformers_mask(layout: Layout, device: torch.device) -> Any:
     operations, _ = xformers()
@@ -162,7 +165,7 @@ def _xformers_mask(layout: Layout, device: torch.device) -> Any:
         return operations.fmha.BlockDiagonalMask.from_seqlens(lengths, device=device)
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # torch.compiler.disable, which imports the compiler at once
 @functools.lru_cache(_KEPT)
 def block_mask(layout: Layout, device: torch.device) -> Any:
     """The ``BlockMask`` of a layout: which blocks of the score matrix hold two tokens of one row.

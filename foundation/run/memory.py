@@ -20,7 +20,7 @@ from foundation.run.stage import micro_batch
 from foundation.run.trace import Trace, trace
 
 Checkpointing = Literal["none", "selective", "full"]
-FOLLOWED = 64
+FOLLOWED = 16
 """Samples of the largest micro-batch that is followed; what a larger one takes grows in proportion."""
 STEP = ("gradients", "activations", "prototype scores", "weights in bfloat16")
 """Kinds of memory that a step takes and gives back."""

@@ -10,7 +10,7 @@ from foundation.engine.learner import Learner
 from foundation.parallel.config import Config
 from foundation.run.collectives import Cost, Group
 from foundation.run.gpus import Card
-from foundation.run.memory import FOLLOWED, Checkpointing, Sharing, Weights, memory, sharing, weights
+from foundation.run.memory import Checkpointing, Sharing, Weights, memory, sharing, weights
 from foundation.run.recipe import Recipe
 from foundation.run.recorder import Operator
 from foundation.run.trace import Trace, trace
@@ -20,6 +20,8 @@ _HOOKS = 200e-6  # seconds of the host for gathering one piece forward and backw
 _SCALARS = 3  # sums of a few bytes besides those that objectives ask for: norm of the gradients, bad steps, figures
 _FUSED = 0.5  # share of the traffic of a block that is left when its elementwise operators are compiled into few
 _CALLED = 0.2  # share of the host's work for a block that is left then
+
+_FOLLOWED = 64  # samples of the largest micro-batch whose step is followed; a larger one takes in proportion
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def work(recipe: Recipe, learner: Learner, rows: int, gpus: int) -> Work:
         rows: samples of one GPU.
         gpus: that train together: some objectives look at the samples of all.
     """
-    followed = min(rows, FOLLOWED)
+    followed = min(rows, _FOLLOWED)
     there = weights(learner)
     half, compiled = recipe.train.precision != "float32", recipe.train.compile == "blocks"
     return Work(trace(recipe, learner, followed, "cuda", half, gpus), rows / followed, there, compiled)
