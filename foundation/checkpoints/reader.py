@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -174,11 +175,10 @@ class Reader:
                     f"{list(piece.offsets)}, {manifest.MANIFEST} as {shape}"
                 )
         held = sum(math.prod(piece.sizes) for piece in pieces)
-        if held != math.prod(shape) or len({piece.offsets for piece in pieces if 0 not in piece.sizes}) < sum(
-            0 not in piece.sizes for piece in pieces
-        ):
+        if held != math.prod(shape) or _overlap([piece for piece in pieces if 0 not in piece.sizes]):
             raise self._error(
                 f"its files hold {held:,} of the {math.prod(shape):,} numbers of {printable(key)} of {printable(group)}"
+                " or some of them twice"
             )
 
     def _slice(self, piece: _Piece, group: str, key: str, inside: tuple[slice, ...]) -> Tensor:
@@ -204,3 +204,17 @@ class Reader:
 
     def _error(self, reason: str) -> UserError:
         return UserError(f"checkpoint {self.folder} cannot be used: {reason}")
+
+
+def _overlap(pieces: Sequence[_Piece]) -> bool:
+    """Whether any number of a tensor lies in two of its pieces, none of which is empty."""
+    ordered = sorted(pieces, key=lambda piece: piece.offsets)
+    rows = all(
+        one.offsets[1:] == other.offsets[1:] and one.sizes[1:] == other.sizes[1:] for one, other in pairwise(ordered)
+    )  # as shards of whole rows are: neighbours are enough
+    return any(_meet(one, other) for one, other in (pairwise(ordered) if rows else combinations(ordered, 2)))
+
+
+def _meet(one: _Piece, other: _Piece) -> bool:
+    spans = zip(one.offsets, one.sizes, other.offsets, other.sizes, strict=True)
+    return all(a < b + n and b < a + m for a, m, b, n in spans)

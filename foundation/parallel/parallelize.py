@@ -160,6 +160,13 @@ def shard(parts: Iterable[Part], config: Config, placement: Placement, may_rest:
             f"parallel.data is {config.data}, and this recipe leaves parameters without gradient in some steps, which "
             f"torch {torch.__version__} cannot shard: update torch (2.14 can), or use parallel.data=ddp"
         )
+    for part in parts:
+        for name, parameter in part.module.named_parameters():
+            if parameter.ndim == 0:
+                raise UserError(
+                    f"parallel.data is {config.data}, and the parameter {part.name}.{name} is a number without an axis, "
+                    "which cannot be sharded: give it the shape [1], or use parallel.data=ddp"
+                )
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     half = {"auto": placement.autocast, "float32": None, "bfloat16": torch.bfloat16}[config.weights]
     reduced = None if half is None else torch.float32

@@ -19,6 +19,7 @@ from foundation.engine.accumulate import Accumulated, accumulate
 from foundation.engine.collapse import CollapseWatch
 from foundation.engine.feed import Feed
 from foundation.engine.learner import Learner
+from foundation.engine.statistics import RunningStatistics
 from foundation.errors import RecipeError, UserError
 from foundation.parallel.collective import on_all_ranks, on_first_rank, rank, world_size
 from foundation.parallel.first_weights import made_by_first, send
@@ -163,6 +164,7 @@ class Stage:
             send(self.learner, first, placement.device)
         del first
         self.learner.to(placement.device)
+        self.statistics = RunningStatistics(self.learner)
         self._previous = previous or {}
         self.stream: Stream = build_stream(
             recipe.data, part.sources, seed=part.seed, global_batch=recipe.train.batch_size, clock=clock,
@@ -240,6 +242,7 @@ class Stage:
             watched: its figures are logged.
             see: gets each batch.
         """
+        self.statistics.keep()
         return accumulate(
             feed, self.parallel, self.placement, step, self.recipe.train.accumulate,
             masked=bool(self.recipe.mask_rules), watched=watched, see=see,
@@ -257,6 +260,7 @@ class Stage:
             Figures of the branches.
         """
         self.parallel.settle()
+        self.statistics.put_back(refused)
         self.optimizer.clip(norm)
         self.optimizer.step(refused)
         return self.learner.update(step, 1.0 - refused)

@@ -58,6 +58,39 @@ def test_all_ways_give_the_losses_of_one_process_over_twenty_steps(many_runs, ti
         assert column(tmp_path / name, "loss") == pytest.approx(wanted, rel=1e-5), name
 
 
+SMALL = """
+import json, sys, torch
+from torch import nn
+from foundation.engine.agreement import check_agreement
+from foundation.errors import UserError
+from foundation.parallel.config import Config
+from foundation.parallel.parallelize import Part, shard
+from foundation.parallel.placement import Placement
+from foundation.parallel.process_group import process_group
+
+class Scaled(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(shape))
+
+with process_group("cpu"):
+    place = Placement(torch.device("cpu"), None)
+    one = Scaled([1])
+    shard([Part("objectives.one", one)], Config(data="fsdp"), place, False)
+    check_agreement({"objectives": dict(one.state_dict())}, 1)
+    try:
+        shard([Part("objectives.none", Scaled([]))], Config(data="fsdp"), place, False)
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_a_shard_may_be_empty_and_a_number_without_axis_is_refused(together):
+    for done in together(SMALL, 2):
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "the parameter objectives.none.scale is a number without an axis" in json.loads(done.stdout)
+
+
 @pytest.mark.slow
 def test_bfloat16_weights_are_gathered_and_gradients_stay_close(many_runs, tiny_recipe_file, tmp_path):
     words = ("parallel.data=fsdp", "parallel.weights=bfloat16", "train.precision=bfloat16")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from foundation.checkpoints import checkpoint
+from foundation.checkpoints import checkpoint, reader
 from foundation.errors import UserError
 from tests.parallel.sharded_ground import expected
 
@@ -198,3 +198,16 @@ def test_a_process_killed_while_all_save_leaves_the_newest_whole_step(play, tmp_
     assert not any(fact["left"] for fact in facts if fact["victim"] == 1), "process 0 removes what is half-written"
     assert sum(bool(fact["left"]) for fact in facts if fact["victim"] == 0) >= 7, "most kills must have hit a save"
     happened("the newest whole step loads each time, with the numbers of that step; the other process ends by itself")
+
+
+@pytest.mark.parametrize(
+    ("places", "twice"),
+    [
+        ([((0, 0), (2, 3)), ((2, 0), (2, 3))], False),
+        ([((0, 0), (3, 3)), ((2, 0), (1, 3))], True),
+        ([((0, 0), (2, 2)), ((0, 2), (2, 1)), ((2, 0), (2, 3))], False),
+        ([((0, 0), (2, 2)), ((1, 1), (2, 2))], True),
+    ],
+)
+def test_numbers_that_two_files_hold_are_noticed(places, twice):
+    assert reader._overlap([reader._Piece("f", offsets, sizes) for offsets, sizes in places]) == twice
