@@ -164,7 +164,7 @@ def shard(parts: Iterable[Part], config: Config, placement: Placement, may_rest:
         for name, parameter in part.module.named_parameters():
             if parameter.ndim == 0:
                 raise UserError(
-                    f"parallel.data is {config.data}, and the parameter {part.name}.{name} is a number without an axis, "
+                    f"parallel.data is {config.data}, and the parameter {part.name}.{name} is a number without axis, "
                     "which cannot be sharded: give it the shape [1], or use parallel.data=ddp"
                 )
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -88,7 +88,7 @@ with process_group("cpu"):
 def test_a_shard_may_be_empty_and_a_number_without_axis_is_refused(together):
     for done in together(SMALL, 2):
         assert done.returncode == 0, done.stderr[-3000:]
-        assert "the parameter objectives.none.scale is a number without an axis" in json.loads(done.stdout)
+        assert "the parameter objectives.none.scale is a number without axis" in json.loads(done.stdout)
 
 
 @pytest.mark.slow
