@@ -30,7 +30,7 @@ EXAMPLES = """\
 examples:
   foundation launch my.yaml --on slurm --dry-run              what sbatch would be given
   foundation launch dinov2-vitl14 --profile slurm-gpu --nodes 12 --partition gpu --time 24:00:00
-  foundation launch my.yaml --profile cluster.yaml            a profile of your own: YAML with the options below
+  foundation launch my.yaml --profile cluster.yaml            a profile of your own: YAML with these options
   foundation launch my.yaml --profile slurm-gpu --sweep optimizer.learning_rate.start=5e-4,1e-3,2e-3 --sweep seed=0,1
   foundation launch runs/my --on slurm --nodes 2              go on with a run, on as many nodes as you like
   foundation launch my.yaml --on local --gpus-per-node 2      in the background here

@@ -168,13 +168,13 @@ def train(recipe: Recipe, path: Path, arguments: argparse.Namespace) -> None:
 
 
 def begin(folder, trainer) -> None:
-    """Keep the recipe; of a run that has no checkpoint yet, refuse a folder without room for one."""
+    """Of a run that has no checkpoint yet, keep the recipe, and refuse a folder without room for one. One that goes on
+    keeps the recipe that it had until its first save: should it not get so far, it was never changed."""
     from foundation import config
 
-    new = trainer.keeper.last is None
-    if new:
+    if trainer.keeper.last is None:
         folder.require_free_bytes(trainer.stage.bytes)
-    folder.write_recipe(config.dump(trainer.recipe.lasting), new)
+        folder.write_recipe(config.dump(trainer.recipe.lasting), new=True)
 
 
 def _silent(_: str) -> None:

@@ -156,7 +156,9 @@ def show(found: Prediction, card: Card) -> None:
     if best is None:
         console.print("none of them fits: lower train.batch_size, or raise train.accumulate or --gpus")
     else:
-        console.print(f"the fastest that fits: {best.layout.settings}")
+        console.print(
+            f"the fastest that fits: {best.layout.settings} (differences below a third lie within the model's error)"
+        )
 
 
 _KINDS = {"matrix": "matrix products", "traffic": "elementwise traffic", "update": "optimizer and averages"}

@@ -19,7 +19,7 @@ examples:
   foundation runs list sweeps --json              for a script
   foundation runs show runs/mine                  one run: figures, checkpoints, why it failed
   foundation runs best sweeps --metric probe/knn_top1
-  foundation runs best sweeps --metric loss --lowest
+  foundation runs best sweeps --metric loss
 
 stopped: by a signal, or by train.stop_after; the same command goes on.
 silent: the run says it is running, but its lock is free or its heartbeat is old: it was killed. The command that
@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lines", type=argument(CountOrNone), default=5, help="last lines of the metrics (default: %(default)s)"
     )
     best.add_argument("--metric", required=True, help="name of a figure, such as probe/knn_top1, knn/top1 or loss")
-    best.add_argument("--lowest", action="store_true", help="the lowest value is the best, as for a loss")
+    best.add_argument(
+        "--lowest",
+        action=argparse.BooleanOptionalAction,
+        help="whether the lowest value is the best (default: of losses, yes)",
+    )
     best.add_argument("--limit", type=argument(Count), default=20, help="runs to show (default: %(default)s)")
     for command in (listing, show, best):
         command.add_argument("--json", action="store_true", help="print JSON")
@@ -155,8 +159,9 @@ def _best(arguments: argparse.Namespace) -> int:
     from foundation.printable import padded, printable
     from foundation.run import runs
 
+    lowest = "loss" in arguments.metric.split("/")[0] if arguments.lowest is None else arguments.lowest
     folders = list(runs.find(arguments.folder))
-    found = [(runs.best(folder, arguments.metric, arguments.lowest, _warn), folder) for folder in folders]
+    found = [(runs.best(folder, arguments.metric, lowest, _warn), folder) for folder in folders]
     rows = [(value, step, folder) for (value, step), folder in ((f, p) for f, p in found if f is not None)]
     if not rows:
         there = sorted({name for folder in folders for name in runs.names(folder)})
@@ -166,7 +171,7 @@ def _best(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"no run has the figure {arguments.metric!r}{near(arguments.metric, there)} (some are: {shown})"
         )
-    rows.sort(key=lambda row: row[0], reverse=not arguments.lowest)
+    rows.sort(key=lambda row: row[0], reverse=not lowest)
     if arguments.json:
         plain = [{"path": str(folder), arguments.metric: value, "step": step} for value, step, folder in rows]
         print(json.dumps(plain[: arguments.limit], indent=1))
@@ -180,7 +185,9 @@ def _best(arguments: argparse.Namespace) -> int:
     for objectives, members in groups.items():
         if len(groups) > 1:
             print(f"objectives {printable(objectives)}:")
-        print(f"{'run':<{width}}{printable(arguments.metric):<{number}}where")
+        print(
+            f"{'run':<{width}}{printable(arguments.metric):<{number}}where ({'lowest' if lowest else 'highest'} first)"
+        )
         for value, step, folder in members[: arguments.limit]:
             where = f"step {step:,}" if step is not None else "probe result"
             print(f"{padded(folder, width)}{value:<{number}.5g}{where}")

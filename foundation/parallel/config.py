@@ -46,7 +46,27 @@ class Config:
             if getattr(self, name) not in words:
                 raise UserError(f"parallel.{name} must be one of {', '.join(words)}, got {getattr(self, name)!r}")
         if self.shard is not None and self.data != "hsdp":
-            raise UserError(f"parallel.shard is for data: hsdp; {self.data} shards over all processes or none")
+            raise UserError(f"parallel.shard is for data: hsdp, and data is {self.data}")
+
+    def shares(self, processes: int, per_node: int) -> int:
+        """Processes that share one copy of the weights.
+
+        Args:
+            processes: of the run.
+            per_node: of one node.
+
+        Raises:
+            UserError: they cannot be divided like this.
+        """
+        if processes == 1 or not self.sharded:
+            return 1
+        shares = processes if self.data == "fsdp" else self.shard or min(per_node, processes)
+        if processes % shares:
+            raise UserError(
+                f"parallel.shard is {shares} (null: the processes of one node), and {processes} processes are no "
+                "multiple of it: set parallel.shard to a divisor"
+            )
+        return shares
 
     @property
     def sharded(self) -> bool:

@@ -129,12 +129,7 @@ def mesh_of(config: Config, placement: Placement) -> Any:
     size, kind = world_size(), placement.device.type
     if config.data == "fsdp":
         return init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
-    shares = config.shard or int(os.environ.get("LOCAL_WORLD_SIZE") or size)
-    if size % shares:
-        raise UserError(
-            f"parallel.shard is {shares} (null: the processes of one node), and {size} processes are no multiple of "
-            "it: set parallel.shard to a divisor"
-        )
+    shares = config.shares(size, int(os.environ.get("LOCAL_WORLD_SIZE") or size))
     return init_device_mesh(kind, (size // shares, shares), mesh_dim_names=("replicate", "shard"))
 
 

@@ -77,7 +77,8 @@ def process_group(device: str, timeout_seconds: float = 7200.0) -> Iterator[None
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise
-        said = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[:200]  # gloo begins with a place in its source
+        said = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])  # gloo begins with a place in its source
+        said = said.partition(". This is")[0][:200]  # and ends with guesses
         raise PeerError(
             f"process {rank} of {size} lost another process of the run ({said}). What it "
             "said stands in its own output. The same command goes on from the last checkpoint"

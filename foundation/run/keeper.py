@@ -46,6 +46,7 @@ class Keeper:
         )  # fmt: skip
         self.last: Path | None = None
         self._failure: BaseException | None = None
+        self._recipe_kept = False
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, in all processes."""
@@ -87,6 +88,9 @@ class Keeper:
         random = gather_to_first(state.random_state())
 
         def save() -> None:
+            if rank() == 0 and not self._recipe_kept:  # what the run is from here on
+                self.folder.write_recipe(config.dump(self.recipe.lasting))
+                self._recipe_kept = True
             numbers = state.numbers(
                 progress, stage.recipe.train.batch_size, world_size(), recipe=config.dump(self.recipe.lasting),
                 data=stage.stream.fingerprint,

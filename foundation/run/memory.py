@@ -240,7 +240,7 @@ def sharing(config: Config, processes: int, per_node: int) -> Sharing:
     """
     if processes == 1:
         return Sharing()
-    shards = processes if config.data == "fsdp" else config.shard or min(per_node, processes)
+    shards = config.shares(processes, per_node)
     by_kind = {
         "ddp": (1, 1, 1),
         "fairscale": (1, processes, processes),

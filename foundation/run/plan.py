@@ -90,6 +90,7 @@ def plans(recipe: Recipe, processes: int = 1) -> list[Plan]:
         unopened.update(dict.fromkeys(said))
         return sources or {}
 
+    recipe.parallel.shares(processes, processes)
     found = parts(recipe, opened)
     learners = check(recipe, found, build.placement(recipe))
     for part, learner in zip(found, learners, strict=True):
@@ -237,6 +238,11 @@ def _show(figures: Plan, processes: int) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if "activations" in figures.memory:
+        kind = build.placement(recipe).device.type
+        console.print(
+            f"memory on this machine ({kind}); on GPUs: foundation plan {recipe.name} --gpus {processes} --gpu h100"
+        )
     sys.stdout.flush()  # before the warnings, also where both streams go into one file
     for line in figures.published:
         to_stderr(f"note: {of_stage(figures.stage)}{line}")

@@ -201,6 +201,11 @@ class Recipe:
                     f"branches: {name!r} cannot be a branch: use letters, digits, '_' and '-', and none of the words "
                     f"{', '.join(RESERVED)}"
                 )
+        if self.train.compile == "blocks" and self.parallel.activation_checkpointing == "selective":
+            raise UserError(
+                "train.compile: blocks and parallel.activation_checkpointing: selective do not go together: use full or "
+                "none (compiled blocks keep less by themselves)"
+            )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
         if self.stages and self.train.only is not None:

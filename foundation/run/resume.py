@@ -16,7 +16,8 @@ from foundation.run import runs
 from foundation.run.recipe import Recipe
 
 FREE = (
-    "train.stop_after", "train.device", "train.log_every", "train.grace_seconds", "train.peer_timeout_seconds",
+    "train.stop_after", "train.device", "train.compile", "train.log_every", "train.grace_seconds",
+    "train.peer_timeout_seconds",
     "data.workers", "data.timeout_seconds", "data.max_bad_samples", "data.max_decoded_gib",
     "data.shards", "data.sources.*.shards", "data.cache", "data.cache_gib", "data.prefetch_shards", "data.allow_pipes",
     "parallel", "checkpoints", "guard", "probes", "about",

@@ -162,6 +162,7 @@ class Watchdog:
         return self
 
     def _open_backstop(self, path: str) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # another process may just have swept it away, empty
         self._backstop = open(path, "w")  # noqa: SIM115 - open as long as the watchdog watches
         if _DUMP_SIGNAL:
             faulthandler.register(_DUMP_SIGNAL, file=self._backstop, all_threads=True)

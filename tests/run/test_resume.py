@@ -270,3 +270,17 @@ def test_a_run_of_an_earlier_version_is_refused_with_a_clear_word(tiny_recipe_fi
     assert "is a run of an earlier version" in said and "foundation export" in said
     assert main([*words[:-1], "train.length=2 steps"]) == 2
     assert "it was begun by an earlier version" in capsys.readouterr().err
+
+
+def test_changes_that_did_not_get_to_a_save_leave_the_run_as_it_was(pretrain, tmp_path, monkeypatch):
+    """The recipe of a run that goes on is kept at its first save: what broke before that was never the run's."""
+    assert pretrain("train.length=3 steps")[0] == 0
+    written = tmp_path / "run" / "recipe.yaml"
+    before = written.read_text()
+    changes = ("train.length=6 steps", "optimizer.eps=1e-7", "--accept-changes")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "_step", lambda self: 1 // 0)
+        pretrain(*changes)
+    assert written.read_text() == before
+    assert pretrain(*changes)[0] == 0
+    assert "eps: 1.0e-07" in written.read_text()
