@@ -203,8 +203,8 @@ class Recipe:
                 )
         if self.train.compile == "blocks" and self.parallel.activation_checkpointing == "selective":
             raise UserError(
-                "train.compile: blocks and parallel.activation_checkpointing: selective do not go together: use full or "
-                "none (compiled blocks keep less by themselves)"
+                "train.compile: blocks and parallel.activation_checkpointing: selective do not go together: use full "
+                "or none (compiled blocks keep less by themselves)"
             )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")

@@ -198,7 +198,8 @@ def test_best_sorts_by_any_figure(copy, tmp_path, capsys):
     assert found == [("b", 0.6, 10), ("a", 0.5, 20)]
     assert main([*words, "probe/knn_top1", "--lowest", "--limit", "1"]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["run", "probe/knn_top1", "where", "(lowest", "first)"] and row.split()[1:] == ["0.2", "step", "20"]
+    assert head.split() == ["run", "probe/knn_top1", "where", "(lowest", "first)"]
+    assert row.split()[1:] == ["0.2", "step", "20"]
     assert main([*words, "knn/top1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[1:] == ["0.7", "probe", "result"]
     assert main([*words, "probe/knn_top"]) == 2
