@@ -103,8 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     root, runs = _runs(arguments)
     for _, words in runs:
         _require_gpu(words, options)
-    _refuse_running(runs)
     folder = records.new_folder(root.absolute())
+    submit.require_path(folder)
+    _refuse_running(runs)
     if arguments.dry_run:
         _show(folder, options, runs)
         return 0

@@ -79,6 +79,13 @@ def test_without_slurm_a_launch_says_so_before_anything_is_copied(tiny_recipe_fi
         (["--array-parallelism", "2"], "goes with --sweep"),
         (["--partitoin", "x"], "did you mean '--partition'"),
         (["--time", "soon", "--on", "slurm"], "no time limit"),
+        (["--on", "slurm", "--sbatch", "comment=a\ntouch X #"], "sbatch comment: a\\ntouch X #"),
+        (["--on", "slurm", "--partition", "a\ntouch X"], "partition: a\\ntouch X"),
+        (["--on", "slurm", "--sbatch", "array=0-9"], "use --sweep"),
+        (["--run", "runs/a\nb"], "choose another --run"),
+        (["name=a\tb"], "choose another --run"),
+        (["--run", "runs/a%j"], "has a %"),
+        (["--run", "runs/a\\b"], "has a \\"),
     ],
 )
 def test_mistakes_on_the_command_line_are_said(words, said, tiny_recipe_file, monkeypatch, capsys, tmp_path):
