@@ -293,12 +293,12 @@ def _refuse_running(runs: Runs) -> None:
     from foundation.errors import UserError
     from foundation.run.runs import locked
 
+    for job in living(path.absolute() for path, _ in runs):
+        raise UserError(
+            f"job {job.id} ({job.state}) trains into {os.path.relpath(job.run)} already: 'foundation jobs stop "
+            f"{job.id}' ends it, or choose another --run"
+        )
     for path, _ in runs:
-        for job in living(path.absolute()):
-            raise UserError(
-                f"job {job.id} ({job.state}) trains into {path} already: 'foundation jobs stop {job.id}' ends it, "
-                "or choose another --run"
-            )
         if locked(path):
             raise UserError(f"another process is training in {path}: stop it or choose another --run")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -56,10 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
+    from foundation.files import replace_file, replace_json, require_writable
     from foundation.run.gpus import card
     from foundation.run.predict import predict
     from foundation.voice import to_stderr
 
+    for path in (arguments.json, arguments.svg):
+        if path is not None:
+            require_writable(path)
     chosen = card(arguments.gpu)
     try:
         numbers = [int(word) for word in arguments.gpus.split(",")]
@@ -83,10 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
             "gpu": asdict(chosen),
             "predicted": [in_plain(one, chosen) for one in found],
         }
-        arguments.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        replace_json(arguments.json, plain)
     if arguments.svg:
         title = f"{found[0].plan.recipe.name} on {chosen.name}: predicted {SAMPLES} and GPU"
-        arguments.svg.write_text(drawn(found, title), encoding="utf-8")
+        replace_file(arguments.svg, drawn(found, title).encode())
     to_stderr("note: all of this is predicted, not measured; docs/scaling.md says how, and what it leans on")
     return 0
 

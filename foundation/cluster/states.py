@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -171,15 +171,13 @@ def _belongs(job: JobState, root: Path) -> bool:
     return job.run == root or root in job.run.parents or root in job.folder.parents
 
 
-def living(run: Path) -> list[JobState]:
-    """Jobs that train, or will train, into a run folder."""
-    if not run.is_dir() and not (run.parent / records.JOBS).is_dir():
-        return []
-    folders = {
-        path.parent for place in (run, run.parent) for path in (place / records.JOBS).glob(f"*/{records.LAUNCH}")
-    }
-    jobs = [job for folder in sorted(folders) for job in _readable(folder)]
-    return [job for job in jobs if job.run == run and job.state in ("waiting", "running", "ending")]
+def living(folders: Iterable[Path]) -> list[JobState]:
+    """Jobs that train, or will train, into some run folders; each launch is read once."""
+    wanted = set(folders)
+    places = wanted | {run.parent for run in wanted}
+    launches = {path.parent for place in places for path in (place / records.JOBS).glob(f"*/{records.LAUNCH}")}
+    jobs = [job for folder in sorted(launches) for job in _readable(folder)]
+    return [job for job in jobs if job.run in wanted and job.state in ("waiting", "running", "ending")]
 
 
 def named(words: list[str], default: Path) -> list[JobState]:

@@ -113,7 +113,7 @@ def test_one_damaged_launch_is_named_and_the_others_are_listed(damage, tmp_path,
     said = capsys.readouterr()
     assert [job["id"] for job in json.loads(said.out)] == ["79"]
     assert len(said.err.splitlines()) == 1 and str(damaged) in said.err
-    assert states.living(tmp_path / "runs" / "run-a") == []
+    assert states.living([tmp_path / "runs" / "run-a"]) == []
 
 
 @pytest.mark.parametrize("name", ["plain", "läufe 跑", "line\nbreak"])

@@ -33,16 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import json
-
     import torch
     from rich.console import Console
     from rich.table import Table
 
     from foundation.encoders.attention import rule_of
+    from foundation.files import replace_json, require_writable
     from foundation.measure.attention import compare, multi_crop, quickest, rule
     from foundation.measure.machine import describe, device_of_machine
 
+    if arguments.json is not None:
+        require_writable(arguments.json)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = device_of_machine()
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             for one in found
         ]  # fmt: skip
         figures = {"machine": describe(), "batch": batch, "seed": arguments.seed, "rule": told, "rows": rows}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        replace_json(arguments.json, figures)
     return 0
 
 
