@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import tempfile
@@ -89,6 +90,28 @@ def require_writable(path: Path, instead: str = "") -> None:
     problem = _problem_of(there)
     if problem:
         raise UserError(f"cannot write {path}: {problem}" + (f"; {instead}" if instead else ""))
+
+
+def output_file(text: str) -> Path:
+    """An argument of a command: a file that is written when its work is done, by :func:`write_output`.
+
+    Raises:
+        ArgumentTypeError: it could not be written.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir() and os.access(path, os.W_OK):  # also /dev/stdout
+        return path
+    try:
+        require_writable(path)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write what a command was asked for, into a device as well; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _problem_of(folder: Path) -> str:

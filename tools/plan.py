@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import json
 import math
 import sys
 from dataclasses import asdict
@@ -35,6 +36,7 @@ _GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.plugins import add_option
     from foundation.ranges import Count, argument
 
@@ -48,21 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument(Count),
         help="samples of a micro-batch on each GPU, so that the batch grows with the GPUs (default: they share it)",
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--svg", type=Path, help="draw samples each second and GPU against GPUs there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
+    parser.add_argument("--svg", type=output_file, help="draw samples each second and GPU against GPUs there")
     add_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
-    from foundation.files import replace_file, replace_json, require_writable
+    from foundation.files import write_output
     from foundation.run.gpus import card
     from foundation.run.predict import predict
     from foundation.voice import to_stderr
 
-    for path in (arguments.json, arguments.svg):
-        if path is not None:
-            require_writable(path)
     chosen = card(arguments.gpu)
     try:
         numbers = [int(word) for word in arguments.gpus.split(",")]
@@ -86,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
             "gpu": asdict(chosen),
             "predicted": [in_plain(one, chosen) for one in found],
         }
-        replace_json(arguments.json, plain)
+        write_output(arguments.json, json.dumps(plain, indent=1) + "\n")
     if arguments.svg:
         title = f"{found[0].plan.recipe.name} on {chosen.name}: predicted {SAMPLES} and GPU"
-        replace_file(arguments.svg, drawn(found, title).encode())
+        write_output(arguments.svg, drawn(found, title))
     to_stderr("note: all of this is predicted, not measured; docs/scaling.md says how, and what it leans on")
     return 0
 

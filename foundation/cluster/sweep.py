@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from yaml import MappingNode, Node, SequenceNode
+from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from foundation.config_nodes import TAG, compose, is_null
 from foundation.errors import UserError
@@ -101,7 +101,7 @@ def _canonical(node: Node) -> str:
         return f"{{{', '.join(pairs)}}}"
     if isinstance(node, SequenceNode):
         return f"[{', '.join(map(_canonical, node.value))}]"
-    if node.style is None:  # not in quotes
+    if isinstance(node, ScalarNode) and node.style is None:  # not in quotes
         if is_null(node):
             return "null"
         number = _number(node.value)

@@ -13,6 +13,7 @@ Also the largest difference from sdpa in float32, and the rule that follows for 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Seed, argument
 
     parser.add_argument("--batch", type=argument(Count), help="samples (default: 4, on a GPU 64)")
@@ -29,21 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=argument(Count), default=7, help="timed calls of each (default: 7)")
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of the numbers (default: 0)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import json
+
     import torch
     from rich.console import Console
     from rich.table import Table
 
     from foundation.encoders.attention import rule_of
-    from foundation.files import replace_json, require_writable
+    from foundation.files import write_output
     from foundation.measure.attention import compare, multi_crop, quickest, rule
     from foundation.measure.machine import describe, device_of_machine
 
-    if arguments.json is not None:
-        require_writable(arguments.json)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = device_of_machine()
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             for one in found
         ]  # fmt: skip
         figures = {"machine": describe(), "batch": batch, "seed": arguments.seed, "rule": told, "rows": rows}
-        replace_json(arguments.json, figures)
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 
