@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,16 +80,51 @@ def require_writable(path: Path, instead: str = "") -> None:
         instead: what to do about it, for the message.
 
     Raises:
-        UserError: it is a folder, or its folder cannot be made or written to.
+        UserError: it is a folder or a device, or its folder cannot be made or written to.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the file to write")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a pipe or a device: name the file to write")
     there = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
-    problem = "" if os.access(there, os.W_OK | os.X_OK) else f"no permission to write into {there}"
-    if not there.is_dir():
-        problem = f"{there} is no folder"
+    problem = _problem_of(there)
     if problem:
         raise UserError(f"cannot write {path}: {problem}" + (f"; {instead}" if instead else ""))
+
+
+def output_file(text: str) -> Path:
+    """An argument of a command: a file that is written when its work is done, by :func:`write_output`.
+
+    Raises:
+        ArgumentTypeError: it could not be written.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_dir() and os.access(path, os.W_OK):  # also /dev/stdout
+        return path
+    try:
+        require_writable(path)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write what a command was asked for, into a device as well; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _problem_of(folder: Path) -> str:
+    """Why no file can be made in a folder; empty where one can: one is made, and gone again."""
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write into {folder}"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:  # such as /proc, and what is mounted to be read only
+        return f"no file can be made in {folder} ({error.strerror})"
 
 
 def replace_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -62,6 +62,8 @@ class Job:
         requeue: Any = signal.getsignal(environment._usr_sig())
         on_slurm = environment.cluster == "slurm"
         ends = _Ends(environment, on_slurm)
+        if environment.global_rank == 0:
+            ends.begin()
         with ExitStack() as stack:
             run = _option(self.words, "--run")
             if on_slurm and environment.global_rank == 0 and run is not None:
@@ -92,10 +94,17 @@ class _Ends:
         self.signal: str | None = None
         self._folder, self._job = Path(os.environ["SUBMITIT_FOLDER"]), str(environment.job_id)
         self._rank = int(environment.global_rank)
-        self._start = start_of(os.environ) if on_slurm else 0
+        self._on_slurm, self._start = on_slurm, start_of(os.environ) if on_slurm else 0
         if on_slurm:  # outside of training, whose own handlers save first, there is nothing to save
             signal.signal(signal.SIGUSR2, self._leave)
             signal.signal(signal.SIGTERM, self._leave)
+
+    def begin(self) -> None:
+        """Count this start. A local job keeps its number when it is started again, and nobody else counts."""
+        try:
+            records.write_starts(self._folder, self._job, self._start + 1 if self._on_slurm else None)
+        except OSError as failure:
+            _unwritten(f"how often this job was started cannot be written: {failure}")
 
     def run(self, words: Sequence[str]) -> int:
         """The exit code of the command."""
@@ -130,7 +139,11 @@ class _Ends:
         try:
             records.write_rank_end(self._folder, self._job, self._start, end)
         except OSError as failure:
-            print(f"foundation: how this process ended cannot be written: {failure}", file=sys.stderr, flush=True)
+            _unwritten(f"how this process ended cannot be written: {failure}")
+
+
+def _unwritten(text: str) -> None:
+    print(f"foundation: {text}", file=sys.stderr, flush=True)
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

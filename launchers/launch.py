@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from foundation.cluster import records
     from foundation.cluster.options import Options
+    from foundation.cluster.rehearsal import Rehearsed
+    from foundation.cluster.sweep import Variant
 
 Runs: TypeAlias = list[tuple[Path, list[str]]]
 """Folder of each run, and its words of ``foundation pretrain``."""
+
+_MOST_REHEARSED = 8  # runs of a sweep that are built before it is submitted: each takes seconds
 
 _LONGEST_PAUSE = 30.0  # seconds between two questions to the queue, which has others to answer too
 
@@ -100,19 +104,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     submit.require_submitit()
     options = _options(arguments)
-    root, runs = _runs(arguments)
+    root, runs, variants = _runs(arguments)
     for _, words in runs:
         _require_gpu(words, options)
-    _refuse_running(runs)
     folder = records.new_folder(root.absolute())
+    submit.require_path(folder)
+    _refuse_running(runs)
     if arguments.dry_run:
-        _show(folder, options, runs)
+        _show(folder, options, runs, variants)
         return 0
     if options.on == "slurm":
         submit.require_slurm()
     there = root.exists()
     try:
-        launch = _submit(folder, options, runs)
+        launch = _submit(folder, options, runs, variants)
     except BaseException:
         _forget(folder, root, there)
         raise
@@ -124,14 +129,16 @@ def run(arguments: argparse.Namespace) -> int:
     return _wait(folder) if arguments.wait else 0
 
 
-def _show(folder: Path, options: Options, runs: Runs) -> None:
+def _show(folder: Path, options: Options, runs: Runs, variants: list[Variant]) -> None:
     """What would be submitted."""
-    from foundation.cluster import rehearsal, snapshot, submit
+    from foundation.cluster import snapshot, submit
     from foundation.voice import to_stderr, to_stdout
 
-    rehearsed = rehearsal.rehearse([_checked(words, options) for _, words in runs], None)
+    rehearsed = _rehearse(runs, options, variants, None)
     for line in (rehearsed.shown, *rehearsed.warnings):
         to_stderr(line)
+    for variant in variants:
+        to_stderr(f"run {variant.name}")
     if options.on == "local":
         to_stderr(f"{len(runs)} run(s) on this machine, {options.tasks} process(es) each; nothing is submitted")
         return
@@ -140,16 +147,31 @@ def _show(folder: Path, options: Options, runs: Runs) -> None:
     to_stdout(submit.text(executor, len(runs)))
 
 
-def _submit(folder: Path, options: Options, runs: Runs) -> records.Launch:
+def _rehearse(runs: Runs, options: Options, variants: list[Variant], code: Path | None) -> Rehearsed:
+    """Build the run; of a sweep those in which each value occurs, eight at most."""
+    from foundation.cluster import rehearsal, sweep
+    from foundation.voice import to_stderr
+
+    names = {variant.name for variant in sweep.chosen(variants, _MOST_REHEARSED)}
+    some = [words for path, words in runs if not variants or path.name in names]
+    rehearsed = rehearsal.rehearse([_checked(words, options) for words in some], code)
+    if len(some) < len(runs):
+        to_stderr(
+            f"{len(some)} of {len(runs):,} runs of the sweep were checked; a mistake in another one ends that one"
+        )
+    return rehearsed
+
+
+def _submit(folder: Path, options: Options, runs: Runs, variants: list[Variant]) -> records.Launch:
     """Copy the code, check what it would do, and hand the jobs over."""
-    from foundation.cluster import rehearsal, snapshot, submit
+    from foundation.cluster import snapshot, submit
     from foundation.cluster.environment import captured
     from foundation.submitit_job import Job
     from foundation.voice import to_stderr, to_stdout
 
     code = snapshot.snapshot(folder / "code")
     kept = [(path, _kept(folder, words)) for path, words in runs]
-    rehearsed = rehearsal.rehearse([_checked(words, options) for _, words in kept], code.path)
+    rehearsed = _rehearse(kept, options, variants, code.path)
     to_stdout(rehearsed.shown)
     for line in rehearsed.warnings:
         to_stderr(line)
@@ -201,10 +223,10 @@ def _options(arguments: argparse.Namespace) -> Options:
     return options
 
 
-def _runs(arguments: argparse.Namespace) -> tuple[Path, Runs]:
-    """Folder of the launch, and for each run its folder and its words."""
+def _runs(arguments: argparse.Namespace) -> tuple[Path, Runs, list[Variant]]:
+    """Folder of the launch, for each run its folder and its words, and the variants of a sweep."""
     from foundation import config, paths
-    from foundation.cluster.sweep import variants
+    from foundation.cluster import sweep
     from foundation.errors import UserError
 
     given = Path(arguments.recipe)
@@ -221,12 +243,13 @@ def _runs(arguments: argparse.Namespace) -> tuple[Path, Runs]:
     recipe = str(given.absolute()) if resumes else str(source.absolute()) if given.is_file() else arguments.recipe
     if resumes and arguments.sweep:
         raise UserError("--sweep starts new runs: give a recipe, not a run folder")
+    variants = sweep.variants(arguments.sweep) if arguments.sweep else []
     found = []
-    for variant in variants(arguments.sweep) if arguments.sweep else [None]:
+    for variant in variants or [None]:
         path, further = (root, ()) if variant is None else (root / variant.name, variant.overrides)
         words = ["pretrain", recipe, *arguments.overrides, *further, *allowed, "--run", str(path.absolute())]
         found.append((path, words))
-    return root, found
+    return root, found, variants
 
 
 def _kept(folder: Path, words: list[str]) -> list[str]:
@@ -270,12 +293,12 @@ def _refuse_running(runs: Runs) -> None:
     from foundation.errors import UserError
     from foundation.run.runs import locked
 
+    for job in living(path.absolute() for path, _ in runs):
+        raise UserError(
+            f"job {job.id} ({job.state}) trains into {os.path.relpath(job.run)} already: 'foundation jobs stop "
+            f"{job.id}' ends it, or choose another --run"
+        )
     for path, _ in runs:
-        for job in living(path.absolute()):
-            raise UserError(
-                f"job {job.id} ({job.state}) trains into {path} already: 'foundation jobs stop {job.id}' ends it, "
-                "or choose another --run"
-            )
         if locked(path):
             raise UserError(f"another process is training in {path}: stop it or choose another --run")
 

@@ -30,6 +30,7 @@ its folder."""
 ACTIONS = ("stop", "logs", "requeue")
 _COLOURS = {"running": "green", "done": "blue", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "cyan"}
 _BYTES_OF_A_LINE = 1024  # long ones; where all are longer, fewer are shown
+_MOST_BYTES = 16 * 1024 * 1024  # of a log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,15 +96,17 @@ def _list(jobs: list[JobState], folders: list[Path], arguments: argparse.Namespa
         for line in (*([job.reason] if job.reason else []), *job.notes):
             to_stdout(f"job {job.id}: {printable(line)}")
         if arguments.tail:
-            print(f"\n--- {job.log}")
+            print(f"\n--- {printable(job.log)}")
             _print_end(job, arguments)
     return 0
 
 
 def _logs(jobs: list[JobState], arguments: argparse.Namespace) -> int:
+    from foundation.printable import printable
+
     for job in jobs:
         if len(jobs) > 1 or sys.stdout.isatty():
-            print(f"--- {_log(job, arguments)}")
+            print(f"--- {printable(_log(job, arguments))}")
         _print_end(job, arguments)
     return 0
 
@@ -115,15 +118,18 @@ def _log(job: JobState, arguments: argparse.Namespace) -> Path:
 
 
 def _print_end(job: JobState, arguments: argparse.Namespace) -> None:
+    from foundation.cluster.records import log_tail
     from foundation.printable import printable
+    from foundation.schema import FormError
+    from foundation.voice import to_stderr
 
-    path = _log(job, arguments)
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _BYTES_OF_A_LINE * arguments.lines))
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = log_tail(_log(job, arguments), min(_BYTES_OF_A_LINE * arguments.lines, _MOST_BYTES)).splitlines()
     except FileNotFoundError:
         print(f"no output yet (job {job.id} is {job.state})")
+        return
+    except FormError as error:
+        to_stderr(f"foundation: {error}")
         return
     for line in lines[-arguments.lines :]:
         print(printable(line))
@@ -131,11 +137,14 @@ def _print_end(job: JobState, arguments: argparse.Namespace) -> None:
 
 def _stop(jobs: list[JobState], _: argparse.Namespace) -> int:
     from foundation.cluster import slurm
+    from foundation.cluster.states import require_own
 
     for job in jobs:
         if job.over:
             print(f"job {job.id} is {job.state} already")
-        elif job.on == "slurm":
+            continue
+        require_own(job)
+        if job.on == "slurm":
             slurm.cancel(job.id)
             print(f"job {job.id} is being stopped")
         else:
@@ -146,11 +155,13 @@ def _stop(jobs: list[JobState], _: argparse.Namespace) -> int:
 
 def _requeue(jobs: list[JobState], _: argparse.Namespace) -> int:
     from foundation.cluster import slurm
+    from foundation.cluster.states import require_own
     from foundation.errors import UserError
 
     for job in jobs:
         if job.on == "local":
             raise UserError(f"job {job.id} runs on this machine, which has no queue: stop it and launch it again")
+        require_own(job)
         slurm.requeue(job.id)
         print(f"job {job.id} is queued again; it goes on from its newest checkpoint")
     return 0

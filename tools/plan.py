@@ -36,6 +36,7 @@ _GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.plugins import add_option
     from foundation.ranges import Count, argument
 
@@ -49,13 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument(Count),
         help="samples of a micro-batch on each GPU, so that the batch grows with the GPUs (default: they share it)",
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--svg", type=Path, help="draw samples each second and GPU against GPUs there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
+    parser.add_argument("--svg", type=output_file, help="draw samples each second and GPU against GPUs there")
     add_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
+    from foundation.files import write_output
     from foundation.run.gpus import card
     from foundation.run.predict import predict
     from foundation.voice import to_stderr
@@ -83,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
             "gpu": asdict(chosen),
             "predicted": [in_plain(one, chosen) for one in found],
         }
-        arguments.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        write_output(arguments.json, json.dumps(plain, indent=1) + "\n")
     if arguments.svg:
         title = f"{found[0].plan.recipe.name} on {chosen.name}: predicted {SAMPLES} and GPU"
-        arguments.svg.write_text(drawn(found, title), encoding="utf-8")
+        write_output(arguments.svg, drawn(found, title))
     to_stderr("note: all of this is predicted, not measured; docs/scaling.md says how, and what it leans on")
     return 0
 

@@ -162,10 +162,8 @@ def _output(folder: Path, job: str) -> str:
 def last_start(path: Path) -> str:
     """The end of a log, as far as it is of the last start; at most 64 KiB."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
+        text = records.log_tail(path, _LOG_BYTES)
+    except (FileNotFoundError, schema.FormError):
         return ""
     return text[max(0, text.rfind(_START)) :]
 

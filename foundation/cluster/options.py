@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -11,6 +12,7 @@ from foundation import config
 from foundation.errors import UserError
 from foundation.paths import bundled, near_path
 from foundation.plugins import near
+from foundation.printable import printable
 from foundation.ranges import Count, CountOrNone, Range, check
 
 Nodes: TypeAlias = Annotated[int, Range(1, 65536)]
@@ -24,6 +26,48 @@ SignalSeconds: TypeAlias = Annotated[int, Range(10, 65535)]
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*([KMGT]B?)?", re.IGNORECASE)
+
+_DIRECTIVES = ("#SBATCH", "#PBS", "#BSUB")
+_ONE_PROCESS = "a process for each GPU is started, use --gpus-per-node, or --tasks-per-node without GPUs"
+_LOGS = "the output is kept beside the run, 'foundation jobs logs' shows it"
+_ANSWER = "its answer is read for the number of the job"
+_OWN = {
+    "array": "use --sweep and --array-parallelism",
+    "output": _LOGS,
+    "error": _LOGS,
+    "open-mode": _LOGS,
+    "input": "the processes read none",
+    "signal": "use --signal-seconds",
+    "nodes": "use --nodes",
+    "ntasks": _ONE_PROCESS,
+    "ntasks-per-node": _ONE_PROCESS,
+    "ntasks-per-gpu": _ONE_PROCESS,
+    "tasks-per-node": _ONE_PROCESS,
+    "gpus": "use --gpus-per-node",
+    "gpus-per-node": "use --gpus-per-node",
+    "gpus-per-task": "use --gpus-per-node",
+    "cpus-per-task": "use --cpus-per-task",
+    "mem": "use --mem",
+    "time": "use --time",
+    "partition": "use --partition",
+    "account": "use --account",
+    "qos": "use --qos",
+    "constraint": "use --constraint",
+    "exclude": "use --exclude",
+    "requeue": "use --retries",
+    "no-requeue": "use --retries 0",
+    "job-name": "it is the name of the run folder, use --run",
+    "chdir": "give the command in that folder",
+    "wrap": "the script is that of the run",
+    "wait": "use --wait",
+    "parsable": _ANSWER,
+    "quiet": _ANSWER,
+    "test-only": "use --dry-run",
+    "help": "see 'sbatch --help'",
+    "usage": "see 'sbatch --help'",
+    "version": "see 'sbatch --version'",
+}
+"""Options of sbatch that are set by a launch, or would keep it from working, and what to use in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +131,17 @@ class Options:
                 f"signal_seconds is {self.signal_seconds} and the time limit {self.time}: the run would be asked to "
                 "save in the first half of its time. Raise time, or lower signal_seconds"
             )
-        for name in self.sbatch:
-            if not re.fullmatch(r"[a-z][a-z-]*", name):
-                raise UserError(f"sbatch: {name!r} is no option of sbatch: write its long name without dashes")
+        for option, value in vars(self).items():
+            if isinstance(value, str):
+                require_plain(value, option)
+        for line in self.setup:
+            require_plain(line.replace("\t", " "), "setup", "give each line on its own")
+            if line.startswith(_DIRECTIVES):
+                raise UserError(f"setup: {line!r} is no line of shell: options of sbatch stand under sbatch")
+        for name, value in self.sbatch.items():
+            require_plain(name, "sbatch")
+            require_plain(value, f"sbatch {name}")
+            _require_free(name)
 
     @property
     def tasks(self) -> int:
@@ -100,6 +152,35 @@ class Options:
     def world_size(self) -> int:
         """Processes of the run."""
         return self.nodes * self.tasks
+
+
+def require_plain(text: str, option: str, advice: str = "leave it out") -> None:
+    """Refuse what would begin a line of its own in a batch script, or cannot be written there.
+
+    Args:
+        text: value that gets into the script.
+        option: whose value it is, for the message.
+        advice: what to do.
+
+    Raises:
+        UserError: it has a control character, such as a line break, or is no text that UTF-8 can write.
+    """
+    for sign in text:
+        if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp"):
+            raise UserError(
+                f"{option}: {printable(text)} has a character that no batch script takes "
+                f"({sign.encode('unicode_escape').decode()}): {advice}"
+            )
+
+
+def _require_free(name: str) -> None:
+    """Refuse a further option of sbatch that is no name, or that a launch sets. sbatch takes the beginning of a name
+    for the whole."""
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
+        raise UserError(f"sbatch: {name!r} is no option of sbatch: write its long name without dashes")
+    for option, instead in _OWN.items():
+        if option.startswith(name):
+            raise UserError(f"sbatch: {option} is set by foundation launch: {instead}")
 
 
 def minutes(text: str) -> int:

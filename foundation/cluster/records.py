@@ -7,14 +7,18 @@
       code/                         the code that the jobs run
       JOB_submission.sh             what sbatch was given
       JOB_RANK_log.out              output of each process, over all starts
+      JOB_starts.json               how often the job has been started
       JOB_start2_rank0.json         how a process ended in the start that is numbered 2
       JOB_start2_end.json           what was done then, and why
+
+A folder may come from somebody else: what is read there is a regular file, and no more of it than a bounded part.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +26,7 @@ from typing import Literal, NotRequired, TypedDict, TypeVar
 
 from foundation import schema
 from foundation.files import replace_json
+from foundation.printable import printable
 
 JOBS = "jobs"
 """Folder of all launches, in that of the run or of the sweep."""
@@ -51,6 +56,12 @@ class Launch(TypedDict):
     code: dict[str, str | bool | None]
     environment: dict[str, str]
     options: NotRequired[dict[str, object]]
+
+
+class Starts(TypedDict):
+    """``JOB_starts.json``: how often a job has been started."""
+
+    starts: int
 
 
 class RankEnd(TypedDict):
@@ -100,8 +111,10 @@ def read_launch(folder: Path) -> Launch:
     """
     launch = schema.read_json(Launch, folder / LAUNCH)
     for job in launch["jobs"]:
-        if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job["id"]):
-            raise schema.FormError(f"{folder / LAUNCH} is damaged: {job['id']!r} is no number of a job")
+        if not re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,18})?", job["id"]):
+            raise schema.FormError(f"{printable(folder / LAUNCH)} is damaged: {job['id'][:40]!r} is no number of a job")
+        if "\0" in job["run"]:
+            raise schema.FormError(f"{printable(folder / LAUNCH)} is damaged: job {job['id']} names no folder")
     return launch
 
 
@@ -121,6 +134,53 @@ def launches(root: Path) -> Iterator[Path]:
 def log_of(folder: Path, job: str, rank: int) -> Path:
     """Output of a process, over all starts of its job."""
     return folder / f"{job}_{rank}_log.out"
+
+
+def log_tail(path: Path, size: int) -> str:
+    """The end of a log, which may be a pipe, a device or a link if the folder is somebody else's: these are refused.
+
+    Args:
+        path: of the log.
+        size: bytes, at most.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FormError: it is no regular file of this folder, or cannot be read.
+    """
+    if stat.S_ISLNK(_mode(path)):
+        raise schema.FormError(f"{printable(path)} is a link, not a log")
+    with schema.opened(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size).decode(errors="replace")
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise schema.FormError(f"{printable(path)} cannot be read: {error}") from None
+
+
+def write_starts(folder: Path, job: str, number: int | None = None) -> None:
+    """Keep that a job starts.
+
+    Args:
+        folder: of the launch.
+        job: its number.
+        number: how often it has been started, this time included; None: once more than is written down.
+    """
+    content: Starts = {"starts": starts(folder, job) + 1 if number is None else number}
+    replace_json(folder / f"{job}_starts.json", content)
+
+
+def starts(folder: Path, job: str) -> int:
+    """How often a job has been started; 0 where nothing is known of it."""
+    try:
+        return max(0, schema.read_json(Starts, folder / f"{job}_starts.json")["starts"])
+    except (FileNotFoundError, schema.FormError):
+        return 0
 
 
 def write_rank_end(folder: Path, job: str, start: int, end: RankEnd) -> None:

@@ -40,6 +40,7 @@ class QueueEntry:
         seconds: that it has run since its last start.
         exit_code: ``1:0``: exit status and signal.
         comment: step and loss as the run reports them.
+        script: path of its batch script; empty where SLURM gives none.
     """
 
     id: str
@@ -50,6 +51,7 @@ class QueueEntry:
     seconds: float
     exit_code: str
     comment: str
+    script: str = ""
 
     @property
     def alive(self) -> bool:
@@ -123,6 +125,7 @@ def parsed(line: str) -> Iterator[QueueEntry]:
             seconds=seconds_of(plain.get("RunTime", "")),
             exit_code=plain.get("ExitCode", ""),
             comment=plain.get("Comment", ""),
+            script=plain.get("Command", ""),
         )
 
 

@@ -6,16 +6,19 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from foundation import schema
 from foundation.cluster import endings, records, slurm
 from foundation.cluster.records import JobOfLaunch, Launch
 from foundation.errors import FoundationError, UserError
 from foundation.plugins import near
+from foundation.printable import printable
 from foundation.run import runs
+from foundation.voice import to_stderr
 
 State: TypeAlias = Literal["waiting", "running", "ending", "done", "failed", "stopped", "lost", "unknown"]
 _OF_SLURM: dict[str, State] = {
@@ -23,6 +26,8 @@ _OF_SLURM: dict[str, State] = {
     "SPECIAL_EXIT": "waiting", "RUNNING": "running", "SUSPENDED": "running", "STOPPED": "running",
     "COMPLETING": "ending", "PREEMPTED": "ending", "COMPLETED": "done", "CANCELLED": "stopped",
 }  # fmt: skip
+_PROCESSES = Path("/proc")  # as ps knows them, but whole and as bytes: ps masks letters where the locale is C
+_WATCHER = (b"-m", b"submitit.local._local")  # arguments of the process that watches over a local job, then its folder
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class JobState:
         reason: why it waits, failed or was stopped.
         code: exit code, None as long as it has none.
         notes: processes that are behind or silent.
+        script: batch script of the job that the queue has under this number; empty for a local job.
     """
 
     id: str
@@ -62,6 +68,7 @@ class JobState:
     reason: str = ""
     code: int | None = None
     notes: tuple[str, ...] = ()
+    script: str = ""
 
     @property
     def over(self) -> bool:
@@ -109,8 +116,54 @@ def find(folders: list[Path]) -> Iterator[JobState]:
         for folder in records.launches(root.absolute()):
             if folder not in seen:
                 seen.add(folder)
-                jobs = of_launch(folder)
+                jobs = _readable(folder)
                 yield from (job for job in jobs if _belongs(job, root.absolute()))
+
+
+def _readable(folder: Path) -> list[JobState]:
+    """The jobs of a launch; of one that is damaged, none, and a line of warning: the others are shown all the same."""
+    try:
+        return of_launch(folder)
+    except FileNotFoundError:  # removed in the meantime
+        return []
+    except schema.FormError as error:
+        to_stderr(f"foundation: this launch is left out: {error}")
+    except (OSError, UserError) as error:  # what it names cannot be looked at
+        to_stderr(f"foundation: this launch is left out: {folder / records.LAUNCH}: {error}")
+    return []
+
+
+def require_own(job: JobState) -> None:
+    """Refuse to touch what does not come from the launch of a job.
+
+    Numbers are used again, and a folder may come from somebody else, whose ``launch.json`` could name any process or
+    job of yours. What is touched is a local job whose process watches over this very folder, or a job whose batch
+    script lies in it; and the folder is ``RUN/jobs/TIME``, or that of the sweep beside the run.
+
+    Raises:
+        UserError: it is something else.
+    """
+    place = job.folder.parent.parent
+    mine = job.folder.parent.name == records.JOBS and any(_same(place, other) for other in (job.run, job.run.parent))
+    if not mine:
+        raise UserError(
+            f"job {job.id} is left alone: {printable(job.folder)} is no folder of a launch into {printable(job.run)}"
+        )
+    if job.on == "local" and not _lives(job.id, job.folder):
+        raise UserError(
+            f"job {job.id} is left alone: "
+            + (job.reason or f"the process of this number does not belong to {printable(job.folder)}")
+        )
+    if job.on == "slurm" and not (job.script and _same(Path(job.script).parent, job.folder)):
+        raise UserError(
+            f"job {job.id} is left alone: the queue's job of this number was not launched from "
+            f"{printable(job.folder)} (its script: {printable(job.script) or 'none'}). Where it is the one that you "
+            f"mean: scancel {job.id}"
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _belongs(job: JobState, root: Path) -> bool:
@@ -118,15 +171,13 @@ def _belongs(job: JobState, root: Path) -> bool:
     return job.run == root or root in job.run.parents or root in job.folder.parents
 
 
-def living(run: Path) -> list[JobState]:
-    """Jobs that train, or will train, into a run folder."""
-    if not run.is_dir() and not (run.parent / records.JOBS).is_dir():
-        return []
-    folders = {
-        path.parent for place in (run, run.parent) for path in (place / records.JOBS).glob(f"*/{records.LAUNCH}")
-    }
-    jobs = [job for folder in sorted(folders) for job in of_launch(folder)]
-    return [job for job in jobs if job.run == run and job.state in ("waiting", "running", "ending")]
+def living(folders: Iterable[Path]) -> list[JobState]:
+    """Jobs that train, or will train, into some run folders; each launch is read once."""
+    wanted = set(folders)
+    places = wanted | {run.parent for run in wanted}
+    launches = {path.parent for place in places for path in (place / records.JOBS).glob(f"*/{records.LAUNCH}")}
+    jobs = [job for folder in sorted(launches) for job in _readable(folder)]
+    return [job for job in jobs if job.run in wanted and job.state in ("waiting", "running", "ending")]
 
 
 def named(words: list[str], default: Path) -> list[JobState]:
@@ -184,11 +235,12 @@ def _state(folder: Path, launch: Launch, job: JobOfLaunch, entries: dict[str, sl
         step=None if summary is None else summary.step,
         total=None if summary is None else summary.total,
         loss=None if summary is None else summary.loss,
-        restarts=entry.restarts if entry else max(0, _starts(log) - 1),
+        restarts=entry.restarts if entry else max(0, records.starts(folder, job["id"]) - 1),
         seconds=entry.seconds if entry else _age(launch, log, state),
         reason=reason,
         code=last["code"] if last and state in ("failed", "done") else None,
         notes=tuple(endings.behind(run)) if state == "running" else (),
+        script=entry.script if entry else "",
     )
 
 
@@ -212,16 +264,17 @@ def _local(folder: Path, job: str, launch: Launch, summary: runs.RunSummary | No
 
 def _lives(pid: str, folder: Path) -> bool:
     """Whether a process is the one that watches over a local job: numbers are used again."""
-    done = subprocess.run(["ps", "-p", pid, "-o", "args="], capture_output=True, text=True)
-    return str(folder) in done.stdout
-
-
-def _starts(log: Path) -> int:
+    if not pid.isdigit() or int(pid) < 2:
+        return False
+    if not _PROCESSES.is_dir():
+        asked = subprocess.run(["ps", "-ww", "-p", pid, "-o", "args="], capture_output=True)
+        said = asked.stdout.rstrip(b"\n")
+        return any(said.endswith(b" ".join([*_WATCHER, os.fsencode(name)])) for name in {folder, folder.resolve()})
     try:
-        with log.open(errors="replace") as file:
-            return sum("Starting with JobEnvironment" in line for line in file)
+        words = (_PROCESSES / pid / "cmdline").read_bytes().removesuffix(b"\0").split(b"\0")
     except OSError:
-        return 0
+        return False
+    return len(words) == 4 and tuple(words[1:3]) == _WATCHER and _same(Path(os.fsdecode(words[3])), folder)
 
 
 def _age(launch: Launch, log: Path, state: State) -> float | None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from foundation.cluster.environment import without_stale_variables
 from foundation.cluster.explain import of_submission
-from foundation.cluster.options import Options, minutes
+from foundation.cluster.options import Options, minutes, require_plain
 from foundation.cluster.slurm import NoSlurmError
 from foundation.errors import UserError
+from foundation.printable import printable
 
 JobCall = Callable[[], int]
 """What runs in each process of a job; it is pickled, so that it holds no more than the words of a command."""
@@ -34,9 +35,10 @@ def executor(folder: Path, options: Options, name: str, code: Path | None) -> An
         code: folder in front of Python's path; None: the installed package.
 
     Raises:
-        UserError: submitit is not installed.
+        UserError: submitit is not installed, or a path or name cannot stand in a batch script.
     """
     submitit = require_submitit()
+    require_path(folder)
     if options.on == "local":
         local = submitit.LocalExecutor(folder, max_num_timeout=_MOST_STARTS)
         local.update_parameters(
@@ -53,6 +55,8 @@ def executor(folder: Path, options: Options, name: str, code: Path | None) -> An
         def affinity(cls) -> int:  # submitit's own looks for srun
             return 2
 
+    for text, what in ((name, "name of the job"), (os.getcwd(), "working directory"), (sys.executable, "Python")):
+        require_plain(text, what, "choose another one")
     slurm = Executor(folder, max_num_timeout=_MOST_STARTS)
     given = {
         "partition": options.partition, "account": options.account, "qos": options.qos, "mem": options.mem,
@@ -75,6 +79,21 @@ def executor(folder: Path, options: Options, name: str, code: Path | None) -> An
         **{key: value for key, value in given.items() if value is not None},
     )
     return slurm
+
+
+def require_path(folder: Path) -> None:
+    r"""Refuse a run folder whose path a batch script, SLURM or submitit would read as something else.
+
+    Raises:
+        UserError: it has a control character; or ``%`` or ``\\``, by which ``--output`` names number and rank.
+    """
+    require_plain(str(folder), "run folder", "choose another --run")
+    for sign in "%\\":
+        if sign in str(folder):
+            raise UserError(
+                f"run folder: {printable(folder)} has a {sign}, which SLURM reads as part of a pattern: choose "
+                "another --run"
+            )
 
 
 def _srun_arguments(options: Options) -> list[str]:

@@ -27,6 +27,7 @@ HEARTBEATS = "heartbeat"
 """Folder in which each process says what it is at."""
 SILENT_AFTER = 600.0
 """Seconds without a sign of life after which a run that says it is running is called silent."""
+_MOST_BYTES = 64 << 20  # of a list whose lines are counted
 _TAIL = 1 << 20  # bytes of the metrics that are read for a run's last figures
 _SPEED_LINES = 20
 _PARTS = ("status.json", "metrics.jsonl", "checkpoints")
@@ -175,6 +176,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
         beat = {**beat, "step": status.get("step")}
     name = recipe.get("name")
     run = RunSummary(folder, name if isinstance(name, str) and name else folder.resolve().name)
+    run.bad_steps = parts.bad_steps()
     run.unreadable = tuple(parts.problems)
     run.started = _mtime(folder / ".lock") or _mtime(folder / "recipe.yaml")
     signs = (status.get("time"), beats[-1]["time"] if beats else None, _mtime(folder / "metrics.jsonl"))
@@ -197,8 +199,6 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
             run.checkpoint = path.name
             break
         run.damaged[path.name] = problem
-    if (folder / "bad-steps.jsonl").is_file():
-        run.bad_steps = (folder / "bad-steps.jsonl").read_bytes().count(b"\n")
     found = sorted((folder / "stalls").glob("*.txt"))
     run.stalls = tuple(f"stalls/{path.name}" for path in found if _size(path))
     return run
@@ -264,6 +264,15 @@ class _Parts:
             return []
         self.problems += said_of(damaged, path)
         return found
+
+    def bad_steps(self) -> int:
+        try:
+            return schema.read_bytes(self.folder / "bad-steps.jsonl", _MOST_BYTES).count(b"\n")
+        except FileNotFoundError:
+            return 0
+        except schema.FormError as error:
+            self.problems.append(str(error))
+            return 0
 
     def recipe(self) -> dict[str, Any]:
         from foundation import config

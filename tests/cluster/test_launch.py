@@ -58,6 +58,9 @@ def test_the_dry_run_shows_the_text_for_sbatch_on_a_machine_without_slurm(tiny_r
         assert line in lines, line
     assert lines.index("module load cuda") < next(n for n, line in enumerate(lines) if line.startswith("srun "))
     assert "micro-batch" in done.stderr and "8 samples (4 processes)" in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("run seed=")] == [
+        "run seed=0", "run seed=1", "run seed=2",
+    ]  # fmt: skip
     assert not run.exists() and "wckey" not in done.stdout
 
 
@@ -79,6 +82,13 @@ def test_without_slurm_a_launch_says_so_before_anything_is_copied(tiny_recipe_fi
         (["--array-parallelism", "2"], "goes with --sweep"),
         (["--partitoin", "x"], "did you mean '--partition'"),
         (["--time", "soon", "--on", "slurm"], "no time limit"),
+        (["--on", "slurm", "--sbatch", "comment=a\ntouch X #"], "sbatch comment: a\\ntouch X #"),
+        (["--on", "slurm", "--partition", "a\ntouch X"], "partition: a\\ntouch X"),
+        (["--on", "slurm", "--sbatch", "array=0-9"], "use --sweep"),
+        (["--run", "runs/a\nb"], "choose another --run"),
+        (["name=a\tb"], "choose another --run"),
+        (["--run", "runs/a%j"], "has a %"),
+        (["--run", "runs/a\\b"], "has a \\"),
     ],
 )
 def test_mistakes_on_the_command_line_are_said(words, said, tiny_recipe_file, monkeypatch, capsys, tmp_path):
@@ -100,6 +110,25 @@ def test_jobs_of_nothing_are_none_and_unknown_ones_are_named(tmp_path, monkeypat
     assert "did you mean 'stop'" in capsys.readouterr().err
     assert main(["jobs", "logs", "12"]) == 2
     assert "no job 12" in capsys.readouterr().err
+
+
+def test_of_many_runs_of_a_sweep_some_are_built_and_it_is_said(tiny_recipe_file, monkeypatch, capsys, tmp_path):
+    from foundation.cli import main
+    from foundation.cluster import rehearsal
+
+    built = []
+
+    def rehearse(runs, code):
+        built.extend(runs)
+        return rehearsal.Rehearsed("", ())
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+    monkeypatch.chdir(tmp_path)
+    words = ["launch", str(tiny_recipe_file), "--on", "slurm", "--dry-run", "--sweep"]
+    assert main([*words, "seed=" + ",".join(map(str, range(300)))]) == 0
+    said = capsys.readouterr()
+    assert len(built) == 8 and "8 of 300 runs of the sweep were checked" in said.err
+    assert "run seed=299" in said.err and "#SBATCH --array=0-299%256" in said.out
 
 
 @pytest.mark.slow

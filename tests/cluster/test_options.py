@@ -66,3 +66,52 @@ def test_the_command_line_wins_over_the_profile_and_adds_to_setup_and_sbatch():
 def test_what_cannot_be_is_refused(given, word):
     with pytest.raises(UserError, match=word):
         Options(**given)
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\0", "\x1b", "\x85", "\u2028", "\udcff"])
+@pytest.mark.parametrize("option", ["partition", "account", "qos", "constraint", "exclude", "setup", "sbatch comment"])
+def test_what_would_be_a_line_of_its_own_in_the_script_is_refused(option, sign):
+    value = f"a{sign}touch X #"
+    given = {"sbatch": {"comment": value}} if option == "sbatch comment" else {option: value}
+    given = {"setup": (value,)} if option == "setup" else given
+    with pytest.raises(UserError, match=f"^{option}: a.*touch X #"):
+        Options(on="slurm", **given)
+
+
+@pytest.mark.parametrize("option", ["mem", "time"])
+def test_a_size_or_a_time_with_a_line_break_is_refused(option):
+    with pytest.raises(UserError, match=option):
+        Options(on="slurm", **{option: "90\n"})
+
+
+def test_a_profile_may_hold_no_line_break_in_a_value(tmp_path):
+    path = tmp_path / "theirs.yaml"
+    path.write_text('on: slurm\npartition: "a\\ntouch X"\n')
+    with pytest.raises(UserError, match=r"partition: a.*touch X"):
+        profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("array", "--sweep"), ("output", "jobs logs"), ("error", "jobs logs"), ("open-mode", "jobs logs"),
+        ("signal", "--signal-seconds"), ("nodes", "--nodes"), ("ntasks", "--tasks-per-node"),
+        ("ntasks-per-node", "--tasks-per-node"), ("no-requeue", "--retries 0"), ("requeue", "--retries"),
+        ("job-name", "--run"), ("chdir", "in that folder"), ("time", "--time"), ("partition", "--partition"),
+        ("gpus-per-node", "--gpus-per-node"), ("parsable", "is read for"), ("arr", "--sweep"), ("outp", "jobs logs"),
+    ],
+)  # fmt: skip
+def test_what_a_launch_sets_itself_is_no_further_option_of_sbatch(name, instead):
+    with pytest.raises(UserError, match=f"is set by foundation launch: .*{instead}"):
+        Options(on="slurm", sbatch={name: "1"})
+
+
+def test_other_options_of_sbatch_are_let_through():
+    for name in ("reservation", "nice", "gres", "exclusive", "comment", "mem-per-cpu", "nodelist", "dependency"):
+        assert Options(on="slurm", sbatch={name: "a b'c"}).sbatch == {name: "a b'c"}
+
+
+def test_a_directive_among_the_lines_of_shell_is_refused_and_a_tabulator_is_not():
+    with pytest.raises(UserError, match="stand under sbatch"):
+        Options(on="slurm", setup=("#SBATCH --array=0-9",))
+    assert Options(on="slurm", setup=("if true; then\techo; fi  # SBATCH",)).setup

@@ -27,7 +27,7 @@ def test_a_running_job_is_read():
     (found,) = slurm.parsed(RUNNING)
     assert found == slurm.QueueEntry(
         id="8809501", state="RUNNING", reason="", nodes="n[1-2]", restarts=2, seconds=86432.0, exit_code="0:0",
-        comment="step=120/4000 loss=3.412",
+        comment="step=120/4000 loss=3.412", script="/x/a name=b.sh",
     )  # fmt: skip
     assert found.alive
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foundation.cluster.sweep import variants
+from foundation.cluster.sweep import chosen, variants
 from foundation.errors import UserError
 
 
@@ -34,3 +34,27 @@ def test_what_makes_no_sweep_is_refused(words):
 def test_more_runs_than_an_array_holds_are_refused():
     with pytest.raises(UserError, match="10,000 runs"):
         variants(["a=" + ",".join(map(str, range(100))), "b=" + ",".join(map(str, range(100)))])
+
+
+@pytest.mark.parametrize(
+    "values", ["1e-3,0.001", "1,1.0", "0.1, .1", "true,True", "[1e-3, 2],[0.001,2.0]", "{a: 1, b: 2},{b: 2, a: 1.0}",
+               "x,'x'", "null,~", "1000,1e3"],
+)  # fmt: skip
+def test_values_that_mean_the_same_are_refused(values):
+    with pytest.raises(UserError, match=r"two values are the same: .* and "):
+        variants([f"a={values}"])
+
+
+@pytest.mark.parametrize("values", ["1e-3,1e-4", "1,'1'", "true,'true'", "9007199254740992,9007199254740993", "[1],1"])
+def test_values_that_differ_are_not(values):
+    assert len(variants([f"a={values}"])) == 2
+
+
+def test_the_runs_that_are_looked_at_have_all_values_where_that_is_possible():
+    found = variants(["a=" + ",".join(map(str, range(7))), "b=0,1,2", "c=0,1,2,3,4"])
+    some = chosen(found, 8)
+    assert 7 <= len(some) <= 8 and {word for item in some for word in item.overrides} == {
+        word for item in found for word in item.overrides
+    }
+    assert chosen(found[:8], 8) == found[:8]
+    assert len(chosen(variants(["a=" + ",".join(map(str, range(500)))]), 8)) == 8

@@ -13,6 +13,7 @@ Also the largest difference from sdpa in float32, and the rule that follows for 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Seed, argument
 
     parser.add_argument("--batch", type=argument(Count), help="samples (default: 4, on a GPU 64)")
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=argument(Count), default=7, help="timed calls of each (default: 7)")
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of the numbers (default: 0)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation.encoders.attention import rule_of
+    from foundation.files import write_output
     from foundation.measure.attention import compare, multi_crop, quickest, rule
     from foundation.measure.machine import describe, device_of_machine
 
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             for one in found
         ]  # fmt: skip
         figures = {"machine": describe(), "batch": batch, "seed": arguments.seed, "rule": told, "rows": rows}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

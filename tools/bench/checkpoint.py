@@ -21,6 +21,7 @@ sharded state that all write: parallel.data=fsdp."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe whose state to save (quickstart)")
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--out", type=Path, help="folder on the disk to measure (default: the temporary folder)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,6 +61,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> int:
     from foundation.checkpoints.saver import Config, Saver
     from foundation.engine import state
     from foundation.errors import UserError
+    from foundation.files import write_output
     from foundation.parallel.blocks import any_sharded
     from foundation.parallel.collective import on_first_rank, rank, world_size
     from foundation.run.rehearsal import Rehearsal, random_batch
@@ -145,7 +147,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe) -> int:
         table.add_row(key.replace("_", " "), shown)
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result | {"all_seconds": figures}, indent=1))
+        write_output(arguments.json, json.dumps(result | {"all_seconds": figures}, indent=1) + "\n")
     return 0
 
 

@@ -52,11 +52,13 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
     from datetime import UTC, datetime
 
-    from foundation.files import replace_file, replace_json
+    from foundation.files import replace_file, replace_json, require_writable
     from foundation.measure.parts import run_parts
     from foundation.measure.table import markdown
     from foundation.paths import bundled
 
+    for name in ("gpu.json", "gpu.md"):
+        require_writable(arguments.out / name, "choose another folder by --out FOLDER")
     words = [f"--out={arguments.out}", f"--minutes={arguments.minutes:g}", f"--seed={arguments.seed}"]
     words += ["--parts", *arguments.parts] if tuple(arguments.parts) != PARTS else []
     words += ["--rehearse"] if arguments.rehearse else []

@@ -16,6 +16,7 @@ SciPy's tree. All take turns in this process, one thread, on the same random clo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Side, argument
 
     parser.add_argument("--clouds", type=argument(Count), default=32, help="clouds per batch (default: %(default)s)")
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--neighbours", type=argument(Count), default=32, help="points of a group (default: %(default)s)"
     )
     parser.add_argument("--rounds", type=argument(Count), default=10, help="turns of each (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation.errors import UserError
+    from foundation.files import write_output
 
     least = max(arguments.groups, arguments.neighbours)
     if min(arguments.clouds, arguments.groups, arguments.neighbours, arguments.rounds) < 1 or arguments.points < least:
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         about = {"torch": torch.__version__, "threads": 1}
         sizes = {key: getattr(arguments, key) for key in ("clouds", "points", "groups", "neighbours", "rounds")}
-        arguments.json.write_text(json.dumps({**about, **sizes, "ways": figures}, indent=1))
+        write_output(arguments.json, json.dumps({**about, **sizes, "ways": figures}, indent=1) + "\n")
     return 0
 
 

@@ -15,6 +15,7 @@ cache; the rate counts processor time, so that other work on the machine matters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("shards", help="shards of photographs, e.g. 'photos/photos-*.tar'")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device-program", action="store_true", help="time also the program that an accelerator runs, here on the CPU"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from foundation.data.shards import open_shards
+    from foundation.files import write_output
     from foundation.modalities.image import views
 
     torch.set_num_threads(1)
@@ -102,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.caption = f"foundation / torchvision: {figures['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_output(arguments.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

@@ -16,6 +16,7 @@ has the libraries' own scratch memory in it. On a GPU: the largest amount that t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("recipe", nargs="?", default="quickstart", help="recipe to weigh (default: quickstart)")
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=argument(Count), default=3, help="steps to take (default: 3)")
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
     parser.add_argument("--resident", action="store_true", help="on a CPU: memory of the process, not of torch alone")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from foundation import config, paths
+    from foundation.files import write_output
     from foundation.run import build
     from foundation.run.plan import plan
     from foundation.run.recipe import Recipe
@@ -89,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(key.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

@@ -24,6 +24,7 @@ PLACE = "FOUNDATION_BENCH_PARALLEL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("recipe", nargs="?", default="ibot-vits16", help="recipe to time (default: ibot-vits16)")
@@ -36,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=argument(Count), default=4, help="samples of a step together (default: 4)")
     parser.add_argument("--steps", type=argument(Count), default=5, help="timed steps (default: 5)")
     parser.add_argument("--rounds", type=argument(Count), default=3, help="starts of each way, in turn (default: 3)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from foundation.files import write_output
+
     if PLACE in os.environ:
         return timed(arguments, Path(os.environ[PLACE]))
     import statistics
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(way, *cells, f"{sent:,.1f}")
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"medians": medians, "rounds": found}, indent=1))
+        write_output(arguments.json, json.dumps({"medians": medians, "rounds": found}, indent=1) + "\n")
     return 0
 
 

@@ -19,6 +19,7 @@ system. Steps are taken in turn, so that what else the machine does meets both a
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change on both sides' recipe")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(default: float32)")
     parser.add_argument("--attention", choices=("sdpa", "plain"), default="sdpa", help="of the peer (default: sdpa)")
     parser.add_argument("--pairs", type=argument(Count), default=5, help="timed steps of each, in turn (default: 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
     parser.add_argument("--side", choices=("ours", "dinov2"), help=argparse.SUPPRESS)  # what a child process runs
 
 
@@ -49,6 +50,8 @@ def settings(arguments: argparse.Namespace) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from foundation.files import write_output
+
     if arguments.side:
         serve(arguments)
         return 0
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(key.replace("_", " "), f"{value:,.3f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

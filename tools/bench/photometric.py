@@ -25,6 +25,7 @@ PARTS = ("normalise", "colour jitter", "greyscale", "blur", "solarise")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Seed, argument
 
     parser.add_argument("--batch", type=argument(Count), default=16, help="samples per batch (default: %(default)s)")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=argument(Count), default=15, help="batches of each, in turn (default: %(default)s)"
     )
     parser.add_argument("--seed", type=argument(Seed), default=0, help="of views and augmentation (default: 0)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
     from rich.table import Table
+
+    from foundation.files import write_output
 
     torch.set_num_threads(1)
     figures: dict[str, Any] = {name: getattr(arguments, name) for name in ("batch", "rounds", "seed")}
@@ -65,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             table.add_row(part if name == "foundation" else "", name, f"{row['milliseconds']:.2f}", ratio)
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_output(arguments.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

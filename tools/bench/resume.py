@@ -16,6 +16,7 @@ reading what was consumed before, as a stream without positions has to."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Workers, argument
 
     parser.add_argument("--shards", type=argument(Count), default=1000, help="shards of the data set (default: 1000)")
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--folder", type=Path, help="keep the shards there, or use those that are (default: temporary)")
     parser.add_argument("--no-baseline", action="store_true", help="do not read the consumed data")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
     parser.add_argument("--child", help=argparse.SUPPRESS)
 
 
@@ -47,6 +48,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
 
     from rich.console import Console
     from rich.table import Table
+
+    from foundation.files import write_output
 
     indexed, plain = folder / "with-index", folder / "without-index"
     write(indexed, plain, arguments.shards, arguments.samples)
@@ -72,7 +75,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> int:
         table.caption = f"reading {total - 64:,} consumed samples again, without decoding: {seconds:.1f} s"
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_output(arguments.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 

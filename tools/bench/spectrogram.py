@@ -19,6 +19,7 @@ give the same spectrograms is checked first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Seconds, argument
 
     parser.add_argument(
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=argument(Count), default=5, help="rounds of each, in turn (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
     from rich.table import Table
+
+    from foundation.files import write_output
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             figures[what] = rates
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

@@ -16,6 +16,7 @@ matrix products."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, argument
 
     parser.add_argument("recipe", nargs="?", default="ibot-vits16", help="recipe to time (default: ibot-vits16)")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with the same recipe under this setting, such as train.compile=blocks (may be repeated)",
     )  # fmt: skip
     parser.add_argument("--threads", type=argument(Count), help="threads of torch (default: its own choice)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation import config, paths
     from foundation.errors import UserError
+    from foundation.files import write_output
     from foundation.run.recipe import Recipe
     from foundation.run.rehearsal import Rehearsal, random_batch
 
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(key.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        write_output(arguments.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 

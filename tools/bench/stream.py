@@ -20,6 +20,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation.files import output_file
     from foundation.ranges import Count, Side, Workers, argument
 
     parser.add_argument("shards", help="shards of images, e.g. 'photos/photos-*.tar'")
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=argument(Workers), nargs="+", default=[1, 2], help="loader processes (default: 1 2)"
     )
     parser.add_argument("--rounds", type=argument(Count), default=5, help="rounds of each, in turn (default: 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=output_file, help="also write the figures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
     from tqdm import tqdm
+
+    from foundation.files import write_output
 
     torch.set_num_threads(1)
     arguments.samples = max(1, arguments.samples // arguments.batch) * arguments.batch
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     Console().print(table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_output(arguments.json, json.dumps(figures, indent=2) + "\n")
     return 0
 
 
