@@ -55,7 +55,7 @@ def test_a_cancelled_job_does_not_come_back_and_goes_on_on_one_node(lab, launch,
     plain = "encoder.drop_path=0"  # which is drawn in each process by itself
     job = launch(lab, "--nodes", "2", plain, pause=0.5)
     job.started()
-    lab.run("scancel", job.job)
+    foundation("jobs", "stop", str(job.root), lab=lab)
     job.ended("CANCELLED")
     saved = sorted((job.root / "checkpoints").glob("step-*"))[-1].name
     assert saved not in ("step-00000000", f"step-{STEPS:08d}"), "TERM made it save"

@@ -113,6 +113,7 @@ def test_a_sweep_is_one_array_and_the_best_is_picked(lab, launch, tmp_path):
     os.kill(pid, signal.SIGUSR2)  # scancel --signal sends it to an element of an array over and over
     job.wait(lambda: all(item["state"] == "done" for item in job.show()), "done")
     assert [item["restarts"] for item in job.show()] == [0, 1, 0, 0], "each element is queued again by itself"
+    assert {Path(item["script"]).parent for item in job.show()} == {job.folder}, "each is known to be of this launch"
     names = [Path(item["run"]).name for item in job.show()]
     assert names == [f"optimizer.learning_rate={rate},seed={seed}" for rate in ("1e-3", "1e-1") for seed in (0, 1)]
     best = json.loads(foundation("runs", "best", str(job.root), "--metric", "loss", "--lowest", "--json").stdout)
