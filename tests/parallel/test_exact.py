@@ -25,7 +25,7 @@ BUILD = {
 }
 DATA = {"audio-visual": "sounding", "audio-visual-nano": "sounding"}
 """Recipes that need other data than their modality's."""
-GROUPS = ("quickstart", "fsdd", "hapt shapes16 utd cifar10 esc10 audio-visual-nano", "others")
+GROUPS = ("quickstart", "fsdd", "hapt shapes16 esc10", "utd audio-visual-nano", "cifar10", "others")
 """What small recipes begin with; the others are made small."""
 TOO_LARGE = (
     "dinov2-reg", "dinov2-vitl14", "discovr", "gpfm", "ph-reg", "poa-resnet", "poa-swin", "poa-vitb", "poa-vitl",
