@@ -161,7 +161,7 @@ def test_a_job_of_the_queue_that_was_launched_elsewhere_is_left_alone(action, tm
     run = tmp_path / "run"
     folder = launch(run, "78", "slurm")
     done = []
-    entry = slurm.QueueEntry("78", "RUNNING", "", "n1", 0, 1.0, "0:0", "", "/home/me/precious.sh")
+    entry = slurm.QueueEntry("78", "RUNNING", "", "n1", 0, 1.0, "0:0", "", "/data/me/precious.sh")
     monkeypatch.setattr(slurm, "entries", lambda jobs: {job: entry for job in jobs})
     monkeypatch.setattr(slurm, "command", lambda *words, **_: done.append(words) or "")
     assert main(["jobs", action, str(run)]) == 2
