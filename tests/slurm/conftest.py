@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,10 +33,20 @@ def _needs_slurm() -> None:
     pytest.importorskip("submitit", reason="needs the extra 'cluster'")
 
 
+def _free_ports(first: int) -> int:
+    """The first of ten ports that nothing uses, such as a cluster that a killed test has left."""
+    for port in range(first, first + 10000, 200):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for one in range(port, port + 10):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", one))
+            return port
+    raise RuntimeError(f"no ten free ports from {first} on")
+
+
 def _lab(number: int, **settings: Any) -> Iterator[Lab]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: sockets lie in it
-    lab = Lab(folder, port=17000 + 40 * int(worker) + 10 * number, **settings)
+    lab = Lab(folder, port=_free_ports(17000 + 40 * int(worker) + 10 * number), **settings)
     try:
         yield lab.up()
     finally:
