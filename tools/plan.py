@@ -144,12 +144,11 @@ def show(found: Prediction, card: Card) -> None:
     console = Console()
     console.print(table)
     table = Table(title="alternatives", title_justify="left")
-    for heading in ("data", "checkpointing", "GiB", "fits", "ms a step", SAMPLES, "MFU, %", "days"):
-        table.add_column(heading, justify="left" if heading in ("data", "checkpointing") else "right")
+    for heading in ("data", "recompute", "GiB", "fits", "ms a step", SAMPLES, "MFU, %", "days"):
+        table.add_column(heading, justify="left" if heading in ("data", "recompute") else "right")
     for other in found.others:
-        data = other.layout.parallel.data + (
-            f", shard {other.layout.parallel.shard}" * bool(other.layout.parallel.shard)
-        )
+        shard = other.layout.parallel.shard
+        data = other.layout.parallel.data + (f" ({shard})" if shard else "")
         cells = [f"{other.total(card):,.1f}", "yes" if other.fits else "no", f"{1e3 * other.step:,.1f}"]
         cells += [f"{other.rate:,.0f}", f"{100 * other.mfu:.1f}", f"{other.days(steps):,.2f}"]
         table.add_row(data, other.layout.checkpointing, *cells)

@@ -22,6 +22,14 @@ from foundation.run.recipe import Recipe
 from foundation.run.rehearsal import STEP, Rehearsal
 from foundation.types import Batch, each_tensor
 
+SMALL = {
+    "image": ("letters", "quickstart"),
+    "audio": ("calls", "quickstart-audio"),
+    "points": ("wires", "quickstart-points"),
+    "video": ("camera_moves", "quickstart-video"),
+    "imu": ("motions", "quickstart-imu"),
+}
+"""Data set, made by a program, and recipe of each modality."""
 TOLERANCES = {"views": 0.05, "views_mean": 2e-3, "masks": 0.0, "loss": 1e-4, "gradients": 2e-3, "step": 0.1}
 """Largest and mean difference of views (normalised values), differing entries of masks, relative difference of the
 loss; distance of all gradients over their length; distance of the weights behind a step over the length of the step

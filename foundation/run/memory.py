@@ -139,8 +139,12 @@ def _lives(trace: Trace, checkpointing: Checkpointing) -> Iterator[tuple[Storage
         storage = trace.storages[number]
         forward[block] = max(forward.get(block, 0), storage.born)
         backward[block] = min(backward.get(block, end), end if storage.died is None else storage.died)
+    held: dict[int, int] = {}  # what a block is given is kept until it is computed again
+    for block, numbers in trace.inputs.items() if checkpointing != "none" else ():
+        for number in numbers if block in backward else ():
+            held[number] = max(held.get(number, 0), backward[block])
     for number, storage in enumerate(trace.storages):
-        died = end if storage.died is None else storage.died
+        died = max(end if storage.died is None else storage.died, held.get(number, 0))
         block = kept.get(number)
         again = (
             checkpointing != "none"
@@ -157,7 +161,7 @@ def _lives(trace: Trace, checkpointing: Checkpointing) -> Iterator[tuple[Storage
 def _is_kept(trace: Trace, storage: Storage) -> bool:
     """Whether a block of a trained branch keeps it for the backward pass."""
     later = storage.died is None or storage.died > trace.turn
-    return storage.block in trace.trained and storage.born < trace.turn and later and not storage.weight
+    return trace.is_trained(storage.block) and storage.born < trace.turn and later and not storage.weight
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Kind = Literal["matrix", "attention", "traffic", "exchange", "view"]
-Block = tuple[str, int]
-"""A block of a branch: name of the branch, number of the block."""
+
+
+class Block(NamedTuple):
+    """One call of a block of a branch; views that run apart call it several times."""
+
+    branch: str
+    number: int
+    call: int
+
 
 _ATTENTION = "_attention"
 _FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_local_scalar_dense")
@@ -81,8 +89,10 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.operators: list[Operator] = []
         self.storages: list[Storage] = []
+        self.inputs: dict[Block, frozenset[int]] = {}
         self.outputs: dict[Block, frozenset[int]] = {}
         self.block: Block | None = None
+        self._calls: Counter[tuple[str, int]] = Counter()
         self.backward = False
         self._widths = widths
         self._live: dict[int, int] = {}  # place of a storage in memory: its number; -1 for what was there before
@@ -146,9 +156,20 @@ class Recorder(TorchDispatchMode):
 
         self._watched.append(weakref.ref(storage, gone))
 
-    def leave(self, block: Block, made: Any) -> None:
-        """A block hands on what it has made."""
-        self.outputs[block] = frozenset(self.number(leaf) for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+    def enter(self, branch: str, number: int, given: Any) -> None:
+        """A block of a branch is called."""
+        self.block = Block(branch, number, self._calls[branch, number])
+        self._calls[branch, number] += 1
+        self.inputs[self.block] = self._numbers(given)
+
+    def leave(self, made: Any) -> None:
+        """The block hands on what it has made."""
+        assert self.block is not None
+        self.outputs[self.block], self.block = self._numbers(made), None
+
+    def _numbers(self, tensors: Any) -> frozenset[int]:
+        leaves = (leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor))
+        return frozenset(number for leaf in leaves if (number := self.number(leaf)) >= 0)
 
     def close(self, gradients: Sequence[Tensor]) -> None:
         """What still lives outlives the step."""

@@ -217,7 +217,7 @@ def _compute(
             called *= 1 - inside * (1 - _CALLED)
             if operator.kind == "traffic":
                 seconds *= 1 - inside * (1 - _FUSED)
-        again = operator.block in trace.trained and not operator.backward and checkpointing != "none"
+        again = trace.is_trained(operator.block) and not operator.backward and checkpointing != "none"
         twice = again and not (checkpointing == "selective" and operator.kind in ("matrix", "attention"))
         halves[operator.backward] += seconds
         host += called
@@ -231,7 +231,7 @@ def _compute(
 def _share_in_blocks(trace: Trace) -> float:
     """Share of the forward pass with gradient that blocks do, as a stand-in for that of the backward pass."""
     own = [operator for operator in trace.operators if not operator.backward]
-    inside = sum(operator.bytes for operator in own if operator.block in trace.trained)
+    inside = sum(operator.bytes for operator in own if trace.is_trained(operator.block))
     outside = sum(operator.bytes for operator in own if operator.block is None)
     return inside / max(1, inside + outside)
 

@@ -16,7 +16,7 @@ from foundation import planned
 from foundation.branches.elastic import ElasticBranch
 from foundation.branches.frozen import FrozenBranch
 from foundation.engine.learner import Learner
-from foundation.parallel.units import units
+from foundation.parallel.units import innermost
 from foundation.run.recipe import Recipe
 from foundation.run.recorder import Block, Operator, Recorder, Storage, bytes_of
 from foundation.run.rehearsal import STEP, random_batch
@@ -31,9 +31,9 @@ class Trace:
         operators: in their order.
         storages: in the order of their birth, without the parameters.
         turn: number of the operator with which the backward pass begins.
+        inputs: storages that a block is given, by the block.
         outputs: storages that a block hands on, by the block.
-        parameters: bytes of each block of the trained branches and of the others, by the block.
-        trained: blocks that a gradient goes through.
+        trained: branches that a gradient goes through.
         views: bytes of the batch.
         summed: bytes of each tensor, besides gradients, that the processes sum.
         gathered: bytes of each tensor, besides weights, that is made of one of every process.
@@ -43,12 +43,16 @@ class Trace:
     operators: Sequence[Operator]
     storages: Sequence[Storage]
     turn: int
+    inputs: Mapping[Block, frozenset[int]]
     outputs: Mapping[Block, frozenset[int]]
-    parameters: Mapping[Block, int]
-    trained: frozenset[Block]
+    trained: frozenset[str]
     views: int
     summed: tuple[int, ...]
     gathered: tuple[int, ...]
+
+    def is_trained(self, block: Block | None) -> bool:
+        """Whether gradients reach the branch of a block; False for what no block has made."""
+        return block is not None and block.branch in self.trained
 
     def flops(self) -> int:
         """Of all matrix products and attention, forward and backward."""
@@ -89,7 +93,7 @@ def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool, 
         views = sum(bytes_of(tensor) for tensor in _batch_tensors(batch))
         for tensor in _batch_tensors(batch):
             recorder.known(tensor)
-        blocks = _watch_blocks(learner, recorder, stack)
+        _watch_blocks(learner, recorder, stack)
         stack.enter_context(recorder)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             result = learner(batch, STEP, watched=False)
@@ -97,8 +101,8 @@ def trace(recipe: Recipe, learner: Learner, rows: int, device: str, half: bool, 
         turn = len(recorder.operators)
         result.loss.backward()  # type: ignore[no-untyped-call]
         recorder.close([p.grad for p in learner.parameters() if p.grad is not None])
-    trained = frozenset(key for key in blocks if learner.named_branches[key[0]].trains)
-    found = recorder.operators, recorder.storages, turn, recorder.outputs, blocks, trained, views
+    trained = frozenset(name for name, branch in learner.named_branches.items() if branch.trains)
+    found = recorder.operators, recorder.storages, turn, recorder.inputs, recorder.outputs, trained, views
     return Trace(rows, *found, tuple(plan.summed), tuple(plan.gathered))
 
 
@@ -126,29 +130,22 @@ def _score_widths(learner: Learner) -> frozenset[int]:
     return frozenset(int(one.outputs) for one in configs if one.outputs > 2048)
 
 
-def _watch_blocks(learner: Learner, recorder: Recorder, stack: ExitStack) -> dict[Block, int]:
-    """Tell the recorder which block computes; bytes of the parameters of each."""
-    sizes: dict[Block, int] = {}
+def _watch_blocks(learner: Learner, recorder: Recorder, stack: ExitStack) -> None:
+    """Tell the recorder which block computes."""
     for name, branch in learner.named_branches.items():
         held = branch.offer.encoder
         if not isinstance(held, nn.Module) or branch.shares:
             continue
-        every = units(held)
-        inner = [one for one in every if not any(other is not one and other in [*one.modules()] for other in every)]
-        for number, block in enumerate(inner):
-            key = (name, number)
-            sizes[key] = sum(p.numel() * p.element_size() for p in block.parameters())
+        for number, block in enumerate(innermost(held)):
 
-            def enter(module: nn.Module, given: Any, key: Block = key) -> None:
-                recorder.block = key
+            def enter(module: nn.Module, given: Any, name: str = name, number: int = number) -> None:
+                recorder.enter(name, number, given)
 
-            def leave(module: nn.Module, given: Any, made: Any, key: Block = key) -> None:
-                recorder.leave(key, made)
-                recorder.block = None
+            def leave(module: nn.Module, given: Any, made: Any) -> None:
+                recorder.leave(made)
 
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave).remove)
-    return sizes
 
 
 def _batch_tensors(batch: Any) -> Iterator[Tensor]:

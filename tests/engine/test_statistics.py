@@ -26,6 +26,9 @@ def test_statistics_are_those_before_a_refused_step(refused):
 
 
 def test_a_module_without_such_layers_has_nothing_to_put_back():
-    statistics = RunningStatistics(nn.Linear(2, 2))
+    module = nn.Linear(2, 2)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    statistics = RunningStatistics(module)
     statistics.keep()
     statistics.put_back(torch.tensor(1.0))
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())

@@ -19,18 +19,11 @@ from foundation.run.rehearsal import STEP, Rehearsal, random_batch
 pytestmark = pytest.mark.gpu
 
 CPU = torch.device("cpu")
-SMALL = {
-    "image": ("letters", "quickstart"),
-    "audio": ("calls", "quickstart-audio"),
-    "points": ("wires", "quickstart-points"),
-    "video": ("camera_moves", "quickstart-video"),
-    "imu": ("motions", "quickstart-imu"),
-}
 
 
-@pytest.mark.parametrize("modality", SMALL)
+@pytest.mark.parametrize("modality", parity.SMALL)
 def test_views_masks_losses_and_one_step_of_every_modality(modality: str, device: torch.device, tmp_path: Path) -> None:
-    found = parity.compare(*SMALL[modality], device, tmp_path / "shards", 8, 0)
+    found = parity.compare(*parity.SMALL[modality], device, tmp_path / "shards", 8, 0)
     assert found["within"] == "yes", (found, parity.TOLERANCES)
 
 

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 TITLE = "Parity with the CPU, float32 without TF32, small recipe of each modality"
 SECONDS = 75.0
-# The data set of each quickstart, made by a program.
-SMALL = {
-    "image": ("letters", "quickstart"),
-    "audio": ("calls", "quickstart-audio"),
-    "points": ("wires", "quickstart-points"),
-    "video": ("camera_moves", "quickstart-video"),
-    "imu": ("motions", "quickstart-imu"),
-}
 
 
 def measure(part) -> None:
     import tempfile
     from pathlib import Path
 
-    from foundation.measure.parity import TOLERANCES, compare
+    from foundation.measure.parity import SMALL, TOLERANCES, compare
 
     part.note("tolerances: " + ", ".join(f"{name} {value:g}" for name, value in TOLERANCES.items()))
     samples = 4 if part.rehearse else 16
