@@ -132,11 +132,15 @@ def _score_widths(learner: Learner) -> frozenset[int]:
 
 def _watch_blocks(learner: Learner, recorder: Recorder, stack: ExitStack) -> None:
     """Tell the recorder which block computes."""
+    watched: set[nn.Module] = set()
     for name, branch in learner.named_branches.items():
         held = branch.offer.encoder
         if not isinstance(held, nn.Module) or branch.shares:
             continue
         for number, block in enumerate(innermost(held)):
+            if block in watched:  # two branches may ask one encoder
+                continue
+            watched.add(block)
 
             def enter(module: nn.Module, given: Any, name: str = name, number: int = number) -> None:
                 recorder.enter(name, number, given)
