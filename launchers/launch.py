@@ -87,6 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes", action="store_true", help="go on although the recipe differs from the one in the folder"
     )
+    parser.add_argument(
+        "--allow-missing-shards",
+        action="store_true",
+        help="submit although shards are not here: only the nodes see them",
+    )
     parser.add_argument("--wait", action="store_true", help="until all jobs have ended; the exit code is then theirs")
     add_option(parser)
 
@@ -117,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         submit.require_slurm()
     there = root.exists()
     try:
-        launch = _submit(folder, options, runs, variants)
+        launch = _submit(folder, options, runs, variants, arguments.allow_missing_shards)
     except BaseException:
         _forget(folder, root, there)
         raise
@@ -162,10 +167,12 @@ def _rehearse(runs: Runs, options: Options, variants: list[Variant], code: Path 
     return rehearsed
 
 
-def _submit(folder: Path, options: Options, runs: Runs, variants: list[Variant]) -> records.Launch:
+def _submit(folder: Path, options: Options, runs: Runs, variants: list[Variant], allow_missing: bool) -> records.Launch:
     """Copy the code, check what it would do, and hand the jobs over."""
     from foundation.cluster import snapshot, submit
     from foundation.cluster.environment import captured
+    from foundation.errors import UserError
+    from foundation.run.plan import NOT_HERE
     from foundation.submitit_job import Job
     from foundation.voice import to_stderr, to_stdout
 
@@ -174,6 +181,11 @@ def _submit(folder: Path, options: Options, runs: Runs, variants: list[Variant])
     rehearsed = _rehearse(kept, options, variants, code.path)
     to_stdout(rehearsed.shown)
     for line in rehearsed.warnings:
+        if NOT_HERE in line and not allow_missing:
+            raise UserError(
+                f"nothing was submitted: {line.removeprefix('warning: ')}. Where only the nodes see them, say "
+                "--allow-missing-shards"
+            )
         to_stderr(line)
     to_stdout(f"code: {code.described()}")
     environment = captured()

@@ -118,7 +118,7 @@ def _log(job: JobState, arguments: argparse.Namespace) -> Path:
 
 
 def _print_end(job: JobState, arguments: argparse.Namespace) -> None:
-    from foundation.cluster.records import log_tail
+    from foundation.cluster.records import log_tail, ranks_with_log
     from foundation.printable import printable
     from foundation.schema import FormError
     from foundation.voice import to_stderr
@@ -126,7 +126,9 @@ def _print_end(job: JobState, arguments: argparse.Namespace) -> None:
     try:
         lines = log_tail(_log(job, arguments), min(_BYTES_OF_A_LINE * arguments.lines, _MOST_BYTES)).splitlines()
     except FileNotFoundError:
-        print(f"no output yet (job {job.id} is {job.state})")
+        others = ranks_with_log(job.folder, job.id)
+        there = f"; there is output of rank {', '.join(map(str, others))}" if others else ""
+        print(f"no output of rank {arguments.rank} (job {job.id} is {job.state}){there}")
         return
     except FormError as error:
         to_stderr(f"foundation: {error}")

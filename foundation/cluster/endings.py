@@ -121,21 +121,26 @@ def _hosts(run: Path) -> dict[int, str]:
     return {beat["rank"]: beat["host"] for _, beat in _beats(run) if "rank" in beat and "host" in beat}
 
 
-def behind(run: Path) -> list[str]:
+def behind(run: Path, since: float = 0.0) -> list[str]:
     """Processes that are behind the others or have fallen silent, by the heartbeats, a few words each.
 
     A heartbeat is written every second as long as its process lives; its step is the last that the process has done,
     its time when that was. All processes do the same step, so that one that has not done it some seconds after another
     one is what the others wait for.
+
+    Args:
+        run: the run folder.
+        since: seconds since 1970; what was written before is of an earlier start, and tells nothing of this one.
     """
     beats = _beats(run)
     try:
         signs = {path: os.stat(path).st_mtime for path, _ in beats}
     except OSError:
         return []
+    beats = [(path, beat) for path, beat in beats if signs[path] >= since]
     if len(beats) < 2:
         return []
-    newest = max(signs.values())
+    newest = max(signs[path] for path, _ in beats)
     furthest, reached = max((beat.get("step") or 0, -beat.get("time", 0.0)) for _, beat in beats)
     found = []
     for path, beat in beats:

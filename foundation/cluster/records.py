@@ -136,6 +136,12 @@ def log_of(folder: Path, job: str, rank: int) -> Path:
     return folder / f"{job}_{rank}_log.out"
 
 
+def ranks_with_log(folder: Path, job: str) -> list[int]:
+    """Processes of a job that have an output."""
+    names = (path.name.removeprefix(f"{job}_").removesuffix("_log.out") for path in folder.glob(f"{job}_*_log.out"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def log_tail(path: Path, size: int) -> str:
     """The end of a log, which may be a pipe, a device or a link if the folder is somebody else's: these are refused.
 

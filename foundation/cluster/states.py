@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -110,14 +110,17 @@ def find(folders: list[Path]) -> Iterator[JobState]:
         UserError: there is no such folder.
     """
     seen: set[Path] = set()
+    found: list[JobState] = []
     for root in folders:
         if not root.is_dir():
             raise UserError(f"no folder {root}")
         for folder in records.launches(root.absolute()):
             if folder not in seen:
                 seen.add(folder)
-                jobs = _readable(folder)
-                yield from (job for job in jobs if _belongs(job, root.absolute()))
+                found += [job for job in _readable(folder) if _belongs(job, root.absolute())]
+    newest = {job.run: job for job in found}
+    for job in found:  # step and loss stand in the run folder, and are those of the last job that trained there
+        yield job if job is newest[job.run] else replace(job, step=None, total=None, loss=None)
 
 
 def _readable(folder: Path) -> list[JobState]:
@@ -239,9 +242,14 @@ def _state(folder: Path, launch: Launch, job: JobOfLaunch, entries: dict[str, sl
         seconds=entry.seconds if entry else _age(launch, log, state),
         reason=reason,
         code=last["code"] if last and state in ("failed", "done") else None,
-        notes=tuple(endings.behind(run)) if state == "running" else (),
+        notes=tuple(endings.behind(run, _begun(entry))) if state == "running" else (),
         script=entry.script if entry else "",
     )
+
+
+def _begun(entry: slurm.QueueEntry | None) -> float:
+    """When this start of a job began, in seconds since 1970; 0 where the queue does not say."""
+    return 0.0 if entry is None or entry.seconds is None else time.time() - entry.seconds
 
 
 def _slurm(entry: slurm.QueueEntry | None, entries: dict[str, slurm.QueueEntry] | None) -> tuple[State, str]:

@@ -80,7 +80,8 @@ def _attentions(part: Part, preset: str, batch: int, ceiling: Ceiling, rounds: i
         return None
     best = max(per_second, key=lambda name: per_second[name])
     auto = choose_backend("auto", part.device, dtype=torch.bfloat16)
-    part.note(f"the quickest attention in a step is {best}; auto takes {auto} here")
+    taken = f"auto takes {auto}" + ("" if auto in per_second else ", which is none of them")
+    part.note(f"the quickest of these in a step is attention {best}; {taken}")
     steps.use_attention(best)
     found = Found(best, batch, flops)
     _larger(part, steps, found, ceiling)

@@ -24,6 +24,8 @@ from foundation.run.words import of_stage
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
 
+NOT_HERE = "the shards are not here"
+"""How a warning begins where patterns of shards find nothing on this machine."""
 _LARGE = 80.0  # GiB: more than most single accelerators have
 
 
@@ -176,7 +178,7 @@ def _sources(recipe: Recipe) -> tuple[dict[str, ShardSet] | None, list[str]]:
         steps = recipe.train.steps_per_epoch
         said = plural(steps, "step") if steps else f"counted as {plural(counted, 'sample')}" if counted else ""
         epoch = f", and an epoch is {said}" if said else ""
-        return None, [f"the shards are not here{epoch}: {error}"]
+        return None, [f"{NOT_HERE}{epoch}: {error}"]
 
 
 def _trained(learner: Learner) -> dict[str, Branch]:

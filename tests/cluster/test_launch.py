@@ -170,3 +170,12 @@ def test_a_job_runs_the_code_that_was_there_when_it_was_launched(tiny_recipe_fil
     assert launch["environment"]["package torch"] and launch["command"][1:3] == ["launch", str(tiny_recipe_file)]
     start = json.loads((run / "starts.jsonl").read_text().splitlines()[0])
     assert start["commit"] == launch["code"]["commit"]
+
+
+@pytest.mark.slow
+def test_shards_that_are_not_here_are_refused_unless_only_the_nodes_see_them(tiny_recipe_file, tmp_path):
+    words = [str(tiny_recipe_file), "data.shards=[nowhere/*.tar]", "about.samples=40", "--on", "local"]
+    words += ["--run", str(tmp_path / "run")]
+    refused = foundation("launch", *words, code=2)
+    assert "nothing was submitted: the shards are not here" in refused.stderr
+    assert "--allow-missing-shards" in refused.stderr and not (tmp_path / "run").exists()

@@ -138,3 +138,11 @@ def test_processes_that_could_not_join_are_tried_again_and_named_with_the_cause(
     found = of_start(tmp_path, 2, tasks=2)
     assert (found.code, found.asked) == (75, None)
     assert found.reason.startswith("rank 0 on n0: process 0 of 2 could not join") and "MASTER_PORT" in found.reason
+
+
+def test_a_heartbeat_of_an_earlier_start_tells_nothing_of_this_one(tmp_path):
+    beat(tmp_path, 0, 20, at=1000.0, written=1030.0)
+    beat(tmp_path, 1, 18, at=999.0, written=1030.0)
+    assert endings.behind(tmp_path) and endings.behind(tmp_path, since=1040.0) == []
+    beat(tmp_path, 0, 20, at=1045.0, written=1046.0)
+    assert endings.behind(tmp_path, since=1040.0) == []

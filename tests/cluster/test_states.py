@@ -178,3 +178,25 @@ def test_the_number_of_no_process_is_never_asked_for_a_signal(tmp_path):
         assert job.state == "lost"
         with pytest.raises(UserError, match="is left alone"):
             states.require_own(job)
+
+
+def test_step_and_loss_stand_on_the_line_of_the_last_job_of_a_run(tmp_path, capsys):
+    """They are read from the run folder, in which an earlier job did not get so far."""
+    run = tmp_path / "runs" / "a"
+    launch(run, "77")
+    launch(run, "78", stamp="20300102-000000")
+    (run / "recipe.yaml").write_text("name: a\n")
+    (run / "status.json").write_text(json.dumps({"state": "done", "time": 2.0, "pid": 1, "step": 400, "total": 400}))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 400, "loss": 5.5}) + "\n")
+    old, new = states.find([tmp_path / "runs"])
+    assert (old.id, old.step, old.loss) == ("77", None, None)
+    assert (new.id, new.step, new.loss) == ("78", 400, 5.5)
+
+
+def test_the_output_of_a_process_that_is_not_there_names_those_that_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = launch(tmp_path / "runs" / "a", "78")
+    for rank in (0, 1):
+        records.log_of(folder, "78", rank).write_text("words\n")
+    assert main(["jobs", "logs", "78", "--rank", "5"]) == 0
+    assert "no output of rank 5" in (out := capsys.readouterr().out) and "output of rank 0, 1" in out

@@ -39,4 +39,4 @@ def measure(part) -> None:
                 lambda: {"images_per_second": gpu_decoding(folder, part.device, batch)},
             )
         else:
-            part.note("JPEG decoding on the GPU: there is none here")
+            part.note("JPEG decoding on the GPU: not measured, this machine has no GPU")
