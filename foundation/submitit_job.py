@@ -161,6 +161,7 @@ def _tell_ranks(environment: Any) -> None:
     os.environ["RANK"] = str(environment.global_rank)
     os.environ["WORLD_SIZE"] = str(environment.num_tasks)
     os.environ["LOCAL_RANK"] = str(environment.local_rank)
+    os.environ["LOCAL_WORLD_SIZE"] = str(on_this_node)
     os.environ.setdefault("MASTER_ADDR", _first_host(environment.hostnames[0]))
     if environment.cluster == "slurm":  # another one at each start: what is left of the last one may still hold it
         number = int(os.environ["SLURM_JOB_ID"]) + start_of(os.environ)

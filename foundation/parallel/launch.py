@@ -49,8 +49,8 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
     """Run a command in several processes that find each other by environment variables, and wait for all.
 
     Args:
-        command: the same for each; ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT`` differ
-            or are set. Processors are shared out unless ``OMP_NUM_THREADS`` is set.
+        command: the same for each; ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and
+            ``MASTER_PORT`` differ or are set. Processors are shared out unless ``OMP_NUM_THREADS`` is set.
         count: number of processes.
         say: gets each line meant for a person.
 
@@ -62,6 +62,7 @@ def run_processes(command: Sequence[str], count: int, say: Callable[[str], None]
     wanted = int(given) if given else job_port(str(os.getpid()))
     common = os.environ | {
         "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port(wanted, say if given else _nothing)),
         LAUNCHER_VARIABLE: str(os.getpid()),  # should this process be killed, they end with it

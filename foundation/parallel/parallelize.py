@@ -24,6 +24,7 @@ from foundation.parallel.recompute import recompute
 from foundation.parallel.replicate import replicate, without_sync
 from foundation.parallel.shards import is_sharded
 from foundation.parallel.units import has_parameters, innermost, unit_lists, units
+from foundation.voice import plural
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,22 @@ class Parallel:
             synchronise(learner)
             shard(parts, config, placement, may_rest)
             left = [name for name, one in learner.named_parameters() if one.requires_grad and not is_sharded(one)]
-            assert not left, f"trained outside of any part, so that no gradient of other processes reaches it: {left}"
+            if left:  # of a branch of the user's own
+                raise UserError(
+                    f"parallel.data is {config.data}, and {left[0]} is trained outside of any part that is sharded: "
+                    "name the module that it belongs to in parts() of its branch, or use parallel.data=ddp"
+                )
+
+    @property
+    def described(self) -> str:
+        """How several processes share the weights, for a person."""
+        size = world_size()
+        if self.config.data == "fairscale":
+            return f"fairscale: all weights in every process, gradients and moments in {size} shares"
+        if not self.sharded:
+            return "ddp: all weights in every process"
+        shares = self.config.shares(size, processes_per_node())
+        return f"{self.config.data}: weights in {shares} shards, {plural(size // shares, 'copy', 'copies')}"
 
     @property
     def owned(self) -> bool:
@@ -118,6 +134,11 @@ class Parallel:
                 module.reshard()
 
 
+def processes_per_node() -> int:
+    """Processes of the run on this machine, as torchrun and ``foundation launch`` say; all where nobody does."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size())
+
+
 def mesh_of(config: Config, placement: Placement) -> Any:
     """The processes as a mesh: ``shard``, before it ``replicate`` for ``hsdp``.
 
@@ -129,7 +150,7 @@ def mesh_of(config: Config, placement: Placement) -> Any:
     size, kind = world_size(), placement.device.type
     if config.data == "fsdp":
         return init_device_mesh(kind, (size,), mesh_dim_names=("shard",))
-    shares = config.shares(size, int(os.environ.get("LOCAL_WORLD_SIZE") or size))
+    shares = config.shares(size, processes_per_node())
     return init_device_mesh(kind, (size // shares, shares), mesh_dim_names=("replicate", "shard"))
 
 

@@ -67,6 +67,8 @@ def banner(
         f"  device      {described(placement.plain())}{threads}, {plural(world_size(), 'process', 'processes')}, "
         f"{plural(workers, 'loader worker')}{' each' if world_size() > 1 and workers else ''}"
     )
+    if world_size() > 1:
+        yield f"  parallel    {stage.parallel.described}"
     for part in parts if len(parts) > 1 else ():
         here = "  <- here" if part.number == stage.part.number else ""
         yield f"  stage {part.number + 1:<5} {part.name}: steps {part.begun + 1:,} to {part.ends:,}{here}"

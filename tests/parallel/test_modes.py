@@ -54,6 +54,7 @@ def test_all_ways_give_the_losses_of_one_process_over_twenty_steps(many_runs, ti
     runs(many_runs, tiny_recipe_file, tmp_path, asked, *SETTINGS, centred, "train.batch_size=16")
     wanted = column(tmp_path / "one", "loss")
     assert len(wanted) == 20
+    assert "hsdp: weights in 2 shards, 2 copies" in (tmp_path / "hsdp4.log").read_text()
     for name in asked:
         assert column(tmp_path / name, "loss") == pytest.approx(wanted, rel=1e-5), name
 

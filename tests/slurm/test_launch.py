@@ -37,6 +37,14 @@ def test_a_run_on_two_nodes_is_the_run_in_two_processes(data, lab, launch, undis
     assert "done:" in foundation("jobs", "logs", str(job.root), lab=lab).stdout
 
 
+def test_copies_of_sharded_weights_stay_inside_a_node(lab, launch):
+    job = launch(lab, "--nodes", "2", "--tasks-per-node", "2", "parallel.data=hsdp", "train.length=3 steps")
+    job.ended()
+    said = foundation("jobs", "logs", str(job.root), "--lines", "100", lab=lab).stdout
+    assert "hsdp: weights in 2 shards, 2 copies" in said
+    assert len(learnt(job.root)) == 3
+
+
 def test_what_the_dry_run_shows_is_what_sbatch_is_given(lab, launch, recipe, tmp_path):
     words = ("--nodes", "1", "--cpus-per-task", "2", "--time", "30", "--sbatch", "nice=5", "--setup", "export A=1")
     shown = foundation(
