@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from foundation import config, paths, planned
+from foundation.measure.memory import allocated
 from foundation.parallel import collective
 from foundation.parallel.config import Config
 from foundation.run.memory import peak, sharing
@@ -85,8 +86,6 @@ def test_memory_is_predicted_where_blocks_are_computed_again(kept):
 
 
 def test_peak_of_a_step_is_what_torch_allocates(tiny_recipe):
-    from tools.bench.memory import allocated
-
     recipe = tiny_recipe("train.precision=float32", "train.batch_size=8")
     predicted = sum(plan(recipe).memory.values())
 

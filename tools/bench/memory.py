@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 DESCRIPTION = """\
@@ -35,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation import config, paths
     from foundation.files import write_output
+    from foundation.measure.memory import allocated
     from foundation.run import build
     from foundation.run.plan import plan
     from foundation.run.recipe import Recipe
@@ -107,20 +107,6 @@ def warm_up(recipe) -> None:
         layer = torch.nn.Linear(64, 64, device=placement.device)
         layer(torch.randn(64, 64, device=placement.device)).sum().backward()
     AdamW([list(layer.parameters())], (0.9, 0.999), 1e-8, fused=True).step()
-
-
-def allocated(work: Callable[[], None]) -> int:
-    """Most bytes that lived at once among all that torch allocates on the CPU while this works."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        work()
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()  # negative where it is freed
-        most = max(most, live)
-    return most
 
 
 def held(recipe) -> int:
