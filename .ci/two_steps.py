@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -83,7 +84,11 @@ def train(name: str) -> int:
         return foundation("pretrain", name, *experts, *heads, "--dry-run")
     data = DATA.get(name) or yaml.safe_load(text)["views"]["name"]
     shards = f"data.shards=['{SHARDS / data}/train-*.tar']"
-    return foundation("pretrain", name, shards, *experts, *SETTINGS, *MORE.get(name, ()), "--run", f"smoke/{name}")
+    run = Path("smoke", name)
+    code = foundation("pretrain", name, shards, *experts, *SETTINGS, *MORE.get(name, ()), "--run", str(run))
+    if code == 0:
+        shutil.rmtree(run)  # all together they are large
+    return code
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import tempfile
@@ -16,6 +17,17 @@ from foundation.errors import UserError
 
 TEMPORARY = ".tmp-"
 """Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Paths in a folder whose names match, sorted; none where the folder is gone, even if another process removes it
+    meanwhile (which ``Path.glob`` takes for an error).
+
+    Args:
+        folder: where to look.
+        pattern: of the name, as of :mod:`glob`; ``*`` matches no hidden file.
+    """
+    return sorted(map(Path, glob.glob(os.path.join(glob.escape(str(folder)), pattern))))
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from foundation import config, schema
 from foundation.cluster import explain, records
 from foundation.cluster.records import RankEnd
 from foundation.errors import FoundationError, UserError
+from foundation.files import matching
 from foundation.run.runs import HEARTBEATS, Heartbeat, Status
 
 AGAIN = 75
@@ -109,7 +110,7 @@ def _status(run: Path) -> str | None:
 
 def _beats(run: Path) -> list[tuple[Path, Heartbeat]]:
     found = []
-    for path in sorted((run / HEARTBEATS).glob("rank*.json")):
+    for path in matching(run / HEARTBEATS, "rank*.json"):
         try:
             found.append((path, schema.read_json(Heartbeat, path)))
         except (FileNotFoundError, schema.FormError):

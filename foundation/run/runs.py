@@ -19,6 +19,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 from foundation import schema
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
+from foundation.files import matching
 from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
 from foundation.schedules import Clock, Duration
@@ -168,7 +169,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     status: Status = parts.json(Status, "status.json") or {}
     recipe, lines = parts.recipe(), parts.lines(_TAIL)
     found_beats = (
-        parts.json(Heartbeat, f"{HEARTBEATS}/{path.name}") for path in sorted((folder / HEARTBEATS).glob("rank*.json"))
+        parts.json(Heartbeat, f"{HEARTBEATS}/{path.name}") for path in matching(folder / HEARTBEATS, "rank*.json")
     )
     beats = sorted((beat for beat in found_beats if beat and "time" in beat), key=lambda beat: beat["time"])
     beat = next((beat for beat in beats if beat.get("rank") == 0), Heartbeat())
@@ -199,7 +200,7 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
             run.checkpoint = path.name
             break
         run.damaged[path.name] = problem
-    found = sorted((folder / "stalls").glob("*.txt"))
+    found = matching(folder / "stalls", "*.txt")
     run.stalls = tuple(f"stalls/{path.name}" for path in found if _size(path))
     return run
 

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from foundation import lifeline, schema, stacks
 from foundation.errors import RequeueRequest, StallError
-from foundation.files import TEMPORARY
+from foundation.files import TEMPORARY, matching
 from foundation.parallel.shared_memory import free_shared_memory, lives
 from foundation.records import replace_or_overwrite
 from foundation.run import ownership, sentry
@@ -225,7 +225,7 @@ class Watchdog:
             # One look for both: a worker that dies between two of them would be neither freed nor noted.
             if not (free_shared_memory(pid) if theirs else not lives(pid)):
                 dying.add(stacks.worker_file(self._prefix.name, pid))
-        for path in self._prefix.parent.glob(f"{self._prefix.name}-*.txt"):
+        for path in matching(self._prefix.parent, f"{self._prefix.name}-*.txt"):
             with contextlib.suppress(OSError):
                 if path.name not in dying and path.stat().st_size == 0:
                     path.unlink()

@@ -112,7 +112,7 @@ def test_signals(kill, tmp_path, happened):
 @pytest.mark.slow
 @pytest.mark.fault(45, "200 kills of one run")
 def test_soak(kill, tmp_path, happened):
-    length = 440
+    length = 640  # a run is killed after at most five steps more, 2.6 on average
     kill(tmp_path / "whole", 0, "steps", length)
     attempts = kill(tmp_path / "killed", 200, "steps", length, seconds=1800)
     assert_equal(tmp_path / "killed", tmp_path / "whole")

@@ -52,6 +52,13 @@ class Lab:
     silent_seconds: int = 300
 
     @property
+    def first_job(self) -> int:
+        """Number of the first job: another one each time, and such that the ports at which processes of one job meet,
+        which follow from its number, are not those of a cluster that stands beside this one."""
+        seconds, cluster = int(time.time()), self.port // 10 % 20
+        return seconds % 5000 * 12000 + cluster * 600 + seconds % 20 * 20 + 1
+
+    @property
     def environment(self) -> dict[str, str]:
         """For commands of SLURM."""
         return {
@@ -195,7 +202,7 @@ class Lab:
         (self.folder / "slurm.conf").write_text(
             f"""\
 ClusterName=lab
-FirstJobId={int(time.time()) % 1_000_000 * 10 + 1}
+FirstJobId={self.first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={self.port}
 SlurmUser={user}

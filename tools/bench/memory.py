@@ -123,16 +123,14 @@ def held(recipe) -> int:
 
 def peak(recipe) -> int:
     """The most bytes in use so far."""
-    import resource
-
     import torch
 
+    from foundation.measure.memory import peak_of_process
     from foundation.run import build
 
     if build.placement(recipe).device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_of_process()
 
 
 if __name__ == "__main__":

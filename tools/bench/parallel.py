@@ -91,13 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def timed(arguments: argparse.Namespace, folder: Path) -> int:
     """One of the processes: a step to warm up, then the timed ones."""
-    import resource
     import statistics
     import time
 
     import torch
 
     from foundation import config, paths
+    from foundation.measure.memory import peak_of_process
     from foundation.parallel.collective import rank, sums_over_ranks, world_size
     from foundation.parallel.process_group import process_group
     from foundation.run.recipe import Recipe
@@ -107,7 +107,7 @@ def timed(arguments: argparse.Namespace, folder: Path) -> int:
     recipe = config.load(Recipe, paths.recipe(arguments.recipe), overrides, own=True)
     with process_group(recipe.train.device):
         own = arguments.batch // world_size()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_of_process()
         rehearsal = Rehearsal(recipe, arguments.batch)
         batch = random_batch(recipe, own).to(rehearsal.placement.device)
         rehearsal(batch)
@@ -121,7 +121,7 @@ def timed(arguments: argparse.Namespace, folder: Path) -> int:
             seconds.append(time.perf_counter() - begun)
         figures = {
             "seconds": statistics.median(seconds),
-            "mebibytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+            "mebibytes": (peak_of_process() - before) / 2**20,
             "loopback_megabytes": (loopback_bytes() - sent) / 1e6 / arguments.steps,
         }
         (folder / f"{rank()}.json").write_text(json.dumps(figures))

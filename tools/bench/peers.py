@@ -119,6 +119,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
     import torch
 
+    from foundation.measure.memory import peak_of_process
     from foundation.run.rehearsal import Rehearsal, random_batch
 
     torch.set_num_threads(1)
@@ -129,8 +130,8 @@ def serve(arguments: argparse.Namespace) -> None:
     for _ in sys.stdin:
         faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()
         loss = step(batch)
-        seconds, usage = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF)
-        told = {"seconds": seconds, "page_faults": usage.ru_minflt - faults, "peak_mebibytes": usage.ru_maxrss / 1024}
+        seconds, faults = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        told = {"seconds": seconds, "page_faults": faults, "peak_mebibytes": peak_of_process() / 2**20}
         print(json.dumps(told | {"loss": float(loss)}), flush=True)
 
 
