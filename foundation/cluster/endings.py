@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,10 @@ def _without_failure(run: Path, ends: Sequence[RankEnd], dead: Sequence[int], co
     if code == 5 and word:
         return f"stalled: {word}"
     hosts = _hosts(run)
+    # A port that is taken comes of no other process's end; srun then ends those that wait for this one.
+    portless = next((end for end in ends if re.search(explain.PORT_TAKEN, end["error"] or "", re.IGNORECASE)), None)
+    if portless:
+        return f"rank {portless['rank']} on {portless['host']}: {portless['error']}"
     if dead:
         names = ", ".join(f"{rank}{f' on {hosts[rank]}' if rank in hosts else ''}" for rank in dead[:8])
         more = f" and {len(dead) - 8} more" if len(dead) > 8 else ""

@@ -25,6 +25,10 @@ class Cause:
     advice: str
 
 
+PORT_TAKEN = r"address already in use|EADDRINUSE"
+"""What a process says that could not open the port at which the others were to meet it."""
+
+
 def _cause(sign: str, what: str, advice: str) -> Cause:
     return Cause(re.compile(sign, re.IGNORECASE), what, advice)
 
@@ -97,7 +101,7 @@ OF_RUN = (
         "NCCL_SOCKET_IFNAME to the network interface that connects the nodes (--setup 'export NCCL_SOCKET_IFNAME=ib0')",
     ),
     _cause(
-        r"address already in use|EADDRINUSE",
+        PORT_TAKEN,
         "the port at which the processes meet is taken on the first node",
         "it differs from job to job: launch again, or choose one (--setup 'export MASTER_PORT=29777')",
     ),

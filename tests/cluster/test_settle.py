@@ -44,6 +44,13 @@ def test_processes_without_a_word_are_named(tmp_path):
     assert found.code == 137
 
 
+def test_a_port_that_is_taken_is_the_cause_of_those_that_were_ended_for_it(tmp_path):
+    left(tmp_path, 0, 75, 10.0, error="process 0 of 3 could not join the others: EADDRINUSE, address already in use")
+    found = of_start(tmp_path, 137)
+    assert found.reason.startswith("rank 0 on n0: process 0 of 3 could not join") and found.dead == (1, 2)
+    assert "the port at which the processes meet is taken" in found.reason
+
+
 def test_TERM_counts_as_the_schedulers_only_where_nobody_failed_or_is_missing(tmp_path):
     for rank in range(3):
         left(tmp_path, rank, 75, 10.0 + rank, "SIGTERM", "stopped by SIGTERM")
