@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation import planned
+from foundation.linear_float8 import fits_float8, linear_float8
 
 FEWEST_PRODUCTS = 2**26
 """Multiplications of a layer below which MKL is as quick or quicker: oneDNN begins a call with more to look up."""
@@ -70,22 +71,31 @@ class _OneDnnLinear(torch.autograd.Function):
         return to_inputs, to_weight, to_bias
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, float8: bool = False) -> Tensor:
     """``inputs @ weight.T + bias`` as ``torch.nn.functional.linear``, equal to it within rounding.
 
     Args:
         inputs: [..., I].
         weight: [O, I].
         bias: [O].
+        float8: under autocast to bfloat16, multiply in 8 bits where the sizes allow it: equal within some per cent.
 
     Returns:
         [..., O].
     """
+    if float8 and fits_float8(weight) and _by_bfloat16(inputs):
+        return linear_float8(inputs, weight, bias)
     if torch.compiler.is_compiling() or not _by_onednn(inputs, weight, bias):
         return F.linear(inputs, weight, bias)
     flat = inputs.reshape(-1, inputs.shape[-1])
     result: Tensor = _OneDnnLinear.apply(flat, weight, bias)
     return result.unflatten(0, inputs.shape[:-1])
+
+
+def _by_bfloat16(inputs: Tensor) -> bool:
+    """Whether autocast would compute this product in bfloat16."""
+    kind = planned.kind(inputs.device)
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
 
 
 def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -115,8 +125,14 @@ def _transformed() -> bool:
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` by :func:`linear`."""
+    """``torch.nn.Linear`` by :func:`linear`.
+
+    Attributes:
+        float8: see there; :mod:`foundation.parallel.float8` sets it.
+    """
+
+    float8 = False
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
-        return linear(inputs, self.weight, self.bias)
+        return linear(inputs, self.weight, self.bias, self.float8)

@@ -227,7 +227,7 @@ class Attention(nn.Module):
 
     def project(self, inputs: Tensor) -> Tensor:
         """Queries, keys and values, [T, D] -> [T, 3 * D]."""
-        return linear(inputs, self.qkv.weight, self._bias())
+        return linear(inputs, self.qkv.weight, self._bias(), self.qkv.float8)
 
     def _bias(self) -> Tensor | None:
         if not self.zero_key_bias:
@@ -250,8 +250,8 @@ class Attention(nn.Module):
             return self.mix(self.project(inputs), segments)
         width, bias = inputs.shape[-1], self._bias()
         parts = (None, None) if bias is None else bias.split((width, 2 * width))
-        queries = linear(select(inputs, wanted), self.qkv.weight[:width], parts[0])
-        memory = linear(inputs, self.qkv.weight[width:], parts[1])
+        queries = linear(select(inputs, wanted), self.qkv.weight[:width], parts[0], self.qkv.float8)
+        memory = linear(inputs, self.qkv.weight[width:], parts[1], self.qkv.float8)
         mixed = []
         for some, asked, seen in zip(
             wanted,

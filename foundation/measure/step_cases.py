@@ -116,19 +116,20 @@ def _larger(part: Part, steps: Steps, found: Found, ceiling: Ceiling) -> None:
 def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int) -> None:
     """Recipes with a setting changed, each built anew."""
     cases = {
-        "compiled blocks": "train.compile=blocks",
-        "drop path 0.3": "encoder.drop_path=0.3",
-        "activations computed anew": "parallel.activation_checkpointing=selective",
+        "compiled blocks": ("train.compile=blocks",),
+        "compiled blocks, 8-bit products": ("train.compile=blocks", "train.float8=blocks"),
+        "drop path 0.3": ("encoder.drop_path=0.3",),
+        "activations computed anew": ("parallel.activation_checkpointing=selective",),
     }
     if part.rehearse:
         part.note("compiled blocks: rehearsed without compiling, which takes minutes on a processor")
-    for name, setting in cases.items():
+    for name, settings in cases.items():
 
-        def timed(setting: str = setting) -> dict[str, Any]:
-            recipe = dinov2(preset, found.batch, "train.precision=bfloat16", setting, tiny=part.rehearse)
+        def timed(settings: tuple[str, ...] = settings) -> dict[str, Any]:
+            recipe = dinov2(preset, found.batch, "train.precision=bfloat16", *settings, tiny=part.rehearse)
             steps = Steps(recipe, found.batch, part.settings.seed)
             flops = found.flops
-            if setting.startswith("encoder."):  # it computes something else
+            if any(setting.startswith("encoder.") for setting in settings):  # it computes something else
                 steps.use_attention("sdpa")
                 flops = steps.flops().total
             steps.use_attention(found.attention)

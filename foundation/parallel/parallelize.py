@@ -18,6 +18,7 @@ from foundation.parallel.batch_norm import synchronise
 from foundation.parallel.collective import world_size
 from foundation.parallel.compiled import compile_blocks
 from foundation.parallel.config import Config
+from foundation.parallel.float8 import use_float8
 from foundation.parallel.oss import OwnedAdamW, owned
 from foundation.parallel.placement import Placement
 from foundation.parallel.recompute import recompute
@@ -57,6 +58,7 @@ class Parallel:
         placement: device and precision.
         may_rest: some trained parameters may get no gradient in some step.
         compiled: compile the blocks of each part.
+        float8: let the blocks of each part multiply in 8 bits.
 
     Attributes:
         module: to call in place of the learner.
@@ -73,10 +75,13 @@ class Parallel:
         placement: Placement,
         may_rest: bool,
         compiled: bool = False,
+        float8: bool = False,
     ) -> None:
         self.config, self.parts = config, tuple(parts)
         self.sharded = config.sharded and world_size() > 1
         for part in parts:
+            if float8 and not part.wide:
+                use_float8(part.module)
             if part.trained:
                 recompute(innermost(part.module), config.activation_checkpointing)
             if compiled:

@@ -26,6 +26,7 @@ from foundation.modalities.shapes import view_shapes
 from foundation.objectives.base import Objective, ObjectiveContext, UnbuiltBranchError
 from foundation.objectives.store import Stores
 from foundation.parallel.compiled import check_compiler
+from foundation.parallel.float8 import check_float8
 from foundation.parallel.placement import Placement
 from foundation.plugins import near
 from foundation.run.recipe import STUDENT, Recipe
@@ -350,12 +351,14 @@ def set_up(recipe: Recipe, placement: Placement) -> None:
     """Give torch the settings of this process that a recipe asks for, before the first step.
 
     Raises:
-        UserError: this machine cannot compile, and the recipe says so.
+        UserError: this machine cannot compile, or multiply in 8 bits, and the recipe says so.
     """
     if placement.device.type == "cuda":
         torch.set_float32_matmul_precision(recipe.train.matmul_precision)
     if recipe.train.compile == "blocks":
         check_compiler(placement.device)
+    if recipe.train.float8 == "blocks":
+        check_float8(placement)
 
 
 def _native_bfloat16(kind: str) -> bool:

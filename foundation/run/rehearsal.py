@@ -65,8 +65,10 @@ class Rehearsal:
         self.learner = build.learner(recipe, clock).train()
         rests = self.learner.may_leave_parameters_out
         build.set_up(recipe, self.placement)
-        compiled = recipe.train.compile == "blocks"
-        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, self.placement, rests, compiled)
+        compiled, float8 = recipe.train.compile == "blocks", recipe.train.float8 == "blocks"
+        self.parallel = Parallel(
+            self.learner, self.learner.parts, recipe.parallel, self.placement, rests, compiled, float8
+        )
         self.learner.to(self.placement.device)
         trained = build.trainable(self.learner)
         self.optimizer = recipe.optimizer.build(trained, clock, batch, self.parallel.owned)

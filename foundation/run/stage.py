@@ -158,8 +158,10 @@ class Stage:
         choose(self.learner, recipe.train.only)
         self.may_rest = self.learner.may_leave_parameters_out
         first = tensors_of(self.learner) if recipe.parallel.meta_init and rank() == 0 else {}
-        compiled = recipe.train.compile == "blocks"
-        self.parallel = Parallel(self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest, compiled)
+        compiled, float8 = recipe.train.compile == "blocks", recipe.train.float8 == "blocks"
+        self.parallel = Parallel(
+            self.learner, self.learner.parts, recipe.parallel, placement, self.may_rest, compiled, float8
+        )
         if recipe.parallel.meta_init:
             send(self.learner, first, placement.device)
         del first
