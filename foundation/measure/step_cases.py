@@ -117,9 +117,9 @@ def _others(part: Part, preset: str, found: Found, ceiling: Ceiling, rounds: int
     """Recipes with a setting changed, each built anew."""
     cases = {
         "compiled blocks": ("train.compile=blocks",),
-        "compiled blocks, 8-bit products": ("train.compile=blocks", "train.float8=blocks"),
         "drop path 0.3": ("encoder.drop_path=0.3",),
         "activations computed anew": ("parallel.activation_checkpointing=selective",),
+        "compiled blocks, 8-bit products": ("train.compile=blocks", "train.float8=blocks"),
     }
     if part.rehearse:
         part.note("compiled blocks: rehearsed without compiling, which takes minutes on a processor")
