@@ -19,12 +19,12 @@ from yaml.nodes import Node
 
 from foundation import schema
 from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of, written_at
-from foundation.config_reader import Reader, fields_of, hints_of, members_of, plugin_of
+from foundation.config_reader import Reader, fields_of, members_of, plugin_of
 from foundation.errors import RecipeError, UserError
 from foundation.inherited import INHERITED
 from foundation.plugins import name_of
 from foundation.printable import printable
-from foundation.ranges import bare
+from foundation.ranges import bare, hints_of
 from foundation.redact import redact
 from foundation.voice import plural
 

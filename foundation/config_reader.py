@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -16,6 +16,7 @@ from foundation import ranges, synonyms
 from foundation.config_nodes import TAG, compose, find, found_in, is_null, location_of, mapping_at, no_entry, start_of
 from foundation.errors import UserError
 from foundation.plugins import Plugin, near, resolve
+from foundation.ranges import hints_of
 
 _STANDARD_TAGS = {TAG + t for t in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "value", "merge")}
 _WORDS_FOR_BOOL = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
@@ -28,11 +29,6 @@ _BAD: Any = object()  # stands for a value that has been reported already
 def fields_of(cls: type) -> list[dataclasses.Field[Any]]:
     """Fields that a recipe can give."""
     return [f for f in dataclasses.fields(cls) if f.init]
-
-
-def hints_of(cls: type) -> dict[str, Any]:
-    """Declared types of the fields by name."""
-    return get_type_hints(cls, include_extras=True)
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
@@ -191,7 +187,7 @@ class Reader:
         if value is _BAD:
             return _BAD
         text = ranges.refusal(hint, value, nullable)
-        if isinstance(node, ScalarNode) and isinstance(value, ranges.Compound) and not ranges.marks_of(hint):
+        if isinstance(node, ScalarNode) and ranges.is_compound(value) and not ranges.marks_of(hint):
             # A number that stands for a whole schedule has no fields whose ranges would have been looked at.
             text = next((text for _, text in ranges.of_fields(value)), None)
         return value if text is None else self.refuse(node, key, text)

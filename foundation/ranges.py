@@ -27,6 +27,7 @@ from typing import (
     Literal,
     Protocol,
     TypeAlias,
+    TypeGuard,
     Union,
     get_args,
     get_origin,
@@ -48,6 +49,11 @@ class Compound(Protocol):
     def shown(self) -> str:
         """How a message shows the value."""
         ...
+
+
+def is_compound(value: Any) -> TypeGuard[Compound]:
+    """Whether a value is a :class:`Compound`; plain ones, of which there are most, are told at once."""
+    return not isinstance(value, int | float | str) and isinstance(value, Compound)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Range:
 
     def holds(self, value: Any) -> bool:
         """Whether a number lies inside; False for what is no number."""
-        if isinstance(value, Compound):
+        if is_compound(value):
             return all(self.holds(number) for number in value.numbers())
         try:
             low = self.low < value if self.above else self.low <= value
@@ -286,7 +292,7 @@ def argument(hint: Any) -> Callable[[str], Any]:
 def of_fields(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """:func:`refusals` of the fields of a dataclass, their keys below ``where``."""
     kind: Any = type(config)
-    hints = _hints(kind)
+    hints = hints_of(kind)
     for field in dataclasses.fields(config):
         key = f"{where}.{field.name}" if where else field.name
         yield from refusals(hints[field.name], getattr(config, field.name), key)
@@ -327,12 +333,13 @@ def _shown(value: Any) -> str:
         return written(value) if math.isfinite(value) else str(value)
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_shown(entry) for entry in value[:8]) + (", ...]" if len(value) > 8 else "]")
-    if isinstance(value, Compound):
+    if is_compound(value):
         return value.shown()
     text = repr(value)
     return text if len(text) <= 40 else text[:30] + f"... ({len(text)} characters)"
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Declared types of the fields of a dataclass by name; to be read only."""
     return get_type_hints(cls, include_extras=True)

@@ -65,7 +65,8 @@ class Page:
         self.titles: dict[type, str] = {}
 
     def section(self, title: str, cls: type) -> None:
-        from foundation.config_reader import fields_of, hints_of
+        from foundation.config_reader import fields_of
+        from foundation.ranges import hints_of
 
         self.titles.setdefault(cls, title)
         hints, meanings = hints_of(cls), field_docs(cls)
