@@ -82,6 +82,7 @@ def test_the_student_sees_one_clip_under_both_rules_in_one_pass():
     assert torch.isfinite(learner.objectives["jepa"].predictor.mask_token.grad).all()
 
 
+@pytest.mark.slow
 def test_the_reference_can_be_planned_without_data(capsys):
     assert main(["pretrain", "vjepa2", "--dry-run"]) == 0
     assert "parameters, objective jepa" in capsys.readouterr().out

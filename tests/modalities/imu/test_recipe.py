@@ -35,6 +35,7 @@ def test_a_masked_autoencoder_tells_hidden_readings(shared_data, tmp_path: Path)
     assert json.loads(result.read_text())["results"][0]["top1"] > 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["imu-dino-ibot", "imu-mae"])
 def test_reference_recipes_are_planned(name: str, capsys) -> None:
     assert main(["pretrain", name, "data.shards=[]", "--dry-run"]) == 0

@@ -61,6 +61,7 @@ def test_the_small_recipe_trains_and_hides_groups(small_run, metrics):
     assert all(0 < abs(line[f"loss/{name}"]) < 100 for line in lines for name in ("dino", "ibot", "koleo"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["point-dino-ibot", "dcglr", "point-mae"])
 def test_reference_recipes_can_be_planned_without_data(name, capsys):
     assert main(["pretrain", name, "--dry-run"]) == 0

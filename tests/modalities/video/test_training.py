@@ -125,6 +125,7 @@ def test_a_mask_hides_a_place_at_all_times():
     assert (tubes.flatten(1).any(1).sum() == 4) and len(mask.weights) == tubes.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["video-dino-ibot", "discovr"])
 def test_reference_recipes_can_be_planned_without_data(name, capsys):
     assert main(["pretrain", name, "--dry-run"]) == 0
