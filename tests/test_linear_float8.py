@@ -10,6 +10,8 @@ from foundation.linear import Linear, linear
 from foundation.linear_float8 import linear_float8, multiplies_float8
 
 CPU = torch.device("cpu")
+MOST = (0.05, 0.05, 0.005, 0.005)
+"""Relative errors of the result, and of the gradients of inputs, weight and bias."""
 pytestmark = pytest.mark.skipif(not multiplies_float8(CPU), reason="this torch multiplies no 8-bit numbers on a CPU")
 
 
@@ -22,20 +24,25 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found.float() - wanted).norm() / wanted.norm())
 
 
-def test_products_and_gradients_are_those_of_float32_within_the_rounding_of_8_bits():
-    inputs, weight, bias = random(37, 64), random(48, 64, seed=1) / 8, random(48, seed=2)
-    upstream = random(37, 48, seed=3)
+def compared(tokens: int, inputs: int, outputs: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Result and gradients of inputs, weight and bias, in float32 and in 8 bits."""
+    shapes = ((tokens, inputs), (outputs, inputs), (outputs,), (tokens, outputs))
+    *given, upstream = (random(*shape, seed=seed).to(device) for seed, shape in enumerate(shapes))
     results = []
     for product in (F.linear, linear_float8):
-        leaves = [tensor.clone().requires_grad_() for tensor in (inputs, weight, bias)]
+        leaves = [tensor.clone().requires_grad_() for tensor in given]
         result = product(*leaves)
         result.backward(upstream.to(result.dtype))
         results.append([result.detach(), *(leaf.grad for leaf in leaves)])
-    for number, (wanted, found) in enumerate(zip(*results, strict=True)):
-        # Three bits of mantissa err by 2 to 3 % of each number; the gradients of weights and bias are of bfloat16.
-        assert error(found, wanted) < (0.05, 0.05, 0.005, 0.005)[number]
-    assert error(results[1][0], results[0][0]) > 0.005, "it was not computed in 8 bits"
-    assert [one.dtype for one in results[1]] == [torch.bfloat16, *3 * [torch.float32]]
+    return list(zip(*results, strict=True))
+
+
+def test_products_and_gradients_are_those_of_float32_within_the_rounding_of_8_bits():
+    found = compared(37, 64, 48, CPU)
+    # Three bits of mantissa err by 2 to 3 % of each number; the gradients of weights and bias are of bfloat16.
+    assert all(error(ours, wanted) < most for (wanted, ours), most in zip(found, MOST, strict=True))
+    assert error(found[0][1], found[0][0]) > 0.005, "it was not computed in 8 bits"
+    assert [ours.dtype for _, ours in found] == [torch.bfloat16, *3 * [torch.float32]]
 
 
 def test_every_row_has_its_own_scale():

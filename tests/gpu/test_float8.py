@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from foundation.linear_float8 import linear_float8, multiplies_float8
+from foundation.linear_float8 import multiplies_float8
 from foundation.run.rehearsal import Rehearsal, random_batch
+from tests.test_linear_float8 import MOST, compared, error
 
 pytestmark = pytest.mark.gpu
 
@@ -20,21 +20,9 @@ def able(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 37, 4096])
-def test_products_and_gradients_are_those_of_float32_within_the_rounding_of_8_bits(device, tokens):
-    draw = torch.Generator(device).manual_seed(0)
-    inputs, weight, bias, upstream = (
-        torch.randn(*shape, device=device, generator=draw)
-        for shape in ((tokens, 384), (1536, 384), (1536,), (tokens, 1536))
-    )
-    results = []
-    for product in (F.linear, linear_float8):
-        leaves = [tensor.clone().requires_grad_() for tensor in (inputs, weight, bias)]
-        result = product(*leaves)
-        result.backward(upstream.to(result.dtype))
-        results.append([result.detach(), *(leaf.grad for leaf in leaves)])
-    for number, (wanted, found) in enumerate(zip(*results, strict=True)):
-        error = float((found.float() - wanted).norm() / wanted.norm())
-        assert error < (0.05, 0.05, 0.01, 0.01)[number]
+def test_products_and_gradients_are_those_of_float32_within_the_rounding_of_8_bits(device, exact, tokens):
+    for (wanted, ours), most in zip(compared(tokens, 384, 1536, device), MOST, strict=True):
+        assert error(ours, wanted) < most
 
 
 @pytest.mark.parametrize("compile", ["none", "blocks"])
