@@ -39,11 +39,12 @@ OWN_TESTS = (
 """Stages and jobs have lengths of their own: tests/run/test_g2sd.py, test_experts.py, test_ph_reg.py, test_vjepa2.py
 and tests/jobs try these."""
 MORE = dict.fromkeys(("comodo", "comodo-infonce", "comodo-l2"), (*OF_FRAMES, "views.members.imu.decode={}"))
+MORE["comodo"] += ("optimizer.learning_rate.start=1e-4",)
 MORE["audio-visual"] = (*OF_FRAMES, "views.members.audio.decode={}")
 MORE["utd-comodo-nano"] = ("optimizer.learning_rate.start=1e-4",)
 MORE["utd-comodo-infonce-nano"] = ("optimizer.learning_rate.start=1e-5",)
 MORE["audio-visual-nano"] = ("optimizer.learning_rate.start=1e-5",)
-"""By recipe: a teacher that needs no download, and sensors that say themselves what they measure. Three learn slowly:
+"""By recipe: a teacher that needs no download, and sensors that say themselves what they measure. Four learn slowly:
 their gradients between four rows are 30 to 100 long, and without a warm-up each step enlarges float32's rounding ten
 times; at a learning rate of 1e-9 losses of six steps agree to 1e-7 (InfoNCE) and 5e-6 (whitening by a few rows)."""
 MASKED = (
