@@ -62,6 +62,7 @@ class Parallel:
 
     Attributes:
         module: to call in place of the learner.
+        in_float8: layers that multiply in 8 bits.
 
     Raises:
         UserError: the processes cannot be divided like this, or this torch cannot do it.
@@ -79,9 +80,10 @@ class Parallel:
     ) -> None:
         self.config, self.parts = config, tuple(parts)
         self.sharded = config.sharded and world_size() > 1
+        self.in_float8 = 0
         for part in parts:
             if float8 and not part.wide:
-                use_float8(part.module)
+                self.in_float8 += use_float8(part.module)
             if part.trained:
                 recompute(innermost(part.module), config.activation_checkpointing)
             if compiled:

@@ -69,6 +69,9 @@ def banner(
     )
     if world_size() > 1:
         yield f"  parallel    {stage.parallel.described}"
+    if stage.recipe.train.float8 != "none":
+        slowly = "; a CPU does so slowly, for tests" if stage.placement.device.type == "cpu" else ""
+        yield f"  float8      {plural(stage.parallel.in_float8, 'linear layer')} of all branches{slowly}"
     for part in parts if len(parts) > 1 else ():
         here = "  <- here" if part.number == stage.part.number else ""
         yield f"  stage {part.number + 1:<5} {part.name}: steps {part.begun + 1:,} to {part.ends:,}{here}"

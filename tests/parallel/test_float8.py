@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from foundation.cli import main
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.linear_float8 import multiplies_float8
@@ -84,3 +85,10 @@ def test_sharded_weights_give_the_losses_of_one_process(many_runs, tiny_recipe_f
     assert len(found["one"]) == 3 and found["one"] != found["half"]
     assert found["ddp"] == pytest.approx(found["one"], rel=5e-3)
     assert found["fsdp"] == pytest.approx(found["one"], rel=5e-3)  # in bfloat16 they differ by 2.4e-3
+
+
+@works
+def test_a_run_says_how_many_layers_multiply_in_8_bits(tiny_recipe_file, tmp_path, capfd):
+    words = ["pretrain", str(tiny_recipe_file), *EIGHTH, "train.length=1 steps", "--run", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert "float8      16 linear layers of all branches; a CPU does so slowly" in capfd.readouterr().out
