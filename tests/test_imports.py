@@ -37,7 +37,7 @@ LAYERS = (
     "probes",
     "jobs",
     "run",
-    "measure cluster",
+    "measure cluster tasks",
     "report",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.
     "__init__ __main__ cli probe_command probe_options submitit_job",
