@@ -51,7 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
-        "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "export": ("tools/export.py", "write an encoder for use elsewhere: safetensors, timm, ONNX, ..."),
         "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (
