@@ -52,7 +52,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
-        "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
+        "zoo": ("tools/zoo.py", "models to load by name: list, pull, check, publish; and cut smaller ones out of them"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (
             "tools/artefacts.py",

@@ -29,6 +29,7 @@ class Model(nn.Module):
         modality: of the samples, such as ``image``.
         width: numbers of a vector.
         description: what was loaded, one line.
+        card: what is known of it, as plain values: of a model of the zoo its entry, of an export its card.
     """
 
     def __init__(self, loaded: LoadedEncoder, tokens: Tokens = "cls") -> None:
@@ -38,6 +39,7 @@ class Model(nn.Module):
         encoder: Any = loaded.encoder
         self.encoder = encoder
         self.preprocess = Preprocess(loaded.modality, loaded.evaluation)
+        self.card = dict(loaded.card)
         self.modality, self.tokens, self.description = self.preprocess.modality, tokens, loaded.description
         self.width = int(encoder.width) * (2 if tokens == "both" else 1)
 
@@ -70,6 +72,11 @@ class Model(nn.Module):
         starts = range(0, max(1, len(items)), max(1, batch_size))
         views = (self.preprocess(items[start : start + max(1, batch_size)], rate=rate) for start in starts)
         return torch.cat([self._vectors(batch) for batch in views])
+
+    def features(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
+        """Features [batch, width] float32: the same as calling the model; see :meth:`forward`."""
+        found: Tensor = self(x, rate=rate, batch_size=batch_size)
+        return found
 
     def _of_batch(self, batch: Tensor) -> Tensor:
         if not batch.is_floating_point():
@@ -106,7 +113,13 @@ def mean_patch(features: Features) -> Tensor:
 
 
 def load(
-    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
+    source: str | Path,
+    *,
+    branch: str | None = None,
+    device: torch.device | str = "cpu",
+    tokens: Tokens = "cls",
+    width: int | None = None,
+    depth: int | Sequence[int] | None = None,
 ) -> Model:
     """Load a pretrained encoder; see :func:`foundation.load`."""
-    return Model(load_encoder(source, device, branch), tokens)
+    return Model(load_encoder(source, device, branch, width=width, depth=depth), tokens)
