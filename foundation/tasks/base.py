@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.probes.feature_cache import default_cache
@@ -125,6 +125,10 @@ class Subject:
             )
         return dataclasses.replace(held, cls=held.cls[-blocks:])
 
+    def held(self, split: Split) -> FeatureSet | None:
+        """The features of a split, where a task has asked for them."""
+        return self._held.get(split)
+
     def labelled(self, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
         """Features of the training and of the test samples that have one label, under one numbering of the classes and
         with their groups; without test shards the same object twice: a task leaves one out, or splits it.
@@ -176,6 +180,17 @@ class Subject:
             limit=limit if settings.limit is None else min(limit, settings.limit),
         )
 
+    def with_encoder(self, encoder: nn.Module, sha256: str | None, description: str) -> Subject:
+        """The same questions to another encoder of the same views: a baseline.
+
+        Args:
+            encoder: on the device of the settings.
+            sha256: of its weights, or what stands for it; None: computed.
+            description: one line for a person.
+        """
+        loaded = dataclasses.replace(self.loaded, encoder=encoder, sha256=sha256, description=description)
+        return dataclasses.replace(self, loaded=loaded, _held={}, _numbered={})
+
     @property
     def cache(self) -> Path:
         """Folder of kept features."""
@@ -195,6 +210,7 @@ class Score:
         better: whether more or less is better; None: neither.
         setting: what was chosen, such as ``k = 20, whitened``; how it was chosen is the task's ``protocol``.
         features: whose: ``model``, or the baseline's name.
+        share: the value is a share in [0, 1], shown in percent; False: a number in its own unit, such as a rank.
         chance: what a model that knows nothing would score; None: not known.
         each: [n] float32 what each test sample adds, whose mean is ``value``, where it is such a mean: models are
             compared on the same samples by them.
@@ -208,6 +224,7 @@ class Score:
     better: Literal["more", "less"] | None = "more"
     setting: str = ""
     features: str = "model"
+    share: bool = True
     chance: float | None = None
     each: Tensor | None = None
     keys: tuple[str, ...] = ()
