@@ -1,0 +1,178 @@
+"""``foundation picture``: see what an encoder sees."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foundation.report.picture_table import PictureTable
+    from foundation.zoo.load import LoadedEncoder
+
+DESCRIPTION = "see what an encoder sees: feature maps, attention, a map of all samples, neighbours, size and accuracy"
+EXAMPLES = """\
+examples:
+  foundation picture pca runs/mine --data "data/test-*.tar" --out pca.png         feature maps as colours
+  foundation picture attention runs/mine --data photos --out attention.html      by head, and by register"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the kinds of pictures."""
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention}")
+    _add_pca(commands)
+    _add_attention(commands)
+
+
+def _add_pca(commands: Any) -> None:
+    pca = commands.add_parser(
+        "pca",
+        help="the first three principal components of patch tokens as red, green and blue",
+        description="Draw samples beside the first three principal components of their patch tokens as red, green and "
+        "blue: what has like features has like colours.",
+    )
+    _add_model(pca)
+    _add_samples(pca, 8)
+    pca.add_argument(
+        "--foreground", action="store_true", help="split off the background by the first component; it is black"
+    )
+    pca.add_argument("--own-basis", action="store_true", help="components of each sample by itself, not of all")
+
+
+def _add_attention(commands: Any) -> None:
+    from foundation.ranges import Count, argument
+
+    attention = commands.add_parser(
+        "attention",
+        help="what the class token and each register attends to, by head",
+        description="Draw what the class token and each register token attends to: the mean of the heads and every "
+        "head.",
+    )
+    _add_model(attention)
+    _add_samples(attention, 4)
+    attention.add_argument("--block", type=int, help="from 0, or from the end: -1 is the last (default: the last)")
+    attention.add_argument("--heads", type=argument(Count), help="draw so many single heads (default: all)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    from foundation import probe_options as options
+    from foundation.plugins import add_option
+
+    add_option(parser)
+    parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser, kinds: str = ".png or .html") -> None:
+    from foundation.ranges import Rate, Side, argument
+
+    parser.add_argument("--data", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards "
+                        "(default: the shards of the run's recipe)")  # fmt: skip
+    parser.add_argument("--out", nargs="+", type=Path, required=True, metavar="FILE", help=f"what to write: {kinds}")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    parser.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
+    parser.add_argument(
+        "--size",
+        type=argument(Side),
+        metavar="PIXELS",
+        help="side of the view; default: the model's. Larger: finer maps",
+    )
+    parser.add_argument(
+        "--rate", type=argument(Rate), help="samples, readings or frames per second of files that do not say it"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+def _add_samples(parser: argparse.ArgumentParser, count: int) -> None:
+    from foundation.ranges import Count, argument
+
+    parser.add_argument(
+        "--samples", type=argument(Count), default=count, metavar="N", help="spread evenly (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return {"pca": _pca, "attention": _attention}[arguments.kind](arguments)
+
+
+def _pca(arguments: argparse.Namespace) -> int:
+    from foundation.report.looked_at import samples
+    from foundation.report.token_maps import pca_table
+
+    loaded, sources, device = _begin(arguments)
+    seen = samples(loaded, sources, arguments.samples, arguments.rate)
+    across = 2 if len(seen) > 3 else 1
+    made = pca_table(
+        loaded, seen, device, only_foreground=arguments.foreground, own_basis=arguments.own_basis, across=across
+    )
+    return _written(made, arguments.out)
+
+
+def _attention(arguments: argparse.Namespace) -> int:
+    from foundation.report.looked_at import samples
+    from foundation.report.token_maps import attention_table
+
+    loaded, sources, device = _begin(arguments)
+    seen = samples(loaded, sources, arguments.samples, arguments.rate)
+    return _written(attention_table(loaded, seen, device, block=arguments.block, heads=arguments.heads), arguments.out)
+
+
+def _begin(
+    arguments: argparse.Namespace, kinds: Sequence[str] = (".png", ".html")
+) -> tuple[LoadedEncoder, tuple[str, ...], Any]:
+    """The model, what it shall look at, and where; refused before long work where nothing could be written."""
+    from foundation.probe_command import usable_device
+    from foundation.report.looked_at import of_size
+    from foundation.zoo.load import load_encoder
+
+    _check_out(arguments, kinds)
+    device = usable_device(arguments.device)
+    loaded = of_size(load_encoder(arguments.model, device, arguments.branch), arguments.size)
+    return loaded, _sources(arguments, loaded), device
+
+
+def _check_out(arguments: argparse.Namespace, kinds: Sequence[str]) -> None:
+    from foundation.errors import UserError
+    from foundation.files import require_writable
+
+    for out in arguments.out:
+        if out.suffix.lower() not in kinds:
+            raise UserError(f"--out {out}: a picture of this kind ends in {' or '.join(kinds)}")
+        require_writable(out)
+        if out.exists() and not arguments.overwrite:
+            raise UserError(f"{out} exists: choose another name, or add --overwrite")
+
+
+def _sources(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[str, ...]:
+    """What ``--data`` names, else test shards of the run's recipe, else what it was trained on."""
+    from foundation.errors import UserError
+    from foundation.run.model_recipe import recipe_of
+
+    if arguments.data:
+        return tuple(arguments.data)
+    recipe = recipe_of(loaded)
+    if recipe is not None:
+        for probe in recipe.probes:
+            if getattr(probe, "test", ()):
+                return tuple(probe.test)
+        if recipe.data.patterns:
+            return tuple(recipe.data.patterns)
+    raise UserError("nothing to look at: give --data FILES or SHARDS (this model does not say what it was trained on)")
+
+
+def _written(table: PictureTable, paths: Sequence[Path]) -> int:
+    from foundation.report.picture_table import write
+    from foundation.voice import to_stdout
+
+    for path in paths:
+        to_stdout(f"written: {write(table, path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # a checkout needs no install
+    from foundation.cli import main_script
+
+    sys.exit(main_script(__file__))
