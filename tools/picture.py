@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the kinds of pictures."""
-    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention}")
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention,map}")
     _add_pca(commands)
     _add_attention(commands)
+    _add_map(commands)
 
 
 def _add_pca(commands: Any) -> None:
@@ -56,16 +58,44 @@ def _add_attention(commands: Any) -> None:
     attention.add_argument("--heads", type=argument(Count), help="draw so many single heads (default: all)")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_map(commands: Any) -> None:
+    from foundation import probe_options as options
+    from foundation.ranges import Count, Seed, argument
+
+    chart = commands.add_parser(
+        "map",
+        help="all samples as points, like ones side by side: a page with pictures, search and zoom",
+        description="Draw all samples as points in the plane, near each other where their features are alike: one page "
+        "that needs nothing else, with a picture of each sample, its key and label, search, zoom.",
+    )
+    _add_model(chart, ".html, or .png (needs Chromium or Chrome)")
+    options.add_tokens(chart)
+    chart.add_argument(
+        "--method",
+        choices=("tsne", "pca"),
+        default="tsne",
+        help="t-SNE of the first 50 principal components, or the first two (default: %(default)s)",
+    )
+    chart.add_argument(
+        "--limit",
+        type=argument(Count),
+        default=5000,
+        metavar="N",
+        help="samples at most, spread evenly (default: %(default)s)",
+    )
+    chart.add_argument("--seed", type=argument(Seed), default=0, help="of t-SNE (default: %(default)s)")
+
+
+def _add_model(parser: argparse.ArgumentParser, kinds: str = ".png or .html") -> None:
     from foundation import probe_options as options
     from foundation.plugins import add_option
 
     add_option(parser)
     parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
-    _add_common(parser)
+    _add_common(parser, kinds)
 
 
-def _add_common(parser: argparse.ArgumentParser, kinds: str = ".png or .html") -> None:
+def _add_common(parser: argparse.ArgumentParser, kinds: str) -> None:
     from foundation.ranges import Rate, Side, argument
 
     parser.add_argument("--data", nargs="+", metavar="FILES|SHARDS", help="files, folders of files, or shards "
@@ -94,7 +124,7 @@ def _add_samples(parser: argparse.ArgumentParser, count: int) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"pca": _pca, "attention": _attention}[arguments.kind](arguments)
+    return {"pca": _pca, "attention": _attention, "map": _map}[arguments.kind](arguments)
 
 
 def _pca(arguments: argparse.Namespace) -> int:
@@ -117,6 +147,36 @@ def _attention(arguments: argparse.Namespace) -> int:
     loaded, sources, device = _begin(arguments)
     seen = samples(loaded, sources, arguments.samples, arguments.rate)
     return _written(attention_table(loaded, seen, device, block=arguments.block, heads=arguments.heads), arguments.out)
+
+
+def _map(arguments: argparse.Namespace) -> int:
+    from foundation.probes.feature_cache import default_cache
+    from foundation.report.embedding_map import located, write_map
+    from foundation.voice import to_stdout
+
+    loaded, sources, device = _begin(arguments)
+    there = located(loaded, sources, device=device, limit=arguments.limit, rate=arguments.rate, cache=default_cache())
+    for path in arguments.out:
+        with _as_page(path) as page:
+            said = write_map(loaded, there, page, method=arguments.method, tokens=arguments.tokens, seed=arguments.seed)
+        to_stdout(f"written: {path} ({said})")
+    return 0
+
+
+@contextmanager
+def _as_page(path: Path) -> Iterator[Path]:
+    """Where to write a page: there, or where a browser draws it from, if a picture is wanted."""
+    import tempfile
+
+    from foundation.report.screenshot import screenshot
+
+    if path.suffix.lower() == ".html":
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        yield page
+        screenshot(page, path, 1400, 900)
 
 
 def _begin(

@@ -114,7 +114,7 @@ def pca_colours(patches: Tensor, shown: Tensor | None = None) -> Picture:
     flat = patches.detach().cpu().double().reshape(-1, width)[kept]
     colours = torch.zeros(count * tokens, 3, dtype=torch.uint8)
     if len(flat):
-        scores = _main_directions(flat, 3)
+        scores = main_directions(flat, 3)
         low, high = scores.quantile(0.01, 0), scores.quantile(0.99, 0)
         share = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
         colours[kept] = (share * 255.0).round().to(torch.uint8)
@@ -138,7 +138,7 @@ def foreground(patches: Tensor, edge: Tensor | None = None, shown: Tensor | None
     count, tokens, width = patches.shape
     kept = torch.ones(count, tokens, dtype=torch.bool) if shown is None else shown.detach().cpu().bool()
     first = torch.zeros(count, tokens, dtype=torch.float64)
-    first[kept] = _main_directions(patches.detach().cpu().double().reshape(-1, width)[kept.reshape(-1)], 1)[:, 0]
+    first[kept] = main_directions(patches.detach().cpu().double().reshape(-1, width)[kept.reshape(-1)], 1)[:, 0]
     high = (first > _split(first[kept])) & kept
     at = kept if edge is None else kept & edge
     if bool(at.any()) and float(high[at].double().mean()) > (
@@ -148,8 +148,16 @@ def foreground(patches: Tensor, edge: Tensor | None = None, shown: Tensor | None
     return high
 
 
-def _main_directions(flat: Tensor, count: int) -> Tensor:
-    """Scores [M, count] float64 on the main directions of [M, D]; 0 where there are fewer directions."""
+def main_directions(flat: Tensor, count: int) -> Tensor:
+    """Scores on the first principal components.
+
+    Args:
+        flat: [M, D] float64.
+        count: of components.
+
+    Returns:
+        [M, count] float64; 0 where there are fewer directions. The largest loading of each direction is positive.
+    """
     flat = flat - flat.mean(0)
     basis = torch.linalg.eigh(flat.T @ flat / max(len(flat) - 1, 1))[1].flip(1)[:, :count]  # [D, <= count]
     basis = basis * torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))

@@ -140,8 +140,8 @@ def pca_table(
         about.append("Black: the background, split off by the first component of all tokens.")
     about.append(painter.legend)
     return PictureTable(
-        f"Principal components: {loaded.description}",
-        tuple(filter(None, about)),
+        "Principal components of patch tokens",
+        (f"By {loaded.description}.", *filter(None, about)),
         ("sample", "PCA") * min(across, len(cells)),
         tuple(lines),
         most=_cell(cells[0][0].picture.shape),
@@ -191,8 +191,8 @@ def attention_table(
     assert first is not None
     wide, tall = _cell(first.picture.shape)
     return PictureTable(
-        f"Attention: {loaded.description}",
-        tuple(filter(None, about)),
+        "Attention by head",
+        (f"By {loaded.description}.", *filter(None, about)),
         ("sample", "mean of heads", *(f"head {head + 1}" for head in range(count))),
         tuple(lines),
         most=(wide * 4 // 5, tall * 4 // 5),
