@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foundation.report.nearest import Pictured
     from foundation.report.picture_table import PictureTable
     from foundation.zoo.load import LoadedEncoder
 
@@ -22,10 +23,11 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the kinds of pictures."""
-    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention,map}")
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention,map,neighbours}")
     _add_pca(commands)
     _add_attention(commands)
     _add_map(commands)
+    _add_neighbours(commands)
 
 
 def _add_pca(commands: Any) -> None:
@@ -86,6 +88,50 @@ def _add_map(commands: Any) -> None:
     chart.add_argument("--seed", type=argument(Seed), default=0, help="of t-SNE (default: %(default)s)")
 
 
+def _add_neighbours(commands: Any) -> None:
+    from foundation import probe_options as options
+    from foundation.ranges import Count, argument
+
+    near = commands.add_parser(
+        "neighbours",
+        help="samples and what is nearest to them, in one model, between two, or between two sensors",
+        description="Draw samples beside their nearest neighbours by cosine: within one model; from one set to another "
+        "(--gallery); from one model to another of the same width; or from one sensor to another by a run that "
+        "compares two (--across).",
+    )
+    near.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
+    near.add_argument(
+        "other", nargs="?", metavar="OTHER", help="model by which the nearest are found, trained to match MODEL"
+    )
+    options.add_tokens(near)
+    _add_common(near, ".png or .html")
+    near.add_argument("--gallery", nargs="+", metavar="SHARDS", help="look among these (default: --data)")
+    near.add_argument(
+        "--across",
+        action="store_true",
+        help="MODEL is a run that compares two branches: a sample of the one, the nearest of the other",
+    )
+    near.add_argument("--back", action="store_true", help="with --across: the other way round")
+    near.add_argument(
+        "--draw",
+        nargs=2,
+        metavar=("ONE", "OTHER"),
+        help="with --across: modalities that are drawn (default: the views')",
+    )
+    near.add_argument(
+        "--samples",
+        type=argument(Count),
+        default=6,
+        metavar="N",
+        help="rows, spread over the labels (default: %(default)s)",
+    )
+    near.add_argument("--keys", nargs="+", default=(), metavar="KEY", help="samples by their keys, in place of these")
+    near.add_argument("--near", type=argument(Count), default=6, help="nearest of each (default: %(default)s)")
+    near.add_argument(
+        "--limit", type=argument(Count), default=20_000, help="samples at most, spread evenly (default: %(default)s)"
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser, kinds: str = ".png or .html") -> None:
     from foundation import probe_options as options
     from foundation.plugins import add_option
@@ -124,7 +170,7 @@ def _add_samples(parser: argparse.ArgumentParser, count: int) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"pca": _pca, "attention": _attention, "map": _map}[arguments.kind](arguments)
+    return {"pca": _pca, "attention": _attention, "map": _map, "neighbours": _neighbours}[arguments.kind](arguments)
 
 
 def _pca(arguments: argparse.Namespace) -> int:
@@ -161,6 +207,85 @@ def _map(arguments: argparse.Namespace) -> int:
             said = write_map(loaded, there, page, method=arguments.method, tokens=arguments.tokens, seed=arguments.seed)
         to_stdout(f"written: {path} ({said})")
     return 0
+
+
+def _neighbours(arguments: argparse.Namespace) -> int:
+    from foundation.errors import UserError
+    from foundation.report.nearest import nearest_table, recall_said
+
+    if arguments.across:
+        queries, gallery, said = _across(arguments)
+    else:
+        if arguments.back or arguments.draw:
+            raise UserError("--back and --draw go with --across")
+        loaded, sources, device = _begin(arguments)
+        queries = _embedded(arguments, loaded, sources, device)
+        gallery, said = queries, f"By {loaded.description}."
+        if arguments.other:
+            other = _other(arguments, device)
+            gallery = _embedded(arguments, other, tuple(arguments.gallery or sources), device)
+            said += f" Nearest by {other.description}."
+        elif arguments.gallery:
+            gallery = _embedded(arguments, loaded, tuple(arguments.gallery), device)
+    about = [said, f"The nearest of {len(gallery.keys):,} by cosine, which stands below them."]
+    if (arguments.other and not arguments.gallery) or arguments.across:
+        about.append(recall_said(queries, gallery))
+    made = nearest_table(
+        queries, gallery, rows=arguments.samples, near=arguments.near, keys=arguments.keys, about=about
+    )
+    return _written(made, arguments.out)
+
+
+def _other(arguments: argparse.Namespace, device: Any) -> LoadedEncoder:
+    from foundation.zoo.load import load_encoder
+
+    return load_encoder(arguments.other, device)
+
+
+def _embedded(arguments: argparse.Namespace, loaded: LoadedEncoder, sources: Sequence[str], device: Any) -> Pictured:
+    """Samples with the features that a model gives them."""
+    from foundation.modalities.parts import part
+    from foundation.probes.feature_cache import default_cache
+    from foundation.probes.knn import vectors
+    from foundation.report.embedding_map import located
+    from foundation.report.nearest import Pictured
+
+    there = located(loaded, sources, device=device, limit=arguments.limit, rate=arguments.rate, cache=default_cache())
+    features, modality = there.features, loaded.own[0]
+    cell = part(modality, "picture").CELL
+    found = vectors(features, arguments.tokens)
+    return Pictured(modality, found, there.labels, features.keys, there.picture, features.ids, cell)
+
+
+def _across(arguments: argparse.Namespace) -> tuple[Pictured, Pictured, str]:
+    """Both sides of the pair of branches that a run compares."""
+    from foundation.data.shards import open_shards
+    from foundation.errors import UserError
+    from foundation.jobs.retrieval import embedded, pair_of
+    from foundation.modalities.parts import decoder
+    from foundation.modalities.shapes import view_shapes
+    from foundation.probe_command import usable_device
+    from foundation.report.nearest import paired
+    from foundation.run.reload import reload
+
+    if arguments.other or arguments.gallery:
+        raise UserError("--across takes one run, and looks among --data: leave OTHER and --gallery out")
+    _check_out(arguments, (".png", ".html"))
+    device = usable_device(arguments.device)
+    recipe, learner, folder = reload(Path(arguments.model), device)
+    pair = pair_of(learner)
+    shards = open_shards(list(arguments.data or recipe.data.patterns))
+    seen = embedded(recipe, learner, pair, shards, limit=arguments.limit, device=device)
+    shapes, own = view_shapes(recipe.views), recipe.decode.build()
+    seen_by = [shapes[request.view].modality for request in pair]
+    drawn: tuple[str, str] = tuple(arguments.draw or seen_by)
+    decoders = [own if modality in seen_by else decoder(modality) for modality in drawn]
+    first, second = seen.rows
+    one, two = paired(first, second, seen.labels, seen.ids, drawn, shards, (decoders[0], decoders[1]))
+    names = [f"{request.view} by {request.branch}" for request in pair]
+    if arguments.back:
+        one, two, names = two, one, names[::-1]
+    return one, two, f"{recipe.name}, {folder.name}: from {names[0]} to {names[1]}."
 
 
 @contextmanager
