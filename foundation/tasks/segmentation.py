@@ -24,12 +24,11 @@ from foundation.probes.dense_prediction.reading import (
     Reading,
     chosen,
     colours_and_places,
-    lacking,
     over_labels,
 )
-from foundation.probes.dense_prediction.refusals import of_planes
+from foundation.probes.dense_prediction.refusals import of_members, of_planes
 from foundation.ranges import Count, Range, check
-from foundation.tasks.base import Outcome, Score, Subject
+from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
 
 MEMBERS = ("seg.png", "seg.npy")
@@ -68,13 +67,8 @@ class Segmentation:
 
     def refusal(self, subject: Subject) -> str | None:
         """See :class:`foundation.tasks.base.Task`."""
-        if reason := of_planes(subject):
-            return reason
-        for split in ("train", "test"):
-            patterns = subject.shards(split)
-            if self._member(patterns) is None:
-                return lacking("label maps are", [self.config.member] if self.config.member else MEMBERS, patterns)
-        return None
+        both: tuple[Split, ...] = ("train", "test")
+        return of_planes(subject) or of_members(subject, self.config.member, MEMBERS, "label maps are", both)
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.data.boundary import good_views
+from foundation.data.extras import regions
 from foundation.data.extras.member import Member
 from foundation.data.shards import open_shards
 from foundation.data.stream import iterate_samples
@@ -40,6 +41,28 @@ class CropsMaps(Protocol):
     def crop_map(self, values: NDArray[Any], height: int, width: int) -> NDArray[Any]: ...
 
     def crop_points(self, points: NDArray[Any], height: int, width: int) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Member):
+    """Arrays (``npy``, or a ``png`` of one channel) of any size with so many axes."""
+
+    axes: int = 2
+    """Of every array."""
+    whole: bool = False
+    """Whole numbers alone."""
+
+    def read(self, payload: bytes, raw: Any) -> NDArray[Any]:
+        """See :meth:`Member.read`."""
+        if payload.startswith(b"\x89PNG"):
+            return regions.Config(member=self.member, max_mib=self.max_mib).read(payload, raw)
+        found = self.array(payload, raw)
+        if found.ndim != self.axes or not found.size or (self.whole and found.dtype.kind not in "biu"):
+            kind = "whole numbers" if self.whole else "numbers"
+            raise self.refused(
+                raw, "shape", f"{found.dtype.name} {list(found.shape)}, where {kind} with {self.axes} axes belong"
+            )
+        return found
 
 
 @dataclass(frozen=True)
