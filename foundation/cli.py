@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "launch": ("launchers/launch.py", "the same as a job: in the background here, or on a SLURM cluster"),
         "jobs": ("tools/jobs.py", "the jobs of launches: state, step, loss, log; stop, requeue"),
+        "finetune": ("tools/finetune.py", "train a pretrained encoder further on labelled shards"),
         "plan": ("tools/plan.py", "what a recipe would need and do on many GPUs: memory, step time, days"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),

@@ -37,8 +37,9 @@ LAYERS = (
     "probes",
     "jobs",
     "run",
-    "measure cluster tasks",
+    "measure cluster tasks finetune",
     "report",
+    "api",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.
     "__init__ __main__ cli evaluate_command probe_command probe_options submitit_job",
 )
