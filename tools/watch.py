@@ -25,7 +25,7 @@ sides. Ctrl-C ends it."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.ranges import SecondsOrNever, argument
 
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), help="default: runs")
     parser.add_argument("--port", type=_port, default=0, help="to listen on (default: a free one)")
     parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1, the default; all others are refused")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,15 +33,16 @@ class Access:
         """Name of the cookie: cookies do not tell ports apart."""
         return f"foundation-watch-{self.port}"
 
-    def refusal(self, target: str, headers: Mapping[str, str]) -> str | None:
+    def refusal(self, target: str, headers: Message) -> str | None:
         """Why a request is refused; None where it is not.
 
         Args:
             target: path and query.
-            headers: of the request; looked up by ``get``.
+            headers: of the request.
         """
         hosts = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
-        if headers.get("Host", "") not in hosts:
+        given = headers.get_all("Host", [])
+        if len(given) != 1 or given[0] not in hosts:
             return f"this page is only served as http://{hosts[0]}/ or http://{hosts[1]}/; forward the same port"
         origin = headers.get("Origin")
         if origin is not None and origin not in [f"http://{host}" for host in hosts]:

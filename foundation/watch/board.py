@@ -267,7 +267,7 @@ def curves(run: WatchedRun, wanted: Mapping[str, tuple[int, int]]) -> dict[str, 
 
     Args:
         run: whose curves; its board's lock is held.
-        wanted: names of the curves, each with the generation that the page has and the index from which it lacks points.
+        wanted: names of the curves, each with the generation that the page has and from where it lacks points.
 
     Returns:
         By name: the generation, the index of the first point and the points.
@@ -291,5 +291,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_ino, found.st_size, found.st_mtime_ns)
-
-

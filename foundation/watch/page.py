@@ -35,7 +35,8 @@ max-width:100%}
 button{cursor:pointer}button:hover{border-color:var(--accent)}
 .keys{position:sticky;top:0;z-index:2;background:var(--bg);padding:8px 0;margin:0;min-height:20px}
 .keys span,.tip span{overflow-wrap:anywhere}
-.runs td,.runs th{padding-right:14px;vertical-align:middle}.runs tbody th{font-weight:400;color:var(--ink);font-size:14px}
+.runs td,.runs th{padding-right:14px;vertical-align:middle}
+.runs tbody th{font-weight:400;color:var(--ink);font-size:14px}
 .runs tr.chosen td,.runs tr.chosen th{background:var(--grid)}.runs input{width:17px;height:17px;margin:0 0 0 8px}
 .runs label{cursor:pointer;min-width:130px;display:inline-block;overflow-wrap:anywhere;white-space:normal}
 .runs small{display:block;color:var(--soft);font-size:12.5px;white-space:normal;overflow-wrap:anywhere}
@@ -77,9 +78,8 @@ def render(board: Board, nonce: str) -> str:
     with board.lock:
         picked = [run for run in shown if run.state is not None and run.tail.series]
         picked = sorted(picked, key=lambda run: run.state is None or run.state.state != "running")[:_CHOSEN_AT_FIRST]
-        body = "".join((
-            _header(state), _runs(state, [run.id for run in picked]), _curves(state, picked), _samples(), _compared(picked)
-        ))  # fmt: skip
+        chosen = [run.id for run in picked]
+        body = _header(state) + _runs(state, chosen) + _curves(state, picked) + _SAMPLES + _compared(picked)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -124,8 +124,9 @@ def _runs(state: dict[str, Any], chosen: Sequence[str]) -> str:
                  f"{_duration(max(0.0, time.time() - sign))} ago" if sign else "")  # fmt: skip
         notes = "".join(f'<small class="problem">{escape(text)}</small>' for text in run["problems"])
         rows.append(
-            f'<tr{" class=chosen" if run["id"] in chosen else ""}><td></td><th scope="row">{parts.name(run["place"])}{notes}'
-            f'</th><td><span class="chip {run["state"]}">{run["state"]}</span></td>'
+            f'<tr{" class=chosen" if run["id"] in chosen else ""}><td></td>'
+            f'<th scope="row">{parts.name(run["place"])}{notes}</th>'
+            f'<td><span class="chip {run["state"]}">{run["state"]}</span></td>'
             + "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells) + "</tr>"
         )  # fmt: skip
     titles = "".join(
@@ -158,19 +159,14 @@ def _curves(state: dict[str, Any], picked: Sequence[WatchedRun]) -> str:
     content = (
         '<div class="controls" id="controls" hidden></div><div class="legend keys" id="keys"></div>'
         f'<div class="grid" id="charts">{"".join(cards)}</div><div id="no-charts">{empty}</div>'
-        '<details id="more" hidden><summary>Figures that are shown</summary><div class="choose" id="choose"></div></details>'
+        '<details id="more" hidden><summary>Figures that are shown</summary>'
+        '<div class="choose" id="choose"></div></details>'
     )
     lead = (
-        "A band is what the values spread over where a point stands for several. Arrow keys move along a curve that has "
-        "the focus."
+        "A band is what the values spread over where a point stands for several. Arrow keys move along the curve that "
+        "has the focus."
     )
     return parts.section("Curves and probes", lead, content)
-
-
-def _samples() -> str:
-    lead = "The first samples of a run as its first step saw them, views and masks made again by the code that made them."
-    content = '<div class="controls" id="of-samples" hidden></div><div id="samples"></div>'
-    return parts.section("Samples", lead, content)
 
 
 def _compared(picked: Sequence[WatchedRun]) -> str:
@@ -189,3 +185,10 @@ def _number(value: Any) -> str:
 
 def _duration(seconds: Any) -> str:
     return duration(seconds) if isinstance(seconds, (int, float)) else ""
+
+
+_SAMPLES = parts.section(
+    "Samples",
+    "The first samples of a run as its first step saw them: views and masks, made again by the code that made them.",
+    '<div class="controls" id="of-samples" hidden></div><div id="samples"></div>',
+)

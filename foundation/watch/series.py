@@ -81,10 +81,10 @@ class Series:
             mean = (self._means[a] * self._counts[a] + self._means[b] * self._counts[b]) / count
             low, high = min(self._lows[a], self._lows[b]), max(self._highs[a], self._highs[b])
             joined.append((self._steps[b], count, mean, low, high))
-        for column, values in zip(
-            (self._steps, self._counts, self._means, self._lows, self._highs), zip(*joined, strict=True), strict=True
-        ):
-            column[:whole] = array(column.typecode, values)
+        steps, counts, means, lows, highs = zip(*joined, strict=True)
+        self._steps[:whole], self._counts[:whole] = array("q", steps), array("q", counts)
+        self._means[:whole], self._lows[:whole] = array("d", means), array("d", lows)
+        self._highs[:whole] = array("d", highs)
         self.stride *= 2
         self.generation += 1
 

@@ -91,9 +91,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer, if the request may be answered."""
-        if len(self.headers.get_all("Host", [])) != 1:
-            self.send_error(HTTPStatus.FORBIDDEN, "exactly one Host is needed")
-            return
         reason = self.server.access.refusal(self.path, self.headers)
         if reason is not None:
             self.send_error(HTTPStatus.FORBIDDEN, reason)
@@ -113,9 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> None:
         nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"{_NOTHING}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
-        )
+        policy = f"{_NOTHING}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
         content = render(self.server.board, nonce).encode("utf-8", "replace")
         cookie = (("Set-Cookie", self.server.access.set_cookie),) if self.server.access.by_address(self.path) else ()
         self._answer(HTTPStatus.OK, content, "text/html; charset=utf-8", cookie, policy)

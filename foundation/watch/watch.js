@@ -15,7 +15,7 @@
     node(document.createElementNS("http://www.w3.org/2000/svg", tag), fields, children);
   const bdi = (text) => el("bdi", {}, text);
 
-  let runs = [], figures = {}, colours = new Map(), touched = false, lost = 0, looked = 0;
+  let runs = [], figures = {}, problems = [], colours = new Map(), touched = false, lost = 0, looked = 0;
   let log = false, smoothing = 0, keysOn = null;
   const points = new Map();  // of each run: curves by name
   const marks = new Map();  // ETag and address of the last answer of a kind
@@ -62,7 +62,8 @@
   async function update() {
     try {
       const said = await ask("runs", "runs");
-      if (said) { ({ runs, figures } = said); banner(said.problems); choose(); }
+      if (said) { ({ runs, figures, problems } = said); choose(); }
+      if (said || lost) banner(problems);
       lost = 0;
       if (said) table();
       let changed = false;

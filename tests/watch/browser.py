@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_SECONDS = 60.0
+_SECONDS = 30.0
+_START = "import os, sys; a = sys.argv; os.dup2(int(a[1]), 3); os.dup2(int(a[2]), 4); os.execv(a[3], a[3:])"
+"""The browser reads file descriptor 3 and writes 4."""
 
 
 class Browser:
@@ -33,18 +37,16 @@ class Browser:
             pytest.skip("no Chromium on this machine: apt-get install chromium")
         to_read, to_write = os.pipe(), os.pipe()
         self._in, self._out = to_read[1], to_write[0]
-        # The browser reads file descriptor 3 and writes 4.
-        words = ["sh", "-c", f'exec "$@" 3<&{to_read[0]} 4>&{to_write[1]}', "sh"]
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read[0], to_write[1])]
+        words = [sys.executable, "-I", "-S", "-c", _START, *map(str, ends)]
         words += [
             program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe",
             f"--user-data-dir={folder}/profile", f"--window-size={width},{height}", "about:blank",
         ]  # fmt: skip
-        self._process = subprocess.Popen(
-            words, pass_fds=(to_read[0], to_write[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(to_read[0])
-        os.close(to_write[1])
+        self._process = subprocess.Popen(words, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for end in (to_read[0], to_write[1], *ends):
+            os.close(end)
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
         """What the page said: errors, messages of the console, dialogues."""
