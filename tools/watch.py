@@ -7,6 +7,10 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.watch.server import Server
 
 DESCRIPTION = """\
 Serve a live page about the runs below a folder: state, curves laid over each other, probes, samples, comparison of
@@ -21,6 +25,8 @@ On a machine that you reach by SSH: start 'foundation watch runs --port 6010' th
 'ssh -L 6010:127.0.0.1:6010 THAT-MACHINE' here, and open the printed address here; the port must be the same on both
 sides. Ctrl-C ends it."""
 
+_HEIGHT = 1440  # CSS pixels of a picture: runs and the first curves
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.ranges import SecondsOrNever, argument
@@ -29,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=0, help="to listen on (default: a free one)")
     parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1, the default; all others are refused")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument(
+        "--picture", type=Path, metavar="PNG", help="draw the page by a Chromium that is installed, and end"
+    )
     parser.add_argument(
         "--silent-after", type=argument(SecondsOrNever), default=600.0, metavar="SECONDS",
         help="without a sign of life for so long, a running run is silent (default: %(default)s)",
@@ -54,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         board.refresh()
         board.start()
+        if arguments.picture is not None:
+            return _draw(server, arguments.picture)
         # As it is, not with the token masked as secrets in addresses are: it is meant to be opened.
         print(f"watching {printable(arguments.folder)}: {server.address}", flush=True)
         if "SSH_CONNECTION" in os.environ:
@@ -63,10 +74,23 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.open:
             import webbrowser
 
-            threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(server.address_once(),), daemon=True).start()
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         end_now(INTERRUPTED)
+    return 0
+
+
+def _draw(server: Server, out: Path) -> int:
+    """The picture of the documentation: foundation watch runs --picture docs/images/watch.png"""
+    from foundation.errors import UserError
+    from foundation.report.screenshot import screenshot
+    from foundation.voice import to_stdout
+
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--picture is a PNG: give a name that ends in .png, not {out}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    to_stdout(f"written: {screenshot(server.address_once(), out, height=_HEIGHT)}")
     return 0
 
 

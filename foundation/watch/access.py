@@ -16,7 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Access:
     """The rules of one server.
 
@@ -27,6 +27,7 @@ class Access:
 
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    _tickets: set[str] = field(default_factory=set, repr=False)
 
     @property
     def cookie(self) -> str:
@@ -57,10 +58,22 @@ class Access:
             return "the token is missing or not the right one: open the address that foundation watch has printed"
         return None
 
+    def ticket(self) -> str:
+        """A word that opens the page once: every user of the machine sees the command lines of browsers."""
+        made = secrets.token_urlsafe(24)
+        self._tickets.add(made)
+        return made
+
     def by_address(self, target: str) -> bool:
-        """Whether a target holds the token."""
-        given = parse_qs(urlsplit(target).query).get("token", [""])[0]
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+        """Whether a target holds the token, or a ticket that nobody has used."""
+        query = parse_qs(urlsplit(target).query)
+        given = query.get("token", [""])[0]
+        by_token = hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+        return by_token or query.get("ticket", [""])[0] in self._tickets
+
+    def spend(self, target: str) -> None:
+        """The ticket in a target has been used."""
+        self._tickets.discard(parse_qs(urlsplit(target).query).get("ticket", [""])[0])
 
     def _by_cookie(self, text: str) -> bool:
         try:

@@ -29,7 +29,7 @@ def compare(found: Sequence[WatchedRun]) -> dict[str, Any]:
     flat = [_flat({key: value for key, value in run.plain.items() if key not in _NO_SETTINGS}) for run in found]
     keys = sorted({key for values in flat for key in values})
     rows = [(key, [values.get(key, "") for values in flat]) for key in keys]
-    differing = [[printable(key)[:_LONGEST], *cells] for key, cells in rows if len(set(cells)) > 1]
+    differing = [[_cut(key), *map(_cut, cells)] for key, cells in rows if len(set(cells)) > 1]
     return {
         "runs": [run.id for run in found],
         "settings": differing[:MOST_SETTINGS],
@@ -39,15 +39,27 @@ def compare(found: Sequence[WatchedRun]) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Settings by dotted key; lists are one value."""
+    """Settings by dotted key; what a list holds counts by its name (``objectives.dino.weight``), else as one value."""
     found: dict[str, str] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{before}{key}.")
+        inner = _by_name(value) if isinstance(value, list) else value
+        if isinstance(inner, Mapping) and inner:
+            found |= _flat(inner, f"{before}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            found[f"{before}{key}"] = printable(redact(text))[:_LONGEST]
+            found[f"{before}{key}"] = text
     return found
+
+
+def _by_name(items: list[Any]) -> dict[str, Any] | None:
+    """Members of a list by their names, which must be different ones; None where they have none."""
+    named = {str(item["name"]): item for item in items if isinstance(item, Mapping) and "name" in item}
+    return named if len(named) == len(items) else None
+
+
+def _cut(text: str) -> str:
+    shown = printable(redact(text))
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
 
 
 def _figures(found: Sequence[WatchedRun]) -> list[list[str]]:
@@ -61,7 +73,9 @@ def _figures(found: Sequence[WatchedRun]) -> list[list[str]]:
     for key in dict.fromkeys(key for run in found for key in run.tail.series if key.startswith("probe/")):
         rows.append([printable(f"{names.figure(key).title}, while training"), *(_best(run, key) for run in found)])
     for key in dict.fromkeys(key for run in found for key in run.results if not key.endswith(("/n", "/k"))):
-        rows.append([printable(f"{key}, probe result"), *(_number(run.results.get(key)) for run in found)])
+        kind = names.figure(f"probe/{key.replace('/', '_')}")
+        cells = [_share(run.results.get(key)) if kind.percent else _number(run.results.get(key)) for run in found]
+        rows.append([printable(f"{kind.title}, probe result"), *cells])
     return [row for row in rows if any(row[1:])]
 
 
@@ -71,9 +85,13 @@ def _best(run: WatchedRun, key: str) -> str:
     if curve is None or curve.last is None or curve.best is None:
         return ""
     percent = names.figure(key).percent
-    last, best = (f"{100 * value:.1f} %" if percent else f"{value:.4g}" for value in (curve.last, curve.best[1]))
+    last, best = map(_share if percent else _number, (curve.last, curve.best[1]))
     return last if last == best else f"{last} (best {best}, step {curve.best[0]:,})"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"

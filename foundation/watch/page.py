@@ -38,6 +38,7 @@ button{cursor:pointer}button:hover{border-color:var(--accent)}
 .runs td,.runs th{padding-right:14px;vertical-align:middle}
 .runs tbody th{font-weight:400;color:var(--ink);font-size:14px}
 .runs tr.chosen td,.runs tr.chosen th{background:var(--grid)}.runs input{width:17px;height:17px;margin:0 0 0 8px}
+tbody tr:last-child th{border-bottom:0}#more{margin-top:16px}
 .runs label{cursor:pointer;min-width:130px;display:inline-block;overflow-wrap:anywhere;white-space:normal}
 .runs small{display:block;color:var(--soft);font-size:12.5px;white-space:normal;overflow-wrap:anywhere}
 .chip.running{color:var(--good);border-color:currentColor}.chip.done{color:var(--accent)}
@@ -56,6 +57,7 @@ border-radius:7px;padding:5px 9px;font-size:12.5px;line-height:1.45;box-shadow:0
 .tip i,.keys i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;vertical-align:middle}
 .said{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 .choose{columns:260px;font-size:13.5px;margin-top:10px}.choose label{display:flex;gap:7px;break-inside:avoid}
+#compared td,#compared th{min-width:88px;max-width:340px;padding-right:16px}#compared details{margin-top:14px}
 [hidden]{display:none!important}
 """
 

@@ -65,6 +65,10 @@ class Server(ThreadingHTTPServer):
         """To be opened in a browser; holds the token."""
         return f"http://{LOOPBACK}:{self.access.port}/?token={self.access.token}"
 
+    def address_once(self) -> str:
+        """An address that opens the page once, for a command line, which other users can see."""
+        return f"http://{LOOPBACK}:{self.access.port}/?ticket={self.access.ticket()}"
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away is no news."""
 
@@ -112,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
         nonce = secrets.token_urlsafe(16)
         policy = f"{_NOTHING}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
         content = render(self.server.board, nonce).encode("utf-8", "replace")
-        cookie = (("Set-Cookie", self.server.access.set_cookie),) if self.server.access.by_address(self.path) else ()
+        access = self.server.access
+        cookie = (("Set-Cookie", access.set_cookie),) if access.by_address(self.path) else ()
+        access.spend(self.path)
         self._answer(HTTPStatus.OK, content, "text/html; charset=utf-8", cookie, policy)
 
     def _of_run(self, path: str, query: str) -> None:

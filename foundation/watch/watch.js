@@ -1,7 +1,7 @@
 // Keeps the page up to date. All text comes into the page as text: nothing that a file says is read as HTML.
 (() => {
   "use strict";
-  const PERIOD = 1500, HIDDEN_PERIOD = 10000, MOST = 6, AT_FIRST = 4;
+  const PERIOD = 1500, HIDDEN_PERIOD = 10000, MOST = 6, AT_FIRST = 4, MOST_OPEN = 20;
   const MAIN = ["loss", "schedule/learning_rate", "throughput/samples_per_second", "gradient/norm", "features/std",
     "features/rank_share"];
   const $ = (id) => document.getElementById(id);
@@ -70,7 +70,7 @@
       for (const run of chosen()) changed = (await more(run)) || changed;
       if (changed || said) draw();
       if (performance.now() - looked > 4000) { looked = performance.now(); await compare(); }
-      $("when").textContent = `Live; as of ${new Date().toLocaleTimeString()}.`;
+      $("when").textContent = `Live; as of ${new Date().toLocaleTimeString("en-GB")}.`;
     } catch (error) {
       lost += 1;
       const why = error instanceof TypeError ? "foundation watch has ended, or the way to it is cut." : error.message;
@@ -397,13 +397,17 @@
     const here = chosen();
     const said = here.length ? await ask("compare", `compare?${new URLSearchParams(here.map((run) => ["run", run.id]))}`) : {};
     if (!said) return;
-    const part = (title, lines) => lines?.length ? [el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
+    const part = (title, lines) => lines?.length && said.runs ? [el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
       el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, title), ...said.runs.map((id) => el("th",
         { scope: "col" }, bdi(runs.find((run) => run.id === id)?.place ?? ""))))),
       el("tbody", {}, ...lines.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name),
         ...cells.map((cell) => el("td", { class: "long" }, bdi(cell))))))))] : [];
-    const tables = [...part("figure", said.figures), ...part(here.length > 1 ? "setting that differs" : "setting", said.settings)];
-    if (said.more) tables.push(el("p", { class: "of" }, `and ${said.more} more settings`));
+    const tables = part("figure", said.figures), settings = part("setting", said.settings);
+    if (settings.length && here.length > 1) {
+      const count = said.settings.length + said.more, left = said.more ? ` (the first ${said.settings.length} are shown)` : "";
+      const open = $("compared").querySelector("details")?.open ?? count <= MOST_OPEN;
+      tables.push(el("details", open ? { open: "" } : {}, el("summary", {}, `${count} settings that differ${left}`), ...settings));
+    }
     $("compared").replaceChildren(...(tables.length ? tables : ["No runs to compare."]));
   }
 

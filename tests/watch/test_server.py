@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -62,6 +62,10 @@ def test_other_hosts_sites_and_people_are_refused(tmp_path, serve):
     assert ask(server, "/?token=wrong", Cookie=None)[0] == 403
     for headers in ({}, {"Host": f"localhost:{port}"}, {"Origin": own}, {"Sec_Fetch_Site": "same-origin"}):
         assert ask(server, "/runs", **headers)[0] == 200
+    ticket = urlsplit(server.address_once()).query
+    status, headers, _ = ask(server, f"/?{ticket}", Cookie=None)
+    assert status == 200 and token in headers["Set-Cookie"]
+    assert ask(server, f"/?{ticket}", Cookie=None)[0] == 403  # it opens the page once
     # A page of another site may be the one with the link, but neither frame nor fetch the page, even with the token.
     link = {"Sec_Fetch_Site": "cross-site", "Cookie": None}
     assert ask(server, f"/?token={token}", Sec_Fetch_Dest="document", **link)[0] == 200
