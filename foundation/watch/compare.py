@@ -52,9 +52,14 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def _by_name(items: list[Any]) -> dict[str, Any] | None:
-    """Members of a list by their names, which must be different ones; None where they have none."""
-    named = {str(item["name"]): item for item in items if isinstance(item, Mapping) and "name" in item}
-    return named if len(named) == len(items) else None
+    """Members of a list by their names, a second one of a name as ``dino-2``; None where they have none."""
+    found: dict[str, Any] = {}
+    for item in items:
+        if not isinstance(item, Mapping) or "name" not in item:
+            return None
+        number = 1 + sum(isinstance(other, Mapping) and other["name"] == item["name"] for other in found.values())
+        found[f"{item['name']}-{number}" if number > 1 else str(item["name"])] = item
+    return found
 
 
 def _cut(text: str) -> str:

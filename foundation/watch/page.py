@@ -174,11 +174,12 @@ def _curves(state: dict[str, Any], picked: Sequence[WatchedRun]) -> str:
 def _compared(picked: Sequence[WatchedRun]) -> str:
     found = compare(picked)
     heads = [run.place for run in picked]
-    tables = "".join(
-        parts.table([title, *heads], found[part], label) if found[part] else ""
-        for part, title, label in (("figures", "figure", "Figures"), ("settings", "setting", "Settings that differ"))
-    )
-    return parts.section("Comparison", "", f'<div class="card" id="compared">{tables or "No runs to compare."}</div>')
+    figures = parts.table(["figure", *heads], found["figures"], "Figures") if found["figures"] else ""
+    settings = parts.table(["setting", *heads], found["settings"], "Settings that differ") if found["settings"] else ""
+    if settings:
+        settings = f"<details><summary>Settings that differ</summary>{settings}</details>"
+    content = figures + settings or "No runs to compare."
+    return parts.section("Comparison", "", f'<div class="card" id="compared">{content}</div>')
 
 
 def _number(value: Any) -> str:

@@ -204,6 +204,7 @@ def test_a_comparison_shows_settings_that_differ_and_hides_secrets(tmp_path, ser
     write_run(tmp_path / "a", seed=1)
     other = write_run(tmp_path / "b", seed=2)
     with open(other / "recipe.yaml", "a") as file:
+        file.write("objectives: [{name: dino, weight: 1}, {name: koleo}, {name: dino, weight: 2}]\n")
         file.write('data: {shards: ["https://me:hunter2@example.org/a.tar?sig=hunter3"]}\n')
     server = serve(tmp_path)
     ids = {run["place"]: run["id"] for run in runs_of(server)}
@@ -211,7 +212,8 @@ def test_a_comparison_shows_settings_that_differ_and_hides_secrets(tmp_path, ser
     found = json.loads(body)
     assert found["runs"] == [ids["a"], ids["b"]] and b"hunter" not in body
     settings = {name: cells for name, *cells in found["settings"]}
-    assert settings["seed"] == ["1", "2"] and set(settings) == {"seed", "data.shards"}
+    assert settings["seed"] == ["1", "2"] and settings["objectives.dino-2.weight"] == ["", "2"]
+    assert "objectives.dino.weight" in settings and "data.shards" in settings and "name" not in settings
     figures = {name: cells for name, *cells in found["figures"]}
     assert figures["step"] == ["200", "200"] and figures["kNN, while training"] == ["10.0 %", "10.0 %"]
 
