@@ -26,6 +26,7 @@ MAIN = (
 )  # fmt: skip
 """Figures that are shown at first, after those of probes."""
 
+_SCRIPTS = ("chart.js", "watch.js")
 _STYLE = """
 .controls{display:flex;flex-wrap:wrap;gap:8px 20px;align-items:center;margin:0 0 12px;font-size:13.5px}
 .controls label{display:inline-flex;gap:7px;align-items:center}
@@ -65,7 +66,7 @@ border-radius:7px;padding:5px 9px;font-size:12.5px;line-height:1.45;box-shadow:0
 @cache
 def script() -> str:
     """The script of the page."""
-    return files("foundation.watch").joinpath("watch.js").read_text(encoding="utf-8")
+    return "".join(files("foundation.watch").joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
 
 
 def render(board: Board, nonce: str) -> str:

@@ -4,47 +4,24 @@
   const PERIOD = 1500, HIDDEN_PERIOD = 10000, MOST = 6, AT_FIRST = 4, MOST_OPEN = 20;
   const MAIN = ["loss", "schedule/learning_rate", "throughput/samples_per_second", "gradient/norm", "features/std",
     "features/rank_share"];
-  const $ = (id) => document.getElementById(id);
-  const node = (made, fields, children) => {
-    for (const [name, value] of Object.entries(fields)) if (value !== null) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
-  const el = (tag, fields = {}, ...children) => node(document.createElement(tag), fields, children);
-  const svg = (tag, fields = {}, ...children) =>
-    node(document.createElementNS("http://www.w3.org/2000/svg", tag), fields, children);
-  const bdi = (text) => el("bdi", {}, text);
+  const { el, bdi, short, chart } = drawing, $ = (id) => document.getElementById(id);
 
   let runs = [], figures = {}, problems = [], colours = new Map(), touched = false, lost = 0, looked = 0;
-  let log = false, smoothing = 0, keysOn = null;
+  let keysOn = null;
   const points = new Map();  // of each run: curves by name
   const marks = new Map();  // ETag and address of the last answer of a kind
   const charts = new Map(), rows = new Map();
   const chosen = () => [...colours.keys()].map((id) => runs.find((run) => run.id === id)).filter(Boolean);
-  const colour = (run) => colours.get(run.id);
+  const shown = { log: false, smoothing: 0, lines: (key) => chosen().map((run) => ({ id: run.id, place: run.place,
+    colour: colours.get(run.id), ...(points.get(run.id)?.get(key) ?? { x: [] }) })).filter((line) => line.x.length) };
 
   // Numbers
-  const short = (value) => {
-    if (value === null || value === undefined || !Number.isFinite(value)) return "";
-    const size = Math.abs(value);
-    if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
-    return size >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(4));
-  };
-  const shown = (key, value) => figures[key]?.percent ? `${short(100 * value)} %` : short(value);
   const duration = (seconds) => {
     if (seconds === null || seconds === undefined) return "";
     const s = Math.max(0, Math.round(seconds));
-    if (s >= 86400) return `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
-    if (s >= 3600) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
-    return s >= 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${s} s`;
-  };
-  const ticks = (low, high, count = 5) => {
-    if (!(high > low)) return [low];
-    const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 2.5, 5, 10].map((f) => f * power).find((s) => s >= rough * 0.85);
-    const found = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
-    return found;
+    const units = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]];
+    const [large, name, small, rest] = units.find(([size]) => s >= size) ?? [];
+    return large ? `${Math.floor(s / large)} ${name} ${Math.floor(s % large / small)} ${rest}` : `${s} s`;
   };
 
   // What the server says; null where nothing has changed
@@ -145,17 +122,16 @@
     const name = el("label", { for: box.id }), notes = el("small"), chip = el("span");
     const cells = [1, 2, 3, 4, 5].map(() => el("td", { class: "n" }));
     const line = el("tr", {}, el("td", {}, box), el("th", { scope: "row" }, name, notes), el("td", {}, chip), ...cells);
-    const made = { line, box, name, notes, chip, cells };
-    rows.set(run.id, made);
-    return made;
+    rows.set(run.id, { line, box, name, notes, chip, cells });
+    return rows.get(run.id);
   }
-  function put(target, text) { if (target.textContent !== text) target.textContent = text; }
+  const put = (target, text) => { if (target.textContent !== text) target.textContent = text; };
   function fill(made, run) {
     const on = colours.has(run.id);
     made.line.className = on ? "chosen" : "";
     made.box.checked = on;
     made.box.disabled = !on && colours.size >= MOST;
-    if (made.name.dataset.place !== run.place) { made.name.replaceChildren(bdi(run.place)); made.name.dataset.place = run.place; }
+    if (!made.name.firstChild) made.name.append(bdi(run.place));
     const notes = [run.name !== run.place.split("/").pop() ? run.name : "", run.stage ? `stage ${run.stage}` : "",
       run.state !== "done" && run.reason ? run.reason : "", run.state === "running" && run.doing ? run.doing : "",
       run.alarms && run.state === "running" ? "signs of a collapse" : "",
@@ -164,7 +140,7 @@
     made.notes.className = run.problems.length || run.alarms || run.state === "failed" ? "problem" : "";
     put(made.chip, run.state);
     made.chip.className = `chip ${run.state}`;
-    const step = run.step === undefined ? "" : run.step.toLocaleString("en") + (run.total ? ` / ${run.total.toLocaleString("en")}` : "");
+    const step = [run.step, run.total || undefined].filter((value) => value !== undefined).map((value) => value.toLocaleString("en")).join(" / ");
     if (made.cells[0].dataset.step !== step) {
       made.cells[0].dataset.step = step;
       made.cells[0].replaceChildren(step, ...(run.total ? [el("progress", { class: "bar-of", "aria-label": "share done",
@@ -173,10 +149,8 @@
     [short(run.loss), short(run.rate), duration(run.left)].forEach((text, i) => put(made.cells[i + 1], text));
   }
   function ages() {
-    for (const run of runs) {
-      const made = rows.get(run.id);
-      if (made) put(made.cells[4], run.updated ? `${duration(Date.now() / 1000 - run.updated)} ago` : "");
-    }
+    const text = (run) => run.updated ? `${duration(Date.now() / 1000 - run.updated)} ago` : "";
+    for (const run of runs) if (rows.has(run.id)) put(rows.get(run.id).cells[4], text(run));
   }
   function search() {
     const words = ($("search")?.value ?? "").toLowerCase();
@@ -193,11 +167,13 @@
     const rank = (key) => key.startsWith("probe/") ? -1 : MAIN.includes(key) ? MAIN.indexOf(key) : MAIN.length;
     const keys = all.filter((key) => isOn(key) && here.some((run) => points.get(run.id)?.get(key)?.x.length));
     keys.sort((a, b) => rank(a) - rank(b));
-    $("keys").replaceChildren(...here.map((run) => el("span", {}, el("i", { class: `k${colour(run)}` }), bdi(run.place))));
+    const mark = (run) => el("i", { class: `k${colours.get(run.id)}` });
+    $("keys").replaceChildren(...here.map((run) => el("span", {}, mark(run), bdi(run.place))));
     const order = keys.join("\n");
     if ($("charts").dataset.keys !== order || !charts.size) {
       for (const key of [...charts.keys()]) if (!keys.includes(key)) charts.delete(key);
-      $("charts").replaceChildren(...keys.map((key) => (charts.get(key) ?? chart(key)).card));
+      for (const key of keys) if (!charts.has(key)) charts.set(key, chart(key, figures[key], shown));
+      $("charts").replaceChildren(...keys.map((key) => charts.get(key).card));
       $("charts").dataset.keys = order;
     }
     for (const key of keys) charts.get(key).draw(anew);
@@ -205,129 +181,6 @@
       here.length ? "No figures yet." : "No run is ticked.")]));
     options(all);
   }
-  function chart(key) {
-    const kind = figures[key] ?? { title: key, axis: "", percent: false, zero: false };
-    const plot = el("div", { class: "plot", tabindex: 0, role: "group", "aria-label": `${kind.title}: curves` });
-    const tip = el("div", { class: "tip", hidden: "" }), said = el("div", { class: "said", "aria-live": "polite" });
-    const card = el("div", { class: "card", "data-key": key }, el("h3", {}, kind.title), plot, said);
-    let view = null, at = null, stamp = "";
-    const scale = (value) => kind.percent ? 100 * value : value;
-    function paint(anew) {
-      const lines = chosen().map((run) => ({ run, ...(points.get(run.id)?.get(key) ?? { x: [], y: [] }) }))
-        .filter((line) => line.x.length);
-      const width = Math.max(280, plot.clientWidth || 520), height = 270;
-      const now = JSON.stringify([width, log, smoothing, lines.map((l) => [l.run.id, colour(l.run), l.x.length, l.x.at(-1),
-        l.y.at(-1), l.generation])]);
-      if (now === stamp && !anew) return;
-      stamp = now;
-      const good = (v) => Number.isFinite(v) && (!log || v > 0);
-      const place = (v) => log ? Math.log10(v) : v;
-      let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
-      for (const line of lines) {
-        line.raw = line.y.map(scale);
-        line.ys = smooth(line.raw);
-        [x0, x1] = [Math.min(x0, line.x[0]), Math.max(x1, line.x.at(-1))];
-        for (const v of line.raw) if (good(v)) [y0, y1] = [Math.min(y0, place(v)), Math.max(y1, place(v))];
-      }
-      if (!(y0 <= y1)) { view = null; plot.replaceChildren(el("p", { class: "lead" }, "Nothing above 0 to show on a logarithmic axis.")); return; }
-      if (kind.zero && !log) y0 = Math.min(y0, 0);
-      if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) * 0.1 || 1), y1 + (Math.abs(y1) * 0.1 || 1)];
-      if (x0 === x1) x1 = x0 + 1;
-      const levels = log && y1 - y0 > 1.2 ? ticks(y0, y1).filter(Number.isInteger) : ticks(y0, y1);
-      const names = levels.map((v) => short(log ? 10 ** v : +v.toPrecision(10)));
-      const left = 14 + 7.2 * Math.max(2, ...names.map((name) => name.length)), right = width - 12, top = 10, bottom = height - 42;
-      const X = (v) => left + (v - x0) / (x1 - x0) * (right - left);
-      const Y = (v) => bottom - (Math.min(y1, Math.max(y0, place(v))) - y0) / (y1 - y0) * (bottom - top);
-      const path = (xs, ys) => {
-        let text = "", open = false;
-        ys.forEach((v, i) => {
-          if (good(v)) { text += `${open ? "L" : "M"}${X(xs[i]).toFixed(1)} ${Y(v).toFixed(1)}`; open = true; } else open = false;
-        });
-        return text;
-      };
-      const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": lines.map((l) =>
-        `${l.run.place}: ${shown(key, l.y.at(-1))} at step ${l.x.at(-1)}`).join("; ") });
-      levels.forEach((v, i) => {
-        const y = bottom - (v - y0) / (y1 - y0) * (bottom - top);
-        drawn.append(svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }),
-          svg("text", { x: left - 7, y: y + 4, "text-anchor": "end" }, names[i]));
-      });
-      for (const v of ticks(x0, x1, width > 420 ? 6 : 4)) {
-        drawn.append(svg("text", { x: X(v), y: bottom + 17, "text-anchor": "middle" }, short(v)));
-      }
-      drawn.append(svg("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }), svg("text", { class: "label",
-        x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, `${kind.axis}, by optimiser step`));
-      for (const line of lines) {
-        const c = colour(line.run);
-        if (line.low && line.x.length > 1) {
-          const up = line.high.map(scale), down = line.low.map(scale).map((v) => good(v) ? v : log ? 10 ** y0 : y0);
-          const back = line.x.map((x, i) => `L${X(x).toFixed(1)} ${Y(down[i]).toFixed(1)}`).reverse().join("");
-          drawn.append(svg("path", { class: `band b${c}`, d: `${path(line.x, up)}${back}Z` }));
-        }
-        if (smoothing) drawn.append(svg("path", { class: `line faint s${c}`, d: path(line.x, line.raw) }));
-        drawn.append(svg("path", { class: `line s${c}`, d: path(line.x, line.ys) }));
-        if (line.x.length < 40) line.raw.forEach((v, i) => {
-          if (good(v)) drawn.append(svg("circle", { class: `dot s${c}`, r: 3, cx: X(line.x[i]), cy: Y(v) }));
-        });
-      }
-      const mark = svg("line", { class: "cursor", y1: top, y2: bottom, visibility: "hidden" });
-      drawn.append(mark);
-      const steps = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-      view = { lines, X, mark, steps, width, value: (x) => x0 + (x - left) / (right - left) * (x1 - x0) };
-      plot.replaceChildren(drawn, tip);
-      if (at !== null) point(at, false);
-    }
-    function point(step, speak) {
-      at = step;
-      tip.hidden = step === null || !view;
-      view?.mark.setAttribute("visibility", tip.hidden ? "hidden" : "visible");
-      if (tip.hidden) return;
-      const x = view.X(step);
-      view.mark.setAttribute("x1", x); view.mark.setAttribute("x2", x);
-      const values = view.lines.map((line) => ({ run: line.run, i: nearest(line.x, step), line }))
-        .filter(({ line }) => step >= line.x[0] && step <= line.x.at(-1));
-      tip.replaceChildren(el("div", {}, `step ${step.toLocaleString("en")}`), ...values.map(({ run, i, line }) =>
-        el("div", {}, el("i", { class: `k${colour(run)}` }), bdi(run.place), ` ${shown(key, line.y[i])}`)));
-      tip.style.left = x < view.width / 2 ? `${100 * x / view.width + 2}%` : "auto";
-      tip.style.right = x < view.width / 2 ? "auto" : `${100 - 100 * x / view.width + 2}%`;
-      if (speak) said.textContent = tip.innerText.replaceAll("\n", ", ");
-    }
-    plot.addEventListener("pointermove", (event) => {
-      const box = plot.getBoundingClientRect();
-      if (view) point(view.steps[nearest(view.steps, view.value((event.clientX - box.left) / box.width * view.width))], false);
-    });
-    plot.addEventListener("pointerleave", () => point(null, false));
-    plot.addEventListener("blur", () => point(null, false));
-    plot.addEventListener("keydown", (event) => {
-      const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20, Home: -Infinity, End: Infinity }[event.key];
-      if (event.key === "Escape") point(null, false);
-      if (move === undefined || !view) return;
-      event.preventDefault();
-      const last = view.steps.length - 1, here = at === null ? last : nearest(view.steps, at);
-      point(view.steps[Math.min(last, Math.max(0, here + (at === null && move !== -Infinity ? 0 : move)))], true);
-    });
-    const made = { card, draw: paint };
-    charts.set(key, made);
-    return made;
-  }
-  function nearest(sorted, value) {
-    let low = 0, high = sorted.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (sorted[middle] < value) low = middle + 1; else high = middle;
-    }
-    return low > 0 && value - sorted[low - 1] < sorted[low] - value ? low - 1 : low;
-  }
-  function smooth(values) {  // exponential moving mean; its beginning is corrected as Adam's is
-    if (!smoothing) return values;
-    let mean = 0, weight = 0;
-    return values.map((value) => {
-      mean = smoothing * mean + (1 - smoothing) * value;
-      weight = smoothing * weight + (1 - smoothing);
-      return mean / weight;
-    });
-  }
-
   // Controls
   function controls() {
     const find = el("input", { type: "search", id: "search", placeholder: "name or state" });
@@ -335,11 +188,12 @@
     $("find").replaceChildren(el("label", {}, "Find", find));
     const box = el("input", { type: "checkbox", id: "log" }), range = el("input", { type: "range", id: "smooth", min: 0,
       max: 0.99, step: 0.01, value: 0 });
-    box.addEventListener("change", () => { log = box.checked; draw(true); });
-    range.addEventListener("input", () => { smoothing = +range.value; draw(true); });
+    box.addEventListener("change", () => { shown.log = box.checked; draw(true); });
+    range.addEventListener("input", () => { shown.smoothing = +range.value; draw(true); });
     $("controls").replaceChildren(el("label", {}, box, "logarithmic axis"), el("label", {}, "smoothing", range));
     $("controls").hidden = $("more").hidden = false;
-    const select = el("select", { id: "sampled", "aria-label": "run" }), go = el("button", { type: "button" }, "Draw its samples");
+    const select = el("select", { id: "sampled", "aria-label": "run" });
+    const go = el("button", { type: "button" }, "Draw its samples");
     go.addEventListener("click", () => samples(select.value, go));
     $("of-samples").replaceChildren(select, go);
     $("of-samples").hidden = false;
@@ -383,13 +237,16 @@
         if (said?.state !== "ready") continue;
         marks.delete(`samples ${id}`);
         const lead = el("p", { class: "lead" }, `${said.kinds.join("; ")}. ${said.legend}`);
-        return out.replaceChildren(lead, el("div", { class: "card" }, ...said.samples.map((sample) => el("div", { class: "views" },
-          el("div", { class: "key" }, bdi(sample.name)), ...sample.pictures.map((picture) => {
-            const image = el("img", { class: "pixel", src: picture.uri, alt: `${picture.title} of ${sample.name}` });
-            const figure = el("figure", {}, image, el("figcaption", {}, picture.title));
-            figure.style.width = `${picture.width}px`;
-            return figure;
-          })))), ...said.notes.map((text) => el("p", { class: "of" }, text)));
+        const figure = (sample, { uri, title, width }) => {
+          const image = el("img", { class: "pixel", src: uri, alt: `${title} of ${sample.name}` });
+          const made = el("figure", {}, image, el("figcaption", {}, title));
+          made.style.width = `${width}px`;
+          return made;
+        };
+        const views = said.samples.map((sample) => el("div", { class: "views" },
+          el("div", { class: "key" }, bdi(sample.name)), ...sample.pictures.map((picture) => figure(sample, picture))));
+        const notes = said.notes.map((text) => el("p", { class: "of" }, text));
+        return out.replaceChildren(lead, el("div", { class: "card" }, ...views), ...notes);
       }
     } catch (error) { note(`No answer: ${error.message}`); } finally { button.disabled = false; }
   }

@@ -94,7 +94,7 @@ def test_a_page_of_another_site_gets_nothing(tmp_path, serve, browser):
     """Not even one on another port of this machine, to which the browser gives the cookie."""
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "evil").mkdir()
-    (tmp_path / "evil" / "index.html").write_text("<p>evil")
+    (tmp_path / "evil" / "index.html").write_text('<link rel="icon" href="data:,"><p>evil')
     server, handler = serve(tmp_path / "runs"), partial(SimpleHTTPRequestHandler, directory=tmp_path / "evil")
     browser.open(server.address)
     browser.wait("!!document.querySelector('[data-key=\"loss\"] svg')")  # the cookie is there
