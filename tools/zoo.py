@@ -137,8 +137,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _print_json(models: list[Listed]) -> None:
     import json
 
-    from foundation.config import to_plain
     from foundation.voice import to_stdout
+    from foundation.zoo.entry import to_plain
 
     to_stdout(json.dumps([{**to_plain(one.entry), "from": one.origin} for one in models], indent=1, ensure_ascii=True))
 

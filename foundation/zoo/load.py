@@ -23,7 +23,7 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.entry import Entry
+from foundation.zoo.entry import Entry, to_plain
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -200,7 +200,7 @@ def _from_zoo(
         loaded = _from_export(weights_of(entry.name, fetch=fetch), device, entry.weights.sha256, size)
     name = entry.name + loaded.name.removeprefix(str(loaded.card.get("name", loaded.name)))  # with the part's size
     said = f"{isolated(name)} of the model zoo, step {loaded.step:,}" if entry.files else loaded.description
-    return replace(loaded, folder=None, name=name, description=said, card=config.to_plain(entry))
+    return replace(loaded, folder=None, name=name, description=said, card=to_plain(entry))
 
 
 def _from_export(path: Path, device: torch.device | str, known: str = "", size: _Size | None = None) -> LoadedEncoder:
