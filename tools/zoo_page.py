@@ -17,9 +17,9 @@ INTRODUCTION = """\
 
 <!-- Written by tools/zoo_page.py (make docs). Do not edit. -->
 
-Each is loaded by its name, `foundation.load("NAME")`, and every command takes the name where it takes a model. How models
-are pulled, checked and published: [the model zoo](model-zoo.md). Scores stand with their 95 % intervals; those of models
-that were trained here were measured by the command below them.
+Each is loaded by its name, `foundation.load("NAME")`, and every command takes the name where it takes a model. How
+models are pulled, checked and published: [the model zoo](model-zoo.md). Scores stand with their 95 % intervals; those
+of models that were trained here were measured by the command below them.
 """
 
 
@@ -75,7 +75,9 @@ def section(entry: Entry) -> list[str]:
     details = "".join(f", {key.replace('_', ' ')} {value}" for key, value in kind.details.items())
     depth = "-".join(map(str, kind.depth))
     lines = [f"{entry.summary}.", ""]
-    lines += [f"- encoder: `{kind.encoder}`, {kind.parameters:,} parameters, width {kind.width}, depth {depth}{details}"]
+    lines += [
+        f"- encoder: `{kind.encoder}`, {kind.parameters:,} parameters, width {kind.width}, depth {depth}{details}"
+    ]
     rate = f", {fed.rate:g} per second" if fed.rate else ""
     lines += [f"- input: {' x '.join(map(str, fed.shape))}{rate}" + (f", {fed.units}" if fed.units else "")]
     if fed.mean:
