@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pretrain": ("launchers/local.py", "pretrain an encoder as a recipe says, or continue where it stopped"),
         "launch": ("launchers/launch.py", "the same as a job: in the background here, or on a SLURM cluster"),
         "jobs": ("tools/jobs.py", "the jobs of launches: state, step, loss, log; stop, requeue"),
+        "finetune": ("tools/finetune.py", "train a pretrained encoder further on labelled shards"),
         "plan": ("tools/plan.py", "what a recipe would need and do on many GPUs: memory, step time, days"),
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
@@ -42,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
     },
     "evaluate and use": {
+        "evaluate": ("tools/evaluate.py", "put a suite of tasks to a frozen encoder: one page, one result file"),
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
@@ -49,6 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "sizes": ("tools/sizes.py", "score all sub-networks of an encoder: accuracy against size and speed"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
+        "picture": ("tools/picture.py", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
