@@ -235,7 +235,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         data=tuple(data),
         summary=arguments.summary,
         units=arguments.units,
-        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path)),
+        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path, arguments.name)),
         reproduce=arguments.reproduce,
         notes=arguments.notes,
     )

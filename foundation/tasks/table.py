@@ -8,7 +8,6 @@ from foundation.printable import cell
 from foundation.tasks.evaluation import Evaluation
 from foundation.tasks.words import interval, shown
 
-
 _SHORT = {"the same encoder, untrained": "untrained"}
 
 

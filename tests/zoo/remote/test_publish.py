@@ -37,8 +37,8 @@ def test_published_pulled_and_loaded_by_its_name(run, tmp_path, monkeypatch, ser
     monkeypatch.setenv("FOUNDATION_ZOO", serve(zoo).url)
     model = foundation.load("tiny")
     assert "is pulled from http://127.0.0.1" in capsys.readouterr().err
-    assert torch.equal(features("tiny"), features(run)) and model.card["licence"] == "MIT"
-    assert torch.equal(model.features(view()), features(run))
+    assert torch.equal(features("tiny"), features(run)) and model.card.licence == "MIT"
+    assert torch.equal(model(view()), features(run))
     entry = read(zoo / "tiny.yaml")
     assert entry.architecture.width == 32 and entry.architecture.depth == (4,) and entry.input.shape == (3, 16, 16)
     assert entry.architecture.parameters == sum(p.numel() for p in model.encoder.parameters())
@@ -86,14 +86,21 @@ def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     rows = [{"name": "pixels", "k": 20, "top1": 0.9}, {"name": "model", "k": 10, "top1": 0.8}]
     rows += [{"name": "model", "k": 20, "treatment": "as is", "top1": 0.71234, "interval": [0.7, 0.75], "n": 100}]
     data = {"train": {"shards": ["train-*.tar"], "samples": 300}, "test": {"shards": ["test-*.tar"], "samples": 100}}
-    content = {"format": 1, "probe": "knn", "metric": "top1", "results": rows, "data": data}
+    content = {
+        "format": 1,
+        "probe": "knn",
+        "metric": "top1",
+        "results": rows,
+        "data": data,
+        "settings": {"tokens": "cls"},
+    }
     result.write_text(json.dumps(content))
     zoo = str(tmp_path / "zoo")
     words = ["zoo", "publish", str(run), "--name", "tiny", "--to", zoo, *ABOUT]
     assert main([*words, "--metrics", str(result)]) == 0
     (metric,) = read(tmp_path / "zoo" / "tiny.yaml").metrics
     assert (metric.value, metric.interval, metric.n) == (0.7123, (0.7, 0.75), 100)
-    assert metric.protocol == "300 train samples, 100 test samples, treatment as is, k 20"
+    assert metric.protocol == "300 train samples, 100 test samples, features cls, treatment as is, k 20"
     capsys.readouterr()
     assert main(["zoo", "show", "tiny", "--from", zoo]) == 0
     assert "knn top1 0.712 [0.700, 0.750], n = 100" in capsys.readouterr().out
