@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.counter import Draws
-from foundation.data.expand import expand
+from foundation.data.origins import Finder, Origin
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
@@ -23,14 +23,13 @@ from foundation.probes.feature_shares import together
 from foundation.probes.features import FeatureSet, extract
 
 
-def find_shards(patterns: Sequence[str]) -> list[str]:
-    """Paths of the shards that patterns name.
+def find_shards(patterns: Sequence[str]) -> list[Origin]:
+    """Where the shards that patterns name come from: this machine, or elsewhere.
 
     Raises:
         UserError: where a pattern finds nothing.
     """
-
-    return [str(path) for path in expand(list(patterns))]
+    return [found.origin for found in Finder().find(list(patterns))]
 
 
 class Some:
