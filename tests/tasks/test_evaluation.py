@@ -208,3 +208,24 @@ def test_mistakes_in_words(suite, names, overrides, words):
 def test_every_task_of_every_suite_can_be_built_and_has_a_file():
     for suite in suites.SUITES:
         assert set(suites.tasks_of(suite)) <= set(suites.names())
+
+
+def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run):
+    subject = subject_of(run)
+    tokens = subject.patch_tokens("train", 10 * 4 * 16 * 25)
+    assert tokens.cls[0].shape == (10, 16, 25) and bool((tokens.cls[0][..., -1] == 1).all())
+    encoder = subject.loaded.encoder
+    view = subject.evaluation.build()
+    from foundation.modalities.parts import decoder
+    from foundation.probes.road import open_limited
+
+    shards = open_limited(subject.train, 10)
+    raw = shards.read(*shards.locate(3))
+    expected = encoder([view([decoder("image", subject.evaluation)(raw)])])[0].patches[0]
+    assert torch.allclose(tokens.cls[0][3, :, :-1], expected, atol=1e-5)
+    found, _ = asked(subject, "attentive", overrides=["attentive.epochs=60", "attentive.learning_rates=[0.01]"])
+    assert found.answers[0].outcome.scores[0].value > 0.9
+    from foundation.probes.features import RawEncoder
+
+    with pytest.raises(UserError, match="no patch tokens"):
+        asked(subject.with_encoder(RawEncoder(), "raw", "raw"), "attentive")
