@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "evaluate and use": {
         "evaluate": ("tools/evaluate.py", "put a suite of tasks to a frozen encoder: one page, one result file"),
+        "compare": ("tools/compare.py", "set models side by side: which differences are none?"),
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
