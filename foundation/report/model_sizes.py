@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from foundation import schema
 from foundation.errors import UserError
 from foundation.files import replace_file
-from foundation.modalities.parts import evaluation_shape
+from foundation.modalities.parts import evaluation_config, evaluation_shape, own_evaluation
 from foundation.printable import escape
 from foundation.probes.results import FORMAT, MOST_BYTES, Result, read_results
 from foundation.report import parts
@@ -107,13 +107,28 @@ def draw(rows: Sequence[Scored], path: Path, against: Sequence[Against] = ("para
     return path
 
 
-def sizes_of(loaded: LoadedEncoder) -> dict[Against, float]:
-    """Parameters of an encoder, and floating point operations of one evaluation view, forward."""
+def sizes_of(loaded: LoadedEncoder, evaluation: Mapping[str, Any] | None = None) -> dict[Against, float]:
+    """Parameters of an encoder, and floating point operations of one evaluation view, forward.
+
+    Args:
+        loaded: the model.
+        evaluation: how it was shown to the encoder, as a result file says; None: as the model says.
+    """
     encoder: Any = loaded.encoder
     found: dict[Against, float] = {"parameters": float(sum(one.numel() for one in encoder.parameters()))}
-    modality, evaluation = loaded.own
-    found["flops"] = float(encoder.flops([(1, *evaluation_shape(modality, evaluation))]))
+    modality, own = own_evaluation(
+        loaded.modality,
+        evaluation_config(loaded.modality, loaded.evaluation if evaluation is None else _settings(evaluation)),
+    )
+    found["flops"] = float(encoder.flops([(1, *evaluation_shape(modality, own))]))
     return found
+
+
+def _settings(plain: Any) -> Any:
+    """Values of a result file without the names of their classes."""
+    if isinstance(plain, Mapping):
+        return {key: _settings(value) for key, value in plain.items() if key != "type"}
+    return plain
 
 
 def _of_model(word: str) -> list[Scored]:
@@ -143,7 +158,7 @@ def _of_result(path: Path, model: str | None) -> list[Scored]:
 
 def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str) -> list[Scored]:
     """The best row of each model in a result: each probe tries several settings."""
-    name = re.sub(r" \(.*\)$", "", str(content.get("model", source)))
+    name = re.sub(r"( \w+ at step [\d,]+)? \(.*\)$", "", str(content.get("model", source)))
     rows = [
         row
         for row in content.get("results") or []
@@ -155,7 +170,7 @@ def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str)
         place = (str(row.get("probe", content["probe"])), str(row["features"]) if family else name)
         if place not in best or row["top1"] > best[place]["top1"]:
             best[place] = row
-    known = {} if loaded is None else sizes_of(loaded)
+    known = {} if loaded is None else sizes_of(loaded, content.get("evaluation"))
     found = []
     for (probe, own), row in best.items():
         interval = row.get("interval")
@@ -179,7 +194,9 @@ def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str)
 
 def _split(content: Mapping[str, Any]) -> str:
     test = (content.get("data") or {}).get("test")
-    return " ".join(test.get("shards", ())) if isinstance(test, Mapping) else str(test or "")
+    if not isinstance(test, Mapping):
+        return str(test or "")
+    return f"{test.get('samples', '?')} of {' '.join(test.get('shards', ()))}"
 
 
 def _page(rows: Sequence[Scored], made: Sequence[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from foundation.printable import escape, isolated
 from foundation.report.figures import COLOURS, columns, number, shortened, ticks
 
-WIDTH, HEIGHT = 720, 400
+WIDTH, HEIGHT = 600, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 16, 46
 _LETTER = 7.2  # pixels of a letter, on average
 
@@ -64,6 +64,9 @@ def scatter(points: Sequence[Point], *, x_label: str, y_label: str) -> str:
     drawn += _axes((low_x, high_x), (low_y, high_y), px, py, x_label, y_label)
     families = list(dict.fromkeys(one.family or f"\0{one.name}" for one in points))
     taken = [(px(one.x) - 6, py(one.y) - 6, px(one.x) + 6, py(one.y) + 6) for one in points]
+    taken += [
+        (px(one.x) - 3, py(one.interval[1]), px(one.x) + 3, py(one.interval[0])) for one in points if one.interval
+    ]
     for place, family in enumerate(families):
         own = sorted((one for one in points if (one.family or f"\0{one.name}") == family), key=lambda one: one.x)
         colour = f"s{place % COLOURS + 1}"
