@@ -43,6 +43,11 @@ def _add_pca(commands: Any) -> None:
     pca.add_argument(
         "--foreground", action="store_true", help="split off the background by the first component; it is black"
     )
+    pca.add_argument(
+        "--centred",
+        action="store_true",
+        help="take the mean over all samples off at each place: shows what differs where positions dominate",
+    )
     pca.add_argument("--own-basis", action="store_true", help="components of each sample by itself, not of all")
 
 
@@ -208,7 +213,13 @@ def _pca(arguments: argparse.Namespace) -> int:
     seen = samples(loaded, sources, arguments.samples, arguments.rate)
     across = 2 if len(seen) > 3 else 1
     made = pca_table(
-        loaded, seen, device, only_foreground=arguments.foreground, own_basis=arguments.own_basis, across=across
+        loaded,
+        seen,
+        device,
+        only_foreground=arguments.foreground,
+        own_basis=arguments.own_basis,
+        centred=arguments.centred,
+        across=across,
     )
     return _written(made, arguments.out)
 
