@@ -1,4 +1,4 @@
-"""``foundation zoo extract``: smaller encoders out of a larger one."""
+"""``foundation zoo``: smaller encoders out of a larger one, and exports out of weights that others have published."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Depth, Side, argument
 
-    what = parser.add_subparsers(dest="what", metavar="{extract}", required=True)
+    what = parser.add_subparsers(dest="what", metavar="{extract,convert}", required=True)
     extract = what.add_parser("extract", help="write sub-networks as stand-alone encoders with cards")
     add_option(extract)
     extract.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -58,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     extract.add_argument("--device", default="cpu", help="that --latency is measured on (default: %(default)s)")
     extract.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    convert = what.add_parser("convert", help="write weights that others have published as an export with its card")
+    add_option(convert)
+    convert.add_argument("file", metavar="FILE", help="such as dinov2_vits14.pth (.pth, .pt, .ckpt, .safetensors)")
+    convert.add_argument(
+        "--as", dest="source", metavar="SOURCE", help="whose weights they are, such as dinov2 or dinov2,heads=6"
+    )
+    convert.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder (default: this one)")
+    convert.add_argument("--branch", help="which of several encoders in the file (default: the average)")
+    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
 def parameters(word: str) -> int:
@@ -78,7 +87,20 @@ def seconds(word: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
-    return {"extract": _extract}[arguments.what](arguments)
+    return {"extract": _extract, "convert": _convert}[arguments.what](arguments)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from foundation.voice import to_stdout
+    from foundation.zoo.convert.command import told, write_converted
+
+    path, result = write_converted(
+        arguments.file, arguments.out, source=arguments.source, branch=arguments.branch, overwrite=arguments.overwrite
+    )
+    for line in told(result):
+        to_stdout(line)
+    to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
+    return 0
 
 
 def _extract(arguments: argparse.Namespace) -> int:

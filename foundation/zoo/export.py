@@ -44,6 +44,22 @@ class Part(TypedDict):
     trained: bool
 
 
+class Origin(TypedDict):
+    """A file that an export was made of.
+
+    Attributes:
+        of: SHA-256 of the file.
+        how: ``converted``.
+        source: see :mod:`foundation.zoo.convert.base`.
+        file: its name.
+    """
+
+    of: str
+    how: str
+    source: str
+    file: str
+
+
 class Card(TypedDict):
     """What stands beside an export's weights; ``parameters`` counts no buffers, such as running statistics."""
 
@@ -63,6 +79,7 @@ class Card(TypedDict):
     measured: NotRequired[bool]
     stage: NotRequired[int]
     sub_network: NotRequired[Part]
+    parents: NotRequired[list[Origin]]
 
 
 class Numbers(TypedDict):

@@ -21,7 +21,8 @@ from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
-from foundation.weights import DTYPES, check_finite, check_fits, header
+from foundation.weights import check_finite, check_fits, header, layout_of
+from foundation.zoo.convert import find
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -102,7 +103,8 @@ def load_encoder(
         source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, a model of timm:
             ``timm:NAME`` (its published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or
             ``timm:NAME,random``; or the image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
-            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``.
+            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``; or a file of weights that others
+            have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``.
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
@@ -117,6 +119,8 @@ def load_encoder(
         return _from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
         return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
+    if (named := find.foreign(text)) is not None:
+        return _from_foreign(named, device, branch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -133,7 +137,8 @@ def load_encoder(
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        f"NAME.safetensors, timm:NAME or open_clip:NAME,pretrained=TAG){_published(text)}"
+        "NAME.safetensors, weights of others such as dinov2_vits14.pth, timm:NAME or open_clip:NAME,pretrained=TAG)"
+        + _published(text)
     )
 
 
@@ -204,9 +209,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     group = file_of(folder, branch)
     source = folder / checkpoint.files_of(checkpoint.manifest_of(folder), group)[0]
     bare = without_download(recipe.encoder)
-    check_fits(
-        bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
-    )
+    check_fits(bare, layout_of(weights), str(source))
     encoder = _fill(bare, weights, str(source))
     return LoadedEncoder(
         encoder=encoder.to(device),
@@ -256,6 +259,22 @@ def _from_open_clip(name: str, device: torch.device | str, fetch: bool) -> Loade
     said = {"random": "random weights", "weights": f"weights of {value}"}.get(option, f"published weights {value}")
     absent = encoder_config.pretrained is not None and not fetch
     return _of_library(encoder_config, f"open_clip:{name}", f"open_clip {model} ({said})", device, absent)
+
+
+def _from_foreign(named: find.Foreign, device: torch.device | str, branch: str | None) -> LoadedEncoder:
+    result = find.convert(named, branch)
+    made, path = result.converted, named.path
+    bare = without_download(made.encoder)
+    return LoadedEncoder(
+        encoder=_fill(bare, made.tensors, str(path)).to(device),
+        modality=made.modality,
+        evaluation=made.evaluation,
+        description=f"{isolated(path.stem)} of {result.title} ({path})",
+        sha256=checkpoint.sha256(path),
+        folder=path.parent,
+        config=made.encoder,
+        name=path.stem,
+    )
 
 
 def _of_library(
