@@ -82,6 +82,7 @@ class Branch(nn.Module):
         set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
         shares: what a plan says of a trained branch whose parameters are another one's; empty for all others.
         slices: name of the branch on slices of whose weights it computes; None for others.
+        begins: what is said of first weights that are not random, a sentence each.
     """
 
     trains: bool = False
@@ -90,6 +91,7 @@ class Branch(nn.Module):
     set_by_job: bool = False
     shares: str = ""
     slices: str | None = None
+    begins: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, nn.Module]:
         """Its modules whose weights may lie in shards over several processes, by name; each is called as a whole, by

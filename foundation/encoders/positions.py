@@ -166,6 +166,15 @@ class LearnedPositions(nn.Module):
         times = self._resized(self.first_axis, self.grid[:1], grid[:1])
         return cls, (times[:, :, None] + places[:, None]).flatten(1, 2)
 
+    def at(self, grid: tuple[int, ...]) -> dict[str, Tensor]:
+        """Tables of the same positions, resized to be trained at another grid of as many axes, by their names."""
+        start = int(self.split)
+        places = self._resized(self.table[:, 1:], self.grid[start:], tuple(grid[start:]))
+        tables = {"table": torch.cat((self.table[:, :1], places), dim=1)}
+        if self.first_axis is not None:
+            tables["first_axis"] = self._resized(self.first_axis, self.grid[:1], tuple(grid[:1]))
+        return {name: table.detach() for name, table in tables.items()}
+
     def _resized(self, table: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
         """[1, N old, D] -> [1, N new, D]."""
         if old == new:

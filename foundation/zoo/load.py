@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,9 +31,11 @@ from foundation.zoo.export import (
     encoder_tensors,
     export_of,
     file_of,
+    heads_tensors,
     measured_of,
     without_download,
 )
+from foundation.zoo.heads import reader_of
 from foundation.zoo.sections import branches, sections
 
 
@@ -54,6 +57,7 @@ class LoadedEncoder:
         branch: of the run; empty for a model of timm.
         step: optimiser steps done.
         computed: device, processor and precision of the training, where known.
+        heads: reads the heads that it was trained with, by ``HEAD.NAME``; None where there are none.
     """
 
     encoder: nn.Module
@@ -69,6 +73,7 @@ class LoadedEncoder:
     branch: str = ""
     step: int = 0
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    heads: Callable[[], dict[str, torch.Tensor]] | None = None
 
     @property
     def published(self) -> str | None:
@@ -190,6 +195,7 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
         branch=card["branch"],
         step=card["step"],
         computed=card.get("computed", {}),
+        heads=reader_of(path, card.get("heads")),
     )
 
 
@@ -225,6 +231,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         branch=branch,
         step=int(numbers["step"]),
         computed=numbers.get("computed", {}),
+        heads=partial(heads_tensors, folder, branch),
     )
 
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import yaml
 
 from foundation import config
 from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
-from foundation.plugins import Plugin
 from foundation.version import VERSION
 from foundation.weights import unfilled
 from foundation.zoo.convert.find import Result, convert, foreign, known
 from foundation.zoo.convert.read import ENDINGS
 from foundation.zoo.export import CARD_FORMAT, Card, file_stem, make_folder, without_download, write_weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Encoder:
-    encoder: Annotated[Any, Plugin("foundation.encoders.{name}")]
+from foundation.zoo.shown import encoder_lines, plain_encoder
 
 
 def write_converted(
@@ -65,7 +54,7 @@ def write_converted(
         "branch": "",
         "step": 0,
         "modality": made.modality,
-        "encoder": dict(config.to_plain(_Encoder(encoder=bare))["encoder"]),
+        "encoder": plain_encoder(bare),
         "evaluation": config.to_plain(made.evaluation),
         "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name in parameters),
         "file": target.name,
@@ -86,27 +75,3 @@ def told(result: Result) -> list[str]:
     lines += [f"left out: {name} ({why})" for name, why in made.left_out.items()]
     lines += [f"note: {note}" for note in made.notes]
     return [*lines, "the encoder of a recipe that goes on from them:", *encoder_lines(made.encoder)]
-
-
-def encoder_lines(encoder: Any) -> list[str]:
-    """The section ``encoder`` of a recipe, with what differs from the defaults."""
-    plain = dict(config.to_plain(_Encoder(encoder=encoder))["encoder"])
-    kept = _unusual(plain, encoder)
-    text: str = yaml.safe_dump({"encoder": kept}, default_flow_style=None, sort_keys=False, width=110)
-    return [f"  {line}" for line in text.splitlines()]
-
-
-def _unusual(plain: dict[str, Any], settings: Any) -> dict[str, Any]:
-    """Fields that are not at their defaults, those of sections inside too; ``name`` stays."""
-    found: dict[str, Any] = {"name": plain["name"]} if "name" in plain else {}
-    for item in dataclasses.fields(settings):
-        value = getattr(settings, item.name)
-        if item.default_factory is not dataclasses.MISSING:
-            usual: Any = item.default_factory()
-        else:
-            usual = item.default
-        if item.name not in plain or value == usual:
-            continue
-        inner = dataclasses.is_dataclass(value) and isinstance(plain[item.name], dict)
-        found[item.name] = _unusual(plain[item.name], value) if inner else json.loads(json.dumps(plain[item.name]))
-    return found

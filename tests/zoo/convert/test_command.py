@@ -12,8 +12,8 @@ import yaml
 from foundation import config
 from foundation.checkpoints.checkpoint import sha256
 from foundation.cli import main
-from foundation.zoo.convert.command import _Encoder
 from foundation.zoo.load import load_encoder
+from foundation.zoo.shown import EncoderSection
 from tests.zoo.convert.test_files import state
 
 __all__ = ["state"]
@@ -33,7 +33,7 @@ def test_an_export_of_weights_of_others(state, tmp_path: Path, capsys: pytest.Ca
     assert torch.equal(first.encoder([view])[0].cls, second.encoder([view])[0].cls)
     assert first.evaluation == second.evaluation and first.config == second.config
     shown = yaml.safe_load("".join(line + "\n" for line in said.splitlines() if line.startswith("  ")))
-    assert config.from_plain(_Encoder, shown).encoder == first.config  # the section of a recipe that is shown
+    assert config.from_plain(EncoderSection, shown).encoder == first.config  # the section of a recipe that is shown
     assert main(["zoo", "convert", str(file), "--as", "dinov2,heads=2", "--out", str(out)]) == 2
     assert "add --overwrite" in capsys.readouterr().err
     assert main(["zoo", "convert", str(tmp_path / "photo.png"), "--out", str(out)]) == 2
