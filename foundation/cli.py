@@ -55,7 +55,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "picture": ("tools/picture.py", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
-        "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "export": ("tools/export.py", "write an encoder for use elsewhere: safetensors, timm, ONNX, ..."),
         "zoo": ("tools/zoo.py", "models to load by name: list, pull, check, publish; and cut smaller ones out of them"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (
