@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
         "runs": ("tools/runs.py", "the state of your runs: running, done, stopped, failed; the best of many"),
+        "watch": ("tools/watch.py", "a live page about your runs: curves, probes, samples, comparison"),
     },
     "data": {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),

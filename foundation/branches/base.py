@@ -215,7 +215,7 @@ class EncoderBranch(Branch):
         Raises:
             UserError: they cannot be read, or do not fit.
         """
-        self.begins = weights.apply(self.encoder, self.heads)
+        self.begins = weights.apply(self.encoder, dict(self.heads.items()))
 
     def plain_encoder(self) -> dict[str, Tensor]:
         """Weights of the encoder as the recipe's ``encoder`` has them, whatever is added to it in training."""
