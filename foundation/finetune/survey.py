@@ -1,4 +1,4 @@
-"""What labels some shards hold, before anything is trained: classes and how often each occurs, or means and deviations."""
+"""What labels some shards hold, before anything is trained: classes and their counts, or means and deviations."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def survey(patterns: Sequence[str], task: Task, fields: Sequence[str]) -> Survey
     if not counts:
         raise UserError(f"none of the {plural(samples, 'sample')} of {where} has a label: name its field with --label")
     if task == "classification" and len(counts) < 2:
-        raise UserError(f"all samples of {where} are of the class {next(iter(counts))!r}: there is nothing to tell apart")
+        raise UserError(
+            f"all samples of {where} are of the class {next(iter(counts))!r}: there is nothing to tell apart"
+        )
     classes = tuple(sorted(counts, key=_place))
     return Survey(samples, labelled, classes, tuple(counts[name] for name in classes))
 
