@@ -26,6 +26,8 @@ from foundation.paths import user_cache
 _UNUSED_SECONDS = 86400.0
 """Shards of an earlier state of a folder are removed when nobody has asked for them for so long."""
 _USED = "used"
+_BESIDE = ("csv", "txt")
+"""Files that lie beside others, such as lists of labels: they say what a folder holds where nothing else does."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def modality_of(names: list[str], folder: Path) -> str:
     for name in names:
         extension = Path(name).suffix.lower().removeprefix(".")
         able = tuple(kind for kind, own in own_files().items() if extension in own.extensions)
-        if len(able) == 1:
+        if len(able) == 1 and extension not in _BESIDE:
             votes[able[0]] += 1
         elif able:
             unsure[able] += 1

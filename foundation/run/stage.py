@@ -302,6 +302,18 @@ class Stage:
         return moments + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
+def has_enough(stage: Stage, found: Sequence[Part]) -> bool:
+    """Whether a job has ended the last stage before its length: early stopping."""
+    return stage.part.number == len(found) - 1 and stage.jobs.enough
+
+
+def last_step(recipe: Recipe, clock: Clock, stage: Stage, found: Sequence[Part], step: int) -> int:
+    """Step of the run at which this process ends: that of its length, or of ``train.stop_after``, or this one."""
+    stop_after = recipe.train.stop_after
+    planned = clock.total_steps if stop_after is None else min(clock.total_steps, stop_after.steps(clock))
+    return min(planned, step) if has_enough(stage, found) else planned
+
+
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:
     """Samples of a micro-batch.
 

@@ -28,6 +28,7 @@ def model(tmp_path_factory):
     return write_export(tmp_path_factory.mktemp("model") / "teacher.safetensors", tensors, recipe, "teacher", 0)
 
 
+@pytest.mark.slow
 def test_it_works_where_scikit_learn_expects_a_transformer(model, photographs):
     files = sorted(map(str, photographs.rglob("*.png")))
     labels = [file.split("/")[-2] for file in files]
@@ -79,7 +80,6 @@ def test_parameters_are_handled_as_those_of_any_estimator(model):
         estimator_checks.check_estimator_cloneable,
         estimator_checks.check_estimator_tags_renamed,
         estimator_checks.check_valid_tag_types,
-        estimator_checks.check_do_not_raise_errors_in_init_or_set_param,
     ):
         check("FeatureExtractor", FeatureExtractor(str(model)))
 

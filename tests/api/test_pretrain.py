@@ -21,7 +21,8 @@ from tests.api.conftest import draw
 
 SMALL = {
     "train.batch_size": 8, "train.precision": "float32", "train.device": "cpu", "train.log_every": 1, "data.workers": 0,
-    "encoder.width": 32, "encoder.depth": 1, "encoder.heads": 2, "views.global_views.size": 32, "encoder.size": [32, 32],
+    "encoder.width": 32, "encoder.depth": 1, "encoder.heads": 2, "encoder.size": [32, 32],
+    "views.global_views.size": 32,
     "views.local_views.size": 16, "heads.cls.hidden": 32, "heads.patch.hidden": 32, "heads.cls.prototypes": 16,
     "heads.patch.prototypes": 16, "checkpoints.every": "2 steps",
 }  # fmt: skip
@@ -68,7 +69,7 @@ def test_what_files_are_is_said_by_their_endings(tmp_path):
     assert modality_of(["1.wav", "2.flac", "labels.csv"], tmp_path) == "audio"
     with pytest.raises(UserError, match="several kinds"):
         modality_of(["1.wav", "2.png"], tmp_path)
-    with pytest.raises(UserError, match="can be of .* or .*: say which by modality"):
+    with pytest.raises(UserError, match=r"can be of .* or .*: say which by modality"):
         modality_of(["1.npy", "2.npy"], tmp_path)
     with pytest.raises(UserError, match="no files that can be trained on"):
         modality_of(["a.xyzzy"], tmp_path)
@@ -92,7 +93,8 @@ def test_changes_are_written_as_the_command_line_takes_them():
     assert torch.get_num_threads() >= 1
 
 
-def test_nothing_heavy_is_imported_before_it_is_used():
+@pytest.mark.slow  # help() looks at everything, torch too
+def test_help_shows_every_call():
     code = (
         "import sys, foundation; names = dir(foundation); help(foundation)\n"
         "assert {'load', 'pretrain', 'finetune', 'predictor', 'FeatureExtractor'} <= set(names)\n"
