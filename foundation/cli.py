@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
     },
     "evaluate and use": {
+        "evaluate": ("tools/evaluate.py", "put a suite of tasks to a frozen encoder: one page, one result file"),
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
@@ -50,10 +51,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "sizes": ("tools/sizes.py", "score all sub-networks of an encoder: accuracy against size and speed"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
+        "picture": ("tools/picture.py", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
-        "zoo": ("tools/zoo.py", "cut smaller encoders out of a larger one: of a width and depth, a size, a speed"),
+        "zoo": ("tools/zoo.py", "models to load by name: list, pull, check, publish; and cut smaller ones out of them"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (
             "tools/artefacts.py",

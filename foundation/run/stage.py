@@ -307,11 +307,15 @@ def has_enough(stage: Stage, found: Sequence[Part]) -> bool:
     return stage.part.number == len(found) - 1 and stage.jobs.enough
 
 
-def last_step(recipe: Recipe, clock: Clock, stage: Stage, found: Sequence[Part], step: int) -> int:
-    """Step of the run at which this process ends: that of its length, or of ``train.stop_after``, or this one."""
-    stop_after = recipe.train.stop_after
-    planned = clock.total_steps if stop_after is None else min(clock.total_steps, stop_after.steps(clock))
-    return min(planned, step) if has_enough(stage, found) else planned
+def length(found: Sequence[Part], stage: Stage, step: int) -> int:
+    """Steps of the whole run; those that are done where it has ended early."""
+    return step if has_enough(stage, found) else found[-1].ends
+
+
+def last_step(recipe: Recipe, found: Sequence[Part], stage: Stage, step: int) -> int:
+    """Step of the run at which this process ends: that of its length, or of ``train.stop_after``."""
+    stop_after, whole = recipe.train.stop_after, length(found, stage, step)
+    return whole if stop_after is None else min(whole, stop_after.steps(clock_of(found)))
 
 
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:

@@ -76,7 +76,7 @@ class Trainer:
         self._resume(accept_changes)
         self.data_guard = self._data_guard()
         self.stage.replicate()
-        self.last_step = stages.last_step(recipe, self.clock, self.stage, self.parts, self.progress.step)
+        self.last_step = stages.last_step(recipe, self.parts, self.stage, self.progress.step)
 
     def _data_guard(self) -> DataGuard:
         data, skipped = self.stage.recipe.data, self.progress.skipped if rank() == 0 else None
@@ -132,8 +132,8 @@ class Trainer:
     @property
     def stopped_early(self) -> str | None:
         """What to say where ``train.stop_after`` has ended the run before its length."""
-        total = self.last_step if stages.has_enough(self.stage, self.parts) else self.clock.total_steps
-        return stopped_early(self.progress.step, total, self.folder.path)
+        length = stages.length(self.parts, self.stage, self.progress.step)
+        return stopped_early(self.progress.step, length, self.folder.path)
 
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
@@ -235,8 +235,7 @@ class Trainer:
         gone_back = self._settle()
         if not gone_back:
             self._run_jobs()
-            if stages.has_enough(self.stage, self.parts):
-                self.last_step, save = step, True
+            self.last_step = min(self.last_step, stages.length(self.parts, self.stage, step))
         if agreed["stop"]:
             self._save(wait=True)
             raise StopRequest(self.stop.name, self.progress.step)
@@ -244,7 +243,7 @@ class Trainer:
             raise self.keeper.failure or RequeueRequest("process 0 could not write a checkpoint")
         if agreed["collapsed"]:
             raise self.stage.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
-        if save and not gone_back:
+        if (save or step == self.last_step) and not gone_back:
             self._save()
 
     @property

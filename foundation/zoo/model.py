@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -35,6 +35,8 @@ class Facts:
         recipe: text of the one that it was trained with; empty where that is not known.
         sha256: of the weights' file; None where there is none.
         licence: of the weights; None where nobody has said it.
+        details: all that stands beside the weights, as plain values: of a model of the zoo its entry, of an export its
+            card.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Facts:
     recipe: str
     sha256: str | None
     licence: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Model(nn.Module):
@@ -84,6 +87,8 @@ class Model(nn.Module):
             step=loaded.step,
             recipe=loaded.recipe,
             sha256=loaded.sha256,
+            licence=None if (licence := loaded.card.get("licence")) is None else str(licence),
+            details=dict(loaded.card),
         )
 
     def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
@@ -183,7 +188,13 @@ def mean_patch(features: Features) -> Tensor:
 
 
 def load(
-    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
+    source: str | Path,
+    *,
+    branch: str | None = None,
+    device: torch.device | str = "cpu",
+    tokens: Tokens = "cls",
+    width: int | None = None,
+    depth: int | Sequence[int] | None = None,
 ) -> Model:
     """Load a pretrained encoder; see :func:`foundation.load`."""
-    return Model(load_encoder(source, device, branch), tokens)
+    return Model(load_encoder(source, device, branch, width=width, depth=depth), tokens)
