@@ -267,9 +267,11 @@
     };
     const tables = part("figure", said.figures), settings = part("setting", said.settings);
     if (settings.length && here.length > 1) {
-      const count = said.settings.length + said.more, left = said.more ? ` (the first ${said.settings.length} are shown)` : "";
-      const open = $("compared").querySelector("details")?.open ?? count <= MOST_OPEN;
-      tables.push(el("details", open ? { open: "" } : {}, el("summary", {}, `${count} settings that differ${left}`), ...settings));
+      const count = said.settings.length + said.more, title = count === 1 ? "setting that differs" : "settings that differ";
+      const left = said.more ? ` (the first ${said.settings.length} are shown)` : "";
+      const open = $("compared").querySelector("details[data-live]")?.open ?? count <= MOST_OPEN;
+      tables.push(el("details", { "data-live": "", open: open ? "" : null },
+        el("summary", {}, `${count} ${title}${left}`), ...settings));
     }
     $("compared").replaceChildren(...(tables.length ? tables : ["No runs to compare."]));
   }
