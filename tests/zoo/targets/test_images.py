@@ -76,7 +76,9 @@ def test_transformers_has_the_same_features(name, image_encoder, tmp_path):
     with torch.no_grad():
         theirs = model(view)
     torch.testing.assert_close(theirs.pooler_output, ours.cls, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(theirs.last_hidden_state[:, -ours.patches.shape[1] :], ours.patches, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        theirs.last_hidden_state[:, -ours.patches.shape[1] :], ours.patches, rtol=1e-5, atol=1e-5
+    )
 
 
 REFUSED = {

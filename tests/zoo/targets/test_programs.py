@@ -94,7 +94,9 @@ def test_registers_rotary_positions_and_weights_in_a_file_of_their_own(image_enc
     session = runtime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
     assert [one.name for one in session.get_outputs()] == ["cls", "patches", "registers"]
     wanted = loaded.encoder([source.view])[0].registers
-    np.testing.assert_allclose(session.run(["registers"], {"view": source.view.numpy()})[0], wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        session.run(["registers"], {"view": source.view.numpy()})[0], wanted, rtol=1e-4, atol=1e-4
+    )
     write_checked(Config().build(), source, tmp_path / "a.onnx", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"], "no weights of the earlier one stay behind"
 

@@ -39,7 +39,9 @@ def test_what_does_not_agree_is_not_left_behind(image_encoder, tmp_path):
     for factor in (1.01, float("nan")):
         wrong = Wrong()
         wrong.factor = factor
-        with pytest.raises(UserError, match=r"does not agree with the encoder: features differ by .* allowed are 1e-05"):
+        with pytest.raises(
+            UserError, match=r"does not agree with the encoder: features differ by .* allowed are 1e-05"
+        ):
             write_checked(wrong, source, out)
         assert not list(tmp_path.iterdir())
     write_checked(Timm(), source, out)
@@ -87,7 +89,9 @@ def test_unknown_targets_and_missing_packages_are_named(image_encoder, monkeypat
         find("onyx")
     for to, package in (("onnx", "onnxruntime"), ("transformers", "transformers")):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=rf"needs the package.* {package}.*pip install 'foundation-pretrain\[convert"):
+        with pytest.raises(
+            UserError, match=rf"needs the package.* {package}.*pip install 'foundation-pretrain\[convert"
+        ):
             export(image_encoder(), to=to, out=tmp_path / "out")
 
 
