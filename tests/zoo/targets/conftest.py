@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from foundation import config, paths
 from foundation.encoders import vit
@@ -17,6 +16,7 @@ from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
 from foundation.zoo.load import LoadedEncoder
+from tests.zoo.targets.drawn import random_weights
 
 SHARDS = {
     "quickstart": ("photos", ("png", "jpg")),
@@ -26,14 +26,6 @@ SHARDS = {
     "quickstart-imu": ("hapt_imu", ("npy",)),
 }
 """A recipe of every modality, and where real samples of it lie: data set and extensions."""
-
-
-def random_weights(encoder: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter drawn, those that begin at 0 and 1 too, so that one that is lost shows."""
-    torch.manual_seed(0)
-    for name, parameter in encoder.named_parameters():
-        torch.nn.init.normal_(parameter, 1.0 if "norm.weight" in name else 0.0, 0.3)
-    return encoder.eval().requires_grad_(False)
 
 
 @pytest.fixture

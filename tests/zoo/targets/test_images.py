@@ -110,7 +110,7 @@ def test_what_has_no_equal_is_refused_by_its_trait(name, image_encoder, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("recipe", ["quickstart-audio", "quickstart-points", "quickstart-video", "quickstart-imu"])
+@pytest.mark.parametrize("recipe", ["quickstart-audio", "quickstart-points", "quickstart-imu"])
 def test_other_modalities_are_refused(recipe, exported, tmp_path):
     modality = recipe.partition("-")[2]
     path = exported(recipe, "encoder.depth=1")
