@@ -23,7 +23,7 @@ from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.entry import Entry, to_plain
+from foundation.zoo.entry import Entry, is_name, to_plain
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -36,7 +36,7 @@ from foundation.zoo.export import (
 )
 from foundation.zoo.home import Home
 from foundation.zoo.partial import read_sub_network
-from foundation.zoo.registry import is_name, named, near_name, weights_of
+from foundation.zoo.registry import named, near_name, weights_of
 from foundation.zoo.sections import branches, sections
 
 
