@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +17,14 @@ from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.encoders.elastic import SubNetwork, size_named, stand_alone
 from foundation.errors import UserError
-from foundation.modalities.parts import check_evaluation, own_evaluation
+from foundation.modalities.parts import check_evaluation
 from foundation.paths import near_path
-from foundation.plugins import Plugin, resolve
+from foundation.plugins import Plugin
 from foundation.printable import isolated
 from foundation.seeded import seeded
-from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.entry import Entry, is_name, to_plain
+from foundation.weights import check_finite, check_fits, header, layout_of
+from foundation.zoo.convert import find
+from foundation.zoo.entry import Entry, to_plain
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -31,68 +32,17 @@ from foundation.zoo.export import (
     encoder_tensors,
     export_of,
     file_of,
+    heads_tensors,
     measured_of,
     without_download,
 )
+from foundation.zoo.heads import reader_of
 from foundation.zoo.home import Home
+from foundation.zoo.libraries import from_open_clip, from_timm, near_model
+from foundation.zoo.loaded import LoadedEncoder, evaluation_of
 from foundation.zoo.partial import read_sub_network
 from foundation.zoo.registry import named, near_name, weights_of
 from foundation.zoo.sections import branches, sections
-
-
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder in evaluation mode and how to feed it.
-
-    Attributes:
-        encoder: on the device, without gradients.
-        modality: folder name in ``foundation/modalities``.
-        evaluation: the modality's ``EvaluationConfig``.
-        description: one line for a person.
-        sha256: of the weights' file, or None where there is none.
-        folder: where results about this model belong; None for a model that has no folder of the user's.
-        config: the encoder's Config, to build an untrained twin.
-        recipe: text of the one that it was trained with; empty where that is not known.
-        stage: of that recipe, from 0.
-        name: of the run and the branch, or of the model of timm or open_clip.
-        branch: of the run; empty for a model of timm.
-        step: optimiser steps done.
-        computed: device, processor and precision of the training, where known.
-        card: what is known of it, as plain values: of a model of the zoo its entry, of an export its card.
-    """
-
-    encoder: nn.Module
-    modality: str
-    evaluation: Any
-    description: str
-    sha256: str | None
-    folder: Path | None
-    config: Any
-    recipe: str = ""
-    stage: int = 0
-    name: str = ""
-    branch: str = ""
-    step: int = 0
-    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def published(self) -> str | None:
-        """Source of published weights, see :class:`foundation.encoders.protocol.EncoderConfig`; None where they are
-        those of a run or an export."""
-        found: str | None = self.config.published if self.sha256 is None else None
-        return found
-
-    @property
-    def own(self) -> tuple[str, Any]:
-        """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
-        probes look at."""
-        return own_evaluation(self.modality, self.evaluation)
-
-    def untrained(self, seed: int = 0) -> nn.Module:
-        """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
-        with seeded(seed):
-            return without_download(self.config).build().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +65,8 @@ def load_encoder(
             (a path of that name wins; what is not on this machine is pulled), a model of timm: ``timm:NAME`` (its
             published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or ``timm:NAME,random``; or the
             image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
-            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``.
+            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``; or a file of weights that others
+            have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``.
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
@@ -133,7 +84,7 @@ def load_encoder(
         return _whole(text, device, branch, fetch)
     size = _Size(width, [depth] if isinstance(depth, int) else depth)
     path = Path(text)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and find.foreign(text) is None:
         return _from_export(path, device, size=size)
     if not path.exists() and (entry := named(text)) is not None and not entry.loads:
         return _from_zoo(entry, device, branch, fetch, size)
@@ -150,9 +101,11 @@ class _Size:
 
 def _whole(text: str, device: torch.device | str, branch: str | None, fetch: bool) -> LoadedEncoder:
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"), device, fetch)
+        return from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
-        return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
+        return from_open_clip(text.removeprefix("open_clip:"), device, fetch)
+    if (foreign := find.foreign(text)) is not None:
+        return _from_foreign(foreign, device, branch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -171,21 +124,9 @@ def _whole(text: str, device: torch.device | str, branch: str | None, fetch: boo
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        f"NAME.safetensors, a name of 'foundation zoo list', timm:NAME or open_clip:NAME,pretrained=TAG)"
-        f"{near_name(text)}{_published(text)}"
+        f"NAME.safetensors, weights of others such as dinov2_vits14.pth, a name of 'foundation zoo list', timm:NAME or "
+        f"open_clip:NAME,pretrained=TAG){near_name(text)}{near_model(text)}"
     )
-
-
-def _published(text: str) -> str:
-    """A hint for a bare word that is the name of a timm model, such as ``resnet18``; empty for any other."""
-    if not is_name(text):
-        return ""
-    with suppress(ImportError, RuntimeError):
-        import timm
-
-        if timm.is_model(text):
-            return f"; did you mean timm:{text}?"
-    return ""
 
 
 def _from_zoo(
@@ -246,7 +187,7 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=card["modality"],
-        evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
+        evaluation=evaluation_of(card["modality"], card["evaluation"], str(card_path)),
         description=f"{isolated(name)} at step {card['step']:,} ({path})",
         sha256=digest,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
@@ -258,6 +199,7 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         step=card["step"],
         computed=card.get("computed", {}),
         card=card,
+        heads=reader_of(path, card.get("heads")) if size is None else None,  # they were trained behind the whole
     )
 
 
@@ -272,6 +214,7 @@ def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> Load
         name=f"{loaded.name}-{part}",
         description=f"{part} of {loaded.description}",
         sha256=_part_digest(loaded.sha256 or loaded.description, part),
+        heads=None,
     )
 
 
@@ -297,9 +240,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     group = file_of(folder, branch)
     source = folder / checkpoint.files_of(checkpoint.manifest_of(folder), group)[0]
     bare = without_download(recipe.encoder)
-    check_fits(
-        bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
-    )
+    check_fits(bare, layout_of(weights), str(source))
     encoder = _fill(bare, weights, str(source))
     return LoadedEncoder(
         encoder=encoder.to(device),
@@ -315,63 +256,23 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         branch=branch,
         step=int(numbers["step"]),
         computed=numbers.get("computed", {}),
+        heads=partial(heads_tensors, folder, branch),
     )
 
 
-def _from_timm(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
-    model, _, option = name.partition(",")
-    option, _, file = option.partition("=")
-    if (option, bool(file)) not in (("", False), ("pretrained", False), ("random", False), ("weights", True)):
-        raise UserError(
-            f"timm:{name}: after the comma stands 'random' or 'weights=FILE.safetensors'; without it the published "
-            "weights are taken"
-        )
-    kind = resolve("foundation.encoders.{name}", "timm").Config
-    encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
-    absent = encoder_config.pretrained and not fetch
-    return _of_library(encoder_config, f"timm:{name}", f"timm {model} ({said})", device, absent)
-
-
-def _from_open_clip(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
-    model, _, option = name.partition(",")
-    option, _, value = option.partition("=")
-    if (option, bool(value)) not in (("random", False), ("pretrained", True), ("weights", True)):
-        from foundation.encoders.open_clip_models import shape_of, tags_of
-
-        tags = tags_of(shape_of(model).name)
-        raise UserError(
-            f"open_clip:{name}: after the name and a comma stands 'pretrained=TAG', 'weights=FILE.safetensors' or "
-            f"'random'; of the tags {tags}"
-        )
-    kind = resolve("foundation.encoders.{name}", "open_clip").Config
-    encoder_config = kind(model=model, **({option: value} if value else {}))
-    said = {"random": "random weights", "weights": f"weights of {value}"}.get(option, f"published weights {value}")
-    absent = encoder_config.pretrained is not None and not fetch
-    return _of_library(encoder_config, f"open_clip:{name}", f"open_clip {model} ({said})", device, absent)
-
-
-def _of_library(
-    encoder_config: Any, source: str, description: str, device: torch.device | str, absent: bool
-) -> LoadedEncoder:
-    """An encoder that another library makes; ``absent``: its weights are not to be had, and not needed."""
-    if absent:
-        device = "meta"
-        with torch.device(device):
-            encoder = encoder_config.build()
-    else:
-        with seeded(0):
-            encoder = encoder_config.build()
-        check_finite(encoder.state_dict(), source)
+def _from_foreign(named: find.Foreign, device: torch.device | str, branch: str | None) -> LoadedEncoder:
+    result = find.convert(named, branch)
+    made, path = result.converted, named.path
+    bare = without_download(made.encoder)
     return LoadedEncoder(
-        encoder=encoder.to(device).eval().requires_grad_(False),
-        modality="image",
-        evaluation=_evaluation("image", encoder.preprocessing(), source),
-        description=description,
-        sha256=None,
-        folder=None,
-        config=encoder_config,
-        name=encoder_config.model,
+        encoder=_fill(bare, made.tensors, str(path)).to(device),
+        modality=made.modality,
+        evaluation=made.evaluation,
+        description=f"{isolated(path.stem)} of {result.title} ({path})",
+        sha256=checkpoint.sha256(path),
+        folder=path.parent,
+        config=made.encoder,
+        name=path.stem,
     )
 
 
@@ -382,14 +283,3 @@ def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str)
     encoder.load_state_dict(dict(weights))
     check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)
-
-
-def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
-    try:
-        kind = resolve("foundation.modalities.{name}.views", modality).EvaluationConfig
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    known = {item.name for item in dataclasses.fields(kind)}
-    evaluation = config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
-    check_evaluation(modality, evaluation, source)
-    return evaluation

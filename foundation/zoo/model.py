@@ -126,8 +126,8 @@ class Model(nn.Module):
 
         Returns:
             ``cls`` [batch, width], ``patches`` [batch, tokens, width] and ``registers`` [batch, registers, width];
-            ``valid`` [batch, tokens] bool where some patch tokens are padding, else None. An encoder without class token
-            has a pooled feature in its place.
+            ``valid`` [batch, tokens] bool where some patch tokens are padding, else None. An encoder without class
+            token has a pooled feature in its place.
 
         Raises:
             UserError: as :meth:`forward`.
