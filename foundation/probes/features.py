@@ -393,7 +393,9 @@ def check_finite(features: Tensor, what: str) -> None:
     Raises:
         UserError: naming how many samples are affected.
     """
-    bad = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
+    # What is not finite makes a sum so; a sum of finite numbers may overflow, and is looked at again.
+    rows = (~torch.isfinite(features.sum(dim=1))).nonzero().flatten()
+    bad = rows[~torch.isfinite(features[rows]).all(dim=1)]
     if len(bad):
         raise UserError(
             f"{len(bad)} of {len(features)} {what} features are not finite (first: sample {int(bad[0])}): "
