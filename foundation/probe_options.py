@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True, result
     parser.add_argument(
         "--size", type=argument(Side), metavar="PIXELS", help="side of the evaluation view; default: the model's"
     )
+    parser.set_defaults(pieces=1)
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
     parser.add_argument(
@@ -88,6 +89,18 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         choices=("cls", "patches", "both"),
         default="cls",
         help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
+    )
+
+
+def add_pieces(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that average the features of a recording."""
+    parser.add_argument(
+        "--pieces",
+        type=argument(Count),
+        default=1,
+        metavar="N",
+        help="views of a recording that is longer than one (audio, video, IMU), spread evenly over it; their features "
+        "are averaged (default: its middle alone)",
     )
 
 

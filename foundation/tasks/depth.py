@@ -174,6 +174,7 @@ def _scores(tables: dict[str, Any], keys: list[str], learned: Learned, seed: int
             interval=mean_interval(table[there, place], seed),
             n=len(own),
             better="more" if metric == "delta1" else "less",
+            share=metric == "delta1",
             setting=learned.said(kind),
             features=kind,
             chance=float(constant[there, place].mean()),

@@ -33,11 +33,19 @@ POOLED: tuple[Mapping[str, Any], ...] = (
 )
 """One vector for each sample, or its patch tokens: the same for every modality."""
 
+_PLANES: tuple[Mapping[str, Any], ...] = (
+    {"name": "segmentation"},
+    {"name": "depth"},
+    {"name": "discovery"},
+    {"name": "correspondence"},
+)
+"""Of the pixels of a picture."""
+
 SUITES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
-    "image": POOLED,
-    "audio": POOLED,
-    "points": POOLED,
-    "video": POOLED,
+    "image": (*POOLED, *_PLANES),
+    "audio": (*POOLED, {"name": "events"}),
+    "points": (*POOLED, {"name": "parts"}),
+    "video": (*POOLED, {"name": "propagation"}),
     "imu": (*POOLED[:4], {"name": "svm", "kernel": "rbf", "costs": [0.1, 1.0, 10.0, 100.0]}, *POOLED[5:]),
 }
 
