@@ -41,7 +41,9 @@ def _add_pca(commands: Any) -> None:
     _add_model(pca)
     _add_samples(pca, 8)
     pca.add_argument(
-        "--foreground", action="store_true", help="split off the background by the first component; it is black"
+        "--foreground",
+        action="store_true",
+        help="split off the background of each sample by its first component; it is black",
     )
     pca.add_argument(
         "--centred",
@@ -211,7 +213,6 @@ def _pca(arguments: argparse.Namespace) -> int:
 
     loaded, sources, device = _begin(arguments)
     seen = samples(loaded, sources, arguments.samples, arguments.rate)
-    across = 2 if len(seen) > 3 else 1
     made = pca_table(
         loaded,
         seen,
@@ -219,7 +220,6 @@ def _pca(arguments: argparse.Namespace) -> int:
         only_foreground=arguments.foreground,
         own_basis=arguments.own_basis,
         centred=arguments.centred,
-        across=across,
     )
     return _written(made, arguments.out)
 
