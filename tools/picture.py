@@ -93,6 +93,7 @@ def _add_map(commands: Any) -> None:
         metavar="N",
         help="samples at most, spread evenly (default: %(default)s)",
     )
+    chart.add_argument("--key", metavar="KEY", help="open the page with this sample")
     chart.add_argument("--seed", type=argument(Seed), default=0, help="of t-SNE (default: %(default)s)")
 
 
@@ -242,7 +243,15 @@ def _map(arguments: argparse.Namespace) -> int:
     there = located(loaded, sources, device=device, limit=arguments.limit, rate=arguments.rate, cache=default_cache())
     for path in arguments.out:
         with _as_page(path) as page:
-            said = write_map(loaded, there, page, method=arguments.method, tokens=arguments.tokens, seed=arguments.seed)
+            said = write_map(
+                loaded,
+                there,
+                page,
+                method=arguments.method,
+                tokens=arguments.tokens,
+                seed=arguments.seed,
+                key=arguments.key,
+            )
         to_stdout(f"written: {path} ({said})")
     return 0
 
