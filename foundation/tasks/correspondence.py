@@ -17,10 +17,11 @@ from torch import Tensor
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.image.evaluation import Evaluation
 from foundation.modalities.image.geometry import affine, resize_crops
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import correspondence, pictures
+from foundation.probes.dense_prediction import correspondence
 from foundation.probes.dense_prediction.reading import Reading, colours_and_places
 from foundation.probes.dense_prediction.refusals import of_planes
 from foundation.probes.dense_prediction.segmentation import mean_interval
@@ -116,7 +117,7 @@ class Correspondence:
                     hits = correspondence.correct(found, truth, config.threshold)
                     right.setdefault(kind, []).append(float(hits.double().mean()))
                     if kind == "model" and len(shown) < config.pictures:
-                        views = [pictures.seen(part[row], subject.evaluation) for part in (batch.view, seconds)]
+                        views = [label_drawing.seen(part[row], subject.evaluation) for part in (batch.view, seconds)]
                         shown.append(_drawn(sample["__key__"], views, places[seen], found, hits))
         if not keys:
             raise UserError("correspondence: the two views of no sample share a patch")
@@ -174,7 +175,7 @@ def _drawn(key: str, views: Sequence[Any], places: Tensor, found: Tensor, hits: 
     """Both views with lines between patches that were matched, green where right, red where not."""
     from PIL import Image, ImageDraw
 
-    image = Image.fromarray(pictures.side_by_side(views))
+    image = Image.fromarray(label_drawing.side_by_side(views))
     draw = ImageDraw.Draw(image)
     width = (image.width - 4) // 2
     for place in np.linspace(0, len(places) - 1, min(_DRAWN, len(places))).astype(int).tolist():
@@ -183,6 +184,6 @@ def _drawn(key: str, views: Sequence[Any], places: Tensor, found: Tensor, hits: 
         draw.line((begin[0], begin[1], width + 4 + end[0], end[1]), fill=colour, width=2)
     return Shown(
         title=f"{key}: patches of two views that were matched, green where right",
-        content=pictures.png(np.asarray(image)),
+        content=label_drawing.png(np.asarray(image)),
         alternative=f"Two views of {key} with lines between matched patches, green where right and red where wrong.",
     )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.drawing import heat_rgb
-from foundation.probes.dense_prediction import depth, pictures
+from foundation.probes.dense_prediction import depth
 from foundation.probes.dense_prediction.heads import Item, Learned, learn
 from foundation.probes.dense_prediction.reading import (
     Batch,
@@ -187,9 +188,12 @@ def _scores(tables: dict[str, Any], keys: list[str], learned: Learned, seed: int
 
 def _drawn(item: Item, batch: Batch, row: int, found: Tensor, evaluation: Any) -> Shown:
     low, high = float(item.truth.min()), float(item.truth.max())
-    parts = [pictures.seen(batch.view[row], evaluation), *(heat_rgb(part, low, high) for part in (item.truth, found))]
+    parts = [
+        label_drawing.seen(batch.view[row], evaluation),
+        *(heat_rgb(part, low, high) for part in (item.truth, found)),
+    ]
     return Shown(
         title=f"{item.key}: picture, true depth, prediction ({low:.2f} to {high:.2f} m)",
-        content=pictures.png(pictures.side_by_side(parts)),
+        content=label_drawing.png(label_drawing.side_by_side(parts)),
         alternative=f"The test picture {item.key}, its depths (dark is near), and those that the linear head finds.",
     )

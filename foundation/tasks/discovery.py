@@ -14,8 +14,9 @@ from foundation.data.extras import json as json_member
 from foundation.data.extras import regions
 from foundation.data.extras.member import Member
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import pictures, tokencut
+from foundation.probes.dense_prediction import tokencut
 from foundation.probes.dense_prediction.reading import Batch, Reading, chosen, colours_and_places
 from foundation.probes.dense_prediction.refusals import of_members, of_planes
 from foundation.probes.features import depth_of
@@ -84,7 +85,8 @@ class Discovery:
         patterns = subject.shards(_split(subject))
         name = str(chosen(config.member, MEMBERS, patterns))
         member: Member = json_member.Config(member=name) if name.endswith(".json") else regions.Config(member=name)
-        keys_there = f"keys.{depth_of(subject.loaded.encoder) - 1}" in subject.loaded.encoder.tap_names()
+        encoder: Any = subject.loaded.encoder
+        keys_there = f"keys.{depth_of(encoder) - 1}" in encoder.tap_names()
         reading = Reading(
             subject.loaded,
             subject.evaluation,
@@ -163,7 +165,7 @@ def _true_boxes(sample: Any, evaluate: Any, bad: list[SampleError]) -> list[toke
             detail = f"boxes: {error!r}; a list of [left, top, right, bottom] is expected"
             bad.append(SampleError(str(sample["__shard__"]), str(sample["__key__"]), "decode", detail))
             return []
-        corners = evaluate.crop_points(boxes.reshape(-1, 2), height, width).reshape(-1, 4)
+        corners = evaluate.crop_places(boxes.reshape(-1, 2), height, width).reshape(-1, 4)
     else:
         corners = np.array(tokencut.boxes_of(evaluate.crop_map(given, height, width), _BACKGROUND)).reshape(-1, 4)
     size = evaluate.config.size
@@ -187,12 +189,14 @@ def _score(kind: str, right: Sequence[bool], keys: Sequence[str]) -> Score:
 def _drawn(key: str, view: Tensor, truth: Sequence[tokencut.Box], box: tokencut.Box, evaluation: Any) -> Shown:
     from foundation.modalities.drawing import resize
 
-    factor = pictures.SIDE / view.shape[-2]
-    large = resize(pictures.seen(view, evaluation), pictures.SIDE, round(view.shape[-1] * factor), smooth=False)
-    drawn = pictures.outlined(large, [[factor * at for at in one] for one in truth], (40, 220, 60))
-    drawn = pictures.outlined(drawn, [[factor * at for at in box]], (235, 60, 40))
+    factor = label_drawing.SIDE / view.shape[-2]
+    large = resize(
+        label_drawing.seen(view, evaluation), label_drawing.SIDE, round(view.shape[-1] * factor), smooth=False
+    )
+    drawn = label_drawing.outlined(large, [[factor * at for at in one] for one in truth], (40, 220, 60))
+    drawn = label_drawing.outlined(drawn, [[factor * at for at in box]], (235, 60, 40))
     return Shown(
         title=f"{key}: true boxes (green) and the one found (red)",
-        content=pictures.png(drawn),
+        content=label_drawing.png(drawn),
         alternative=f"The picture {key} with the true boxes in green and the box that TokenCut finds in red.",
     )

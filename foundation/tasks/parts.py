@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from foundation.data import members
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.points import dense
 from foundation.modalities.points.evaluation import EvaluationConfig
 from foundation.modalities.points.geometry import normalised
 from foundation.modalities.points.picture import render
-from foundation.probes.dense_prediction import part_segmentation, pictures
+from foundation.probes.dense_prediction import part_segmentation
 from foundation.probes.dense_prediction.heads import Item, learn
 from foundation.probes.dense_prediction.reading import Batch, Numbers, Reading
 from foundation.probes.dense_prediction.refusals import of_members
@@ -177,8 +178,8 @@ def _kind(sample: Any) -> str:
 
 def _items(batch: Batch, subject: Subject, known: _Known, bad: list[SampleError]) -> Iterator[tuple[Item, Any, str]]:
     """Clouds whose parts fit, with their points and their class."""
-    evaluation, config = subject.evaluation, subject.loaded.encoder.config
-    centres = config.coordinates_of(batch.view)
+    evaluation, encoder = subject.evaluation, cast(Any, subject.loaded.encoder)
+    centres = encoder.config.coordinates_of(batch.view)
     spread = dense.spread(batch.tokens, centres, batch.samples, evaluation)
     for sample, arrays in zip(batch.samples, spread, strict=True):
         parts, kind = sample["__extras__"]["parts"], _kind(sample)
@@ -223,13 +224,13 @@ def _scores(
 
 
 def _drawn(item: Item, points: Any, found: Tensor, parts: int, up: str) -> Shown:
-    table = pictures.palette(parts + 1)[1:]
+    table = label_drawing.palette(parts + 1)[1:]
     drawings = [
         render(points, np.where((part >= 0)[:, None], table[part], np.uint8(128)), up)
         for part in (item.truth.numpy(), found.numpy())
     ]
     return Shown(
         title=f"{item.key}: true parts (above) and those found (below)",
-        content=pictures.png(np.concatenate(drawings)),
+        content=label_drawing.png(np.concatenate(drawings)),
         alternative=f"The cloud {item.key} from three sides, coloured by its parts, above, and by those found, below.",
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foundation.data.stream import iterate_samples
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.parts import decoder
 from foundation.modalities.video.clips import sample_frames
 from foundation.modalities.video.evaluation import VideoEvaluation
@@ -20,7 +21,7 @@ from foundation.modalities.video.picture import film_strip
 from foundation.modalities.video.selection import frames_at
 from foundation.printable import printable
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import pictures, propagation, segmentation
+from foundation.probes.dense_prediction import propagation, segmentation
 from foundation.probes.dense_prediction.reading import CropsMaps, Numbers, colours_and_places, grid_of
 from foundation.probes.dense_prediction.refusals import of_members
 from foundation.probes.dense_prediction.segmentation import mean_interval
@@ -231,13 +232,13 @@ def _scores(table: dict[str, list[tuple[float, float]]], keys: Sequence[str], se
 
 
 def _drawn(key: str, clip: _Clip, found: NDArray[Any], objects: Sequence[int], evaluation: Any) -> Shown:
-    table = pictures.palette(len(objects) + 1)
+    table = label_drawing.palette(len(objects) + 1)
     chosen = np.linspace(0, len(found) - 1, min(6, len(found))).astype(int)
     strips = []
     for maps in (clip.masks, found):
         shots = []
         for at in chosen:
-            picture = pictures.seen(clip.frames[at], evaluation).astype(np.float64)
+            picture = label_drawing.seen(clip.frames[at], evaluation).astype(np.float64)
             for number, value in enumerate(objects, start=1):
                 inside = maps[at] == value
                 picture[inside] = 0.3 * picture[inside] + 0.7 * table[number]
@@ -245,6 +246,6 @@ def _drawn(key: str, clip: _Clip, found: NDArray[Any], objects: Sequence[int], e
         strips.append(film_strip(shots, len(shots)))
     return Shown(
         title=f"{key}: true masks (above) and those carried on from the first frame (below)",
-        content=pictures.png(np.concatenate(strips)),
+        content=label_drawing.png(np.concatenate(strips)),
         alternative=f"Frames of {key} with the true masks of its objects above and the masks that were found below.",
     )

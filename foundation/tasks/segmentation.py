@@ -17,7 +17,8 @@ from torch import Tensor
 
 from foundation.data.extras import regions
 from foundation.errors import UserError
-from foundation.probes.dense_prediction import pictures, segmentation
+from foundation.modalities import label_drawing
+from foundation.probes.dense_prediction import segmentation
 from foundation.probes.dense_prediction.heads import Item, Learned, learn
 from foundation.probes.dense_prediction.reading import (
     Batch,
@@ -212,10 +213,10 @@ def _scores(tables: dict[str, Any], keys: list[str], learned: Learned, seed: int
 
 
 def _drawn(item: Item, batch: Batch, row: int, found: Tensor, evaluation: Any, classes: int) -> Shown:
-    seen = pictures.seen(batch.view[row], evaluation)
-    parts = [seen, pictures.coloured(item.truth, classes), pictures.coloured(found, classes)]
+    seen = label_drawing.seen(batch.view[row], evaluation)
+    parts = [seen, label_drawing.coloured(item.truth, classes), label_drawing.coloured(found, classes)]
     return Shown(
         title=f"{item.key}: picture, truth, prediction",
-        content=pictures.png(pictures.side_by_side(parts)),
+        content=label_drawing.png(label_drawing.side_by_side(parts)),
         alternative=f"The test picture {item.key}, its label map, and the map that the linear head finds.",
     )
