@@ -79,6 +79,7 @@ class Trainer:
         self.stage.replicate()
         stop_after = recipe.train.stop_after
         self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
+        self._end_where_enough()
 
     def _data_guard(self) -> DataGuard:
         data, skipped = self.stage.recipe.data, self.progress.skipped if rank() == 0 else None
@@ -134,7 +135,19 @@ class Trainer:
     @property
     def stopped_early(self) -> str | None:
         """What to say where ``train.stop_after`` has ended the run before its length."""
-        return stopped_early(self.progress.step, self.clock.total_steps, self.folder.path)
+        total = self.progress.step if self._has_enough else self.clock.total_steps
+        return stopped_early(self.progress.step, total, self.folder.path)
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether a job has ended the last stage before its length: early stopping."""
+        return self.stage.part.number == len(self.parts) - 1 and self.stage.jobs.enough
+
+    def _end_where_enough(self) -> bool:
+        if not self._has_enough:
+            return False
+        self.last_step = min(self.last_step, self.progress.step)
+        return True
 
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
@@ -236,6 +249,7 @@ class Trainer:
         gone_back = self._settle()
         if not gone_back:
             self._run_jobs()
+            save = self._end_where_enough() or save
         if agreed["stop"]:
             self._save(wait=True)
             raise StopRequest(self.stop.name, self.progress.step)
