@@ -28,6 +28,7 @@ from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.ranges import Count, PositiveShare, Range, Shares, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 _DRAWS = 4
 _DRAWN = 12  # matches in a picture
@@ -65,6 +66,8 @@ class Correspondence:
         """See :class:`foundation.tasks.base.Task`."""
         if subject.loaded.modality != "image":
             return f"two views of a picture are compared, and the model looks at {subject.loaded.modality}"
+        if not (subject.test or subject.train):
+            return "no shards: give --test SHARDS"
         return of_planes(subject)
 
     def run(self, subject: Subject) -> Outcome:
@@ -143,7 +146,7 @@ class Correspondence:
                 "patches of an image, then over the images. Patches are coarse: "
                 f"{100 * float(np.mean(best)):.1f} % can be right. Nothing is learned."
             ),
-            warnings=tuple(reading.warnings()),
+            warnings=(*outdone(scores), *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "threshold": config.threshold,

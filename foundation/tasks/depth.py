@@ -28,6 +28,7 @@ from foundation.probes.dense_prediction.segmentation import mean_interval, upsam
 from foundation.ranges import Count, Positive, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("depth.npy", "depth.png")
 """Where depths are looked for: numbers [H, W] of any size, in the geometry of the picture; 0, negative or not finite
@@ -123,8 +124,10 @@ class Depth:
                 found[kind].append(depth.errors(said, item.truth))
                 if kind == "model" and len(shown) < config.pictures:
                     shown.append(_drawn(item, batch, row, said, subject.evaluation))
+        table = {kind: np.array(values) for kind, values in found.items()}
+        scores = _scores(table, keys, learned, settings.seed)
         return Outcome(
-            scores=_scores({kind: np.array(values) for kind, values in found.items()}, keys, learned, settings.seed),
+            scores=scores,
             protocol=(
                 f"One linear layer on each patch token gives shares to {config.bins} depths between the smallest and "
                 "the largest of the training split, fitted by multinomial logistic regression to the depths in the "
@@ -132,7 +135,7 @@ class Depth:
                 "bilinearly, the depth is the mean of the bins by their shares; errors over the known pixels of each "
                 "image, then the mean over the images (Oquab et al. 2023)."
             ),
-            warnings=tuple(reading.warnings()),
+            warnings=(*outdone(scores), *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "member": reading.members["map"].member,
@@ -175,6 +178,7 @@ def _scores(tables: dict[str, Any], keys: list[str], learned: Learned, seed: int
             interval=mean_interval(table[there, place], seed),
             n=len(own),
             better="more" if metric == "delta1" else "less",
+            share=metric == "delta1",
             setting=learned.said(kind),
             features=kind,
             chance=float(constant[there, place].mean()),

@@ -24,6 +24,7 @@ from foundation.probes.scores import wilson_interval
 from foundation.ranges import Positive, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("boxes.json", "seg.png", "seg.npy")
 """Where objects are looked for. ``boxes.json``: ``boxes``, a list of [left, top, right, bottom], in pixels of a picture
@@ -119,15 +120,16 @@ class Discovery:
         if not found.keys:
             raise UserError("discovery: none of the samples shows an object")
         said = [f"{found.without} samples without an object in the view are left out"] if found.without else []
+        scores = tuple(_score(kind, right, found.keys) for kind, right in found.right.items())
         return Outcome(
-            scores=tuple(_score(kind, right, found.keys) for kind, right in found.right.items()),
+            scores=scores,
             protocol=(
                 f"TokenCut (Wang et al. 2022) on {'the keys' if keys_there else 'the patch tokens'} of the last block "
                 f"of the evaluation view: edges where the cosine exceeds {config.threshold:g}, the second smallest "
                 "generalised eigenvector is cut at its mean, the box is that of the connected patches around its "
                 f"largest entry; right where the IoU with any true box is at least {config.iou:g}. Nothing is learned."
             ),
-            warnings=(*said, *reading.warnings()),
+            warnings=(*outdone(scores), *said, *reading.warnings()),
             pictures=tuple(shown),
             settings={"member": name, "threshold": config.threshold, "epsilon": config.epsilon, "iou": config.iou},
         )

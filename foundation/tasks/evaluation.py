@@ -98,7 +98,8 @@ def evaluate(
                 continue
             found = _asked(name, task, other, None, say, candidate.label).outcome
             if found is not None:
-                more = tuple(dataclasses.replace(score, features=candidate.label) for score in found.scores)
+                own = [score for score in found.scores if score.features == "model"]  # a task may score its baselines
+                more = tuple(dataclasses.replace(score, features=candidate.label) for score in own)
                 whole = dataclasses.replace(outcome, scores=(*outcome.scores, *more))
                 answers[name] = dataclasses.replace(answers[name], outcome=whole)
     if not any(answer.outcome for answer in answers.values()):

@@ -21,12 +21,13 @@ from foundation.modalities.points.picture import render
 from foundation.probes.dense_prediction import part_segmentation
 from foundation.probes.dense_prediction.heads import Item, learn
 from foundation.probes.dense_prediction.reading import Batch, Numbers, Reading
-from foundation.probes.dense_prediction.refusals import of_members
+from foundation.probes.dense_prediction.refusals import of_members, of_tokens
 from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.probes.road import open_limited
 from foundation.ranges import Count, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("parts.npy",)
 """Where parts are looked for: a whole number for each point [P], in the order of the file; negative where unknown."""
@@ -71,7 +72,7 @@ class Parts:
         if not isinstance(subject.evaluation, EvaluationConfig):
             return f"parts of point clouds are asked for, and the model looks at {subject.loaded.modality}"
         both: tuple[Split, ...] = ("train", "test")
-        return of_members(subject, self.config.member, MEMBERS, "parts of the points are", both)
+        return of_tokens(subject) or of_members(subject, self.config.member, MEMBERS, "parts of the points are", both)
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""
@@ -126,14 +127,13 @@ class Parts:
                 learned.heads["model"](item.features["model"]), known.of_kind[kinds[item.key]]
             )
             shown.append(_drawn(item, points, found, len(known.places), subject.evaluation.up))
+        scores = tuple(
+            score
+            for name, values in each.items()
+            for score in _scores(name, values, keys, [kinds[key] for key in keys], learned.said(name), settings.seed)
+        )
         return Outcome(
-            scores=tuple(
-                score
-                for name, values in each.items()
-                for score in _scores(
-                    name, values, keys, [kinds[key] for key in keys], learned.said(name), settings.seed
-                )
-            ),
+            scores=scores,
             protocol=(
                 "Features of a point are those of the three nearest groups, weighted by the inverse square of the "
                 "distance; one linear layer by multinomial logistic regression; the weight decay is chosen on training "
@@ -141,7 +141,7 @@ class Parts:
                 "over the clouds of the mean IoU over these parts, class mIoU the mean over the classes (Yi et al. "
                 "2016)."
             ),
-            warnings=tuple(reading.warnings()),
+            warnings=(*outdone(scores), *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "member": member.member,

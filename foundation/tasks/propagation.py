@@ -23,13 +23,14 @@ from foundation.printable import printable
 from foundation.probes.dense import token_features
 from foundation.probes.dense_prediction import propagation, segmentation
 from foundation.probes.dense_prediction.reading import CropsMaps, Numbers, colours_and_places, grid_of
-from foundation.probes.dense_prediction.refusals import of_members
+from foundation.probes.dense_prediction.refusals import of_members, of_tokens
 from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.probes.results import progress
 from foundation.probes.road import open_limited
 from foundation.ranges import Count, Positive, Range, Side, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 from foundation.types import Sample
 from foundation.voice import plural
 
@@ -87,7 +88,9 @@ class Propagation:
         """See :class:`foundation.tasks.base.Task`."""
         if subject.loaded.modality not in _MODALITIES or not isinstance(subject.evaluation.build(), CropsMaps):
             return f"frames of a video are compared, and the model looks at {subject.loaded.modality}"
-        return of_members(subject, self.config.member, MEMBERS, "masks of the frames are", [_split(subject)])
+        return of_tokens(subject) or of_members(
+            subject, self.config.member, MEMBERS, "masks of the frames are", [_split(subject)]
+        )
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""
@@ -115,8 +118,9 @@ class Propagation:
             first = f": {printable(bad[0])}" if bad else ""
             raise UserError(f"propagation: no video shows an object in its first frame{first}")
         left_out = [f"{plural(len(bad), 'sample')} left out, the first: {printable(bad[0])}"] if bad else []
+        scores = _scores(table, keys, settings.seed)
         return Outcome(
-            scores=_scores(table, keys, settings.seed),
+            scores=scores,
             protocol=(
                 "The masks of the first frame are carried on: each patch takes the labels of the "
                 f"{config.top} most similar patches, within {config.radius} patches of its place, of the first frame "
@@ -124,7 +128,7 @@ class Propagation:
                 "enlarged bilinearly. J is the IoU of the masks, F the agreement of their outlines (Perazzi et al. "
                 "2016): means over the frames behind the first, then over the objects. Nothing is learned."
             ),
-            warnings=tuple(left_out),
+            warnings=(*outdone(scores), *left_out),
             pictures=tuple(shown),
             settings={
                 "context": config.context,

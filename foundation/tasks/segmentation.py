@@ -31,6 +31,7 @@ from foundation.probes.dense_prediction.refusals import of_members, of_planes
 from foundation.ranges import Count, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("seg.png", "seg.npy")
 """Where label maps are looked for: whole numbers [H, W] of any size, in the geometry of the picture."""
@@ -111,15 +112,16 @@ class Segmentation:
                 found = _predicted(learned.heads["model"](item.features["model"]), item)
                 shown.append(_drawn(item, batch, row, found, subject.evaluation, len(places)))
         tables = {kind: np.stack(parts) for kind, parts in counts.items()}
+        scores = _scores(tables, keys, learned, settings.seed)
         return Outcome(
-            scores=_scores(tables, keys, learned, settings.seed),
+            scores=scores,
             protocol=(
                 "One linear layer on each patch token, fitted by multinomial logistic regression to the share of each "
                 "class in the patch; the weight decay is chosen by mIoU on training images kept back; logits are "
                 "enlarged bilinearly to the label map of the evaluation view; mean IoU over the classes that occur in "
                 "the test labels (Oquab et al. 2023)."
             ),
-            warnings=(*warnings, *reading.warnings()),
+            warnings=(*outdone(scores), *warnings, *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "member": self._member(test),
