@@ -1,4 +1,15 @@
-"""Self-supervised pretraining of encoders, from shards to a report. Start with ``foundation --help``."""
+"""Self-supervised pretraining of encoders, from files to a model and its figures.
+
+::
+
+    import foundation as fm
+
+    run = fm.pretrain(data="photographs", out="runs/mine")
+    model = fm.load("runs/mine")
+    features = model(["a.jpg", "b.jpg"])
+
+The same from a shell: ``foundation --help``. Nothing here is imported before it is used.
+"""
 
 from foundation.version import VERSION
 
@@ -6,14 +17,20 @@ from foundation.version import VERSION
 # working directory is still on the path, where a ``re.py`` among someone's data would stand in for it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any, Literal
 
     import torch
 
+    from foundation.api.features import FeatureExtractor
+    from foundation.api.finetune import Tuned
+    from foundation.api.run import Run
+    from foundation.finetune.predictor import Predictor
     from foundation.zoo.model import Model, Tokens
 
 __version__ = VERSION
-__all__ = ["__version__", "load"]
+__all__ = ["FeatureExtractor", "__version__", "finetune", "load", "predictor", "pretrain"]
 
 
 def load(
@@ -49,3 +66,127 @@ def load(
     from foundation.zoo.model import load as load_model  # torch is imported when a model is wanted
 
     return load_model(source, branch=branch, device=device, tokens=tokens)
+
+
+def pretrain(
+    *,
+    out: "str | Path",
+    data: "str | Path | Sequence[str | Path] | None" = None,
+    recipe: "str | Path | None" = None,
+    set: "Mapping[str, Any] | None" = None,
+    modality: "str | None" = None,
+    fresh: bool = False,
+    processes: int = 1,
+    **overrides: "Any",
+) -> "Run":
+    """Pretrain an encoder without labels, or go on where it stopped: the same call again resumes.
+
+    ::
+
+        run = foundation.pretrain(data="photographs", out="runs/mine")
+        run = foundation.pretrain(data="data/mine/train-*.tar", recipe="dino-vits16", out="runs/dino",
+                                  train__batch_size=128, optimizer__learning_rate__start=1e-3)
+        features = run.load()("photo.jpg")
+
+    A folder of plain files becomes shards in the user's cache (``~/.cache/foundation/folders``) first; they are built
+    anew when a file has come, gone or changed.
+
+    Args:
+        out: run folder.
+        data: a folder of files (class folders or flat, see ``foundation data build``), a folder of shards, or patterns
+            of shards; None: those that the recipe names.
+        recipe: name of a shipped recipe, a YAML file, or a run folder. None: a small one of the modality, which
+            ``foundation recipes show`` prints: ``photos-cpu`` for pictures (``photos-gpu`` where there is a GPU),
+            ``quickstart-audio``, ``-points``, ``-video`` or ``-imu`` for the others. Without ``data`` the run in
+            ``out`` goes on.
+        set: settings of the recipe to change, ``{"train.length": "1000 steps"}``.
+        modality: of the files, where their extensions do not say it.
+        fresh: begin anew, and remove a run that is in the folder.
+        processes: on this machine that share the batch.
+        overrides: settings to change by name, two underscores for each dot: ``train__length="1000 steps"``.
+
+    Returns:
+        The run: ``folder``, ``state``, ``step``, ``metrics`` and ``load()``.
+
+    Raises:
+        foundation.errors.FoundationError: what the command ``foundation pretrain`` would end with.
+        KeyboardInterrupt: Ctrl-C, or the stop button of a notebook; the state is saved, and the same call goes on.
+    """
+    from foundation.api.pretrain import pretrain as call
+
+    return call(
+        out=out, data=data, recipe=recipe, set=set, modality=modality, fresh=fresh, processes=processes,
+        overrides=overrides,
+    )  # fmt: skip
+
+
+def finetune(
+    model: "str | Path",
+    *,
+    train: "str | Sequence[str]",
+    out: "str | Path",
+    test: "str | Sequence[str] | None" = None,
+    mode: str = "head",
+    task: 'Literal["classification", "labels", "regression"]' = "classification",
+    label: "str | Sequence[str]" = "label",
+    set: "Mapping[str, Any] | None" = None,
+    **options: "Any",
+) -> "Tuned":
+    """Train a pretrained encoder further on labelled shards, or go on where it stopped: the same call again resumes.
+
+    ::
+
+        tuned = foundation.finetune("runs/mine", train="data/train-*.tar", test="data/test-*.tar", mode="lora",
+                                    out="runs/tuned", epochs=20)
+        tuned.scores["value"], tuned.load().predict(["a.jpg", "b.jpg"])
+
+    Args:
+        model: what :func:`load` takes, by name.
+        train: patterns of the shards to train on; a share of their samples is kept back to choose by.
+        out: run folder.
+        test: patterns of the shards to score once, at the end.
+        mode: ``head``, ``last:N`` (blocks), ``all`` or ``lora``.
+        task: one class, several labels, or numbers.
+        label: field of each sample's ``json`` that has the label; of a regression several.
+        set: settings of the recipe to change, ``{"optimizer.clip": 1.0}``.
+        options: as of ``foundation finetune --help``: ``epochs=20``, ``learning_rate=1e-3``, ``patience=5``, ...
+
+    Returns:
+        ``run``, ``scores`` and ``load()``, which gives encoder and head with ``predict``.
+
+    Raises:
+        foundation.errors.FoundationError: what the command ``foundation finetune`` would end with.
+        KeyboardInterrupt: as of :func:`pretrain`.
+    """
+    from foundation.api.finetune import finetune as call
+
+    return call(
+        model, train=train, test=test, out=out, mode=mode, task=task, label=label, set=set, options=options
+    )  # fmt: skip
+
+
+def predictor(source: "str | Path", *, device: "torch.device | str" = "cpu") -> "Predictor":
+    """Load a fine-tuned model: ``predictor("runs/tuned").predict(["a.jpg", "b.jpg"])``.
+
+    Args:
+        source: the folder of a fine-tuning run, or its export ``export/best.safetensors``.
+        device: where it computes.
+
+    Raises:
+        foundation.errors.UserError: it is no fine-tuned model, or its heads are missing or of other weights.
+    """
+    from foundation.finetune.predictor import predictor as call
+
+    return call(source, device)
+
+
+def __getattr__(name: str) -> "Any":
+    if name == "FeatureExtractor":
+        from foundation.api.features import FeatureExtractor
+
+        return FeatureExtractor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> "list[str]":
+    return sorted({*globals(), *__all__})

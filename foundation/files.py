@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import glob
 import json
 import os
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from foundation.errors import UserError
 
+_POLL = 0.05  # seconds between two looks at a lock that another process holds
 TEMPORARY = ".tmp-"
 """Marks the name of what is being written; whatever still bears it after its writer has died is a leftover."""
 
@@ -59,6 +62,37 @@ def write_file(path: Path, content: bytes) -> None:
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer has; hidden for files."""
     return path.with_name(f".{path.name}{TEMPORARY}{uuid.uuid4().hex[:8]}")
+
+
+@contextmanager
+def held(descriptor: int, wait: bool = True, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
+    """Hold the lock of an open file, which all processes of a node (of most networks' file systems, of all) see.
+
+    Args:
+        descriptor: of the file; it stays open.
+        wait: for who holds it; else False is given then.
+        waiting: called once, when somebody else holds it.
+    """
+    taken = False
+    try:
+        while not taken:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = True
+            except BlockingIOError:
+                if not wait:
+                    break
+                if waiting is not None:
+                    waiting()
+                    waiting = None
+                time.sleep(_POLL)
+            except OSError:
+                taken = True  # a file system without locks: everyone works for themselves
+        yield taken
+    finally:
+        if taken:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may hold a copy of the descriptor
 
 
 @contextmanager

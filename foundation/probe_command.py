@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundation.errors import FoundationError, UserError
+from foundation.errors import UserError
 from foundation.printable import printable
+from foundation.probes.candidates import Candidate, candidates, describe_data
 from foundation.redact import redact
 from foundation.voice import to_stderr
 
@@ -27,23 +27,6 @@ if TYPE_CHECKING:
 
 WRITTEN = "written: "
 """In front of the path, in the line of :func:`save`."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An encoder to score.
-
-    Attributes:
-        name: ``model``, ``untrained``, ``raw`` or ``simple``.
-        label: for a person.
-        encoder: on the device.
-        sha256: of its weights, where known.
-    """
-
-    name: str
-    label: str
-    encoder: Any
-    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -74,22 +57,14 @@ class Job:
         Args:
             simple: also those that the modality's room ``simple`` names: one feature for a whole sample.
         """
-        from foundation.modalities.parts import simple_features
-        from foundation.probes.digests import weights_digest
-        from foundation.probes.features import RawEncoder, SimpleEncoder
-
-        loaded = self.loaded
-        yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
-        if self.arguments.baselines:
-            fresh = loaded.untrained(self.arguments.seed).to(self.device)
-            yield Candidate("untrained", "the same encoder, untrained", fresh, None)
-            yield Candidate("raw", f"raw {loaded.modality}", RawEncoder(), "raw")
-            functions = simple_features(loaded.modality, self.evaluation) if simple else {}
-            for label, function in functions.items():
-                # Kept features must not outlive the code that made them.
-                code = Path(inspect.getfile(function)).read_bytes()
-                digest = hashlib.sha256(code + label.encode()).hexdigest()
-                yield Candidate("simple", label, SimpleEncoder(function), digest)
+        return candidates(
+            self.loaded,
+            self.evaluation,
+            device=self.device,
+            seed=self.arguments.seed,
+            baselines=self.arguments.baselines,
+            simple=simple,
+        )
 
     def splits(self, candidate: Candidate, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
         """Labelled features of the training and of the test shards (without those, the training ones twice).
@@ -123,6 +98,7 @@ class Job:
             ``data`` and ``warnings`` of the result file.
         """
         from foundation.probes import cautions
+        from foundation.run.class_token import untrained_class_token
 
         report_skipped(train, "train")
         data: dict[str, Any] = {"train": describe_data(self.train, train), "test": "leave one out"}
@@ -249,19 +225,6 @@ def _data(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[tuple[s
     raise UserError("no training shards: give --train SHARDS (this model does not say what it was trained on)")
 
 
-def describe_data(patterns: Sequence[str], features: FeatureSet) -> dict[str, Any]:
-    """What the result file says about a split."""
-    from foundation.probes.digests import data_digest
-    from foundation.probes.road import find_shards
-
-    return {
-        "shards": [redact(pattern) for pattern in patterns],
-        "digest": data_digest(find_shards(patterns)),
-        "samples": len(features),
-        "skipped": dict(features.skipped),
-    }
-
-
 def report_skipped(features: FeatureSet, name: str) -> None:
     """Say which samples could not be used."""
     import sys
@@ -312,35 +275,3 @@ def save(job: Job, probe: str, content: dict[str, Any], begun: float) -> str:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another place by --json FILE") from error
     return f"{WRITTEN}{path}"
-
-
-def untrained_class_token(loaded: LoadedEncoder, tokens: Tokens | None) -> list[str]:
-    """Whether a class token is scored that no loss of the run ever asked for, as in masked autoencoders.
-
-    Args:
-        loaded: the model.
-        tokens: that are scored; None for a probe that has no choice (class tokens, with and without patch tokens).
-    """
-    import torch
-
-    from foundation.probes.features import has_class_token
-    from foundation.run import build
-    from foundation.run.model_recipe import recipe_of
-    from foundation.schedules import Clock
-
-    recipe = recipe_of(loaded)
-    if recipe is None or recipe.initial is not None or tokens == "patches" or not has_class_token(loaded.encoder):
-        return []
-    try:
-        with torch.device("meta"):
-            learner = build.learner(recipe, Clock(1, 1.0))
-    except FoundationError:  # a branch of weights that are not there any more
-        return []
-    objectives: Any = learner.objectives
-    if any(request.token == "cls" for objective in objectives.values() for request in objective.requests):
-        return []
-    instead = "foundation knn and svm have" if tokens is None else "give"
-    return [
-        "no loss of this recipe trains the class token, which is scored here: "
-        f"{instead} --tokens patches (mean of the patch tokens)"
-    ]

@@ -28,12 +28,19 @@ GROUP_HELP = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
-    """Options of every probe command; ``cache``: it keeps features on disk."""
+def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True, result: bool = True) -> None:
+    """Options of every probe command.
+
+    Args:
+        parser: of the command.
+        cache: it keeps features on disk.
+        result: it takes one model, and writes one file.
+    """
     from foundation.plugins import add_option
 
     add_option(parser)
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    if result:
+        parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--train", nargs="+", metavar="SHARDS", help="labelled shards to learn from; default: those of the run's recipe"
     )
@@ -56,13 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True) -> Non
     parser.add_argument(
         "--seed", type=argument(Seed), default=0, help="of splits, draws and intervals (default: %(default)s)"
     )
+    if cache:
+        parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
+    if not result:
+        parser.set_defaults(json=None)
+        return
     parser.add_argument(
         "--baselines",
         action="store_true",
         help="also score the same encoder untrained, the raw input, and simple features of the modality",
     )
-    if cache:
-        parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
     parser.add_argument(
         "--json",
         type=Path,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from foundation.data.tally import Tally
     from foundation.probes.features import FeatureSet, Tokens
     from foundation.zoo.load import LoadedEncoder
-    from foundation.zoo.preprocess import Preprocess
 
 DESCRIPTION = """\
 Write one feature vector for each file, or for each sample of shards, to a NumPy archive:
@@ -60,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
     from foundation.modalities.parts import evaluation_config
     from foundation.probe_command import usable_device
+    from foundation.probes.inputs import features_of_files, find_files
     from foundation.probes.road import features_of_shards
     from foundation.voice import plural, to_stdout
     from foundation.zoo.load import load_encoder
@@ -76,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     preprocess, left_out = Preprocess(loaded.modality, evaluation), Tally()
     files = find_files(arguments.sources, preprocess, left_out)
     if files is not None:
-        found = of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size)
+        found = features_of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size)
     else:
         found = features_of_shards(
             loaded.encoder,
@@ -107,91 +106,6 @@ def check_output(out: Path, overwrite: bool) -> None:
     require_writable(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another name, or add --overwrite")
-
-
-def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) -> list[Path] | None:
-    """The files that some words of a user mean; None where they mean shards.
-
-    Raises:
-        UserError: files and shards together, nothing there, or nothing that the model reads.
-    """
-    import glob
-
-    from foundation.data.addresses import is_remote
-    from foundation.data.walk import walk
-    from foundation.errors import UserError
-    from foundation.paths import near_path
-
-    files: list[Path] = []
-    shards = 0
-    for source in sources:
-        path = Path(source).expanduser()
-        if is_remote(source) or path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-            shards += 1
-        elif path.is_dir():
-            files += [path / found.name for found in walk(path, left_out)]
-        elif path.is_file():
-            files.append(path)
-        elif found := [Path(name) for name in sorted(glob.glob(str(path))) if Path(name).is_file()]:
-            files += found
-        else:
-            raise UserError(f"{source} does not exist{near_path(path)}")
-    for file in files:
-        if preprocess.extension_of(file) is None:
-            left_out.add(file.suffix or "no extension", str(file))
-    files = [file for file in files if preprocess.extension_of(file) is not None]
-    if shards and files:
-        raise UserError("files and shards in one command: embed them one after the other")
-    if not shards and not files:
-        kinds = ", ".join(f"{number} {reason}" for reason, number in left_out.counts.items()) or "empty"
-        raise UserError(
-            f"{' '.join(sources)}: no files that this model reads ({kinds}); it takes {preprocess.modality} files: "
-            f"{', '.join(preprocess.extensions)}"
-        )
-    return None if shards else files
-
-
-def of_files(
-    loaded: LoadedEncoder, files: Sequence[Path], preprocess: Preprocess, rate: float | None, batch_size: int
-) -> FeatureSet:
-    """Features of files in their order; those that cannot be used are counted.
-
-    Raises:
-        UserError: none can be used.
-    """
-    import dataclasses
-
-    from foundation.probes.features import extract
-
-    device = next(loaded.encoder.parameters()).device
-    batches = _batches(files, preprocess, rate, batch_size)
-    found = extract(loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="embed")
-    return dataclasses.replace(found, keys=tuple(str(files[number]) for number in found.ids.tolist()))
-
-
-def _batches(files: Sequence[Path], preprocess: Preprocess, rate: float | None, size: int) -> Iterator[Any]:
-    import numpy as np
-
-    from foundation.counter import Draws
-    from foundation.data.pipeline import EvalPipeline, Plan
-    from foundation.errors import SampleError
-
-    def read(number: int) -> Any:
-        try:
-            return preprocess.raw(files[number], rate, number)
-        except SampleError as error:
-            return error
-
-    pipeline = EvalPipeline(preprocess.decode, preprocess.views)  # type: ignore[arg-type]
-    for start in range(0, len(files), size):
-        numbers = range(start, min(start + size, len(files)))
-        draws = Draws(0, np.zeros(len(numbers), np.int64), np.array(numbers, np.int64))
-        plan = Plan(start, 0, len(numbers), len(numbers), 0)
-        yield pipeline([read(number) for number in numbers], draws, plan, _no_other)
-
-
-def _no_other(row: int, attempt: int) -> Any:
-    raise AssertionError("no other sample takes the place of a bad one here")
 
 
 def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argparse.Namespace, left_out: Tally) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from foundation.probe_command import Candidate
+    from foundation.probes.candidates import Candidate
     from foundation.probes.linear import LinearResult
 
 DESCRIPTION = (

@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         drawn: tuple[str, str] = tuple(arguments.draw or seen_by)
         decoders = tuple(own if modality in seen_by else decoder(modality) for modality in drawn)
         draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, drawn, shards, decoders)
-        to_stdout(f"drawn: {arguments.picture} (green: the sample's own; blue: of its class)")
+        to_stdout(f"drawn: {arguments.picture} (blue: the sample's own; green: another of its class)")
     if arguments.json is not None:
         replace_json(arguments.json, {"run": recipe.name, "samples": found.samples, "ways": rows})
     return 0

@@ -1,34 +1,28 @@
-"""``foundation zoo``: smaller encoders out of a larger one, and exports out of weights that others have published."""
+"""``foundation zoo``: models by name: listed, pulled, checked, published; smaller ones cut out; others' converted."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from foundation.zoo.registry import Listed
 
-    from foundation.encoders.elastic import SubNetwork
-    from foundation.zoo.extract import Family
-    from foundation.zoo.latency import Timing
-    from foundation.zoo.load import LoadedEncoder
-
-DESCRIPTION = "Cut smaller encoders out of one that was pretrained for all sizes (POA), each a model of its own."
+DESCRIPTION = "Models to load by name: list, pull, check and publish them, and cut smaller ones out of them."
 EXAMPLES = """\
 examples:
-  foundation zoo extract runs/mine --width 96 --depth 3     that size
-  foundation zoo extract runs/mine --params 20M             the largest with at most 20 million parameters
-  foundation zoo extract runs/mine --latency 5ms --device cpu
-                                                            the largest that encodes a sample within 5 ms here
-  foundation zoo extract runs/mine --all --out sizes        every size that the recipe trained (POA)
-  foundation knn sizes/mine-teacher-w96-d3.safetensors --train TRAIN --test TEST"""
+  foundation zoo list --modality image                      which models there are
+  foundation zoo show NAME                                  its card: what it is, what it scored, its licence
+  foundation zoo pull NAME                                  get it; foundation.load("NAME") does so by itself
+  foundation zoo verify                                     compare every file on this machine with its card
+  foundation zoo publish runs/mine --name mine --to /mnt/models --licence MIT --data CIFAR-10 "research use"
+  FOUNDATION_ZOO=/mnt/models foundation zoo pull mine       others get it from there
+  foundation zoo extract runs/mine --width 96 --depth 3     a smaller encoder out of it (POA)
+  foundation zoo extract runs/mine --latency 5ms            the largest that encodes a sample within 5 ms here"""
 
-_OF = "of the sizes that the recipe trained; else of all from half the width and depth up"
-_FACTORS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+NAME_HELP = "of a model, as 'foundation zoo list' shows it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +30,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
     from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Depth, Side, argument
+    from foundation.zoo.amounts import parameters, seconds
 
-    what = parser.add_subparsers(dest="what", metavar="{extract,convert}", required=True)
+    what = parser.add_subparsers(
+        dest="what", metavar="{list,show,pull,verify,path,remove,publish,extract,convert}", required=True
+    )
+    listing = what.add_parser("list", help="the models that there are")
+    listing.add_argument("words", nargs="*", metavar="WORD", help="that name, summary, recipe, data or licence contain")
+    listing.add_argument("--modality", help="such as image")
+    listing.add_argument("--pulled", action="store_true", help="those on this machine alone")
+    listing.add_argument("--json", action="store_true", help="whole cards as JSON")
+    _from(listing)
+    show = what.add_parser("show", help="one model's card")
+    show.add_argument("name", metavar="NAME", help=NAME_HELP)
+    show.add_argument("--json", action="store_true", help="as JSON")
+    _from(show)
+    pull = what.add_parser("pull", help="get models, or go on with getting them")
+    pull.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
+    _from(pull)
+    verify = what.add_parser("verify", help="read every byte and compare it with the card")
+    verify.add_argument("names", nargs="*", metavar="NAME", help=f"{NAME_HELP} (default: all on this machine)")
+    path = what.add_parser("path", help="where the weights of a model are")
+    path.add_argument("name", metavar="NAME", help=NAME_HELP)
+    remove = what.add_parser("remove", help="remove pulled models from this machine")
+    remove.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
+
+    publish = what.add_parser("publish", help="put a model into a folder or store that others pull from")
+    add_option(publish)
+    publish.add_argument("model", metavar="MODEL", help="a run, an export, or a name of the zoo")
+    publish.add_argument("--name", required=True, help="that others load it by")
+    publish.add_argument("--to", required=True, metavar="PLACE", help="folder, file://, s3:// or hf://OWNER/REPO")
+    publish.add_argument("--licence", help="of the weights: SPDX identifier, such as CC-BY-4.0")
+    publish.add_argument(
+        "--data", action="append", nargs="+", metavar="WORD", help="trained on: NAME LICENCE [URL]; more than once"
+    )
+    publish.add_argument("--summary", help="one line")
+    publish.add_argument("--units", help="of the numbers that it is fed")
+    publish.add_argument(
+        "--metrics", action="append", type=Path, metavar="FILE", help="result of a probe (JSON); more than once"
+    )
+    publish.add_argument("--reproduce", metavar="COMMAND", help="that trains it again")
+    publish.add_argument("--notes", help="what else a user should know")
+    publish.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
+    publish.add_argument("--half", action="store_true", help="store the weights as float16: half the bytes")
+
     extract = what.add_parser("extract", help="write sub-networks as stand-alone encoders with cards")
     add_option(extract)
     extract.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -45,11 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract.add_argument(
         "--depth", nargs="+", type=argument(Depth), metavar="D", help="blocks; one number for each stage, where it has"
     )
+    of = "of the sizes that the recipe trained; else of all from half the width and depth up"
+    extract.add_argument("--params", type=parameters, metavar="N", help=f"the largest of at most so many, as 20M, {of}")
     extract.add_argument(
-        "--params", type=parameters, metavar="N", help=f"the largest of at most so many, as 20M, {_OF}"
-    )
-    extract.add_argument(
-        "--latency", type=seconds, metavar="TIME", help=f"the largest of at most so long, as 5ms, {_OF}"
+        "--latency", type=seconds, metavar="TIME", help=f"the largest of at most so long, as 5ms, {of}"
     )
     extract.add_argument(
         "--all", action="store_true", help="every size that the recipe trained, if it has an elastic branch"
@@ -69,25 +104,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
-def parameters(word: str) -> int:
-    """``20M`` as a number."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGB]?)", word)
-    if found is None or not float(found[1]):
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of parameters such as 20M, 1.5M or 300k")
-    return int(float(found[1]) * _FACTORS[found[2]])
-
-
-def seconds(word: str) -> float:
-    """``5ms`` in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", word)
-    if found is None or not float(found[1]):
-        raise argparse.ArgumentTypeError(f"{word!r} is no time such as 5ms, 800us or 0.1s")
-    return float(found[1]) * _SECONDS[found[2]]
+def _from(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="zoo", metavar="ZOO", help="folder or address of a zoo (default: the package's, and those that "
+        "the words of FOUNDATION_ZOO name)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
-    return {"extract": _extract, "convert": _convert}[arguments.what](arguments)
+    commands = {
+        "list": _list, "show": _show, "pull": _pull, "verify": _verify, "path": _path, "remove": _remove,
+        "publish": _publish, "extract": _extract, "convert": _convert,
+    }  # fmt: skip
+    return commands[arguments.what](arguments)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -103,78 +133,145 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _extract(arguments: argparse.Namespace) -> int:
-    from foundation.errors import UserError
+def _list(arguments: argparse.Namespace) -> int:
     from foundation.voice import to_stderr, to_stdout
-    from foundation.zoo.extract import Family, write_sizes
-    from foundation.zoo.load import load_encoder
+    from foundation.zoo.entry import matches
+    from foundation.zoo.home import Home
+    from foundation.zoo.overview import table
+    from foundation.zoo.registry import everything
 
-    ways = {
-        "--width or --depth": arguments.width is not None or arguments.depth is not None,
-        "--params": arguments.params is not None,
-        "--latency": arguments.latency is not None,
-        "--all": arguments.all,
-    }
-    if sum(ways.values()) != 1:
-        asked = " and ".join(way for way, given in ways.items() if given) or "none"
-        raise UserError(f"say which size by one of {', '.join(ways)}; given: {asked}")
-    loaded = load_encoder(arguments.model, "cpu", arguments.branch)
-    family = Family.of(loaded)
-    model = Path(arguments.model)
-    beside = model.parent if model.suffix == ".safetensors" else loaded.folder and loaded.folder / "export"
-    out = arguments.out or beside
-    if out is None:
-        raise UserError("this model has no folder: say where to write by --out DIR")
-    if arguments.all and not family.trained:
-        raise UserError(
-            "--all writes the sizes that an elastic branch of the recipe trained, and no objective of this model's "
-            "recipe trained any: name a size by --width and --depth, or choose one by --params or --latency"
-        )
-    sizes = list(family.sizes) if arguments.all else [_chosen(arguments, loaded, family)]
-    if doubts := family.doubts(sizes):
-        to_stderr(f"warning: {doubts}")
-    for path in write_sizes(loaded, sizes, out, trained=family.trained, overwrite=arguments.overwrite):
-        to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
+    home = Home()
+    words = " ".join(arguments.words)
+    found = [
+        one
+        for one in everything(arguments.zoo, home, pulled_only=arguments.pulled)
+        if matches(one.entry, words, arguments.modality or "")
+    ]
+    if arguments.json:
+        _print_json(found)
+    elif not found:
+        to_stderr("no model of the zoo is like that ('foundation zoo list' shows all)")
+    else:
+        to_stdout("\n".join(table(found, home)))
     return 0
 
 
-def _chosen(arguments: argparse.Namespace, loaded: LoadedEncoder, family: Family) -> SubNetwork:
-    """The one size that is asked for."""
-    from foundation.probe_command import usable_device
-    from foundation.voice import to_stderr, to_stdout
-    from foundation.zoo.extract import size_named, stopwatch_for
-    from foundation.zoo.latency import milliseconds, misgivings
+def _print_json(models: list[Listed]) -> None:
+    import json
 
-    if arguments.params is not None:
-        size = family.within(arguments.params)
-        count = family.parameters[family.sizes.index(size)]
-        to_stdout(f"{size}: {count:,} parameters, the largest of at most {arguments.params:,}")
-        return size
-    if arguments.latency is not None:
-        stopwatch = stopwatch_for(loaded, usable_device(arguments.device))
-        size, times = family.as_fast_as(arguments.latency, stopwatch)
-        _show(family, times)
-        for warning in misgivings(times):
-            to_stderr(f"warning: {warning}")
-        taken = milliseconds(times[size].seconds)
-        to_stdout(f"{size}: {taken}, the largest of at most {milliseconds(arguments.latency)}; {stopwatch.setting}")
-        return size
-    return size_named(loaded.encoder, arguments.width, arguments.depth)
-
-
-def _show(family: Family, times: Mapping[SubNetwork, Timing]) -> None:
-    """The times of the sizes that a latency chooses among."""
     from foundation.voice import to_stdout
+    from foundation.zoo.entry import to_plain
 
-    lines = [("size", "parameters", "median", "spread", "runs")]
-    lines += [
-        (str(size), f"{count:,}", *times[size].shown())
-        for size, count in zip(family.sizes, family.parameters, strict=True)
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for first, *rest in lines:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        to_stdout("  ".join([first.ljust(widths[0]), *cells]))
+    to_stdout(json.dumps([{**to_plain(one.entry), "from": one.origin} for one in models], indent=1, ensure_ascii=True))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from foundation.voice import to_stdout
+    from foundation.zoo.home import Home
+    from foundation.zoo.overview import details
+    from foundation.zoo.registry import require
+
+    home = Home()
+    one = require(arguments.name, home, arguments.zoo)
+    if arguments.json:
+        _print_json([one])
+    else:
+        to_stdout("\n".join(details(one, home)))
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from foundation.voice import to_stdout
+    from foundation.zoo.home import Home
+    from foundation.zoo.registry import pull
+
+    home = Home()
+    for name in arguments.names:
+        to_stdout(pull(name, home, arguments.zoo))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from foundation.errors import UserError
+    from foundation.voice import to_stdout
+    from foundation.zoo.home import Home
+    from foundation.zoo.overview import verdict
+    from foundation.zoo.registry import everything, require, troubles
+
+    home = Home()
+    here = [one for one in everything(None, home, local=True) if one.entry.files]
+    chosen = [require(name, home) for name in arguments.names] or here
+    bad = []
+    for one in chosen:
+        wrong = troubles(one, home)
+        bad += [one.entry.name] if wrong else []
+        to_stdout(verdict(one.entry, wrong))
+    if bad:
+        raise UserError(f"not as their cards say: {', '.join(bad)} ('foundation zoo pull NAME' gets them again)")
+    return 0
+
+
+def _path(arguments: argparse.Namespace) -> int:
+    from foundation.errors import UserError
+    from foundation.voice import to_stdout
+    from foundation.zoo.home import Home
+    from foundation.zoo.registry import require, weights_of
+
+    home = Home()
+    entry = require(arguments.name, home).entry
+    if entry.weights is None:
+        how = f"it is loaded by {entry.loads}" if entry.loads else f"to train it: {entry.reproduce}"
+        raise UserError(f"{entry.name} has no files: {how}")
+    to_stdout(str(weights_of(entry.name, home, fetch=False)))
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from foundation.voice import to_stdout
+    from foundation.zoo.home import Home
+    from foundation.zoo.registry import remove
+
+    home = Home()
+    for name in arguments.names:
+        to_stdout(remove(name, home))
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from foundation.errors import UserError
+    from foundation.voice import to_stdout
+    from foundation.zoo.entry import Data
+    from foundation.zoo.overview import size_of
+    from foundation.zoo.publish import metrics_of, publish, said_of
+    from foundation.zoo.registry import named
+
+    data = []
+    for words in arguments.data or []:
+        if len(words) not in (2, 3):
+            raise UserError(f"--data takes NAME LICENCE [URL], not {' '.join(map(repr, words))}")
+        data.append(Data(**dict(zip(("name", "licence", "url"), words, strict=False))))
+    known = None if Path(arguments.model).exists() else named(arguments.model)
+    said = said_of(
+        known,
+        licence=arguments.licence,
+        data=tuple(data),
+        summary=arguments.summary,
+        units=arguments.units,
+        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path, arguments.name)),
+        reproduce=arguments.reproduce,
+        notes=arguments.notes,
+    )
+    entry = publish(arguments.model, arguments.name, arguments.to, said, branch=arguments.branch, half=arguments.half)
+    to_stdout(f"published {entry.name} ({size_of(entry.size)}) to {arguments.to}; others get it by")
+    to_stdout(f"  foundation zoo pull {entry.name} --from {arguments.to}")
+    return 0
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from foundation.probe_command import usable_device
+    from foundation.zoo.extract_command import extract
+
+    return extract(arguments, usable_device)
 
 
 if __name__ == "__main__":

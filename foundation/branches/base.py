@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -180,6 +180,13 @@ class Branch(nn.Module):
         raise NotImplementedError
 
 
+class Weights(Protocol):
+    """Weights that an encoder can begin with, the recipe's ``initial``."""
+
+    def apply(self, encoder: Any, heads: Mapping[str, nn.Module] | None = None) -> tuple[str, ...]:
+        """Load them in place; says what was taken, changed and left at random, a sentence each."""
+
+
 class EncoderBranch(Branch):
     """Encoder and heads that live, move and are averaged together.
 
@@ -201,6 +208,18 @@ class EncoderBranch(Branch):
     @property
     def encoding(self) -> EncoderBranch:
         return self
+
+    def begin_from(self, weights: Weights) -> None:
+        """Take first weights for the encoder.
+
+        Raises:
+            UserError: they cannot be read, or do not fit.
+        """
+        self.begins = weights.apply(self.encoder, dict(self.heads.items()))
+
+    def plain_encoder(self) -> dict[str, Tensor]:
+        """Weights of the encoder as the recipe's ``encoder`` has them, whatever is added to it in training."""
+        return dict(self.encoder.state_dict())
 
     def parts(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, **{f"heads.{name}": head for name, head in self.heads.items()}}

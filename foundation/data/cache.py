@@ -15,7 +15,6 @@ downloads, but the bytes do not depend on it: on file systems where ``flock`` do
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -35,11 +34,11 @@ from foundation.data.addresses import RemoteError, is_full, is_pipe, shown
 from foundation.data.download import Download, Expected
 from foundation.data.part_owner import FREE, alive, owner
 from foundation.data.sums import Facts, Sums
+from foundation.files import held
 from foundation.paths import user_cache
 
 FOLDER_VARIABLE = "FOUNDATION_CACHE"
 _DAY = 86400.0
-_POLL = 0.05  # seconds between two looks at a lock that another process holds
 _PART = re.compile(r"([0-9a-f]{32})\.(\d+)\.([^.]+)\.part")
 _log = logging.getLogger("foundation.data")
 
@@ -220,23 +219,10 @@ class Cache:
             descriptor = os.open(self.folder / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise _LockError(error) from error
-        held = False
         try:
-            while not held:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held = True
-                except BlockingIOError:
-                    if not wait:
-                        break
-                    time.sleep(_POLL)
-                except OSError:
-                    held = True  # a file system without locks: everyone fetches for themselves
-            yield held
+            with held(descriptor, wait) as locked:
+                yield locked
         finally:
-            if held:
-                with suppress(OSError):
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may hold a copy of the descriptor
             os.close(descriptor)
 
     def _raise_if_failed(self, key: str, began: float) -> None:

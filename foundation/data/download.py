@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundation.data.addresses import RemoteError, shown
+from foundation.data.addresses import RemoteError, Storage, shown
 from foundation.data.remote import rest
 from foundation.data.storages import storage_of
 
@@ -40,11 +40,24 @@ class Download:
         part: file that is there; the bytes in it are gone on from.
         expected: what the whole must be.
         make_room: called now and then while nobody knows how large the shard will be.
+        storage: that the address belongs to; None: found by the address.
+        tell: gets the bytes that are there, after each piece.
+        promise: what says how the bytes must be, for messages.
     """
 
-    def __init__(self, address: str, part: Path, expected: Expected, make_room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        part: Path,
+        expected: Expected,
+        make_room: Callable[[], None],
+        storage: Storage | None = None,
+        tell: Callable[[int], object] | None = None,
+        promise: str = "its index",
+    ) -> None:
         self.address, self.part, self.expected, self.make_room = address, part, expected, make_room
-        self.storage = storage_of(address)
+        self.storage = storage_of(address) if storage is None else storage
+        self.tell, self.promise = tell, promise
 
     def run(self) -> str:
         """Fetch all of it, check and sync it.
@@ -66,7 +79,7 @@ class Download:
             if wrong + 1 == _WRONG:
                 raise RemoteError(
                     shown(self.address), "corrupt",
-                    f"its SHA-256 is {digest[:16]}..., its index says {self.expected.sha256[:16]}... ({_WRONG} "
+                    f"its SHA-256 is {digest[:16]}..., {self.promise} says {self.expected.sha256[:16]}... ({_WRONG} "
                     "downloads): it was replaced, or the server sends other bytes", False,
                 )  # fmt: skip
         raise AssertionError("unreachable")
@@ -81,6 +94,8 @@ class Download:
                     _write(descriptor, piece, done)
                     digest.update(piece)
                     done += len(piece)
+                    if self.tell is not None:
+                        self.tell(done)
                     if done // _STEP != (done - len(piece)) // _STEP and self.expected.size is None:
                         self.make_room()
                 if self.expected.size is not None and done < self.expected.size:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +54,13 @@ def storage_of(address: str) -> Storage:
     if is_pipe(address):
         return PipeStorage()
     if is_http(address):
-        return HttpStorage(_pool(address))
+        return web(address)
     return FsspecStorage(*file_system(address))
+
+
+def web(address: str, headers: Mapping[str, str] | None = None) -> HttpStorage:
+    """The web server that an address belongs to; ``headers`` go with every request."""
+    return HttpStorage(_pool(address), headers)
 
 
 def _pool(address: str) -> Any:
@@ -78,10 +83,15 @@ def _pool(address: str) -> Any:
 
 
 class HttpStorage:
-    """A web server. It may ignore ranges: then what lies before is read and thrown away."""
+    """A web server. It may ignore ranges: then what lies before is read and thrown away.
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    Args:
+        pool: of connections.
+        headers: of every request; another server to which this one points does not get ``Authorization``.
+    """
+
+    def __init__(self, pool: Any, headers: Mapping[str, str] | None = None) -> None:
+        self._pool, self._headers = pool, dict(headers or {})
 
     def stat(self, address: str) -> Stat:
         # Signed addresses often allow GET only, so a range of one byte stands in for HEAD.
@@ -131,11 +141,12 @@ class HttpStorage:
         import urllib3
 
         headers = {"Accept-Encoding": "identity"} | ({"Range": wanted} if wanted else {}) | _login(address)
+        headers |= self._headers
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         with _named(address):
             answer = self._pool.request(
                 "GET", address, headers=headers, timeout=timeout, preload_content=False, redirect=True,
-                retries=urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5),
+                retries=_retries(address),
             )  # fmt: skip
         try:
             self._check(address, answer)
@@ -178,6 +189,23 @@ class HttpStorage:
             if answer.length_remaining:
                 detail = f"the answer was cut off, {answer.length_remaining:,} bytes are missing"
                 raise RemoteError(shown(address), "unreadable", detail)
+
+
+def _retries(address: str) -> Any:
+    """Up to five redirects: to other servers of the web, and from https never to http, where anyone can listen in and
+    put other bytes in."""
+    import urllib3
+
+    class Redirects(urllib3.Retry):
+        def increment(self, method: Any = None, url: Any = None, response: Any = None, *rest: Any, **named: Any) -> Any:
+            target = response.get_redirect_location() if response is not None else None
+            scheme = str(target or "").partition("://")[0].lower() if "://" in str(target or "") else ""
+            if scheme and (scheme not in ("http", "https") or (scheme == "http" and str(url).startswith("https:"))):
+                detail = f"it redirects to {shown(str(target))}, and {scheme}:// is not followed from there"
+                raise RemoteError(shown(address), "unreadable", detail, False)
+            return super().increment(method, url, response, *rest, **named)
+
+    return Redirects(total=5, connect=0, read=0, status=0, other=0, redirect=5)
 
 
 def _login(address: str) -> dict[str, str]:

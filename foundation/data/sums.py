@@ -75,7 +75,7 @@ class Sums:
         """
         if expected.size is not None and facts.size != expected.size:
             return False, f"it has {facts.size:,} bytes, not {expected.size:,}"
-        known = self._read(key)
+        known = self.known(key)
         digest = expected.sha256 or (known[0] if known else "")
         if not digest:
             return False, "nothing tells what its bytes should be"
@@ -111,7 +111,7 @@ class Sums:
         with suppress(OSError):
             (self.folder / key).unlink(missing_ok=True)
 
-    def _read(self, key: str) -> tuple[str, Facts] | None:
+    def known(self, key: str) -> tuple[str, Facts] | None:
         """Digest of a copy and the file that had it; None where nobody has left them."""
         try:
             found = schema.read_json(_Sum, self.folder / key)

@@ -280,20 +280,22 @@ class Attention(nn.Module):
         Args:
             qkv: [T, 3 * D] as :meth:`project` gives it.
             segments: how the tokens are packed.
-            kind: ``queries``, ``keys``, ``values`` (before rotation) or ``attention``.
+            kind: ``queries``, ``keys``, ``values`` (before rotation), ``attention`` or ``attention_map``.
 
         Returns:
-            for each segment [R, tokens, D], or for ``attention`` the softmax weights of the class token
-            [R, heads, tokens].
+            for each segment [R, tokens, D]; for ``attention`` the softmax weights of the class token
+            [R, heads, tokens]; for ``attention_map`` those of all tokens [R, heads, queries, keys].
         """
         results = []
         for part, segment in zip(qkv.split([s.length for s in segments]), segments, strict=True):
-            if kind == "attention":
+            if kind in ("attention", "attention_map"):
                 query, key, _ = split_heads(part, segment, self.heads)
-                scores = torch.einsum("rhd,rthd->rht", query[:, 0].float(), key.float()) * query.shape[-1] ** -0.5
+                asking = query[:, :1] if kind == "attention" else query
+                scores = torch.einsum("rqhd,rkhd->rhqk", asking.float(), key.float()) * query.shape[-1] ** -0.5
                 if segment.valid is not None:
-                    scores = scores.masked_fill(~segment.valid[:, None], float("-inf"))
-                results.append(scores.softmax(-1))
+                    scores = scores.masked_fill(~segment.valid[:, None, None], float("-inf"))
+                weights = scores.softmax(-1)
+                results.append(weights[:, :, 0] if kind == "attention" else weights)
             else:
                 index = ("queries", "keys", "values").index(kind)
                 results.append(part.view(segment.rows, segment.tokens, 3, -1)[:, :, index])

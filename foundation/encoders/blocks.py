@@ -17,7 +17,7 @@ from foundation.linear import Linear
 
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForward = Literal["mlp", "swiglu", "swiglu64"]
-TAP_KINDS = ("block", "queries", "keys", "values", "attention")
+TAP_KINDS = ("block", "queries", "keys", "values", "attention", "attention_map")
 """What can be read of a block: tokens behind it, and what its attention sees (:meth:`Attention.seen`)."""
 
 

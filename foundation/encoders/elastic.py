@@ -20,7 +20,7 @@ Where the parent's weights lie in shards over several processes, they are gather
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -243,6 +243,26 @@ def stand_alone(encoder: Any, size: SubNetwork) -> nn.Module:
         tensors = {name: tensor.detach().clone() for name, tensor in sliced.tensors().items()}
     alone.load_state_dict({name: tensor for name, tensor in tensors.items() if name in saved}, assign=True)
     return alone.train(sliced.parent.training)
+
+
+def size_named(encoder: Any, width: int | None, depths: Sequence[int] | None) -> SubNetwork:
+    """The sub-network of a width and depths, each the whole encoder's where it is not given.
+
+    Args:
+        encoder: the large one.
+        width: see :class:`SubNetwork`.
+        depths: likewise; a single one is that of the deepest stage.
+
+    Raises:
+        UserError: the encoder has none of that size; says which it has.
+    """
+    full: SubNetwork = encoder.full_size
+    if depths is not None and len(depths) == 1:
+        deepest = max(range(len(full.depths)), key=lambda stage: full.depths[stage])
+        depths = (*full.depths[:deepest], *depths, *full.depths[deepest + 1 :])
+    size = SubNetwork(width or full.width, tuple(depths or full.depths))
+    encoder.check_size(size)
+    return size
 
 
 def check_transformer(size: SubNetwork, *, width: int, depth: int, heads: int) -> None:

@@ -141,6 +141,12 @@ class Job(nn.Module):
     at_end: bool = False
     sets: tuple[str, ...] = ()
 
+    @property
+    def enough(self) -> bool:
+        """Whether the stage may end here, before its length: asked behind each run of the job. What it goes by is the
+        same in all processes, and a buffer, so that a run that goes on knows it too."""
+        return False
+
     def run(self, context: JobContext) -> Mapping[str, float]:
         """Do the work; all processes call this at the same step.
 

@@ -129,7 +129,7 @@ def _picture(
         y = _GAP + index // columns * (height + _GAP + _TEXT)
         sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
         text = printable(label)
-        font = _font_for("".join(sorted(set(text))))
+        font = font_for("".join(sorted(set(text))))
         if font is None:
             missing[text] = None
         shown = text
@@ -146,16 +146,16 @@ def _picture(
 
 
 @functools.lru_cache(maxsize=4096)
-def _font_for(signs: str) -> Any:
-    """A font of this machine that has all these signs; None: no such font is there."""
+def font_for(signs: str, size: int = _FONT_SIZE) -> Any:
+    """A font of this machine that has all these signs, ``size`` pixels high; None: no such font is there."""
     from PIL import ImageFont
 
-    plain = ImageFont.load_default(_FONT_SIZE)
+    plain = ImageFont.load_default(size)
     if signs.isascii():
         return plain
     for path in _fonts():
         try:
-            font = ImageFont.truetype(path, _FONT_SIZE)
+            font = ImageFont.truetype(path, size)
             unknown = bytes(font.getmask("\U0010fffe"))  # is no sign: what a font draws in the place of any it lacks
             if all(sign.isspace() or bytes(font.getmask(sign)) != unknown for sign in signs):
                 return font

@@ -77,10 +77,7 @@ def dimmed(picture: Picture, hidden: Tensor | NDArray[np.bool_], grid: tuple[int
 
 
 def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
-    """The three main directions of patch features as red, green and blue.
-
-    One basis for all images, so that equal colours mean similar features across them. Signs are fixed by making each
-    direction's largest loading positive.
+    """:func:`pca_colours` of patches on a grid.
 
     Args:
         patches: [n, N, D] with N = rows x columns of the grid.
@@ -92,18 +89,94 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
     Raises:
         ValueError: N does not fit the grid.
     """
-    count, tokens, width = patches.shape
+    count, tokens = patches.shape[:2]
     if tokens != grid[0] * grid[1]:
         raise ValueError(f"{tokens} patch tokens do not make a grid of {grid[0]} x {grid[1]}")
-    flat = patches.detach().cpu().double().reshape(-1, width)
+    return pca_colours(patches).reshape(count, *grid, 3)
+
+
+def pca_colours(patches: Tensor, shown: Tensor | None = None) -> Picture:
+    """The three main directions of patch features as red, green and blue.
+
+    One basis for all samples, so that equal colours mean similar features across them. Signs are fixed by making each
+    direction's largest loading positive. Each direction is scaled so that its 1st and 99th percentile become 0 and 255.
+
+    Args:
+        patches: [n, N, D].
+        shown: [n, N] bool, the tokens that basis and colours are made of, the others are black (what
+            :func:`foreground` leaves, tokens that are no padding); None: all.
+
+    Returns:
+        uint8 [n, N, 3].
+    """
+    count, tokens, width = patches.shape
+    kept = torch.ones(count * tokens, dtype=torch.bool) if shown is None else shown.detach().cpu().reshape(-1)
+    flat = patches.detach().cpu().double().reshape(-1, width)[kept]
+    colours = torch.zeros(count * tokens, 3, dtype=torch.uint8)
+    if len(flat):
+        scores = main_directions(flat, 3)
+        low, high = scores.quantile(0.01, 0), scores.quantile(0.99, 0)
+        share = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
+        colours[kept] = (share * 255.0).round().to(torch.uint8)
+    return colours.reshape(count, tokens, 3).numpy()
+
+
+def foreground(patches: Tensor, edge: Tensor | None = None, shown: Tensor | None = None) -> Tensor:
+    """Tokens of what stands before the background: one side of the first principal component (as in DINOv2).
+
+    The component is split where the two sides differ most for their spread (Otsu). The side that has the smaller share
+    of the tokens at the edge is the foreground; without an edge it is the smaller side.
+
+    Args:
+        patches: [n, N, D].
+        edge: [N] bool, tokens at the edge of their grid; None: they lie on no grid.
+        shown: [n, N] bool, tokens that count; None: all.
+
+    Returns:
+        [n, N] bool.
+    """
+    count, tokens, width = patches.shape
+    kept = torch.ones(count, tokens, dtype=torch.bool) if shown is None else shown.detach().cpu().bool()
+    first = torch.zeros(count, tokens, dtype=torch.float64)
+    first[kept] = main_directions(patches.detach().cpu().double().reshape(-1, width)[kept.reshape(-1)], 1)[:, 0]
+    high = (first > _split(first[kept])) & kept
+    at = kept if edge is None else kept & edge
+    if bool(at.any()) and float(high[at].double().mean()) > (
+        0.5 if edge is None else float(high[kept].double().mean())
+    ):
+        return ~high & kept
+    return high
+
+
+def main_directions(flat: Tensor, count: int) -> Tensor:
+    """Scores on the first principal components.
+
+    Args:
+        flat: [M, D] float64.
+        count: of components.
+
+    Returns:
+        [M, count] float64; 0 where there are fewer directions. The largest loading of each direction is positive.
+    """
     flat = flat - flat.mean(0)
-    basis = torch.linalg.eigh(flat.T @ flat / max(len(flat) - 1, 1))[1].flip(1)[:, :3]  # [D, <= 3]
+    basis = torch.linalg.eigh(flat.T @ flat / max(len(flat) - 1, 1))[1].flip(1)[:, :count]  # [D, <= count]
     basis = basis * torch.sign(basis.gather(0, basis.abs().argmax(0, keepdim=True)))
-    scores = torch.zeros(len(flat), 3, dtype=torch.float64)
+    scores = torch.zeros(len(flat), count, dtype=torch.float64)
     scores[:, : basis.shape[1]] = flat @ basis
-    low, high = scores.quantile(0.01, 0), scores.quantile(0.99, 0)
-    share = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0.0, 1.0)
-    return (share * 255.0).round().to(torch.uint8).reshape(count, *grid, 3).numpy()
+    return scores
+
+
+def _split(values: Tensor) -> float:
+    """The threshold with the largest variance between its two sides (Otsu 1979)."""
+    ordered = values.sort().values
+    below = torch.arange(1, len(ordered), dtype=torch.float64)
+    above = len(ordered) - below
+    means = ordered.cumsum(0)[:-1] / below, (ordered.sum() - ordered.cumsum(0)[:-1]) / above
+    between = below * above * (means[1] - means[0]) ** 2
+    if not len(between):
+        return 0.0
+    place = int(between.argmax())
+    return float((ordered[place] + ordered[place + 1]) / 2)
 
 
 def png(pixels: NDArray[np.uint8]) -> str:

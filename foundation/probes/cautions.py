@@ -40,6 +40,34 @@ def of_splits(train: FeatureSet, test: FeatureSet) -> list[str]:
     return told
 
 
+def of_features(features: FeatureSet, what: str) -> list[str]:
+    """What is wrong with the numbers themselves, whatever is asked of them.
+
+    Args:
+        features: of one split.
+        what: the split's name.
+    """
+    told = []
+    for name, x in (("class tokens", features.cls[-1]), ("mean patch tokens", features.patches)):
+        if name != "class tokens" and torch.equal(features.patches, features.cls[-1]):
+            continue
+        bad = int((~torch.isfinite(x).all(dim=1)).sum())
+        if bad:
+            told.append(
+                f"{what}: {bad:,} of {len(x):,} {name} are NaN or infinite: no probe of this encoder means much"
+            )
+            continue
+        if len(x) < 2:
+            continue
+        spread = x.amax(dim=0) - x.amin(dim=0)
+        still = int((spread <= 1e-6 * x.abs().amax(dim=0)).sum())
+        if still == x.shape[1]:
+            told.append(f"{what}: the {name} of all {len(x):,} samples are the same: the encoder has collapsed")
+        elif still:
+            told.append(f"{what}: {still:,} of the {x.shape[1]:,} numbers of the {name} never change")
+    return told
+
+
 def _left_out(features: FeatureSet) -> list[str]:
     """What makes leaving one out say too little or too much of samples."""
     told = []

@@ -1,32 +1,113 @@
-"""A picture of retrieval: samples of one sensor, and what another sensor recorded of those most like them."""
+"""Samples and what is nearest to them: within one model, between two, or between what two sensors recorded."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundation.data.boundary import decoded
 from foundation.data.shards import ShardSet
 from foundation.errors import UserError
-from foundation.files import replace_file
+from foundation.modalities.drawing import Picture
 from foundation.modalities.parts import part
+from foundation.probes import knn
+from foundation.probes.knn import Neighbours
+from foundation.probes.retrieval import recalls
+from foundation.report.looked_at import label_name
+from foundation.report.picture_table import Cell, Line, PictureTable, write
 
 NEAREST = 4
 """Neighbours of each sample."""
-OWN, SAME, OTHER = (23, 138, 80), (47, 111, 222), (200, 203, 208)
-"""Frames: the sample's own recording, one of its class, any other."""
-KEY = (("the sample's own recording", OWN), ("another one of its class", SAME), ("any other", OTHER))
+KEY = (("own", "the sample's own recording"), ("same", "another of its class"), ("other", "of another class"))
 """What the frames of the nearest mean."""
-_GAP, _FRAME, _TEXT = 6, 3, 14  # pixels
-_LETTER = 7  # pixels of a letter, at most on average
-_KEY_WIDTH = sum(_TEXT + _LETTER * len(text) + 2 * _GAP for text, _ in KEY) + _GAP
-_UNDER = (238, 239, 242)  # behind pictures that are smaller than their cell
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Samples with an embedding each, and how they are drawn.
+
+    Attributes:
+        what: of them is embedded, such as ``imu``, for the titles of columns.
+        vectors: [S, D].
+        labels: [S] by name, empty for none.
+        keys: [S].
+        picture: of a sample by its row.
+        numbers: [S] int64 of the samples in their data: equal where two sides show the same sample.
+        cell: width and height that the modality's pictures are drawn in.
+    """
+
+    what: str
+    vectors: Tensor
+    labels: Sequence[str]
+    keys: Sequence[str]
+    picture: Callable[[int], Picture]
+    numbers: Tensor
+    cell: tuple[int, int]
+
+
+def nearest_table(
+    queries: Pictured,
+    gallery: Pictured,
+    *,
+    rows: int = 6,
+    near: int = NEAREST,
+    keys: Sequence[str] = (),
+    about: Sequence[str] = (),
+    device: Any = "cpu",
+) -> PictureTable:
+    """Each row a sample and the nearest of the gallery, by cosine.
+
+    Args:
+        queries: from which rows are taken, spread evenly over the labels.
+        gallery: among which the nearest are looked for; the queries themselves for neighbours within one set, where no
+            sample is its own.
+        rows: number of queries.
+        near: number of neighbours.
+        keys: queries by their keys, in place of ``rows``.
+        about: sentences under the title.
+        device: where cosines are computed.
+
+    Raises:
+        UserError: embeddings of two widths; a key that is not there; nothing to look among.
+    """
+    if queries.vectors.shape[1] != gallery.vectors.shape[1]:
+        raise UserError(
+            f"embeddings of {queries.vectors.shape[1]} numbers ({queries.what}) and of {gallery.vectors.shape[1]} "
+            f"({gallery.what}) cannot be compared: take models of one width that were trained to match"
+        )
+    within = queries is gallery
+    chosen = [_row_of(key, queries.keys) for key in keys] or _spread(queries.labels, rows)
+    near = min(near, len(gallery.vectors) - within)
+    if near < 1:
+        raise UserError("a single sample has no neighbours")
+    extra = min(near + within, len(gallery.vectors))  # within one set the sample itself comes along
+    found = knn.search(gallery.vectors, queries.vectors[chosen], extra, device=device)
+    titles = _titles(queries.what, gallery.what, near)
+    lines = [_line(queries, gallery, row, place, found, near, within) for place, row in enumerate(chosen)]
+    kinds = {cell.kind for line in lines for cell in line.cells if cell is not None}
+    key = tuple((kind, text) for kind, text in KEY if kind in kinds)
+    wide = max(queries.cell[0], gallery.cell[0]), max(queries.cell[1], gallery.cell[1])
+    scale = min(190 / wide[0], 190 / wide[1])
+    most = round(wide[0] * scale), round(wide[1] * scale)
+    return PictureTable("Nearest neighbours", tuple(filter(None, about)), titles, tuple(lines), key, most)
+
+
+def recall_said(first: Pictured, second: Pictured) -> str:
+    """How often the sample's own counterpart is nearest, against chance: whether cosines between two sides mean
+    anything."""
+    mine = {number: row for row, number in enumerate(second.numbers.tolist())}
+    pairs = [(row, mine[number]) for row, number in enumerate(first.numbers.tolist()) if number in mine]
+    if len(pairs) < 2:
+        return ""
+    one, two = first.vectors[[row for row, _ in pairs]], second.vectors[[row for _, row in pairs]]
+    found = recalls(one, two).forth
+    shares = ", ".join(f"R@{k} {100 * value:.1f} % (chance {100 * k / len(pairs):.1f} %)" for k, value in found.items())
+    return f"Of {len(pairs):,} pairs the own one is among the k nearest: {shares}."
 
 
 def draw_nearest(
@@ -40,13 +121,10 @@ def draw_nearest(
     decoders: tuple[Any, Any],
     rows: int = 6,
 ) -> None:
-    """Write a PNG: each row a sample, as the first modality draws it, and the nearest ones as the second draws them.
-
-    Above them the columns' titles and the key of the frames' colours; below each picture its class, by name where the
-    shards name classes.
+    """Write each row a sample, as the first modality draws it, and the nearest ones as the second draws them.
 
     Args:
-        out: file to write.
+        out: PNG or HTML file to write.
         first: [S, D] embeddings of the queries.
         second: [S, D] of the gallery, row by row of the same samples.
         labels: [S] int64, -1 for none.
@@ -59,74 +137,72 @@ def draw_nearest(
     Raises:
         UserError: the file cannot be written.
     """
-    from PIL import Image, ImageDraw
-
-    one, two = (nn.functional.normalize(embeddings.float(), dim=1) for embeddings in (first, second))
-    near = (one @ two.T).topk(min(NEAREST, len(two)), dim=1).indices
-    chosen = _spread(labels, rows)
-    cells = []
-    for row in chosen:
-        cells.append([_picture(modalities[0], shards, int(ids[row]), decoders[0])])
-        cells[-1] += [_picture(modalities[1], shards, int(ids[other]), decoders[1]) for other in near[row].tolist()]
-    widths = [max(line[column].width for line in cells) for column in range(len(cells[0]))]
-    height = max(picture.height for line in cells for picture in line)
-    step = height + 2 * _FRAME + _GAP + _TEXT
-    top = _GAP + 2 * (_TEXT + _GAP)
-    wide = max(sum(widths) + len(widths) * (2 * _FRAME + _GAP) + _GAP, _KEY_WIDTH)
-    sheet = Image.new("RGB", (wide, top + len(cells) * step + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    _head(draw, modalities, widths)
-    for number, (row, line) in enumerate(zip(chosen, cells, strict=True)):
-        x, y = _GAP, top + number * step
-        for column, picture in enumerate(line):
-            other = row if column == 0 else int(near[row, column - 1])
-            same = labels[row] == labels[other] and int(labels[row]) >= 0
-            colour = OTHER if column == 0 else OWN if other == row else SAME if same else OTHER
-            box = (x, y, x + widths[column] + 2 * _FRAME - 1, y + height + 2 * _FRAME - 1)
-            draw.rectangle(box, fill=_UNDER, outline=colour, width=_FRAME)
-            left, above = (widths[column] - picture.width) // 2, (height - picture.height) // 2
-            sheet.paste(picture, (x + _FRAME + left, y + _FRAME + above))
-            draw.text((x, y + height + 2 * _FRAME), _name(int(labels[other]), shards.classes), fill="black")
-            x += widths[column] + 2 * _FRAME + _GAP
-    stream = io.BytesIO()
-    sheet.quantize(128).save(stream, "PNG", optimize=True)
-    try:
-        replace_file(out, stream.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}") from error
+    sides = paired(first, second, labels, ids, modalities, shards, decoders)
+    write(nearest_table(*sides, rows=rows, about=(recall_said(*sides),)), out)
 
 
-def _head(draw: Any, modalities: tuple[str, str], widths: Sequence[int]) -> None:
-    """Key of the colours, and under it a title for each column."""
-    x = _GAP
-    for text, colour in KEY:
-        draw.rectangle((x, _GAP, x + _TEXT - 4, _GAP + _TEXT - 4), outline=colour, width=_FRAME)
-        draw.text((x + _TEXT, _GAP - 1), text, fill="black")
-        x += _TEXT + _LETTER * len(text) + 2 * _GAP
-    x = _GAP
-    for column, width in enumerate(widths):
-        title = f"sample ({modalities[0]})" if column == 0 else f"nearest {column} ({modalities[1]})"
-        draw.text((x, _GAP + _TEXT + _GAP), title, fill="black")
-        x += width + 2 * _FRAME + _GAP
+def paired(
+    first: Tensor,
+    second: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    modalities: tuple[str, str],
+    shards: ShardSet,
+    decoders: tuple[Any, Any],
+) -> tuple[Pictured, Pictured]:
+    """Both sides of the same samples; arguments as of :func:`draw_nearest`."""
+    names = [label_name(label, None, shards.classes) for label in labels.tolist()]
+    keys = [str(shards.read(*shards.locate(number), ())["__key__"]) for number in ids.tolist()]
+
+    def side(what: str, vectors: Tensor, decode: Any) -> Pictured:
+        drawing = part(what, "picture")
+
+        def picture(row: int) -> Picture:
+            raw = shards.read(*shards.locate(int(ids[row])))
+            return np.asarray(drawing.of_sample(decoded(decode, raw)), np.uint8)
+
+        return Pictured(what, vectors, names, keys, picture, ids, drawing.CELL)
+
+    return side(modalities[0], first, decoders[0]), side(modalities[1], second, decoders[1])
 
 
-def _picture(modality: str, shards: ShardSet, number: int, decode: Any) -> Any:
-    from PIL import Image
-
-    drawing = part(modality, "picture")
-    sample = decoded(decode, shards.read(*shards.locate(number)))
-    image = Image.fromarray(np.asarray(drawing.of_sample(sample)))
-    width, height = drawing.CELL
-    scale = min(width / image.width, height / image.height)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-
-
-def _spread(labels: Tensor, rows: int) -> list[int]:
-    """So many samples, each of another class where there are as many."""
-    known = labels.unique()
-    wanted = known[torch.linspace(0, len(known) - 1, min(rows, len(known))).long()]
-    return [int((labels == label).nonzero()[0]) for label in wanted]
+def _line(
+    queries: Pictured, gallery: Pictured, row: int, place: int, found: Neighbours, near: int, within: bool
+) -> Line:
+    label = queries.labels[row]
+    cells = [Cell(queries.picture(row), _short(label or queries.keys[row]))]
+    for other, cosine in zip(found.indices[place].tolist(), found.similarities[place].tolist(), strict=True):
+        if len(cells) > near or (within and other == row):
+            continue
+        own = not within and int(queries.numbers[row]) == int(gallery.numbers[other])
+        known = bool(label and gallery.labels[other])
+        kind = "own" if own else "" if not known else "same" if gallery.labels[other] == label else "other"
+        cells.append(Cell(gallery.picture(other), f"{cosine:.2f} {_short(gallery.labels[other])}".strip(), kind))
+    return Line(tuple(cells), queries.keys[row])
 
 
-def _name(label: int, classes: Sequence[str]) -> str:
-    return classes[label] if 0 <= label < len(classes) else f"class {label}" if label >= 0 else "no label"
+def _titles(query: str, gallery: str, near: int) -> tuple[str, ...]:
+    said: Mapping[bool, str] = {True: "", False: f" ({gallery})"}
+    first = "sample" if query == gallery else f"sample ({query})"
+    return (first, *(f"nearest {number + 1}{said[query == gallery]}" for number in range(near)))
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else label[:23] + "…"
+
+
+def _row_of(key: str, keys: Sequence[str]) -> int:
+    if key not in keys:
+        raise UserError(f"no sample has the key {key!r}; the first is {keys[0]!r}")
+    return list(keys).index(key)
+
+
+def _spread(labels: Sequence[str], rows: int) -> list[int]:
+    """So many samples: each of another class where there are as many, else spread evenly."""
+    first: dict[str, int] = {}
+    for row, label in enumerate(labels):
+        first.setdefault(label, row)
+    if len(first) >= rows:
+        known = sorted(first)
+        return [first[known[number * (len(known) - 1) // max(rows - 1, 1)]] for number in range(rows)]
+    return [number * len(labels) // min(rows, len(labels)) for number in range(min(rows, len(labels)))]

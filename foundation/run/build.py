@@ -67,7 +67,7 @@ def branches(
             branch = configs[name].build(context)
             problems += [(f"branches.{name}", text) for text in take_over(name, branch, context.previous)]
             if name == STUDENT and recipe.initial is not None:
-                branch.begins = recipe.initial.apply(branch.encoder, branch.heads)
+                branch.begin_from(recipe.initial)
         except UserError as error:
             problems.append((f"branches.{name}", str(error)))
             failed.add(name)

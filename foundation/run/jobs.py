@@ -107,6 +107,11 @@ class Jobs:
     def _is_due(self, name: str, job: Job, step: int, last: bool) -> bool:
         return job.at_start if step == 0 else step % self._every[name] == 0 or (last and job.at_end)
 
+    @property
+    def enough(self) -> bool:
+        """Whether some job says that the stage may end here."""
+        return any(job.enough for _, job in self._named())
+
     def _named(self) -> Iterator[tuple[str, Job]]:
         return ((name, cast(Job, module)) for name, module in self.modules.items())
 

@@ -197,26 +197,6 @@ def timed(
     return times
 
 
-def size_named(encoder: Any, width: int | None, depths: Sequence[int] | None) -> SubNetwork:
-    """The sub-network of a width and depths, each the whole encoder's where it is not given.
-
-    Args:
-        encoder: the large one.
-        width: see :class:`foundation.encoders.elastic.SubNetwork`.
-        depths: likewise; a single one is that of the deepest stage.
-
-    Raises:
-        UserError: the encoder has none of that size; says which it has.
-    """
-    full: SubNetwork = encoder.full_size
-    if depths is not None and len(depths) == 1:
-        deepest = max(range(len(full.depths)), key=lambda stage: full.depths[stage])
-        depths = (*full.depths[:deepest], *depths, *full.depths[deepest + 1 :])
-    size = SubNetwork(width or full.width, tuple(depths or full.depths))
-    encoder.check_size(size)
-    return size
-
-
 def write_sizes(
     loaded: LoadedEncoder,
     sizes: Sequence[SubNetwork],

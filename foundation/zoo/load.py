@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from torch import nn
 
 from foundation import config, schema
 from foundation.checkpoints import checkpoint
+from foundation.encoders.elastic import SubNetwork, size_named, stand_alone
 from foundation.errors import UserError
 from foundation.modalities.parts import check_evaluation, own_evaluation
 from foundation.paths import near_path
@@ -24,6 +25,7 @@ from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import check_finite, check_fits, header, layout_of
 from foundation.zoo.convert import find
+from foundation.zoo.entry import Entry, to_plain
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -35,6 +37,9 @@ from foundation.zoo.export import (
     measured_of,
     without_download,
 )
+from foundation.zoo.home import Home
+from foundation.zoo.partial import read_sub_network
+from foundation.zoo.registry import is_name, named, near_name, weights_of
 from foundation.zoo.heads import reader_of
 from foundation.zoo.sections import branches, sections
 
@@ -57,6 +62,7 @@ class LoadedEncoder:
         branch: of the run; empty for a model of timm.
         step: optimiser steps done.
         computed: device, processor and precision of the training, where known.
+        card: what is known of it, as plain values: of a model of the zoo its entry, of an export its card.
         heads: reads the heads that it was trained with, by ``HEAD.NAME``; None where there are none.
     """
 
@@ -73,6 +79,7 @@ class LoadedEncoder:
     branch: str = ""
     step: int = 0
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     heads: Callable[[], dict[str, torch.Tensor]] | None = None
 
     @property
@@ -100,14 +107,20 @@ class _EncoderCard:
 
 
 def load_encoder(
-    source: str | Path, device: torch.device | str = "cpu", branch: str | None = None, fetch: bool = True
+    source: str | Path,
+    device: torch.device | str = "cpu",
+    branch: str | None = None,
+    fetch: bool = True,
+    width: int | None = None,
+    depth: int | Sequence[int] | None = None,
 ) -> LoadedEncoder:
     """Load an encoder.
 
     Args:
-        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, a model of timm:
-            ``timm:NAME`` (its published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or
-            ``timm:NAME,random``; or the image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, the name of a model of the zoo
+            (a path of that name wins; what is not on this machine is pulled), a model of timm: ``timm:NAME`` (its
+            published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or ``timm:NAME,random``; or the
+            image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
             ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``; or a file of weights that others
             have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``.
         device: where it shall compute.
@@ -115,17 +128,40 @@ def load_encoder(
             measured by.
         fetch: published weights are fetched where they are not on this machine; False: a plan is made, and of a
             published model there are no weights, but the layers on the meta device.
+        width: of a sub-network to load in place of the whole (POA), see
+            :class:`foundation.encoders.elastic.SubNetwork`; of an export only its slices are read.
+        depth: likewise; one number, or one for each stage.
 
     Raises:
         UserError: naming what was looked for and what is there.
     """
     text = str(source)
+    if width is None and depth is None:
+        return _whole(text, device, branch, fetch)
+    size = _Size(width, [depth] if isinstance(depth, int) else depth)
+    path = Path(text)
+    if path.suffix == ".safetensors":
+        return _from_export(path, device, size=size)
+    if not path.exists() and (entry := named(text)) is not None and not entry.loads:
+        return _from_zoo(entry, device, branch, fetch, size)
+    return _cut(_whole(text, "cpu", branch, fetch), size, device)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a sub-network, as it is asked for."""
+
+    width: int | None
+    depths: Sequence[int] | None
+
+
+def _whole(text: str, device: torch.device | str, branch: str | None, fetch: bool) -> LoadedEncoder:
     if text.startswith("timm:"):
         return _from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
         return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
-    if (named := find.foreign(text)) is not None:
-        return _from_foreign(named, device, branch)
+    if (foreign := find.foreign(text)) is not None:
+        return _from_foreign(foreign, device, branch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -139,17 +175,19 @@ def load_encoder(
         raise UserError(f"no usable checkpoint in {path}: {reasons}")
     if (weights := export_of(path / "export", branch)) is not None:
         return _from_export(weights, device)
+    if not path.exists() and (entry := named(text)) is not None:
+        return _from_zoo(entry, device, branch, fetch)
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        "NAME.safetensors, weights of others such as dinov2_vits14.pth, timm:NAME or open_clip:NAME,pretrained=TAG)"
-        + _published(text)
+        f"NAME.safetensors, weights of others such as dinov2_vits14.pth, a name of 'foundation zoo list', timm:NAME or "
+        f"open_clip:NAME,pretrained=TAG){near_name(text)}{_published(text)}"
     )
 
 
 def _published(text: str) -> str:
     """A hint for a bare word that is the name of a timm model, such as ``resnet18``; empty for any other."""
-    if not re.fullmatch(r"[a-z0-9_.]+", text):
+    if not is_name(text):
         return ""
     with suppress(ImportError, RuntimeError):
         import timm
@@ -159,7 +197,30 @@ def _published(text: str) -> str:
     return ""
 
 
-def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
+def _from_zoo(
+    entry: Entry, device: torch.device | str, branch: str | None, fetch: bool, size: _Size | None = None
+) -> LoadedEncoder:
+    """A model of the zoo, pulled where it is not here; its weights have been compared with their card."""
+    if entry.loads:
+        loaded = _whole(entry.loads, device, branch, fetch)
+    elif entry.weights is None:
+        raise UserError(f"{entry.name}: its weights are not published; to train it again: {entry.reproduce}")
+    else:
+        loaded = _from_export(weights_of(entry.name, fetch=fetch), device, entry.weights.sha256, size)
+    name = entry.name + loaded.name.removeprefix(str(loaded.card.get("name", loaded.name)))  # with the part's size
+    said = f"{isolated(name)} of the model zoo, step {loaded.step:,}" if entry.files else loaded.description
+    return replace(loaded, folder=None, name=name, description=said, card=to_plain(entry))
+
+
+def _from_export(path: Path, device: torch.device | str, known: str = "", size: _Size | None = None) -> LoadedEncoder:
+    """An export, or a sub-network of it.
+
+    Args:
+        path: of the weights.
+        device: where it shall compute.
+        known: SHA-256 that the file has been found to have; empty: it is read to be compared with its card.
+        size: of the sub-network; its slices alone are read, once the whole has been compared.
+    """
     from safetensors.torch import load_file
 
     card_path = path.with_suffix(".json")
@@ -173,30 +234,61 @@ def _from_export(path: Path, device: torch.device | str) -> LoadedEncoder:
     card = schema.read_json(Card, card_path)
     if card["format"] != CARD_FORMAT:
         raise UserError(f"{card_path} has format {card['format']}, this version reads {CARD_FORMAT}")
-    found = checkpoint.sha256(path)
+    home = Home()
+    found = known or (size and home.known_digest(path)) or checkpoint.sha256(path)
     if found != card["sha256"]:
         said = f"its card {card_path.name} says {card['sha256'][:12]}…"
         raise UserError(f"checksum mismatch: {path} is {found[:12]}…, {said}")
     encoder_config = config.from_plain(_EncoderCard, {"encoder": card["encoder"]}, name=str(card_path)).encoder
     bare = without_download(encoder_config)
     check_fits(bare, header(path), str(path))
-    encoder = _fill(bare, load_file(path), str(path))
+    name = card["name"]
+    if size is None:
+        encoder, digest = _fill(bare, load_file(path), str(path)), found
+    else:
+        with suppress(OSError, UserError):  # read whole once; a home that can only be read is of use too
+            home.remember(path, found)
+        encoder, part = read_sub_network(path, bare, size.width, size.depths)[:2]
+        check_finite(encoder.state_dict(), str(path))
+        encoder, encoder_config = encoder.eval().requires_grad_(False), encoder.config
+        name, digest = f"{name}-{part}", _part_digest(found, part)
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=card["modality"],
         evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
-        description=f"{isolated(card['name'])} at step {card['step']:,} ({path})",
-        sha256=found,
+        description=f"{isolated(name)} at step {card['step']:,} ({path})",
+        sha256=digest,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
         recipe=card["recipe"],
         stage=card.get("stage", 0),
-        name=card["name"],
+        name=name,
         branch=card["branch"],
         step=card["step"],
         computed=card.get("computed", {}),
+        card=card,
         heads=reader_of(path, card.get("heads")),
     )
+
+
+def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> LoadedEncoder:
+    """A sub-network of an encoder that is in memory."""
+    part = size_named(loaded.encoder, size.width, size.depths)
+    alone: Any = stand_alone(loaded.encoder, part).requires_grad_(False)
+    return replace(
+        loaded,
+        encoder=alone.to(device),
+        config=alone.config,
+        name=f"{loaded.name}-{part}",
+        description=f"{part} of {loaded.description}",
+        sha256=_part_digest(loaded.sha256 or loaded.description, part),
+    )
+
+
+def _part_digest(whole: str, part: SubNetwork) -> str:
+    """What stands for the weights of a sub-network: others than those of the whole, so that nothing that was computed
+    by the one is taken for the other's."""
+    return hashlib.sha256(f"{whole} {part}".encode()).hexdigest()
 
 
 def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | None, run: Path) -> LoadedEncoder:

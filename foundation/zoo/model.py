@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -18,6 +19,40 @@ Tokens: TypeAlias = Literal["cls", "patches", "both"]
 """What stands for a sample: its class token, the mean of its patch tokens, or both side by side."""
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a loaded model.
+
+    Attributes:
+        name: of the run and the branch, of the export, or of the model of timm or open_clip.
+        description: what was loaded, one line.
+        modality: of the samples, such as ``image``.
+        width: numbers of the encoder's tokens.
+        depth: its blocks, or stages.
+        parameters: of the encoder.
+        registers: its register tokens.
+        step: optimiser steps of the training; 0 where there is no run.
+        recipe: text of the one that it was trained with; empty where that is not known.
+        sha256: of the weights' file; None where there is none.
+        licence: of the weights; None where nobody has said it.
+        details: all that stands beside the weights, as plain values: of a model of the zoo its entry, of an export its
+            card.
+    """
+
+    name: str
+    description: str
+    modality: str
+    width: int
+    depth: int
+    parameters: int
+    registers: int
+    step: int
+    recipe: str
+    sha256: str | None
+    licence: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Model(nn.Module):
     """An encoder that takes files, arrays or batches, and gives one vector for each sample.
 
@@ -29,6 +64,7 @@ class Model(nn.Module):
         modality: of the samples, such as ``image``.
         width: numbers of a vector.
         description: what was loaded, one line.
+        card: what is known of it.
     """
 
     def __init__(self, loaded: LoadedEncoder, tokens: Tokens = "cls") -> None:
@@ -40,6 +76,20 @@ class Model(nn.Module):
         self.preprocess = Preprocess(loaded.modality, loaded.evaluation)
         self.modality, self.tokens, self.description = self.preprocess.modality, tokens, loaded.description
         self.width = int(encoder.width) * (2 if tokens == "both" else 1)
+        self.card = Facts(
+            name=loaded.name,
+            description=loaded.description,
+            modality=self.modality,
+            width=int(encoder.width),
+            depth=int(encoder.depth),
+            parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+            registers=max(0, int(encoder.prefix) - 1),
+            step=loaded.step,
+            recipe=loaded.recipe,
+            sha256=loaded.sha256,
+            licence=None if (licence := loaded.card.get("licence")) is None else str(licence),
+            details=dict(loaded.card),
+        )
 
     def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
         """Features [batch, width] float32, on the model's device.
@@ -64,21 +114,50 @@ class Model(nn.Module):
             UserError: something is no file, or of another kind than the model takes.
             SampleError: a file that cannot be used; names it.
         """
-        if isinstance(x, Tensor):
-            return self._of_batch(x)
-        items = list(x) if isinstance(x, list | tuple) else [x]
-        starts = range(0, max(1, len(items)), max(1, batch_size))
-        views = (self.preprocess(items[start : start + max(1, batch_size)], rate=rate) for start in starts)
-        return torch.cat([self._vectors(batch) for batch in views])
+        return torch.cat([self._vectors(part) for part in self._encoded(x, rate, batch_size)])
 
-    def _of_batch(self, batch: Tensor) -> Tensor:
+    def features(
+        self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64
+    ) -> Features:
+        """All tokens of the last layer, after its norm, float32 on the model's device.
+
+        Args:
+            x: as for :meth:`forward`, as ``rate`` and ``batch_size``.
+
+        Returns:
+            ``cls`` [batch, width], ``patches`` [batch, tokens, width] and ``registers`` [batch, registers, width];
+            ``valid`` [batch, tokens] bool where some patch tokens are padding, else None. An encoder without class
+            token has a pooled feature in its place.
+
+        Raises:
+            UserError: as :meth:`forward`.
+            SampleError: likewise.
+        """
+        parts = list(self._encoded(x, rate, batch_size))
+        valid = [part.valid for part in parts if part.valid is not None]
+        return Features(
+            cls=torch.cat([part.cls.float() for part in parts]),
+            registers=torch.cat([part.registers.float() for part in parts]),
+            patches=torch.cat([part.patches.float() for part in parts]),
+            valid=torch.cat(valid) if valid else None,
+        )
+
+    def _encoded(self, x: Item | Sequence[Item] | Tensor, rate: float | None, batch_size: int) -> Iterator[Features]:
+        if isinstance(x, Tensor):
+            yield self._of_batch(x)
+            return
+        items = list(x) if isinstance(x, list | tuple) else [x]
+        for start in range(0, max(1, len(items)), max(1, batch_size)):
+            yield self._encode(self.preprocess(items[start : start + max(1, batch_size)], rate=rate))
+
+    def _of_batch(self, batch: Tensor) -> Features:
         if not batch.is_floating_point():
             raise UserError(
                 f"a tensor of {batch.dtype} is no batch that is ready for the encoder: give a NumPy array for one "
                 "sample, or what model.preprocess makes"
             )
         try:
-            return self._vectors(batch)
+            return self._encode(batch)
         except (UserError, RuntimeError, ValueError, IndexError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -86,9 +165,12 @@ class Model(nn.Module):
                 "makes one from files or arrays"
             ) from error
 
-    def _vectors(self, batch: Tensor) -> Tensor:
+    def _encode(self, batch: Tensor) -> Features:
         weight = next(self.encoder.parameters())
-        features = self.encoder([batch.to(weight.device, weight.dtype)])[0]
+        features: Features = self.encoder([batch.to(weight.device, weight.dtype)])[0]
+        return features
+
+    def _vectors(self, features: Features) -> Tensor:
         parts = {"cls": [features.cls], "patches": [mean_patch(features)]}
         chosen = parts["cls"] + parts["patches"] if self.tokens == "both" else parts[self.tokens]
         return torch.cat([part.float() for part in chosen], dim=1)
@@ -106,7 +188,13 @@ def mean_patch(features: Features) -> Tensor:
 
 
 def load(
-    source: str | Path, *, branch: str | None = None, device: torch.device | str = "cpu", tokens: Tokens = "cls"
+    source: str | Path,
+    *,
+    branch: str | None = None,
+    device: torch.device | str = "cpu",
+    tokens: Tokens = "cls",
+    width: int | None = None,
+    depth: int | Sequence[int] | None = None,
 ) -> Model:
     """Load a pretrained encoder; see :func:`foundation.load`."""
-    return Model(load_encoder(source, device, branch), tokens)
+    return Model(load_encoder(source, device, branch, width=width, depth=depth), tokens)

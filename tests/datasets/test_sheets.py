@@ -163,11 +163,11 @@ def test_a_sheet_shows_what_the_recipe_reads_and_labels_of_any_script(tmp_path, 
     assert pixels[48, 48, 2] > 200 > 60 > pixels[48, 48, 0]  # the blue one, not the first
     assert main(["data", "inspect", tar, "--sheet"]) == 0
     monkeypatch.setattr(sheet, "_fonts", tuple)  # a machine without fonts
-    sheet._font_for.cache_clear()
+    sheet.font_for.cache_clear()
     capsys.readouterr()
     assert main(["data", "inspect", tar, "--sheet", "--overwrite"]) == 0
     assert "2 labels, such as '<b>桥', have letters that no font of this machine draws" in capsys.readouterr().err
-    sheet._font_for.cache_clear()
+    sheet.font_for.cache_clear()
 
 
 def odd(modality: str) -> list[dict[str, bytes]]:

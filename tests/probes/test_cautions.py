@@ -12,13 +12,13 @@ from foundation import config
 from foundation.data.shards import write_shards
 from foundation.errors import UserError
 from foundation.paths import RECIPES
-from foundation.probe_command import untrained_class_token
 from foundation.probes import cautions
 from foundation.probes.features import FeatureSet, fingerprints
 from foundation.probes.groups import grouped
 from foundation.probes.labels import number_classes
 from foundation.probes.linear import split
 from foundation.probes.scores import score, wilson_interval
+from foundation.run.class_token import untrained_class_token
 from foundation.run.recipe import Recipe
 from foundation.zoo.load import LoadedEncoder
 

@@ -15,6 +15,7 @@ from foundation.errors import RecipeError, UserError
 from foundation.modalities.parts import decoder
 from foundation.probes.retrieval import recalls
 from foundation.report.nearest import KEY, draw_nearest
+from foundation.report.picture_table import FRAMES
 
 
 def test_recall_is_the_share_whose_own_counterpart_is_among_the_first():
@@ -82,11 +83,11 @@ def test_a_picture_has_a_key_titles_and_names(tmp_path, tiny_shards):
     draw_nearest(tmp_path / "r.png", rows, rows, ids % 4, ids, ("image", "image"), shards, (decode, decode))
     with Image.open(tmp_path / "r.png") as drawn:
         colours = {colour for _, colour in drawn.convert("RGB").getcolors(1 << 20)}
-        key = drawn.convert("RGB").crop((0, 0, drawn.width, 20))
+        key = drawn.convert("RGB").crop((0, 0, drawn.width, 100))
     near = lambda wanted, there: any(sum(abs(a - b) for a, b in zip(wanted, c, strict=True)) < 24 for c in there)  # noqa: E731
-    assert near((23, 138, 80), colours)
+    assert near(FRAMES["own"], colours)
     of_key = {colour for _, colour in key.getcolors(1 << 20)}
-    assert all(near(colour, of_key) for _, colour in KEY)
+    assert all(near(FRAMES[kind], of_key) for kind, _ in KEY)
 
 
 def test_a_recipe_that_compares_no_two_branches_is_refused_before_the_first_step(tiny_recipe, train, tmp_path):

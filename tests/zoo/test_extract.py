@@ -15,13 +15,13 @@ import torch
 from foundation import config
 from foundation.checkpoints.checkpoint import write
 from foundation.cli import main
-from foundation.encoders.elastic import Sliced, SubNetwork
+from foundation.encoders.elastic import Sliced, SubNetwork, size_named
 from foundation.errors import UserError
 from foundation.run import build
 from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, export_of, write_export
-from foundation.zoo.extract import Family, size_named, stopwatch_for, write_sizes
+from foundation.zoo.extract import Family, stopwatch_for, write_sizes
 from foundation.zoo.latency import Stopwatch, Timing, misgivings
 from foundation.zoo.load import load_encoder
 from foundation.zoo.sections import sections

@@ -100,6 +100,25 @@ def test_files_arrays_and_batches_give_the_same_features(recipe, exported, tmp_p
         model(torch.zeros(2, 1))
 
 
+@pytest.mark.parametrize("recipe", KINDS)
+def test_all_tokens_are_those_that_vectors_are_made_of(recipe, exported, tmp_path):
+    write, _ = KINDS[recipe]
+    for number in range(3):
+        write(tmp_path / str(number))
+    files = sorted(tmp_path.iterdir())
+    model = foundation.load(exported(recipe), tokens="both")
+    tokens = model.features(files, batch_size=2)
+    width = model.card.width
+    assert tokens.patches.ndim == 3 and tokens.patches.shape[::2] == (3, width) and tokens.valid is None
+    assert tokens.registers.shape == (3, model.card.registers, width)
+    torch.testing.assert_close(model(files), torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=1))
+    assert (model.card.modality, model.card.parameters) == (
+        model.modality,
+        sum(weight.numel() for weight in model.parameters()),
+    )
+    assert model.card.sha256 and model.card.recipe and model.card.name.endswith("-teacher")
+
+
 def test_pictures_in_memory_are_read_as_those_in_files(exported, tmp_path):
     model = foundation.load(exported("quickstart"))
     write_image(tmp_path / "a")

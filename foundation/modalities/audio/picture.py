@@ -120,3 +120,17 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
         uint8 [n, rows, columns, 3].
     """
     return np.ascontiguousarray(drawing.pca_rgb(patches, grid)[:, ::-1])
+
+
+def coloured(view: Tensor | NDArray[Any], colours: Picture) -> Picture:
+    """Colours of tokens, as large as their spectrogram, low frequencies at the bottom; each token stays a rectangle.
+
+    Args:
+        view: see :func:`to_rgb`.
+        colours: uint8 [rows, columns, 3] of the token grid, low frequencies first.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = to_rgb(view).shape[:2]
+    return resize(np.ascontiguousarray(colours[::-1]), height, width, smooth=False)

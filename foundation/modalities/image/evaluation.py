@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.image.decode import Config as DecodeConfig
@@ -78,15 +80,42 @@ class Evaluation:
         """uint8 [..., 3, size, size]: resized and cut around the centre, of uint8 [3, H, W] or [T, 3, H, W]."""
 
         size, (height, width) = self.config.size, image.shape[-2:]
-        short = min(height, width)
+        target, top, left = self.placed(height, width)
+        if target != (height, width):
+            stack = image if image.ndim == 4 else image[None]
+            resized = F.interpolate(stack, size=target, mode="bicubic", antialias=True)
+            image = resized if image.ndim == 4 else resized[0]
+        return image[..., top : top + size, left : left + size]
+
+    def placed(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
+        """What becomes of an image of some size: (height, width) that it is resized to, and the first row and column
+        of that which the crop keeps."""
+        size, short = self.config.size, min(height, width)
         if short < self.config.resize_below:
             target = (size, size)
         else:
             edge = round(size / self.config.crop_fraction)
             target = (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
-        if target != (height, width):
-            stack = image if image.ndim == 4 else image[None]
-            resized = F.interpolate(stack, size=target, mode="bicubic", antialias=True)
-            image = resized if image.ndim == 4 else resized[0]
-        top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-        return image[..., top : top + size, left : left + size]
+        return target, round((target[0] - size) / 2), round((target[1] - size) / 2)
+
+    def crop_map(self, values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+        """[..., size, size]: what :meth:`crop` shows, of a map that says something of every pixel.
+
+        Args:
+            values: [..., h, w] numbers that must not be mixed (labels, depths): the nearest is taken. The map may be
+                larger or smaller than the image.
+            height: of the image.
+            width: of the image.
+        """
+        target, top, left = self.placed(height, width)
+        place = np.arange(self.config.size) + 0.5
+        rows = ((top + place) / target[0] * values.shape[-2]).astype(np.int64)
+        columns = ((left + place) / target[1] * values.shape[-1]).astype(np.int64)
+        return values[..., rows[:, None], columns]
+
+    def crop_points(self, points: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
+        """[n, 2] places (x, y) in the crop, pixels of the crop, of places [n, 2] in the image, pixels of the image;
+        they lie outside [0, size] where the crop does not show them."""
+        target, top, left = self.placed(height, width)
+        scale = np.array([target[1] / width, target[0] / height])
+        return np.asarray(points, np.float64).reshape(-1, 2) * scale - np.array([left, top])

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb
+from foundation.modalities.drawing import Picture, dimmed, heat_rgb, laid_over, pca_rgb, resize
 from foundation.modalities.image.decode import decode as by_default
 from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
 from foundation.types import Sample
 
-__all__ = ["heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
+__all__ = ["coloured", "heat_rgb", "mask_overlay", "of_raw", "overlay", "pca_rgb", "to_rgb"]
 
 CELL = (96, 96)
 """Width and height of a sample on a contact sheet, pixels."""
@@ -100,3 +100,18 @@ def mask_overlay(
         uint8 [H, W, 3].
     """
     return dimmed(to_rgb(image, **options), masked, grid)
+
+
+def coloured(image: Tensor | Picture, colours: Picture, **options: Any) -> Picture:
+    """Colours of tokens, as large as their image; each token stays a square.
+
+    Args:
+        image: see :func:`to_rgb`.
+        colours: uint8 [rows, columns, 3] of the token grid.
+        options: of :func:`to_rgb`.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = to_rgb(image, **options).shape[:2]
+    return resize(colours, height, width, smooth=False)

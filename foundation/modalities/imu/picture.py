@@ -21,10 +21,13 @@ _PAPER, _LINE, _HIDDEN = (255, 255, 255), (214, 214, 220), (176, 176, 186)
 _PANEL = 3  # channels of one panel
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
+COLOURS_UNDER_SAMPLE = True
+"""What :func:`coloured` draws holds the sample too."""
 LEGEND = "Time runs to the right; x is red, y green and z blue, with a panel for every three channels."
 """What the axes and colours of its pictures mean, for a person."""
 CELL = (192, 144)
 """Width and height of a sample on a contact sheet, pixels."""
+_STRIP, _CHANNEL = 28, 10  # pixels of a strip of colours, at least; of each of its rows
 _SHARP = 3  # lines are drawn so many times as large and reduced: smooth edges
 
 
@@ -130,6 +133,22 @@ def pca_rgb(patches: Tensor, grid: tuple[int, int]) -> Picture:
         uint8 [n, rows, columns, 3]; a single row is repeated to a band.
     """
     return np.stack([_band(colours) for colours in drawing.pca_rgb(patches, grid)])
+
+
+def coloured(view: Tensor | NDArray[Any], colours: Picture, **options: Any) -> Picture:
+    """Traces, and under them the colours of their tokens as a strip over the same time.
+
+    Args:
+        view: see :func:`to_rgb`.
+        colours: uint8 [rows, columns, 3] of the token grid; several rows are one for each channel.
+        options: of :func:`to_rgb`.
+
+    Returns:
+        uint8 [panels * height + strip, width, 3].
+    """
+    traces = _draw(view, behind=None, **_sizes(options))
+    strip = resize(colours, max(_STRIP, _CHANNEL * len(colours)), traces.shape[1], smooth=False)
+    return np.ascontiguousarray(np.concatenate([traces, strip]))
 
 
 def _band(colours: Picture) -> Picture:

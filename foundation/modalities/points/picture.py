@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foundation.modalities.drawing import Picture, heat_rgb, pca_rgb
+from foundation.modalities.drawing import Picture, heat_rgb, pca_colours
 from foundation.modalities.points.decode import decode as by_default
 from foundation.modalities.points.neighbours import per_point
 from foundation.types import Sample
@@ -122,18 +122,6 @@ def mask_overlay(
     hidden = torch.as_tensor(masked).cpu().float()[None, :, None]
     near = per_point(hidden, coordinates.detach().cpu()[None], torch.from_numpy(points)[None], neighbours=1)[0, :, 0]
     return render(points, np.where(near.numpy()[:, None] > 0.5, np.array(_HIDDEN, np.uint8), colours), up, side)
-
-
-def pca_colours(patches: Tensor) -> Picture:
-    """The three main directions of token features as red, green and blue, one basis for all clouds.
-
-    Args:
-        patches: [n, N, D].
-
-    Returns:
-        uint8 [n, N, 3].
-    """
-    return pca_rgb(patches, (1, patches.shape[1]))[:, 0]
 
 
 def render(points: NDArray[np.float32], colours: NDArray[np.uint8], up: str = "z", side: int = SIDE) -> Picture:

@@ -18,7 +18,7 @@ from foundation.modalities.image.evaluation import IMAGENET_MEAN, IMAGENET_STD
 from foundation.modalities.video.decode import decode as by_default
 from foundation.types import Sample
 
-__all__ = ["film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
+__all__ = ["coloured", "film_strip", "heat_rgb", "mask_overlay", "overlay", "pca_rgb", "to_rgb"]
 
 AXES = (3,)
 """Axes of the token grids that :func:`heat_rgb` and :func:`pca_rgb` draw: time, row, column."""
@@ -175,6 +175,23 @@ def pca_rgb(patches: Tensor, grid: tuple[int, ...]) -> Picture:
     times, rows, columns = grid
     maps = drawing.pca_rgb(patches, (times * rows, columns)).reshape(len(patches), times, rows, columns, 3)
     return np.stack([_side_by_side(moments) for moments in maps])
+
+
+def coloured(clip: Tensor | NDArray[np.uint8], colours: Picture, **options: Any) -> Picture:
+    """Colours of tubelets in the place of the frames that :func:`to_rgb` shows.
+
+    Args:
+        clip: see :func:`to_rgb`.
+        colours: uint8 [times, rows, columns, 3] of the token grid.
+        options: of :func:`to_rgb`.
+
+    Returns:
+        uint8 [H', W', 3], as large as the strip.
+    """
+    frames = _frames(clip, **_normalisation(options))
+    height, width = frames[0].shape[:2]
+    chosen = _chosen(len(frames), len(colours))
+    return film_strip([drawing.resize(colours[number], height, width, smooth=False) for number in chosen])
 
 
 def _side_by_side(moments: NDArray[np.uint8]) -> Picture:

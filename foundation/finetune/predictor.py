@@ -1,0 +1,171 @@
+"""A fine-tuned model for use: the exported encoder, its heads beside it, and what their answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundation import config
+from foundation.branches.base import EncoderBranch
+from foundation.checkpoints import checkpoint
+from foundation.data.extras.target import Config as TargetConfig
+from foundation.data.extras.target import Target
+from foundation.errors import UserError
+from foundation.modalities.parts import decoder
+from foundation.objectives.supervised import Config as SupervisedConfig
+from foundation.objectives.supervised import Tokens, answers_of
+from foundation.probes.road import open_limited
+from foundation.probes.supervised import Answers, answers
+from foundation.run.recipe import Recipe
+from foundation.zoo.load import load_encoder
+from foundation.zoo.model import Model
+from foundation.zoo.preprocess import Item
+
+BEST = "best"
+_HEADS = ".heads.safetensors"
+_OF = "encoder_sha256"
+"""In the metadata of the heads: of the weights that they were trained with."""
+
+
+class Predictor(nn.Module):
+    """A fine-tuned model: from files, arrays or batches to classes, labels or numbers.
+
+    Attributes:
+        model: the encoder, as :func:`foundation.load` gives it.
+        target: what the answers mean.
+        classes: names of the classes or labels, in the order of the outputs; empty for a regression.
+    """
+
+    def __init__(self, model: Model, branch: EncoderBranch, target: TargetConfig, tokens: Tokens, loaded: Any) -> None:
+        super().__init__()
+        self.model, self.branch = model, branch
+        self.target, self.tokens, self._loaded = target, tokens, loaded
+        self.classes = target.classes
+
+    def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
+        """What the model says of samples: [batch, outputs] float32. Shares of the classes that add up to 1, shares of
+        each label by itself, or numbers in their own unit.
+
+        Args:
+            x: as of :meth:`foundation.zoo.model.Model.forward`, as ``rate`` and ``batch_size``.
+
+        Raises:
+            UserError: as there.
+            SampleError: likewise.
+        """
+        if isinstance(x, Tensor):
+            return self._meant(self._answers(x))
+        items = list(x) if isinstance(x, list | tuple) else [x]
+        size = max(1, batch_size)
+        parts = [items[start : start + size] for start in range(0, max(1, len(items)), size)]
+        return torch.cat([self._meant(self._answers(self.model.preprocess(part, rate=rate))) for part in parts])
+
+    def predict(
+        self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64
+    ) -> list[Any]:
+        """The answer for each sample: the name of its class, a tuple of the labels that are likelier than not, or its
+        numbers (one number where there is one). Arguments as of :meth:`forward`."""
+        found = self(x, rate=rate, batch_size=batch_size)
+        if self.target.task == "classification":
+            return [self.classes[place] for place in found.argmax(dim=1).tolist()]
+        if self.target.task == "labels":
+            return [
+                tuple(name for name, one in zip(self.classes, row, strict=True) if one > 0.5) for row in found.tolist()
+            ]
+        return [row[0] if len(row) == 1 else tuple(row) for row in found.tolist()]
+
+    def score(
+        self, shards: Sequence[str], batch_size: int = 256, workers: int = 0, limit: int | None = None
+    ) -> tuple[Answers, Target]:
+        """Answers of labelled shards, to be scored by :func:`foundation.probes.supervised.scores`.
+
+        Args:
+            shards: paths, globs or brace patterns.
+            batch_size: samples per forward pass.
+            workers: loader processes.
+            limit: at most so many samples, spread evenly; None: all.
+        """
+        target = Target(self.target)
+        weight = next(self.branch.parameters())
+        modality, evaluation = self._loaded.own
+        found = answers(
+            self.branch, open_limited(shards, limit), decode=decoder(modality, evaluation), evaluation=evaluation,
+            target=target, tokens=self.tokens, batch_size=batch_size, workers=workers, device=weight.device,
+        )  # fmt: skip
+        return found, target
+
+    @torch.no_grad()
+    def _answers(self, batch: Tensor) -> Tensor:
+        weight = next(self.branch.parameters())
+        return answers_of(self.branch, batch.to(weight.device, weight.dtype), self.tokens)
+
+    def _meant(self, found: Tensor) -> Tensor:
+        if self.target.task == "classification":
+            return found.softmax(dim=1)
+        if self.target.task == "labels":
+            return found.sigmoid()
+        return found * found.new_tensor(self.target.std) + found.new_tensor(self.target.mean)
+
+
+def predictor(source: str | Path, device: torch.device | str = "cpu") -> Predictor:
+    """Load a fine-tuned model.
+
+    Args:
+        source: the folder of a fine-tuning run, or its export ``export/best.safetensors``.
+        device: where it computes.
+
+    Raises:
+        UserError: it is no fine-tuned model, or its heads are missing or of other weights.
+    """
+    from safetensors import safe_open
+
+    path = Path(source)
+    weights = path if path.suffix == ".safetensors" else path / "export" / f"{BEST}.safetensors"
+    heads = weights.with_name(weights.stem + _HEADS)
+    if not weights.is_file() or not heads.is_file():
+        missing = heads if weights.is_file() else weights
+        raise UserError(
+            f"{source} is no fine-tuned model: there is no {missing} (give the folder of a run of foundation finetune, "
+            f"or its export/{BEST}.safetensors with {BEST}{_HEADS} beside it)"
+        )
+    loaded = load_encoder(weights, device)
+    recipe = config.load(Recipe, loaded.recipe, name=str(weights.with_suffix(".json")))
+    targets = [one for one in recipe.data.extras.values() if isinstance(one, TargetConfig)]
+    losses = [one for one in recipe.objectives if isinstance(one, SupervisedConfig)]
+    if len(targets) != 1 or len(losses) != 1:
+        raise UserError(f"{weights} is no fine-tuned model: its recipe has no supervised objective with a target")
+    modules = {name: head.build(int(loaded.encoder.width)) for name, head in recipe.heads.items()}  # type: ignore[arg-type]
+    branch = EncoderBranch(loaded.encoder, modules, recipe.heads)
+    with safe_open(heads, framework="pt") as file:
+        of = (file.metadata() or {}).get(_OF)
+        if of != loaded.sha256:
+            raise UserError(f"{heads} belongs to other weights than {weights.name}: they were written by two trainings")
+        branch.heads.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    branch.to(device).eval().requires_grad_(False)
+    return Predictor(Model(loaded), branch, targets[0], losses[0].tokens, loaded)
+
+
+def write_heads(run: Path) -> Path:
+    """Write the heads of a finished run beside its export.
+
+    Raises:
+        UserError: the run has no whole checkpoint, or no export.
+    """
+    from safetensors.torch import save
+
+    from foundation.files import replace_file
+
+    weights = run / "export" / f"{BEST}.safetensors"
+    newest, _ = checkpoint.newest(run / "checkpoints")
+    if newest is None or not weights.is_file():
+        raise UserError(f"{run} has not ended: the same command goes on with it")
+    with checkpoint.Reader(newest) as reader:
+        keys = [key for key in reader.contents[BEST] if key.startswith("heads.")]
+        tensors = {key.removeprefix("heads."): reader.tensor(BEST, key).clone() for key in keys}
+    path = weights.with_name(weights.stem + _HEADS)
+    replace_file(path, save(tensors, metadata={_OF: checkpoint.sha256(weights)}))
+    return path

@@ -1,0 +1,173 @@
+"""Put the tasks of a suite to a model: every sample is encoded once, and what cannot be asked is left out and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from foundation.errors import UserError
+from foundation.probes import cautions
+from foundation.probes.candidates import candidates, describe_data
+from foundation.run.class_token import untrained_class_token
+from foundation.tasks.base import Outcome, Score, Split, Subject, Task
+from foundation.voice import duration, to_stderr
+
+_SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one task.
+
+    Attributes:
+        name: of the task.
+        task: with its settings.
+        outcome: None where it was left out.
+        reason: why it was left out; empty where it was not.
+        seconds: that it took, the pass over the data with it where it was the first to ask.
+    """
+
+    name: str
+    task: Task
+    outcome: Outcome | None
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers.
+
+    Attributes:
+        subject: model, shards and settings.
+        answers: in the order of the tasks.
+        warnings: of the model and the shards, a sentence each.
+        data: what the result file says of the splits, by name.
+        baselines: labels of what was scored beside the model.
+        groups: of the test samples, by key; empty where each stands for itself.
+        seconds: that all took.
+    """
+
+    subject: Subject
+    answers: tuple[Answer, ...]
+    warnings: tuple[str, ...]
+    data: Mapping[str, Any]
+    baselines: tuple[str, ...]
+    groups: Mapping[str, int]
+    seconds: float
+
+
+def evaluate(
+    subject: Subject,
+    tasks: Mapping[str, Task],
+    *,
+    baselines: bool = False,
+    say: Callable[[str], None] = to_stderr,
+) -> Evaluation:
+    """Ask all tasks.
+
+    Args:
+        subject: the model and its shards.
+        tasks: by name.
+        baselines: ask them of the untrained encoder, of the raw input and of simple features too.
+        say: is told what goes on.
+
+    Raises:
+        UserError: no task could be asked.
+    """
+    begun = time.monotonic()
+    refused = {name: task.refusal(subject) for name, task in tasks.items()}
+    answers = {name: _asked(name, task, subject, refused[name], say) for name, task in tasks.items()}
+    warnings = _looked(subject)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    labels = []
+    settings = subject.settings
+    others = candidates(
+        subject.loaded, subject.evaluation, device=settings.device, seed=settings.seed, baselines=baselines
+    )
+    for candidate in list(others)[1:]:
+        labels.append(candidate.label)
+        other = subject.with_encoder(candidate.encoder, candidate.sha256, candidate.label)
+        for name, task in tasks.items():
+            outcome = answers[name].outcome
+            if outcome is None or task.refusal(other):
+                continue
+            found = _asked(name, task, other, None, say, candidate.label).outcome
+            if found is not None:
+                more = tuple(dataclasses.replace(score, features=candidate.label) for score in found.scores)
+                whole = dataclasses.replace(outcome, scores=(*outcome.scores, *more))
+                answers[name] = dataclasses.replace(answers[name], outcome=whole)
+    if not any(answer.outcome for answer in answers.values()):
+        reasons = "".join(f"\n  {answer.name}: {answer.reason}" for answer in answers.values())
+        raise UserError(f"no task could be asked:{reasons}")
+    return Evaluation(
+        subject=subject,
+        answers=tuple(answers.values()),
+        warnings=tuple(warnings),
+        data=_data(subject),
+        baselines=tuple(labels),
+        groups=_groups(subject),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def headline(outcome: Outcome) -> Score:
+    """The first figure of the model."""
+    return outcome.scores[0]
+
+
+def _asked(
+    name: str, task: Task, subject: Subject, refusal: str | None, say: Callable[[str], None], of: str = ""
+) -> Answer:
+    begun = time.monotonic()
+    outcome, reason = None, refusal or ""
+    if not refusal:
+        try:
+            outcome = task.run(subject)
+        except UserError as error:
+            reason = str(error)
+    seconds = time.monotonic() - begun
+    whose = f" ({of})" if of else ""
+    if outcome is None:
+        say(f"{name}{whose}: left out: {reason}")
+    else:
+        first = headline(outcome)
+        say(f"{name}{whose}: {first.metric} {first.value:.4g}, {duration(seconds)}")
+    return Answer(name, task, outcome, reason, seconds)
+
+
+def _looked(subject: Subject) -> list[str]:
+    """What a person should know before believing any figure, of the features that a task asked for."""
+    told: list[str] = []
+    for split in _SPLITS:
+        found = subject.held(split)
+        if found is not None:
+            told += cautions.of_features(found, split)
+    if subject.held("train") is None or (subject.test and subject.held("test") is None):
+        return told
+    try:
+        told += cautions.of_splits(*subject.labelled())
+    except UserError as error:
+        told.append(f"no task that needs labels can be asked: {error}")
+    return [*told, *untrained_class_token(subject.loaded, subject.settings.tokens)]
+
+
+def _data(subject: Subject) -> dict[str, Any]:
+    """What the result file says of the splits; samples only where a task asked for features of them."""
+    patterns = {"train": subject.train, "test": subject.test, "outside": subject.outside}
+    return {split: describe_data(patterns[split], subject.held(split)) for split in _SPLITS if patterns[split]}
+
+
+def _groups(subject: Subject) -> dict[str, int]:
+    """Of the samples that are scored, where a rule says which belong together."""
+    if subject.settings.group is None or subject.held("test" if subject.test else "train") is None:
+        return {}
+    try:
+        _, test = subject.labelled()
+    except UserError:
+        return {}
+    return dict(zip(test.keys, test.groups.tolist(), strict=True))

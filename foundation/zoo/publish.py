@@ -1,0 +1,323 @@
+"""Putting a model into a zoo: its export, a card that says what it is, and the index that tells others of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import torch
+
+from foundation import config, schema
+from foundation.checkpoints import checkpoint
+from foundation.data.addresses import RemoteError, check_secrets, is_remote, shown
+from foundation.data.storages import file_system
+from foundation.errors import UserError
+from foundation.files import held, replace_file
+from foundation.modalities.parts import evaluation_shape
+from foundation.plugins import name_of
+from foundation.zoo.entry import Architecture, Data, Entry, File, Input, Metric, Parent, check_name, dump, read
+from foundation.zoo.export import Card, export_checkpoint, export_of, make_folder, write_weights
+from foundation.zoo.fetch import digest_of
+from foundation.zoo.home import Home, absolute
+from foundation.zoo.load import LoadedEncoder, load_encoder
+from foundation.zoo.registry import INDEX, fetched_index, index_of, named, parsed, weights_of
+from foundation.zoo.sources import path_of
+
+_NEIGHBOURS = 20
+_DETAILS = ("model", "preset", "heads", "registers", "patch_size")
+
+
+class _Scored(TypedDict):
+    """What a card takes from the result file of a probe, see :mod:`foundation.probes.results`."""
+
+    probe: str
+    metric: str
+    results: list[dict[str, Any]]
+    data: dict[str, Any]
+    settings: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a card says that no file tells.
+
+    Attributes:
+        licence: of the weights.
+        data: that it was trained on.
+        summary: one line; empty: the name of the run.
+        units: of the numbers that it is fed.
+        metrics: scores.
+        reproduce: command that trains it again.
+        notes: what else a user should know.
+    """
+
+    licence: str
+    data: tuple[Data, ...]
+    summary: str = ""
+    units: str = ""
+    metrics: tuple[Metric, ...] = ()
+    reproduce: str = ""
+    notes: str = ""
+
+
+def publish(source: str, name: str, to: str, said: Said, *, branch: str | None = None, half: bool = False) -> Entry:
+    """Write a model into a zoo: ``NAME/NAME.safetensors`` and ``NAME.json``, the card ``NAME.yaml``, ``index.json``.
+
+    Args:
+        source: a run, an export, or the name of a model of a zoo.
+        name: in the zoo.
+        to: folder, ``file://``, ``s3://`` (and others of fsspec) or ``hf://OWNER/REPO``.
+        said: what the card says beside the facts.
+        branch: of the run; None: the one that it was measured by.
+        half: store the weights as float16; they are loaded into the encoder's own precision.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: the zoo has a model of this name, or cannot be written.
+    """
+    check_name(name, "--name")
+    check_secrets(to)
+    with ExitStack() as stack:
+        there = not is_remote(to) or to.startswith("file://")
+        folder = path_of(to) if there else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        make_folder(folder)
+        if there:
+            stack.enter_context(_locked(folder))
+            known = {path.stem: read(path) for path in sorted(folder.glob("*.yaml"))}
+        else:
+            known = _known(to)
+        if name in known or (folder / name).exists():
+            raise UserError(f"{shown(to)} has a model {name!r} already: choose another name; nothing there is replaced")
+        weights = stack.enter_context(_export_of(source, branch))
+        entry = _write(weights, folder, name, said, half)
+        replace_file(folder / f"{name}.yaml", dump(entry).encode())
+        replace_file(folder / INDEX, index_of([known[one] for one in sorted(known)] + [entry]))
+        if not there:
+            _upload(folder, [*(f"{name}/{file.name}" for file in entry.files), f"{name}.yaml", INDEX], to)
+    return entry
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+    try:
+        with held(descriptor):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _known(to: str) -> dict[str, Entry]:
+    """Cards of a zoo on the network, none where it is not there yet."""
+    where = absolute(to, INDEX)
+    try:
+        return parsed(fetched_index(where, Home()), where)
+    except RemoteError as error:
+        if error.reason == "missing":
+            return {}
+        raise UserError(f"the zoo {shown(to)} cannot be read: {error.detail}") from None
+
+
+@contextmanager
+def _export_of(source: str, branch: str | None) -> Iterator[Path]:
+    """The export of a model; of a run that has none, that of its newest checkpoint, for the time of the block."""
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        yield path
+    elif (path / "checkpoints").is_dir() and export_of(path / "export", branch) is None:
+        newest, _ = checkpoint.newest(path / "checkpoints")
+        if newest is None:
+            raise UserError(f"no usable checkpoint in {path}")
+        with tempfile.TemporaryDirectory() as temporary:
+            export_checkpoint(newest, Path(temporary))
+            yield _required(export_of(Path(temporary), branch), source)
+    elif path.exists():
+        yield _required(export_of(path / "export", branch), source)
+    elif (entry := named(source)) is not None and entry.weights is not None:
+        yield weights_of(source)
+    else:
+        load_encoder(source)  # says what there is instead
+        raise UserError(
+            f"{source} has no files of its own: publish a run, an export, or a model of a zoo that has files"
+        )
+
+
+def _required(found: Path | None, source: str) -> Path:
+    if found is None:
+        raise UserError(f"{source} has no export of this branch: 'foundation export {source} --out FOLDER' writes them")
+    return found
+
+
+def _write(weights: Path, folder: Path, name: str, said: Said, half: bool) -> Entry:
+    """Weights and their card into the folder of a zoo, and what its own card says of them."""
+    from safetensors.torch import load_file
+
+    loaded = load_encoder(weights)  # checked, and known to fit
+    card = schema.read_json(Card, weights.with_suffix(".json"))
+    own = folder / name
+    make_folder(own)
+    tensors = {
+        key: tensor.half() if half and tensor.dtype == torch.float32 else tensor
+        for key, tensor in load_file(weights).items()
+    }
+    path = own / f"{name}.safetensors"
+    new: Card = {**card, "file": path.name}
+    write_weights(path, tensors, new)
+    files = [_file(one, f"{name}/{one.name}") for one in (path, path.with_suffix(".json"))]
+    part = card.get("sub_network")
+    parents = (Parent(of=part["of"], how="extracted"),) if part and part["of"] else ()
+    return _entry(name, loaded, said, tuple(files), parents, card["parameters"])
+
+
+def _file(path: Path, source: str) -> File:
+    return File(name=path.name, size=path.stat().st_size, sha256=digest_of(path), sources=(source,))
+
+
+def _entry(
+    name: str, loaded: LoadedEncoder, said: Said, files: tuple[File, ...], parents: tuple[Parent, ...], parameters: int
+) -> Entry:
+    modality, evaluation = loaded.own
+    encoder: Any = loaded.encoder
+    plain = config.to_plain(loaded.config)
+    facts = plain | {key: value for key, value in plain.get("tokenizer", {}).items() if key in _DETAILS}
+    seen = config.to_plain(evaluation)
+    recipe = config.plain_of(loaded.recipe, name).get("name", "") if loaded.recipe else ""
+    return Entry(
+        name=name,
+        summary=said.summary or f"{loaded.name}, {loaded.step:,} steps",
+        modality=modality,
+        architecture=Architecture(
+            encoder=name_of("foundation.encoders.{name}", loaded.config),
+            parameters=parameters,
+            width=encoder.width,
+            depth=encoder.full_size.depths,
+            details={key: facts[key] for key in _DETAILS if facts.get(key) is not None},
+        ),
+        input=Input(
+            shape=evaluation_shape(modality, evaluation),
+            rate=_first(seen, "rate"),
+            units=said.units,
+            mean=_numbers(_first(seen, "mean")),
+            deviation=_numbers(_first(seen, "std")),
+        ),
+        recipe=str(recipe),
+        data=said.data,
+        licence=said.licence,
+        metrics=said.metrics,
+        files=files,
+        parents=parents,
+        reproduce=said.reproduce,
+        notes=said.notes,
+    )
+
+
+def _first(plain: Any, key: str) -> Any:
+    """The value of a key of a mapping, or of the mappings in it; None where none has it."""
+    if not isinstance(plain, Mapping):
+        return None
+    if plain.get(key) is not None:
+        return plain[key]
+    return next((found for value in plain.values() if (found := _first(value, key)) is not None), None)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return () if value is None else tuple(float(one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _upload(folder: Path, names: Sequence[str], to: str) -> None:
+    """The files of a zoo to where others find it, the index last."""
+    if to.startswith("hf://"):
+        return _upload_to_hub(folder, to)
+    system, path = file_system(to)
+    for name in names:
+        try:
+            system.put_file(str(folder / name), f"{path.rstrip('/')}/{name}")
+        except Exception as error:  # every package behind fsspec has errors of its own
+            raise UserError(f"{shown(to)}: {name} cannot be written: {type(error).__name__}: {error}") from error
+    return None
+
+
+def _upload_to_hub(folder: Path, to: str) -> None:
+    from huggingface_hub import HfApi
+
+    owner, _, rest = to.removeprefix("hf://").partition("/")
+    repo, _, below = rest.partition("/")
+    try:
+        HfApi().upload_folder(repo_id=f"{owner}/{repo}", folder_path=str(folder), path_in_repo=below or None)
+    except Exception as error:  # of the network, of the login, of the hub
+        raise UserError(f"{to} cannot be written: {type(error).__name__}: {error}") from error
+
+
+def said_of(entry: Entry | None, **given: Any) -> Said:
+    """What was given, and of the rest what a card says that there is.
+
+    Raises:
+        UserError: neither says the licence or the data.
+    """
+    values = {key: value for key, value in given.items() if value}
+    if entry is not None:
+        own = Said(
+            licence=entry.licence,
+            data=entry.data,
+            summary=entry.summary,
+            units=entry.input.units,
+            metrics=entry.metrics,
+            reproduce=entry.reproduce,
+            notes=entry.notes,
+        )
+        return replace(own, **values)
+    missing = [f"--{key}" for key in ("licence", "data") if key not in values]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} must be given: nobody may use a model of which they are not known. Such as "
+            "--licence CC-BY-4.0 --data 'CIFAR-10' 'research use' https://www.cs.toronto.edu/~kriz/cifar.html"
+        )
+    return Said(**values)
+
+
+def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
+    """The score of the model out of the result file of a probe: of several settings the first treatment and, of kNN,
+    20 neighbours, so that none is chosen by the test samples.
+
+    Args:
+        path: of the file.
+        name: of the model, for the command.
+
+    Raises:
+        UserError: it is none.
+    """
+    found = schema.read_json(_Scored, path)
+    metric, rows = found["metric"], [row for row in found["results"] if row.get("name", "model") == "model"]
+    rows = [row for row in rows if row.get("k", _NEIGHBOURS) == _NEIGHBOURS] or rows
+    if not rows or not isinstance(rows[0].get(metric), float):
+        raise UserError(f"{path} has no {metric!r} of the model")
+    row = rows[0]
+    data = {split: facts for split, facts in found["data"].items() if isinstance(facts, dict)}
+    shards = {split: " ".join(facts.get("shards", [])) for split, facts in data.items()}
+    counted = [f"{facts['samples']:,} {split} samples" for split, facts in data.items() if "samples" in facts]
+    tokens = found.get("settings", {}).get("tokens")
+    settings = [f"features {tokens}"] if tokens else []
+    settings += [f"{key} {row[key]}" for key in ("treatment", "k", "head") if row.get(key) is not None]
+    options = "".join(f' --{split} "{said}"' for split, said in shards.items() if said)
+    interval = row.get("interval")
+    return (
+        Metric(
+            task=found["probe"],
+            metric=metric,
+            value=round(row[metric], 4),
+            interval=None if interval is None else (round(interval[0], 4), round(interval[1], 4)),
+            n=row.get("n"),
+            protocol=", ".join([*counted, *settings]),
+            command=f"foundation {found['probe']} {name}{options}",
+        ),
+    )
