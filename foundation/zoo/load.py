@@ -37,10 +37,10 @@ from foundation.zoo.export import (
     measured_of,
     without_download,
 )
+from foundation.zoo.heads import reader_of
 from foundation.zoo.home import Home
 from foundation.zoo.partial import read_sub_network
 from foundation.zoo.registry import is_name, named, near_name, weights_of
-from foundation.zoo.heads import reader_of
 from foundation.zoo.sections import branches, sections
 
 
