@@ -256,7 +256,7 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         encoder=encoder.to(device),
         modality=card["modality"],
         evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
-        description=f"{isolated(name)} at step {card['step']:,} ({path})",
+        description=f"{isolated(name)} {_where_from(card)} ({path})",
         sha256=digest,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
@@ -267,8 +267,15 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         step=card["step"],
         computed=card.get("computed", {}),
         card=card,
-        heads=reader_of(path, card.get("heads")),
+        heads=reader_of(path, card.get("heads")) if size is None else None,
     )
+
+
+def _where_from(card: Card) -> str:
+    """Of a run its step; of weights of others what they were."""
+    origins = card.get("parents", [])
+    converted = ", ".join(f"converted from {isolated(origin['file'])} ({origin['source']})" for origin in origins)
+    return converted or f"at step {card['step']:,}"
 
 
 def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> LoadedEncoder:
@@ -282,6 +289,7 @@ def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> Load
         name=f"{loaded.name}-{part}",
         description=f"{part} of {loaded.description}",
         sha256=_part_digest(loaded.sha256 or loaded.description, part),
+        heads=None,
     )
 
 
