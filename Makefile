@@ -63,8 +63,9 @@ check: lint types test ## all of the above that a change must pass
 gpu: $(TOOLS) ## check and measure this machine's GPU, at most 8 minutes (ARGS=--rehearse: the code alone, on a CPU)
 	@$(BIN)/foundation bench gpu $(ARGS)
 
-docs: $(TOOLS) ## rewrite the recipe reference from the types
+docs: $(TOOLS) ## rewrite the recipe reference from the types, and the page of the zoo from its cards
 	@$(BIN)/python tools/recipe_reference.py
+	@$(BIN)/python tools/zoo_page.py
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info

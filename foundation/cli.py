@@ -38,12 +38,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "recipes": ("tools/recipes.py", "list, show or copy the shipped recipes"),
         "checkpoint": ("tools/checkpoint.py", "list, verify and prune the checkpoints of a run"),
         "runs": ("tools/runs.py", "the state of your runs: running, done, stopped, failed; the best of many"),
+        "watch": ("tools/watch.py", "a live page about your runs: curves, probes, samples, comparison"),
     },
     "data": {
         "data": ("tools/data.py", "build shards from a data set, look into shards"),
     },
     "evaluate and use": {
         "evaluate": ("tools/evaluate.py", "put a suite of tasks to a frozen encoder: one page, one result file"),
+        "compare": ("tools/compare.py", "set models side by side: which differences are none?"),
         "knn": ("tools/knn.py", "score a frozen encoder by its nearest neighbours"),
         "linear": ("tools/linear.py", "score a frozen encoder by linear classifiers"),
         "svm": ("tools/svm.py", "score a frozen encoder by a support vector machine, linear or RBF"),
@@ -54,7 +56,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "picture": ("tools/picture.py", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
-        "export": ("tools/export.py", "write the encoder of a run as safetensors with its card"),
+        "export": ("tools/export.py", "write an encoder for use elsewhere: safetensors, timm, ONNX, ..."),
         "zoo": ("tools/zoo.py", "models to load by name: list, pull, check, publish; and cut smaller ones out of them"),
         "dense": ("tools/dense.py", "write the features of every point of some samples"),
         "artefacts": (

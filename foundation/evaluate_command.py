@@ -1,4 +1,7 @@
-"""What ``foundation evaluate`` and ``foundation compare`` share: from words of a command line to an evaluation."""
+"""What ``foundation evaluate`` and ``foundation compare`` share: from words of a command line to an evaluation.
+
+Imported for ``--help``, so nothing heavy stands at the top.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,50 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from foundation import probe_command as command
-from foundation.data.expand import expand
 from foundation.errors import UserError
 from foundation.files import require_writable
-from foundation.parallel.threads import default_workers, leave_one_processor
-from foundation.probes.digests import plain
 from foundation.redact import redact
-from foundation.tasks import suites
-from foundation.tasks.base import Settings, Subject
-from foundation.tasks.evaluation import Evaluation, evaluate
-from foundation.tasks.results import RESULT
+
+if TYPE_CHECKING:
+    from foundation.tasks.evaluation import Evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of both commands."""
+    from foundation import probe_options as options
+
+    options.add_arguments(parser, result=False)
+    parser.add_argument("--suite", metavar="NAME", help="image, audio, points, video, imu (default: of the modality)")
+    parser.add_argument(
+        "--tasks", nargs="+", default=[], metavar="TASK", help="only these tasks (default: all of the suite)"
+    )
+    parser.add_argument(
+        "--out-of-distribution", "--ood", dest="outside", nargs="+", default=[], metavar="SHARDS",
+        help="shards of another distribution, which need no labels",
+    )  # fmt: skip
+    options.add_tokens(parser)
+    parser.add_argument("--group", metavar="RULE", help=options.GROUP_HELP)
 
 
 def evaluated(
     arguments: argparse.Namespace,
     model: str,
-    tasks: Sequence[str],
-    overrides: Sequence[str],
-    out: Path | None,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
     *,
+    baselines: bool = False,
     keep: bool = True,
 ) -> tuple[Evaluation, str, Path]:
     """Evaluate a model.
 
     Args:
-        arguments: of ``tools/evaluate.py``'s ``add_shared``.
+        arguments: of :func:`add_arguments`; ``TASK.key=value`` may stand among its tasks.
         model: what :func:`foundation.zoo.load.load_encoder` takes.
-        tasks: names; empty: all of the suite.
-        overrides: ``TASK.key=value``.
+        settings: ``TASK.key=value``.
         out: folder of the results; None: one beside the model.
+        baselines: score them too.
         keep: the results will be written.
 
     Returns:
@@ -48,10 +64,22 @@ def evaluated(
         UserError: a word that means nothing, a model that cannot be loaded, shards that cannot be used, a model without
             a folder and no ``out``.
     """
-    for name in [*([arguments.suite] if arguments.suite else suites.SUITES)]:  # before the model is loaded
-        chosen = suites.tasks_of(name, tasks, overrides)
+    from foundation import probe_command as command
+    from foundation.parallel.threads import default_workers, leave_one_processor
+    from foundation.probes.digests import plain
+    from foundation.probes.road import find_shards
+    from foundation.tasks import suites
+    from foundation.tasks.base import Settings, Subject
+    from foundation.tasks.evaluation import evaluate
+    from foundation.tasks.results import RESULT
+
+    tasks = [word for word in arguments.tasks if "=" not in word]
+    overrides = [*settings, *(word for word in arguments.tasks if "=" in word)]
+    # Mistakes in words cost no loading of a model.
+    suites.tasks_of(arguments.suite or "image", tasks, overrides)
     job = command.prepare(argparse.Namespace(**{**vars(arguments), "model": model}), needs_test=False, labels=False)
-    expand(list(arguments.outside))
+    if arguments.outside:
+        find_shards(arguments.outside)
     modality, _ = job.loaded.own
     suite = arguments.suite or suites.suite_of(modality)
     chosen = suites.tasks_of(suite, tasks, overrides)
@@ -68,7 +96,7 @@ def evaluated(
         require_writable(folder / RESULT, "choose another place by --out FOLDER")
     if str(job.device) == "cpu":
         leave_one_processor()
-    settings = Settings(
+    how = Settings(
         device=job.device,
         autocast=arguments.bfloat16,
         batch_size=arguments.batch_size,
@@ -79,14 +107,16 @@ def evaluated(
         group=arguments.group,
         cached=not arguments.no_cache,
     )
-    subject = Subject(job.loaded, job.evaluation, job.train, job.test, settings, outside=tuple(arguments.outside))
-    found = evaluate(subject, chosen, baselines=arguments.baselines)
+    subject = Subject(job.loaded, job.evaluation, job.train, job.test, how, outside=tuple(arguments.outside))
+    found = evaluate(subject, chosen, baselines=baselines)
     warnings = tuple(dict.fromkeys((*job.told, *found.warnings)))
     return dataclasses.replace(found, warnings=warnings), suite, folder or Path()
 
 
 def listing() -> str:
     """All suites with their tasks, and tasks of no suite, as lines."""
+    from foundation.tasks import suites
+
     lines = [f"{name}: {' '.join(str(entry['name']) for entry in entries)}" for name, entries in suites.SUITES.items()]
     named = {entry["name"] for entries in suites.SUITES.values() for entry in entries}
     more = [name for name in suites.names() if name not in named]

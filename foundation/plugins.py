@@ -32,7 +32,7 @@ from foundation.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 _DEFINES_CONFIG = re.compile(r"^(class\s+Config\b|Config\s*[:=])", re.MULTILINE)
-_SINGULAR = {"branches": "branch", "modalities": "modality"}
+_SINGULAR = {"branches": "branch", "modalities": "modality", "convert": "source"}
 _allowed: set[str] = set()
 
 

@@ -63,16 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True, result
     parser.add_argument(
         "--seed", type=argument(Seed), default=0, help="of splits, draws and intervals (default: %(default)s)"
     )
-    parser.add_argument(
-        "--baselines",
-        action="store_true",
-        help="also score the same encoder untrained, the raw input, and simple features of the modality",
-    )
     if cache:
         parser.add_argument("--no-cache", action="store_true", help="neither read nor keep features on disk")
     if not result:
         parser.set_defaults(json=None)
         return
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score the same encoder untrained, the raw input, and simple features of the modality",
+    )
     parser.add_argument(
         "--json",
         type=Path,

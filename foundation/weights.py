@@ -50,6 +50,11 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(f"{path} cannot be read: {printable(error)}") from None
 
 
+def layout_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape by name."""
+    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+
+
 def unfilled(encoder_config: Any, tensors: int, source: str) -> nn.Module:
     """The encoder that a card or recipe describes, built without memory: it has the layers and none of the numbers.
 

@@ -39,6 +39,7 @@ LAYERS = (
     "run",
     "measure cluster tasks finetune",
     "report",
+    "watch",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.
     "__init__ __main__ api cli evaluate_command probe_command probe_options submitit_job",
 )

@@ -21,33 +21,22 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation import evaluate_command as command
     from foundation import probe_options as options
     from foundation.cli import SETTINGS
 
     parser.add_argument("model", metavar="MODEL", nargs="?", help=options.MODEL_HELP)
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings of tasks, such as knn.k=[5]")
-    add_shared(parser)
+    command.add_arguments(parser)
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score the same encoder untrained, the raw input, and simple features of the modality",
+    )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and do nothing else")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write (default: evaluations/... in the model's folder)"
     )
-
-
-def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Options that ``foundation compare`` has too."""
-    from foundation import probe_options as options
-
-    options.add_arguments(parser, result=False)
-    parser.add_argument("--suite", metavar="NAME", help="image, audio, points, video, imu (default: of the modality)")
-    parser.add_argument(
-        "--tasks", nargs="+", default=[], metavar="TASK", help="only these tasks (default: all of the suite)"
-    )
-    parser.add_argument(
-        "--out-of-distribution", "--ood", dest="outside", nargs="+", default=[], metavar="SHARDS",
-        help="shards of another distribution, which need no labels",
-    )  # fmt: skip
-    options.add_tokens(parser)
-    parser.add_argument("--group", metavar="RULE", help=options.GROUP_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,10 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.model is None:
         raise UserError("name a model (foundation evaluate --help)")
-    words = list(arguments.settings)
-    tasks = [word for word in arguments.tasks if "=" not in word]
-    words += [word for word in arguments.tasks if "=" in word]
-    found, suite, folder = evaluated(arguments, arguments.model, tasks, words, arguments.out)
+    found, suite, folder = evaluated(
+        arguments, arguments.model, arguments.settings, arguments.out, baselines=arguments.baselines
+    )
     table.show(found)
     save(found, suite, folder)
     page = folder / "index.html"

@@ -23,11 +23,12 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the kinds of pictures."""
-    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention,map,neighbours}")
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="{pca,attention,map,neighbours,size}")
     _add_pca(commands)
     _add_attention(commands)
     _add_map(commands)
     _add_neighbours(commands)
+    _add_size(commands)
 
 
 def _add_pca(commands: Any) -> None:
@@ -41,6 +42,11 @@ def _add_pca(commands: Any) -> None:
     _add_samples(pca, 8)
     pca.add_argument(
         "--foreground", action="store_true", help="split off the background by the first component; it is black"
+    )
+    pca.add_argument(
+        "--centred",
+        action="store_true",
+        help="take the mean over all samples off at each place: shows what differs where positions dominate",
     )
     pca.add_argument("--own-basis", action="store_true", help="components of each sample by itself, not of all")
 
@@ -132,6 +138,30 @@ def _add_neighbours(commands: Any) -> None:
     )
 
 
+def _add_size(commands: Any) -> None:
+    from foundation.plugins import add_option
+
+    size = commands.add_parser(
+        "size",
+        help="accuracy of any models against their parameters or operations",
+        description="Draw the accuracy of any models against their size, from what foundation knn, linear, svm and "
+        "sizes measured. (foundation sizes scores all sub-networks of one model.)",
+    )
+    add_option(size)
+    size.add_argument(
+        "results",
+        nargs="+",
+        metavar="RESULT|MODEL",
+        help="result files beside their models (RUN/probes/*.json), models that were scored, or MODEL=RESULT.json",
+    )
+    size.add_argument(
+        "--against", nargs="+", choices=("parameters", "flops"), default=["parameters"], help="default: parameters"
+    )
+    size.add_argument("--out", nargs="+", type=Path, required=True, metavar="FILE", help=".html, .svg, or .png (needs "
+                      "Chromium or Chrome)")  # fmt: skip
+    size.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+
+
 def _add_model(parser: argparse.ArgumentParser, kinds: str = ".png or .html") -> None:
     from foundation import probe_options as options
     from foundation.plugins import add_option
@@ -170,7 +200,9 @@ def _add_samples(parser: argparse.ArgumentParser, count: int) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"pca": _pca, "attention": _attention, "map": _map, "neighbours": _neighbours}[arguments.kind](arguments)
+    return {"pca": _pca, "attention": _attention, "map": _map, "neighbours": _neighbours, "size": _size}[
+        arguments.kind
+    ](arguments)
 
 
 def _pca(arguments: argparse.Namespace) -> int:
@@ -181,7 +213,13 @@ def _pca(arguments: argparse.Namespace) -> int:
     seen = samples(loaded, sources, arguments.samples, arguments.rate)
     across = 2 if len(seen) > 3 else 1
     made = pca_table(
-        loaded, seen, device, only_foreground=arguments.foreground, own_basis=arguments.own_basis, across=across
+        loaded,
+        seen,
+        device,
+        only_foreground=arguments.foreground,
+        own_basis=arguments.own_basis,
+        centred=arguments.centred,
+        across=across,
     )
     return _written(made, arguments.out)
 
@@ -288,20 +326,33 @@ def _across(arguments: argparse.Namespace) -> tuple[Pictured, Pictured, str]:
     return one, two, f"{recipe.name}, {folder.name}: from {names[0]} to {names[1]}."
 
 
+def _size(arguments: argparse.Namespace) -> int:
+    from foundation.report.model_sizes import draw, scored
+    from foundation.voice import to_stdout
+
+    _check_out(arguments, (".html", ".svg", ".png"))
+    rows = scored(arguments.results)
+    for path in arguments.out:
+        with _as_page(path, 1180, 640) as page:
+            draw(rows, page, arguments.against)
+        to_stdout(f"written: {path}")
+    return 0
+
+
 @contextmanager
-def _as_page(path: Path) -> Iterator[Path]:
+def _as_page(path: Path, width: int = 1400, height: int = 900) -> Iterator[Path]:
     """Where to write a page: there, or where a browser draws it from, if a picture is wanted."""
     import tempfile
 
     from foundation.report.screenshot import screenshot
 
-    if path.suffix.lower() == ".html":
+    if path.suffix.lower() != ".png":
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         yield page
-        screenshot(page, path, 1400, 900)
+        screenshot(page, path, width, height)
 
 
 def _begin(

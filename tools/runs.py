@@ -117,6 +117,7 @@ def _print_table(found: list[RunSummary], root: Path) -> None:
 def _show(arguments: argparse.Namespace) -> int:
     from foundation.printable import moment, padded, printable
     from foundation.run import runs
+    from foundation.run.lines import number_or_none
 
     item = runs.summary(arguments.folder, silent_after=arguments.silent_after)
     last = runs.tail(arguments.folder)
@@ -148,7 +149,7 @@ def _show(arguments: argparse.Namespace) -> int:
         if value is not None:
             print(f"{padded(name, width)}{_number(value) if isinstance(value, float) else printable(value)}")
     for line in training[-arguments.lines :] if arguments.lines > 0 else []:
-        rate = _number(runs.number_or_none(line.get("throughput/samples_per_second")), ".0f")
+        rate = _number(number_or_none(line.get("throughput/samples_per_second")), ".0f")
         print(f"step {line['step']:,}: loss {_number(line['loss'])}, {rate} samples/s")
     return 0
 

@@ -1,4 +1,4 @@
-"""``foundation zoo``: models to load by name: listed, pulled, checked, published; and smaller ones cut out of them."""
+"""``foundation zoo``: models by name: listed, pulled, checked, published; smaller ones cut out; others' converted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.zoo.amounts import parameters, seconds
 
     what = parser.add_subparsers(
-        dest="what", metavar="{list,show,pull,verify,path,remove,publish,extract}", required=True
+        dest="what", metavar="{list,show,pull,verify,path,remove,publish,extract,convert}", required=True
     )
     listing = what.add_parser("list", help="the models that there are")
     listing.add_argument("words", nargs="*", metavar="WORD", help="that name, summary, recipe, data or licence contain")
@@ -93,6 +93,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extract.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     extract.add_argument("--device", default="cpu", help="that --latency is measured on (default: %(default)s)")
     extract.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    convert = what.add_parser("convert", help="write weights that others have published as an export with its card")
+    add_option(convert)
+    convert.add_argument("file", metavar="FILE", help="such as dinov2_vits14.pth (.pth, .pt, .ckpt, .safetensors)")
+    convert.add_argument(
+        "--as", dest="source", metavar="SOURCE", help="whose weights they are, such as dinov2 or dinov2,heads=6"
+    )
+    convert.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder (default: this one)")
+    convert.add_argument("--branch", help="which of several encoders in the file (default: the average)")
+    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
 def _from(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +115,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Run one of the commands."""
     commands = {
         "list": _list, "show": _show, "pull": _pull, "verify": _verify, "path": _path, "remove": _remove,
-        "publish": _publish, "extract": _extract,
+        "publish": _publish, "extract": _extract, "convert": _convert,
     }  # fmt: skip
     return commands[arguments.what](arguments)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from foundation.voice import to_stdout
+    from foundation.zoo.convert.command import told, write_converted
+
+    path, result = write_converted(
+        arguments.file, arguments.out, source=arguments.source, branch=arguments.branch, overwrite=arguments.overwrite
+    )
+    for line in told(result):
+        to_stdout(line)
+    to_stdout(f"wrote {path} and {path.with_suffix('.json').name}")
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -137,8 +159,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _print_json(models: list[Listed]) -> None:
     import json
 
-    from foundation.config import to_plain
     from foundation.voice import to_stdout
+    from foundation.zoo.entry import to_plain
 
     to_stdout(json.dumps([{**to_plain(one.entry), "from": one.origin} for one in models], indent=1, ensure_ascii=True))
 
@@ -235,7 +257,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         data=tuple(data),
         summary=arguments.summary,
         units=arguments.units,
-        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path)),
+        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path, arguments.name)),
         reproduce=arguments.reproduce,
         notes=arguments.notes,
     )

@@ -82,6 +82,7 @@ class Branch(nn.Module):
         set_by_job: it stands still until a job of the recipe calls :meth:`refresh`.
         shares: what a plan says of a trained branch whose parameters are another one's; empty for all others.
         slices: name of the branch on slices of whose weights it computes; None for others.
+        begins: what is said of first weights that are not random, a sentence each.
     """
 
     trains: bool = False
@@ -90,6 +91,7 @@ class Branch(nn.Module):
     set_by_job: bool = False
     shares: str = ""
     slices: str | None = None
+    begins: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, nn.Module]:
         """Its modules whose weights may lie in shards over several processes, by name; each is called as a whole, by
@@ -181,7 +183,8 @@ class Branch(nn.Module):
 class Weights(Protocol):
     """Weights that an encoder can begin with, the recipe's ``initial``."""
 
-    def apply(self, encoder: Any) -> None: ...
+    def apply(self, encoder: Any, heads: Mapping[str, nn.Module] | None = None) -> tuple[str, ...]:
+        """Load them in place; says what was taken, changed and left at random, a sentence each."""
 
 
 class EncoderBranch(Branch):
@@ -212,7 +215,7 @@ class EncoderBranch(Branch):
         Raises:
             UserError: they cannot be read, or do not fit.
         """
-        weights.apply(self.encoder)
+        self.begins = weights.apply(self.encoder, dict(self.heads.items()))
 
     def plain_encoder(self) -> dict[str, Tensor]:
         """Weights of the encoder as the recipe's ``encoder`` has them, whatever is added to it in training."""

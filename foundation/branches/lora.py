@@ -71,7 +71,7 @@ class LoraBranch(EncoderBranch):
         """As of the base: the weights go below the updates, which are none at first."""
         with seeded(0):
             plain = self.encoder.config.build()
-        weights.apply(plain)
+        self.begins = weights.apply(plain, dict(self.heads.items()))
         own = self.encoder.state_dict()
         for key, weight in plain.state_dict().items():
             layer, _, name = key.rpartition(".")

@@ -117,6 +117,17 @@ class Embedding(EncoderModule):
         together = [part.expand(tokens.shape[0], -1, -1) for part in parts] + [tokens.to(self.mask_token.dtype)]
         return torch.cat(together, dim=1), grid, valid
 
+    def added_again(self, grid: Any) -> Tensor | None:
+        """What is added to the tokens in front of every block but the first, [R, 1 + registers + N, D]; None: nothing.
+
+        Args:
+            grid: as :meth:`embed` gives it.
+        """
+        positions = self.positions
+        if not isinstance(positions, CoordinatePositions) or not positions.every_block:
+            return None
+        return F.pad(positions(grid), (0, 0, self.prefix, 0))
+
     def segments(
         self,
         rows: Sequence[Tensor],

@@ -46,7 +46,11 @@ class LeftOut:
     @property
     def visible(self) -> Tensor:
         """Tokens that enter the trunk, [R, prefix + N - hidden, D]."""
-        return self.tokens.gather(1, self.kept[..., None].expand(-1, -1, self.tokens.shape[-1]))
+        return self.visible_of(self.tokens)
+
+    def visible_of(self, tokens: Tensor) -> Tensor:
+        """Of any such tokens [R, prefix + N, D] those in the places that stay."""
+        return tokens.gather(1, self.kept[..., None].expand(-1, -1, tokens.shape[-1]))
 
     def visible_patches(self, values: Tensor) -> Tensor:
         """What stays of one value for each patch token, [R, N] -> [R, N - hidden]."""

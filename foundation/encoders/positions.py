@@ -31,6 +31,9 @@ class PositionConfig:
     hidden: Side = 128
     """Mlp: width of the hidden layer (Point-MAE: 128)."""
 
+    every_block: bool = False
+    """Mlp: added again in front of every further block, as the released Point-MAE does it."""
+
     offset: Annotated[float, Range(0, 1)] = 0.0
     """Learned, other grids than the trained one: 0 resizes to the exact grid; DINOv2 was trained with 0.1, added to
     the wanted grid before the scale factor is formed, which shifts the sampling places a little."""
@@ -59,6 +62,10 @@ class PositionConfig:
     """Rotary: patch centres are divided by their own side, by the longer, or by the shorter side. ``none``: places are
     counted in tokens, and a token is turned by place / period (RoFormer; V-JEPA 2, with base 10000)."""
 
+    frequencies: Literal["pair", "neighbour"] = "pair"
+    """Rotary: ``pair``: both numbers of a pair turn by one frequency, which is a rotation. ``neighbour``: each by
+    another one, which is none, but what the released V-JEPA 2 was trained with."""
+
     shift: Annotated[float, Range(0, 1e3)] | None = None
     """Rotary, in training: coordinates move by a uniform draw in [-shift, shift], for each axis."""
 
@@ -80,6 +87,8 @@ class PositionConfig:
         check(self, "position")
         if self.fit not in ("resize", "cut"):
             raise UserError(f"position.fit is {self.fit!r}: it must be 'resize' or 'cut'")
+        if self.every_block and self.kind != "mlp":
+            raise UserError(f"position.every_block is for position.kind 'mlp', and kind is {self.kind!r}")
         by_range = self.min_period is not None and self.max_period is not None
         if self.kind == "rotary" and (self.base is None) != by_range:
             raise UserError(
@@ -88,6 +97,8 @@ class PositionConfig:
             )
         if self.normalise not in ("separate", "max", "min", "none"):
             raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max', 'min' or 'none'")
+        if self.frequencies not in ("pair", "neighbour"):
+            raise UserError(f"position.frequencies is {self.frequencies!r}: it must be 'pair' or 'neighbour'")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"position.dtype is {self.dtype!r}: it must be 'float32' or 'bfloat16'")
         if self.redraw not in ("forward", "block"):
@@ -155,6 +166,15 @@ class LearnedPositions(nn.Module):
         times = self._resized(self.first_axis, self.grid[:1], grid[:1])
         return cls, (times[:, :, None] + places[:, None]).flatten(1, 2)
 
+    def at(self, grid: tuple[int, ...]) -> dict[str, Tensor]:
+        """Tables of the same positions, resized to be trained at another grid of as many axes, by their names."""
+        start = int(self.split)
+        places = self._resized(self.table[:, 1:], self.grid[start:], tuple(grid[start:]))
+        tables = {"table": torch.cat((self.table[:, :1], places), dim=1)}
+        if self.first_axis is not None:
+            tables["first_axis"] = self._resized(self.first_axis, self.grid[:1], tuple(grid[:1]))
+        return {name: table.detach() for name, table in tables.items()}
+
     def _resized(self, table: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
         """[1, N old, D] -> [1, N new, D]."""
         if old == new:
@@ -193,6 +213,7 @@ class CoordinatePositions(nn.Module):
 
     def __init__(self, width: int, dimensions: int, config: PositionConfig) -> None:
         super().__init__()
+        self.every_block = config.every_block
         self.network = nn.Sequential(Linear(dimensions, config.hidden), nn.GELU(), Linear(config.hidden, width))
         self.reset_parameters()
 
@@ -365,7 +386,21 @@ class RotaryPositions(nn.Module):
         angles = turn * places[:, :, None] / self.periods(device, len(grid))
         angles = angles.flatten(1)
         angles = F.pad(angles, (0, self.head_width // 2 - angles.shape[1])).tile(2)
+        if self.config.frequencies == "neighbour":
+            angles = angles[:, self._neighbours(len(grid))]
         return angles.sin(), angles.cos()
+
+    def _neighbours(self, axes: int) -> Tensor:
+        """[head_width] which of our columns has the frequency of each number in the released V-JEPA 2.
+
+        There the pairs of an axis are neighbours (2 k, 2 k + 1), and its table is laid out ``[f, f]``: number m of the
+        axis has frequency m mod count. Here pair k of an axis lies at place k and half a head further.
+        """
+        half, count = self.head_width // 2, self.head_width // (2 * axes)
+        starts = torch.arange(axes)[:, None] * count
+        picks = [(starts + (2 * torch.arange(count) + member) % count).flatten() for member in (0, 1)]
+        rest = torch.arange(axes * count, half)
+        return torch.cat([picks[0], rest, picks[1], rest])
 
     def _with_prefix(self, sin: Tensor, cos: Tensor) -> Rotation:
         """Put angle 0 in front for class and register tokens, so that no token has to be cut out and joined again."""

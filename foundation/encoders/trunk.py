@@ -48,6 +48,7 @@ class Trunk(nn.Module):
         generator: torch.Generator | None = None,
         wanted: Sequence[Tensor | None] | None = None,
         bare: Sequence[bool] | None = None,
+        again: Sequence[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
         """Run all views in one packed pass.
 
@@ -59,6 +60,7 @@ class Trunk(nn.Module):
             wanted: for each view the places of the patch tokens that are wanted, [M_i] int64 in the flattened
                 [R_i * N_i]; None: all are. The last block leaves the others out, unless it is tapped.
             bare: for each view whether none ever are, see ``EncoderInput.reads_patches``.
+            again: for each view what is added to its tokens in front of every block but the first, of their shape.
 
         Returns:
             for each view the normed prefix tokens [R_i, prefix, D], the normed patch tokens ([R_i, N_i, D]; where some
@@ -75,9 +77,12 @@ class Trunk(nn.Module):
         last = len(self.blocks) - 1
         short = any(chosen is not None for chosen in choice) and last not in by_block
         current: Sequence[Segment] = ()
+        added = None if again is None else torch.cat([view.reshape(-1, width) for view in again])
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             current = segments() if callable(segments) else segments
+            if added is not None and number:
+                tokens = tokens + added
             if short and number == last:
                 return *self._finish(block, tokens, current, generator, choice, bare or [False] * len(rows)), tapped
             if kinds := by_block.get(number):

@@ -248,6 +248,7 @@ class Encoder(Embedding):
         if not given:
             return []
         rows, grids, valids, inner = [], [], [], []  # inner: validity of the patches that enter the trunk
+        again: list[Tensor] = []
         left_out: dict[int, LeftOut] = {}
         tokenized: dict[int, tuple[Tensor, Any, Tensor | None]] = {}
         for index, one in enumerate(given):
@@ -262,6 +263,8 @@ class Encoder(Embedding):
                 valid = None if valid is None else left_out[index].visible_patches(valid)
             rows.append(tokens)
             grids.append(grid)
+            if (added := self.added_again(grid)) is not None:
+                again.append(left_out[index].visible_of(added) if index in left_out else added)
             inner.append(valid)
         choice = [  # what the trunk may leave out
             one.wanted if one.wanted is not None and self._may_leave_out(one, index in left_out) else None
@@ -276,7 +279,8 @@ class Encoder(Embedding):
             kept = [left_out[i].kept if i in left_out else None for i in group]
             segments = self.segments(some, [grids[i] for i in group], [inner[i] for i in group], kept, generator)
             bare = [not given[i].reads_patches for i in group]
-            results = self.trunk(some, segments, taps, generator, [choice[i] for i in group], bare)
+            added_to_some = [again[i] for i in group] if again else None
+            results = self.trunk(some, segments, taps, generator, [choice[i] for i in group], bare, added_to_some)
             prefixes.extend(results[0])
             patches.extend(results[1])
             tapped.extend(results[2])

@@ -9,13 +9,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from foundation.data.index import Index, read_index
+from foundation.data.addresses import name_of
+from foundation.data.origins import Origin
 
 CACHE_VERSION = 4
 """Part of every cache key: raise it when the meaning of the stored numbers changes."""
@@ -31,25 +31,21 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def data_digest(shards: Iterable[str | Path]) -> str:
-    """SHA-256 of what identifies a list of shards: the checksums of their index, else names, sizes and times of change.
+def data_digest(origins: Iterable[Origin]) -> str:
+    """SHA-256 of what identifies a list of shards: the checksums of their index, else names, sizes and times of change
+    (of remote ones what the server calls their version).
 
     The folder does not count, so that moved data keeps its features. Contents are not read: a data set may have
     terabytes.
-    """
 
+    Args:
+        origins: of :func:`foundation.probes.road.find_shards`.
+    """
     digest = hashlib.sha256()
-    indices: dict[Path, Index | None] = {}
-    for path in map(Path, shards):
-        if path.parent not in indices:
-            indices[path.parent] = read_index(path.parent)
-        index = indices[path.parent]
-        entry = index.entries().get(path.name) if index else None
-        if entry is not None:
-            digest.update(f"{path.name}:{entry.sha256};".encode())
-        else:
-            state = path.stat()
-            digest.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns};".encode())
+    for origin in origins:
+        expected, name = origin.expected, name_of(origin.address)
+        known = expected.sha256 or f"{expected.size}:{expected.tag}"
+        digest.update(f"{name}:{known};".encode())
     return digest.hexdigest()
 
 

@@ -95,6 +95,27 @@ def frame_agreement(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArr
     return np.stack([(truth & found).sum(0), (~truth & found).sum(0), (truth & ~found).sum(0)], axis=1).astype(np.int64)
 
 
+def segment_agreement(
+    truth: Sequence[Event], found: Sequence[Event], classes: int, duration: float, length: float = 1.0
+) -> NDArray[np.int64]:
+    """Counts of segments of one recording, [C, 3]: right, false, missed (DCASE's segment-based measure).
+
+    Args:
+        truth: events that are there.
+        found: events that were found.
+        classes: C.
+        duration: of the recording, seconds; what lies behind it does not count.
+        length: of a segment, seconds. A class is there in every segment that one of its events touches.
+    """
+    segments = max(1, int(np.ceil(duration / length - 1e-9)))
+    both = np.zeros((2, segments, classes), bool)
+    for there, events in zip(both, (truth, found), strict=True):
+        for event in events:
+            begin, end = int(event.onset / length + 1e-9), int(np.ceil(event.offset / length - 1e-9))
+            there[begin:end, int(event.label)] = True
+    return frame_agreement(both[0], both[1])
+
+
 def f1(counts: NDArray[np.int64]) -> float:
     """Mean over the classes that occur of F1 = 2 right / (2 right + false + missed), from [C, 3]; NaN without any."""
     right, false, missed = counts.T

@@ -241,6 +241,21 @@ def reader(encoder: nn.Module, blocks: int = 1) -> Reader:
     return functools.partial(_layers, encoder, blocks=blocks)
 
 
+def patch_tokens(encoder: nn.Module, view: Tensor) -> tuple[list[Tensor], Tensor]:
+    """A :data:`Reader` of every patch token: [B, N, D + 1] with 1 behind those that count and 0 behind padding, and no
+    mean.
+
+    Raises:
+        UserError: the encoder has no patch tokens.
+    """
+    found = encoder([view])[0]
+    if found.patches.shape[1] == 0:
+        raise UserError("this encoder has no patch tokens")
+    patches = found.patches.float()
+    counts = patches.new_ones(patches.shape[:2]) if found.valid is None else found.valid.float()
+    return [torch.cat([patches, counts[..., None]], dim=-1)], patches.new_zeros(len(patches), 0)
+
+
 def extract(
     encoder: nn.Module,
     batches: Iterable[Any],

@@ -8,7 +8,7 @@ exceeds one half counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -150,6 +150,57 @@ class FrameResult:
     validation: dict[float, float]
 
 
+@dataclass(frozen=True)
+class Heads:
+    """One linear layer for all classes, chosen among those of several learning rates.
+
+    Attributes:
+        weight: [D, C].
+        bias: [C].
+        learning_rate: that it was trained with.
+        validation: frame F1 on the recordings kept back, by learning rate.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    learning_rate: float
+    validation: dict[float, float]
+
+    def scores(self, features: Tensor, median: int) -> NDArray[np.float32]:
+        """[T, C] in [0, 1], smoothed over ``median`` frames; features [T, D]."""
+        return measures.median(torch.addmm(self.bias, features, self.weight).sigmoid().numpy(), median)
+
+
+def fit_heads(train: FrameSet, classes: int, settings: Settings, device: torch.device | str = "cpu") -> Heads:
+    """Train the heads and choose the one that does best on recordings kept back.
+
+    Args:
+        train: recordings whose events are numbered from 0.
+        classes: C.
+        settings: of the training.
+        device: where they train.
+
+    Raises:
+        UserError: too few recordings, or no event.
+    """
+    if classes < 1:
+        raise UserError("none of the samples has an event: there is nothing to learn")
+    rows, kept = split(len(train), settings.validation_share, settings.seed)
+    features = train.features[rows].flatten(0, 1)
+    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
+    truth = np.concatenate([_truth(train, row, classes) for row in rows.tolist()])
+    trained = _train((features - mean) / deviation, torch.from_numpy(truth).float(), settings, device)
+    # As one layer on the features as they come.
+    folded = [(w[:-1] / deviation[:, None], w[-1] - (mean / deviation) @ w[:-1]) for w in trained]
+    heads = [Heads(*layer, rate, {}) for layer, rate in zip(folded, settings.learning_rates, strict=True)]
+    held = [
+        measures.f1(np.sum([_frames(train, row, head, classes, settings)[0] for row in kept.tolist()], axis=0))
+        for head in heads
+    ]
+    best = int(np.nanargmax(held)) if not np.isnan(held).all() else 0
+    return replace(heads[best], validation=dict(zip(settings.learning_rates, held, strict=True)))
+
+
 def fit(train: FrameSet, test: FrameSet, settings: Settings, device: torch.device | str = "cpu") -> FrameResult:
     """Train the heads and measure the one that does best on recordings kept back.
 
@@ -157,29 +208,16 @@ def fit(train: FrameSet, test: FrameSet, settings: Settings, device: torch.devic
         UserError: too few recordings.
     """
     classes, (train, test) = number_events(train, test)
-    if classes < 1:
-        raise UserError("none of the samples has an event: there is nothing to learn")
-    rows, kept = split(len(train), settings.validation_share, settings.seed)
-    features = train.features[rows].flatten(0, 1)
-    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
-    truth = np.concatenate([_truth(train, row, classes) for row in rows.tolist()])
-    heads = _train((features - mean) / deviation, torch.from_numpy(truth).float(), settings, device)
-    # As one layer on the features as they come.
-    weights = [(w[:-1] / deviation[:, None], w[-1] - (mean / deviation) @ w[:-1]) for w in heads]
-    held = [
-        measures.f1(np.sum([_frames(train, row, head, classes, settings)[0] for row in kept.tolist()], axis=0))
-        for head in weights
-    ]
-    best = int(np.nanargmax(held)) if not np.isnan(held).all() else 0
-    both = [_frames(test, row, weights[best], classes, settings) for row in range(len(test))]
+    head = fit_heads(train, classes, settings, device)
+    both = [_frames(test, row, head, classes, settings) for row in range(len(test))]
     frames, events = (np.stack([counts[kind] for counts in both]) for kind in (0, 1))
     return FrameResult(
-        learning_rate=settings.learning_rates[best],
+        learning_rate=head.learning_rate,
         frame_f1=measures.f1(frames.sum(0)),
         frame_interval=measures.f1_interval(frames, settings.seed),
         event_f1=measures.f1(events.sum(0)),
         event_interval=measures.f1_interval(events, settings.seed),
-        validation=dict(zip(settings.learning_rates, held, strict=True)),
+        validation=head.validation,
     )
 
 
@@ -188,11 +226,10 @@ def _truth(frames: FrameSet, row: int, classes: int) -> NDArray[np.bool_]:
 
 
 def _frames(
-    frames: FrameSet, row: int, head: tuple[Tensor, Tensor], classes: int, settings: Settings
+    frames: FrameSet, row: int, head: Heads, classes: int, settings: Settings
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Counts [C, 3] of frames and of events of one recording."""
-    scores = torch.addmm(head[1], frames.features[row], head[0]).sigmoid().numpy()
-    there = measures.median(scores, settings.median) > 0.5
+    there = head.scores(frames.features[row], settings.median) > 0.5
     found = measures.events_of(there, frames.timelines[row])
     return (
         measures.frame_agreement(_truth(frames, row, classes), there),

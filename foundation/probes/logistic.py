@@ -79,8 +79,8 @@ def fit(
             [theta],
             max_iter=iterations,
             history_size=10,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-9,
+            tolerance_grad=1e-7,
+            tolerance_change=1e-12,
             line_search_fn="strong_wolfe",
         )
 

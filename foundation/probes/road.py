@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foundation.counter import Draws
-from foundation.data.expand import expand
+from foundation.data.origins import Finder, Origin
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
 from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
@@ -20,17 +21,16 @@ from foundation.parallel.collective import rank, world_size
 from foundation.probes.digests import cache_key, data_digest, weights_digest
 from foundation.probes.feature_cache import keep_features, kept_features
 from foundation.probes.feature_shares import together
-from foundation.probes.features import FeatureSet, extract
+from foundation.probes.features import FeatureSet, extract, extract_all, patch_tokens
 
 
-def find_shards(patterns: Sequence[str]) -> list[str]:
-    """Paths of the shards that patterns name.
+def find_shards(patterns: Sequence[str]) -> list[Origin]:
+    """Where the shards that patterns name come from: this machine, or elsewhere.
 
     Raises:
         UserError: where a pattern finds nothing.
     """
-
-    return [str(path) for path in expand(list(patterns))]
+    return [found.origin for found in Finder().find(list(patterns))]
 
 
 class Some:
@@ -222,3 +222,36 @@ def augmented_features(
             total=len(batches),
             what=f"augmented views, epoch {epoch + 1}",
         )
+
+
+def tokens_of_shards(
+    encoder: nn.Module,
+    patterns: Sequence[str],
+    *,
+    modality: str,
+    evaluation: Any,
+    device: torch.device | str,
+    autocast: bool,
+    batch_size: int,
+    workers: int,
+    limit: int | None,
+    what: str = "tokens",
+) -> FeatureSet:
+    """Patch tokens of samples; arguments as for :func:`features_of_shards`.
+
+    Returns:
+        A set whose only layer is [S, N, D + 1]: each token, and 1 where it counts or 0 where it is padding.
+
+    Raises:
+        UserError: the encoder has no patch tokens.
+    """
+    config = evaluation_config(modality, evaluation)
+    with loader(patterns, decoder(modality, config), config.build(), batch_size, workers, limit) as batches:
+        return extract_all(
+            [functools.partial(patch_tokens, encoder)],
+            batches,
+            device=device,
+            autocast=autocast,
+            total=len(batches),
+            what=what,
+        )[0]

@@ -130,6 +130,11 @@ class Painter:
         """What axes and colours of the pictures mean; empty where they are as the eye sees them."""
         return str(vars(self.drawing).get("LEGEND", ""))
 
+    @property
+    def with_sample(self) -> bool:
+        """Whether pictures of colours hold the sample as well."""
+        return bool(vars(self.drawing).get("COLOURS_UNDER_SAMPLE", False))
+
     def sample(self, view: Tensor) -> Picture:
         """The view itself, uint8 [H, W, 3]."""
         return np.asarray(self.drawing.to_rgb(view, **self.options), np.uint8)

@@ -53,6 +53,8 @@ def looks(gallery: Gallery) -> str:
     said = ["What a mask of the kind used in training hides."] if first.hidden else []
     if heads:
         said.append("Attention of the class token in the last block: the mean of its heads, then single ones.")
+        if any(head.startswith("register") for head in heads):
+            said.append("Of each register: the mean of its heads.")
         said.append("Bright is much.")
     if first.components:
         said.append(

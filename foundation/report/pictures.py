@@ -23,7 +23,9 @@ from foundation.probes.features import FeatureSet, depth_of
 from foundation.probes.labels import class_names, number_classes
 from foundation.probes.road import features_of_shards, loader
 from foundation.report.images import options_of, unit_range
+from foundation.report.token_maps import by_token
 from foundation.run.model_recipe import recipe_of
+from foundation.types import Features
 from foundation.zoo.load import LoadedEncoder
 
 MOST_HEADS = 6
@@ -37,7 +39,7 @@ class Look:
         name: key of the sample.
         image: the evaluation view.
         hidden: the same with a mask of the kind that the student had in training; None without masks.
-        attention: (title, picture) of the mean over heads and of single heads; empty without such taps.
+        attention: (title, picture) of the mean over heads, of single heads, of each register; empty without such taps.
         components: first three principal components of the patches as red, green and blue; None without patches.
     """
 
@@ -169,10 +171,10 @@ def gallery(
 
 def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: Any, notes: list[str]) -> list[Look]:
 
-    tap = f"attention.{depth_of(loaded.encoder) - 1}"
+    tap = f"attention_map.{depth_of(loaded.encoder) - 1}"
     taps = (tap,) if tap in getattr(loaded.encoder, "tap_names", list)() else ()
     if not taps:
-        notes.append("This encoder has no attention weights of a class token to draw.")
+        notes.append("This encoder does not tell what its attention sees: it is not drawn.")
     decode = decoder(loaded.modality, loaded.evaluation)
     batches = list(loader(patterns, decode, loaded.evaluation.build(), 16, 0, count))
     views = [view for batch in batches for view in batch.data]
@@ -209,15 +211,23 @@ def _looks(loaded: LoadedEncoder, patterns: Sequence[str], count: int, device: A
     for row, (key, view, picture, feature) in enumerate(zip(keys, views, pictures, features, strict=True)):
         attention: list[tuple[str, str]] = []
         if taps:
-            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(coordinates) :]  # [heads, N]
-            maps = [("mean of heads", weights.mean(axis=0))]
-            maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
-            attention = [(title, drawn_map(view, values)) for title, values in maps]
+            attention = [(title, drawn_map(view, values)) for title, values in _maps(feature, tap, len(coordinates))]
         drawn = png(colours[row]) if colours is not None else None
         assert picture is not None
         hidden = None if masks is None else photo(drawing.mask_overlay(view, masks[row], grid, **options))
         looks.append(Look(key, photo(picture), hidden, tuple(attention), drawn))
     return looks
+
+
+def _maps(feature: Features, tap: str, patches: int) -> list[tuple[str, NDArray[np.floating]]]:
+    """Attention [N] to the patches by title: of the class token the mean of the heads and single ones, of each register
+    the mean; of all patches together where there are neither."""
+    rows = by_token(feature.taps[tap][0].float().cpu(), feature.registers.shape[1], patches)
+    first, *others = rows.items()
+    maps = [("mean of heads", first[1].mean(dim=0))]
+    maps += [(f"head {head + 1}", first[1][head]) for head in range(min(len(first[1]), MOST_HEADS))]
+    maps += [(name, weights.mean(dim=0)) for name, weights in others]
+    return [(title, values.numpy()) for title, values in maps]
 
 
 def _of_pictures(modality: str, name: str, default: Any) -> Any:
@@ -245,12 +255,9 @@ def _looks_by_coordinates(
         coordinates = located[row]
         attention: list[tuple[str, str]] = []
         if tap is not None:
-            weights = feature.taps[tap][0].float().cpu().numpy()[:, -len(coordinates) :]  # [heads, N]
-            maps = [("mean of heads", weights.mean(axis=0))]
-            maps += [(f"head {head + 1}", weights[head]) for head in range(min(len(weights), MOST_HEADS))]
             attention = [
                 (title, photo(drawing.overlay(view, unit_range(values, 0, 99.5), coordinates, **upright)))
-                for title, values in maps
+                for title, values in _maps(feature, tap, len(coordinates))
             ]
         picture = show(view, loaded.modality, loaded.evaluation)
         assert picture is not None

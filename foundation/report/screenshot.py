@@ -15,17 +15,18 @@ from foundation.files import replace_file
 WIDTH, HEIGHT = 1100, 1830  # CSS pixels
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 180.0
+_SETTLED = 3000
 _QUIET = (
     "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
 
-def screenshot(page: Path, out: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
+def screenshot(page: Path | str, out: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
     """Draw the top of a page.
 
     Args:
-        page: HTML file that needs no network.
+        page: HTML file that needs no network, or the address of a page that this machine serves.
         out: PNG; replaced if it exists.
         width: of the window, CSS pixels.
         height: likewise.
@@ -43,12 +44,14 @@ def screenshot(page: Path, out: Path, width: int = WIDTH, height: int = HEIGHT) 
         raise UserError(
             "a picture of the page needs Chromium or Chrome: install one, or open the page and take it there"
         )
+    # What a script asks for has come after so many milliseconds of the page's own time.
+    where = (f"--virtual-time-budget={_SETTLED}", page) if isinstance(page, str) else (page.resolve().as_uri(),)
     root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()  # the sandbox refuses root
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "page.png"
         words = [
             browser, *_QUIET, *root, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}",
-            f"--screenshot={drawn}", page.resolve().as_uri(),
+            f"--screenshot={drawn}", *where,
         ]  # fmt: skip
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS)

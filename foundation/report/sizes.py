@@ -44,7 +44,7 @@ def section(run: Run) -> str:
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:
     """Write the charts of a result of ``foundation sizes`` as one picture (SVG)."""
-    replace_file(path, _poster(charts(result)).encode())
+    replace_file(path, poster(charts(result)).encode())
     return path
 
 
@@ -113,23 +113,24 @@ def _table(result: Mapping[str, Any]) -> str:
     return f'<div class="card">{table}</div>'
 
 
-def _poster(charts: Sequence[tuple[str, str]], columns: int = 2) -> str:
+def poster(
+    charts: Sequence[tuple[str, str]], columns: int = 2, size: tuple[int, int] = (figures.WIDTH, figures.HEIGHT)
+) -> str:
     """Charts as one picture that stands by itself, an SVG.
 
     Args:
         charts: title and chart of each, as :func:`figures.line_chart` gives it; their lines have the same labels.
         columns: charts side by side.
+        size: width and height of each chart.
     """
-    gap, above = 24, 34
+    gap, above, columns = 24, 34, min(columns, len(charts))
     rows = -(-len(charts) // columns)
-    width, height = columns * (figures.WIDTH + gap) + gap, rows * (figures.HEIGHT + above) + gap + 24
+    width, height = columns * (size[0] + gap) + gap, rows * (size[1] + above) + gap + 24
     parts = []
     for place, (title, chart) in enumerate(charts):
-        x, y = gap + place % columns * (figures.WIDTH + gap), place // columns * (figures.HEIGHT + above)
-        drawing = chart.partition("</svg>")[0].replace(
-            "<svg ", f'<svg x="{x}" y="{y + above}" width="{figures.WIDTH}" ', 1
-        )
-        drawing = drawing.replace("viewBox", f'height="{figures.HEIGHT}" viewBox', 1)
+        x, y = gap + place % columns * (size[0] + gap), place // columns * (size[1] + above)
+        drawing = chart.partition("</svg>")[0].replace("<svg ", f'<svg x="{x}" y="{y + above}" width="{size[0]}" ', 1)
+        drawing = drawing.replace("viewBox", f'height="{size[1]}" viewBox', 1)
         parts.append(f'<text class="name" x="{x + 60}" y="{y + above - 10}">{escape(title)}</text>{drawing}</svg>')
     labels = re.findall(r"</i>([^<]*)</span>", charts[0][1])
     for place, label in enumerate(labels):  # escaped already

@@ -99,6 +99,7 @@ def pca_table(
     *,
     only_foreground: bool = False,
     own_basis: bool = False,
+    centred: bool = False,
     across: int = 1,
 ) -> PictureTable:
     """Samples, and the first three principal components of their patch tokens as red, green and blue.
@@ -110,6 +111,8 @@ def pca_table(
         only_foreground: split off the background by the first component, see
             :func:`foundation.modalities.drawing.foreground`; it is black.
         own_basis: components of each sample by itself; else of all together, so that colours can be compared.
+        centred: take the mean over all samples off the tokens of each place first: what is the same in all of them,
+            such as their positions.
         across: samples side by side.
 
     Raises:
@@ -119,6 +122,11 @@ def pca_table(
     tokens = patch_tokens(loaded, seen, device)
     if not own_basis and len({len(one) for one in tokens}) > 1:
         raise UserError("samples of several sizes have no common map: add --own-basis, or leave --size out")
+    if centred:
+        if painter.free or len(seen) < 3 or len({len(one) for one in tokens}) > 1:
+            raise UserError("--centred needs at least 3 samples of one size, with their tokens on a grid")
+        mean = torch.stack(tokens).mean(dim=0)
+        tokens = [one - mean for one in tokens]
     groups = [[number] for number in range(len(seen))] if own_basis else [list(range(len(seen)))]
     colours: list[Any] = [None] * len(seen)
     for group in groups:
@@ -128,7 +136,8 @@ def pca_table(
             colours[number] = drawn
     cells = []
     for one, drawn in zip(seen, colours, strict=True):
-        cells.append((Cell(painter.sample(one.view), one.label), Cell(painter.colours(one.view, drawn))))
+        pair = [Cell(painter.sample(one.view), one.label)] * (not painter.with_sample)
+        cells.append((*pair, Cell(painter.colours(one.view, drawn), one.label if painter.with_sample else "")))
     lines = [Line(tuple(c for pair in cells[n : n + across] for c in pair)) for n in range(0, len(cells), across)]
     grid = " x ".join(map(str, painter.grid(seen[0].view)))
     basis = "each sample by itself" if own_basis else "one basis for all samples: like colours mean like features"
@@ -136,13 +145,15 @@ def pca_table(
         f"The first three principal components of {grid} patch tokens as red, green and blue, {basis}. "
         "1st to 99th percentile of each component."
     ]
+    if centred:
+        about.append("The mean over all samples is taken off at each place: what all have in common is not shown.")
     if only_foreground:
         about.append("Black: the background, split off by the first component of all tokens.")
     about.append(painter.legend)
     return PictureTable(
         "Principal components of patch tokens",
         (f"By {loaded.description}.", *filter(None, about)),
-        ("sample", "PCA") * min(across, len(cells)),
+        (("PCA",) if painter.with_sample else ("sample", "PCA")) * min(across, len(cells)),
         tuple(lines),
         most=_cell(cells[0][0].picture.shape),
     )
@@ -179,7 +190,7 @@ def attention_table(
             count = max(count, len(maps) - 1)
             first = Cell(painter.sample(one.view)) if place == 0 else None
             drawn = tuple(Cell(painter.heat(one.view, values.numpy())) for values in maps)
-            name = " · ".join(filter(None, (one.key, one.label))) if place == 0 else ""
+            name = ", ".join(filter(None, (one.key, one.label))) if place == 0 else ""
             lines.append(Line((first, *drawn), name, token))
     several = len(lines) > len(seen)
     about = (

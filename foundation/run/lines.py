@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,13 @@ def said_of(damaged: int, path: Path) -> Iterable[str]:
     """A line for a person about damaged lines, where there are any."""
     if damaged:
         yield f"{path.name}: {plural(damaged, 'damaged line')} left out"
+
+
+def number_or_none(value: Any) -> float | None:
+    """A figure of a line, None where it is text or was not finite."""
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """A finite number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -20,7 +20,7 @@ from foundation.run.advice import advice
 from foundation.run.memory import needed
 from foundation.run.recipe import STUDENT, Recipe
 from foundation.run.stage import Part, check, check_shards, micro_batch, parts
-from foundation.run.words import of_stage
+from foundation.run.words import begins_of, of_stage
 from foundation.schedules import Clock
 from foundation.voice import plural, to_stderr
 
@@ -45,6 +45,7 @@ class Plan:
         flops: forward and backward of one sample, matrix products of the encoders only.
         advice: what does not fit, a sentence each; see ``foundation/run/advice.py``.
         published: weights that the run will fetch where they are not on this machine, a sentence each.
+        begins: what is said of first weights that are not random, a sentence each.
         learner: of the stage, on the meta device.
         processes: that share the batch.
     """
@@ -60,6 +61,7 @@ class Plan:
     flops: float
     advice: list[str]
     published: list[str]
+    begins: list[str]
     learner: Learner = field(repr=False)
     processes: int = 1
 
@@ -145,7 +147,8 @@ def _plan_of(part: Part, learner: Learner, processes: int, unopened: list[str] |
             flops += encoder.flops([fed]) * share * (3 if branch.trains else 1)
     micro_batch(recipe, processes)
     published = _published(recipe, learner)
-    figures = recipe, clock, num_samples, parameters, shares, trained, tokens, flops, said, published
+    begins = begins_of(learner, recipe)
+    figures = recipe, clock, num_samples, parameters, shares, trained, tokens, flops, said, published, begins
     return Plan(part.name, *figures, learner, processes)
 
 
@@ -245,6 +248,8 @@ def _show(figures: Plan, processes: int) -> None:
         console.print(
             f"memory on this machine ({kind}); on GPUs: foundation plan {recipe.name} --gpus {processes} --gpu h100"
         )
+    for line in figures.begins:
+        console.print(f"first weights: {of_stage(figures.stage)}{line}", markup=False, highlight=False, soft_wrap=True)
     sys.stdout.flush()  # before the warnings, also where both streams go into one file
     for line in figures.published:
         to_stderr(f"note: {of_stage(figures.stage)}{line}")

@@ -22,7 +22,7 @@ from foundation.plugins import Plugin, resolve
 from foundation.ranges import Count, Range, Seconds, SecondsOrNever, Seed, check
 from foundation.run import guard as run_guard
 from foundation.run import initial as initial_weights
-from foundation.schedules import Clock, Duration
+from foundation.schedules import Clock, Duration, Schedule
 from foundation.types import MASKING
 
 MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
@@ -30,6 +30,8 @@ MASK = Plugin("foundation.masks.{name}", key="kind", usual="block")
 
 STUDENT = "student"
 """Branch that the recipe's ``encoder`` and ``heads`` are."""
+WARM_UP = "heads-first"
+"""Name of the stage that ``initial.warm_up_heads`` puts in front."""
 MOST_STEPS = 10**10
 """Longest run: some three centuries at a step a second."""
 
@@ -144,6 +146,21 @@ class StageConfig:
         return {name: value for name, value in own.items() if name not in kept and value is not INHERITED}
 
 
+def _constant(rates: adamw.Config) -> adamw.Config:
+    """The same at constant rates, behind a short rise, for a stage that is none of the schedules' business."""
+    rate, decay = rates.learning_rate, rates.weight_decay
+    return replace(
+        rates,
+        learning_rate=Schedule(start=rate.start, shape="constant", warmup=Duration(10, "%")),
+        weight_decay=Schedule(start=decay.start, shape="constant"),
+        freeze_last_layer=Duration(0),
+    )
+
+
+def _without_warm_up(initial: initial_weights.Config | None) -> initial_weights.Config | None:
+    return None if initial is None else replace(initial, warm_up_heads=None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One whole run."""
@@ -213,6 +230,11 @@ class Recipe:
             )
         if not self.objectives:
             raise UserError("objectives is empty: there is nothing to learn from")
+        initial = [self.initial, *(stage.initial for stage in self.stages if stage.initial is not INHERITED)]
+        if any(one is not None and one.warm_up_heads is not None for one in initial):
+            object.__setattr__(self, "stages", self._with_warm_up())
+            object.__setattr__(self, "initial", _without_warm_up(self.initial))
+            object.__setattr__(self, "train", replace(self.train, only=None))
         if self.stages and self.train.only is not None:
             raise UserError("train.only is for a recipe without stages: give each stage its own train")
         names = [stage.name for stage in self.stages]
@@ -227,6 +249,29 @@ class Recipe:
                 advice = taken if name == MASKING else "use letters, digits, '_' and '-'"
                 raise UserError(f"masks: a rule cannot be called {name!r}: {advice}")
         in_order(self.mask_rules)
+
+    def _with_warm_up(self) -> tuple[StageConfig, ...]:
+        """The stages, with one that trains the heads in front of each that begins with ``initial.warm_up_heads``."""
+        if self.stages and self.train.only is not None:
+            raise UserError("train.only is for a recipe without stages: give each stage its own train")
+        found: list[StageConfig] = []
+        for number, stage in enumerate(self.stages or (StageConfig(name="whole", train=self.train.only),)):
+            initial = stage.initial if stage.initial is not INHERITED else self.initial if number == 0 else None
+            length = None if initial is None else initial.warm_up_heads
+            if length is None:
+                found.append(stage)
+                continue
+            own = stage.initial is not INHERITED
+            warm_up = replace(
+                stage,
+                name=f"{stage.name}-{WARM_UP}" if self.stages else WARM_UP,
+                train=(f"!{STUDENT}.encoder",),
+                length=length,
+                optimizer=_constant(self.optimizer if stage.optimizer is INHERITED else stage.optimizer),
+                initial=_without_warm_up(initial) if own else INHERITED,
+            )
+            found += [warm_up, replace(stage, initial=None) if own else stage]
+        return tuple(found)
 
     @property
     def num_stages(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from foundation.checkpoints import checkpoint
 from foundation.errors import UserError
 from foundation.files import matching
 from foundation.redact import redact
-from foundation.run.lines import read_lines, said_of
-from foundation.schedules import Clock, Duration
+from foundation.run.length import total_steps
+from foundation.run.lines import is_number, number_or_none, read_lines, said_of
 
 HEARTBEATS = "heartbeat"
 """Folder in which each process says what it is at."""
@@ -32,8 +31,6 @@ _MOST_BYTES = 64 << 20  # of a list whose lines are counted
 _TAIL = 1 << 20  # bytes of the metrics that are read for a run's last figures
 _SPEED_LINES = 20
 _PARTS = ("status.json", "metrics.jsonl", "checkpoints")
-
-_MOST_STEPS = 1e15
 
 T = TypeVar("T")
 
@@ -162,12 +159,47 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     Raises:
         UserError: the folder holds no run.
     """
+    run = standing(folder, now=now, silent_after=silent_after)
+    parts = _Parts(folder)
+    run.bad_steps = parts.bad_steps()
+    run.unreadable += tuple(parts.problems)
+    for path in reversed(checkpoint.steps(folder / "checkpoints")):
+        problem = checkpoint.problem(path, hashes=False)
+        if problem is None:
+            run.checkpoint = path.name
+            break
+        run.damaged[path.name] = problem
+    found = matching(folder / "stalls", "*.txt")
+    run.stalls = tuple(f"stalls/{path.name}" for path in found if _size(path))
+    return run
+
+
+def standing(
+    folder: Path,
+    lines: list[dict[str, Any]] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    now: float | None = None,
+    silent_after: float = SILENT_AFTER,
+) -> RunSummary:
+    """How a run stands by the files that change with its steps: no checkpoints, bad steps or stalls are looked for.
+
+    Args:
+        folder: of the run.
+        lines: the last of its metrics, where the caller has them; None: read here.
+        recipe: its plain values, likewise.
+        now: seconds since 1970.
+        silent_after: as :func:`summary` takes it.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
     if not is_run(folder):
         raise UserError(f"{folder} is no run folder: it has no recipe.yaml beside {', '.join(_PARTS)}")
     now = time.time() if now is None else now
     parts = _Parts(folder)
     status: Status = parts.json(Status, "status.json") or {}
-    recipe, lines = parts.recipe(), parts.lines(_TAIL)
+    recipe = parts.recipe() if recipe is None else recipe
+    lines = parts.lines(_TAIL) if lines is None else lines
     found_beats = (
         parts.json(Heartbeat, f"{HEARTBEATS}/{path.name}") for path in matching(folder / HEARTBEATS, "rank*.json")
     )
@@ -177,7 +209,6 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
         beat = {**beat, "step": status.get("step")}
     name = recipe.get("name")
     run = RunSummary(folder, name if isinstance(name, str) and name else folder.resolve().name)
-    run.bad_steps = parts.bad_steps()
     run.unreadable = tuple(parts.problems)
     run.started = _mtime(folder / ".lock") or _mtime(folder / "recipe.yaml")
     signs = (status.get("time"), beats[-1]["time"] if beats else None, _mtime(folder / "metrics.jsonl"))
@@ -192,16 +223,8 @@ def summary(folder: Path, now: float | None = None, silent_after: float = SILENT
     # While it is going on, a run says where it will stop this time; afterwards, how long it is as a whole.
     ended = status.get("state") != "running"
     totals = (status.get("total"), beat.get("total")) if ended else (beat.get("total"), status.get("total"))
-    run.total = next(filter(None, totals), None) or _total(recipe, lines)
+    run.total = next(filter(None, totals), None) or total_steps(recipe, lines)
     run.state = _state(folder, status, beat, run, now, silent_after)
-    for path in reversed(checkpoint.steps(folder / "checkpoints")):
-        problem = checkpoint.problem(path, hashes=False)
-        if problem is None:
-            run.checkpoint = path.name
-            break
-        run.damaged[path.name] = problem
-    found = matching(folder / "stalls", "*.txt")
-    run.stalls = tuple(f"stalls/{path.name}" for path in found if _size(path))
     return run
 
 
@@ -289,7 +312,7 @@ class _Parts:
 
 def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
     for line in lines:
-        run.probes |= {key: value for key, value in line.items() if key.startswith("probe/") and _number(value)}
+        run.probes |= {key: value for key, value in line.items() if key.startswith("probe/") and is_number(value)}
     training = [line for line in lines if "loss" in line]
     if not training:
         return
@@ -300,29 +323,11 @@ def _figures(run: RunSummary, lines: list[dict[str, Any]]) -> None:
     first = last
     for line in reversed(training[-_SPEED_LINES:]):
         seconds = line.get("time/seconds")
-        if not _number(seconds) or not _number(last.get("time/seconds")) or seconds > first["time/seconds"]:
+        if not is_number(seconds) or not is_number(last.get("time/seconds")) or seconds > first["time/seconds"]:
             break  # the lines of an attempt before: its clock began anew
         first = line
     if first["step"] < last["step"]:
         run.seconds_per_step = (last["time/seconds"] - first["time/seconds"]) / (last["step"] - first["step"])
-
-
-def _total(recipe: Mapping[str, Any], lines: list[dict[str, Any]]) -> int | None:
-    """Steps of the whole run, from the recipe and, for epochs, from what the metrics say about their length."""
-    section = recipe.get("train")
-    train: dict[str, Any] = section if isinstance(section, dict) else {}
-    given = train.get("steps_per_epoch")
-    steps_per_epoch: float | None = given if given is not None and _number(given) and 0 < given < _MOST_STEPS else None
-    logged = next((line for line in reversed(lines) if _number(line.get("epoch")) and line["epoch"] > 0), None)
-    if steps_per_epoch is None and logged is not None:
-        steps_per_epoch = logged["step"] / logged["epoch"]
-    try:
-        length = Duration.from_yaml(train["length"]) if train.get("length") is not None else None
-        if length is None or (length.unit == "epochs" and not steps_per_epoch):
-            return None
-        return length.steps(Clock(0, float(steps_per_epoch or 1)))
-    except (UserError, OverflowError, ValueError):  # the recipe is shown as it is; to train checks it
-        return None
 
 
 def series(folder: Path, say: Callable[[str], object] | None = None) -> Iterator[tuple[int | None, dict[str, float]]]:
@@ -336,11 +341,11 @@ def series(folder: Path, say: Callable[[str], object] | None = None) -> Iterator
 
     parts = _Parts(folder)
     for line in parts.lines():
-        yield line["step"], {key: float(value) for key, value in line.items() if key != "step" and _number(value)}
+        yield line["step"], {key: float(value) for key, value in line.items() if key != "step" and is_number(value)}
     for result in read_results(folder / "probes", parts.problems.append):
         for row in result.get("results", ()):
             if row.get("name") == "model":
-                yield None, {f"{result['probe']}/{k}": float(v) for k, v in row.items() if _number(v)}
+                yield None, {f"{result['probe']}/{k}": float(v) for k, v in row.items() if is_number(v)}
     if say is not None:
         for problem in parts.problems:
             say(problem)
@@ -369,16 +374,6 @@ def objectives(folder: Path) -> str:
 def names(folder: Path) -> set[str]:
     """Names of all figures of a run."""
     return {key for _, values in series(folder) for key in values}
-
-
-def number_or_none(value: Any) -> float | None:
-    """A figure of a line, None where it is text or was not finite."""
-    return value if _number(value) else None
-
-
-def _number(value: Any) -> bool:
-    """A finite number that a float can hold."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _mtime(path: Path) -> float | None:

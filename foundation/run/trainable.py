@@ -29,7 +29,8 @@ def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
 
     A pattern is one of :data:`TOKENS`, ``patch_embed``, ``blocks.3`` (``blocks.-1``: the last), or stands for names as
     in ``student.encoder.trunk.*``, ``student.heads.cls``, ``objectives.dino``, also without the branch
-    (``heads.cls``); a name that is meant means all below it.
+    (``heads.cls``); a name that is meant means all below it. With ``!`` in front it takes away what it means from those
+    in front of it, or from all where it is the first (``!student.encoder``).
 
     Args:
         learner: of a stage.
@@ -46,11 +47,19 @@ def choose(learner: Learner, patterns: Sequence[str] | None) -> None:
     problems: list[tuple[str, str]] = []
     chosen: set[str] = set()
     for number, pattern in enumerate(patterns):
+        away, pattern = pattern.startswith("!"), pattern.removeprefix("!")
         found = {name for name in named if _means(pattern, name, words)}
         if not found:
             text = f"no parameter is meant by {pattern!r}{near(pattern, there)}; there are: {_listed(there)}"
             problems.append((f"{KEY}.{number}", text))
-        chosen |= found
+        if away:
+            chosen = ({*named} if number == 0 else chosen) - found
+        else:
+            chosen |= found
+    if not problems and patterns and not chosen:
+        problems.append(
+            (KEY, f"nothing is trained: {', '.join(patterns)} leaves no parameter; there are: {_listed(there)}")
+        )
     if not patterns:
         problems.append((KEY, f"nothing is trained: name a pattern; there are: {_listed(there)}"))
     if problems:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from foundation.checkpoints import checkpoint
+from foundation.engine.learner import Learner
 from foundation.engine.state import code_version
 from foundation.errors import RequeueRequest
 from foundation.parallel.collective import world_size
@@ -76,8 +77,23 @@ def banner(
         here = "  <- here" if part.number == stage.part.number else ""
         yield f"  stage {part.number + 1:<5} {part.name}: steps {part.begun + 1:,} to {part.ends:,}{here}"
     yield f"  parameters  {count:,} trained, {encoder:,} of them in the encoder"
+    for line in begins_of(learner, flat) if step == 0 else ():
+        yield f"  weights     {line}"
     yield f"  samples     {samples:,} in the shards, {flat.train.batch_size:,} in a batch"
     yield f"  steps       {clock.total_steps:,}, the data {epochs:,.3g} times{early}"
+
+
+def begins_of(learner: Learner, recipe: Recipe) -> list[str]:
+    """Where the first weights of trained branches come from, where they are not random, a sentence each.
+
+    Args:
+        learner: of the stage.
+        recipe: flat, of the stage.
+    """
+    said = [line for branch in learner.named_branches.values() for line in branch.begins]
+    if recipe.initial is not None and not recipe.initial.heads and recipe.heads and recipe.train.only is None:
+        said.append("such heads pull at the encoder from the first step; initial.warm_up_heads trains them alone first")
+    return said
 
 
 def of_stage(name: str | None) -> str:

@@ -20,7 +20,7 @@ from foundation.probes.feature_cache import default_cache
 from foundation.probes.features import FeatureSet, Tokens, depth_of
 from foundation.probes.groups import grouped
 from foundation.probes.labels import number_classes
-from foundation.probes.road import augmented_features, features_of_shards
+from foundation.probes.road import augmented_features, features_of_shards, tokens_of_shards
 from foundation.zoo.load import LoadedEncoder
 
 Split = Literal["train", "test", "outside"]
@@ -179,6 +179,35 @@ class Subject:
             workers=settings.workers,
             limit=limit if settings.limit is None else min(limit, settings.limit),
         )
+
+    def patch_tokens(self, split: Split, most_bytes: int) -> FeatureSet:
+        """Patch tokens of a split, computed anew.
+
+        Args:
+            split: which shards.
+            most_bytes: that they may take; more samples are thinned, spread evenly.
+
+        Returns:
+            A set whose only layer ``cls[0]`` is [S, N, D + 1]: each patch token after the final norm, and 1 where it
+            counts or 0 where it is padding.
+
+        Raises:
+            UserError: there are no such shards, or the encoder has no patch tokens.
+        """
+        settings = self.settings
+        how = {
+            "modality": self.loaded.modality, "evaluation": self.evaluation, "device": settings.device,
+            "autocast": settings.autocast, "batch_size": min(settings.batch_size, 64), "workers": settings.workers,
+        }  # fmt: skip
+        one = tokens_of_shards(self.loaded.encoder, self.shards(split), limit=1, **how)
+        most = max(2, most_bytes // (4 * one.cls[0][0].numel()))
+        limit = most if settings.limit is None else min(most, settings.limit)
+        return tokens_of_shards(self.loaded.encoder, self.shards(split), limit=limit, what=f"{split}: tokens", **how)
+
+    def groups_of(self, train: FeatureSet) -> Tensor | None:
+        """[S] int64, which of some training samples belong together; None where each stands for itself."""
+        rule = self.settings.group
+        return None if rule is None else grouped(train, rule, self.shards("train"))[0]
 
     def with_encoder(self, encoder: nn.Module, sha256: str | None, description: str) -> Subject:
         """The same questions to another encoder of the same views: a baseline.

@@ -24,6 +24,7 @@ POOLED: tuple[Mapping[str, Any], ...] = (
     {"name": "logistic"},
     {"name": "low_shot"},
     {"name": "svm"},
+    {"name": "attentive"},
     {"name": "retrieval"},
     {"name": "clustering"},
     {"name": "rank"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from foundation.printable import cell
+from foundation.tasks.comparison import Comparison
 from foundation.tasks.evaluation import Evaluation
-from foundation.tasks.words import interval, shown
-
+from foundation.tasks.words import interval, method, said, shown
 
 _SHORT = {"the same encoder, untrained": "untrained"}
 
@@ -46,3 +46,28 @@ def show(found: Evaluation) -> None:
     for answer in found.answers:
         if answer.outcome is None:
             console.print(f"left out: {answer.name}: {answer.reason}", markup=False, highlight=False)
+
+
+def show_comparison(comparison: Comparison, resamples: int) -> None:
+    """Print one row for each figure, a column for each model, then the differences in words."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("task", "metric"):
+        table.add_column(name, no_wrap=True)
+    for name in comparison.names:
+        table.add_column(cell(name), justify="right", overflow="fold")
+    for figure in comparison.figures:
+        values = ["" if score is None else shown(score) for score in figure.scores]
+        table.add_row(cell(figure.task), cell(figure.metric), *values)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    for warning in comparison.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False)
+    for figure in comparison.figures:
+        for one in figure.differences:
+            text = f"{figure.task}, {figure.metric}: {said(comparison, figure, one)}"
+            console.print(text, markup=False, highlight=False)
+    console.print(method(comparison, resamples), markup=False, highlight=False)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import yaml
+
 from foundation import config
 from foundation.errors import UserError
 from foundation.plugins import near
@@ -223,8 +225,21 @@ def from_plain(plain: Mapping[str, Any], source: str) -> Entry:
 
 
 def dump(entry: Entry) -> str:
-    """The card as YAML; :func:`read` gives back an equal one."""
-    return config.dump(entry)
+    """The card as YAML, without the keys that say nothing; :func:`read` gives back an equal one."""
+    text: str = yaml.safe_dump(to_plain(entry), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return text
+
+
+def to_plain(entry: Entry) -> dict[str, Any]:
+    """The card as plain values, without the keys that say nothing; :func:`from_plain` gives back an equal one."""
+    plain: dict[str, Any] = _said(config.to_plain(entry))
+    return plain
+
+
+def _said(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _said(value) for key, value in plain.items() if value not in (None, "", [], {})}
+    return [_said(value) for value in plain] if isinstance(plain, list) else plain
 
 
 def matches(entry: Entry, text: str = "", modality: str = "") -> bool:

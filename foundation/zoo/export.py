@@ -21,6 +21,7 @@ from foundation.parallel.shards import whole
 from foundation.printable import printable
 from foundation.version import VERSION
 from foundation.weights import unfilled
+from foundation.zoo.heads import HeadsFile, write_heads
 from foundation.zoo.sections import branches, sections
 
 CARD_FORMAT = 1
@@ -44,6 +45,22 @@ class Part(TypedDict):
     trained: bool
 
 
+class Origin(TypedDict):
+    """A file that an export was made of.
+
+    Attributes:
+        of: SHA-256 of the file.
+        how: ``converted``.
+        source: see :mod:`foundation.zoo.convert.base`.
+        file: its name.
+    """
+
+    of: str
+    how: str
+    source: str
+    file: str
+
+
 class Card(TypedDict):
     """What stands beside an export's weights; ``parameters`` counts no buffers, such as running statistics."""
 
@@ -63,6 +80,8 @@ class Card(TypedDict):
     measured: NotRequired[bool]
     stage: NotRequired[int]
     sub_network: NotRequired[Part]
+    parents: NotRequired[list[Origin]]
+    heads: NotRequired[HeadsFile]
 
 
 class Numbers(TypedDict):
@@ -101,6 +120,7 @@ def write_export(
     stage: int = 0,
     parameters: Collection[str] | None = None,
     read: Callable[[str], Tensor] | None = None,
+    heads: HeadsFile | None = None,
 ) -> Path:
     """Write ``path`` (``.safetensors``) and its card (``.json``), each replaced whole.
 
@@ -116,6 +136,7 @@ def write_export(
         stage: of the recipe that the weights are of, from 0.
         parameters: names of the tensors that are no buffers; None: as the recipe's encoder has them.
         read: gives a tensor by its name; one at a time is asked for.
+        heads: what was written beside it.
     """
     if parameters is None:
         parameters = dict(unfilled(without_download(recipe.encoder), len(tensors), str(path)).named_parameters())
@@ -136,6 +157,8 @@ def write_export(
         "measured": measured,
         "stage": stage,
     }
+    if heads is not None:
+        card["heads"] = heads
     return write_weights(path, tensors, card, read)
 
 
@@ -202,18 +225,25 @@ def export_branch(
 
     Where its weights are sharded, all processes call this together, and process 0 writes: it gets one tensor at a time.
     """
-    encoder = learner.branch(branch).encoder
+    built = learner.branch(branch)
+    encoder, heads = built.encoder, built.heads.state_dict()
     text, tensors, named = config.dump(recipe), encoder.state_dict(), dict(encoder.named_parameters())
 
     def read(key: str) -> Tensor:
         return whole(tensors[key])
 
+    def read_head(key: str) -> Tensor:
+        return whole(heads[key])
+
     own = sections(text, recipe.name, branch=branch)
-    if rank() != 0 and any_sharded({branch: tensors}):
-        stream.write(None, tensors, read)
+    if rank() != 0 and any_sharded({"encoder": tensors, "heads": heads}):
+        for some, give in ((heads, read_head), (tensors, read)) if heads else ((tensors, read),):
+            stream.write(None, some, give)
         return path
-    measured = branch == learner.measured
-    return write_export(path, tensors, own, branch, step, computed, text, measured, parameters=named, read=read)
+    measured, beside = branch == learner.measured, write_heads(path, heads, read_head)
+    return write_export(
+        path, tensors, own, branch, step, computed, text, measured, parameters=named, read=read, heads=beside
+    )
 
 
 def export_branches(
@@ -250,7 +280,11 @@ def export_checkpoint(folder: Path, out: Path, *, verify: bool = True) -> list[P
             if like:
                 own, path = sections(text, source, stage, name), out / f"{name}.safetensors"
                 read = partial(_read, reader, group, prefix)
-                write_export(path, like, own, name, step, computed, text, name == chosen, stage, read=read)
+                _, heads_prefix, heads = _part(reader, name, "heads")
+                beside = write_heads(path, heads, partial(_read, reader, group, heads_prefix))
+                write_export(
+                    path, like, own, name, step, computed, text, name == chosen, stage, read=read, heads=beside
+                )
                 written.append(path)
     return written
 
@@ -292,10 +326,22 @@ def encoder_tensors(folder: Path, branch: str) -> dict[str, Tensor]:
         return {key: reader.tensor(group, prefix + key) for key in like}
 
 
+def heads_tensors(folder: Path, branch: str) -> dict[str, Tensor]:
+    """Tensors of the heads of a branch in a verified checkpoint, by ``HEAD.NAME``; empty where it has none."""
+    with checkpoint.Reader(folder) as reader:
+        group, prefix, like = _part(reader, branch, "heads")
+        return {key: reader.tensor(group, prefix + key) for key in like}
+
+
 def _encoder(reader: checkpoint.Reader, branch: str) -> tuple[str, str, dict[str, Tensor]]:
     """Group and beginning of the keys of a branch's encoder, and its tensors without memory."""
+    return _part(reader, branch, "encoder")
+
+
+def _part(reader: checkpoint.Reader, branch: str, part: str) -> tuple[str, str, dict[str, Tensor]]:
+    """The same of its ``encoder`` or its ``heads``."""
     group = file_of(reader.folder, branch)
-    prefix = "encoder." if group == branch else f"{branch}.branch.encoder."
+    prefix = f"{part}." if group == branch else f"{branch}.branch.{part}."
     keys = [key for key in reader.contents.get(group, {}) if key.startswith(prefix)]
     return group, prefix, {key.removeprefix(prefix): reader.like(group, key) for key in keys}
 

@@ -29,7 +29,7 @@ from foundation.errors import UserError
 from foundation.files import held, replace_json
 from foundation.paths import user_cache
 from foundation.redact import redact
-from foundation.zoo.entry import Entry, check_name, from_plain
+from foundation.zoo.entry import Entry, check_name, from_plain, to_plain
 
 HOME_VARIABLE = "FOUNDATION_HOME"
 OFFLINE_VARIABLE = "FOUNDATION_OFFLINE"
@@ -89,7 +89,7 @@ class Home:
 
     def note(self, entry: Entry, origin: str) -> None:
         """Remember the card of a model whose files are all there."""
-        content = {"format": 1, "origin": redact(origin), "card": config.to_plain(entry)}
+        content = {"format": 1, "origin": redact(origin), "card": to_plain(entry)}
         replace_json(self.model(entry.name) / _PULLED, content)
 
     @contextmanager

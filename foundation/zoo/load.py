@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,9 @@ from foundation.paths import near_path
 from foundation.plugins import Plugin, resolve
 from foundation.printable import isolated
 from foundation.seeded import seeded
-from foundation.weights import DTYPES, check_finite, check_fits, header
-from foundation.zoo.entry import Entry
+from foundation.weights import check_finite, check_fits, header, layout_of
+from foundation.zoo.convert import find
+from foundation.zoo.entry import Entry, to_plain
 from foundation.zoo.export import (
     CARD_FORMAT,
     Card,
@@ -31,12 +33,14 @@ from foundation.zoo.export import (
     encoder_tensors,
     export_of,
     file_of,
+    heads_tensors,
     measured_of,
     without_download,
 )
 from foundation.zoo.home import Home
 from foundation.zoo.partial import read_sub_network
 from foundation.zoo.registry import is_name, named, near_name, weights_of
+from foundation.zoo.heads import reader_of
 from foundation.zoo.sections import branches, sections
 
 
@@ -59,6 +63,7 @@ class LoadedEncoder:
         step: optimiser steps done.
         computed: device, processor and precision of the training, where known.
         card: what is known of it, as plain values: of a model of the zoo its entry, of an export its card.
+        heads: reads the heads that it was trained with, by ``HEAD.NAME``; None where there are none.
     """
 
     encoder: nn.Module
@@ -75,6 +80,7 @@ class LoadedEncoder:
     step: int = 0
     computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    heads: Callable[[], dict[str, torch.Tensor]] | None = None
 
     @property
     def published(self) -> str | None:
@@ -115,7 +121,8 @@ def load_encoder(
             (a path of that name wins; what is not on this machine is pulled), a model of timm: ``timm:NAME`` (its
             published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or ``timm:NAME,random``; or the
             image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
-            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``.
+            ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``; or a file of weights that others
+            have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``.
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
@@ -153,6 +160,8 @@ def _whole(text: str, device: torch.device | str, branch: str | None, fetch: boo
         return _from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
         return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
+    if (foreign := find.foreign(text)) is not None:
+        return _from_foreign(foreign, device, branch)
     path = Path(text)
     if path.suffix == ".safetensors":
         return _from_export(path, device)
@@ -171,8 +180,8 @@ def _whole(text: str, device: torch.device | str, branch: str | None, fetch: boo
     what = "is no run, checkpoint or export" if path.exists() else f"does not exist{near_path(path)}"
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
-        f"NAME.safetensors, a name of 'foundation zoo list', timm:NAME or open_clip:NAME,pretrained=TAG)"
-        f"{near_name(text)}{_published(text)}"
+        f"NAME.safetensors, weights of others such as dinov2_vits14.pth, a name of 'foundation zoo list', timm:NAME or "
+        f"open_clip:NAME,pretrained=TAG){near_name(text)}{_published(text)}"
     )
 
 
@@ -200,7 +209,7 @@ def _from_zoo(
         loaded = _from_export(weights_of(entry.name, fetch=fetch), device, entry.weights.sha256, size)
     name = entry.name + loaded.name.removeprefix(str(loaded.card.get("name", loaded.name)))  # with the part's size
     said = f"{isolated(name)} of the model zoo, step {loaded.step:,}" if entry.files else loaded.description
-    return replace(loaded, folder=None, name=name, description=said, card=config.to_plain(entry))
+    return replace(loaded, folder=None, name=name, description=said, card=to_plain(entry))
 
 
 def _from_export(path: Path, device: torch.device | str, known: str = "", size: _Size | None = None) -> LoadedEncoder:
@@ -258,6 +267,7 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         step=card["step"],
         computed=card.get("computed", {}),
         card=card,
+        heads=reader_of(path, card.get("heads")),
     )
 
 
@@ -297,9 +307,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     group = file_of(folder, branch)
     source = folder / checkpoint.files_of(checkpoint.manifest_of(folder), group)[0]
     bare = without_download(recipe.encoder)
-    check_fits(
-        bare, {key: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for key, t in weights.items()}, str(source)
-    )
+    check_fits(bare, layout_of(weights), str(source))
     encoder = _fill(bare, weights, str(source))
     return LoadedEncoder(
         encoder=encoder.to(device),
@@ -315,6 +323,7 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
         branch=branch,
         step=int(numbers["step"]),
         computed=numbers.get("computed", {}),
+        heads=partial(heads_tensors, folder, branch),
     )
 
 
@@ -349,6 +358,22 @@ def _from_open_clip(name: str, device: torch.device | str, fetch: bool) -> Loade
     said = {"random": "random weights", "weights": f"weights of {value}"}.get(option, f"published weights {value}")
     absent = encoder_config.pretrained is not None and not fetch
     return _of_library(encoder_config, f"open_clip:{name}", f"open_clip {model} ({said})", device, absent)
+
+
+def _from_foreign(named: find.Foreign, device: torch.device | str, branch: str | None) -> LoadedEncoder:
+    result = find.convert(named, branch)
+    made, path = result.converted, named.path
+    bare = without_download(made.encoder)
+    return LoadedEncoder(
+        encoder=_fill(bare, made.tensors, str(path)).to(device),
+        modality=made.modality,
+        evaluation=made.evaluation,
+        description=f"{isolated(path.stem)} of {result.title} ({path})",
+        sha256=checkpoint.sha256(path),
+        folder=path.parent,
+        config=made.encoder,
+        name=path.stem,
+    )
 
 
 def _of_library(

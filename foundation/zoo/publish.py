@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
@@ -39,6 +39,7 @@ class _Scored(TypedDict):
     metric: str
     results: list[dict[str, Any]]
     data: dict[str, Any]
+    settings: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,33 +285,39 @@ def said_of(entry: Entry | None, **given: Any) -> Said:
     return Said(**values)
 
 
-def metrics_of(path: Path) -> tuple[Metric, ...]:
+def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
     """The score of the model out of the result file of a probe: of several settings the first treatment and, of kNN,
     20 neighbours, so that none is chosen by the test samples.
+
+    Args:
+        path: of the file.
+        name: of the model, for the command.
 
     Raises:
         UserError: it is none.
     """
     found = schema.read_json(_Scored, path)
-    name, rows = found["metric"], [row for row in found["results"] if row.get("name", "model") == "model"]
+    metric, rows = found["metric"], [row for row in found["results"] if row.get("name", "model") == "model"]
     rows = [row for row in rows if row.get("k", _NEIGHBOURS) == _NEIGHBOURS] or rows
-    if not rows or not isinstance(rows[0].get(name), float):
-        raise UserError(f"{path} has no {name!r} of the model")
+    if not rows or not isinstance(rows[0].get(metric), float):
+        raise UserError(f"{path} has no {metric!r} of the model")
     row = rows[0]
     data = {split: facts for split, facts in found["data"].items() if isinstance(facts, dict)}
     shards = {split: " ".join(facts.get("shards", [])) for split, facts in data.items()}
     counted = [f"{facts['samples']:,} {split} samples" for split, facts in data.items() if "samples" in facts]
-    settings = [f"{key} {row[key]}" for key in ("treatment", "k", "head") if row.get(key) is not None]
-    options = "".join(f" --{split} {said}" for split, said in shards.items() if said)
+    tokens = found.get("settings", {}).get("tokens")
+    settings = [f"features {tokens}"] if tokens else []
+    settings += [f"{key} {row[key]}" for key in ("treatment", "k", "head") if row.get(key) is not None]
+    options = "".join(f' --{split} "{said}"' for split, said in shards.items() if said)
     interval = row.get("interval")
     return (
         Metric(
             task=found["probe"],
-            metric=name,
-            value=round(row[name], 4),
+            metric=metric,
+            value=round(row[metric], 4),
             interval=None if interval is None else (round(interval[0], 4), round(interval[1], 4)),
             n=row.get("n"),
             protocol=", ".join([*counted, *settings]),
-            command=f"foundation {found['probe']} MODEL{options}",
+            command=f"foundation {found['probe']} {name}{options}",
         ),
     )

@@ -25,7 +25,7 @@ from foundation.plugins import near
 from foundation.redact import redact
 from foundation.voice import plural, to_stderr
 from foundation.zoo import fetch as fetching
-from foundation.zoo.entry import Entry, check_name, from_plain, matches, no_such, read
+from foundation.zoo.entry import Entry, check_name, from_plain, matches, no_such, read, to_plain
 from foundation.zoo.home import Home, absolute, is_forbidden, mirrored, mirrors
 from foundation.zoo.sources import path_of, source_of
 
@@ -366,7 +366,5 @@ def fetched_index(where: str, home: Home) -> bytes:
 
 def index_of(entries: Sequence[Entry]) -> bytes:
     """The index of a zoo with these models."""
-    from foundation.config import to_plain
-
     cards = {entry.name: to_plain(entry) for entry in entries}
     return (json.dumps({"format": INDEX_FORMAT, "cards": cards}, indent=1, ensure_ascii=False) + "\n").encode()

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_RULES = [
-    (r"^pos_embed$", "positions.table"),
-    (r"^storage_tokens$", "register_tokens"),
-    (r"^patch_embed\.proj\.", "tokenizer.projection."),
-    (r"^norm\.", "trunk.norm."),
-    (r"^cls_norm\.", "trunk.class_norm."),
-    (r"^blocks\.", "trunk.blocks."),
-    (r"\.norm1\.", ".attention_norm."),
-    (r"\.norm2\.", ".ffn_norm."),
-    (r"\.attn\.qkv\.", ".attention.qkv."),
-    (r"\.attn\.proj\.", ".attention.out."),
-    (r"\.ls1\.gamma$", ".attention_scale"),
-    (r"\.ls2\.gamma$", ".ffn_scale"),
-    (r"\.mlp\.(fc1|w12)\.", ".ffn.hidden."),
-    (r"\.mlp\.(fc2|w3)\.", ".ffn.out."),
-]
+from foundation.zoo.convert.blocks import our_name
 
-
-def our_name(name: str) -> str:
-    """Our name of a reference parameter."""
-    for pattern, ours in _RULES:
-        name = re.sub(pattern, ours, name)
-    return name
+__all__ = ["our_name", "our_weights"]
 
 
 def our_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

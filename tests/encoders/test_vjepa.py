@@ -9,36 +9,26 @@ import torch
 from foundation.branches.base import EncoderBranch
 from foundation.branches.request import Request
 from foundation.encoders import vit
-from foundation.encoders.positions import RotaryPositions
+from foundation.encoders.positions import PositionConfig, RotaryPositions
 from foundation.errors import UserError
 from foundation.modalities.video import tokenizer
 from foundation.types import Batch, TokenMask, View
+from foundation.zoo.convert import vjepa2
 from tests.encoders.inputs import inputs
 from tests.encoders.reference_names import our_weights
 from tests.encoders.test_parity import FORWARD, GRADIENT, close
-from tests.encoders.vjepa_rotation import POSITION, ReleasedRotation, reordered
+
+POSITION = PositionConfig(kind="rotary", base=10000.0, normalise="none")
 
 
 def published(arrays: dict[str, np.ndarray]) -> vit.Encoder:
-    args = {k.removeprefix("arg/"): v for k, v in arrays.items() if k.startswith("arg/")}
-    heads = int(args["num_heads"])
-    encoder = vit.Config(
-        preset=None,
-        width=int(args["embed_dim"]),
-        depth=int(args["depth"]),
-        heads=heads,
-        size=(int(args["num_frames"]), int(args["img_size"]), int(args["img_size"])),
-        tokenizer=tokenizer.Config(tubelet=int(args["tubelet_size"]), patch_size=int(args["patch_size"])),
-        position=POSITION,
-        class_token=False,
-        norm_eps=float(args["layer_norm_eps"]),
-    ).build()
-    weights = {
-        name: reordered(value, heads) if ".qkv." in name else value for name, value in our_weights(arrays).items()
-    }
-    missing = encoder.load_state_dict(weights, strict=False)
-    assert missing.missing_keys == ["mask_token"] and not missing.unexpected_keys
-    encoder.positions = ReleasedRotation(encoder.width // heads, 0, POSITION)
+    state = {k.removeprefix("param/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("param/")}
+    side, frames = int(arrays["arg/img_size"]), int(arrays["arg/num_frames"])
+    source = vjepa2.Config(heads=int(arrays["arg/num_heads"]), frames=frames, size=side)
+    assert source.matches(state)
+    made = source.convert(state)
+    encoder = made.encoder.build()
+    encoder.load_state_dict(made.tensors)
     return encoder.eval()
 
 
@@ -69,7 +59,7 @@ def test_clips_seen_in_part_under_two_masks_in_one_pass(arrays):
     assert len(theirs) == 8
     for name, parameter in encoder.named_parameters():
         if name in theirs:
-            wanted = reordered(theirs[name], encoder.heads) if ".qkv." in name else theirs[name]
+            wanted = vjepa2.reordered(theirs[name], encoder.heads) if ".qkv." in name else theirs[name]
             close(parameter.grad, wanted.numpy(), GRADIENT)
 
 

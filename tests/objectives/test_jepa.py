@@ -19,9 +19,9 @@ from foundation.objectives import jepa
 from foundation.objectives.base import ObjectiveContext
 from foundation.schedules import Clock, Schedule
 from foundation.types import Batch, TokenMask, View, ViewShape
+from foundation.zoo.convert.vjepa2 import POSITION, reordered
 from tests.encoders.reference_names import our_name
 from tests.encoders.test_parity import FORWARD, GRADIENT, close
-from tests.encoders.vjepa_rotation import POSITION, ReleasedRotation, reordered
 
 VIEW = ViewShape(1, (3, 8, 96, 96), "video")
 SMALL = {"width": 64, "depth": 2, "heads": 2, "position": POSITION, "masks": ("short", "long")}
@@ -60,8 +60,6 @@ def published(arrays: dict[str, np.ndarray], token: int = 0, frames: int = 8, **
     weights["predictor.mask_token"] = theirs[f"mask_tokens.{token}"][0]
     missing = objective.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys and {*missing.missing_keys} <= {"predictor.positions.table"}
-    if rotary:
-        objective.predictor.positions = ReleasedRotation(32, 0, POSITION)
     return objective
 
 

@@ -16,7 +16,10 @@ from foundation.data.build import build, load
 from foundation.probes.artefacts import Limit, look, readout, summary
 from foundation.report.artefacts import Shown, render, sheet
 from foundation.report.build import write_report
+from foundation.report.looked_at import samples
+from foundation.report.picture_table import to_png
 from foundation.report.pictures import gallery
+from foundation.report.token_maps import attention_table, pca_table
 from foundation.run.model_recipe import recipe_of
 from foundation.run.recipe import Recipe
 from foundation.zoo.export import write_export
@@ -79,6 +82,23 @@ def test_a_sample_its_mask_its_attention_and_its_features(run):
             assert np.abs(drawn.astype(int) - sample).mean() > 1
         assert pixels(seen.components).std() > 5
     assert pixels(made.neighbours[0].query[0]).shape == pixels(made.looks[0].image).shape
+
+
+def test_maps_of_components_and_of_attention(run):
+    _, folder, shards = run
+    model = load_encoder(folder)
+    seen = samples(model, (shards,), 3)
+    components, attention = pca_table(model, seen), attention_table(model, seen)
+    for line in components.lines:
+        *sample, colours = (cell.picture for cell in line.cells)
+        assert colours.reshape(-1, 3).std(axis=0).max() > 5
+        assert all(one.shape == colours.shape for one in sample)  # beside it, as large
+    assert len(components.lines) == len(attention.lines) == 3
+    for line in attention.lines:
+        sample, *maps = (cell.picture for cell in line.cells)
+        assert len(maps) == 3 and all(one.shape == sample.shape for one in maps)  # mean and two heads
+        assert line.head == "class token"
+    assert min(len(to_png(table)) for table in (components, attention)) > 2000
 
 
 @pytest.mark.slow

@@ -95,9 +95,9 @@ def test_a_changed_export_is_refused(run, recipe, learner):
         load_encoder(path)
 
 
-def test_a_pickle_is_not_even_opened(tmp_path):
+def test_a_pickle_of_something_else_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"is no run, checkpoint or export"):
+    with pytest.raises(UserError, match=r"model.pth holds no weights that are known here; there are: a"):
         load_encoder(tmp_path / "model.pth")
 
 

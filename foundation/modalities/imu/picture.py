@@ -21,6 +21,8 @@ _PAPER, _LINE, _HIDDEN = (255, 255, 255), (214, 214, 220), (176, 176, 186)
 _PANEL = 3  # channels of one panel
 MAPS_ON_SAMPLES = True
 """Reports draw maps of numbers over the sample."""
+COLOURS_UNDER_SAMPLE = True
+"""What :func:`coloured` draws holds the sample too."""
 LEGEND = "Time runs to the right; x is red, y green and z blue, with a panel for every three channels."
 """What the axes and colours of its pictures mean, for a person."""
 CELL = (192, 144)

@@ -113,17 +113,21 @@ def nearest_points(points: Tensor, centres: Tensor, count: int, chunk: int = CHU
     if not 1 <= count <= size:
         raise ValueError(f"{count} nearest points in a cloud of {size}: give 1 to {size}")
     points, centres = points.detach().float(), centres.detach().float()
+    if torch.compiler.is_exporting():  # a program for any number of rows cannot say into how many parts they fall
+        return _nearest(points, centres, count)
     rows = max(1, chunk // (size * centres.shape[1]))
     columns = centres.shape[1] if rows > 1 else max(1, chunk // size)
     found = []
     for cloud, middle in zip(points.split(rows), centres.split(rows), strict=True):
-        parts = []
-        for part in middle.split(columns, dim=1):
-            # Differences, not the matrix product: that one loses the small distances which matter here.
-            distance = torch.cdist(part, cloud, compute_mode="donot_use_mm_for_euclid_dist")
-            parts.append(distance.topk(count, largest=False).indices)
-        found.append(torch.cat(parts, dim=1))
+        found.append(torch.cat([_nearest(cloud, part, count) for part in middle.split(columns, dim=1)], dim=1))
     return torch.cat(found)
+
+
+def _nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
+    """:func:`nearest_points` with all distances at once."""
+    # Differences, not the matrix product: that one loses the small distances which matter here.
+    distance = torch.cdist(centres, points, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance.topk(count, largest=False).indices
 
 
 def gather_points(points: Tensor, indices: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.modalities.image.evaluation import CropConfig, Evaluation
@@ -46,8 +48,11 @@ class VideoEvaluation(Evaluation):
         frames, size = self.config.frames, self.config.size
         pixels = torch.empty((len(samples), frames, 3, size, size), dtype=torch.uint8)
         for place, sample in zip(pixels, samples, strict=True):
-            begin, end = float(sample["video_times"][0]), float(sample["video_end"])
-            seconds = min(end - begin, self.config.seconds or math.inf)
-            times = span_times(begin + (end - begin - seconds) / 2, seconds, frames)
-            place.copy_(self.crop(sample_frames(sample, times)))
+            place.copy_(self.crop(sample_frames(sample, self.times(sample))))
         return self.normalise(pixels).transpose(1, 2)
+
+    def times(self, sample: Sample) -> NDArray[np.float64]:
+        """[T] moments of the video that the frames of its clip show, seconds."""
+        begin, end = float(sample["video_times"][0]), float(sample["video_end"])
+        seconds = min(end - begin, self.config.seconds or math.inf)
+        return span_times(begin + (end - begin - seconds) / 2, seconds, self.config.frames)

@@ -33,6 +33,12 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.next_fault(path)
         self.server.requests.append((path, wanted, fault))
         file = self.server.folder / path
+        if fault.startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", fault.removeprefix("to "))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if fault.isdigit() or not file.is_file():
             self.send_response(int(fault) if fault.isdigit() else 404)
             self.send_header("Content-Length", "0")
@@ -85,7 +91,7 @@ class Web(ThreadingHTTPServer):
     """A web server over a folder.
 
     ``faults[path]`` lists what goes wrong with the next requests for a file, one after the other; the last one stays
-    when it ends with ``...``.
+    when it ends with ``...``; ``to ADDRESS`` points to another place.
     """
 
     daemon_threads = True

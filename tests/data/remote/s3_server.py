@@ -1,4 +1,4 @@
-"""A server that speaks the reading half of S3: signatures (version 4), listings in pages, ranges, errors as XML.
+"""A server that speaks a part of S3: signatures (version 4), listings in pages, ranges, putting, errors as XML.
 
 Written from the protocol's reference, and small, because the libraries that imitate all of AWS install a hundred
 packages. Buckets are folders on the disk; objects are their files.
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             code = str(refusal)
             self._send(_STATUS[code], f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode())
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_GET
 
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
@@ -48,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
         folder = self.server.buckets.get(bucket)
         if folder is None:
             raise Refusal("NoSuchBucket")
-        if key:
+        if key and self.command == "PUT":
+            self._put(folder / key)
+        elif key:
             self._object(folder / key)
         elif words.get("list-type") == "2":
             self._listing(bucket, folder, words)
@@ -85,6 +87,14 @@ class Handler(BaseHTTPRequestHandler):
             key = hmac.digest(key, word.encode(), "sha256")
         if not hmac.compare_digest(key.hex(), parts["Signature"]):
             raise Refusal("SignatureDoesNotMatch")
+
+    def _put(self, file: Path) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if hashlib.sha256(data).hexdigest() != self.headers.get("x-amz-content-sha256"):
+            raise Refusal("SignatureDoesNotMatch")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        self._send(200, b"", {"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
 
     def _object(self, file: Path) -> None:
         if not file.is_file():
