@@ -91,11 +91,12 @@ def evaluate(
         other = subject.with_encoder(candidate.encoder, candidate.sha256, candidate.label)
         for name, task in tasks.items():
             outcome = answers[name].outcome
-            found = None if outcome is None else _asked(name, task, other, say, candidate.label).outcome
-            if outcome is not None and found is not None:
-                # A task may have baselines of its own.
-                own = [score for score in found.scores if score.features == "model"]
-                more = [dataclasses.replace(score, features=candidate.label) for score in own]
+            if outcome is None or task.refusal(other):
+                continue
+            found = _asked(name, task, other, say, candidate.label).outcome
+            if found is not None:
+                own = [score for score in found.scores if score.features == "model"]  # a task may score its baselines
+                more = tuple(dataclasses.replace(score, features=candidate.label) for score in own)
                 whole = dataclasses.replace(outcome, scores=(*outcome.scores, *more))
                 answers[name] = dataclasses.replace(answers[name], outcome=whole)
     if not any(answer.outcome for answer in answers.values()):
