@@ -17,6 +17,7 @@ CARD = {
     "modality": "audio",
     "splits": ["train", "test"],
     "layout": "the file's own extension, cls (number), json (label's name, path, kind, rate, channels, seconds)",
+    "recipes": {"cpu": "quickstart-audio"},
     "size": "any; recordings of more than half an hour are refused in training, cut them first",
 }
 

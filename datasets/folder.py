@@ -17,6 +17,7 @@ CARD = {
     "modality": "image",
     "splits": ["train", "test"],
     "layout": "the file's own extension, cls (number), json (label's name, path)",
+    "recipes": {"cpu": "photos-cpu", "gpu": "photos-gpu"},
     "size": "any",
 }
 

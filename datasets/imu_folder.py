@@ -32,6 +32,7 @@ CARD = {
     "modality": "imu",
     "splits": ["train", "test"],
     "layout": "npy float32 [T, C] in m/s^2 and rad/s, cls (number), json (imu_rate, units, channels, class, path)",
+    "recipes": {"cpu": "quickstart-imu"},
     "size": "any",
 }
 

@@ -18,6 +18,7 @@ CARD = {
     "modality": "points",
     "splits": ["train", "test"],
     "layout": "the file's own extension, cls (number), json (label's name, path, points, numbers per point, extent)",
+    "recipes": {"cpu": "quickstart-points"},
     "size": "any; clouds beyond a million points train better cut into tiles",
 }
 

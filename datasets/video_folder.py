@@ -17,6 +17,7 @@ CARD = {
     "modality": "video",
     "splits": ["train", "test"],
     "layout": "the file's own extension, cls (number), json (label's name, path, codec, width, height, fps, seconds)",
+    "recipes": {"cpu": "quickstart-video"},
     "size": "any; files of up to a minute or so train best, longer ones give one span per epoch",
 }
 

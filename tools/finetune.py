@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Train a pretrained encoder and a linear head on labelled shards, and score them on others. What is trained: the head
-alone, the last blocks too, all, or low-rank updates (LoRA). A share of the training samples is kept back: by it the best
-moment is chosen, and training ends when nothing gets better any more. The test samples are looked at once, at the end.
-The run lives in one folder, as those of 'foundation pretrain'; the same command again resumes it."""
+alone, the last blocks too, all, or low-rank updates (LoRA). A share of the training samples is kept back: by it the
+best moment is chosen, and training ends when nothing gets better any more. The test samples are looked at once, at the
+end. The run lives in one folder, as those of 'foundation pretrain'; the same command again resumes it."""
 
 EXAMPLES = """\
 examples:
@@ -129,7 +129,9 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int) -> Non
     }  # fmt: skip
     replace_file(folder / "finetune.json", json.dumps(content, indent=1).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
-    interval = f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
+    interval = (
+        f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
+    )
     to_stdout(f"{plural(found.n, 'test sample')}: {said}{interval}")
     for count, what in ((answers.unlabelled, "without a label of the training"), *_counted(answers.skipped)):
         if count:

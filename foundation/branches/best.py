@@ -17,8 +17,8 @@ from foundation.seeded import seeded
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A copy that the job ``validate`` takes whenever the branch does better than ever before; until the first time, as
-    the branch was at the start. Its encoder is the recipe's ``encoder``: what a branch adds to it in training (``lora``)
-    is merged into its weights."""
+    the branch was at the start. Its encoder is the recipe's ``encoder``: what a branch adds to it in training
+    (``lora``) is merged into its weights."""
 
     of: str = "student"
     """The branch."""

@@ -8,6 +8,7 @@ A data set is one Python file with
   An iterable with ``len`` gets a progress bar with an end. One with ``left_out`` (a :class:`Tally`) or ``problems``
   (list of text) has reported what it could not use, one with ``notes`` (a Tally) what is worth knowing of the rest;
   one with ``bytes`` (of its files) is refused before anything is written where the disk has less room;
+- optionally ``CARD["recipes"]``, of a person's own files: shipped recipes to begin with, by ``cpu`` and ``gpu``;
 - optionally ``classes(arguments) -> list[str]``: names of the labels, asked for after ``samples``;
 - optionally ``decoding(arguments) -> dict``: settings of the modality's decoder with which the shards are read, where
   the default ones do not fit; ``data verify`` and ``data statistics`` follow them.

@@ -73,7 +73,9 @@ class Predictor(nn.Module):
         if self.target.task == "classification":
             return [self.classes[place] for place in found.argmax(dim=1).tolist()]
         if self.target.task == "labels":
-            return [tuple(name for name, one in zip(self.classes, row, strict=True) if one > 0.5) for row in found.tolist()]
+            return [
+                tuple(name for name, one in zip(self.classes, row, strict=True) if one > 0.5) for row in found.tolist()
+            ]
         return [row[0] if len(row) == 1 else tuple(row) for row in found.tolist()]
 
     def score(

@@ -112,8 +112,8 @@ def recipe_of(
     modality, evaluation = loaded.own
     if modality != loaded.modality:
         raise UserError(
-            f"{source} takes samples of several sensors at once ({loaded.modality}), which cannot be fine-tuned: export "
-            "a model of one of them"
+            f"{source} takes samples of several sensors at once ({loaded.modality}), which cannot be fine-tuned: "
+            "export a model of one of them"
         )
     views = views_for_probe(modality, evaluation)
     outputs = len(found.mean) or len(found.classes)

@@ -1,4 +1,4 @@
-"""What labels some shards hold, before anything is trained: classes and how often each occurs, or means and deviations."""
+"""What labels some shards hold, before anything is trained: classes and their counts, or means and deviations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from foundation.errors import SampleError, UserError
 from foundation.voice import plural
 
 _LABELS = ("cls", "json")
+_FEW_SEVERAL = 0.05
+"""Share of samples with several labels that a classification leaves out; of more it is not what is meant."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,16 @@ def survey(patterns: Sequence[str], task: Task, fields: Sequence[str]) -> Survey
         labelled += bool(names) or (task == "labels" and has_list(raw, fields[0]))
         counts.update(names)
     where = f"{', '.join(patterns)} (member cls, or field {fields[0]!r} of json)"
-    if several and not counts:
-        raise UserError(f"the samples of {where} have several labels each: say --task labels")
+    if several > _FEW_SEVERAL * samples:
+        raise UserError(
+            f"{several:,} of the {samples:,} samples of {where} have several labels each: say --task labels"
+        )
     if not counts:
         raise UserError(f"none of the {plural(samples, 'sample')} of {where} has a label: name its field with --label")
     if task == "classification" and len(counts) < 2:
-        raise UserError(f"all samples of {where} are of the class {next(iter(counts))!r}: there is nothing to tell apart")
+        raise UserError(
+            f"all samples of {where} are of the class {next(iter(counts))!r}: there is nothing to tell apart"
+        )
     classes = tuple(sorted(counts, key=_place))
     return Survey(samples, labelled, classes, tuple(counts[name] for name in classes))
 

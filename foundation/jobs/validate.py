@@ -1,4 +1,4 @@
-"""Validation: what the heads of a branch say of the samples that were kept back, and when that no longer gets better."""
+"""Validation: what heads say of the samples that were kept back, and when that no longer gets better."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from foundation.plugins import near
 from foundation.probes.supervised import Answers, answers, kept_back, scores
 from foundation.ranges import Count, Range, Workers, check
 from foundation.schedules import Duration
+
+_LEAST = 1e-3
+"""Share of the loss by which a lower one must be lower to count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class ValidateJob(Job):
     """See :class:`Config`.
 
     Attributes:
-        top: [2] float64, headline and minus the loss of the best so far; the second decides between equal ones.
+        top: [2] float64, headline and loss of the best so far.
         since: [] int64, validations since then.
         step: [] int64, of the best.
     """
@@ -83,7 +86,7 @@ class ValidateJob(Job):
     def __init__(self, config: Config, target: TargetConfig) -> None:
         super().__init__()
         self.config, self.target, self.sets = config, target, (config.best,)
-        self.register_buffer("top", torch.full((2,), -torch.inf, dtype=torch.float64))
+        self.register_buffer("top", torch.tensor([-torch.inf, torch.inf], dtype=torch.float64))
         self.register_buffer("since", torch.zeros((), dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -107,20 +110,26 @@ class ValidateJob(Job):
         found = gather_to_first(_tensors(parts))
 
         def score() -> dict[str, float]:
-            whole = Answers(*(torch.cat([part[name] for part in found]) for name in ("answers", "targets")), keys=())
+            said, right = (torch.cat([part[name] for part in found]) for name in ("answers", "targets"))
+            whole = Answers(said, right, keys=())
             one = scores(whole, target)
             return {**one.figures, "headline": one.value}
 
         figures = dict(on_first_rank(score))
-        now = torch.tensor([figures.pop("headline"), -figures["loss"]], dtype=torch.float64)
-        if tuple(now.tolist()) > tuple(self.top.tolist()):
+        headline, loss = figures.pop("headline"), figures["loss"]
+        if self._is_better(headline, loss):
             branches[self.config.best].refresh(branches)
-            self.top.copy_(now)
+            self.top.copy_(torch.tensor([headline, loss], dtype=torch.float64))
             self.step.fill_(context.step)
             self.since.zero_()
         else:
             self.since += 1
         return {**{f"validation/{k}": v for k, v in figures.items()}, "validation/best_step": float(self.step)}
+
+    def _is_better(self, headline: float, loss: float) -> bool:
+        """By the headline; of equal ones, by a loss that is lower by more than rounding makes it."""
+        best, lowest = self.top.tolist()
+        return headline > best or (headline == best and loss < lowest - _LEAST * abs(lowest))
 
     def _answers(self, context: JobContext, source: str) -> Answers:
         target, recipe = self.target.build(self.config.target), context.recipe

@@ -76,13 +76,13 @@ class Config:
 class Supervised(Objective):
     """See :class:`Config`."""
 
+    class_weights: Tensor | None
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         kinds: dict[str, Literal["cls", "patches"]] = {"cls": "cls", "patches": "patches"}
-        self.requests = tuple(
-            Request(config.student, config.view, kinds[name], name) for name in HEADS[config.tokens]
-        )
+        self.requests = tuple(Request(config.student, config.view, kinds[name], name) for name in HEADS[config.tokens])
         weights = torch.tensor(config.class_weights) if config.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
 

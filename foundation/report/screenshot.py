@@ -15,7 +15,7 @@ from foundation.files import replace_file
 WIDTH, HEIGHT = 1100, 1830  # CSS pixels
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 180.0
-_SETTLED = 8000
+_SETTLED = 3000
 _QUIET = (
     "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",

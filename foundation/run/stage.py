@@ -302,6 +302,22 @@ class Stage:
         return moments + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
+def has_enough(stage: Stage, found: Sequence[Part]) -> bool:
+    """Whether a job has ended the last stage before its length: early stopping."""
+    return stage.part.number == len(found) - 1 and stage.jobs.enough
+
+
+def length(found: Sequence[Part], stage: Stage, step: int) -> int:
+    """Steps of the whole run; those that are done where it has ended early."""
+    return step if has_enough(stage, found) else found[-1].ends
+
+
+def last_step(recipe: Recipe, found: Sequence[Part], stage: Stage, step: int) -> int:
+    """Step of the run at which this process ends: that of its length, or of ``train.stop_after``."""
+    stop_after, whole = recipe.train.stop_after, length(found, stage, step)
+    return whole if stop_after is None else min(whole, stop_after.steps(clock_of(found)))
+
+
 def micro_batch(recipe: Recipe, processes: int | None = None) -> int:
     """Samples of a micro-batch.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -77,9 +76,7 @@ class Trainer:
         self._resume(accept_changes)
         self.data_guard = self._data_guard()
         self.stage.replicate()
-        stop_after = recipe.train.stop_after
-        self.last_step = min(self.clock.total_steps, stop_after.steps(self.clock) if stop_after else sys.maxsize)
-        self._end_where_enough()
+        self.last_step = stages.last_step(recipe, self.parts, self.stage, self.progress.step)
 
     def _data_guard(self) -> DataGuard:
         data, skipped = self.stage.recipe.data, self.progress.skipped if rank() == 0 else None
@@ -135,19 +132,8 @@ class Trainer:
     @property
     def stopped_early(self) -> str | None:
         """What to say where ``train.stop_after`` has ended the run before its length."""
-        total = self.progress.step if self._has_enough else self.clock.total_steps
-        return stopped_early(self.progress.step, total, self.folder.path)
-
-    @property
-    def _has_enough(self) -> bool:
-        """Whether a job has ended the last stage before its length: early stopping."""
-        return self.stage.part.number == len(self.parts) - 1 and self.stage.jobs.enough
-
-    def _end_where_enough(self) -> bool:
-        if not self._has_enough:
-            return False
-        self.last_step = min(self.last_step, self.progress.step)
-        return True
+        length = stages.length(self.parts, self.stage, self.progress.step)
+        return stopped_early(self.progress.step, length, self.folder.path)
 
     def _prepare(self) -> None:
         """Write the first checkpoint before the first step: a run that cannot save must not find out a day later."""
@@ -249,7 +235,7 @@ class Trainer:
         gone_back = self._settle()
         if not gone_back:
             self._run_jobs()
-            save = self._end_where_enough() or save
+            self.last_step = min(self.last_step, stages.length(self.parts, self.stage, step))
         if agreed["stop"]:
             self._save(wait=True)
             raise StopRequest(self.stop.name, self.progress.step)
@@ -257,7 +243,7 @@ class Trainer:
             raise self.keeper.failure or RequeueRequest("process 0 could not write a checkpoint")
         if agreed["collapsed"]:
             raise self.stage.collapse.failure or NumericsError(f"step {step}: collapsed, as another process says")
-        if save and not gone_back:
+        if (save or step == self.last_step) and not gone_back:
             self._save()
 
     @property

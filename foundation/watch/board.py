@@ -138,6 +138,7 @@ class Board:
     def __init__(self, root: Path, silent_after: float = runs.SILENT_AFTER) -> None:
         if not root.is_dir():
             raise UserError(f"no folder {root}")
+        self.name = str(root)
         self.root = root.resolve()
         self.silent_after = silent_after
         self.lock = threading.RLock()
@@ -246,7 +247,7 @@ def listed(board: Board) -> dict[str, Any]:
             if key not in figures:
                 kind = names.figure(key)
                 figures[key] = {"title": kind.title, "axis": kind.axis, "percent": kind.percent, "zero": kind.zero}
-    return {"folder": printable(board.root), "problems": [printable(text) for text in board.problems],
+    return {"folder": printable(board.name), "problems": [printable(text) for text in board.problems],
             "figures": figures, "runs": found}  # fmt: skip
 
 

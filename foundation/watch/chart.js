@@ -107,7 +107,7 @@ const drawing = (() => {
         }
         if (smoothing) drawn.append(svg("path", { class: `line faint s${c}`, d: path(line.x, line.raw) }));
         drawn.append(svg("path", { class: `line s${c}`, d: path(line.x, line.ys) }));
-        if (line.x.length < 40) line.raw.forEach((v, i) => {
+        if (key.startsWith("probe/") || Math.max(...lines.map((l) => l.x.length)) < 40) line.raw.forEach((v, i) => {
           if (good(v)) drawn.append(svg("circle", { class: `dot s${c}`, r: 3, cx: X(line.x[i]), cy: Y(v) }));
         });
       }

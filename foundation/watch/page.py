@@ -112,7 +112,7 @@ def _header(state: dict[str, Any]) -> str:
         "runs, values under the pointer and samples need them."
     )
     return (
-        f'<header><h1>Runs below {parts.name(state["folder"])}</h1><p id="when" role="status">'
+        f'<header><h1>Watching {parts.name(state["folder"])}</h1><p id="when" role="status">'
         f"<noscript>{said}</noscript></p></header>"
         f'<div id="banner" class="card banner" role="alert"{"" if problems else " hidden"}>{problems}</div>'
     )

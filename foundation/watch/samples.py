@@ -88,7 +88,7 @@ def main() -> int:
     out = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no JSON
     try:
-        answer = _draw(Path(sys.argv[1]))
+        answer = pictures(Path(sys.argv[1]))
     except FoundationError as error:
         answer = _problem(printable(error))
     with open(out, "w", encoding="utf-8") as file:
@@ -96,7 +96,12 @@ def main() -> int:
     return 0
 
 
-def _draw(folder: Path) -> Answer:
+def pictures(folder: Path) -> Answer:
+    """The pictures of a run folder, drawn in this process, which needs torch.
+
+    Raises:
+        FoundationError: the recipe or its shards cannot be read, or are on another machine.
+    """
     from foundation import config
     from foundation.report.run import read_run
     from foundation.report.views import training_views

@@ -15,6 +15,9 @@ from foundation.watch.series import Series
 
 AT_ONCE = 1 << 20
 """Bytes read by one call: a file of gigabytes is read in many, and the page answers in between."""
+WHOLE = 64 << 20
+"""Bytes of a file up to which every line is parsed; of one that is larger when it is opened, only every second, third,
+... line of what is there then, and all with probes."""
 MOST_SERIES = 400
 _KEPT_LINES = 200  # whole ones, for what is said of the last steps
 _MARK = 256  # bytes before the place where reading ended, by which a file that was written anew is known
@@ -48,6 +51,7 @@ class MetricsTail:
         self._identity: tuple[int, int] | None = None
         self._mark = b""
         self._damaged = self._not_finite = 0
+        self._every, self._thinned_to = 1, 0
         self._left_out: set[str] = set()
         self._problem = ""
         self.version += 1
@@ -79,6 +83,10 @@ class MetricsTail:
             said.append(f"{name} {self._anew}")
         if self._damaged:
             said.append(f"{name}: {plural(self._damaged, 'damaged line')} left out")
+        if self._every > 1:
+            said.append(
+                f"{name} is large: of its first {self._thinned_to >> 20:,} MiB one line in {self._every} is read"
+            )
         if self._not_finite:
             said.append(f"{plural(self._not_finite, 'value')} of the loss not finite")
         if self._left_out:
@@ -100,14 +108,18 @@ class MetricsTail:
             elif identity != self._identity or file.read(len(self._mark)) != self._mark:
                 self._start_anew("was replaced, and is read anew")
         self._identity, self.size, self._problem = identity, found.st_size, ""
+        if self.offset == 0:
+            self._every, self._thinned_to = -(-self.size // WHOLE) or 1, self.size
         file.seek(self.offset)
         content = file.read(AT_ONCE)
         end = content.rfind(b"\n") + 1
         if not end and len(content) == AT_ONCE:  # no line is so long: what comes up to the next end is damaged too
             end, self._damaged = len(content), self._damaged + 1
         elif end:
-            for text in content[: end - 1].split(b"\n"):
-                self._take(text)
+            every = self._every if self.offset < self._thinned_to else 1
+            for number, text in enumerate(content[: end - 1].split(b"\n")):
+                if number % every == 0 or b'"probe/' in text:
+                    self._take(text)
         if end:
             self.offset += end
             self._mark = (self._mark + content[max(0, end - _MARK) : end])[-_MARK:]

@@ -140,7 +140,8 @@
     made.notes.className = run.problems.length || run.alarms || run.state === "failed" ? "problem" : "";
     put(made.chip, run.state);
     made.chip.className = `chip ${run.state}`;
-    const step = [run.step, run.total || undefined].filter((value) => value !== undefined).map((value) => value.toLocaleString("en")).join(" / ");
+    const known = [run.step, run.total || undefined].filter((value) => value !== undefined);
+    const step = known.map((value) => value.toLocaleString("en")).join(" / ");
     if (made.cells[0].dataset.step !== step) {
       made.cells[0].dataset.step = step;
       made.cells[0].replaceChildren(step, ...(run.total ? [el("progress", { class: "bar-of", "aria-label": "share done",
@@ -252,18 +253,25 @@
   }
   async function compare() {
     const here = chosen();
-    const said = here.length ? await ask("compare", `compare?${new URLSearchParams(here.map((run) => ["run", run.id]))}`) : {};
+    const query = new URLSearchParams(here.map((run) => ["run", run.id]));
+    const said = here.length ? await ask("compare", `compare?${query}`) : {};
     if (!said) return;
-    const part = (title, lines) => lines?.length && said.runs ? [el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
-      el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, title), ...said.runs.map((id) => el("th",
-        { scope: "col" }, bdi(runs.find((run) => run.id === id)?.place ?? ""))))),
-      el("tbody", {}, ...lines.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name),
-        ...cells.map((cell) => el("td", { class: "long" }, bdi(cell))))))))] : [];
+    const place = (id) => bdi(runs.find((run) => run.id === id)?.place ?? "");
+    const part = (title, lines) => {
+      if (!lines?.length) return [];
+      const head = el("tr", {}, el("th", { scope: "col" }, title), ...said.runs.map((id) => el("th", { scope: "col" }, place(id))));
+      const body = lines.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name),
+        ...cells.map((cell) => el("td", { class: "long" }, bdi(cell)))));
+      return [el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
+        el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)))];
+    };
     const tables = part("figure", said.figures), settings = part("setting", said.settings);
     if (settings.length && here.length > 1) {
-      const count = said.settings.length + said.more, left = said.more ? ` (the first ${said.settings.length} are shown)` : "";
-      const open = $("compared").querySelector("details")?.open ?? count <= MOST_OPEN;
-      tables.push(el("details", open ? { open: "" } : {}, el("summary", {}, `${count} settings that differ${left}`), ...settings));
+      const count = said.settings.length + said.more, title = count === 1 ? "setting that differs" : "settings that differ";
+      const left = said.more ? ` (the first ${said.settings.length} are shown)` : "";
+      const open = $("compared").querySelector("details[data-live]")?.open ?? count <= MOST_OPEN;
+      tables.push(el("details", { "data-live": "", open: open ? "" : null },
+        el("summary", {}, `${count} ${title}${left}`), ...settings));
     }
     $("compared").replaceChildren(...(tables.length ? tables : ["No runs to compare."]));
   }

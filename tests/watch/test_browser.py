@@ -42,10 +42,12 @@ def test_curves_follow_the_files(tmp_path, serve, browser):
     browser.wait(f"{last_shown('probe/knn_top1')}.includes('15 % at step 300')")
     # The file is written anew, a second run appears and is laid over the first, and the first one is deleted.
     (run / "metrics.jsonl").write_text(line(10) + line(20))
-    write_run(tmp_path / "runs" / "b", range(10, 510, 10))
+    write_run(tmp_path / "runs" / "b", range(10, 510, 10), seed=1)
     browser.wait(f"{last_shown('loss')}.includes('at step 500') && {last_shown('loss')}.includes('at step 20')")
     assert browser.value("document.querySelectorAll('[data-key=\"loss\"] path.line').length") == 2
     assert browser.wait("document.querySelector('#runs').innerText.includes('became shorter')")
+    compared = "document.querySelector('#compared')"
+    browser.wait(f"{compared}.innerText.includes('1 setting that differs') && {compared}.innerText.includes('seed')")
     # The keyboard moves along a curve and is told the value; so is the pointer.
     browser.value("document.querySelector('[data-key=\"loss\"] .plot').focus()")
     for key in ("End", "ArrowLeft"):

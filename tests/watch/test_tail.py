@@ -105,3 +105,18 @@ def test_figures_without_end_are_not_kept(tmp_path):
     while not tail.read():
         pass
     assert len(tail.series) == module.MOST_SERIES and "more than 400 figures" in tail.problems[0]
+
+
+def test_of_a_very_large_file_some_lines_are_read_and_all_probes(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    text = "".join(line(step) for step in range(1, 1000)) + '{"step": 1000, "probe/knn_top1": 0.5}\n'
+    path.write_text(text)
+    monkeypatch.setattr(module, "WHOLE", len(text) // 10 + 1)
+    tail = MetricsTail(path)
+    tail.read()
+    assert steps(tail) == list(range(1, 1000, 10)) and tail.series["probe/knn_top1"].last == 0.5
+    assert "one line in 10 is read" in tail.problems[0]
+    with open(path, "a") as file:
+        file.write("".join(map(line, range(1001, 1011))))
+    tail.read()
+    assert steps(tail)[-10:] == list(range(1001, 1011))
