@@ -95,8 +95,7 @@ def test_what_cannot_be_asked_says_why_and_the_rest_goes_on(run):
     found, said = asked(subject, *names, overrides=["rank.views=0", "alignment.view_samples=8"])
     reasons = {answer.name: answer.reason for answer in found.answers if answer.reason}
     assert {"linear", "logistic", "low_shot", "svm", "outliers"} <= set(reasons)
-    assert all("--test SHARDS" in reasons[name] for name in ("linear", "logistic", "low_shot", "svm", "outliers"))
-    assert "boxes.json" in reasons["discovery"] and "masks.npy" in reasons["propagation"]
+    assert all("--test SHARDS" in reason for reason in reasons.values())
     assert {answer.name for answer in found.answers if answer.outcome} >= {"knn", "retrieval", "clustering", "rank"}
     assert any(line.startswith("linear: left out: ") for line in said)
     knn = next(answer.outcome for answer in found.answers if answer.name == "knn")
