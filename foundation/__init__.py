@@ -45,7 +45,13 @@ __all__ = [
 
 
 def load(
-    source: "str | Path", *, branch: str | None = None, device: "torch.device | str" = "cpu", tokens: "Tokens" = "cls"
+    source: "str | Path",
+    *,
+    branch: str | None = None,
+    device: "torch.device | str" = "cpu",
+    tokens: "Tokens" = "cls",
+    width: int | None = None,
+    depth: "int | Sequence[int] | None" = None,
 ) -> "Model":
     """Load a pretrained encoder as a module of PyTorch.
 
@@ -57,8 +63,9 @@ def load(
         features = model(model.preprocess(["a.jpg"]))  # a batch that is ready: float [1, 3, H, W], normalised
 
     Args:
-        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, a model of timm: ``timm:NAME``
-            (its published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``; or the image tower
+        source: a run folder, a checkpoint folder, an exported ``.safetensors`` file, the name of a model of the zoo
+            (``foundation zoo list``; pulled when it is not on this machine), a model of timm: ``timm:NAME`` (its
+            published weights), ``timm:NAME,weights=FILE.safetensors`` or ``timm:NAME,random``; or the image tower
             of one of open_clip: ``open_clip:NAME,pretrained=TAG``, likewise ``weights=FILE.safetensors`` or
             ``random``. Loading runs no code from any of these files.
         branch: which encoder of a run, such as ``student``; None: the one that it was measured by, usually its EMA
@@ -66,6 +73,9 @@ def load(
         device: where it computes.
         tokens: what stands for a sample: ``cls``, its class token; ``patches``, the mean of its patch tokens (better
             where training had no loss on the class token, as with masked autoencoders); ``both``, side by side.
+        width: of a smaller encoder within one that was pretrained for all sizes (POA); of an export or a model of the
+            zoo only its slices are read. See ``foundation zoo extract``, which gives the same numbers.
+        depth: blocks of it; one number, or one for each stage.
 
     Returns:
         A module in evaluation mode; what it takes for each modality is said by
@@ -76,7 +86,7 @@ def load(
     """
     from foundation.zoo.model import load as load_model  # torch is imported when a model is wanted
 
-    return load_model(source, branch=branch, device=device, tokens=tokens)
+    return load_model(source, branch=branch, device=device, tokens=tokens, width=width, depth=depth)
 
 
 def pretrain(

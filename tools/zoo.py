@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json([one])
     else:
-        to_stdout("\n".join(details(one, home)))
+        to_stdout("\n".join(details(one, home, get_terminal_size().columns)))
     return 0
 
 

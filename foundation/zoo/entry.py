@@ -45,6 +45,14 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a model, and is no path or address."""
+    try:
+        return bool(check_name(text))
+    except UserError:
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The encoder."""

@@ -29,7 +29,7 @@ from foundation.errors import UserError
 from foundation.files import held, replace_json
 from foundation.paths import user_cache
 from foundation.redact import redact
-from foundation.zoo.entry import Entry, check_name, from_plain, to_plain
+from foundation.zoo.entry import Entry, check_name, from_plain, is_name, to_plain
 
 HOME_VARIABLE = "FOUNDATION_HOME"
 OFFLINE_VARIABLE = "FOUNDATION_OFFLINE"
@@ -69,7 +69,8 @@ class Home:
 
     def names(self) -> list[str]:
         """Models that have been pulled."""
-        return sorted(path.parent.name for path in (self.folder / "models").glob(f"*/{_PULLED}"))
+        found = (path.parent.name for path in (self.folder / "models").glob(f"*/{_PULLED}"))
+        return sorted(name for name in found if is_name(name))
 
     def pulled(self, name: str) -> tuple[Entry, str] | None:
         """Card of a pulled model and the zoo that it came from; None where there is none.

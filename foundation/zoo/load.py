@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +17,9 @@ from foundation import config, schema
 from foundation.checkpoints import checkpoint
 from foundation.encoders.elastic import SubNetwork, size_named, stand_alone
 from foundation.errors import UserError
-from foundation.modalities.parts import check_evaluation, own_evaluation
+from foundation.modalities.parts import check_evaluation
 from foundation.paths import near_path
-from foundation.plugins import Plugin, resolve
+from foundation.plugins import Plugin
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import check_finite, check_fits, header, layout_of
@@ -37,68 +36,13 @@ from foundation.zoo.export import (
     measured_of,
     without_download,
 )
-from foundation.zoo.home import Home
-from foundation.zoo.partial import read_sub_network
-from foundation.zoo.registry import is_name, named, near_name, weights_of
 from foundation.zoo.heads import reader_of
+from foundation.zoo.home import Home
+from foundation.zoo.libraries import from_open_clip, from_timm, near_model
+from foundation.zoo.loaded import LoadedEncoder, evaluation_of
+from foundation.zoo.partial import read_sub_network
+from foundation.zoo.registry import named, near_name, weights_of
 from foundation.zoo.sections import branches, sections
-
-
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """An encoder in evaluation mode and how to feed it.
-
-    Attributes:
-        encoder: on the device, without gradients.
-        modality: folder name in ``foundation/modalities``.
-        evaluation: the modality's ``EvaluationConfig``.
-        description: one line for a person.
-        sha256: of the weights' file, or None where there is none.
-        folder: where results about this model belong; None for a model that has no folder of the user's.
-        config: the encoder's Config, to build an untrained twin.
-        recipe: text of the one that it was trained with; empty where that is not known.
-        stage: of that recipe, from 0.
-        name: of the run and the branch, or of the model of timm or open_clip.
-        branch: of the run; empty for a model of timm.
-        step: optimiser steps done.
-        computed: device, processor and precision of the training, where known.
-        card: what is known of it, as plain values: of a model of the zoo its entry, of an export its card.
-        heads: reads the heads that it was trained with, by ``HEAD.NAME``; None where there are none.
-    """
-
-    encoder: nn.Module
-    modality: str
-    evaluation: Any
-    description: str
-    sha256: str | None
-    folder: Path | None
-    config: Any
-    recipe: str = ""
-    stage: int = 0
-    name: str = ""
-    branch: str = ""
-    step: int = 0
-    computed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    heads: Callable[[], dict[str, torch.Tensor]] | None = None
-
-    @property
-    def published(self) -> str | None:
-        """Source of published weights, see :class:`foundation.encoders.protocol.EncoderConfig`; None where they are
-        those of a run or an export."""
-        found: str | None = self.config.published if self.sha256 is None else None
-        return found
-
-    @property
-    def own(self) -> tuple[str, Any]:
-        """Modality and ``EvaluationConfig`` of what the encoder is fed: of samples of several sensors, of the one that
-        probes look at."""
-        return own_evaluation(self.modality, self.evaluation)
-
-    def untrained(self, seed: int = 0) -> nn.Module:
-        """The same encoder with random weights, in evaluation mode; published ones are neither fetched nor taken."""
-        with seeded(seed):
-            return without_download(self.config).build().eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +84,7 @@ def load_encoder(
         return _whole(text, device, branch, fetch)
     size = _Size(width, [depth] if isinstance(depth, int) else depth)
     path = Path(text)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and find.foreign(text) is None:
         return _from_export(path, device, size=size)
     if not path.exists() and (entry := named(text)) is not None and not entry.loads:
         return _from_zoo(entry, device, branch, fetch, size)
@@ -157,9 +101,9 @@ class _Size:
 
 def _whole(text: str, device: torch.device | str, branch: str | None, fetch: bool) -> LoadedEncoder:
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"), device, fetch)
+        return from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
-        return _from_open_clip(text.removeprefix("open_clip:"), device, fetch)
+        return from_open_clip(text.removeprefix("open_clip:"), device, fetch)
     if (foreign := find.foreign(text)) is not None:
         return _from_foreign(foreign, device, branch)
     path = Path(text)
@@ -181,20 +125,8 @@ def _whole(text: str, device: torch.device | str, branch: str | None, fetch: boo
     raise UserError(
         f"model {text!r} {what} (give a run folder, a checkpoint folder such as step-00001000, an exported "
         f"NAME.safetensors, weights of others such as dinov2_vits14.pth, a name of 'foundation zoo list', timm:NAME or "
-        f"open_clip:NAME,pretrained=TAG){near_name(text)}{_published(text)}"
+        f"open_clip:NAME,pretrained=TAG){near_name(text)}{near_model(text)}"
     )
-
-
-def _published(text: str) -> str:
-    """A hint for a bare word that is the name of a timm model, such as ``resnet18``; empty for any other."""
-    if not is_name(text):
-        return ""
-    with suppress(ImportError, RuntimeError):
-        import timm
-
-        if timm.is_model(text):
-            return f"; did you mean timm:{text}?"
-    return ""
 
 
 def _from_zoo(
@@ -255,8 +187,8 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
     return LoadedEncoder(
         encoder=encoder.to(device),
         modality=card["modality"],
-        evaluation=_evaluation(card["modality"], card["evaluation"], str(card_path)),
-        description=f"{isolated(name)} at step {card['step']:,} ({path})",
+        evaluation=evaluation_of(card["modality"], card["evaluation"], str(card_path)),
+        description=f"{isolated(name)} {_where_from(card)} ({path})",
         sha256=digest,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
@@ -267,8 +199,15 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         step=card["step"],
         computed=card.get("computed", {}),
         card=card,
-        heads=reader_of(path, card.get("heads")),
+        heads=reader_of(path, card.get("heads")) if size is None else None,  # they were trained behind the whole
     )
+
+
+def _where_from(card: Card) -> str:
+    """Of a run its step; of weights of others what they were."""
+    origins = card.get("parents", [])
+    converted = ", ".join(f"converted from {isolated(origin['file'])} ({origin['source']})" for origin in origins)
+    return converted or f"at step {card['step']:,}"
 
 
 def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> LoadedEncoder:
@@ -282,6 +221,7 @@ def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> Load
         name=f"{loaded.name}-{part}",
         description=f"{part} of {loaded.description}",
         sha256=_part_digest(loaded.sha256 or loaded.description, part),
+        heads=None,
     )
 
 
@@ -327,39 +267,6 @@ def _from_checkpoint(folder: Path, device: torch.device | str, branch: str | Non
     )
 
 
-def _from_timm(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
-    model, _, option = name.partition(",")
-    option, _, file = option.partition("=")
-    if (option, bool(file)) not in (("", False), ("pretrained", False), ("random", False), ("weights", True)):
-        raise UserError(
-            f"timm:{name}: after the comma stands 'random' or 'weights=FILE.safetensors'; without it the published "
-            "weights are taken"
-        )
-    kind = resolve("foundation.encoders.{name}", "timm").Config
-    encoder_config = kind(model=model, pretrained=option in ("", "pretrained"), weights=file or None)
-    said = {"random": "random weights", "weights": f"weights of {file}"}.get(option, "published weights")
-    absent = encoder_config.pretrained and not fetch
-    return _of_library(encoder_config, f"timm:{name}", f"timm {model} ({said})", device, absent)
-
-
-def _from_open_clip(name: str, device: torch.device | str, fetch: bool) -> LoadedEncoder:
-    model, _, option = name.partition(",")
-    option, _, value = option.partition("=")
-    if (option, bool(value)) not in (("random", False), ("pretrained", True), ("weights", True)):
-        from foundation.encoders.open_clip_models import shape_of, tags_of
-
-        tags = tags_of(shape_of(model).name)
-        raise UserError(
-            f"open_clip:{name}: after the name and a comma stands 'pretrained=TAG', 'weights=FILE.safetensors' or "
-            f"'random'; of the tags {tags}"
-        )
-    kind = resolve("foundation.encoders.{name}", "open_clip").Config
-    encoder_config = kind(model=model, **({option: value} if value else {}))
-    said = {"random": "random weights", "weights": f"weights of {value}"}.get(option, f"published weights {value}")
-    absent = encoder_config.pretrained is not None and not fetch
-    return _of_library(encoder_config, f"open_clip:{name}", f"open_clip {model} ({said})", device, absent)
-
-
 def _from_foreign(named: find.Foreign, device: torch.device | str, branch: str | None) -> LoadedEncoder:
     result = find.convert(named, branch)
     made, path = result.converted, named.path
@@ -376,30 +283,6 @@ def _from_foreign(named: find.Foreign, device: torch.device | str, branch: str |
     )
 
 
-def _of_library(
-    encoder_config: Any, source: str, description: str, device: torch.device | str, absent: bool
-) -> LoadedEncoder:
-    """An encoder that another library makes; ``absent``: its weights are not to be had, and not needed."""
-    if absent:
-        device = "meta"
-        with torch.device(device):
-            encoder = encoder_config.build()
-    else:
-        with seeded(0):
-            encoder = encoder_config.build()
-        check_finite(encoder.state_dict(), source)
-    return LoadedEncoder(
-        encoder=encoder.to(device).eval().requires_grad_(False),
-        modality="image",
-        evaluation=_evaluation("image", encoder.preprocessing(), source),
-        description=description,
-        sha256=None,
-        folder=None,
-        config=encoder_config,
-        name=encoder_config.model,
-    )
-
-
 def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """The encoder with these weights, which have been found to fit."""
     with seeded(0):  # first weights, which are written over, must not come out of the run's generator
@@ -407,14 +290,3 @@ def _fill(encoder_config: Any, weights: Mapping[str, torch.Tensor], source: str)
     encoder.load_state_dict(dict(weights))
     check_finite(encoder.state_dict(), source)  # as they are now: 1e300 in 64 bits is infinite in 32
     return encoder.eval().requires_grad_(False)
-
-
-def _evaluation(modality: str, plain: Mapping[str, Any], source: str) -> Any:
-    try:
-        kind = resolve("foundation.modalities.{name}.views", modality).EvaluationConfig
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    known = {item.name for item in dataclasses.fields(kind)}
-    evaluation = config.from_plain(kind, {key: value for key, value in plain.items() if key in known}, name=source)
-    check_evaluation(modality, evaluation, source)
-    return evaluation

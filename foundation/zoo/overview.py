@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from foundation.printable import isolated, padded
@@ -49,8 +50,8 @@ def shown_metric(metric: Metric) -> str:
     return f"{metric.task} {metric.metric} {metric.value:.3f}{interval}{count} ({metric.protocol})"
 
 
-def details(one: Listed, home: Home) -> list[str]:
-    """All that is known of a model."""
+def details(one: Listed, home: Home, columns: int = 120) -> list[str]:
+    """All that is known of a model, in lines of at most so many columns where words allow it."""
     entry = one.entry
     architecture, fed = entry.architecture, entry.input
     kind = ", ".join(
@@ -85,8 +86,11 @@ def details(one: Listed, home: Home) -> list[str]:
         ("from", one.origin),
         ("state", state_of(one, home) + (f" ({path})" if (path := _place(one, home)) else "")),
     ]
-    lines = [f"{entry.name}"]
-    return lines + [f"  {key:<10}{isolated(' '.join(text.split()))}" for key, text in facts if text]
+    lines = [entry.name]
+    for key, text in facts:
+        wrapped = textwrap.wrap(text, max(columns - 12, 40), break_long_words=False, break_on_hyphens=False)
+        lines += [f"  {key if not number else '':<10}{isolated(line)}" for number, line in enumerate(wrapped)]
+    return lines
 
 
 def _place(one: Listed, home: Home) -> str:

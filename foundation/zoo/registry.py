@@ -25,7 +25,7 @@ from foundation.plugins import near
 from foundation.redact import redact
 from foundation.voice import plural, to_stderr
 from foundation.zoo import fetch as fetching
-from foundation.zoo.entry import Entry, check_name, from_plain, matches, no_such, read, to_plain
+from foundation.zoo.entry import Entry, from_plain, is_name, matches, no_such, read, to_plain
 from foundation.zoo.home import Home, absolute, is_forbidden, mirrored, mirrors
 from foundation.zoo.sources import path_of, source_of
 
@@ -33,6 +33,10 @@ ZOO_VARIABLE = "FOUNDATION_ZOO"
 INDEX = "index.json"
 INDEX_FORMAT = 1
 _LARGEST_INDEX = 64 * schema.MEBIBYTE
+
+
+class UnreachableError(UserError):
+    """A zoo on the network that cannot be asked now, and was not before."""
 
 
 class Index(TypedDict):
@@ -85,13 +89,18 @@ def listed(given: str | None = None, home: Home | None = None) -> dict[str, List
         home: with the last index of zoos on the network.
 
     Raises:
-        UserError: a zoo cannot be read.
+        UserError: a zoo cannot be read. One of ``FOUNDATION_ZOO`` that is out of reach is left out, with a warning.
     """
     home = home or Home()
     found: dict[str, Listed] = {}
     for address in addresses(given):
-        for one in _of_zoo(address, home):
-            found.setdefault(one.entry.name, one)
+        try:
+            for one in _of_zoo(address, home):
+                found.setdefault(one.entry.name, one)
+        except UnreachableError as error:
+            if given is not None:
+                raise
+            to_stderr(f"left out: {error}")  # what the others have can be loaded without it
     if given is None:
         found = _package() | found
     return found
@@ -135,14 +144,6 @@ def require(name: str, home: Home | None = None, given: str | None = None) -> Li
     if found is None:
         raise UserError(no_such(name, sorted({*listed(given, home), *home.names()})))
     return found
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can be the name of a model, and is no path or address."""
-    try:
-        return bool(check_name(text))
-    except UserError:
-        return False
 
 
 def named(text: str) -> Entry | None:
@@ -308,7 +309,7 @@ def _cards(address: str, home: Home) -> dict[str, Entry]:
         text = fetched_index(where, home)
     except RemoteError as error:
         if not kept.is_file():
-            raise UserError(f"the zoo {shown(address)} cannot be read: {error.detail}") from None
+            raise UnreachableError(f"the zoo {shown(address)} cannot be read: {error.detail}") from None
         to_stderr(f"the zoo {shown(address)} cannot be read ({error.detail}): its index of the last time is used")
         text = schema.read_bytes(kept, _LARGEST_INDEX)
     else:

@@ -74,10 +74,7 @@ def test_a_card_of_the_package_is_true(path):
     assert from_plain(to_plain(entry), "card") == entry
     if entry.recipe and " " not in entry.recipe:
         assert entry.recipe in recipes() and f"foundation pretrain {entry.recipe}" in entry.reproduce
-    if entry.loads:
-        loaded = load_encoder(entry.name, fetch=False)
-    else:
-        loaded = load_encoder(entry.name) if entry.files else None
+    loaded = load_encoder(entry.name, fetch=False) if entry.loads or entry.files else None
     for metric in entry.metrics:
         assert metric.interval and metric.interval[0] <= metric.value <= metric.interval[1] and metric.n
     if loaded is not None:

@@ -128,6 +128,7 @@ def test_a_part_is_read_without_the_rest_and_is_what_extracting_gives(run, tmp_p
     assert main(["zoo", "extract", "tiny", "--width", str(width), "--depth", str(depth), "--out", out]) == 0
     cut = load_encoder(f"{out}/tiny-w{width}-d{depth}.safetensors")
     part = load_encoder("tiny", width=width, depth=depth)
+    assert torch.equal(foundation.load("tiny", width=width, depth=depth)(view()), cut.encoder([view()])[0].cls)
     weights = part.encoder.state_dict()
     assert weights.keys() == cut.encoder.state_dict().keys() and part.config == cut.config
     assert all(torch.equal(tensor, weights[name]) for name, tensor in cut.encoder.state_dict().items())

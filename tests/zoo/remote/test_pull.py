@@ -187,6 +187,13 @@ def test_offline_nothing_is_asked_but_files_and_mirrors(zoo, serve, home, monkey
     assert not troubles(require(NAME), Home()) and len(web.requests) == before
 
 
+def test_a_zoo_out_of_reach_does_not_stand_before_the_others(zoo, home, monkeypatch, capsys):
+    monkeypatch.setenv("FOUNDATION_ZOO", f"http://127.0.0.1:9/zoo {zoo}")
+    assert {NAME, "dinov2-vits14-reg"} <= {entry.name for entry in list_models()}
+    assert "left out: the zoo http://127.0.0.1:9/zoo cannot be read: the connection broke" in capsys.readouterr().err
+    assert main(["zoo", "list", "--from", "http://127.0.0.1:9/zoo"]) == 2
+
+
 def test_mirrors_are_asked_first_and_then_the_place_itself(zoo, serve, home, tmp_path):
     web, mirror = serve(zoo), serve(zoo)
     home.mkdir()
