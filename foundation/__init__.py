@@ -17,20 +17,31 @@ from foundation.version import VERSION
 # working directory is still on the path, where a ``re.py`` among someone's data would stand in for it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, Literal
 
     import torch
 
+    from foundation.api.evaluate import Report
     from foundation.api.features import FeatureExtractor
     from foundation.api.finetune import Tuned
     from foundation.api.run import Run
     from foundation.finetune.predictor import Predictor
+    from foundation.zoo.entry import Entry
     from foundation.zoo.model import Model, Tokens
 
 __version__ = VERSION
-__all__ = ["FeatureExtractor", "__version__", "finetune", "load", "predictor", "pretrain"]
+__all__ = [
+    "FeatureExtractor",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "list_models",
+    "load",
+    "predictor",
+    "pretrain",
+]
 
 
 def load(
@@ -173,6 +184,74 @@ def finetune(
     return call(
         model, train=train, test=test, out=out, mode=mode, task=task, label=label, set=set, options=options
     )  # fmt: skip
+
+
+def evaluate(
+    model: "str | Path | Model",
+    *,
+    train: "str | Sequence[str]",
+    test: "str | Sequence[str]" = (),
+    tasks: "str | Sequence[str]" = (),
+    suite: "str | None" = None,
+    outside: "str | Sequence[str]" = (),
+    baselines: bool = False,
+    device: str = "auto",
+    out: "str | Path | None" = None,
+    set: "Mapping[str, Any] | None" = None,
+    **settings: "Any",
+) -> "Report":
+    """Say how good a frozen model is on labelled shards: nearest neighbours, linear probes, retrieval, rank, ...
+
+    ::
+
+        report = foundation.evaluate("runs/mine", train="data/train-*.tar", test="data/test-*.tar")
+        report.scores["knn"].value, report.scores["knn"].interval, report.warnings
+
+    Args:
+        model: what :func:`load` takes or has given.
+        train: patterns of the shards to learn from.
+        test: patterns of the shards to score; none: a task leaves one out of ``train``, or splits it, and says so.
+        tasks: names (``foundation evaluate --list``); none: those of the suite.
+        suite: such as ``image``; None: that of the model's modality.
+        outside: patterns of shards of another kind, which a model should find strange.
+        baselines: score the untrained encoder, the raw input and simple features too.
+        device: where to compute; ``auto``: the GPU if there is one.
+        out: folder for the result file and its page; None: nothing is written.
+        set: settings of tasks to change, ``{"knn.k": [5]}``.
+        settings: of :class:`foundation.tasks.base.Settings`: ``limit=1000``, ``batch_size=64``, ``workers=2``, ...
+
+    Returns:
+        ``scores`` (the headline of each task), ``left_out``, ``warnings`` and the whole ``evaluation``.
+
+    Raises:
+        foundation.errors.UserError: a word that means nothing, or shards that cannot be used.
+    """
+    from foundation.api.evaluate import evaluate as call
+
+    return call(
+        model, train=train, test=test, tasks=tasks, suite=suite, outside=outside, baselines=baselines, device=device,
+        out=out, set=set, settings=settings,
+    )  # fmt: skip
+
+
+def list_models(filter: "str | Callable[[Entry], bool]" = "", *, modality: str = "") -> "list[Entry]":
+    """Cards of the models of the zoo: their ``name`` is what :func:`load` takes.
+
+    ::
+
+        [card.name for card in foundation.list_models("poa", modality="image")]
+        foundation.list_models(lambda card: card.architecture.parameters < 1e6)
+
+    Args:
+        filter: words that name, summary, recipe, data or licence of a card contain; or a function of a card.
+        modality: such as ``image``; empty: all.
+
+    Raises:
+        foundation.errors.UserError: a zoo that ``FOUNDATION_ZOO`` names cannot be read.
+    """
+    from foundation.api.models import list_models as call
+
+    return call(filter, modality)
 
 
 def predictor(source: "str | Path", *, device: "torch.device | str" = "cpu") -> "Predictor":

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shards of another distribution, which need no labels",
     )  # fmt: skip
     options.add_tokens(parser)
+    options.add_pieces(parser)
     parser.add_argument("--group", metavar="RULE", help=options.GROUP_HELP)
 
 
@@ -87,8 +88,8 @@ def evaluated(
     if folder is None and keep:
         if job.loaded.folder is None:
             raise UserError("this model has no folder of its own: give --out FOLDER")
-        stable = [arguments.tokens, arguments.limit, arguments.seed, arguments.group, plain(job.evaluation),
-                  list(map(redact, (*job.train, "", *job.test, "", *arguments.outside))),
+        stable = [arguments.tokens, arguments.pieces, arguments.limit, arguments.seed, arguments.group,
+                  plain(job.evaluation), list(map(redact, (*job.train, "", *job.test, "", *arguments.outside))),
                   {name: plain(task) for name, task in chosen.items()}]  # fmt: skip
         digest = hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:8]
         folder = job.loaded.folder / "evaluations" / f"{suite}-{digest}"
@@ -106,6 +107,7 @@ def evaluated(
         tokens=arguments.tokens,
         group=arguments.group,
         cached=not arguments.no_cache,
+        pieces=arguments.pieces,
     )
     subject = Subject(job.loaded, job.evaluation, job.train, job.test, how, outside=tuple(arguments.outside))
     found = evaluate(subject, chosen, baselines=baselines)

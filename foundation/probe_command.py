@@ -139,6 +139,7 @@ class Job:
             cache=None if a.no_cache else folder,
             weights=candidate.sha256,
             what=f"{candidate.name}: {what}",
+            pieces=a.pieces,
         ).labelled()
 
 
@@ -178,7 +179,7 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
             file that cannot be written.
     """
     from foundation.files import require_writable
-    from foundation.modalities.parts import evaluation_config
+    from foundation.modalities.parts import evaluation_config, in_pieces
     from foundation.probes import beforehand
     from foundation.zoo.load import load_encoder
 
@@ -194,6 +195,8 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
     if needs_test and not test:
         raise UserError("no test shards: give --test SHARDS")
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
+    if arguments.pieces > 1:
+        in_pieces(loaded.modality, evaluation, arguments.pieces)
     told: list[str] = []
     if labels:
         told = beforehand.check_labels(

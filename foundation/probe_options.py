@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from foundation.probes.treatments import Treatment
 
 MODEL_HELP = (
-    "run folder, checkpoint folder, exported .safetensors, a name of 'foundation zoo list', a timm model: timm:NAME (its published weights), "
+    "run folder, checkpoint folder, exported .safetensors, a name of 'foundation zoo list', weights that others "
+    "published (dinov2_vits14.pth; FILE,as=SOURCE), a timm model: timm:NAME (its published weights), "
     "timm:NAME,weights=FILE.safetensors or timm:NAME,random; or the image tower of an open_clip model: "
     "open_clip:NAME,pretrained=TAG, open_clip:NAME,weights=FILE.safetensors or open_clip:NAME,random"
 )
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, cache: bool = True, result
     parser.add_argument(
         "--size", type=argument(Side), metavar="PIXELS", help="side of the evaluation view; default: the model's"
     )
+    parser.set_defaults(pieces=1)
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--bfloat16", action="store_true", help="run the encoder in bfloat16")
     parser.add_argument(
@@ -88,6 +90,18 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         choices=("cls", "patches", "both"),
         default="cls",
         help="class token, mean of the patch tokens, or both side by side (default: %(default)s)",
+    )
+
+
+def add_pieces(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that average the features of a recording."""
+    parser.add_argument(
+        "--pieces",
+        type=argument(Count),
+        default=1,
+        metavar="N",
+        help="views of a recording that is longer than one (audio, video, IMU), spread evenly over it; their features "
+        "are averaged (default: its middle alone)",
     )
 
 

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", nargs="+", default=[], metavar="FILE",
         help="with --to: files that the check is made with (default: random numbers)",
     )  # fmt: skip
+    parser.add_argument(
+        "--rate", type=float, help="with --samples: samples, readings or frames per second of files that do not say it"
+    )
     parser.add_argument("--overwrite", action="store_true", help="with --to: replace an earlier export")
 
 
@@ -86,6 +89,7 @@ def _target(arguments: argparse.Namespace, to: str) -> int:
         to=to,
         out=arguments.out,
         samples=arguments.samples,
+        rate=arguments.rate,
         branch=arguments.branch,
         overwrite=arguments.overwrite,
     )

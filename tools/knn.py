@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.ranges import Count, Temperature, argument
 
     options.add_arguments(parser)
+    options.add_pieces(parser)
     parser.add_argument("--k", nargs="+", type=argument(Count), help="numbers of neighbours (default: 10 20 100 200)")
     options.add_tokens(parser)
     options.add_treatments(parser)
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             "treatments": list(options.treatments(arguments)),
             "group": arguments.group,
             "limit": arguments.limit,
+            "pieces": arguments.pieces,
             "baselines": arguments.baselines,
         },
         "results": rows,

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.ranges import Count, Depth, Positive, argument
 
     options.add_arguments(parser)
+    options.add_pieces(parser)
     parser.add_argument(
         "--epochs",
         type=argument(Count),
@@ -117,7 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         "metric": "top1",
         **looked,
         "settings": {**plain(settings), "treatment": list(wanted), "group": arguments.group,
-                     "end_to_end": arguments.end_to_end, "limit": arguments.limit, "baselines": arguments.baselines},
+                     "end_to_end": arguments.end_to_end, "limit": arguments.limit, "pieces": arguments.pieces,
+                     "baselines": arguments.baselines},
         "results": rows,
     }  # fmt: skip
     written = command.save(job, "linear", content, begun)

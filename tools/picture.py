@@ -41,7 +41,9 @@ def _add_pca(commands: Any) -> None:
     _add_model(pca)
     _add_samples(pca, 8)
     pca.add_argument(
-        "--foreground", action="store_true", help="split off the background by the first component; it is black"
+        "--foreground",
+        action="store_true",
+        help="split off the background of each sample by its first component; it is black",
     )
     pca.add_argument(
         "--centred",
@@ -91,6 +93,7 @@ def _add_map(commands: Any) -> None:
         metavar="N",
         help="samples at most, spread evenly (default: %(default)s)",
     )
+    chart.add_argument("--key", metavar="KEY", help="open the page with this sample")
     chart.add_argument("--seed", type=argument(Seed), default=0, help="of t-SNE (default: %(default)s)")
 
 
@@ -211,7 +214,6 @@ def _pca(arguments: argparse.Namespace) -> int:
 
     loaded, sources, device = _begin(arguments)
     seen = samples(loaded, sources, arguments.samples, arguments.rate)
-    across = 2 if len(seen) > 3 else 1
     made = pca_table(
         loaded,
         seen,
@@ -219,7 +221,6 @@ def _pca(arguments: argparse.Namespace) -> int:
         only_foreground=arguments.foreground,
         own_basis=arguments.own_basis,
         centred=arguments.centred,
-        across=across,
     )
     return _written(made, arguments.out)
 
@@ -242,7 +243,15 @@ def _map(arguments: argparse.Namespace) -> int:
     there = located(loaded, sources, device=device, limit=arguments.limit, rate=arguments.rate, cache=default_cache())
     for path in arguments.out:
         with _as_page(path) as page:
-            said = write_map(loaded, there, page, method=arguments.method, tokens=arguments.tokens, seed=arguments.seed)
+            said = write_map(
+                loaded,
+                there,
+                page,
+                method=arguments.method,
+                tokens=arguments.tokens,
+                seed=arguments.seed,
+                key=arguments.key,
+            )
         to_stdout(f"written: {path} ({said})")
     return 0
 

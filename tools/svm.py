@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.ranges import Positive, argument
 
     options.add_arguments(parser)
+    options.add_pieces(parser)
     parser.add_argument(
         "--kernel", choices=("linear", "rbf"), default="linear", help="of the classifier (default: %(default)s)"
     )
@@ -67,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         "metric": "top1",
         **looked,
         "settings": {**plain(settings), "costs": list(settings.chosen), "treatment": list(wanted),
-                     "group": arguments.group, "limit": arguments.limit, "baselines": arguments.baselines},
+                     "group": arguments.group, "limit": arguments.limit, "pieces": arguments.pieces,
+                     "baselines": arguments.baselines},
         "results": rows,
     }  # fmt: skip
     written = command.save(job, "svm", content, begun)

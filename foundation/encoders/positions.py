@@ -11,11 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.bicubic import resize_matrix
+from foundation.encoders.rotation import Rotation
 from foundation.errors import UserError
 from foundation.linear import Linear
 from foundation.ranges import Positive, Range, Side, check
 
 _CACHE_ENTRIES = 64
+_WORDS = {
+    "fit": ("resize", "cut"),
+    "frequencies": ("pair", "neighbour"),
+    "redraw": ("forward", "block"),
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +92,6 @@ class PositionConfig:
         if self.kind not in ("learned", "rotary", "mlp", "none"):
             raise UserError(f"position.kind is {self.kind!r}: it must be 'learned', 'rotary', 'mlp' or 'none'")
         check(self, "position")
-        if self.fit not in ("resize", "cut"):
-            raise UserError(f"position.fit is {self.fit!r}: it must be 'resize' or 'cut'")
         if self.every_block and self.kind != "mlp":
             raise UserError(f"position.every_block is for position.kind 'mlp', and kind is {self.kind!r}")
         by_range = self.min_period is not None and self.max_period is not None
@@ -97,12 +102,9 @@ class PositionConfig:
             )
         if self.normalise not in ("separate", "max", "min", "none"):
             raise UserError(f"position.normalise is {self.normalise!r}: it must be 'separate', 'max', 'min' or 'none'")
-        if self.frequencies not in ("pair", "neighbour"):
-            raise UserError(f"position.frequencies is {self.frequencies!r}: it must be 'pair' or 'neighbour'")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"position.dtype is {self.dtype!r}: it must be 'float32' or 'bfloat16'")
-        if self.redraw not in ("forward", "block"):
-            raise UserError(f"position.redraw is {self.redraw!r}: it must be 'forward' or 'block'")
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise UserError(f"position.{name} is {getattr(self, name)!r}: it must be {words[0]!r} or {words[1]!r}")
 
     @property
     def augmented(self) -> bool:
@@ -231,42 +233,6 @@ class CoordinatePositions(nn.Module):
         for layer in self.network:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """Tables of one grid: ``sin`` and ``cos``, each [prefix + N, head_width]; the prefix is not rotated.
-
-    Where rows hold different tokens of the grid, [R, tokens, head_width].
-    """
-
-    sin: Tensor
-    cos: Tensor
-
-    def at(self, places: Tensor) -> Rotation:
-        """Of some tokens of each row, [R, tokens] int64 places in a table that all rows share."""
-        return Rotation(self.sin[places], self.cos[places])
-
-    def of_rows(self, rows: Tensor) -> Rotation:
-        """Of some rows [K] int64; the same where all rows share a table."""
-        if self.sin.ndim == 2:
-            return self
-        return Rotation(self.sin.index_select(0, rows), self.cos.index_select(0, rows))
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Rotate.
-
-        Args:
-            inputs: [R, prefix + N, ..., head_width] queries or keys.
-
-        Returns:
-            the same shape and dtype; computed in the dtype of the tables.
-        """
-        shape = (*self.sin.shape[:-1], *[1] * (inputs.ndim - 3), self.sin.shape[-1])
-        sin, cos = self.sin.view(shape), self.cos.view(shape)
-        x = inputs.to(sin.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(inputs.dtype)
 
 
 class RotaryPositions(nn.Module):

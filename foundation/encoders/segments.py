@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foundation.encoders.positions import Rotation
+from foundation.encoders.rotation import Rotation
 
 
 @dataclass(frozen=True, eq=False)

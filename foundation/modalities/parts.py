@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from foundation import config, plugins
 from foundation.errors import UserError
 from foundation.modalities.lattice import check_views
+from foundation.types import Sample
 
 
 def part(modality: str, name: str) -> ModuleType:
@@ -73,6 +75,56 @@ class OneOfSeveral(Protocol):
 def own_evaluation(modality: str, evaluation: Any) -> tuple[str, Any]:
     """Modality and ``EvaluationConfig`` of what is looked at: of samples of several, of that one."""
     return (evaluation.modality, evaluation.own) if isinstance(evaluation, OneOfSeveral) else (modality, evaluation)
+
+
+@runtime_checkable
+class AlongTime(Protocol):
+    """An evaluation view that can lie elsewhere in a recording than in its middle."""
+
+    @property
+    def sees_all(self) -> bool: ...
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor: ...
+
+    def at(self, samples: Sequence[Sample], share: float) -> Tensor: ...
+
+
+class Pieces:
+    """Several views of each recording, spread evenly from its begin to its end.
+
+    Args:
+        view: of one place.
+        count: of views, at least two.
+    """
+
+    def __init__(self, view: AlongTime, count: int) -> None:
+        self.view, self.count = view, count
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """[B, count, ...] of B samples."""
+        shares = [place / (self.count - 1) for place in range(self.count)]
+        return torch.stack([self.view.at(samples, share) for share in shares], dim=1)
+
+
+def in_pieces(modality: str, evaluation: Any, count: int) -> Pieces:
+    """The views of recordings that are longer than one.
+
+    Args:
+        modality: folder name in ``foundation/modalities``.
+        evaluation: its ``EvaluationConfig``.
+        count: of views.
+
+    Raises:
+        UserError: there is no time in these views, or one covers all of it already.
+    """
+    view = evaluation.build()
+    if not isinstance(view, AlongTime):
+        raise UserError(f"views of {modality!r} have no time: leave --pieces out")
+    if view.sees_all:
+        raise UserError(
+            f"one view of {modality!r} covers the whole recording, as its evaluation says: leave --pieces out"
+        )
+    return Pieces(view, count)
 
 
 def views_for_probe(modality: str, evaluation: Any) -> Any:

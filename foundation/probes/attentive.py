@@ -19,7 +19,7 @@ from foundation.probes.results import progress
 from foundation.seeded import seeded
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-STEPS = 1000
+STEPS = 500
 """Fewer leave a head of a small split far from fitted."""
 EPOCHS = 20
 WEIGHT_DECAY = 0.01
@@ -56,10 +56,13 @@ class AttentiveHead(nn.Module):
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """[B, C] logits of tokens [B, N, D], of which those that are not ``valid`` [B, N] do not count."""
-        x = (tokens - self.mean) * self.factor
-        score = torch.einsum("bnd,hd->bhn", x, self.query).masked_fill(~valid[:, None], -torch.inf)
-        gathered = score.softmax(dim=-1) @ x  # [B, heads, D]
-        return self.classify(torch.einsum("bhd,hdk->bhk", gathered, self.value).flatten(1))  # type: ignore[no-any-return]
+        # Of standardised tokens; to standardise what is gathered is the same, because the weights of tokens sum to 1,
+        # and a score that is the same for all tokens falls out of the softmax.
+        score = tokens @ (self.query * self.factor).T  # [B, N, heads]
+        weight = score.masked_fill(~valid[..., None], -torch.inf).softmax(dim=1)
+        gathered = (weight.transpose(1, 2) @ tokens - self.mean) * self.factor  # [B, heads, D]
+        logits: Tensor = self.classify(torch.einsum("bhd,hdk->bhk", gathered, self.value).flatten(1))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def fit(
         rows: of the training split, to learn from.
         kept: of it, to choose the learning rate on.
         learning_rates: to choose from.
-        epochs: passes; None: 20, or on a small split as many as make 1,000 steps.
+        epochs: passes; None: 20, or on a small split as many as make 500 steps.
         batch_size: samples per step.
         seed: of the weights and the order.
         device: where the heads train.

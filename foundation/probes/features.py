@@ -256,6 +256,19 @@ def patch_tokens(encoder: nn.Module, view: Tensor) -> tuple[list[Tensor], Tensor
     return [torch.cat([patches, counts[..., None]], dim=-1)], patches.new_zeros(len(patches), 0)
 
 
+def averaged(read: Reader) -> Reader:
+    """A reader of views [B, P, ...], P pieces of each recording: the mean of each number over the pieces, which pass
+    through the encoder one after the other."""
+
+    def of_pieces(views: Tensor) -> tuple[list[Tensor], Tensor]:
+        found = [read(piece) for piece in views.unbind(dim=1)]
+        layers = zip(*(tokens for tokens, _ in found), strict=True)
+        means = torch.stack([mean.float() for _, mean in found]).mean(dim=0)
+        return [torch.stack([token.float() for token in layer]).mean(dim=0) for layer in layers], means
+
+    return of_pieces
+
+
 def extract(
     encoder: nn.Module,
     batches: Iterable[Any],
@@ -266,6 +279,7 @@ def extract(
     total: int | None = None,
     limit: int | None = None,
     what: str = "features",
+    pieces: int = 1,
 ) -> FeatureSet:
     """One pass of a frozen encoder, in eval mode and without gradient.
 
@@ -279,6 +293,7 @@ def extract(
         total: number of batches, for the progress bar.
         limit: stop after so many samples.
         what: said in front of the progress bar.
+        pieces: of each recording; with more than one, views are [B, pieces, ...] and features their mean.
 
     Returns:
         The features, on the CPU.
@@ -289,7 +304,7 @@ def extract(
     was_training = encoder.training
     encoder.eval()
     try:
-        one = [reader(encoder, blocks)]
+        one = [reader(encoder, blocks) if pieces == 1 else averaged(reader(encoder, blocks))]
         (found,) = extract_all(one, batches, device=device, autocast=autocast, total=total, limit=limit, what=what)
     finally:
         encoder.train(was_training)
@@ -393,7 +408,9 @@ def check_finite(features: Tensor, what: str) -> None:
     Raises:
         UserError: naming how many samples are affected.
     """
-    bad = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
+    # What is not finite makes a sum so; a sum of finite numbers may overflow, and is looked at again.
+    rows = (~torch.isfinite(features.sum(dim=1))).nonzero().flatten()
+    bad = rows[~torch.isfinite(features[rows]).all(dim=1)]
     if len(bad):
         raise UserError(
             f"{len(bad)} of {len(features)} {what} features are not finite (first: sample {int(bad[0])}): "

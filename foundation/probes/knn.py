@@ -24,6 +24,10 @@ from foundation.voice import plural
 
 DEFAULT_K = (10, 20, 100, 200)
 TEMPERATURE = 0.07
+_UNIT = 2e-6
+"""Rows whose length differs from 1 by less, which is rounding, are taken as they are."""
+_LANES = 32
+"""Products of which only the largest is looked at, while all of them are too small."""
 NO_TOP5 = 5
 """With so many classes or fewer nearly every sample has its class among the best five."""
 
@@ -163,20 +167,20 @@ def search(
     groups: Tensor | None = None,
     device: torch.device | str = "cpu",
     query_block: int = 1024,
-    bank_block: int = 16_384,
+    bank_block: int | None = None,
     what: str | None = None,
 ) -> Neighbours:
     """The k nearest rows of the bank for each query, exactly, in blocks of bounded memory.
 
     Args:
-        bank: [S, D]; normalised here.
-        queries: [Q, D]; normalised here.
+        bank: [S, D]; of any length, neither changed nor copied.
+        queries: [Q, D]; likewise.
         k: neighbours.
         leave_one_out: queries are the bank itself, and a row is not its own neighbour.
         groups: [S] int64; leaving one out, rows of one group (windows of one recording) are no neighbours either.
         device: where the products run; only one block of queries and one of the bank lie there.
         query_block: queries per block.
-        bank_block: bank rows per block.
+        bank_block: bank rows per block; None: 2,048 on a CPU, whose cache holds the products, and 16,384 elsewhere.
         what: shows a progress bar of this name.
 
     Raises:
@@ -188,33 +192,134 @@ def search(
         raise UserError(f"k must lie between 1 and the {available} samples of the bank{besides}, got {k}")
     check_finite(bank, "bank")
     check_finite(queries, "query")
-    bank = nn.functional.normalize(bank.float(), dim=1)
-    queries = nn.functional.normalize(queries.float(), dim=1)
-    similarities, places = [], []
+    device = torch.device(device)
+    # On a CPU the products of a block stay in its cache.
+    bank_block = bank_block or (2048 if device.type == "cpu" else 16_384)
+    of_length_one = _Bank(bank, groups if leave_one_out else None, leave_one_out)
+    found: list[tuple[Tensor, Tensor]] = []
     starts: Any = range(0, len(queries), query_block)
-    if what:
-        starts = progress(starts, len(starts), what, "block")
     with torch.inference_mode():
-        for start in starts:
-            block = queries[start : start + query_block].to(device)
-            best = block.new_empty(len(block), 0)
-            rows = torch.empty(len(block), 0, dtype=torch.int64, device=device)
+        for start in progress(starts, len(starts), what, "block") if what else starts:
+            block = nn.functional.normalize(queries[start : start + query_block].float(), dim=1).to(device)
+            best = _Best(len(block), k, device)
+            products = block.new_empty(len(block), bank_block)
             for first in range(0, len(bank), bank_block):
-                cosine = block @ bank[first : first + bank_block].to(device).T  # [q, b]
-                if leave_one_out:
-                    own = torch.arange(start, start + len(block), device=device) - first
-                    inside = ((own >= 0) & (own < cosine.shape[1])).nonzero().flatten()
-                    cosine[inside, own[inside]] = -torch.inf
-                    if groups is not None:
-                        others = groups[first : first + bank_block].to(device)
-                        cosine[groups[start : start + len(block), None].to(device) == others] = -torch.inf
-                value, column = cosine.topk(min(k, cosine.shape[1]), dim=1)
-                best, rows = torch.cat([best, value], dim=1), torch.cat([rows, column + first], dim=1)
-                best, order = best.topk(min(k, best.shape[1]), dim=1)
-                rows = rows.gather(1, order)
-            similarities.append(best.cpu())
-            places.append(rows.cpu())
-    return Neighbours(torch.cat(similarities).clone(), torch.cat(places).clone())
+                rows = slice(first, min(first + bank_block, len(bank)))
+                part = of_length_one.part(rows).to(device)
+                cosine = torch.mm(block, part.T, out=products[:, : len(part)])
+                of_length_one.hide(cosine, start, rows)
+                best.add(cosine, first)
+            found.append(best.found())
+    similarities = torch.cat([near for near, _ in found] or [torch.zeros(0, k)])
+    return Neighbours(
+        similarities.clone(), torch.cat([rows for _, rows in found] or [torch.zeros(0, k).long()]).clone()
+    )
+
+
+class _Bank:
+    """Rows of a bank at length 1, some at a time.
+
+    Args:
+        rows: [S, D].
+        groups: [S] int64, or None.
+        leave_one_out: the queries are these rows.
+    """
+
+    def __init__(self, rows: Tensor, groups: Tensor | None, leave_one_out: bool) -> None:
+        self.rows, self.groups, self.leave_one_out = rows, groups, leave_one_out
+        norms = [torch.linalg.vector_norm(part.float(), dim=1) for part in rows.split(65_536)]
+        self.factors = 1 / torch.cat(norms).clamp(min=1e-12)
+        self.unit = bool(((self.factors - 1).abs() < _UNIT).all())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, rows: slice) -> Tensor:
+        """[n, D] float32."""
+        found = self.rows[rows].float()
+        return found if self.unit else found * self.factors[rows, None]
+
+    def hide(self, cosine: Tensor, start: int, rows: slice) -> None:
+        """Set what is no neighbour to minus infinity.
+
+        Args:
+            cosine: [q, n] of queries from ``start`` on with ``rows`` of the bank.
+            start: number of the first query.
+            rows: of the bank.
+        """
+        if not self.leave_one_out:
+            return
+        own = torch.arange(start, start + len(cosine), device=cosine.device) - rows.start
+        inside = ((own >= 0) & (own < cosine.shape[1])).nonzero().flatten()
+        cosine[inside, own[inside]] = -torch.inf
+        if self.groups is not None:
+            mine, theirs = self.groups[start : start + len(cosine)], self.groups[rows]
+            cosine.masked_fill_(mine[:, None].to(cosine.device) == theirs.to(cosine.device), -torch.inf)
+
+
+class _Best:
+    """The k nearest rows so far of each query of a block.
+
+    Sorting costs more than it may: of products that a processor has just made, in its cache, most are not looked at.
+    Once every query has k neighbours, the least of them is what others must exceed. The largest of a few products at a
+    time is compared with it, and only where that is more, the products themselves. What passes is put down behind the
+    k, and sorted in when there is no room any more.
+
+    Args:
+        queries: of the block.
+        k: neighbours.
+        device: of the products.
+    """
+
+    def __init__(self, queries: int, k: int, device: torch.device) -> None:
+        self.k, self.room = k, 2 * k + 64
+        self.similarities = torch.full((queries, self.room), -torch.inf, device=device)
+        self.rows = torch.zeros(queries, self.room, dtype=torch.int64, device=device)
+        self.filled = torch.zeros(queries, dtype=torch.int64, device=device)
+        self.least = torch.full((queries,), -torch.inf, device=device)
+        # Elsewhere than on a CPU, to sort is cheaper than to ask how many pass.
+        self.selects = device.type == "cpu"
+
+    def add(self, cosine: Tensor, first: int) -> None:
+        """Products [q, b] with the rows of the bank from ``first`` on."""
+        lanes = _LANES if cosine.shape[1] % _LANES == 0 else 1
+        if first == 0 or not self.selects or lanes == 1 or not self._put_down(cosine.unflatten(1, (lanes, -1)), first):
+            value, column = cosine.topk(min(self.k, cosine.shape[1]), dim=1)
+            self._sort_in(value, column + first)
+
+    def _put_down(self, products: Tensor, first: int) -> bool:
+        """The same for products [q, lanes, n]; False, and nothing is done, where too many pass."""
+        query, place = (products.amax(dim=1) > self.least[:, None]).nonzero(as_tuple=True)
+        values = products[query, :, place]
+        which, lane = (values > self.least[query, None]).nonzero(as_tuple=True)
+        query, rows = query[which], first + lane * products.shape[2] + place[which]
+        counts = torch.bincount(query, minlength=len(self.filled))
+        if int((self.filled + counts).max()) > self.room:
+            if int(counts.max()) > self.room - self.k:
+                return False
+            self._sort_in()
+        # Queries come in order, so that those of one stand beside each other.
+        slot = self.filled[query] + torch.arange(len(query)) - (counts.cumsum(dim=0) - counts)[query]
+        self.similarities[query, slot], self.rows[query, slot] = values[which, lane], rows
+        self.filled += counts
+        return True
+
+    def _sort_in(self, *more: Tensor) -> None:
+        """Keep the k nearest, of what is here and of ``more`` similarities and rows [q, n]."""
+        similarities, rows = self.similarities, self.rows
+        if more:
+            similarities, rows = torch.cat([similarities, more[0]], dim=1), torch.cat([rows, more[1]], dim=1)
+        best, order = similarities.topk(self.k, dim=1)
+        self.rows[:, : self.k] = rows.gather(1, order)
+        self.similarities.fill_(-torch.inf)
+        self.similarities[:, : self.k] = best
+        self.filled.fill_(self.k)
+        self.least = best[:, -1]
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """[q, k] similarities and rows on the CPU, nearest first."""
+        self._sort_in()
+        return self.similarities[:, : self.k].cpu(), self.rows[:, : self.k].cpu()
 
 
 def neighbours_of(samples: int, leave_one_out: bool, groups: Tensor | None = None) -> int:

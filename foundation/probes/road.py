@@ -16,7 +16,7 @@ from foundation.counter import Draws
 from foundation.data.origins import Finder, Origin
 from foundation.data.shards import open_shards
 from foundation.data.stream import build_eval_loader
-from foundation.modalities.parts import decoder, evaluation_config, views_for_probe
+from foundation.modalities.parts import decoder, evaluation_config, in_pieces, views_for_probe
 from foundation.parallel.collective import rank, world_size
 from foundation.probes.digests import cache_key, data_digest, weights_digest
 from foundation.probes.feature_cache import keep_features, kept_features
@@ -122,6 +122,7 @@ def features_of_shards(
     weights: str | None = None,
     what: str = "features",
     shared: bool = False,
+    pieces: int = 1,
 ) -> FeatureSet:
     """Features of all samples of some shards, from the cache where it has them.
 
@@ -139,6 +140,7 @@ def features_of_shards(
         cache: folder to keep features in; None: compute them each time.
         weights: SHA-256 of the weights where it is known; computed else.
         what: said in front of the progress bar.
+        pieces: of a recording that is longer than a view, spread evenly over it; their features are averaged.
         shared: all processes of a run call this together; each computes a share, and all get the whole.
 
     Raises:
@@ -155,18 +157,21 @@ def features_of_shards(
             limit=limit,
             autocast=autocast,
             encoder=type(encoder).__qualname__,
+            **({} if pieces == 1 else {"pieces": pieces}),
         )
         path = cache / f"{key[:40]}.safetensors"
         found = kept_features(path, key)
         if found is not None:
             return found
-    make = (patterns, decoder(modality, evaluation), evaluation.build(), batch_size, workers, limit, shared)
+    view = evaluation.build() if pieces == 1 else in_pieces(modality, evaluation, pieces)
+    make = (patterns, decoder(modality, evaluation), view, batch_size, workers, limit, shared)
 
     def features_here() -> FeatureSet:
         with loader(*make) as batches:
             return extract(
-                encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what
-            )
+                encoder, batches, device=device, blocks=blocks, autocast=autocast, total=len(batches), what=what,
+                pieces=pieces,
+            )  # fmt: skip
 
     features = together(features_here) if shared else features_here()
     if path is not None:

@@ -170,6 +170,7 @@ def write_map(
     tokens: Tokens = "cls",
     seed: int = 0,
     most_bytes: int = MOST_BYTES,
+    key: str | None = None,
 ) -> str:
     """Write the page.
 
@@ -181,6 +182,7 @@ def write_map(
         tokens: what stands for a sample.
         seed: of t-SNE.
         most_bytes: of all pictures.
+        key: of the sample that the page opens with; None: with none.
 
     Returns:
         What a person should know of it, one line.
@@ -188,6 +190,8 @@ def write_map(
     Raises:
         UserError: see :func:`plane`; or the file cannot be written.
     """
+    if key is not None and key not in there.features.keys:
+        raise UserError(f"no sample has the key {key!r}; the first is {there.features.keys[0]!r}")
     vectors = torch.cat(there.features.tokens(tokens), dim=1)
     places = plane(vectors, method, seed)
     near = nearest(vectors)
@@ -208,6 +212,7 @@ def write_map(
         "picture": pictured,
         "cell": list(size),
         "across": _SHEET,
+        "open": -1 if key is None else there.features.keys.index(key),
     }
     content = page("Map of samples", (f"By {loaded.description}.", *said), json.dumps(data, ensure_ascii=True), sheets)
     try:

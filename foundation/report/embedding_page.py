@@ -271,5 +271,7 @@ legend(); whole(); draw();
 addEventListener("resize", () => { if (zoom === 1) whole(); later(); });
 dark.addEventListener("change", () => { legend(); later(); });
 function linked() { const i = Number((location.hash.match(/^#sample=(\\d+)$/) || [])[1]); if (i < count) pin(i); }
-addEventListener("hashchange", linked); linked();
+addEventListener("hashchange", linked);
+if (data.open >= 0) pin(data.open);
+linked();
 """

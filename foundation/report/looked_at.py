@@ -135,6 +135,16 @@ class Painter:
         """Whether pictures of colours hold the sample as well."""
         return bool(vars(self.drawing).get("COLOURS_UNDER_SAMPLE", False))
 
+    @property
+    def sharp(self) -> bool:
+        """Whether pictures of colours are squares, which must stay as they are at any size."""
+        return not self.free and not self.with_sample
+
+    @property
+    def smooth(self) -> bool:
+        """Whether maps of numbers are laid over the sample."""
+        return self.free or bool(vars(self.drawing).get("MAPS_ON_SAMPLES", False))
+
     def sample(self, view: Tensor) -> Picture:
         """The view itself, uint8 [H, W, 3]."""
         return np.asarray(self.drawing.to_rgb(view, **self.options), np.uint8)
@@ -180,7 +190,7 @@ class Painter:
         heat = unit_range(values, 0, 99.5)
         if self.free:
             drawn = self.drawing.overlay(view, heat, self.config.coordinates_of(view[None])[0], **self.upright)
-        elif vars(self.drawing).get("MAPS_ON_SAMPLES", False):
+        elif self.smooth:
             drawn = self.drawing.overlay(view, heat.reshape(self.grid(view)), **self.options)
         else:
             colours = drawing.heat_rgb(heat.reshape(1, -1), 0.0, 1.0)[0]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -40,6 +41,7 @@ class Scored:
         split: what it was scored on.
         sizes: ``parameters`` and ``flops``, those that are known.
         family: of sub-networks of one model; empty for a model by itself.
+        source: the word that named it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Scored:
     split: str
     sizes: Mapping[Against, float] = field(default_factory=dict)
     family: str = ""
+    source: str = ""
 
 
 def scored(words: Sequence[str]) -> list[Scored]:
@@ -71,7 +74,11 @@ def scored(words: Sequence[str]) -> list[Scored]:
             found += _of_result(Path(word), None)
         else:
             found += _of_model(word)
-    return found
+    seen = Counter((row.probe, row.family, row.name) for row in found)
+    return [
+        replace(row, name=f"{row.name}, {row.source}") if seen[row.probe, row.family, row.name] > 1 else row
+        for row in found
+    ]
 
 
 def charts(rows: Sequence[Scored], against: Sequence[Against] = ("parameters",)) -> list[tuple[str, str]]:
@@ -158,7 +165,7 @@ def _of_result(path: Path, model: str | None) -> list[Scored]:
 
 def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str) -> list[Scored]:
     """The best row of each model in a result: each probe tries several settings."""
-    name = re.sub(r"( \w+ at step [\d,]+)? \(.*\)$", "", str(content.get("model", source)))
+    name = re.sub(r"( \w+)? at step [\d,]+ \(.*\)$", "", str(content.get("model", source)))
     rows = [
         row
         for row in content.get("results") or []
@@ -187,6 +194,7 @@ def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str)
                 _split(content),
                 size,
                 name if family else "",
+                source,
             )
         )
     return found

@@ -35,11 +35,13 @@ class Cell:
         picture: uint8 [H, W, 3].
         caption: below it.
         kind: of its frame, one of ``FRAMES``.
+        sharp: squares of tokens, which are not smoothed at any size.
     """
 
     picture: Picture
     caption: str = ""
     kind: str = ""
+    sharp: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ def to_png(table: PictureTable) -> bytes:
     """The table as a PNG of at most 256 colours, dark text on white."""
     from PIL import Image, ImageDraw
 
-    fitted = [
-        [None if cell is None else _fitted(cell.picture, table.most) for cell in line.cells] for line in table.lines
-    ]
+    fitted = [[None if cell is None else _fitted(cell, table.most) for cell in line.cells] for line in table.lines]
     count = max((len(line.cells) for line in table.lines), default=0)
     heads = max((_wide(line.head) for line in table.lines), default=0)
     heads += _GAP if heads else 0
@@ -178,8 +178,7 @@ def _page(table: PictureTable) -> str:
             what = ", ".join(filter(None, (table.columns[number : number + 1] or ("",))))
             said = " ".join(filter(None, (what, line.head, line.name, cell.caption)))
             under = f"<figcaption>{parts.name(cell.caption)}</figcaption>" if cell.caption else ""
-            small = cell.picture.shape[0] <= 2 * table.most[1]
-            uri = png(cell.picture) if small and cell.picture.shape[0] <= 64 else photo(cell.picture)
+            uri = png(cell.picture) if cell.sharp else photo(cell.picture)
             cells.append(f'<figure class="{cell.kind}">{parts.picture(uri, said, "pixel")}{under}</figure>')
     key = "".join(f'<span><i class="frame {kind}"></i>{escape(text)}</span>' for kind, text in table.key)
     columns = f"{'max-content ' * heads}repeat({count},minmax(84px,{table.most[0]}px))"
@@ -195,7 +194,7 @@ def _page(table: PictureTable) -> str:
 
 
 _STYLE = """
-main{max-width:1800px}.lead{margin:6px 0 0}.card{margin-top:18px}
+main{max-width:1800px}.lead{margin:6px 0 0}.card{margin-top:18px;width:fit-content;max-width:100%}
 .pictures{display:grid;gap:8px;align-items:start}
 .pictures figure{margin:0;min-width:0}.pictures img{display:block;width:100%;height:auto;border-radius:3px;
 outline:1px solid var(--rule)}
@@ -211,13 +210,13 @@ overflow-wrap:anywhere}
 """
 
 
-def _fitted(picture: Picture, most: tuple[int, int]) -> Image.Image:
+def _fitted(cell: Cell, most: tuple[int, int]) -> Image.Image:
     """A picture as large as its cell allows; few pixels stay sharp squares."""
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    image = Image.fromarray(np.ascontiguousarray(cell.picture))
     scale = min(most[0] / image.width, most[1] / image.height)
-    method = Image.Resampling.NEAREST if scale >= 1.5 else Image.Resampling.LANCZOS
+    method = Image.Resampling.NEAREST if cell.sharp or scale >= 1.5 else Image.Resampling.LANCZOS
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
 
 

@@ -62,13 +62,15 @@ def scatter(points: Sequence[Point], *, x_label: str, y_label: str) -> str:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">'
     ]
     drawn += _axes((low_x, high_x), (low_y, high_y), px, py, x_label, y_label)
-    families = list(dict.fromkeys(one.family or f"\0{one.name}" for one in points))
+    families: dict[str | int, list[Point]] = {}
+    for place, one in enumerate(points):
+        families.setdefault(one.family or place, []).append(one)
     taken = [(px(one.x) - 6, py(one.y) - 6, px(one.x) + 6, py(one.y) + 6) for one in points]
     taken += [
         (px(one.x) - 3, py(one.interval[1]), px(one.x) + 3, py(one.interval[0])) for one in points if one.interval
     ]
-    for place, family in enumerate(families):
-        own = sorted((one for one in points if (one.family or f"\0{one.name}") == family), key=lambda one: one.x)
+    for place, several in enumerate(families.values()):
+        own = sorted(several, key=lambda one: one.x)
         colour = f"s{place % COLOURS + 1}"
         if len(own) > 1:
             path = " ".join(f"{px(one.x):.1f},{py(one.y):.1f}" for one in own)

@@ -100,7 +100,7 @@ def pca_table(
     only_foreground: bool = False,
     own_basis: bool = False,
     centred: bool = False,
-    across: int = 1,
+    across: int | None = None,
 ) -> PictureTable:
     """Samples, and the first three principal components of their patch tokens as red, green and blue.
 
@@ -108,12 +108,12 @@ def pca_table(
         loaded: the model.
         seen: samples.
         device: of the encoder.
-        only_foreground: split off the background by the first component, see
+        only_foreground: split off the background of each sample by its own first component, see
             :func:`foundation.modalities.drawing.foreground`; it is black.
         own_basis: components of each sample by itself; else of all together, so that colours can be compared.
         centred: take the mean over all samples off the tokens of each place first: what is the same in all of them,
             such as their positions.
-        across: samples side by side.
+        across: samples side by side; None: as many as fit.
 
     Raises:
         UserError: the encoder has no patch tokens on a grid.
@@ -131,13 +131,19 @@ def pca_table(
     colours: list[Any] = [None] * len(seen)
     for group in groups:
         patches = torch.stack([tokens[number] for number in group])
-        shown = foreground(patches, painter.edge(seen[group[0]].view)) if only_foreground else None
+        shown = None
+        if only_foreground:
+            shown = torch.cat([foreground(tokens[n][None], painter.edge(seen[n].view)) for n in group])
         for number, drawn in zip(group, pca_colours(patches, shown), strict=True):
             colours[number] = drawn
     cells = []
     for one, drawn in zip(seen, colours, strict=True):
         pair = [Cell(painter.sample(one.view), one.label)] * (not painter.with_sample)
-        cells.append((*pair, Cell(painter.colours(one.view, drawn), one.label if painter.with_sample else "")))
+        map_ = Cell(painter.colours(one.view, drawn), one.label if painter.with_sample else "", sharp=painter.sharp)
+        cells.append((*pair, map_))
+    cell = _cell(cells[0][0].picture.shape)
+    if across is None:
+        across = min(max(1, 1000 // (len(cells[0]) * cell[0])), -(-len(cells) // 2))
     lines = [Line(tuple(c for pair in cells[n : n + across] for c in pair)) for n in range(0, len(cells), across)]
     grid = " x ".join(map(str, painter.grid(seen[0].view)))
     basis = "each sample by itself" if own_basis else "one basis for all samples: like colours mean like features"
@@ -148,14 +154,14 @@ def pca_table(
     if centred:
         about.append("The mean over all samples is taken off at each place: what all have in common is not shown.")
     if only_foreground:
-        about.append("Black: the background, split off by the first component of all tokens.")
+        about.append("Black: the background, split off by the first component of each sample.")
     about.append(painter.legend)
     return PictureTable(
         "Principal components of patch tokens",
         (f"By {loaded.description}.", *filter(None, about)),
         (("PCA",) if painter.with_sample else ("sample", "PCA")) * min(across, len(cells)),
         tuple(lines),
-        most=_cell(cells[0][0].picture.shape),
+        most=cell,
     )
 
 
@@ -189,7 +195,8 @@ def attention_table(
             maps = [weights.mean(dim=0), *(weights[:heads] if heads else weights)]
             count = max(count, len(maps) - 1)
             first = Cell(painter.sample(one.view)) if place == 0 else None
-            drawn = tuple(Cell(painter.heat(one.view, values.numpy())) for values in maps)
+            sharp = painter.sharp and not painter.smooth
+            drawn = tuple(Cell(painter.heat(one.view, values.numpy()), sharp=sharp) for values in maps)
             name = ", ".join(filter(None, (one.key, one.label))) if place == 0 else ""
             lines.append(Line((first, *drawn), name, token))
     several = len(lines) > len(seen)

@@ -91,7 +91,8 @@ def of_counts(recipe: Recipe, clock: Clock, samples: int) -> Iterator[str]:
             f"{key} {given:,} makes an epoch of {plural(round(epoch), 'sample')}, and there are {samples:,}: set {key} "
             "to null, and an epoch is what the data hold"
         )
-    if steps < FEW_STEPS and recipe.train.length.unit == "epochs":  # steps are stated on purpose
+    fresh = recipe.initial is None  # what has been learnt elsewhere takes fewer
+    if fresh and steps < FEW_STEPS and recipe.train.length.unit == "epochs":  # steps are stated on purpose
         yield (
             f"{plural(steps, 'step')} are few: below about {FEW_STEPS:,} an encoder learns little. Set train.length to "
             f"'{FEW_STEPS} steps' or more"

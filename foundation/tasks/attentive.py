@@ -23,7 +23,7 @@ class Config:
     learning_rates: Annotated[tuple[Positive, ...], Length(1, 20)] = attentive.LEARNING_RATES
     """To choose from."""
     epochs: Count | None = None
-    """Passes over the training split; None: 20, or on a small split as many as make 1,000 steps."""
+    """Passes over the training split; None: 20, or on a small split as many as make 500 steps."""
     most_bytes: Bytes = 1 << 30
     """Memory for the patch tokens of a split; more samples are thinned, spread evenly."""
 

@@ -45,6 +45,7 @@ class Settings:
         cached: features are kept on disk, and read from there.
         blocks: of so many last blocks the class tokens are kept in one pass, for all tasks; an encoder of fewer gives
             those that it has.
+        pieces: views of a recording that is longer than one, spread evenly over it; pooled features are their mean.
     """
 
     device: torch.device | str = "cpu"
@@ -57,6 +58,7 @@ class Settings:
     group: str | None = None
     cached: bool = True
     blocks: int = 4
+    pieces: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Subject:
                 cache=self.cache if settings.cached else None,
                 weights=self.loaded.sha256,
                 what=split,
+                pieces=settings.pieces,
             )
         return dataclasses.replace(held, cls=held.cls[-blocks:])
 

@@ -17,16 +17,18 @@ from torch import Tensor
 
 from foundation import counter
 from foundation.errors import UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.image.evaluation import Evaluation
 from foundation.modalities.image.geometry import affine, resize_crops
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import correspondence, pictures
+from foundation.probes.dense_prediction import correspondence
 from foundation.probes.dense_prediction.reading import Reading, colours_and_places
 from foundation.probes.dense_prediction.refusals import of_planes
 from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.ranges import Count, PositiveShare, Range, Shares, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 _DRAWS = 4
 _DRAWN = 12  # matches in a picture
@@ -64,6 +66,8 @@ class Correspondence:
         """See :class:`foundation.tasks.base.Task`."""
         if subject.loaded.modality != "image":
             return f"two views of a picture are compared, and the model looks at {subject.loaded.modality}"
+        if not (subject.test or subject.train):
+            return "no shards: give --test SHARDS"
         return of_planes(subject)
 
     def run(self, subject: Subject) -> Outcome:
@@ -116,7 +120,7 @@ class Correspondence:
                     hits = correspondence.correct(found, truth, config.threshold)
                     right.setdefault(kind, []).append(float(hits.double().mean()))
                     if kind == "model" and len(shown) < config.pictures:
-                        views = [pictures.seen(part[row], subject.evaluation) for part in (batch.view, seconds)]
+                        views = [label_drawing.seen(part[row], subject.evaluation) for part in (batch.view, seconds)]
                         shown.append(_drawn(sample["__key__"], views, places[seen], found, hits))
         if not keys:
             raise UserError("correspondence: the two views of no sample share a patch")
@@ -142,7 +146,7 @@ class Correspondence:
                 "patches of an image, then over the images. Patches are coarse: "
                 f"{100 * float(np.mean(best)):.1f} % can be right. Nothing is learned."
             ),
-            warnings=tuple(reading.warnings()),
+            warnings=(*outdone(scores), *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "threshold": config.threshold,
@@ -174,7 +178,7 @@ def _drawn(key: str, views: Sequence[Any], places: Tensor, found: Tensor, hits: 
     """Both views with lines between patches that were matched, green where right, red where not."""
     from PIL import Image, ImageDraw
 
-    image = Image.fromarray(pictures.side_by_side(views))
+    image = Image.fromarray(label_drawing.side_by_side(views))
     draw = ImageDraw.Draw(image)
     width = (image.width - 4) // 2
     for place in np.linspace(0, len(places) - 1, min(_DRAWN, len(places))).astype(int).tolist():
@@ -183,6 +187,6 @@ def _drawn(key: str, views: Sequence[Any], places: Tensor, found: Tensor, hits: 
         draw.line((begin[0], begin[1], width + 4 + end[0], end[1]), fill=colour, width=2)
     return Shown(
         title=f"{key}: patches of two views that were matched, green where right",
-        content=pictures.png(np.asarray(image)),
+        content=label_drawing.png(np.asarray(image)),
         alternative=f"Two views of {key} with lines between matched patches, green where right and red where wrong.",
     )

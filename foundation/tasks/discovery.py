@@ -14,8 +14,9 @@ from foundation.data.extras import json as json_member
 from foundation.data.extras import regions
 from foundation.data.extras.member import Member
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import pictures, tokencut
+from foundation.probes.dense_prediction import tokencut
 from foundation.probes.dense_prediction.reading import Batch, Reading, chosen, colours_and_places
 from foundation.probes.dense_prediction.refusals import of_members, of_planes
 from foundation.probes.features import depth_of
@@ -23,6 +24,7 @@ from foundation.probes.scores import wilson_interval
 from foundation.ranges import Positive, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("boxes.json", "seg.png", "seg.npy")
 """Where objects are looked for. ``boxes.json``: ``boxes``, a list of [left, top, right, bottom], in pixels of a picture
@@ -84,7 +86,8 @@ class Discovery:
         patterns = subject.shards(_split(subject))
         name = str(chosen(config.member, MEMBERS, patterns))
         member: Member = json_member.Config(member=name) if name.endswith(".json") else regions.Config(member=name)
-        keys_there = f"keys.{depth_of(subject.loaded.encoder) - 1}" in subject.loaded.encoder.tap_names()
+        encoder: Any = subject.loaded.encoder
+        keys_there = f"keys.{depth_of(encoder) - 1}" in encoder.tap_names()
         reading = Reading(
             subject.loaded,
             subject.evaluation,
@@ -117,15 +120,16 @@ class Discovery:
         if not found.keys:
             raise UserError("discovery: none of the samples shows an object")
         said = [f"{found.without} samples without an object in the view are left out"] if found.without else []
+        scores = tuple(_score(kind, right, found.keys) for kind, right in found.right.items())
         return Outcome(
-            scores=tuple(_score(kind, right, found.keys) for kind, right in found.right.items()),
+            scores=scores,
             protocol=(
                 f"TokenCut (Wang et al. 2022) on {'the keys' if keys_there else 'the patch tokens'} of the last block "
                 f"of the evaluation view: edges where the cosine exceeds {config.threshold:g}, the second smallest "
                 "generalised eigenvector is cut at its mean, the box is that of the connected patches around its "
                 f"largest entry; right where the IoU with any true box is at least {config.iou:g}. Nothing is learned."
             ),
-            warnings=(*said, *reading.warnings()),
+            warnings=(*outdone(scores), *said, *reading.warnings()),
             pictures=tuple(shown),
             settings={"member": name, "threshold": config.threshold, "epsilon": config.epsilon, "iou": config.iou},
         )
@@ -163,7 +167,7 @@ def _true_boxes(sample: Any, evaluate: Any, bad: list[SampleError]) -> list[toke
             detail = f"boxes: {error!r}; a list of [left, top, right, bottom] is expected"
             bad.append(SampleError(str(sample["__shard__"]), str(sample["__key__"]), "decode", detail))
             return []
-        corners = evaluate.crop_points(boxes.reshape(-1, 2), height, width).reshape(-1, 4)
+        corners = evaluate.crop_places(boxes.reshape(-1, 2), height, width).reshape(-1, 4)
     else:
         corners = np.array(tokencut.boxes_of(evaluate.crop_map(given, height, width), _BACKGROUND)).reshape(-1, 4)
     size = evaluate.config.size
@@ -187,12 +191,14 @@ def _score(kind: str, right: Sequence[bool], keys: Sequence[str]) -> Score:
 def _drawn(key: str, view: Tensor, truth: Sequence[tokencut.Box], box: tokencut.Box, evaluation: Any) -> Shown:
     from foundation.modalities.drawing import resize
 
-    factor = pictures.SIDE / view.shape[-2]
-    large = resize(pictures.seen(view, evaluation), pictures.SIDE, round(view.shape[-1] * factor), smooth=False)
-    drawn = pictures.outlined(large, [[factor * at for at in one] for one in truth], (40, 220, 60))
-    drawn = pictures.outlined(drawn, [[factor * at for at in box]], (235, 60, 40))
+    factor = label_drawing.SIDE / view.shape[-2]
+    large = resize(
+        label_drawing.seen(view, evaluation), label_drawing.SIDE, round(view.shape[-1] * factor), smooth=False
+    )
+    drawn = label_drawing.outlined(large, [[factor * at for at in one] for one in truth], (40, 220, 60))
+    drawn = label_drawing.outlined(drawn, [[factor * at for at in box]], (235, 60, 40))
     return Shown(
         title=f"{key}: true boxes (green) and the one found (red)",
-        content=pictures.png(drawn),
+        content=label_drawing.png(drawn),
         alternative=f"The picture {key} with the true boxes in green and the box that TokenCut finds in red.",
     )

@@ -79,37 +79,36 @@ def evaluate(
         UserError: no task could be asked.
     """
     begun = time.monotonic()
-    refused = {name: task.refusal(subject) for name, task in tasks.items()}
-    answers = {name: _asked(name, task, subject, refused[name], say) for name, task in tasks.items()}
+    answers = {name: _asked(name, task, subject, say) for name, task in tasks.items()}
     warnings = _looked(subject)
     for warning in warnings:
         say(f"warning: {warning}")
-    labels = []
     settings = subject.settings
     others = candidates(
         subject.loaded, subject.evaluation, device=settings.device, seed=settings.seed, baselines=baselines
     )
     for candidate in list(others)[1:]:
-        labels.append(candidate.label)
         other = subject.with_encoder(candidate.encoder, candidate.sha256, candidate.label)
         for name, task in tasks.items():
             outcome = answers[name].outcome
             if outcome is None or task.refusal(other):
                 continue
-            found = _asked(name, task, other, None, say, candidate.label).outcome
+            found = _asked(name, task, other, say, candidate.label).outcome
             if found is not None:
-                more = tuple(dataclasses.replace(score, features=candidate.label) for score in found.scores)
+                own = [score for score in found.scores if score.features == "model"]  # a task may score its baselines
+                more = tuple(dataclasses.replace(score, features=candidate.label) for score in own)
                 whole = dataclasses.replace(outcome, scores=(*outcome.scores, *more))
                 answers[name] = dataclasses.replace(answers[name], outcome=whole)
     if not any(answer.outcome for answer in answers.values()):
         reasons = "".join(f"\n  {answer.name}: {answer.reason}" for answer in answers.values())
         raise UserError(f"no task could be asked:{reasons}")
+    kinds = [score.features for answer in answers.values() if answer.outcome for score in answer.outcome.scores]
     return Evaluation(
         subject=subject,
         answers=tuple(answers.values()),
         warnings=tuple(warnings),
         data=_data(subject),
-        baselines=tuple(labels),
+        baselines=tuple(dict.fromkeys(kind for kind in kinds if kind != "model")),
         groups=_groups(subject),
         seconds=time.monotonic() - begun,
     )
@@ -120,16 +119,15 @@ def headline(outcome: Outcome) -> Score:
     return outcome.scores[0]
 
 
-def _asked(
-    name: str, task: Task, subject: Subject, refusal: str | None, say: Callable[[str], None], of: str = ""
-) -> Answer:
+def _asked(name: str, task: Task, subject: Subject, say: Callable[[str], None], of: str = "") -> Answer:
     begun = time.monotonic()
-    outcome, reason = None, refusal or ""
-    if not refusal:
-        try:
+    outcome = None
+    try:
+        reason = task.refusal(subject) or ""
+        if not reason:
             outcome = task.run(subject)
-        except UserError as error:
-            reason = str(error)
+    except UserError as error:
+        reason = str(error)
     seconds = time.monotonic() - begun
     whose = f" ({of})" if of else ""
     if outcome is None:

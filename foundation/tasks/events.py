@@ -13,10 +13,12 @@ from foundation.data.shards import open_shards
 from foundation.errors import SampleError, UserError
 from foundation.probes import events as measures
 from foundation.probes import frame_features, frames, psds
+from foundation.probes.dense_prediction.refusals import of_tokens
 from foundation.probes.events import Event
 from foundation.probes.frame_features import FrameSet
 from foundation.ranges import Count, Positive, Range, Seconds, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
+from foundation.tasks.beside import outdone
 from foundation.types import Sample
 from foundation.voice import plural
 
@@ -64,12 +66,14 @@ class Events:
             return f"events in time are asked for, and the views of {subject.loaded.modality} have no timeline"
         both: tuple[Split, ...] = ("train", "test")
         for split in both:
-            shards = open_shards(list(subject.shards(split)))
             try:
+                shards = open_shards(list(subject.shards(split)))
                 frame_features.read_events(shards.read(*shards.locate(0)))
             except SampleError as error:
                 return f"{error} ({split} shards)"
-        return None
+            except UserError as error:
+                return str(error)
+        return of_tokens(subject)
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""
@@ -98,7 +102,7 @@ class Events:
                 f"half the length), of segments of {config.segment:g} s, of frames (Mesaros et al. 2016). PSDS at "
                 f"{config.thresholds} thresholds, the two scenarios of DCASE (Bilen et al. 2020)."
             ),
-            warnings=tuple(warnings),
+            warnings=(*outdone(scores), *warnings),
             settings={
                 "seconds": config.seconds,
                 "epochs": config.epochs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -13,19 +13,21 @@ from torch import Tensor
 
 from foundation.data import members
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.points import dense
 from foundation.modalities.points.evaluation import EvaluationConfig
 from foundation.modalities.points.geometry import normalised
 from foundation.modalities.points.picture import render
-from foundation.probes.dense_prediction import part_segmentation, pictures
+from foundation.probes.dense_prediction import part_segmentation
 from foundation.probes.dense_prediction.heads import Item, learn
 from foundation.probes.dense_prediction.reading import Batch, Numbers, Reading
-from foundation.probes.dense_prediction.refusals import of_members
+from foundation.probes.dense_prediction.refusals import of_members, of_tokens
 from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.probes.road import open_limited
 from foundation.ranges import Count, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("parts.npy",)
 """Where parts are looked for: a whole number for each point [P], in the order of the file; negative where unknown."""
@@ -70,7 +72,7 @@ class Parts:
         if not isinstance(subject.evaluation, EvaluationConfig):
             return f"parts of point clouds are asked for, and the model looks at {subject.loaded.modality}"
         both: tuple[Split, ...] = ("train", "test")
-        return of_members(subject, self.config.member, MEMBERS, "parts of the points are", both)
+        return of_tokens(subject) or of_members(subject, self.config.member, MEMBERS, "parts of the points are", both)
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""
@@ -125,14 +127,13 @@ class Parts:
                 learned.heads["model"](item.features["model"]), known.of_kind[kinds[item.key]]
             )
             shown.append(_drawn(item, points, found, len(known.places), subject.evaluation.up))
+        scores = tuple(
+            score
+            for name, values in each.items()
+            for score in _scores(name, values, keys, [kinds[key] for key in keys], learned.said(name), settings.seed)
+        )
         return Outcome(
-            scores=tuple(
-                score
-                for name, values in each.items()
-                for score in _scores(
-                    name, values, keys, [kinds[key] for key in keys], learned.said(name), settings.seed
-                )
-            ),
+            scores=scores,
             protocol=(
                 "Features of a point are those of the three nearest groups, weighted by the inverse square of the "
                 "distance; one linear layer by multinomial logistic regression; the weight decay is chosen on training "
@@ -140,7 +141,7 @@ class Parts:
                 "over the clouds of the mean IoU over these parts, class mIoU the mean over the classes (Yi et al. "
                 "2016)."
             ),
-            warnings=tuple(reading.warnings()),
+            warnings=(*outdone(scores), *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "member": member.member,
@@ -177,8 +178,8 @@ def _kind(sample: Any) -> str:
 
 def _items(batch: Batch, subject: Subject, known: _Known, bad: list[SampleError]) -> Iterator[tuple[Item, Any, str]]:
     """Clouds whose parts fit, with their points and their class."""
-    evaluation, config = subject.evaluation, subject.loaded.encoder.config
-    centres = config.coordinates_of(batch.view)
+    evaluation, encoder = subject.evaluation, cast(Any, subject.loaded.encoder)
+    centres = encoder.config.coordinates_of(batch.view)
     spread = dense.spread(batch.tokens, centres, batch.samples, evaluation)
     for sample, arrays in zip(batch.samples, spread, strict=True):
         parts, kind = sample["__extras__"]["parts"], _kind(sample)
@@ -223,13 +224,13 @@ def _scores(
 
 
 def _drawn(item: Item, points: Any, found: Tensor, parts: int, up: str) -> Shown:
-    table = pictures.palette(parts + 1)[1:]
+    table = label_drawing.palette(parts + 1)[1:]
     drawings = [
         render(points, np.where((part >= 0)[:, None], table[part], np.uint8(128)), up)
         for part in (item.truth.numpy(), found.numpy())
     ]
     return Shown(
         title=f"{item.key}: true parts (above) and those found (below)",
-        content=pictures.png(np.concatenate(drawings)),
+        content=label_drawing.png(np.concatenate(drawings)),
         alternative=f"The cloud {item.key} from three sides, coloured by its parts, above, and by those found, below.",
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foundation.data.stream import iterate_samples
 from foundation.errors import SampleError, UserError
+from foundation.modalities import label_drawing
 from foundation.modalities.parts import decoder
 from foundation.modalities.video.clips import sample_frames
 from foundation.modalities.video.evaluation import VideoEvaluation
@@ -20,15 +21,16 @@ from foundation.modalities.video.picture import film_strip
 from foundation.modalities.video.selection import frames_at
 from foundation.printable import printable
 from foundation.probes.dense import token_features
-from foundation.probes.dense_prediction import pictures, propagation, segmentation
+from foundation.probes.dense_prediction import propagation, segmentation
 from foundation.probes.dense_prediction.reading import CropsMaps, Numbers, colours_and_places, grid_of
-from foundation.probes.dense_prediction.refusals import of_members
+from foundation.probes.dense_prediction.refusals import of_members, of_tokens
 from foundation.probes.dense_prediction.segmentation import mean_interval
 from foundation.probes.results import progress
 from foundation.probes.road import open_limited
 from foundation.ranges import Count, Positive, Range, Side, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 from foundation.types import Sample
 from foundation.voice import plural
 
@@ -86,7 +88,9 @@ class Propagation:
         """See :class:`foundation.tasks.base.Task`."""
         if subject.loaded.modality not in _MODALITIES or not isinstance(subject.evaluation.build(), CropsMaps):
             return f"frames of a video are compared, and the model looks at {subject.loaded.modality}"
-        return of_members(subject, self.config.member, MEMBERS, "masks of the frames are", [_split(subject)])
+        return of_tokens(subject) or of_members(
+            subject, self.config.member, MEMBERS, "masks of the frames are", [_split(subject)]
+        )
 
     def run(self, subject: Subject) -> Outcome:
         """See :class:`foundation.tasks.base.Task`."""
@@ -114,8 +118,9 @@ class Propagation:
             first = f": {printable(bad[0])}" if bad else ""
             raise UserError(f"propagation: no video shows an object in its first frame{first}")
         left_out = [f"{plural(len(bad), 'sample')} left out, the first: {printable(bad[0])}"] if bad else []
+        scores = _scores(table, keys, settings.seed)
         return Outcome(
-            scores=_scores(table, keys, settings.seed),
+            scores=scores,
             protocol=(
                 "The masks of the first frame are carried on: each patch takes the labels of the "
                 f"{config.top} most similar patches, within {config.radius} patches of its place, of the first frame "
@@ -123,7 +128,7 @@ class Propagation:
                 "enlarged bilinearly. J is the IoU of the masks, F the agreement of their outlines (Perazzi et al. "
                 "2016): means over the frames behind the first, then over the objects. Nothing is learned."
             ),
-            warnings=tuple(left_out),
+            warnings=(*outdone(scores), *left_out),
             pictures=tuple(shown),
             settings={
                 "context": config.context,
@@ -231,13 +236,13 @@ def _scores(table: dict[str, list[tuple[float, float]]], keys: Sequence[str], se
 
 
 def _drawn(key: str, clip: _Clip, found: NDArray[Any], objects: Sequence[int], evaluation: Any) -> Shown:
-    table = pictures.palette(len(objects) + 1)
+    table = label_drawing.palette(len(objects) + 1)
     chosen = np.linspace(0, len(found) - 1, min(6, len(found))).astype(int)
     strips = []
     for maps in (clip.masks, found):
         shots = []
         for at in chosen:
-            picture = pictures.seen(clip.frames[at], evaluation).astype(np.float64)
+            picture = label_drawing.seen(clip.frames[at], evaluation).astype(np.float64)
             for number, value in enumerate(objects, start=1):
                 inside = maps[at] == value
                 picture[inside] = 0.3 * picture[inside] + 0.7 * table[number]
@@ -245,6 +250,6 @@ def _drawn(key: str, clip: _Clip, found: NDArray[Any], objects: Sequence[int], e
         strips.append(film_strip(shots, len(shots)))
     return Shown(
         title=f"{key}: true masks (above) and those carried on from the first frame (below)",
-        content=pictures.png(np.concatenate(strips)),
+        content=label_drawing.png(np.concatenate(strips)),
         alternative=f"Frames of {key} with the true masks of its objects above and the masks that were found below.",
     )

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from foundation.data.extras import regions
 from foundation.errors import UserError
-from foundation.probes.dense_prediction import pictures, segmentation
+from foundation.modalities import label_drawing
+from foundation.probes.dense_prediction import segmentation
 from foundation.probes.dense_prediction.heads import Item, Learned, learn
 from foundation.probes.dense_prediction.reading import (
     Batch,
@@ -30,6 +31,7 @@ from foundation.probes.dense_prediction.refusals import of_members, of_planes
 from foundation.ranges import Count, Range, check
 from foundation.tasks.base import Outcome, Score, Split, Subject
 from foundation.tasks.base import Picture as Shown
+from foundation.tasks.beside import outdone
 
 MEMBERS = ("seg.png", "seg.npy")
 """Where label maps are looked for: whole numbers [H, W] of any size, in the geometry of the picture."""
@@ -110,15 +112,16 @@ class Segmentation:
                 found = _predicted(learned.heads["model"](item.features["model"]), item)
                 shown.append(_drawn(item, batch, row, found, subject.evaluation, len(places)))
         tables = {kind: np.stack(parts) for kind, parts in counts.items()}
+        scores = _scores(tables, keys, learned, settings.seed)
         return Outcome(
-            scores=_scores(tables, keys, learned, settings.seed),
+            scores=scores,
             protocol=(
                 "One linear layer on each patch token, fitted by multinomial logistic regression to the share of each "
                 "class in the patch; the weight decay is chosen by mIoU on training images kept back; logits are "
                 "enlarged bilinearly to the label map of the evaluation view; mean IoU over the classes that occur in "
                 "the test labels (Oquab et al. 2023)."
             ),
-            warnings=(*warnings, *reading.warnings()),
+            warnings=(*outdone(scores), *warnings, *reading.warnings()),
             pictures=tuple(shown),
             settings={
                 "member": self._member(test),
@@ -212,10 +215,10 @@ def _scores(tables: dict[str, Any], keys: list[str], learned: Learned, seed: int
 
 
 def _drawn(item: Item, batch: Batch, row: int, found: Tensor, evaluation: Any, classes: int) -> Shown:
-    seen = pictures.seen(batch.view[row], evaluation)
-    parts = [seen, pictures.coloured(item.truth, classes), pictures.coloured(found, classes)]
+    seen = label_drawing.seen(batch.view[row], evaluation)
+    parts = [seen, label_drawing.coloured(item.truth, classes), label_drawing.coloured(found, classes)]
     return Shown(
         title=f"{item.key}: picture, truth, prediction",
-        content=pictures.png(pictures.side_by_side(parts)),
+        content=label_drawing.png(label_drawing.side_by_side(parts)),
         alternative=f"The test picture {item.key}, its label map, and the map that the linear head finds.",
     )

@@ -33,12 +33,24 @@ POOLED: tuple[Mapping[str, Any], ...] = (
 )
 """One vector for each sample, or its patch tokens: the same for every modality."""
 
+PLANES: tuple[Mapping[str, Any], ...] = (
+    {"name": "segmentation"},
+    {"name": "depth"},
+    {"name": "discovery"},
+    {"name": "correspondence"},
+    {"name": "propagation"},
+)
+"""Patches of pictures; all but correspondence need labels of them beside each sample."""
+
+EVENTS: tuple[Mapping[str, Any], ...] = ({"name": "events"},)
+"""Frames of recordings, with labels in time."""
+
 SUITES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
-    "image": POOLED,
-    "audio": POOLED,
-    "points": POOLED,
-    "video": POOLED,
-    "imu": (*POOLED[:4], {"name": "svm", "kernel": "rbf", "costs": [0.1, 1.0, 10.0, 100.0]}, *POOLED[5:]),
+    "image": (*POOLED, *PLANES),
+    "audio": (*POOLED, *EVENTS),
+    "points": (*POOLED, {"name": "parts"}),
+    "video": (*POOLED, {"name": "propagation"}),
+    "imu": (*POOLED[:4], {"name": "svm", "kernel": "rbf", "costs": [0.1, 1.0, 10.0, 100.0]}, *POOLED[5:], *EVENTS),
 }
 
 

@@ -45,7 +45,8 @@ def show(found: Evaluation) -> None:
     console.print(table)
     for answer in found.answers:
         if answer.outcome is None:
-            console.print(f"left out: {answer.name}: {answer.reason}", markup=False, highlight=False)
+            why = answer.reason.partition("\n")[0]
+            console.print(f"left out: {answer.name}: {why}", markup=False, highlight=False)
 
 
 def show_comparison(comparison: Comparison, resamples: int) -> None:

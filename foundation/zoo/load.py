@@ -188,7 +188,7 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         encoder=encoder.to(device),
         modality=card["modality"],
         evaluation=evaluation_of(card["modality"], card["evaluation"], str(card_path)),
-        description=f"{isolated(name)} at step {card['step']:,} ({path})",
+        description=f"{isolated(name)} {_where_from(card)} ({path})",
         sha256=digest,
         folder=path.parent.parent if path.parent.name == "export" else path.parent,
         config=encoder_config,
@@ -201,6 +201,13 @@ def _from_export(path: Path, device: torch.device | str, known: str = "", size: 
         card=card,
         heads=reader_of(path, card.get("heads")) if size is None else None,  # they were trained behind the whole
     )
+
+
+def _where_from(card: Card) -> str:
+    """Of a run its step; of weights of others what they were."""
+    origins = card.get("parents", [])
+    converted = ", ".join(f"converted from {isolated(origin['file'])} ({origin['source']})" for origin in origins)
+    return converted or f"at step {card['step']:,}"
 
 
 def _cut(loaded: LoadedEncoder, size: _Size, device: torch.device | str) -> LoadedEncoder:

@@ -65,6 +65,7 @@ class Model(nn.Module):
         width: numbers of a vector.
         description: what was loaded, one line.
         card: what is known of it.
+        loaded: encoder and evaluation view as the tools take them.
     """
 
     def __init__(self, loaded: LoadedEncoder, tokens: Tokens = "cls") -> None:
@@ -72,7 +73,7 @@ class Model(nn.Module):
         if tokens not in get_args(Tokens):
             raise UserError(f"tokens is {tokens!r}; choose cls, patches or both")
         encoder: Any = loaded.encoder
-        self.encoder = encoder
+        self.encoder, self.loaded = encoder, loaded
         self.preprocess = Preprocess(loaded.modality, loaded.evaluation)
         self.modality, self.tokens, self.description = self.preprocess.modality, tokens, loaded.description
         self.width = int(encoder.width) * (2 if tokens == "both" else 1)

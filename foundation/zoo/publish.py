@@ -174,11 +174,13 @@ def _write(weights: Path, folder: Path, name: str, said: Said, half: bool) -> En
     }
     path = own / f"{name}.safetensors"
     new: Card = {**card, "file": path.name}
+    new.pop("heads", None)  # a zoo has encoders: heads may be several times as large
     write_weights(path, tensors, new)
     files = [_file(one, f"{name}/{one.name}") for one in (path, path.with_suffix(".json"))]
     part = card.get("sub_network")
-    parents = (Parent(of=part["of"], how="extracted"),) if part and part["of"] else ()
-    return _entry(name, loaded, said, tuple(files), said.parents or parents, card["parameters"])
+    parents = [Parent(of=part["of"], how="extracted")] if part and part["of"] else []
+    parents += [Parent(of=origin["of"], how="converted") for origin in card.get("parents", [])]
+    return _entry(name, loaded, said, tuple(files), said.parents or tuple(parents), card["parameters"])
 
 
 def _file(path: Path, source: str) -> File:

@@ -12,7 +12,7 @@ from foundation.data.build import load
 from foundation.data.generated import Numbers, samples
 from foundation.errors import UserError
 
-SETS = ("calls", "camera_moves", "motions")
+SETS = ("calls", "camera_moves", "motions", "part_shapes")
 
 
 def drawn(name: str, *words: str):

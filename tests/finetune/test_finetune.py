@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -80,10 +84,15 @@ def test_an_encoder_that_was_fine_tuned_is_one_like_any_other(encoder, pictures,
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(encoder, pictures, tmp_path):
+def test_a_run_that_was_killed_ends_as_one_that_was_not(encoder, pictures, tmp_path):
     words = ["--mode", "all", "--epochs", "3"]
     assert finetune(encoder, pictures, tmp_path / "whole", *words) == 0
-    assert finetune(encoder, pictures, tmp_path / "cut", *words, "train.stop_after=13 steps") == 0
+    command = ["finetune", str(encoder), "--train", pictures[0], "--test", pictures[1], "--run", str(tmp_path / "cut")]
+    process = subprocess.Popen([sys.executable, "-m", "foundation", *command, *FAST, *words], stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "cut" / "checkpoints" / "step-00000009").exists():
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "cut" / "finetune.json").exists()
     assert finetune(encoder, pictures, tmp_path / "cut", *words) == 0
     for name in ("best.safetensors", "best.heads.safetensors", "student.safetensors"):
         whole, cut = (load_file(tmp_path / run / "export" / name) for run in ("whole", "cut"))

@@ -79,6 +79,8 @@ def test_what_one_process_reads_stops_all_or_none(
     assert many_runs([[2, first, str(log)]]) == [[0, 0]], log.read_text()
     on_the_way = run / "export" / "step-00000004" / "teacher.safetensors"
     assert on_the_way.read_bytes() == (run / "export" / "teacher.safetensors").read_bytes()
+    heads = "teacher.heads.safetensors"
+    assert on_the_way.with_name(heads).read_bytes() == (run / "export" / heads).read_bytes()
 
     newest, _ = checkpoint.newest(run / "checkpoints")
     assert newest is not None

@@ -43,7 +43,16 @@ def test_a_result_beside_its_model_knows_its_size(run):
     assert row.sizes["parameters"] == sum(one.numel() for one in encoder.parameters())
     assert row.sizes["flops"] == encoder.flops([(1, 3, 16, 16)])
     assert (row.name, row.top1, row.interval, row.n) == ("mine", 0.5, (0.45, 0.55), 24)  # the best of its settings
-    assert scored([str(run)]) == [row]  # a model by itself: its newest results
+    (again,) = scored([str(run)])  # a model by itself: its newest results
+    assert (again.name, again.top1, again.sizes) == (row.name, row.top1, row.sizes)
+
+
+def test_models_of_one_name_stay_apart(run, tmp_path):
+    words = [f"{run}={result(tmp_path / f'{number}.json', top1=0.1 * number)}" for number in (4, 6)]
+    rows = scored(words)
+    assert len({row.name for row in rows}) == 2
+    ((_, svg),) = charts(rows)
+    assert len(circles(svg)) == 2 and "<polyline" not in svg
 
 
 def test_operations_are_counted_at_the_size_that_was_scored(run):

@@ -35,7 +35,8 @@ def test_a_run_writes_what_the_contract_names(train, metrics, tiny_recipe, tmp_p
               "throughput/samples_per_second", "data/wait_fraction"}  # fmt: skip
     assert wanted <= lines[0].keys()
     assert {p.name for p in (tmp_path / "run" / "export").iterdir()} == {
-        "student.safetensors", "student.json", "teacher.safetensors", "teacher.json",
+        "student.safetensors", "student.json", "student.heads.safetensors",
+        "teacher.safetensors", "teacher.json", "teacher.heads.safetensors",
     }  # fmt: skip
     names = [path.name for path in checkpoint.steps(tmp_path / "run" / "checkpoints")]
     assert names == ["step-00000006", "step-00000008"]

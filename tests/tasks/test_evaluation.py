@@ -91,7 +91,8 @@ def turned(original, test):
 
 def test_what_cannot_be_asked_says_why_and_the_rest_goes_on(run):
     subject = subject_of(run, test=False)
-    found, said = asked(subject, overrides=["rank.views=0", "alignment.view_samples=8"])
+    names = [str(entry["name"]) for entry in suites.POOLED]
+    found, said = asked(subject, *names, overrides=["rank.views=0", "alignment.view_samples=8"])
     reasons = {answer.name: answer.reason for answer in found.answers if answer.reason}
     assert {"linear", "logistic", "low_shot", "svm", "outliers"} <= set(reasons)
     assert all("--test SHARDS" in reason for reason in reasons.values())
@@ -154,6 +155,12 @@ def test_a_collapsed_and_a_broken_encoder_are_named(run):
 def test_train_samples_among_the_test_ones_are_named(run):
     found, _ = asked(dataclasses.replace(subject_of(run), test=subject_of(run).train), "knn")
     assert any("45 of the 45 test samples are in the training split too" in warning for warning in found.warnings)
+
+
+def test_a_whole_suite_leaves_out_what_the_shards_do_not_hold(run):
+    found, _ = asked(subject_of(run), overrides=QUICK)
+    reasons = {answer.name: answer.reason for answer in found.answers if answer.outcome is None}
+    assert {"segmentation", "depth", "discovery", "outliers"} <= set(reasons) and all(reasons.values())
 
 
 def test_baselines_stand_beside_the_model(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,20 +51,29 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 1, mels, frames] of B samples with ``audio`` float32 [T] and ``audio_rate`` in Hz."""
+        return self.at(samples, 0.5)
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether one view covers every recording, whatever its length."""
+        return False
+
+    def at(self, samples: Sequence[Sample], share: float) -> Tensor:
+        """The same at another place: 0 begins with the recording, 1 ends with it. What is shorter is heard whole."""
         front, frames = self.config.front_end, self.config.frames
         length = front.samples(frames)
         waveforms = torch.empty((len(samples), length))
         for place, sample in zip(waveforms, samples, strict=True):
             recording = Recording.of(sample, front.rate)
-            place.copy_(torch.from_numpy(recording.cut(*self._stretch(recording))))
+            place.copy_(torch.from_numpy(recording.cut(*self._stretch(recording, share))))
         return log_mel(waveforms, front)[:, None, :, :frames]
 
-    def _stretch(self, recording: Recording) -> tuple[int, int, bool]:
+    def _stretch(self, recording: Recording, share: float = 0.5) -> tuple[int, int, bool]:
         """First sample, samples, and whether the recording begins again behind its end."""
         length = self.config.front_end.samples(self.config.frames)
         wrap = self.config.short == "repeat" and recording.length < length
-        return 0 if wrap else (recording.length - length) // 2, length, wrap
+        slack = recording.length - length
+        return 0 if wrap else math.floor(slack * (share if slack > 0 else 0.5)), length, wrap
 
     def timeline(self, sample: Sample, columns: int) -> NDArray[np.float64]:
         """When the parts of a view are heard, for probes that measure frame by frame.

@@ -113,9 +113,9 @@ class Evaluation:
         columns = ((left + place) / target[1] * values.shape[-1]).astype(np.int64)
         return values[..., rows[:, None], columns]
 
-    def crop_points(self, points: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
+    def crop_places(self, places: NDArray[Any], height: int, width: int) -> NDArray[np.float64]:
         """[n, 2] places (x, y) in the crop, pixels of the crop, of places [n, 2] in the image, pixels of the image;
         they lie outside [0, size] where the crop does not show them."""
         target, top, left = self.placed(height, width)
         scale = np.array([target[1] / width, target[0] / height])
-        return np.asarray(points, np.float64).reshape(-1, 2) * scale - np.array([left, top])
+        return np.asarray(places, np.float64).reshape(-1, 2) * scale - np.array([left, top])

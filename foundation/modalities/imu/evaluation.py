@@ -85,13 +85,22 @@ class Evaluation:
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, C, size] of B samples with ``imu`` [T, C] and ``imu_rate``."""
+        return self.at(samples, 0.5)
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether one view covers every recording, whatever its length."""
+        return self.config.whole
+
+    def at(self, samples: Sequence[Sample], share: float) -> Tensor:
+        """The same at another place: 0 begins with the recording, 1 ends with it. What is shorter is seen whole."""
         config = self.config
         out = np.empty((len(samples), config.size, len(config.mean)), np.float32)
         for place, sample in zip(out, samples, strict=True):
             begin, end = extent(sample)
             seconds = end - begin if config.whole else config.size / config.rate
-            first = begin + (end - begin - seconds) / 2
+            slack = end - begin - seconds
+            first = begin + slack * (share if slack > 0 else 0.5)
             place[:] = window(sample, first, seconds, config.size, stretched=config.short == "stretch")
         out -= np.array(config.mean, np.float32)
         out /= np.array(config.std, np.float32)

@@ -44,15 +44,23 @@ class VideoEvaluation(Evaluation):
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [B, 3, T, size, size] of B samples as the decoder gives them."""
+        return self.at(samples, 0.5)
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether one view covers every video, whatever its length."""
+        return self.config.seconds is None
+
+    def at(self, samples: Sequence[Sample], share: float) -> Tensor:
+        """The same at another place: 0 begins with the video, 1 ends with it."""
         frames, size = self.config.frames, self.config.size
         pixels = torch.empty((len(samples), frames, 3, size, size), dtype=torch.uint8)
         for place, sample in zip(pixels, samples, strict=True):
-            place.copy_(self.crop(sample_frames(sample, self.times(sample))))
+            place.copy_(self.crop(sample_frames(sample, self.times(sample, share))))
         return self.normalise(pixels).transpose(1, 2)
 
-    def times(self, sample: Sample) -> NDArray[np.float64]:
-        """[T] moments of the video that the frames of its clip show, seconds."""
+    def times(self, sample: Sample, share: float = 0.5) -> NDArray[np.float64]:
+        """[T] moments of the video that the frames of its clip show, seconds; ``share`` as in :meth:`at`."""
         begin, end = float(sample["video_times"][0]), float(sample["video_end"])
         seconds = min(end - begin, self.config.seconds or math.inf)
-        return span_times(begin + (end - begin - seconds) / 2, seconds, self.config.frames)
+        return span_times(begin + (end - begin - seconds) * share, seconds, self.config.frames)

@@ -40,7 +40,16 @@ class CropsMaps(Protocol):
 
     def crop_map(self, values: NDArray[Any], height: int, width: int) -> NDArray[Any]: ...
 
-    def crop_points(self, points: NDArray[Any], height: int, width: int) -> NDArray[np.float64]: ...
+    def crop_places(self, places: NDArray[Any], height: int, width: int) -> NDArray[np.float64]: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An encoder whose patch tokens have places; baselines that give one vector for a sample have none."""
+
+    config: Any
+
+    def coordinates(self, size: tuple[int, ...]) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +188,7 @@ def grid_of(encoder: Any, size: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         UserError: the size does not fit the encoder's patches.
     """
-    if getattr(encoder.config, "coordinates_of", None) is not None:
+    if not isinstance(encoder, Placed) or getattr(encoder.config, "coordinates_of", None) is not None:
         return ()
     coordinates = np.asarray(encoder.coordinates(size))
     sides = tuple(int(side) for side in coordinates.max(axis=0) + 1)

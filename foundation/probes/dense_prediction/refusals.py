@@ -7,7 +7,17 @@ from typing import Any
 
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_shape
-from foundation.probes.dense_prediction.reading import CropsMaps, chosen, grid_of, lacking
+from foundation.probes.dense_prediction.reading import CropsMaps, Placed, chosen, grid_of, lacking
+
+
+def of_tokens(subject: Any) -> str | None:
+    """Why a model says nothing of the parts of a sample, in one sentence; None: it may.
+
+    Args:
+        subject: a ``Subject`` of :mod:`foundation.tasks.base`.
+    """
+    encoder = subject.loaded.encoder
+    return None if isinstance(encoder, Placed) else "this encoder gives one vector for a sample, and none for its parts"
 
 
 def of_planes(subject: Any) -> str | None:
@@ -17,6 +27,8 @@ def of_planes(subject: Any) -> str | None:
         subject: a ``Subject`` of :mod:`foundation.tasks.base`.
     """
     loaded = subject.loaded
+    if reason := of_tokens(subject):
+        return reason
     if not isinstance(subject.evaluation.build(), CropsMaps):
         return f"places in a picture are asked for, and the model looks at {loaded.modality}"
     try:
@@ -39,7 +51,10 @@ def of_members(subject: Any, wanted: str | None, known: Sequence[str], what: str
         splits: that need it.
     """
     for split in splits:
-        patterns = subject.shards(split)
-        if chosen(wanted, known, patterns) is None:
-            return lacking(what, [wanted] if wanted else known, patterns)
+        try:
+            patterns = subject.shards(split)
+            if chosen(wanted, known, patterns) is None:
+                return lacking(what, [wanted] if wanted else known, patterns)
+        except UserError as error:
+            return str(error)
     return None

@@ -67,7 +67,7 @@ def fit(
             [weight, bias],
             max_iter=iterations,
             tolerance_grad=tolerance,
-            tolerance_change=1e-10,
+            tolerance_change=1e-7,
             history_size=10,
             line_search_fn="strong_wolfe",
         )

@@ -9,6 +9,7 @@ from foundation.zoo.convert.base import Converted, Keys, State, shape_of
 from foundation.zoo.convert.blocks import FIRST, flat, heads_of, trunk_of
 from foundation.zoo.convert.dino import OFFSET
 from foundation.zoo.convert.images import PROJECTION, crop, is_plain, settings_of, side_of, take_plain
+from foundation.zoo.convert.spelled import official
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,11 @@ class Config:
         return "DINOv2 (Oquab et al. 2024)"
 
     def matches(self, state: State) -> bool:
-        named = flat(state)
+        named = flat(official(state))
         return is_plain(named) and len(shape_of(named, "mask_token")) == 2 and "blocks.0.ls1.gamma" in named
 
     def convert(self, state: State) -> Converted:
-        named = flat(state)
+        named = flat(official(state))
         keys, width = Keys(named, self.title), shape_of(named, FIRST)[0]
         trunk = trunk_of(named, heads_of(width, self.heads), self.title)
         side = side_of(shape_of(named, "pos_embed")[1] - 1, self.title)

@@ -11,6 +11,7 @@ from foundation.encoders.positions import PositionConfig
 from foundation.zoo.convert.base import Converted, Keys, State, shape_of
 from foundation.zoo.convert.blocks import FIRST, flat, heads_of, take_blocks, take_norm, trunk_of
 from foundation.zoo.convert.images import PROJECTION, crop, settings_of, take_projection
+from foundation.zoo.convert.spelled import official
 
 _HEADS = {4096: 32}
 _BASE = 100.0
@@ -33,7 +34,7 @@ class Config:
         return "DINOv3 (Siméoni et al. 2025)"
 
     def matches(self, state: State) -> bool:
-        named = flat(state)
+        named = flat(official(state))
         return (
             len(shape_of(named, PROJECTION)) == 4
             and "cls_token" in named
@@ -43,7 +44,7 @@ class Config:
         )
 
     def convert(self, state: State) -> Converted:
-        named = flat(state)
+        named = flat(official(state))
         keys, width = Keys(named, self.title), shape_of(named, FIRST)[0]
         trunk = trunk_of(named, heads_of(width, self.heads, _HEADS), self.title)
         registers = keys.take_if("storage_tokens", 1, None, width)

@@ -9,6 +9,7 @@ from foundation.zoo.convert.base import Converted, Keys, State, shape_of
 from foundation.zoo.convert.blocks import FIRST, heads_of, trunk_of
 from foundation.zoo.convert.dino import STRANGE
 from foundation.zoo.convert.images import PROJECTION, crop, is_plain, settings_of, side_of, take_plain
+from foundation.zoo.convert.spelled import official
 
 HEADS = {1280: 16}
 
@@ -25,12 +26,14 @@ class Config:
         return "MAE (He et al. 2022)"
 
     def matches(self, state: State) -> bool:
+        state = official(state)
         decoder = "decoder_embed.weight" in state
         strange = {*STRANGE, "blocks.0.ls1.gamma", "reg_token", "head.weight"}
         strange -= {"decoder_embed.weight", "mask_token"} if decoder else set()
         return is_plain(state) and not any(name in state for name in strange)
 
     def convert(self, state: State) -> Converted:
+        state = official(state)
         keys, width = Keys(state, self.title), shape_of(state, FIRST)[0]
         trunk = trunk_of(state, heads_of(width, self.heads, HEADS), self.title)
         side = side_of(shape_of(state, "pos_embed")[1] - 1, self.title)

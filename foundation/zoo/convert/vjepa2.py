@@ -14,6 +14,7 @@ from foundation.modalities.video.evaluation import EvaluationConfig
 from foundation.zoo.convert.base import Converted, Keys, State, no_mask_token, shape_of
 from foundation.zoo.convert.blocks import FIRST, flat, heads_of, take_blocks, take_norm, trunk_of
 from foundation.zoo.convert.images import PROJECTION, take_projection
+from foundation.zoo.convert.spelled import official
 
 POSITION = PositionConfig(kind="rotary", base=10000.0, normalise="none", frequencies="neighbour")
 """Rotary positions as the release has them."""
@@ -36,13 +37,14 @@ class Config:
         return "V-JEPA 2 (Assran et al. 2025)"
 
     def matches(self, state: State) -> bool:
+        state = official(state)
         return (
             len(shape_of(state, PROJECTION)) == 5 and FIRST in state and "pos_embed" not in state
             and "cls_token" not in state
         )  # fmt: skip
 
     def convert(self, state: State) -> Converted:
-        named = flat(state)
+        named = flat(official(state))
         keys, width = Keys(named, self.title), shape_of(named, FIRST)[0]
         heads = heads_of(width, self.heads, _HEADS)
         trunk = trunk_of(named, heads, self.title)

@@ -78,7 +78,7 @@ def _vit(source: Source) -> Folder:
     width = encoder.width
     settings = {
         "model_type": "vit",
-        **_shape(source),
+        **shape_settings(source),
         "intermediate_size": encoder.trunk.shape.hidden,
         "image_size": list(size),
         "patch_size": encoder.tokenizer.config.patch_size,
@@ -100,9 +100,9 @@ def _vit(source: Source) -> Folder:
     tensors = {
         "embeddings.cls_token": encoder.cls_token,
         "embeddings.position_embeddings": table,
-        **_named("embeddings.patch_embeddings.projection", encoder.tokenizer.projection),
-        **dict(_blocks(encoder, "encoder.layer", names)),
-        **_named("layernorm", encoder.trunk.norm),
+        **named("embeddings.patch_embeddings.projection", encoder.tokenizer.projection),
+        **dict(blocks_of(encoder, "encoder.layer", names)),
+        **named("layernorm", encoder.trunk.norm),
         "pooler.dense.weight": torch.eye(width),
         "pooler.dense.bias": torch.zeros(width),
     }
@@ -134,7 +134,7 @@ def _dinov2(source: Source) -> Folder:
     table, size, note = table_of(source, resizes_alike(source, antialias=registers > 0))
     settings = {
         "model_type": "dinov2_with_registers" if registers else "dinov2",
-        **_shape(source),
+        **shape_settings(source),
         "mlp_ratio": int(config.mlp_ratio),
         "use_swiglu_ffn": encoder.trunk.shape.ffn != "mlp",
         "layerscale_value": 1.0 if config.layer_scale is None else config.layer_scale,
@@ -159,9 +159,9 @@ def _dinov2(source: Source) -> Folder:
         "embeddings.cls_token": encoder.cls_token,
         "embeddings.mask_token": encoder.mask_token,
         "embeddings.position_embeddings": table,
-        **_named("embeddings.patch_embeddings.projection", encoder.tokenizer.projection),
-        **dict(_blocks(encoder, "encoder.layer", names, scales=True)),
-        **_named("layernorm", encoder.trunk.norm),
+        **named("embeddings.patch_embeddings.projection", encoder.tokenizer.projection),
+        **dict(blocks_of(encoder, "encoder.layer", names, scales=True)),
+        **named("layernorm", encoder.trunk.norm),
     }
     if registers:
         settings["num_register_tokens"] = registers
@@ -180,6 +180,8 @@ def _against_dinov3(source: Source) -> str:
             f"its rotary positions are measured by position.normalise: {position.normalise}, and those of "
             "DINOv3ViTModel by the length of each side ('separate')"
         )
+    if position.frequencies != "pair":
+        return "its rotary positions have frequencies of V-JEPA 2 (position.frequencies), those of DINOv3ViTModel not"
     if position.dtype != "float32":
         return f"its rotary tables are {position.dtype}, and those of DINOv3ViTModel float32"
     return ""
@@ -191,7 +193,7 @@ def _dinov3(source: Source) -> Folder:
     gated = encoder.trunk.shape.ffn != "mlp"
     settings = {
         "model_type": "dinov3_vit",
-        **_shape(source),
+        **shape_settings(source),
         "intermediate_size": encoder.trunk.shape.hidden,
         "image_size": max(size_of(source)),
         "patch_size": encoder.tokenizer.config.patch_size,
@@ -219,7 +221,7 @@ def _dinov3(source: Source) -> Folder:
         "ffn.out": "mlp.down_proj",
         "ffn_scale": "layer_scale2.lambda1",
     }
-    blocks = dict(_blocks(encoder, "layer", names, scales=True))
+    blocks = dict(blocks_of(encoder, "layer", names, scales=True))
     if not settings["key_bias"]:
         blocks = {name: tensor for name, tensor in blocks.items() if not name.endswith("k_proj.bias")}
     for name in [name for name in blocks if gated and ".up_proj." in name]:
@@ -228,16 +230,16 @@ def _dinov3(source: Source) -> Folder:
         "embeddings.cls_token": encoder.cls_token,
         "embeddings.mask_token": encoder.mask_token[None],
         "embeddings.register_tokens": torch.zeros(1, 0, encoder.width),
-        **_named("embeddings.patch_embeddings", encoder.tokenizer.projection),
+        **named("embeddings.patch_embeddings", encoder.tokenizer.projection),
         **blocks,
-        **_named("norm", encoder.trunk.norm),
+        **named("norm", encoder.trunk.norm),
     }
     if config.registers:
         tensors["embeddings.register_tokens"] = encoder.register_tokens
     return Folder("DINOv3ViTModel", settings, tensors)
 
 
-def _shape(source: Source) -> dict[str, Any]:
+def shape_settings(source: Source) -> dict[str, Any]:
     """Settings that all layouts call the same."""
     shape = source.encoder.trunk.shape
     return {
@@ -251,11 +253,12 @@ def _shape(source: Source) -> dict[str, Any]:
     }
 
 
-def _named(start: str, module: torch.nn.Module) -> dict[str, Tensor]:
+def named(start: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    """Tensors of a module under a name."""
     return {f"{start}.{name}": tensor for name, tensor in module.state_dict().items()}
 
 
-def _blocks(encoder: Any, start: str, names: dict[str, str], scales: bool = False) -> Iterator[tuple[str, Tensor]]:
+def blocks_of(encoder: Any, start: str, names: dict[str, str], scales: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Parameters of the blocks by the names of a file.
 
     Args:

@@ -69,6 +69,7 @@ class Onnx:
                 opset_version=self.config.opset,
                 input_names=["view"],
                 output_names=list(outputs),
+                dynamic_shapes=({0: "batch"},),  # the name of the axis
                 custom_translation_table=_translations(),
                 verbose=False,
             )

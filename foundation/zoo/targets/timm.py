@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -133,7 +134,8 @@ def _converted(source: Source) -> tuple[str, dict[str, Any], dict[str, Tensor], 
         "num_heads": shape.heads,
         "mlp_ratio": _ratio(2 * encoder.trunk.shape.hidden, shape.width) if gated else config.mlp_ratio,
         "qkv_bias": config.qkv_bias,
-        "init_values": config.layer_scale,
+        # timm's DINOv2 with gates has factors on the residuals, which None does not take away.
+        "init_values": 1.0 if config.layer_scale is None and gated else config.layer_scale,
         "class_token": config.class_token,
         "reg_tokens": config.registers,
         "no_embed_class": bool(config.registers),
@@ -156,6 +158,9 @@ def _converted(source: Source) -> tuple[str, dict[str, Any], dict[str, Tensor], 
         layer, _, kind = name.rpartition(".")
         named = BLOCK[name] if name in BLOCK else f"{BLOCK[layer]}.{kind}"
         tensors[f"blocks.{number}.{named}"] = tensor
+    if config.layer_scale is None and gated:
+        for number, name in itertools.product(range(shape.depth), ("attention_scale", "ffn_scale")):
+            tensors[f"blocks.{number}.{BLOCK[name]}"] = torch.ones(shape.width)
     tensors |= {f"norm.{name}": tensor.detach() for name, tensor in encoder.trunk.norm.state_dict().items()}
     model = "vit_giant_patch14_dinov2" if gated else f"vit_{_NAMED.get(shape.width, 'base')}_patch16_224"
     return model, arguments, tensors, note

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.files import write_file
+from foundation.zoo.targets import hub_video
 from foundation.zoo.targets.base import CARD, Outputs, Reader, Source
-from foundation.zoo.targets.hub_layouts import layout_of
+from foundation.zoo.targets.hub_layouts import Layout, layout_of
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", CARD)
 _BICUBIC = 3
@@ -45,18 +47,20 @@ class Transformers:
 
     def refusal(self, source: Source) -> str:
         """What stands against the nearest architecture of the library."""
-        return layout_of(source).refusal(source)
+        return _layout_of(source).refusal(source)
 
     def write(self, source: Source, path: Path) -> Sequence[str]:
         """Settings, weights and processor."""
-        folder = layout_of(source).folder(source)
+        folder = _layout_of(source).folder(source)
         settings = {"architectures": [folder.architecture], "torch_dtype": "float32", **folder.settings}
         write_file(path / FILES[0], json.dumps(settings, indent=1).encode())
         tensors = {name: value.detach().contiguous().clone() for name, value in folder.tensors.items()}
         save_file(tensors, path / FILES[1], metadata={"format": "pt"})
-        write_file(path / FILES[2], json.dumps(processor(source.preprocessing), indent=1).encode())
         write_file(path / CARD, json.dumps(source.card(), indent=1).encode())
         notes = [f"as {folder.architecture}", *([folder.note] if folder.note else [])]
+        if hub_video.takes(source):
+            return [*notes, "no video processor is written: views are made as the card says"]
+        write_file(path / FILES[2], json.dumps(processor(source.preprocessing), indent=1).encode())
         if below := source.preprocessing["resize_below"]:
             notes.append(
                 f"images whose shorter side has fewer than {below} pixels are not cut by our evaluation; the written "
@@ -69,11 +73,14 @@ class Transformers:
         library: Any = importlib.import_module("transformers")
         with _quiet(library.utils.logging):
             model, told = library.AutoModel.from_pretrained(path, local_files_only=True, output_loading_info=True)
-        if wrong := [*told["missing_keys"], *told["unexpected_keys"]]:
+        missing = [name for name in told["missing_keys"] if not name.startswith("predictor.")]  # of V-JEPA 2
+        if wrong := [*missing, *told["unexpected_keys"]]:
             raise UserError(
                 f"transformers {library.__version__} does not take these weights: {', '.join(sorted(wrong)[:3])} do "
                 "not fit; another version may"
             )
+        if type(model).__name__ == hub_video.ARCHITECTURE:
+            return partial(hub_video.outputs, model.eval())
         registers = int(json.loads((path / FILES[0]).read_text()).get("num_register_tokens", 0))
 
         @torch.no_grad()
@@ -83,6 +90,10 @@ class Transformers:
             return found | ({"registers": tokens[:, 1 : 1 + registers]} if registers else {})
 
         return run
+
+
+def _layout_of(source: Source) -> Layout:
+    return hub_video.LAYOUT if hub_video.takes(source) else layout_of(source)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def export(
     to: str,
     out: str | Path,
     samples: Sequence[Item] = (),
+    rate: float | None = None,
     branch: str | None = None,
     overwrite: bool = False,
 ) -> Written:
@@ -68,6 +69,7 @@ def export(
         out: the file or the folder to write.
         samples: files or arrays that it is checked with, see :meth:`foundation.zoo.model.Model.forward`; none: with
             random numbers.
+        rate: of samples that do not say it, see there.
         branch: of a run.
         overwrite: replace what an earlier export left at ``out``.
 
@@ -82,33 +84,44 @@ def export(
     require(to, target.packages)
     check_place(target, path, overwrite)
     loaded = model if isinstance(model, LoadedEncoder) else load_encoder(model, branch=branch)
-    source = source_of(loaded, samples)
+    source = source_of(loaded, samples, rate)
     if reason := target.refusal(source):
         raise UserError(f"{loaded.name or model} cannot be written as {to}: {reason}")
+    return write_checked(target, source, path, overwrite)
+
+
+def write_checked(target: Target, source: Source, path: Path, overwrite: bool = False) -> Written:
+    """Write an encoder that the target does not refuse.
+
+    Raises:
+        UserError: as :func:`export`.
+    """
+    check_place(target, path, overwrite)
     with placing(target, path) as place:
         notes = target.write(source, place)
         off = compared(target, source, place)
         if not off <= target.tolerance:
             raise UserError(
-                f"{loaded.name or model} written as {to} does not agree with the encoder: features differ by {off:.1e} "
-                f"of the largest value, allowed are {target.tolerance:.0e}; nothing was written to {path}"
+                f"what was written of {source.loaded.name} does not agree with the encoder: features differ by "
+                f"{off:.1e} of the largest value, allowed are {target.tolerance:.0e}; {path} was not written"
             )
     return Written(path, off, target.tolerance, tuple(source.view.shape), source.real, tuple(notes))
 
 
-def source_of(loaded: LoadedEncoder, samples: Sequence[Item] = ()) -> Source:
+def source_of(loaded: LoadedEncoder, samples: Sequence[Item] = (), rate: float | None = None) -> Source:
     """What targets are written from.
 
     Args:
         loaded: the encoder; it stays as it is.
         samples: that its view is made of; none: random numbers, with seed 0.
+        rate: of samples that do not say it.
 
     Raises:
         UserError: samples that cannot be read.
     """
     modality, evaluation = loaded.own
     if samples:
-        view = Preprocess(modality, evaluation)(list(samples))
+        view = Preprocess(modality, evaluation)(list(samples), rate=rate)
     else:
         shape = evaluation_shape(modality, evaluation)
         view = torch.randn(VIEWS, *shape, generator=torch.Generator().manual_seed(0))

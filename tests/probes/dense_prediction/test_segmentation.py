@@ -89,7 +89,7 @@ def test_a_map_follows_the_picture(height, width, factor):
     labels = evaluate.crop_map(np.kron(bright, np.ones((factor, factor))).astype(np.int32), height, width)
     assert labels.shape == (64, 64) and (crop != labels.astype(bool)).mean() < 0.02
     # A place follows too: the lower right corner of the bright block.
-    ((x, y),) = evaluate.crop_points([[width // 2, height // 3]], height, width)
+    ((x, y),) = evaluate.crop_places([[width // 2, height // 3]], height, width)
     target, top, left = evaluate.placed(height, width)
     assert (x, y) == pytest.approx((width // 2 * target[1] / width - left, height // 3 * target[0] / height - top))
 

@@ -1,0 +1,91 @@
+"""Recordings longer than a view: several views from begin to end, whose features are averaged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.errors import UserError
+from foundation.modalities.audio.evaluation import EvaluationConfig as Audio
+from foundation.modalities.image.evaluation import EvaluationConfig as Image
+from foundation.modalities.imu.evaluation import EvaluationConfig as Imu
+from foundation.modalities.parts import in_pieces
+from foundation.modalities.video.evaluation import EvaluationConfig as Video
+from foundation.probes.features import SimpleEncoder, averaged, extract, reader
+
+
+def imu(seconds, rate=50.0):
+    """Channel 0 counts the seconds."""
+    times = np.arange(int(seconds * rate)) / rate
+    signal = np.zeros((len(times), 6), np.float32)
+    signal[:, 0] = times
+    return {"imu": torch.from_numpy(signal), "imu_rate": rate, "__key__": "a"}
+
+
+def audio(seconds, rate=16_000):
+    """Silence, but for a tone in the last second."""
+    wave = np.zeros(int(seconds * rate), np.float32)
+    end = min(rate, len(wave))
+    wave[-end:] = np.sin(np.arange(end) * 0.3)
+    return {"audio": torch.from_numpy(wave), "audio_rate": rate, "__key__": "a"}
+
+
+def video(frames):
+    """Frame by frame brighter, one a second."""
+    stack = torch.arange(frames, dtype=torch.uint8)[:, None, None, None].expand(frames, 3, 32, 32)
+    return {"video": stack, "video_times": np.arange(frames, dtype=float), "video_end": float(frames), "__key__": "a"}
+
+
+def test_pieces_of_a_sensor_cover_the_recording():
+    config = Imu(size=100, rate=50.0, mean=(0.0,) * 6, std=(1.0,) * 6)
+    views = in_pieces("imu", config, 5)([imu(10.0), imu(2.0)])
+    assert views.shape == (2, 5, 6, 100)
+    assert views[0, :, 0, 0].tolist() == pytest.approx([0, 2, 4, 6, 8], abs=0.05)  # ten seconds, two at a time
+    assert torch.equal(views[1], views[1, :1].expand(5, -1, -1)), "a recording as long as the view has one place"
+    assert torch.equal(in_pieces("imu", config, 3)([imu(9.0)])[:, 1], config.build()([imu(9.0)]))
+
+
+def test_what_only_the_end_of_a_sound_holds_is_heard():
+    config = Audio(frames=100)
+    sample = audio(6.0)
+    middle, pieces = config.build()([sample]), in_pieces("audio", config, 6)([sample])
+    assert float(middle.std()) < 1e-6, "the middle is silent"
+    assert [float(piece.std()) > 0.1 for piece in pieces[0]] == [False] * 5 + [True]
+    short = in_pieces("audio", config, 3)([audio(1.0 / 2)])[0]
+    assert torch.equal(short[0], short[2]), "what is shorter is heard whole each time"
+
+
+def test_clips_of_a_video_lie_along_it():
+    config = Video(size=32, frames=2, seconds=2.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = in_pieces("video", config, 3)([video(20)])[0, :, 0, 0, 0, 0] * 255
+    assert found.tolist() == sorted(found.tolist()) and found[0] < 2 and found[2] > 16
+
+
+def test_the_feature_of_a_recording_is_the_mean_of_its_pieces():
+    views = torch.randn(4, 3, 2, 8)
+    encoder = SimpleEncoder(lambda view: view.flatten(1))
+    tokens, mean = averaged(reader(encoder))(views)
+    assert torch.allclose(tokens[0], views.flatten(2).mean(dim=1)) and torch.allclose(mean, tokens[0])
+    batch = EvalBatch(views)
+    found = extract(encoder, [batch], pieces=3)
+    assert torch.allclose(found.cls[0], tokens[0]) and len(found) == 4
+
+
+class EvalBatch:
+    """What the loader of probes gives."""
+
+    def __init__(self, data):
+        self.skipped, self.messages = {}, ()
+        self.data, self.keys = data, tuple("abcd"[: len(data)])
+        self.labels, self.names = [0] * len(data), [0] * len(data)
+        self.ids = list(range(len(data)))
+
+
+def test_views_without_time_are_refused():
+    with pytest.raises(UserError, match="have no time"):
+        in_pieces("image", Image(), 2)
+    with pytest.raises(UserError, match="covers the whole"):
+        in_pieces("imu", Imu(whole=True), 2)
+    with pytest.raises(UserError, match="covers the whole"):
+        in_pieces("video", Video(), 2)
