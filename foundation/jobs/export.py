@@ -47,7 +47,7 @@ class ExportJob(Job):
     def run(self, context: JobContext) -> Mapping[str, float]:
         """Process 0 writes, all help where weights are sharded; a disk that is full is said and ends nothing."""
         name = self.branch or context.learner.measured
-        sharded = any_sharded({name: context.branch(name).encoder.state_dict()})
+        sharded = any_sharded({name: context.branch(name).state_dict()})
         if context.folder is None or (context.rank != 0 and not sharded):
             return {}
         path = context.folder / "export" / f"step-{context.total_step:08d}" / f"{name}.safetensors"

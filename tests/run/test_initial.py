@@ -109,7 +109,7 @@ def test_the_recipe_of_such_a_run_is_one_of_stages(warmed):
     assert load_encoder(folder).step == 7
 
 
-@pytest.mark.parametrize("stop", [2, 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 5))])
 def test_stopped_inside_and_behind_it_goes_on_bit_for_bit(warmed, weights, train, tiny_recipe, tmp_path, stop):
     settings = (*LIKE, initial(weights, "warm_up_heads: 3 steps"))
     train(tiny_recipe(*settings, f"train.stop_after={stop} steps"), tmp_path / "cut")

@@ -96,6 +96,7 @@ def test_timm_transformers(options, size, timm_vit_of):
     assert ("head." in made.left_out) == ("num_classes" in options)
 
 
+@pytest.mark.slow  # open_clip takes seconds to import and to make the model
 def test_image_towers_of_open_clip(tmp_path: Path):
     library = pytest.importorskip("open_clip")
     torch.manual_seed(0)
