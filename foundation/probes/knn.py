@@ -6,8 +6,10 @@ weights; DINOv2 divides them by their sum over the largest k first. Both name th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -28,6 +30,11 @@ _UNIT = 2e-6
 """Rows whose length differs from 1 by less, which is rounding, are taken as they are."""
 _LANES = 32
 """Products of which only the largest is looked at, while all of them are too small."""
+_RARE = 256
+"""Of so many products one may pass: to multiply it again takes as long as a hundred products in float32."""
+_NARROW_ERROR = 0.0041
+"""Bound of the error of a cosine whose factors, of length 1, are rounded to bfloat16: 2 * 2^-9 + 2^-18, and what sums
+in float32 may add."""
 NO_TOP5 = 5
 """With so many classes or fewer nearly every sample has its class among the best five."""
 
@@ -201,14 +208,11 @@ def search(
     with torch.inference_mode():
         for start in progress(starts, len(starts), what, "block") if what else starts:
             block = nn.functional.normalize(queries[start : start + query_block].float(), dim=1).to(device)
-            best = _Best(len(block), k, device)
-            products = block.new_empty(len(block), bank_block)
+            best = _Best(block, k)
             for first in range(0, len(bank), bank_block):
                 rows = slice(first, min(first + bank_block, len(bank)))
                 part = of_length_one.part(rows).to(device)
-                cosine = torch.mm(block, part.T, out=products[:, : len(part)])
-                of_length_one.hide(cosine, start, rows)
-                best.add(cosine, first)
+                best.add(part, first, functools.partial(of_length_one.hide, start=start, rows=rows))
             found.append(best.found())
     similarities = torch.cat([near for near, _ in found] or [torch.zeros(0, k)])
     return Neighbours(
@@ -265,43 +269,78 @@ class _Best:
     time is compared with it, and only where that is more, the products themselves. What passes is put down behind the
     k, and sorted in when there is no room any more.
 
+    Where a processor multiplies bfloat16 twice as fast, products in bfloat16 say first which may exceed it: they are
+    wrong by no more than a known bound, and what passes is multiplied again in float32. Neighbours are the same.
+
     Args:
-        queries: of the block.
+        block: [q, D] queries of length 1.
         k: neighbours.
-        device: of the products.
     """
 
-    def __init__(self, queries: int, k: int, device: torch.device) -> None:
-        self.k, self.room = k, 2 * k + 64
+    def __init__(self, block: Tensor, k: int) -> None:
+        self.block, self.k, self.room = block, k, 2 * k + 64
+        queries, device = len(block), block.device
         self.similarities = torch.full((queries, self.room), -torch.inf, device=device)
         self.rows = torch.zeros(queries, self.room, dtype=torch.int64, device=device)
         self.filled = torch.zeros(queries, dtype=torch.int64, device=device)
         self.least = torch.full((queries,), -torch.inf, device=device)
         # Elsewhere than on a CPU, to sort is cheaper than to ask how many pass.
         self.selects = device.type == "cpu"
+        self.narrow = block.bfloat16() if self.selects and multiplies_bfloat16() else None
+        self.crowded = self.tried = 0
+        self.products: dict[torch.dtype, Tensor] = {}
 
-    def add(self, cosine: Tensor, first: int) -> None:
-        """Products [q, b] with the rows of the bank from ``first`` on."""
-        lanes = _LANES if cosine.shape[1] % _LANES == 0 else 1
-        if first == 0 or not self.selects or lanes == 1 or not self._put_down(cosine.unflatten(1, (lanes, -1)), first):
-            value, column = cosine.topk(min(self.k, cosine.shape[1]), dim=1)
-            self._sort_in(value, column + first)
+    def add(self, part: Tensor, first: int, hide: Callable[[Tensor], None]) -> None:
+        """Rows [b, D] of the bank, of length 1, from ``first`` on; ``hide`` sets products [q, b] of rows that are no
+        neighbours to minus infinity."""
+        whole = self.selects and first > 0 and len(part) % _LANES == 0
+        # Before so many rows were seen too many pass; and where many are alike, always.
+        if whole and self.narrow is not None and first >= 2 * _RARE * self.k and self.crowded <= 2 + self.tried // 4:
+            self.tried += 1
+            if self._from_narrow(part, first, hide):
+                return
+            self.crowded += 1
+        cosine = self._product(self.block, part)
+        hide(cosine)
+        if whole:
+            query, column, values = _above(cosine, self.least)
+            if self._put_down(query, first + column, values):
+                return
+        value, column = cosine.topk(min(self.k, cosine.shape[1]), dim=1)
+        self._sort_in(value, column + first)
 
-    def _put_down(self, products: Tensor, first: int) -> bool:
-        """The same for products [q, lanes, n]; False, and nothing is done, where too many pass."""
-        query, place = (products.amax(dim=1) > self.least[:, None]).nonzero(as_tuple=True)
-        values = products[query, :, place]
-        which, lane = (values > self.least[query, None]).nonzero(as_tuple=True)
-        query, rows = query[which], first + lane * products.shape[2] + place[which]
+    def _product(self, block: Tensor, part: Tensor) -> Tensor:
+        """[q, b], in the same memory each time."""
+        out = self.products.get(block.dtype)
+        if out is None or out.shape[1] != len(part):
+            out = self.products[block.dtype] = block.new_empty(len(block), len(part))
+        return torch.mm(block, part.T, out=out)
+
+    def _from_narrow(self, part: Tensor, first: int, hide: Callable[[Tensor], None]) -> bool:
+        """By products in bfloat16; False, and nothing is done, where too many pass."""
+        assert self.narrow is not None
+        cosine = self._product(self.narrow, part.bfloat16())
+        hide(cosine)
+        # Rounding keeps the order, so that what is rounded can be compared with the rounded bound.
+        query, column, _ = _above(cosine, (self.least - _NARROW_ERROR).bfloat16(), or_equal=True)
+        if len(query) * _RARE > cosine.numel():
+            return False
+        values = (self.block[query] * part[column]).sum(dim=1)
+        above = (values > self.least[query]).nonzero().flatten()
+        return self._put_down(query[above], first + column[above], values[above])
+
+    def _put_down(self, query: Tensor, rows: Tensor, values: Tensor) -> bool:
+        """Products that pass, in the order of their queries; False, and nothing is done, where there are too many."""
         counts = torch.bincount(query, minlength=len(self.filled))
         if int((self.filled + counts).max()) > self.room:
             if int(counts.max()) > self.room - self.k:
                 return False
             self._sort_in()
-        # Queries come in order, so that those of one stand beside each other.
         slot = self.filled[query] + torch.arange(len(query)) - (counts.cumsum(dim=0) - counts)[query]
-        self.similarities[query, slot], self.rows[query, slot] = values[which, lane], rows
+        self.similarities[query, slot], self.rows[query, slot] = values, rows
         self.filled += counts
+        if int(self.filled.sum()) > 2 * self.k * len(counts):  # the bound is out of date
+            self._sort_in()
         return True
 
     def _sort_in(self, *more: Tensor) -> None:
@@ -320,6 +359,26 @@ class _Best:
         """[q, k] similarities and rows on the CPU, nearest first."""
         self._sort_in()
         return self.similarities[:, : self.k].cpu(), self.rows[:, : self.k].cpu()
+
+
+def _above(cosine: Tensor, bound: Tensor, or_equal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (ascending), columns and values of products [q, b] that are above the bound [q] of their query."""
+    lanes = cosine.unflatten(1, (_LANES, -1))
+    passes = torch.ge if or_equal else torch.gt
+    query, place = passes(lanes.amax(dim=1), bound[:, None]).nonzero(as_tuple=True)
+    values = lanes[query, :, place]
+    which, lane = passes(values, bound[query, None]).nonzero(as_tuple=True)
+    return query[which], lane * lanes.shape[2] + place[which], values[which, lane]
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16, and torch the library that uses them."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def neighbours_of(samples: int, leave_one_out: bool, groups: Tensor | None = None) -> int:

@@ -82,7 +82,9 @@ def _same(other: Score, score: Score) -> bool:
 
 def _section(answer: Answer, outcome: Outcome) -> str:
     first = outcome.scores[0]
-    cards = [parts.card(f"{first.metric} by features", _bars(outcome))] if first.share else []
+    beside = any(score.features != "model" for score in outcome.scores)
+    title = f"{first.metric} beside baselines" if beside else "Figures"
+    cards = [parts.card(title, _bars(outcome))] if first.share else []
     cards += [_drawn(picture) for picture in outcome.pictures]
     told = notes(outcome.warnings, "Mind")
     return parts.section(answer.name, outcome.protocol, told + f'<div class="grid">{"".join(cards)}</div>')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from foundation.errors import UserError
 from foundation.probes import knn
@@ -135,3 +136,50 @@ def test_mean_patch_tokens_count_where_no_loss_trains_the_class_token():
         found[tokens] = knn.classify(near, labels, labels, [5])[5].top1
     assert found["cls"] < 0.6 and found["patches"] == 1.0
     assert found["both"] > 0.8, "a part of large norm does not drown the other"
+
+
+def crowd(samples, width=48, seed=0, spread=1.0):
+    """Vectors about a few middles: with little spread most are about equally near."""
+    generator = torch.Generator().manual_seed(seed)
+    middles = torch.randn(5, width, generator=generator)
+    return middles[torch.arange(samples) % 5] + spread * torch.randn(samples, width, generator=generator)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("spread", [3.0, 0.3, 0.01])
+@pytest.mark.parametrize("order", ["drawn", "nearer and nearer"])
+def test_neighbours_of_a_large_bank_are_those_of_a_plain_sort(narrow, spread, order, monkeypatch):
+    """In any order of the bank, by float32 alone and by bfloat16 first: blocks of which few, many and all pass."""
+    monkeypatch.setattr(knn, "multiplies_bfloat16", lambda: narrow)
+    bank, queries = crowd(6000, spread=spread), crowd(40, seed=1, spread=spread)
+    if order == "nearer and nearer":
+        towards = nn.functional.normalize(bank, dim=1) @ nn.functional.normalize(queries, dim=1).mean(dim=0)
+        bank = bank[towards.argsort()]
+    found = knn.search(bank, queries, 5, bank_block=256, query_block=16)
+    unit = [nn.functional.normalize(part.double(), dim=1) for part in (bank, queries)]
+    cosine = unit[1] @ unit[0].T
+    expected = cosine.topk(5, dim=1)
+    assert torch.allclose(found.similarities.double(), expected.values, atol=1e-6)
+    # Where two are as near up to rounding, either may come first.
+    assert torch.allclose(cosine.gather(1, found.indices), expected.values, atol=1e-6)
+    assert all(len(set(row)) == 5 for row in found.indices.tolist())
+
+
+def test_the_bound_of_bfloat16_holds():
+    """The worst that rounding can do: every factor just between two numbers of bfloat16."""
+    one = nn.functional.normalize(torch.full((1, 256), 1 + 2.0**-9 + 2.0**-20), dim=1)
+    generator = torch.Generator().manual_seed(0)
+    others = nn.functional.normalize(torch.rand(2000, 256, generator=generator) + 0.5, dim=1)
+    for a, b in ((one, one), (one, others), (others, others)):
+        error = (a.bfloat16().float() @ b.bfloat16().float().T - a @ b.T).abs().max()
+        assert float(error) < knn._NARROW_ERROR
+
+
+def test_few_products_are_looked_at_where_products_are_narrow(monkeypatch):
+    """The way by bfloat16 is taken, and most blocks need no product in float32."""
+    monkeypatch.setattr(knn, "multiplies_bfloat16", lambda: True)
+    taken = []
+    original = knn._Best._from_narrow
+    monkeypatch.setattr(knn._Best, "_from_narrow", lambda self, *a: taken.append(original(self, *a)) or taken[-1])
+    knn.search(crowd(20_000, spread=3.0), crowd(16, seed=1, spread=3.0), 5, bank_block=1024)
+    assert len(taken) > 10 and sum(taken) > 0.9 * len(taken)
