@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation import cli, config
     from foundation.files import replace_file
-    from foundation.finetune.predictor import predictor, write_heads
+    from foundation.finetune.predictor import predictor
     from foundation.finetune.recipe import Options, recipe_of
     from foundation.finetune.survey import survey
     from foundation.voice import to_stdout
@@ -107,7 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
     code = cli.main(["pretrain", str(file), *arguments.overrides, "--run", str(folder), *flags])
     if code or arguments.dry_run:
         return code
-    write_heads(folder)
     if arguments.test:
         _score(predictor(folder, "cpu"), folder, arguments.test, arguments.workers or 0)
     to_stdout(f"the fine-tuned model: {folder / 'export' / 'best.safetensors'} (heads beside it)")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from foundation import config
 from foundation.branches.base import EncoderBranch
-from foundation.checkpoints import checkpoint
 from foundation.data.extras.target import Config as TargetConfig
 from foundation.data.extras.target import Target
 from foundation.errors import UserError
@@ -21,14 +20,12 @@ from foundation.objectives.supervised import Tokens, answers_of
 from foundation.probes.road import open_limited
 from foundation.probes.supervised import Answers, answers
 from foundation.run.recipe import Recipe
-from foundation.zoo.load import load_encoder
+from foundation.zoo.load import LoadedEncoder, load_encoder
 from foundation.zoo.model import Model
 from foundation.zoo.preprocess import Item
 
 BEST = "best"
-_HEADS = ".heads.safetensors"
-_OF = "encoder_sha256"
-"""In the metadata of the heads: of the weights that they were trained with."""
+"""Branch that fine-tuning keeps."""
 
 
 class Predictor(nn.Module):
@@ -40,7 +37,9 @@ class Predictor(nn.Module):
         classes: names of the classes or labels, in the order of the outputs; empty for a regression.
     """
 
-    def __init__(self, model: Model, branch: EncoderBranch, target: TargetConfig, tokens: Tokens, loaded: Any) -> None:
+    def __init__(
+        self, model: Model, branch: EncoderBranch, target: TargetConfig, tokens: Tokens, loaded: LoadedEncoder
+    ) -> None:
         super().__init__()
         self.model, self.branch = model, branch
         self.target, self.tokens, self._loaded = target, tokens, loaded
@@ -115,57 +114,26 @@ def predictor(source: str | Path, device: torch.device | str = "cpu") -> Predict
     """Load a fine-tuned model.
 
     Args:
-        source: the folder of a fine-tuning run, or its export ``export/best.safetensors``.
+        source: the folder of a fine-tuning run, its export ``export/best.safetensors``, or what else
+            :func:`foundation.zoo.load.load_encoder` takes, where it was fine-tuned.
         device: where it computes.
 
     Raises:
-        UserError: it is no fine-tuned model, or its heads are missing or of other weights.
+        UserError: it is no fine-tuned model, or its heads are missing or damaged.
     """
-    from safetensors import safe_open
-
-    path = Path(source)
-    weights = path if path.suffix == ".safetensors" else path / "export" / f"{BEST}.safetensors"
-    heads = weights.with_name(weights.stem + _HEADS)
-    if not weights.is_file() or not heads.is_file():
-        missing = heads if weights.is_file() else weights
-        raise UserError(
-            f"{source} is no fine-tuned model: there is no {missing} (give the folder of a run of foundation finetune, "
-            f"or its export/{BEST}.safetensors with {BEST}{_HEADS} beside it)"
-        )
-    loaded = load_encoder(weights, device)
-    recipe = config.load(Recipe, loaded.recipe, name=str(weights.with_suffix(".json")))
+    export = Path(source) / "export" / f"{BEST}.safetensors"
+    loaded = load_encoder(export if export.is_file() else source, device)
+    none = f"{source} is no fine-tuned model: give the folder of a run of foundation finetune, or its {export.name}"
+    if not loaded.recipe or loaded.heads is None:
+        raise UserError(none)
+    recipe = config.load(Recipe, loaded.recipe, name=f"the recipe of {source}").stage(loaded.stage)
     targets = [one for one in recipe.data.extras.values() if isinstance(one, TargetConfig)]
     losses = [one for one in recipe.objectives if isinstance(one, SupervisedConfig)]
     if len(targets) != 1 or len(losses) != 1:
-        raise UserError(f"{weights} is no fine-tuned model: its recipe has no supervised objective with a target")
-    modules = {name: head.build(int(loaded.encoder.width)) for name, head in recipe.heads.items()}  # type: ignore[arg-type]
-    branch = EncoderBranch(loaded.encoder, modules, recipe.heads)
-    with safe_open(heads, framework="pt") as file:
-        of = (file.metadata() or {}).get(_OF)
-        if of != loaded.sha256:
-            raise UserError(f"{heads} belongs to other weights than {weights.name}: they were written by two trainings")
-        branch.heads.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        raise UserError(none)
+    encoder: Any = loaded.encoder
+    modules = {name: head.build(int(encoder.width)) for name, head in recipe.heads.items()}
+    branch = EncoderBranch(encoder, modules, recipe.heads)
+    branch.heads.load_state_dict(loaded.heads())
     branch.to(device).eval().requires_grad_(False)
     return Predictor(Model(loaded), branch, targets[0], losses[0].tokens, loaded)
-
-
-def write_heads(run: Path) -> Path:
-    """Write the heads of a finished run beside its export.
-
-    Raises:
-        UserError: the run has no whole checkpoint, or no export.
-    """
-    from safetensors.torch import save
-
-    from foundation.files import replace_file
-
-    weights = run / "export" / f"{BEST}.safetensors"
-    newest, _ = checkpoint.newest(run / "checkpoints")
-    if newest is None or not weights.is_file():
-        raise UserError(f"{run} has not ended: the same command goes on with it")
-    with checkpoint.Reader(newest) as reader:
-        keys = [key for key in reader.contents[BEST] if key.startswith("heads.")]
-        tensors = {key.removeprefix("heads."): reader.tensor(BEST, key).clone() for key in keys}
-    path = weights.with_name(weights.stem + _HEADS)
-    replace_file(path, save(tensors, metadata={_OF: checkpoint.sha256(weights)}))
-    return path

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from foundation.modalities.drawing import Picture, resize
 
-SIDE = 224
-"""Height of a picture, pixels."""
+SIDE = 160
+"""Height of a picture, pixels: three side by side fit into a card of a page."""
 _UNKNOWN = (128, 128, 128)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from foundation.data.stream import iterate_samples
 from foundation.errors import SampleError, UserError
 from foundation.modalities import label_drawing
+from foundation.modalities.drawing import resize
 from foundation.modalities.parts import decoder
 from foundation.modalities.video.clips import sample_frames
 from foundation.modalities.video.evaluation import VideoEvaluation
@@ -37,6 +38,7 @@ from foundation.voice import plural
 MEMBERS = ("masks.npy",)
 """Where objects are looked for: whole numbers [T, H, W], a map for every frame of the video, 0 the background."""
 _MODALITIES = ("image", "video")
+_SHOT = 80  # pixels of a frame that is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +248,7 @@ def _drawn(key: str, clip: _Clip, found: NDArray[Any], objects: Sequence[int], e
             for number, value in enumerate(objects, start=1):
                 inside = maps[at] == value
                 picture[inside] = 0.3 * picture[inside] + 0.7 * table[number]
-            shots.append(picture.round().astype(np.uint8))
+            shots.append(resize(picture.round().astype(np.uint8), _SHOT, _SHOT, smooth=False))
         strips.append(film_strip(shots, len(shots)))
     return Shown(
         title=f"{key}: true masks (above) and those carried on from the first frame (below)",

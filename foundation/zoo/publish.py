@@ -54,6 +54,7 @@ class Said:
         metrics: scores.
         reproduce: command that trains it again.
         notes: what else a user should know.
+        parents: that it comes from; of a sub-network that was extracted, its card says it.
     """
 
     licence: str
@@ -63,6 +64,7 @@ class Said:
     metrics: tuple[Metric, ...] = ()
     reproduce: str = ""
     notes: str = ""
+    parents: tuple[Parent, ...] = ()
 
 
 def publish(source: str, name: str, to: str, said: Said, *, branch: str | None = None, half: bool = False) -> Entry:
@@ -178,7 +180,7 @@ def _write(weights: Path, folder: Path, name: str, said: Said, half: bool) -> En
     part = card.get("sub_network")
     parents = [Parent(of=part["of"], how="extracted")] if part and part["of"] else []
     parents += [Parent(of=origin["of"], how="converted") for origin in card.get("parents", [])]
-    return _entry(name, loaded, said, tuple(files), tuple(parents), card["parameters"])
+    return _entry(name, loaded, said, tuple(files), said.parents or tuple(parents), card["parameters"])
 
 
 def _file(path: Path, source: str) -> File:
@@ -276,6 +278,7 @@ def said_of(entry: Entry | None, **given: Any) -> Said:
             metrics=entry.metrics,
             reproduce=entry.reproduce,
             notes=entry.notes,
+            parents=entry.parents,
         )
         return replace(own, **values)
     missing = [f"--{key}" for key in ("licence", "data") if key not in values]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from foundation.encoders import vit
-from foundation.encoders.positions import PositionConfig, Rotation
+from foundation.encoders.positions import PositionConfig
 from foundation.encoders.protocol import Capabilities, EncoderInput, EncoderModule, Layered, check_hiding
+from foundation.encoders.rotation import Rotation
 from foundation.encoders.segments import Segment
 from foundation.errors import UserError
 from foundation.modalities.audio import tokenizer as audio

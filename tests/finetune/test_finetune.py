@@ -187,7 +187,7 @@ def test_heads_of_another_training_are_refused(encoder, pictures, tmp_path):
         )
     name = "best.heads.safetensors"
     (tmp_path / "one" / "export" / name).write_bytes((tmp_path / "two" / "export" / name).read_bytes())
-    with pytest.raises(UserError, match="belongs to other weights"):
+    with pytest.raises(UserError, match="checksum mismatch"):
         predictor(tmp_path / "one")
     with pytest.raises(UserError, match="is no fine-tuned model"):
         predictor(encoder)

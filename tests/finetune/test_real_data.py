@@ -28,12 +28,12 @@ class Case:
 
 
 CASES = {
-    "image": Case("cifar10-dino-ibot-nano", "cifar10", "train-000000.tar", 8, 0.1),
-    "audio": Case("fsdd-dino-ibot-nano", "fsdd", "train-*.tar", 6, 0.1),
+    "image": Case("cifar10-dino-ibot-nano", "cifar10", "train-000000.tar", 4, 0.1),
+    "audio": Case("fsdd-dino-ibot-nano", "fsdd", "train-*.tar", 4, 0.1),
     "points": Case("shapes16-dino-ibot-nano", "shapes16_points", "train-*.tar", 8, 0.12),
     # Left and right are different actions: no flips.
     "video": Case("utd-depth-dino-ibot-nano", "utd_mhad_depth_imu", "train-*.tar", 8, 1 / 27, ("views.flip=0.0",)),
-    "imu": Case("hapt-dino-ibot-nano", "hapt_imu", "train-000000.tar", 4, 1 / 6),
+    "imu": Case("hapt-dino-ibot-nano", "hapt_imu", "train-000000.tar", 3, 1 / 6),
 }
 
 

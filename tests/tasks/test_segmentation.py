@@ -10,6 +10,7 @@ from PIL import Image
 
 from foundation.data.shards import write_shards
 from foundation.errors import UserError
+from foundation.modalities import label_drawing
 from foundation.tasks import segmentation
 from tests.tasks.subjects import image_subject
 
@@ -58,7 +59,8 @@ def test_the_disc_is_found(shards):
     assert 0.6 < scores["pixel accuracy", "model"].chance < scores["pixel accuracy", "model"].value
     assert outcome.settings["classes"] == [3, 7]
     assert any("1 sample left out" in line and "seg.png" in line for line in outcome.warnings)
-    assert len(outcome.pictures) == 2 and Image.open(io.BytesIO(outcome.pictures[0].content)).height == 224
+    assert len(outcome.pictures) == 2
+    assert Image.open(io.BytesIO(outcome.pictures[0].content)).height == label_drawing.SIDE
     assert task.run(subject).scores[0].value == scores["mIoU", "model"].value
 
 

@@ -71,6 +71,8 @@ def foreign(text: str) -> Foreign | None:
     if found is None or "://" in text:
         return None
     path = Path(found["file"])
+    if path.is_dir():  # a run whose name ends so
+        return None
     given = dict(part.split("=", 1) for part in found["given"].split(",") if part)
     source = given.pop("as", None)
     if given and source is None:

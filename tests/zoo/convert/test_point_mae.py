@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foundation.modalities.points.tokenizer import PointTokenizer
 from foundation.zoo.convert import point_mae
+from tests.encoders.inputs import inputs
 
 WIDTH, DEPTH, HEADS = 32, 3, 2
 
@@ -96,3 +97,20 @@ def test_point_mae():
     once = replace(made.encoder, position=replace(made.encoder.position, every_block=False)).build()
     once.load_state_dict(made.tensors)
     assert not torch.allclose(once.eval()([cloud])[0].patches, found, atol=1e-3)
+
+
+@torch.no_grad()
+def test_groups_that_are_seen_keep_their_positions_in_every_block():
+    weights = state()
+    made = point_mae.Config(heads=HEADS, group_size=8, stride=16).convert(weights)
+    encoder = made.encoder.build()
+    encoder.load_state_dict(made.tensors)
+    cloud = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(2))
+    hidden = torch.zeros(2, 8, dtype=torch.bool)
+    hidden[0, :3], hidden[1, 5:] = True, True
+    (found,) = encoder.eval()(inputs([cloud], [hidden], drop=[3]))
+    groups, centres = encoder.tokenizer.groups(cloud)
+    for row in range(2):
+        seen = ~hidden[row]
+        wanted = reference(weights, groups[row : row + 1, seen], centres[row : row + 1, seen])[0]
+        torch.testing.assert_close(found.patches[row, seen], wanted, atol=1e-5, rtol=1e-5)

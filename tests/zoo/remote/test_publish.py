@@ -47,6 +47,8 @@ def test_published_pulled_and_loaded_by_its_name(run, tmp_path, monkeypatch, ser
     monkeypatch.chdir(tmp_path)
     assert main(["zoo", "publish", "tiny", "--name", "again", "--to", f"file://{tmp_path}/other"]) == 0
     assert read(tmp_path / "other" / "again.yaml").data == entry.data, "its card says licence and data"
+    assert main(["zoo", "publish", "hapt-poa-w64-d2", "--name", "part", "--to", str(tmp_path / "other")]) == 0
+    assert read(tmp_path / "other" / "part.yaml").parents[0].of == "hapt-poa-nano"
     (tmp_path / "tiny").mkdir()
     with pytest.raises(foundation.errors.UserError, match="is no run, checkpoint or export"):
         foundation.load("tiny")  # a path wins over a name
