@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score the same encoder untrained, the raw input, and simple features of the modality",
     )
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="also draw the top of the page, by Chromium")
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and do nothing else")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write (default: evaluations/... in the model's folder)"
@@ -61,6 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     page = folder / "index.html"
     replace_file(page, render(found, suite).encode())
     to_stdout(f"written: {folder / RESULT}\nwritten: {page}")
+    if arguments.picture is not None:
+        from foundation.report.screenshot import screenshot
+
+        to_stdout(f"written: {screenshot(page, arguments.picture)}")
     return 0
 
 

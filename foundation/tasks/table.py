@@ -25,7 +25,8 @@ def show(found: Evaluation) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for label in found.baselines:
         table.add_column(cell(_SHORT.get(label, label)), justify="right", overflow="fold", max_width=12)
-    if not found.baselines:  # else there is no room
+    roomy = len(found.baselines) <= 2
+    if roomy:
         table.add_column("setting")
     for answer in found.answers:
         scores = answer.outcome.scores if answer.outcome else ()
@@ -37,7 +38,7 @@ def show(found: Evaluation) -> None:
                 shown(score),
                 interval(score),
                 *(beside.get(label, "") for label in found.baselines),
-                *([] if found.baselines else [cell(score.setting)]),
+                *([cell(score.setting)] if roomy else []),
             )
     console = Console(width=None if sys.stdout.isatty() else 110)
     loaded = found.subject.loaded
