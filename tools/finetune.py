@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,10 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import cli, config
+    from foundation.data.extras.target import Config as Target
     from foundation.files import replace_file
     from foundation.finetune.predictor import predictor
     from foundation.finetune.recipe import Options, recipe_of
-    from foundation.finetune.survey import survey
+    from foundation.finetune.survey import check_split, survey
     from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 
@@ -98,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(
         arguments.model, arguments.branch, loaded, tuple(arguments.train), found, options, folder.resolve().name
     )
+    (target,) = (one for one in recipe.data.extras.values() if isinstance(one, Target))
+    check_split(arguments.train, target.build("target"))
     del loaded
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE
@@ -121,18 +125,22 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int) -> Non
 
     answers, target = model.score(test, workers=workers)
     found = scores(answers, target)
+    # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
+    figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
     content: dict[str, Any] = {
-        "metric": found.metric, "value": found.value, "interval": found.interval, "n": found.n,
-        "figures": dict(found.figures), "test": test, "task": target.config.task, "classes": list(model.classes),
-        "unlabelled": answers.unlabelled, "skipped": dict(answers.skipped),
+        "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
+        "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
+        "unlabelled": answers.unlabelled, "unknown": answers.unknown, "skipped": dict(answers.skipped),
     }  # fmt: skip
-    replace_file(folder / "finetune.json", json.dumps(content, indent=1).encode())
+    replace_file(folder / "finetune.json", json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
         f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
     )
     to_stdout(f"{plural(found.n, 'test sample')}: {said}{interval}")
-    for count, what in ((answers.unlabelled, "without a label of the training"), *_counted(answers.skipped)):
+    if answers.unknown:
+        to_stdout(f"warning: {plural(answers.unknown, 'test sample')} of classes without training samples: all wrong")
+    for count, what in ((answers.unlabelled, "without one label"), *_counted(answers.skipped)):
         if count:
             to_stdout(f"warning: {plural(count, 'test sample')} left out: {what}")
 
