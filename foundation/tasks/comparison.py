@@ -286,7 +286,7 @@ def _named(results: Sequence[Result]) -> tuple[str, ...]:
 def _warned(results: Sequence[Result], figures: Sequence[Figure]) -> tuple[str, ...]:
     told = []
     for split in ("train", "test", "outside"):
-        digests = {one.data[split].get("digest") for one in results if isinstance(one.data.get(split), Mapping)}
+        digests = {str(one.data[split].get("digest")) for one in results if isinstance(one.data.get(split), Mapping)}
         if len(digests) > 1:
             told.append(f"the {split} shards are not the same for all models")
     for figure in figures:
