@@ -31,6 +31,7 @@ FILE = "finetune.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation import probe_options as options
     from foundation.data.extras.target import TASKS
     from foundation.objectives.supervised import HEADS
     from foundation.ranges import Count, Positive, PositiveShare, Processes, Seed, ShareBelowOne, Workers, argument
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=argument(Count), default=10, help="epochs without a better one before the end (default: 10)"
     )
+    options.add_pieces(parser)
     parser.add_argument("--rank", type=argument(Count), default=8, help="of LoRA (default: 8)")
     parser.add_argument("--seed", type=argument(Seed), default=0, help="(default: 0)")
     parser.add_argument("--workers", type=argument(Workers), help="loader processes")
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation.finetune.predictor import predictor
     from foundation.finetune.recipe import Options, recipe_of
     from foundation.finetune.survey import check_split, survey
+    from foundation.modalities.parts import in_pieces
     from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 
@@ -101,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model, arguments.branch, loaded, tuple(arguments.train), found, options, folder.resolve().name
     )
     (target,) = (one for one in recipe.data.extras.values() if isinstance(one, Target))
+    if arguments.pieces > 1:
+        in_pieces(*loaded.own, arguments.pieces)
     check_split(arguments.train, target.build("target"))
     del loaded
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,25 +117,26 @@ def run(arguments: argparse.Namespace) -> int:
     if code or arguments.dry_run:
         return code
     if arguments.test:
-        _score(predictor(folder, "cpu"), folder, arguments.test, arguments.workers or 0)
+        _score(predictor(folder, "cpu"), folder, arguments.test, arguments.workers or 0, arguments.pieces)
     to_stdout(f"the fine-tuned model: {folder / 'export' / 'best.safetensors'} (heads beside it)")
     return 0
 
 
-def _score(model: Predictor, folder: Path, test: list[str], workers: int) -> None:
+def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
-    answers, target = model.score(test, workers=workers)
+    answers, target = model.score(test, workers=workers, pieces=pieces)
     found = scores(answers, target)
     # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
     figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
     content: dict[str, Any] = {
         "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
         "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
-        "unlabelled": answers.unlabelled, "unknown": answers.unknown, "skipped": dict(answers.skipped),
+        "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
+        "skipped": dict(answers.skipped),
     }  # fmt: skip
     replace_file(folder / "finetune.json", json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")

@@ -21,6 +21,7 @@ from foundation.data.extras.target import UNKNOWN, Target, Task
 from foundation.data.shards import RawSample, ShardSet
 from foundation.data.stream import build_eval_loader
 from foundation.errors import UserError
+from foundation.modalities.parts import Pieces
 from foundation.objectives.supervised import Tokens, answers_of
 from foundation.probes.road import Some, share_of
 from foundation.probes.scores import score
@@ -105,6 +106,7 @@ def answers(
     device: torch.device | str = "cpu",
     autocast: bool = False,
     shared: bool = False,
+    views: Any = None,
 ) -> Answers:
     """What the heads of a branch say of one evaluation view of each labelled sample.
 
@@ -120,12 +122,15 @@ def answers(
         device: where the branch is.
         autocast: compute in bfloat16.
         shared: each process of a run looks at a share.
+        views: from samples to views in the place of those of the evaluation: with one axis more,
+            :class:`foundation.modalities.parts.Pieces`, over which answers are averaged.
     """
     samples = share_of(samples) if shared else samples
     outputs = target.config.outputs
     if not samples.num_samples:
         return _joined([], [], [], outputs, target.config.task, {})
-    loader = build_eval_loader(samples, evaluation.build(), _WithTarget(decode, target), batch_size, workers=workers)
+    make = evaluation.build() if views is None else views
+    loader = build_eval_loader(samples, make, _WithTarget(decode, target), batch_size, workers=workers)
     found: list[Tensor] = []
     labels: list[Any] = []
     keys: list[str] = []
@@ -140,7 +145,9 @@ def answers(
             if not len(batch.keys):
                 continue
             with torch.no_grad(), torch.autocast(kind, torch.bfloat16) if autocast else nullcontext():
-                found.append(answers_of(branch, batch.data.to(device), tokens).cpu())
+                pieces = batch.data.unbind(dim=1) if isinstance(make, Pieces) else (batch.data,)
+                said = [answers_of(branch, piece.to(device), tokens).cpu() for piece in pieces]
+                found.append(torch.stack(said).mean(dim=0))
             labels += batch.names
             keys += batch.keys
     finally:
