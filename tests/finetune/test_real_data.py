@@ -40,11 +40,11 @@ CASES = {
         "utd-depth-dino-ibot-nano",
         "utd_mhad_depth_imu",
         "train-*.tar",
-        10,
+        12,
         1 / 4,
-        ("--batch-size", "16"),
+        ("--batch-size", "8"),
         ("4", "21", "23", "25"),
-    ),  # fmt: skip
+    ),
     "imu": Case("hapt-dino-ibot-nano", "hapt_imu", "train-000000.tar", 3, 1 / 6),
 }
 
