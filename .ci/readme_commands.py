@@ -1,7 +1,7 @@
 """Runs the commands that a Markdown file shows: ``readme_commands.py README.md``.
 
-Every block that begins with three backquotes and ``bash`` or ``python`` is run, in order, in the current folder. A block is
-left out only when the line before it says why: ``<!-- not run: needs a checkout -->``.
+Every block that begins with three backquotes and ``bash`` or ``python`` is run, in order, in the current folder. One
+is left out only when the line before it says why: ``<!-- not run: needs a checkout -->``.
 """
 
 from __future__ import annotations
