@@ -32,9 +32,10 @@ FILE = "finetune.yaml"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.data.extras.target import TASKS
     from foundation.objectives.supervised import HEADS
+    from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Count, Positive, PositiveShare, Processes, Seed, ShareBelowOne, Workers, argument
 
-    parser.add_argument("model", help="a run, a checkpoint, an export, timm:NAME, ... as for 'foundation knn'")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe to change")
     parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
     parser.add_argument("--test", nargs="+", help="labelled shards to score at the end")

@@ -107,7 +107,8 @@ def _bars(outcome: Outcome) -> str:
         )
         for score in beside
     ]
-    return figures.bars(rows, axis="share of samples (%)", chance=first.chance)
+    axis = "%" if alone else f"{first.metric} (%)"
+    return figures.bars(rows, axis=axis, chance=first.chance)
 
 
 def _whose(score: Score) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.cli import main
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_config
 from foundation.tasks import results, suites
@@ -215,6 +216,12 @@ def test_mistakes_in_words(suite, names, overrides, words):
 def test_every_task_of_every_suite_can_be_built_and_has_a_file():
     for suite in suites.SUITES:
         assert set(suites.tasks_of(suite)) <= set(suites.names())
+
+
+def test_the_list_has_a_line_of_its_own_for_every_task(capsys):
+    assert main(["evaluate", "--list"]) == 0
+    lines = capsys.readouterr().out.split("tasks:\n")[1].splitlines()
+    assert [line.split()[0] for line in lines] == suites.names() and all(len(line.split()) > 2 for line in lines)
 
 
 def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run):
