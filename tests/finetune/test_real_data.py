@@ -44,7 +44,7 @@ CASES = {
         1 / 4,
         ("--batch-size", "16"),
         ("4", "21", "23", "25"),
-    ),  # fmt: skip
+    ),
     "imu": Case("hapt-dino-ibot-nano", "hapt_imu", "train-000000.tar", 3, 1 / 6),
 }
 
