@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _from(show)
     pull = what.add_parser("pull", help="get models, or go on with getting them")
     pull.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
+    pull.add_argument("--heads", action="store_true", help="the heads too, to go on training with them")
     _from(pull)
     verify = what.add_parser("verify", help="read every byte and compare it with the card")
     verify.add_argument("names", nargs="*", metavar="NAME", help=f"{NAME_HELP} (default: all on this machine)")
@@ -75,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish.add_argument("--notes", help="what else a user should know")
     publish.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     publish.add_argument("--half", action="store_true", help="store the weights as float16: half the bytes")
+    publish.add_argument(
+        "--heads", action="store_true", help="publish the heads too, so that others can go on training with them"
+    )
 
     extract = what.add_parser("extract", help="write sub-networks as stand-alone encoders with cards")
     add_option(extract)
@@ -190,7 +194,7 @@ def _pull(arguments: argparse.Namespace) -> int:
 
     home = Home()
     for name in arguments.names:
-        to_stdout(pull(name, home, arguments.zoo))
+        to_stdout(pull(name, home, arguments.zoo, arguments.heads))
     return 0
 
 
@@ -264,7 +268,15 @@ def _publish(arguments: argparse.Namespace) -> int:
         reproduce=arguments.reproduce,
         notes=arguments.notes,
     )
-    entry = publish(arguments.model, arguments.name, arguments.to, said, branch=arguments.branch, half=arguments.half)
+    entry = publish(
+        arguments.model,
+        arguments.name,
+        arguments.to,
+        said,
+        branch=arguments.branch,
+        half=arguments.half,
+        heads=arguments.heads,
+    )
     to_stdout(f"published {entry.name} ({size_of(entry.size)}) to {arguments.to}; others get it by")
     to_stdout(f"  foundation zoo pull {entry.name} --from {arguments.to}")
     return 0

@@ -40,6 +40,8 @@ class Config:
         x = torch.cat(subject.features(split).tokens(tokens), dim=1)
         if len(x) > self.most:
             x = x[torch.linspace(0, len(x) - 1, self.most, dtype=torch.float64).long()]
+        if len(x) < 2:
+            raise UserError(f"{len(x)} {split} sample has no pair: uniformity is a mean over pairs")
         scores = [Score(metric="uniformity", share=False, value=uniformity(x), n=len(x), better="less")]
         warnings = []
         try:

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Sequence
 
 from foundation.printable import isolated, padded
+from foundation.zoo.cards import Listed
 from foundation.zoo.entry import Entry, Metric
 from foundation.zoo.home import Home
-from foundation.zoo.registry import Listed
 
 
 def size_of(number: int) -> str:

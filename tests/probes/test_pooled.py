@@ -202,3 +202,13 @@ def test_features_that_are_not_finite_are_refused():
     ):
         with pytest.raises(UserError, match="not finite"):
             ask()
+
+
+def test_sets_that_are_told_apart_have_no_interval_of_width_zero():
+    """DeLong's variance is 0 there, and three samples would be as good as a proof."""
+    found = outliers.separation(torch.zeros(3), torch.ones(200))
+    assert found.auroc == 1 and found.interval[1] == 1 and found.interval[0] < 0.5
+    many = outliers.separation(torch.zeros(300), torch.ones(200))
+    assert 0.95 < many.interval[0] < 1
+    single = outliers.separation(torch.tensor([0.5]), torch.linspace(0, 1, 101))
+    assert single.interval[0] < 0.1 and single.interval[1] > 0.9

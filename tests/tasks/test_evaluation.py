@@ -239,7 +239,7 @@ def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run)
     assert torch.allclose(tokens.cls[0][3, :, :-1], expected, atol=1e-5)
     found, _ = asked(subject, "attentive", overrides=["attentive.epochs=60", "attentive.learning_rates=[0.01]"])
     assert found.answers[0].outcome.scores[0].value > 0.9
-    from foundation.probes.features import RawEncoder
+    from foundation.probes.simple_encoders import RawEncoder
 
     with pytest.raises(UserError, match="no patch tokens"):
         asked(subject.with_encoder(RawEncoder(), "raw", "raw"), "attentive")
