@@ -126,6 +126,15 @@ def test_a_publishing_that_was_ended_is_done_again_and_what_others_put_there_sta
     assert (zoo / "mine" / "mine.safetensors").read_bytes() == b"of somebody else"
 
 
+def test_a_run_is_published_as_it_is_loaded_though_its_export_is_older(tmp_path):
+    run = make_run(tmp_path / "run")
+    card = run / "export" / "teacher.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "step": 3}))  # before it was ended on its way
+    words = ["zoo", "publish", str(run), "--to", str(tmp_path / "zoo"), *ABOUT, "--name", "late"]
+    assert main(words) == 0
+    assert load_encoder(tmp_path / "zoo" / "late" / "late.safetensors").step == load_encoder(run).step == 7
+
+
 def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     result = tmp_path / "knn.json"
     rows = [{"name": "pixels", "k": 20, "top1": 0.9}, {"name": "model", "k": 10, "top1": 0.8}]
