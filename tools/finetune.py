@@ -21,7 +21,7 @@ end. The run lives in one folder, as those of 'foundation pretrain'; the same co
 EXAMPLES = """\
 examples:
   foundation finetune runs/mine --train 'data/train-*.tar' --test 'data/test-*.tar' --mode all
-  foundation finetune timm:resnet18 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
+  foundation finetune timm:vit_tiny_patch16_224 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
   foundation finetune runs/mine --train 'data/train-*.tar' --task regression --label age
   foundation finetune runs/mine --train 'data/train-*.tar' optimizer.clip=1.0
                                                       with a setting of the recipe that this command writes"""
