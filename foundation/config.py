@@ -18,7 +18,7 @@ import yaml
 from yaml.nodes import Node
 
 from foundation import schema
-from foundation.config_nodes import compose, mapping_at, refuse_spaces, start_of, written_at
+from foundation.config_nodes import compose, mapping_at, node_of, refuse_spaces, start_of, written_at
 from foundation.config_reader import Reader, fields_of, members_of, plugin_of
 from foundation.errors import RecipeError, UserError
 from foundation.inherited import INHERITED
@@ -167,5 +167,13 @@ def to_plain(obj: Any, hint: Any = None) -> Any:
 
 
 def from_plain(cls: type[T], plain: Mapping[str, Any], name: str = "card") -> T:
-    """The inverse of :func:`to_plain`, as strict as :func:`load`."""
-    return load(cls, yaml.safe_dump(dict(plain), sort_keys=False) + "\n", name=name)
+    """The inverse of :func:`to_plain`, as strict as :func:`load`.
+
+    Raises:
+        UserError: lists all problems with their keys; ``name`` stands in front of them.
+    """
+    reader = Reader()
+    value = reader.read(cls, node_of(dict(plain), name), "")
+    if reader.problems:
+        raise _together(reader.problems, name)
+    return typing.cast(T, value)

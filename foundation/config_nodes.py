@@ -44,6 +44,42 @@ def compose(text: str, name: str) -> Node | None:
         raise UserError(f"{name}: nested too deeply") from None
 
 
+def node_of(plain: Any, name: str) -> Node:
+    """The tree of plain values, as :func:`compose` would make it of their YAML, without the way over a text.
+
+    Args:
+        plain: mappings, lists and scalars.
+        name: what messages call it; all nodes stand at its beginning.
+
+    Raises:
+        UserError: it has other values, or is nested too deeply.
+    """
+    try:
+        node: Node = _Representer(sort_keys=False).represent_data(plain)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply") from None
+    mark, left = start_of(name), [node]
+    while left:
+        here = left.pop()
+        here.start_mark = here.end_mark = mark
+        if isinstance(here, MappingNode):
+            left += [part for pair in here.value for part in pair]
+        elif isinstance(here, SequenceNode):
+            left += here.value
+        elif isinstance(here, ScalarNode) and here.tag == TAG + "str":
+            here.style = "'"  # text, whatever it looks like
+    return node
+
+
+class _Representer(yaml.representer.SafeRepresenter):
+    """Nodes of plain values; one that occurs twice is written out twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def start_of(name: str) -> yaml.Mark:
     """The first place of a text."""
     return yaml.Mark(name, 0, 0, 0, None, 0)

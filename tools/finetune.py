@@ -34,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation import probe_options as options
     from foundation.data.extras.target import TASKS
     from foundation.objectives.supervised import HEADS
+    from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Count, Positive, PositiveShare, Processes, Seed, ShareBelowOne, Workers, argument
 
-    parser.add_argument("model", help="a run, a checkpoint, an export, timm:NAME, ... as for 'foundation knn'")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe to change")
     parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
     parser.add_argument("--test", nargs="+", help="labelled shards to score at the end")
@@ -125,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
+    from foundation.finetune.scores import FILE, Tested
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
@@ -132,13 +134,13 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
     found = scores(answers, target)
     # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
     figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
-    content: dict[str, Any] = {
+    content: Tested = {
         "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
         "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
         "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
         "skipped": dict(answers.skipped),
     }  # fmt: skip
-    replace_file(folder / "finetune.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    replace_file(folder / FILE, json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
         f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""

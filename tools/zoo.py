@@ -20,6 +20,7 @@ examples:
   foundation zoo verify                                     compare every file on this machine with its card
   foundation zoo publish runs/mine --name mine --to /mnt/models --licence MIT --data CIFAR-10 "research use"
   FOUNDATION_ZOO=/mnt/models foundation zoo pull mine       others get it from there
+  foundation zoo convert dinov2_vits14_pretrain.pth         weights that others published, with our card
   foundation zoo extract runs/mine --width 96 --depth 3     a smaller encoder out of it (POA)
   foundation zoo extract runs/mine --latency 5ms            the largest that encodes a sample within 5 ms here"""
 
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _from(show)
     pull = what.add_parser("pull", help="get models, or go on with getting them")
     pull.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
+    pull.add_argument("--heads", action="store_true", help="the heads too, to go on training with them")
     _from(pull)
     verify = what.add_parser("verify", help="read every byte and compare it with the card")
     verify.add_argument("names", nargs="*", metavar="NAME", help=f"{NAME_HELP} (default: all on this machine)")
@@ -74,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     publish.add_argument("--notes", help="what else a user should know")
     publish.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     publish.add_argument("--half", action="store_true", help="store the weights as float16: half the bytes")
+    publish.add_argument(
+        "--heads", action="store_true", help="publish the heads too, so that others can go on training with them"
+    )
 
     extract = what.add_parser("extract", help="write sub-networks as stand-alone encoders with cards")
     add_option(extract)
@@ -138,22 +143,23 @@ def _list(arguments: argparse.Namespace) -> int:
     from foundation.voice import to_stderr, to_stdout
     from foundation.zoo.entry import matches
     from foundation.zoo.home import Home
-    from foundation.zoo.overview import table
+    from foundation.zoo.overview import states, table
     from foundation.zoo.registry import everything
 
     home = Home()
-    words = " ".join(arguments.words)
-    found = [
-        one
-        for one in everything(arguments.zoo, home, pulled_only=arguments.pulled)
-        if matches(one.entry, words, arguments.modality or "")
-    ]
+    words, modality = " ".join(arguments.words), arguments.modality or ""
+    models = everything(arguments.zoo, home, pulled_only=arguments.pulled)
+    found = [one for one in models if matches(one.entry, words, modality)]
     if arguments.json:
         _print_json(found)
     elif not found:
-        to_stderr("no model of the zoo is like that ('foundation zoo list' shows all)")
+        kinds = sorted({one.entry.modality for one in models})
+        hint = f"; modalities: {', '.join(kinds)}" if modality and kinds and modality not in kinds else ""
+        to_stderr(f"no model of the zoo is like that ('foundation zoo list' shows all{hint})")
     else:
         to_stdout("\n".join(table(found, home)))
+        for line in states(found, home):
+            to_stderr(line)
     return 0
 
 
@@ -188,7 +194,7 @@ def _pull(arguments: argparse.Namespace) -> int:
 
     home = Home()
     for name in arguments.names:
-        to_stdout(pull(name, home, arguments.zoo))
+        to_stdout(pull(name, home, arguments.zoo, arguments.heads))
     return 0
 
 
@@ -262,7 +268,15 @@ def _publish(arguments: argparse.Namespace) -> int:
         reproduce=arguments.reproduce,
         notes=arguments.notes,
     )
-    entry = publish(arguments.model, arguments.name, arguments.to, said, branch=arguments.branch, half=arguments.half)
+    entry = publish(
+        arguments.model,
+        arguments.name,
+        arguments.to,
+        said,
+        branch=arguments.branch,
+        half=arguments.half,
+        heads=arguments.heads,
+    )
     to_stdout(f"published {entry.name} ({size_of(entry.size)}) to {arguments.to}; others get it by")
     to_stdout(f"  foundation zoo pull {entry.name} --from {arguments.to}")
     return 0

@@ -15,7 +15,7 @@ from foundation.tasks.base import Outcome, Score, Split, Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Alignment and uniformity."""
+    """Views of a sample near each other, samples spread out: alignment and uniformity; no labels."""
 
     view_samples: Count = 2000
     """Training samples of which two augmented views are made, at most."""

@@ -18,7 +18,7 @@ _SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Attentive probe on patch tokens."""
+    """Classification by one learned query on the patch tokens."""
 
     learning_rates: Annotated[tuple[Positive, ...], Length(1, 20)] = attentive.LEARNING_RATES
     """To choose from."""

@@ -15,19 +15,25 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from foundation import config
+from foundation.data.addresses import has_password
 from foundation.errors import UserError
 from foundation.plugins import near
 from foundation.printable import printable
 from foundation.ranges import Count, Length, Number, Range, Rate, Side
+from foundation.redact import redact
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
 _FILE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SOURCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://\S+")
+_SOURCE = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://[!-~]{1,4000}")
 _SCHEMES = ("https", "http", "s3", "gs", "hf", "file")
-_LIBRARIES = ("timm:", "open_clip:")
+_LOADS = re.compile(r"timm:[A-Za-z0-9][\w.-]*|open_clip:[A-Za-z0-9][\w.-]*,pretrained=[A-Za-z0-9][\w.-]*", re.ASCII)
 LARGEST = 2**50
 """Bytes of a file, at most."""
+WEIGHTS = ".safetensors"
+"""Ending of the file with the encoder's weights."""
+HEADS = ".heads.safetensors"
+"""Ending of the file with the heads that it was trained with, behind the same name."""
 How = Literal["extracted", "converted", "distilled", "continued"]
 
 
@@ -141,6 +147,8 @@ class File:
 
 def _check_source(source: str) -> None:
     found = _SOURCE.fullmatch(source)
+    if has_password(source):
+        raise UserError(f"sources: {redact(source)} has a user name or password: whoever reads the card would see it")
     if found and found["scheme"] not in _SCHEMES:
         raise UserError(f"sources: no kind of storage is called {found['scheme']}:// ({', '.join(_SCHEMES)})")
     plain = all(_FILE.fullmatch(part) and ".." not in part for part in PurePosixPath(source).parts)
@@ -178,7 +186,8 @@ class Entry:
     """Of the weights: SPDX identifier, or words where there is none."""
     metrics: Annotated[tuple[Metric, ...], Length(0, 1000)] = ()
     files: Annotated[tuple[File, ...], Length(0, 100)] = ()
-    """Of an export: the weights ``NAME.safetensors`` and, beside them, their card ``NAME.json``."""
+    """Of an export: the weights ``NAME.safetensors`` and, beside them, their card ``NAME.json``; perhaps the heads
+    ``NAME.heads.safetensors``, which are pulled when they are asked for."""
     parents: Annotated[tuple[Parent, ...], Length(0, 100)] = ()
     loads: str = ""
     """A model of a library, in place of files: ``timm:NAME`` or ``open_clip:NAME,pretrained=TAG``."""
@@ -187,28 +196,48 @@ class Entry:
     notes: str = ""
     """What else a user should know."""
 
+    def __repr__(self) -> str:
+        """One line; ``dump`` gives the whole card."""
+        millions = f"{self.architecture.parameters / 1e6:,.2f} M parameters"
+        return f"<{self.name}: {self.modality}, {millions}, {printable(self.licence)}; {printable(self.summary)}>"
+
     def __post_init__(self) -> None:
         check_name(self.name)
-        if self.loads and (self.files or not self.loads.startswith(_LIBRARIES)):
-            raise UserError("loads is timm:NAME or open_clip:NAME,pretrained=TAG, and stands in place of files")
+        if self.loads and (self.files or not _LOADS.fullmatch(self.loads)):
+            raise UserError(
+                "loads is timm:NAME or open_clip:NAME,pretrained=TAG with names of the library's own models, and "
+                "stands in place of files"
+            )
         if not (self.loads or self.files or self.reproduce):
             raise UserError("reproduce is needed where neither files nor loads say how to get the model")
         names = [file.name for file in self.files]
         if len({name.lower() for name in names}) != len(names):
             raise UserError("files must have different names")
-        weights = [Path(name).stem for name in names if name.endswith(".safetensors")]
+        weights = [name.removesuffix(WEIGHTS) for name in names if name.endswith(WEIGHTS) and not name.endswith(HEADS)]
         if self.files and (len(weights) != 1 or f"{weights[0]}.json" not in names):
             raise UserError("files must be one NAME.safetensors and its card NAME.json, and what else belongs to them")
+        if any(name.endswith(HEADS) and name != f"{weights[0]}{HEADS}" for name in names):
+            raise UserError(f"files: heads are called {weights[0]}{HEADS}, as the weights that they belong to")
 
     @property
     def weights(self) -> File | None:
         """The file with the encoder's weights."""
-        return next((file for file in self.files if file.name.endswith(".safetensors")), None)
+        return next((file for file in self.needed if file.name.endswith(WEIGHTS)), None)
+
+    @property
+    def heads(self) -> File | None:
+        """The file with the heads that it was trained with; None where they are not published."""
+        return next((file for file in self.files if file.name.endswith(HEADS)), None)
+
+    @property
+    def needed(self) -> tuple[File, ...]:
+        """The files without which it cannot be used: all but the heads."""
+        return tuple(file for file in self.files if not file.name.endswith(HEADS))
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
+        """Bytes of the files that are needed."""
+        return sum(file.size for file in self.needed)
 
 
 def read(path: Path) -> Entry:

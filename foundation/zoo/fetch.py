@@ -34,14 +34,15 @@ _SECONDS = 20.0  # between two lines about a download, where no bar can be shown
 _RESERVE = 16 << 20  # bytes of a disk that a download leaves free
 
 
-def pull(entry: Entry, base: str, origin: str, home: Home) -> list[Path]:
-    """Get all files of a model that are not there yet, one after the other, while others who want them wait.
+def pull(entry: Entry, base: str, origin: str, home: Home, heads: bool = False) -> list[Path]:
+    """Get the files of a model that are not there yet, one after the other, while others who want them wait.
 
     Args:
         entry: the model.
         base: folder or address that its card lies in.
         origin: of the card, for those who ask later.
         home: where they go.
+        heads: the heads too, where there are some; those of an earlier pull are always brought up to date.
 
     Returns:
         The files.
@@ -55,21 +56,33 @@ def pull(entry: Entry, base: str, origin: str, home: Home) -> list[Path]:
         to_stderr(f"{entry.name}: another process is pulling it; waiting")
 
     with home.lock(entry.name, waiting):
+        old = _files_before(entry.name, home)
+        wanted = [file for file in entry.files if file in entry.needed or heads or (folder / file.name).exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for file in entry.files:
+            for file in wanted:
                 _get(entry, file, base, folder, home)
             home.note(entry, origin)
         except OSError as error:
             raise UserError(_no_room(home, error) if is_full(error) else home.unusable(error)) from None
-        _tidy(folder, entry)
-    return [folder / file.name for file in entry.files]
+        _tidy(folder, old - {file.name for file in entry.files})
+    return [folder / file.name for file in wanted]
 
 
-def is_here(entry: Entry, home: Home) -> bool:
-    """Whether all files of a model are there as its card says; files that nobody has looked at are read whole."""
+def _files_before(name: str, home: Home) -> set[str]:
+    """Names of the files that an earlier pull brought."""
+    try:
+        before = home.pulled(name)
+    except UserError:  # its card is damaged, and written anew now
+        return set()
+    return set() if before is None else {file.name for file in before[0].files}
+
+
+def is_here(entry: Entry, home: Home, heads: bool = False) -> bool:
+    """Whether the files of a model, with ``heads`` those too, are there as its card says; files that nobody has looked
+    at are read whole."""
     folder = home.model(entry.name)
-    return all(not trouble(folder / file.name, file, home) for file in entry.files)
+    return all(not trouble(folder / file.name, file, home) for file in (entry.files if heads else entry.needed))
 
 
 def trouble(path: Path, file: File, home: Home, again: bool = False) -> str:
@@ -205,12 +218,11 @@ def _no_room(home: Home, error: OSError) -> str:
     )
 
 
-def _tidy(folder: Path, entry: Entry) -> None:
-    """Remove files of an older version of the model, and parts of it."""
-    names = {file.name for file in entry.files}
+def _tidy(folder: Path, old: set[str]) -> None:
+    """Remove files of an older version of the model, and parts of it. What else lies there is not ours: the folder may
+    be a link to one of the user's."""
     for path in folder.iterdir():
-        old = path.name not in names and not path.name.startswith(".")
-        if (old or path.name.endswith(f".{FREE}.part")) and (path.is_file() or path.is_symlink()):
+        if (path.name in old or path.name.endswith(f".{FREE}.part")) and (path.is_file() or path.is_symlink()):
             path.unlink(missing_ok=True)
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 from foundation.checkpoints import checkpoint, stream
 from foundation.errors import UserError
 from foundation.weights import check_finite, header
-
-ENDING = ".heads.safetensors"
-"""Behind the name of a branch; the encoder's file has ``.safetensors`` alone and stays as it is without heads."""
+from foundation.zoo.entry import HEADS
 
 
 class HeadsFile(TypedDict):
@@ -33,7 +31,7 @@ class HeadsFile(TypedDict):
 
 def path_of(weights: Path) -> Path:
     """Where the heads of an encoder's file lie."""
-    return weights.with_suffix(ENDING)
+    return weights.with_suffix(HEADS)
 
 
 def write_heads(weights: Path, tensors: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> HeadsFile | None:

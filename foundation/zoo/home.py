@@ -81,11 +81,15 @@ class Home:
         path = self.model(name) / _PULLED
         try:
             found = schema.read_json(_Pulled, path)
+            entry = from_plain(found["card"], str(path))
         except FileNotFoundError:
             return None
-        entry = from_plain(found["card"], str(path))
+        except UserError as error:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UserError(f"{self.folder} is no folder: set {HOME_VARIABLE} to one") from None
+            raise UserError(f"{error}: 'foundation zoo remove {name}', and pull it again") from None
         if entry.name != name:
-            raise UserError(f"{path} is the card of {entry.name!r}: 'foundation zoo remove {name}' and pull it again")
+            raise UserError(f"{path} is the card of {entry.name!r}: 'foundation zoo remove {name}', and pull it again")
         return entry, found["origin"]
 
     def note(self, entry: Entry, origin: str) -> None:

@@ -36,7 +36,7 @@ from foundation.zoo.export import (
     measured_of,
     without_download,
 )
-from foundation.zoo.heads import reader_of
+from foundation.zoo.heads import HeadsFile, read_heads, reader_of
 from foundation.zoo.home import Home
 from foundation.zoo.libraries import from_open_clip, from_timm, near_model
 from foundation.zoo.loaded import LoadedEncoder, evaluation_of
@@ -139,9 +139,17 @@ def _from_zoo(
         raise UserError(f"{entry.name}: its weights are not published; to train it again: {entry.reproduce}")
     else:
         loaded = _from_export(weights_of(entry.name, fetch=fetch), device, entry.weights.sha256, size)
+    heads = None
+    if loaded.heads is not None and entry.heads is not None:
+        heads = partial(_heads_from_zoo, entry.name, loaded.card["heads"], fetch)
     name = entry.name + loaded.name.removeprefix(str(loaded.card.get("name", loaded.name)))  # with the part's size
     said = f"{isolated(name)} of the model zoo, step {loaded.step:,}" if entry.files else loaded.description
-    return replace(loaded, folder=None, name=name, description=said, card=to_plain(entry))
+    return replace(loaded, folder=None, name=name, description=said, card=to_plain(entry), heads=heads)
+
+
+def _heads_from_zoo(name: str, said: HeadsFile, fetch: bool) -> dict[str, torch.Tensor]:
+    """Heads of a model of the zoo, which are pulled when they are first wanted."""
+    return read_heads(weights_of(name, fetch=fetch, heads=True), said)
 
 
 def _from_export(path: Path, device: torch.device | str, known: str = "", size: _Size | None = None) -> LoadedEncoder:

@@ -47,10 +47,10 @@ class Facts:
     parameters: int
     registers: int
     step: int
-    recipe: str
+    recipe: str = field(repr=False)
     sha256: str | None
     licence: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Model(nn.Module):

@@ -20,14 +20,30 @@ from foundation.errors import UserError
 from foundation.files import held, replace_file
 from foundation.modalities.parts import evaluation_shape
 from foundation.plugins import name_of
-from foundation.zoo.entry import Architecture, Data, Entry, File, Input, Metric, Parent, check_name, dump, read
+from foundation.zoo.cards import INDEX, fetched_index, index_of, parsed
+from foundation.zoo.entry import (
+    WEIGHTS,
+    Architecture,
+    Data,
+    Entry,
+    File,
+    Input,
+    Metric,
+    Parent,
+    check_name,
+    dump,
+    read,
+)
 from foundation.zoo.export import Card, export_checkpoint, export_of, make_folder, write_weights
 from foundation.zoo.fetch import digest_of
+from foundation.zoo.heads import path_of as heads_path
+from foundation.zoo.heads import write_heads
 from foundation.zoo.home import Home, absolute
 from foundation.zoo.load import LoadedEncoder, load_encoder
-from foundation.zoo.registry import INDEX, fetched_index, index_of, named, parsed, weights_of
+from foundation.zoo.registry import named, weights_of
 from foundation.zoo.sources import path_of
 
+_BEGUN = ".begun"  # in the folder of a model that has no card yet: whoever publishes it again may write over it
 _NEIGHBOURS = 20
 _DETAILS = ("model", "preset", "heads", "registers", "patch_size")
 
@@ -67,7 +83,9 @@ class Said:
     parents: tuple[Parent, ...] = ()
 
 
-def publish(source: str, name: str, to: str, said: Said, *, branch: str | None = None, half: bool = False) -> Entry:
+def publish(
+    source: str, name: str, to: str, said: Said, *, branch: str | None = None, half: bool = False, heads: bool = False
+) -> Entry:
     """Write a model into a zoo: ``NAME/NAME.safetensors`` and ``NAME.json``, the card ``NAME.yaml``, ``index.json``.
 
     Args:
@@ -77,12 +95,14 @@ def publish(source: str, name: str, to: str, said: Said, *, branch: str | None =
         said: what the card says beside the facts.
         branch: of the run; None: the one that it was measured by.
         half: store the weights as float16; they are loaded into the encoder's own precision.
+        heads: publish the heads that it was trained with too (``NAME.heads.safetensors``), which may be several times
+            as large; others pull them when they go on training with them.
 
     Returns:
         The card.
 
     Raises:
-        UserError: the zoo has a model of this name, or cannot be written.
+        UserError: the zoo has a model of this name, or cannot be written; ``heads``: the model has none.
     """
     check_name(name, "--name")
     check_secrets(to)
@@ -95,15 +115,33 @@ def publish(source: str, name: str, to: str, said: Said, *, branch: str | None =
             known = {path.stem: read(path) for path in sorted(folder.glob("*.yaml"))}
         else:
             known = _known(to)
-        if name in known or (folder / name).exists():
+        if name in known or not _is_free(folder / name):
+            if there:  # one that was ended before its last step told nobody of its model
+                _write_index(folder, known)
             raise UserError(f"{shown(to)} has a model {name!r} already: choose another name; nothing there is replaced")
-        weights = stack.enter_context(_export_of(source, branch))
-        entry = _write(weights, folder, name, said, half)
-        replace_file(folder / f"{name}.yaml", dump(entry).encode())
-        replace_file(folder / INDEX, index_of([known[one] for one in sorted(known)] + [entry]))
+        weights = stack.enter_context(_export_of(source, branch, heads))
+        try:
+            entry = _write(weights, folder, name, said, half, heads)
+            replace_file(folder / f"{name}.yaml", dump(entry).encode())
+            (folder / name / _BEGUN).unlink()
+            _write_index(folder, known | {name: entry})
+        except OSError as error:
+            raise UserError(f"{name} cannot be written into {folder}: {error.strerror}; publish it again") from None
         if not there:
             _upload(folder, [*(f"{name}/{file.name}" for file in entry.files), f"{name}.yaml", INDEX], to)
     return entry
+
+
+def _is_free(own: Path) -> bool:
+    """Whether a model's folder may be written: it is not there, or is what a publishing that was ended has left."""
+    return not os.path.lexists(own) or ((own / _BEGUN).is_file() and not own.is_symlink())
+
+
+def _write_index(folder: Path, known: Mapping[str, Entry]) -> None:
+    text = index_of([known[one] for one in sorted(known)])
+    path = folder / INDEX
+    if not path.is_file() or path.read_bytes() != text:
+        replace_file(path, text)
 
 
 @contextmanager
@@ -131,27 +169,34 @@ def _known(to: str) -> dict[str, Entry]:
 
 
 @contextmanager
-def _export_of(source: str, branch: str | None) -> Iterator[Path]:
-    """The export of a model; of a run that has none, that of its newest checkpoint, for the time of the block."""
+def _export_of(source: str, branch: str | None, heads: bool) -> Iterator[Path]:
+    """The export of a model; of a run whose export is missing or older than its newest checkpoint, that of the
+    checkpoint, for the time of the block."""
     path = Path(source)
+    newest = checkpoint.newest(path / "checkpoints")[0] if (path / "checkpoints").is_dir() else None
     if path.suffix == ".safetensors":
         yield path
-    elif (path / "checkpoints").is_dir() and export_of(path / "export", branch) is None:
-        newest, _ = checkpoint.newest(path / "checkpoints")
-        if newest is None:
-            raise UserError(f"no usable checkpoint in {path}")
+    elif newest is not None and _is_older(export_of(path / "export", branch), newest):
         with tempfile.TemporaryDirectory() as temporary:
             export_checkpoint(newest, Path(temporary))
             yield _required(export_of(Path(temporary), branch), source)
     elif path.exists():
         yield _required(export_of(path / "export", branch), source)
     elif (entry := named(source)) is not None and entry.weights is not None:
-        yield weights_of(source)
+        yield weights_of(source, heads=heads and entry.heads is not None)
     else:
         load_encoder(source)  # says what there is instead
         raise UserError(
             f"{source} has no files of its own: publish a run, an export, or a model of a zoo that has files"
         )
+
+
+def _is_older(weights: Path | None, newest: Path) -> bool:
+    """Whether an export is missing, or was written before a checkpoint: by a run that was ended on its way later."""
+    if weights is None:
+        return True
+    step: int = checkpoint.read(newest, ())[1]["step"]
+    return schema.read_json(Card, weights.with_suffix(".json"))["step"] < step
 
 
 def _required(found: Path | None, source: str) -> Path:
@@ -160,27 +205,38 @@ def _required(found: Path | None, source: str) -> Path:
     return found
 
 
-def _write(weights: Path, folder: Path, name: str, said: Said, half: bool) -> Entry:
+def _write(weights: Path, folder: Path, name: str, said: Said, half: bool, heads: bool) -> Entry:
     """Weights and their card into the folder of a zoo, and what its own card says of them."""
     from safetensors.torch import load_file
 
     loaded = load_encoder(weights)  # checked, and known to fit
     card = schema.read_json(Card, weights.with_suffix(".json"))
+    if heads and loaded.heads is None:
+        raise UserError(f"{weights} has no heads beside it (exports of older versions and parts have none): no --heads")
     own = folder / name
     make_folder(own)
-    tensors = {
-        key: tensor.half() if half and tensor.dtype == torch.float32 else tensor
-        for key, tensor in load_file(weights).items()
-    }
-    path = own / f"{name}.safetensors"
+    (own / _BEGUN).touch()
+    path = own / f"{name}{WEIGHTS}"
     new: Card = {**card, "file": path.name}
-    new.pop("heads", None)  # a zoo has encoders: heads may be several times as large
-    write_weights(path, tensors, new)
-    files = [_file(one, f"{name}/{one.name}") for one in (path, path.with_suffix(".json"))]
+    new.pop("heads", None)
+    written = [path, path.with_suffix(".json")]
+    if heads and loaded.heads is not None:
+        tensors = _stored(loaded.heads(), half)
+        beside = write_heads(path, tensors, tensors.__getitem__)
+        assert beside is not None
+        new["heads"] = beside
+        written.append(heads_path(path))
+    write_weights(path, _stored(load_file(weights), half), new)
+    files = [_file(one, f"{name}/{one.name}") for one in written]
     part = card.get("sub_network")
     parents = [Parent(of=part["of"], how="extracted")] if part and part["of"] else []
     parents += [Parent(of=origin["of"], how="converted") for origin in card.get("parents", [])]
     return _entry(name, loaded, said, tuple(files), said.parents or tuple(parents), card["parameters"])
+
+
+def _stored(tensors: Mapping[str, torch.Tensor], half: bool) -> dict[str, torch.Tensor]:
+    """Tensors in the precision that they are stored in."""
+    return {key: tensor.half() if half and tensor.dtype == torch.float32 else tensor for key, tensor in tensors.items()}
 
 
 def _file(path: Path, source: str) -> File:
@@ -312,6 +368,8 @@ def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
     counted = [f"{facts['samples']:,} {split} samples" for split, facts in data.items() if "samples" in facts]
     tokens = found.get("settings", {}).get("tokens")
     settings = [f"features {tokens}"] if tokens else []
+    said_tokens = f" --tokens {tokens}" if tokens else ""
+    said_k = f" --k {row['k']}" if "k" in row else ""
     settings += [f"{key} {row[key]}" for key in ("treatment", "k", "head") if row.get(key) is not None]
     options = "".join(f' --{split} "{said}"' for split, said in shards.items() if said)
     interval = row.get("interval")
@@ -323,6 +381,6 @@ def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
             interval=None if interval is None else (round(interval[0], 4), round(interval[1], 4)),
             n=row.get("n"),
             protocol=", ".join([*counted, *settings]),
-            command=f"foundation {found['probe']} {name}{options}",
+            command=f"foundation {found['probe']} {name}{options}{said_tokens}{said_k}",
         ),
     )

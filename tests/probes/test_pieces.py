@@ -12,7 +12,8 @@ from foundation.modalities.image.evaluation import EvaluationConfig as Image
 from foundation.modalities.imu.evaluation import EvaluationConfig as Imu
 from foundation.modalities.parts import in_pieces
 from foundation.modalities.video.evaluation import EvaluationConfig as Video
-from foundation.probes.features import SimpleEncoder, averaged, extract, reader
+from foundation.probes.features import averaged, extract, reader
+from foundation.probes.simple_encoders import SimpleEncoder
 
 
 def imu(seconds, rate=50.0):

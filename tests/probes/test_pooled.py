@@ -129,6 +129,11 @@ def test_lidar_is_the_rank_of_the_discriminant_written_out():
     assert rank.lidar(views) == pytest.approx(expected, rel=1e-6)
 
 
+def test_lidar_refuses_features_whose_covariance_would_not_fit():
+    with pytest.raises(UserError, match="150,528 numbers of a feature, of at most 4,096"):
+        rank.lidar(torch.zeros(1, 1, 150_528).expand(4, 2, -1))
+
+
 def test_alignment_and_uniformity_of_known_sets():
     x = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     assert uniformity.alignment(x, x).tolist() == [0, 0]

@@ -26,6 +26,9 @@ _CONTAINERS = (
 """What files wrap weights in; of several the first here is taken: an average before what it is the average of."""
 _PREFIXES = ("_orig_mod", "image_encoder", "vit", "dinov2", "dinov2_with_registers", "deit", "vjepa2")
 _SLACK = 2**20
+_STARTS = (b"PK\x03\x04", b"\x80")
+"""Of a zip archive, as torch writes since 1.6, and of a pickle, as it did before."""
+_SEEN = 24
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def read(path: Path) -> Mapping[str, Any]:
     """
     if not path.is_file():
         raise UserError(
-            f"weights {str(path)!r} " + ("are a folder" if path.is_dir() else "do not exist") + near_path(path)
+            f"weights {str(path)!r} are {'a folder' if path.is_dir() else 'no regular file'}"
+            if path.exists()
+            else f"weights {str(path)!r} do not exist{near_path(path)}"
         )
     content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     if not isinstance(content, Mapping):
@@ -68,6 +73,14 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _pickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(_SEEN)
+    if not start.startswith(_STARTS):
+        what = f"it begins with {printable(start.decode('utf-8', 'replace'))!r}" if start else "it is empty"
+        raise UserError(
+            f"{path} is no file of weights: {what} (a page of a web server, or a pointer of Git LFS, is often saved in "
+            "the place of the file)"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the protocol of the pickle: what it cannot read it refuses
@@ -83,7 +96,7 @@ def _pickled(path: Path) -> Any:
             "torch.save({key: part for key, part in whole.items() if key in ('teacher', 'student', 'model', "
             "'state_dict')}, 'weights.pth')\""
         ) from None
-    except (EOFError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # bytes that somebody else made: torch's reader fails on them in every way
         raise UserError(f"{path} cannot be read, it is damaged or cut off: {_first(error)}") from None
     _check_sizes(content, path)
     return content

@@ -98,6 +98,25 @@ def test_a_pickle_with_code_is_refused_and_not_run(new, state, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no file of weights: it is empty"),
+        (b"<!DOCTYPE html><html>", "no file of weights: it begins with '<!DOCTYPE html><html>'"),
+        (b"version https://git-lfs.github.com/spec/v1", "it begins with 'version https://git-lfs.'"),
+        (b"\x80\x02junk", "damaged or cut off: unpack requires"),
+        (b"PK\x03\x04" + bytes(40), "damaged or cut off"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_said(content, words, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_encoder(tmp_path / "w.pth")
+    (tmp_path / "pipe.pth").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="no regular file"):
+        load_encoder(tmp_path / "pipe.pth")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("new", [True, False])
 def test_a_file_that_is_cut_off_is_named(share, new, state, tmp_path):

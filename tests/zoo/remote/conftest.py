@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundation.zoo.cards import INDEX, index_of
 from foundation.zoo.entry import Architecture, Entry, File, Input, dump
-from foundation.zoo.registry import INDEX, index_of
 from tests.data.remote.conftest import bucket, impatient, s3_server, serve
 
 __all__ = ["bucket", "impatient", "s3_server", "serve"]

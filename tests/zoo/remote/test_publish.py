@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,61 @@ def test_half_the_bytes_are_loaded_into_single_precision(run, tmp_path):
         assert torch.equal(weights[name], wanted)
 
 
+def test_heads_are_published_and_pulled_when_they_are_wanted(run, tmp_path, monkeypatch, serve, capsys):
+    zoo, home = tmp_path / "zoo", tmp_path / "home" / "models" / "tiny"
+    assert main(["zoo", "publish", str(run), "--name", "bare", "--to", str(zoo), *ABOUT]) == 0
+    assert main(["zoo", "publish", str(run), "--name", "tiny", "--to", str(zoo), "--heads", *ABOUT]) == 0
+    monkeypatch.setenv("FOUNDATION_ZOO", serve(zoo).url)
+    assert main(["zoo", "pull", "bare", "--heads"]) == 2 and "its heads are not published" in capsys.readouterr().err
+    assert load_encoder("bare").heads is None
+    loaded = load_encoder("tiny")
+    assert not (home / "tiny.heads.safetensors").exists(), "who encodes needs none"
+    assert main(["zoo", "verify", "tiny"]) == 0
+    with pytest.raises(foundation.errors.UserError, match="'foundation zoo pull tiny --heads' gets it"):
+        load_encoder("tiny", fetch=False).heads()
+    wanted = load_encoder(run).heads()
+    found = loaded.heads()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert (home / "tiny.heads.safetensors").is_file()
+    (home / "tiny.heads.safetensors").write_bytes(b"?")
+    assert main(["zoo", "verify", "tiny"]) == 2
+    assert main(["zoo", "pull", "tiny"]) == 0 and main(["zoo", "verify", "tiny"]) == 0, "they are brought up to date"
+
+    other = tmp_path / "other"
+    assert main(["zoo", "publish", "tiny", "--name", "tiny", "--to", str(other), "--heads", "--half"]) == 0
+    assert read(other / "tiny.yaml").heads.size < 0.6 * read(zoo / "tiny.yaml").heads.size
+    assert main(["zoo", "publish", "hapt-poa-w64-d2", "--name", "part", "--to", str(other), "--heads"]) == 2
+    assert "has no heads beside it" in capsys.readouterr().err
+
+
+def test_a_publishing_that_was_ended_is_done_again_and_what_others_put_there_stays(run, tmp_path, capsys, monkeypatch):
+    zoo = tmp_path / "zoo"
+    words = ["zoo", "publish", str(run), "--to", str(zoo), *ABOUT, "--name"]
+    if (child := os.fork()) == 0:  # ended between the files and the card
+        monkeypatch.setattr("foundation.zoo.publish.dump", lambda entry: os.kill(os.getpid(), 9))
+        main([*words, "tiny"])
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert (zoo / "tiny" / "tiny.safetensors").is_file() and not (zoo / "tiny.yaml").exists()
+    assert main([*words, "tiny"]) == 0 and main(["zoo", "pull", "tiny", "--from", str(zoo)]) == 0
+    (zoo / "index.json").unlink()  # as if it had been ended one step later
+    assert main([*words, "tiny"]) == 2 and '"tiny"' in (zoo / "index.json").read_text()
+    (zoo / "mine").mkdir()
+    (zoo / "mine" / "mine.safetensors").write_bytes(b"of somebody else")
+    capsys.readouterr()
+    assert main([*words, "mine"]) == 2 and "has a model 'mine' already" in capsys.readouterr().err
+    assert (zoo / "mine" / "mine.safetensors").read_bytes() == b"of somebody else"
+
+
+def test_a_run_is_published_as_it_is_loaded_though_its_export_is_older(run, tmp_path):
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    card = run / "export" / "teacher.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "step": 3}))  # before it was ended on its way
+    words = ["zoo", "publish", str(run), "--to", str(tmp_path / "zoo"), *ABOUT, "--name", "late"]
+    assert main(words) == 0
+    assert load_encoder(tmp_path / "zoo" / "late" / "late.safetensors").step == load_encoder(run).step == 7
+
+
 def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     result = tmp_path / "knn.json"
     rows = [{"name": "pixels", "k": 20, "top1": 0.9}, {"name": "model", "k": 10, "top1": 0.8}]
@@ -102,6 +158,7 @@ def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     assert main([*words, "--metrics", str(result)]) == 0
     (metric,) = read(tmp_path / "zoo" / "tiny.yaml").metrics
     assert (metric.value, metric.interval, metric.n) == (0.7123, (0.7, 0.75), 100)
+    assert metric.command == 'foundation knn tiny --train "train-*.tar" --test "test-*.tar" --tokens cls --k 20'
     assert metric.protocol == "300 train samples, 100 test samples, features cls, treatment as is, k 20"
     capsys.readouterr()
     assert main(["zoo", "show", "tiny", "--from", zoo]) == 0
@@ -111,6 +168,7 @@ def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     assert "has no 'top1' of the model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_is_published_into_a_bucket_and_comes_out_of_it(run, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     (tmp_path / "bucket").mkdir()
@@ -121,7 +179,9 @@ def test_a_model_is_published_into_a_bucket_and_comes_out_of_it(run, bucket, tmp
     assert torch.equal(features("tiny"), features(run)) and torch.equal(features("second"), features(run))
 
 
-@pytest.mark.parametrize("size", [(16, 2), (24, 4), (32, 1)])
+@pytest.mark.parametrize(
+    "size", [*(pytest.param(size, marks=pytest.mark.slow) for size in ((16, 2), (32, 1))), (24, 4)]
+)
 def test_a_part_is_read_without_the_rest_and_is_what_extracting_gives(run, tmp_path, size):
     width, depth = size
     zoo, out = str(tmp_path / "zoo"), str(tmp_path / "out")

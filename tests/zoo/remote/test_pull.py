@@ -11,6 +11,7 @@ import pytest
 
 from foundation.cli import main
 from foundation.errors import UserError
+from foundation.zoo.entry import read
 from foundation.zoo.home import Home
 from foundation.zoo.registry import find, list_models, pull, require, troubles, weights_of
 from tests.zoo.remote.conftest import SIZE, card, file_of, make_zoo, write_cards
@@ -208,14 +209,14 @@ def test_mirrors_are_asked_first_and_then_the_place_itself(zoo, serve, home, tmp
 
 
 def test_without_a_network_every_place_and_the_ways_out_are_named(tmp_path, home):
-    secret = "http://me:pass" + "word@127.0.0.1:9/x.safetensors?token=abcdef"
+    secret = "http://127.0.0.1:9/x.safetensors?token=abcdef"
     make_zoo(tmp_path / "zoo", sources=(secret,))
     (tmp_path / "zoo" / WEIGHTS).unlink()
     with pytest.raises(UserError, match="connection broke") as caught:
         pull(NAME, Home(), str(tmp_path / "zoo"))
     said = str(caught.value)
     assert "not there" in said and "FOUNDATION_MIRRORS" in said
-    assert "password" not in said and "abcdef" not in said
+    assert "abcdef" not in said
 
 
 def test_a_model_comes_out_of_a_bucket(zoo, bucket, home):
@@ -253,7 +254,7 @@ def test_a_changed_file_is_found_and_pulled_again(zoo, home, monkeypatch, capsys
     assert main(["zoo", "verify", NAME]) == 0 and "some-model: good, 2 files" in capsys.readouterr().out
     there.write_bytes(b"?")
     monkeypatch.delenv("FOUNDATION_ZOO")
-    with pytest.raises(UserError, match=f"is damaged .*came from {zoo}"):
+    with pytest.raises(UserError, match=f"is not whole .*came from {zoo}"):
         weights_of(NAME)
 
 
@@ -279,6 +280,7 @@ def test_names_and_addresses_of_others_lead_nowhere_else(zoo, serve, home, tmp_p
         good.replace('"summary"', '"summery"'): "unknown key 'summery'; did you mean 'summary'",
         good[:-20]: "no JSON",
         good.replace('"format": 1', '"format": 2'): "has format 2",
+        good.replace(f'"{NAME}/{NAME}.json"', '"https://me:x@h/f"'): "has a user name or password",
     }.items():
         index.write_text(bad)
         with pytest.raises(UserError, match=said):
@@ -287,6 +289,59 @@ def test_names_and_addresses_of_others_lead_nowhere_else(zoo, serve, home, tmp_p
     for name in ("..", "../x", "a/../b", "/etc", "", "."):
         with pytest.raises(UserError):
             Home().model(name)
+
+
+def test_a_folder_that_is_a_link_keeps_what_is_not_of_the_model(zoo, home, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    (home / "models").mkdir(parents=True)
+    (home / "models" / NAME).symlink_to(mine)
+    pull(NAME, Home(), str(zoo))
+    assert sorted(path.name for path in mine.iterdir() if path.name[0] != ".") == [
+        f"{NAME}.json", f"{NAME}.safetensors", "thesis.txt"
+    ]  # fmt: skip
+
+
+def test_a_card_that_cannot_be_read_is_left_out_and_said_where_it_is_wanted(zoo, serve, home, monkeypatch, capsys):
+    make_zoo(zoo, "other", 1000)
+    write_cards(zoo, read(zoo / f"{NAME}.yaml"), read(zoo / "other.yaml"))
+    index, one = zoo / "index.json", zoo / f"{NAME}.yaml"
+    before = index.read_text()
+    index.write_text(before.replace('"summary"', '"newer_key"', 1))
+    one.write_text(one.read_text().replace("summary:", "newer_key:"))
+    for place in (serve(zoo).url, str(zoo)):
+        monkeypatch.setenv("FOUNDATION_ZOO", place)
+        assert {entry.name for entry in list_models("random")} == {"other"}
+        assert "left out: 2 problems in" in capsys.readouterr().err
+        with pytest.raises(UserError, match="unknown key 'newer_key'"):
+            require(NAME)
+        assert require("other").entry.name == "other" and not capsys.readouterr().err
+
+
+def test_an_answer_that_is_no_index_does_not_take_the_place_of_the_last_one(zoo, serve, home, monkeypatch, capsys):
+    web = serve(zoo)
+    monkeypatch.setenv("FOUNDATION_ZOO", web.url)
+    assert NAME in {entry.name for entry in list_models()}
+    (zoo / "index.json").write_text("<html>please log in</html>")
+    for _ in range(2):
+        assert require(NAME).entry.name == NAME
+        assert "its index of the last time is used" in capsys.readouterr().err
+    shutil.rmtree(home)
+    assert "dinov2-vits14-reg" in {entry.name for entry in list_models()}
+    assert "left out: the zoo http://127.0.0.1" in capsys.readouterr().err
+
+
+def test_a_damaged_note_of_a_pulled_model_stands_before_no_other(zoo, home, monkeypatch, capsys):
+    pull(NAME, Home(), str(zoo))
+    (home / "models" / NAME / ".pulled.json").write_text("{")
+    assert main(["zoo", "list"]) == 0
+    said = capsys.readouterr()
+    assert f"foundation zoo remove {NAME}" in said.err and "hapt-dino-ibot-nano" in said.out
+    pull(NAME, Home(), str(zoo))
+    assert main(["zoo", "list", "--pulled"]) == 0 and NAME in capsys.readouterr().out
+    monkeypatch.setenv("FOUNDATION_HOME", str(zoo / f"{NAME}.yaml"))
+    assert main(["zoo", "show", NAME]) == 2 and "is no folder: set FOUNDATION_HOME to one" in capsys.readouterr().err
 
 
 def test_removing_takes_the_folder_of_the_model_alone(zoo, home, tmp_path, capsys):
