@@ -97,7 +97,9 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(mode, encoder, pictures,
     process.kill()
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "cut" / "finetune.json").exists()
     assert finetune(encoder, pictures, tmp_path / "cut", *words) == 0
-    written = [sorted(path.name for path in (tmp_path / run / "export").glob("*.safetensors")) for run in ("whole", "cut")]
+    written = [
+        sorted(path.name for path in (tmp_path / run / "export").glob("*.safetensors")) for run in ("whole", "cut")
+    ]
     assert written[0] == written[1] and {"best.safetensors", "best.heads.safetensors"} <= set(written[0])
     for name in written[0]:
         whole, cut = (load_file(tmp_path / run / "export" / name) for run in ("whole", "cut"))
