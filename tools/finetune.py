@@ -21,7 +21,7 @@ end. The run lives in one folder, as those of 'foundation pretrain'; the same co
 EXAMPLES = """\
 examples:
   foundation finetune runs/mine --train 'data/train-*.tar' --test 'data/test-*.tar' --mode all
-  foundation finetune timm:resnet18 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
+  foundation finetune timm:vit_tiny_patch16_224 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
   foundation finetune runs/mine --train 'data/train-*.tar' --task regression --label age
   foundation finetune runs/mine --train 'data/train-*.tar' optimizer.clip=1.0
                                                       with a setting of the recipe that this command writes"""
@@ -126,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
+    from foundation.finetune.scores import FILE, Tested
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
@@ -133,13 +134,13 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
     found = scores(answers, target)
     # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
     figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
-    content: dict[str, Any] = {
+    content: Tested = {
         "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
         "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
         "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
         "skipped": dict(answers.skipped),
     }  # fmt: skip
-    replace_file(folder / "finetune.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    replace_file(folder / FILE, json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
         f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""

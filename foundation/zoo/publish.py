@@ -170,14 +170,13 @@ def _known(to: str) -> dict[str, Entry]:
 
 @contextmanager
 def _export_of(source: str, branch: str | None, heads: bool) -> Iterator[Path]:
-    """The export of a model; of a run that has none, that of its newest checkpoint, for the time of the block."""
+    """The export of a model; of a run whose export is missing or older than its newest checkpoint, that of the
+    checkpoint, for the time of the block."""
     path = Path(source)
+    newest = checkpoint.newest(path / "checkpoints")[0] if (path / "checkpoints").is_dir() else None
     if path.suffix == ".safetensors":
         yield path
-    elif (path / "checkpoints").is_dir() and export_of(path / "export", branch) is None:
-        newest, _ = checkpoint.newest(path / "checkpoints")
-        if newest is None:
-            raise UserError(f"no usable checkpoint in {path}")
+    elif newest is not None and _is_older(export_of(path / "export", branch), newest):
         with tempfile.TemporaryDirectory() as temporary:
             export_checkpoint(newest, Path(temporary))
             yield _required(export_of(Path(temporary), branch), source)
@@ -190,6 +189,14 @@ def _export_of(source: str, branch: str | None, heads: bool) -> Iterator[Path]:
         raise UserError(
             f"{source} has no files of its own: publish a run, an export, or a model of a zoo that has files"
         )
+
+
+def _is_older(weights: Path | None, newest: Path) -> bool:
+    """Whether an export is missing, or was written before a checkpoint: by a run that was ended on its way later."""
+    if weights is None:
+        return True
+    step: int = checkpoint.read(newest, ())[1]["step"]
+    return schema.read_json(Card, weights.with_suffix(".json"))["step"] < step
 
 
 def _required(found: Path | None, source: str) -> Path:

@@ -150,6 +150,7 @@ def test_loading_draws_nothing_from_the_generators_of_the_run(run):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_by_the_branch_that_it_measures(tiny_recipe, train, tmp_path):
     objectives = "objectives=[{name: dino, teacher: avg}]"
     train(
@@ -161,12 +162,20 @@ def test_a_run_is_loaded_by_the_branch_that_it_measures(tiny_recipe, train, tmp_
 @pytest.mark.parametrize(
     ("settings", "branch"),
     [
-        ((), "teacher"),
-        (("measured=student",), "student"),
+        pytest.param((), "teacher", marks=pytest.mark.slow),
+        pytest.param(("measured=student",), "student", marks=pytest.mark.slow),
         (("branches={avg: {name: ema}}", "objectives=[{name: dino, teacher: avg}]", "masking=null"), "avg"),
         (("branches={teacher: {name: previous, at: start}}",), "student"),
-        (("branches={teacher: {name: ema}, big: {name: trained}, own: {name: ema, of: big}}",), "teacher"),
-        (("stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, measured: student}]",), "student"),
+        pytest.param(
+            ("branches={teacher: {name: ema}, big: {name: trained}, own: {name: ema, of: big}}",),
+            "teacher",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("stages=[{name: a, length: 1 steps}, {name: b, length: 1 steps, measured: student}]",),
+            "student",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_run_and_exports_are_loaded_by_the_branch_that_was_measured(tiny_recipe, train, tmp_path, settings, branch):

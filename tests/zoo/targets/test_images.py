@@ -121,7 +121,9 @@ def test_other_modalities_are_refused(recipe, exported, tmp_path):
             export(path, to=to, out=tmp_path / to)
 
 
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("vit_tiny_patch16_224", marks=pytest.mark.slow), "test_resnet", "test_efficientnet"]
+)
 def test_models_of_timm_go_back_to_timm(model, tmp_path):
     written = export(f"timm:{model},random", to="timm", out=tmp_path / "out")
     assert written.deviation <= 1e-6
