@@ -2,7 +2,8 @@
 #
 #   PYTHON=python3.12            which Python makes the virtual environment
 #   VENV=.venv                   where it lies
-#   EXTRAS=audio,video           optional dependencies besides (gpu,cluster,remote,clip,audio,video,points,imu,all)
+#   EXTRAS=audio,video           optional dependencies besides (gpu,cluster,remote,clip,audio,video,points,
+#                                imu,convert,finetune,all)
 #   TORCH_SPEC='torch==2.11.0'   install this first: another version, or a CPU build (several GB less) together with the
 #                                package index that has it, e.g. TORCH_SPEC='torch==2.11.0+cpu --extra-index-url URL'
 #   ARGS='...'                   more words for the command that the target runs

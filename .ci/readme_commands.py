@@ -1,7 +1,7 @@
 """Runs the commands that a Markdown file shows: ``readme_commands.py README.md``.
 
-Every block that begins with three backquotes and ``bash`` is run, in order, in the current folder. A block is left out
-only when the line before it says why: ``<!-- not run: needs a checkout -->``.
+Every block that begins with three backquotes and ``bash`` or ``python`` is run, in order, in the current folder. One
+is left out only when the line before it says why: ``<!-- not run: needs a checkout -->``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+RUN = ("```bash", "```python")
 NOT_RUN = re.compile(r"<!--\s*not run:\s*(.+?)\s*-->")
 
 
@@ -23,26 +24,28 @@ class Block:
     Attributes:
         line: of the first command.
         text: the commands.
+        language: ``bash`` or ``python``.
         reason: why they are not run; empty when they are.
     """
 
     line: int
     text: str
+    language: str
     reason: str
 
 
 def blocks(markdown: str) -> list[Block]:
-    """The ``bash`` blocks of a document."""
-    found, before, inside, start, lines = [], "", False, 0, []
+    """The blocks of a document that can be run."""
+    found, before, language, start, lines = [], "", "", 0, []
     for number, line in enumerate(markdown.splitlines(), 1):
-        if inside and line.strip() == "```":
+        if language and line.strip() == "```":
             reason = NOT_RUN.search(before)
-            found.append(Block(start, "\n".join(lines), reason[1] if reason else ""))
-            inside, before, lines = False, "", []
-        elif inside:
+            found.append(Block(start, "\n".join(lines), language, reason[1] if reason else ""))
+            language, before, lines = "", "", []
+        elif language:
             lines.append(line)
-        elif line.strip() == "```bash":
-            inside, start = True, number + 1
+        elif line.strip() in RUN:
+            language, start = line.strip("` "), number + 1
         elif line.strip():
             before = line
     return found
@@ -59,7 +62,8 @@ def main(file: Path) -> int:
             continue
         print(f"{place}:\n{block.text}", flush=True)
         begun = time.perf_counter()
-        code = subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], timeout=1200).returncode
+        words = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else ["python", "-c"]
+        code = subprocess.run([*words, block.text], timeout=1200).returncode
         print(f"{place}: exit code {code} after {time.perf_counter() - begun:.0f} s", flush=True)
         failures += code != 0
     run = sum(not block.reason for block in shown)

@@ -78,8 +78,10 @@ examples:
                                                   what a recipe would do: steps, parameters, memory
   foundation pretrain my.yaml optimizer.learning_rate=1e-3
                                                   train, with one setting changed
-  foundation knn runs/my --train TRAIN --test TEST
-                                                  score what was trained
+  foundation evaluate runs/my                     how good it is: a suite of tasks on one page
+  foundation zoo list                             models by name, each of which any verb takes as MODEL
+  foundation finetune runs/my --train TRAIN --test TEST --mode all
+                                                  go on with labels
 
 'foundation VERB --help' explains a verb. Exit codes: 0 done, 1 unforeseen (please report a traceback),
 2 your mistake (the message says what to change), 3 too many bad samples, 4 numerics or collapse, 5 stalled,

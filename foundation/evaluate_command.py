@@ -119,7 +119,6 @@ def listing() -> str:
     """All suites with their tasks, and tasks of no suite, as lines."""
     from foundation.tasks import suites
 
-    lines = [f"{name}: {' '.join(str(entry['name']) for entry in entries)}" for name, entries in suites.SUITES.items()]
-    named = {entry["name"] for entries in suites.SUITES.values() for entry in entries}
-    more = [name for name in suites.names() if name not in named]
-    return "\n".join([*lines, *([f"in no suite: {' '.join(more)}"] if more else [])])
+    lines = ["suites:"]
+    lines += [f"  {name:<7} {' '.join(str(entry['name']) for entry in own)}" for name, own in suites.SUITES.items()]
+    return "\n".join([*lines, "tasks:", *(f"  {name:<15} {suites.about(name)}" for name in suites.names())])

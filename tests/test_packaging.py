@@ -143,8 +143,8 @@ def test_every_command_of_the_readme_is_run_or_says_why_not():
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     text = "# Title\n```bash\na\nb\n```\n<!-- not run: no network -->\n\n```bash\nc\n```\n```python\nd\n```\n"
-    found = [(block.line, block.text, block.reason) for block in module.blocks(text)]
-    assert found == [(3, "a\nb", ""), (9, "c", "no network")]
+    found = [(block.line, block.text, block.language, block.reason) for block in module.blocks(text)]
+    assert found == [(3, "a\nb", "bash", ""), (9, "c", "bash", "no network"), (12, "d", "python", "")]
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
     assert not re.search(r"^```(sh|shell|console)\s*$", shown, re.MULTILINE), "use ```bash, so that CI runs it"
     assert any(not block.reason for block in module.blocks(shown))

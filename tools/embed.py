@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, NAME.npz")
     parser.add_argument("--branch", help="which encoder of a run (default: the one that it was measured by)")
     options.add_tokens(parser)
+    options.add_pieces(parser)
     parser.add_argument("--size", type=argument(Side), metavar="PIXELS", help="side of the view; default: the model's")
     parser.add_argument(
         "--rate", type=argument(Rate), help="samples, readings or frames per second of files that do not say it"
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     preprocess, left_out = Preprocess(loaded.modality, evaluation), Tally()
     files = find_files(arguments.sources, preprocess, left_out)
     if files is not None:
-        found = features_of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size)
+        found = features_of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size, arguments.pieces)
     else:
         found = features_of_shards(
             loaded.encoder,
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             workers=arguments.workers,
             what="embed",
+            pieces=arguments.pieces,
         )
     write(out, found, loaded, arguments, left_out)
     width = sum(part.shape[1] for part in found.tokens(arguments.tokens))

@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "model",
-        help="run folder or checkpoint folder; with --to also whatever else names a model: an exported .safetensors, "
-        "timm:NAME, open_clip:NAME,pretrained=TAG",
+        metavar="MODEL",
+        help="run folder or checkpoint folder; with --to also whatever else names a model: a name of 'foundation zoo "
+        "list', an exported .safetensors, weights that others published, timm:NAME, open_clip:NAME,pretrained=TAG",
     )
     parser.add_argument("--to", metavar="TARGET", help="form: timm, torch-export, onnx, transformers or safetensors")
     parser.add_argument(

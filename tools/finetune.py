@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ end. The run lives in one folder, as those of 'foundation pretrain'; the same co
 EXAMPLES = """\
 examples:
   foundation finetune runs/mine --train 'data/train-*.tar' --test 'data/test-*.tar' --mode all
-  foundation finetune timm:resnet18 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
+  foundation finetune timm:vit_tiny_patch16_224 --train 'data/train-*.tar' --mode lora --epochs 10 --run runs/tuned
   foundation finetune runs/mine --train 'data/train-*.tar' --task regression --label age
   foundation finetune runs/mine --train 'data/train-*.tar' optimizer.clip=1.0
                                                       with a setting of the recipe that this command writes"""
@@ -30,11 +31,13 @@ FILE = "finetune.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from foundation import probe_options as options
     from foundation.data.extras.target import TASKS
     from foundation.objectives.supervised import HEADS
+    from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Count, Positive, PositiveShare, Processes, Seed, ShareBelowOne, Workers, argument
 
-    parser.add_argument("model", help="a run, a checkpoint, an export, timm:NAME, ... as for 'foundation knn'")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe to change")
     parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
     parser.add_argument("--test", nargs="+", help="labelled shards to score at the end")
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=argument(Count), default=10, help="epochs without a better one before the end (default: 10)"
     )
+    options.add_pieces(parser)
     parser.add_argument("--rank", type=argument(Count), default=8, help="of LoRA (default: 8)")
     parser.add_argument("--seed", type=argument(Seed), default=0, help="(default: 0)")
     parser.add_argument("--workers", type=argument(Workers), help="loader processes")
@@ -77,10 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import cli, config
+    from foundation.data.extras.target import Config as Target
     from foundation.files import replace_file
     from foundation.finetune.predictor import predictor
     from foundation.finetune.recipe import Options, recipe_of
-    from foundation.finetune.survey import survey
+    from foundation.finetune.survey import check_split, survey
+    from foundation.modalities.parts import in_pieces
     from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 
@@ -98,6 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(
         arguments.model, arguments.branch, loaded, tuple(arguments.train), found, options, folder.resolve().name
     )
+    (target,) = (one for one in recipe.data.extras.values() if isinstance(one, Target))
+    if arguments.pieces > 1:
+        in_pieces(*loaded.own, arguments.pieces)
+    check_split(arguments.train, target.build("target"))
     del loaded
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE
@@ -108,31 +118,37 @@ def run(arguments: argparse.Namespace) -> int:
     if code or arguments.dry_run:
         return code
     if arguments.test:
-        _score(predictor(folder, "cpu"), folder, arguments.test, arguments.workers or 0)
+        _score(predictor(folder, "cpu"), folder, arguments.test, arguments.workers or 0, arguments.pieces)
     to_stdout(f"the fine-tuned model: {folder / 'export' / 'best.safetensors'} (heads beside it)")
     return 0
 
 
-def _score(model: Predictor, folder: Path, test: list[str], workers: int) -> None:
+def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
+    from foundation.finetune.scores import FILE, Tested
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
-    answers, target = model.score(test, workers=workers)
+    answers, target = model.score(test, workers=workers, pieces=pieces)
     found = scores(answers, target)
-    content: dict[str, Any] = {
-        "metric": found.metric, "value": found.value, "interval": found.interval, "n": found.n,
-        "figures": dict(found.figures), "test": test, "task": target.config.task, "classes": list(model.classes),
-        "unlabelled": answers.unlabelled, "skipped": dict(answers.skipped),
+    # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
+    figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
+    content: Tested = {
+        "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
+        "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
+        "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
+        "skipped": dict(answers.skipped),
     }  # fmt: skip
-    replace_file(folder / "finetune.json", json.dumps(content, indent=1).encode())
+    replace_file(folder / FILE, json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
         f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
     )
     to_stdout(f"{plural(found.n, 'test sample')}: {said}{interval}")
-    for count, what in ((answers.unlabelled, "without a label of the training"), *_counted(answers.skipped)):
+    if answers.unknown:
+        to_stdout(f"warning: {plural(answers.unknown, 'test sample')} of classes without training samples: all wrong")
+    for count, what in ((answers.unlabelled, "without one label"), *_counted(answers.skipped)):
         if count:
             to_stdout(f"warning: {plural(count, 'test sample')} left out: {what}")
 

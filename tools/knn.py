@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation import probe_command as command
     from foundation import probe_options as options
     from foundation.errors import UserError
-    from foundation.probes import knn, table
+    from foundation.probes import knn, neighbours, table
     from foundation.probes.labels import class_names
     from foundation.probes.road import open_limited
     from foundation.probes.treatments import treated
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.per_class is not None and (alone or arguments.per_class < 1):
         raise UserError("--per-class needs --test shards and at least 1 sample of each class")
     shards = open_limited(job.train, arguments.limit)
-    knn.choose_k(arguments.k, knn.neighbours_of(shards.num_samples, alone))
+    knn.choose_k(arguments.k, neighbours.neighbours_of(shards.num_samples, alone))
     rows: list[dict[str, Any]] = []
     looked: dict[str, Any] = {}
     confusion: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.per_class is not None:
             bank = bank.take(knn.few_shot(bank.labels, arguments.per_class, arguments.seed))
         groups = bank.groups if alone and len(bank.groups) else None
-        ks, note = knn.choose_k(arguments.k, knn.neighbours_of(len(bank), alone, groups))
+        ks, note = knn.choose_k(arguments.k, neighbours.neighbours_of(len(bank), alone, groups))
         if note and candidate.name == "model":
             to_stderr(note)
         for treatment in options.treatments(arguments):

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from foundation.report.picture_table import PictureTable
     from foundation.zoo.load import LoadedEncoder
 
-DESCRIPTION = "see what an encoder sees: feature maps, attention, a map of all samples, neighbours, size and accuracy"
+DESCRIPTION = "See what an encoder sees: feature maps, attention, a map of all samples, neighbours, size and accuracy."
 EXAMPLES = """\
 examples:
   foundation picture pca runs/mine --data "data/test-*.tar" --out pca.png         feature maps as colours
-  foundation picture attention runs/mine --data photos --out attention.html      by head, and by register"""
+  foundation picture attention runs/mine --data photos --out attention.html       by head, and by register
+  foundation picture map NAME --data photos --out map.html                        like samples side by side
+  foundation picture neighbours NAME --data "data/test-*.tar" --out near.png      what is nearest to some samples
+  foundation picture size runs/*/probes/knn-*.json --out size.html                accuracy against parameters"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ examples:
   foundation zoo verify                                     compare every file on this machine with its card
   foundation zoo publish runs/mine --name mine --to /mnt/models --licence MIT --data CIFAR-10 "research use"
   FOUNDATION_ZOO=/mnt/models foundation zoo pull mine       others get it from there
+  foundation zoo convert dinov2_vits14_pretrain.pth         weights that others published, with our card
   foundation zoo extract runs/mine --width 96 --depth 3     a smaller encoder out of it (POA)
   foundation zoo extract runs/mine --latency 5ms            the largest that encodes a sample within 5 ms here"""
 
@@ -142,22 +143,23 @@ def _list(arguments: argparse.Namespace) -> int:
     from foundation.voice import to_stderr, to_stdout
     from foundation.zoo.entry import matches
     from foundation.zoo.home import Home
-    from foundation.zoo.overview import table
+    from foundation.zoo.overview import states, table
     from foundation.zoo.registry import everything
 
     home = Home()
-    words = " ".join(arguments.words)
-    found = [
-        one
-        for one in everything(arguments.zoo, home, pulled_only=arguments.pulled)
-        if matches(one.entry, words, arguments.modality or "")
-    ]
+    words, modality = " ".join(arguments.words), arguments.modality or ""
+    models = everything(arguments.zoo, home, pulled_only=arguments.pulled)
+    found = [one for one in models if matches(one.entry, words, modality)]
     if arguments.json:
         _print_json(found)
     elif not found:
-        to_stderr("no model of the zoo is like that ('foundation zoo list' shows all)")
+        kinds = sorted({one.entry.modality for one in models})
+        hint = f"; modalities: {', '.join(kinds)}" if modality and kinds and modality not in kinds else ""
+        to_stderr(f"no model of the zoo is like that ('foundation zoo list' shows all{hint})")
     else:
         to_stdout("\n".join(table(found, home)))
+        for line in states(found, home):
+            to_stderr(line)
     return 0
 
 

@@ -38,6 +38,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         batch_size: samples that are encoded together.
         device: where it computes; ``auto``: the GPU if there is one.
         rate: samples, readings or frames per second of arrays, see :meth:`foundation.zoo.model.Model.forward`.
+        pieces: views of a recording that is longer than one, whose features are averaged, see there.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         batch_size: int = 64,
         device: str = "auto",
         rate: float | None = None,
+        pieces: int = 1,
     ) -> None:
         self.model = model
         self.branch = branch
@@ -56,6 +58,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.batch_size = batch_size
         self.device = device
         self.rate = rate
+        self.pieces = pieces
 
     def fit(self, X: Any = None, y: Any = None) -> FeatureExtractor:
         """Nothing is learnt."""
@@ -76,8 +79,9 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         model = self._loaded()
         if not items:
             return np.empty((0, model.width), dtype=np.float32)
-        found: NDArray[np.float32] = model(items, rate=self.rate, batch_size=self.batch_size).cpu().numpy()
-        return found
+        found = model(items, rate=self.rate, batch_size=self.batch_size, pieces=self.pieces)
+        vectors: NDArray[np.float32] = found.cpu().numpy()
+        return vectors
 
     @property
     def _n_features_out(self) -> int:

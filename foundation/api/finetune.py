@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foundation import schema
 from foundation.api.command import command, settings
 from foundation.api.run import Run, run_of
 from foundation.finetune.predictor import Predictor, predictor
+from foundation.finetune.scores import FILE, Tested
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Tuned:
 
     Attributes:
         run: how it was trained.
-        scores: of the test shards, as ``finetune.json`` has them; None where there were none.
+        scores: of the test shards, see :class:`foundation.finetune.scores.Tested`; None where there were none.
     """
 
     run: Run
-    scores: Mapping[str, Any] | None
+    scores: Tested | None
 
     def load(self, device: str = "cpu") -> Predictor:
         """Encoder and head: ``predict(files)``; ``.model`` is the encoder alone."""
@@ -50,8 +51,7 @@ def finetune(
         flag = f"--{name.replace('_', '-')}"
         words += [flag] if value is True else [] if value in (False, None) else [flag, str(value)]
     command("finetune", str(model), *settings(set, {}), *words, "--run", str(folder))
-    scores = folder / "finetune.json"
-    return Tuned(run_of(folder), json.loads(scores.read_text(encoding="utf-8")) if test is not None else None)
+    return Tuned(run_of(folder), schema.read_json(Tested, folder / FILE) if test is not None else None)
 
 
 def _several(given: str | Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from foundation.data.walk import walk
 from foundation.errors import UserError
 from foundation.modalities.parts import part
 from foundation.paths import user_cache
+from foundation.voice import to_stderr
 
 _UNUSED_SECONDS = 86400.0
 """Shards of an earlier state of a folder are removed when nobody has asked for them for so long."""
@@ -127,6 +128,7 @@ def _build(root: Path, dataset: str, words: list[str], out: Path) -> None:
         command("data", "build", dataset, str(part_way), "--root", str(root), *words)
         shutil.rmtree(out, ignore_errors=True)
         part_way.rename(out)
+        to_stderr(f"these shards are kept in {out}, and made anew when the files in {root} change")
     finally:
         shutil.rmtree(part_way, ignore_errors=True)
 

@@ -342,8 +342,22 @@ class TimmEncoder(PictureEncoder):
 
     def layer_of(self, name: str) -> int:
         """Layer of a parameter: 0 for the stem, positions and tokens, i + 1 for what leads to tap i, depth + 1 for the
-        rest (the last norm)."""
-        return 0 if name == "mask_token" else self._layers[name.removeprefix("model.")]
+        rest (the last norm). One that was put into a layer, such as a low-rank update, lies where that layer does.
+
+        Raises:
+            KeyError: there is no such parameter.
+        """
+        if name == "mask_token":
+            return 0
+        inner = name.removeprefix("model.")
+        if inner in self._layers:
+            return self._layers[inner]
+        while "." in inner:
+            inner = inner.rpartition(".")[0]
+            for known, layer in self._layers.items():
+                if known.startswith(f"{inner}."):
+                    return layer
+        raise KeyError(name)
 
     @functools.cached_property
     def _layers(self) -> dict[str, int]:

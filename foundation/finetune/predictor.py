@@ -14,7 +14,7 @@ from foundation.branches.base import EncoderBranch
 from foundation.data.extras.target import Config as TargetConfig
 from foundation.data.extras.target import Target
 from foundation.errors import UserError
-from foundation.modalities.parts import decoder
+from foundation.modalities.parts import decoder, in_pieces
 from foundation.objectives.supervised import Config as SupervisedConfig
 from foundation.objectives.supervised import Tokens, answers_of
 from foundation.probes.road import open_limited
@@ -45,12 +45,20 @@ class Predictor(nn.Module):
         self.target, self.tokens, self._loaded = target, tokens, loaded
         self.classes = target.classes
 
-    def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
+    def forward(
+        self,
+        x: Item | Sequence[Item] | Tensor,
+        *,
+        rate: float | None = None,
+        batch_size: int = 64,
+        pieces: int = 1,
+    ) -> Tensor:
         """What the model says of samples: [batch, outputs] float32. Shares of the classes that add up to 1, shares of
         each label by itself, or numbers in their own unit.
 
         Args:
-            x: as of :meth:`foundation.zoo.model.Model.forward`, as ``rate`` and ``batch_size``.
+            x: as of :meth:`foundation.zoo.model.Model.forward`, as ``rate``, ``batch_size`` and ``pieces``; of several
+                pieces what the head says before softmax, sigmoid or units is averaged.
 
         Raises:
             UserError: as there.
@@ -61,14 +69,23 @@ class Predictor(nn.Module):
         items = list(x) if isinstance(x, list | tuple) else [x]
         size = max(1, batch_size)
         parts = [items[start : start + size] for start in range(0, max(1, len(items)), size)]
-        return torch.cat([self._meant(self._answers(self.model.preprocess(part, rate=rate))) for part in parts])
+        views = (self.model.preprocess(part, rate=rate, pieces=pieces) for part in parts)
+        if pieces == 1:
+            return torch.cat([self._meant(self._answers(one)) for one in views])
+        said = (torch.stack([self._answers(piece) for piece in one.unbind(dim=1)]).mean(dim=0) for one in views)
+        return torch.cat([self._meant(one) for one in said])
 
     def predict(
-        self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64
+        self,
+        x: Item | Sequence[Item] | Tensor,
+        *,
+        rate: float | None = None,
+        batch_size: int = 64,
+        pieces: int = 1,
     ) -> list[Any]:
         """The answer for each sample: the name of its class, a tuple of the labels that are likelier than not, or its
         numbers (one number where there is one). Arguments as of :meth:`forward`."""
-        found = self(x, rate=rate, batch_size=batch_size)
+        found = self(x, rate=rate, batch_size=batch_size, pieces=pieces)
         if self.target.task == "classification":
             return [self.classes[place] for place in found.argmax(dim=1).tolist()]
         if self.target.task == "labels":
@@ -78,7 +95,12 @@ class Predictor(nn.Module):
         return [row[0] if len(row) == 1 else tuple(row) for row in found.tolist()]
 
     def score(
-        self, shards: Sequence[str], batch_size: int = 256, workers: int = 0, limit: int | None = None
+        self,
+        shards: Sequence[str],
+        batch_size: int = 256,
+        workers: int = 0,
+        limit: int | None = None,
+        pieces: int = 1,
     ) -> tuple[Answers, Target]:
         """Answers of labelled shards, to be scored by :func:`foundation.probes.supervised.scores`.
 
@@ -87,13 +109,19 @@ class Predictor(nn.Module):
             batch_size: samples per forward pass.
             workers: loader processes.
             limit: at most so many samples, spread evenly; None: all.
+            pieces: views of a recording that is longer than one, over which answers are averaged.
+
+        Raises:
+            UserError: several pieces of what has no time.
         """
         target = Target(self.target)
         weight = next(self.branch.parameters())
         modality, evaluation = self._loaded.own
+        views = None if pieces == 1 else in_pieces(modality, evaluation, pieces)
         found = answers(
             self.branch, open_limited(shards, limit), decode=decoder(modality, evaluation), evaluation=evaluation,
             target=target, tokens=self.tokens, batch_size=batch_size, workers=workers, device=weight.device,
+            views=views,
         )  # fmt: skip
         return found, target
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foundation.data.extras.target import Task, has_list, names_of, numbers_of
+from foundation.data.extras.target import Target, Task, has_list, names_of, numbers_of
 from foundation.data.shards import RawSample, open_shards
 from foundation.errors import SampleError, UserError
 from foundation.voice import plural
@@ -92,10 +92,37 @@ def _of_numbers(patterns: Sequence[str], fields: Sequence[str]) -> Survey:
     usual = lengths.most_common(1)[0][0]
     values = np.array([row for row in rows if len(row) == usual], dtype=np.float64)
     std = values.std(axis=0)
-    still = [place for place, deviation in enumerate(std.tolist()) if deviation == 0]
+    # The deviation of equal numbers is not 0 but rounding.
+    still = np.flatnonzero(np.ptp(values, axis=0) == 0).tolist()
     if still:
         raise UserError(f"the numbers at place {still[0]} of {where} are all the same: there is nothing to learn")
     return Survey(samples, len(values), mean=tuple(values.mean(axis=0).tolist()), std=tuple(std.tolist()))
+
+
+def check_split(patterns: Sequence[str], target: Target) -> None:
+    """Look at which samples are kept back, before anything is trained.
+
+    Raises:
+        UserError: none or all are, or the rule of the groups finds nothing in a key: the sample would stand for itself,
+            and samples that belong together on both sides.
+    """
+    config, shards = target.config, open_shards(list(patterns))
+    keys = [key for shard in range(len(shards.counts)) for key in shards.table(shard).keys]
+    shards.close()
+    rule = config.group
+    if rule is not None and (lost := next((key for key in keys if target.group_of(key) is None), None)) is not None:
+        more = "; a field of the json cannot be named here" if rule.startswith("json:") else ""
+        raise UserError(
+            f"--group {rule!r} finds nothing in the key {lost!r}; it must say a group for every sample{more}"
+        )
+    kept = sum(map(target.is_kept_back, keys))
+    if config.kept_back and kept in (0, len(keys)):
+        what = "none" if not kept else "all"
+        of = "" if rule is None else f" (--group {rule!r})"
+        raise UserError(
+            f"{what} of the {plural(len(keys), 'sample')}{of} would be kept back to choose by: give more samples, "
+            "another --validation or --seed, or --validation 0, which keeps the last state"
+        )
 
 
 def _raws(patterns: Sequence[str]) -> Iterator[RawSample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -119,7 +120,8 @@ class ValidateJob(Job):
         headline, loss = figures.pop("headline"), figures["loss"]
         if self._is_better(headline, loss):
             branches[self.config.best].refresh(branches)
-            self.top.copy_(torch.tensor([headline, loss], dtype=torch.float64))
+            known = headline if math.isfinite(headline) else -math.inf
+            self.top.copy_(torch.tensor([known, loss], dtype=torch.float64))
             self.step.fill_(context.step)
             self.since.zero_()
         else:
@@ -127,9 +129,14 @@ class ValidateJob(Job):
         return {**{f"validation/{k}": v for k, v in figures.items()}, "validation/best_step": float(self.step)}
 
     def _is_better(self, headline: float, loss: float) -> bool:
-        """By the headline; of equal ones, by a loss that is lower by more than rounding makes it."""
+        """By the headline; of equal ones, or where few samples leave none (R2 of one number), by a loss that is lower
+        by more than rounding makes it."""
         best, lowest = self.top.tolist()
-        return headline > best or (headline == best and loss < lowest - _LEAST * abs(lowest))
+        if math.isfinite(headline) and headline != best:
+            return headline > best
+        if math.isinf(lowest):
+            return math.isfinite(loss)
+        return loss < lowest - _LEAST * abs(lowest)
 
     def _answers(self, context: JobContext, source: str) -> Answers:
         target, recipe = self.target.build(self.config.target), context.recipe

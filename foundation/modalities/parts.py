@@ -117,6 +117,8 @@ def in_pieces(modality: str, evaluation: Any, count: int) -> Pieces:
     Raises:
         UserError: there is no time in these views, or one covers all of it already.
     """
+    if count < 1:
+        raise UserError(f"pieces must be 1 or more, got {count}")
     view = evaluation.build()
     if not isinstance(view, AlongTime):
         raise UserError(f"views of {modality!r} have no time: leave --pieces out")

@@ -51,7 +51,7 @@ def candidates(
     """
     from foundation.modalities.parts import simple_features
     from foundation.probes.digests import weights_digest
-    from foundation.probes.features import RawEncoder, SimpleEncoder
+    from foundation.probes.simple_encoders import RawEncoder, SimpleEncoder
 
     yield Candidate("model", loaded.description, loaded.encoder, loaded.sha256 or weights_digest(loaded.encoder))
     if not baselines:

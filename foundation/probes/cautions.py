@@ -68,6 +68,24 @@ def of_features(features: FeatureSet, what: str) -> list[str]:
     return told
 
 
+def of_groups(train: Sequence[str], test: Sequence[str]) -> list[str]:
+    """What is wrong with the groups of a training and a test split, by their names.
+
+    Args:
+        train: name of the group of each training sample.
+        test: of each test sample.
+    """
+    both = sorted(set(train) & set(test))
+    if not both:
+        return []
+    count = sum(name in set(both) for name in test)
+    what = f"the group {both[0]} is" if len(both) == 1 else f"{len(both):,} groups, such as {both[0]}, are"
+    return [
+        f"{what} in both splits: {count:,} of the {len(test):,} test samples belong together with training samples, "
+        "and the accuracy is too high for groups that nobody has seen"
+    ]
+
+
 def _left_out(features: FeatureSet) -> list[str]:
     """What makes leaving one out say too little or too much of samples."""
     told = []

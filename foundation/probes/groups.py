@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -31,10 +31,36 @@ def grouped(features: FeatureSet, rule: str, patterns: Sequence[str]) -> tuple[T
     Raises:
         UserError: for a rule that is no regular expression, and for a sample that it says nothing of.
     """
-    name = naming(rule, patterns)
-    names = [name(key, number) for key, number in zip(features.keys, features.ids.tolist(), strict=True)]
+    names = names_of_groups(features, rule, patterns)
     numbers = {text: index for index, text in enumerate(sorted(set(names)))}
     return torch.tensor([numbers[text] for text in names], dtype=torch.int64), len(numbers)
+
+
+def names_of_groups(features: FeatureSet, rule: str, patterns: Sequence[str]) -> list[str]:
+    """Of each sample the name of its group, by which splits can be compared; arguments and errors as above."""
+    name = naming(rule, patterns)
+    return [name(key, number) for key, number in zip(features.keys, features.ids.tolist(), strict=True)]
+
+
+def groups_of_keys(wanted: Collection[str], rule: str, patterns: Sequence[str]) -> dict[str, str]:
+    """Names of the groups of samples that are known by their keys alone; samples that the rule says nothing of, and
+    keys that the shards do not have, are left out.
+
+    Args:
+        wanted: keys.
+        rule: as for :func:`grouped`.
+        patterns: the shards; of samples with the same key the first counts.
+    """
+    name, shards = naming(rule, patterns), open_shards(list(patterns))
+    keys = (key for shard in range(len(shards.counts)) for key in shards.table(shard).keys)
+    found: dict[str, str] = {}
+    for number, key in enumerate(keys):
+        if key in wanted and key not in found:
+            try:
+                found[key] = name(key, number)
+            except UserError:
+                continue
+    return found
 
 
 def naming(rule: str, patterns: Sequence[str]) -> Callable[[str, int], str]:

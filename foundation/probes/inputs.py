@@ -16,6 +16,7 @@ from foundation.data.pipeline import EvalBatch, EvalPipeline, Plan
 from foundation.data.tally import Tally
 from foundation.data.walk import walk
 from foundation.errors import SampleError, UserError
+from foundation.modalities.parts import in_pieces
 from foundation.paths import near_path
 from foundation.probes.features import FeatureSet, extract
 from foundation.zoo.load import LoadedEncoder
@@ -58,21 +59,28 @@ def find_files(sources: Sequence[str], preprocess: Preprocess, left_out: Tally) 
 
 
 def features_of_files(
-    loaded: LoadedEncoder, files: Sequence[Path], preprocess: Preprocess, rate: float | None, batch_size: int
+    loaded: LoadedEncoder,
+    files: Sequence[Path],
+    preprocess: Preprocess,
+    rate: float | None,
+    batch_size: int,
+    pieces: int = 1,
 ) -> FeatureSet:
-    """Features of files in their order; those that cannot be used are counted.
+    """Features of files in their order, the mean over several pieces of each; files that cannot be used are counted.
 
     Raises:
-        UserError: none can be used.
+        UserError: none can be used, or there are no pieces of what has no time.
     """
     device = next(loaded.encoder.parameters()).device
-    batches = file_batches(files, preprocess, rate, batch_size)
-    found = extract(loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="features")
+    batches = file_batches(files, preprocess, rate, batch_size, pieces)
+    found = extract(
+        loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="features", pieces=pieces
+    )
     return dataclasses.replace(found, keys=tuple(str(files[number]) for number in found.ids.tolist()))
 
 
 def file_batches(
-    files: Sequence[Path], preprocess: Preprocess, rate: float | None, batch_size: int
+    files: Sequence[Path], preprocess: Preprocess, rate: float | None, batch_size: int, pieces: int = 1
 ) -> Iterator[EvalBatch]:
     """Batches of evaluation views of files, whose ids are places in ``files``.
 
@@ -81,6 +89,7 @@ def file_batches(
         preprocess: of the model.
         rate: samples, readings or frames per second of files that do not say it.
         batch_size: files of a batch.
+        pieces: views of each file, along its time.
     """
 
     def read(number: int) -> Any:
@@ -89,7 +98,10 @@ def file_batches(
         except SampleError as error:
             return error
 
-    pipeline = EvalPipeline(preprocess.decode, preprocess.views)  # type: ignore[arg-type]
+    views = preprocess.views
+    if pieces > 1:
+        views = in_pieces(preprocess.modality, preprocess.evaluation, pieces)
+    pipeline = EvalPipeline(preprocess.decode, views)  # type: ignore[arg-type]
     for start in range(0, len(files), batch_size):
         numbers = range(start, min(start + batch_size, len(files)))
         draws = Draws(0, np.zeros(len(numbers), np.int64), np.array(numbers, np.int64))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foundation.probes import knn
 from foundation.probes.features import check_finite
+from foundation.probes.scores import wilson_interval
 
 _Z = 1.959963984540054
 
@@ -21,7 +22,8 @@ class Separation:
     Attributes:
         auroc: probability that a sample of the other distribution scores higher, ties counting half (Mann and Whitney
             1947; Hendrycks and Gimpel 2017).
-        interval: 95 %, of the variance of DeLong et al. (1988).
+        interval: 95 %, of the variance of DeLong et al. (1988); where that is 0, because one set lies beyond the other,
+            Wilson's of as many samples as the smaller set has.
         fpr95: share of the other samples that pass as known where 95 % of the known ones do.
         each: [n] of each known sample, the share of the others that score higher; its mean is ``auroc``.
     """
@@ -72,11 +74,14 @@ def separation(known: Tensor, others: Tensor) -> Separation:
     a, b = known.double(), others.double()
     of_known, of_others = _placements(a, b), 1 - _placements(b, a)
     auroc = float(of_known.mean())
-    parts = [float(part.var()) / len(part) if len(part) > 1 else 0.0 for part in (of_known, of_others)]
-    half = _Z * math.sqrt(sum(parts))
+    least = min(len(a), len(b))
+    variance = sum(float(part.var()) / len(part) for part in (of_known, of_others)) if least > 1 else 0.0
+    half = _Z * math.sqrt(variance)
+    # Where no placement differs (all are told apart, or there is one sample) the variance says nothing.
+    interval = (max(0.0, auroc - half), min(1.0, auroc + half)) if half else wilson_interval(auroc * least, least)
     threshold = a.sort().values[max(0, math.ceil(0.95 * len(a)) - 1)]
     fpr95 = float((b <= threshold).double().mean())
-    return Separation(auroc, (max(0.0, auroc - half), min(1.0, auroc + half)), fpr95, of_known.float())
+    return Separation(auroc, interval, fpr95, of_known.float())
 
 
 def _placements(values: Tensor, others: Tensor) -> Tensor:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundation.errors import UserError
 from foundation.probes.features import check_finite
 
 FIRST, LAST = 3, 100
 """Ranks of the eigenvalues that the decay is fitted to: the first are classes, the last noise."""
+WIDEST = 4096
+"""Numbers of a feature that :func:`lidar` takes, at most: its cost is that of a matrix of so many rows and columns."""
 
 
 def spectrum(features: Tensor) -> Tensor:
@@ -68,16 +71,19 @@ def lidar(views: Tensor, ridge: float = 1e-4) -> float:
         ridge: added to the diagonal of the covariance within samples.
 
     Raises:
-        UserError: features are not finite.
+        UserError: features are not finite, or are of more than :data:`WIDEST` numbers.
     """
     samples, count, width = views.shape
+    if width > WIDEST:
+        raise UserError(f"{width:,} numbers of a feature, of at most {WIDEST:,}")
     check_finite(views.flatten(0, 1), "looked at")
     x = views.double()
     means = x.mean(dim=1)
     between = means - means.mean(dim=0)
     within = (x - means[:, None]).flatten(0, 1)
-    between = between.T @ between / max(1, samples - 1)
+    between = between / max(1, samples - 1) ** 0.5
     within = within.T @ within / max(1, samples * (count - 1)) + ridge * torch.eye(width, dtype=torch.float64)
-    sizes, directions = torch.linalg.eigh(within)
-    whiten = directions / sizes.clamp(min=ridge).sqrt()
-    return effective_rank(torch.linalg.eigvalsh(whiten.T @ between @ whiten).clamp(min=0))
+    # Eigenvalues of W^-1/2 B W^-1/2 are the squared singular values of L^-1 M, where W = L L^T and B = M M^T: far
+    # cheaper than eigenvectors of W.
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), between.T, upper=False)
+    return effective_rank(torch.linalg.svdvals(whitened).square())

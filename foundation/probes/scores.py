@@ -39,20 +39,21 @@ def score(predictions: Tensor, labels: Tensor) -> Score:
     return Score(top1, balanced, wilson_interval(right, len(labels)))
 
 
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
+def wilson_interval(right: float, count: float, quantile: float = _Z) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927), which holds for few samples and for shares near 0 and 1 too.
 
     Args:
         right: samples that are right.
-        count: all samples.
+        count: all samples; no whole number where some of them say the same.
+        quantile: of the distribution of the mean, for 95 %.
 
     Returns:
         Lower and upper bound, in [0, 1]; (nan, nan) for an empty test split.
     """
     if not count:
         return math.nan, math.nan
-    share, square = right / count, _Z**2
+    share, square = right / count, quantile**2
     centre = (share + square / (2 * count)) / (1 + square / count)
-    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    half = quantile / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     # At the ends the bound is 0 or 1 exactly, whatever the rounding.
     return (0.0 if not right else centre - half), (1.0 if right == count else centre + half)

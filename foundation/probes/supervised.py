@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foundation.branches.base import EncoderBranch
-from foundation.data.extras.target import Target, Task
+from foundation.data.extras.target import UNKNOWN, Target, Task
 from foundation.data.shards import RawSample, ShardSet
 from foundation.data.stream import build_eval_loader
 from foundation.errors import UserError
+from foundation.modalities.parts import Pieces
 from foundation.objectives.supervised import Tokens, answers_of
 from foundation.probes.road import Some, share_of
 from foundation.probes.scores import score
@@ -33,7 +34,8 @@ class Answers:
 
     Attributes:
         answers: [S, K] float32 before softmax, sigmoid or units.
-        targets: [S] int64 of classes, or [S, K] float32, as :class:`foundation.data.extras.target.Target` gives them.
+        targets: [S] int64 of classes (``UNKNOWN`` for those that were not trained), or [S, K] float32, as
+            :class:`foundation.data.extras.target.Target` gives them.
         keys: of the samples.
         unlabelled: samples that were left out because they have no label.
         skipped: samples that could not be read, by reason.
@@ -44,6 +46,11 @@ class Answers:
     keys: tuple[str, ...]
     unlabelled: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unknown(self) -> int:
+        """Samples of classes that were not trained."""
+        return 0 if self.targets.ndim > 1 else int((self.targets == UNKNOWN).sum())
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ def answers(
     device: torch.device | str = "cpu",
     autocast: bool = False,
     shared: bool = False,
+    views: Any = None,
 ) -> Answers:
     """What the heads of a branch say of one evaluation view of each labelled sample.
 
@@ -114,12 +122,15 @@ def answers(
         device: where the branch is.
         autocast: compute in bfloat16.
         shared: each process of a run looks at a share.
+        views: from samples to views in the place of those of the evaluation: with one axis more,
+            :class:`foundation.modalities.parts.Pieces`, over which answers are averaged.
     """
     samples = share_of(samples) if shared else samples
     outputs = target.config.outputs
     if not samples.num_samples:
         return _joined([], [], [], outputs, target.config.task, {})
-    loader = build_eval_loader(samples, evaluation.build(), _WithTarget(decode, target), batch_size, workers=workers)
+    make = evaluation.build() if views is None else views
+    loader = build_eval_loader(samples, make, _WithTarget(decode, target), batch_size, workers=workers)
     found: list[Tensor] = []
     labels: list[Any] = []
     keys: list[str] = []
@@ -134,7 +145,9 @@ def answers(
             if not len(batch.keys):
                 continue
             with torch.no_grad(), torch.autocast(kind, torch.bfloat16) if autocast else nullcontext():
-                found.append(answers_of(branch, batch.data.to(device), tokens).cpu())
+                pieces = batch.data.unbind(dim=1) if isinstance(make, Pieces) else (batch.data,)
+                said = [answers_of(branch, piece.to(device), tokens).cpu() for piece in pieces]
+                found.append(torch.stack(said).mean(dim=0))
             labels += batch.names
             keys += batch.keys
     finally:
@@ -155,7 +168,7 @@ def _joined(
     said = torch.cat([*found]) if found else torch.empty(0, outputs)
     if task == "classification":
         targets = torch.tensor(list(labels), dtype=torch.int64)
-        known = targets >= 0
+        known = (targets >= 0) | (targets == UNKNOWN)
     else:
         targets = torch.tensor(list(labels), dtype=torch.float32).reshape(len(labels), outputs)
         known = targets.isfinite().all(dim=1)
@@ -165,7 +178,7 @@ def _joined(
 
 
 def scores(found: Answers, target: Target) -> Scores:
-    """Score answers.
+    """Score answers. Samples of a class that was not trained count as wrong, and together as one class more.
 
     Raises:
         UserError: there are none.
@@ -175,8 +188,10 @@ def scores(found: Answers, target: Target) -> Scores:
         raise UserError(f"nothing to score{why} (task {target.config.task}, {', '.join(target.config.fields)})")
     answers, targets, n = found.answers.float(), found.targets, len(found.answers)
     if target.config.task == "classification":
-        one = score(answers.argmax(dim=1), targets)
-        figures = {"top1": one.top1, "balanced": one.balanced, "loss": float(F.cross_entropy(answers, targets))}
+        known = targets >= 0
+        one = score(answers.argmax(dim=1), targets.where(known, answers.shape[1]))
+        loss = float(F.cross_entropy(answers[known], targets[known]))
+        figures = {"top1": one.top1, "balanced": one.balanced, "loss": loss}
         return Scores("top1", figures, one.interval, n)
     if target.config.task == "labels":
         return Scores("mAP", _of_labels(answers, targets), None, n)

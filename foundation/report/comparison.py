@@ -10,6 +10,7 @@ from foundation.report import figures, names, parts
 from foundation.report.figures import Bar
 from foundation.report.run import Run
 from foundation.report.verdict import Comparison, Score, Verdict, compare, latest, metric_of, scores
+from foundation.voice import plural
 
 TITLES = {
     "knn": "k nearest neighbours",
@@ -17,6 +18,9 @@ TITLES = {
     "svm": "Linear support vector machine",
     "frames": "Moment by moment: linear probe of frames",
 }
+_TESTED = "Encoder and head on the test shards, which neither taught nor chose anything."
+_SHARES = ("top1", "balanced", "mAP", "F1")
+"""Figures of fine-tuned models that are shares."""
 _NONE_YET = "No probe has been run yet"
 _LABELS = {"model": "this encoder", "untrained": "same encoder, untrained"}
 
@@ -35,17 +39,40 @@ def probes(run: Run) -> str:
         "simple features of the modality. Each counts with the treatment that suits it best; whiskers are 95 % "
         "intervals, the dashed line is chance: always answering the most frequent class."
     )
+    tuned = _tested(run)
     blocks = []
     for comparison in compare(run.probes):
         result = latest(run.probes, comparison.probe)
         assert result is not None
         blocks.append(_card(result, comparison))
+    if not blocks and tuned:
+        return parts.section("What it learned", _TESTED, tuned)
     if not blocks:
         others = ", ".join(dict.fromkeys(str(result["probe"]) for result in run.probes))
         so_far = f"No probe has compared this encoder with others yet (there is: {others})" if others else _NONE_YET
         hint = f"{so_far}: foundation knn {run.path} --baselines --test SHARDS"
         return parts.section("What it learned", lead, parts.empty(hint))
-    return parts.section("What it learned", lead, f'<div class="grid">{"".join(blocks)}</div>')
+    return parts.section("What it learned", lead, f'{tuned}<div class="grid">{"".join(blocks)}</div>')
+
+
+def _tested(run: Run) -> str:
+    """What a fine-tuned model scored on its test shards; nothing for other runs."""
+    if not run.tested:
+        return ""
+    metric, interval = run.tested["metric"], run.tested["interval"]
+    rows = [[name, _shown(name, value)] for name, value in run.tested["figures"].items()]
+    for row in rows:
+        if row[0] == metric and interval is not None:
+            row[1] += f" ({_shown(metric, interval[0])} to {_shown(metric, interval[1])})"
+    caption = f"{names.set_name(run.tested['test'])}: {plural(run.tested['n'], 'test sample')}, in brackets 95 %"
+    table = parts.table(["figure", "value"], rows, "test figures", numbers=[1], caption=caption)
+    return parts.card("Fine-tuned", table)
+
+
+def _shown(metric: str, value: float | None) -> str:
+    if value is None:
+        return "not defined"
+    return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.4g}"
 
 
 def _card(result: Mapping[str, Any], comparison: Comparison) -> str:
@@ -117,6 +144,9 @@ def _how(score: Score) -> str:
 def tiles(run: Run) -> list[tuple[str, str, str]]:
     """Title, value and note of a tile for each probe."""
     found = []
+    if run.tested:
+        shown = _shown(run.tested["metric"], run.tested["value"])
+        found.append((f"Test {run.tested['metric']}", shown, plural(run.tested["n"], "sample")))
     for comparison in compare(run.probes):
         notes = []
         if comparison.rival is not None:

@@ -65,7 +65,7 @@ text-overflow:ellipsis;white-space:nowrap}.classes small{color:var(--soft)}
 .near{display:flex;flex-wrap:wrap;gap:6px;margin:8px 0 0}.near figure{margin:0;width:min-content;cursor:pointer;
 font-size:11.5px;line-height:1.25;color:var(--soft);overflow-wrap:anywhere}
 .near canvas{max-width:none}.hint{color:var(--soft);font-size:12.5px;margin:0}
-@media(max-width:820px){.map{grid-template-columns:1fr}.side{max-height:none}canvas{height:60vh}}
+@media(max-width:820px){.map{grid-template-columns:1fr}.side{max-height:none}#map{height:min(60vh,105vw)}}
 """
 
 _BODY = """
@@ -92,8 +92,10 @@ const strong = {
 function colour(label) {
   if (label < 0) return dark.matches ? "#7d8590" : "#8b929c";
   if (data.labels.length <= 10) return strong[dark.matches ? "dark" : "light"][label];
-  const hue = label * 360 / data.labels.length, step = label % 3;
-  return `hsl(${hue} ${[72, 55, 88][step]}% ${dark.matches ? [66, 76, 56][step] : [45, 34, 55][step]}%)`;
+  const hue = label * 360 / data.labels.length, step = label % 3, yellow = hue > 40 && hue < 200;
+  const light = dark.matches ? [66, 76, 56][step] : [45, 34, 55][step] - (yellow ? 13 : 0);
+  const blue = dark.matches && hue > 220 && hue < 290 ? 12 : 0;
+  return `hsl(${hue} ${[72, 55, 88][step]}% ${light + blue}%)`;
 }
 let only = null, words = "", pinned = -1, hovered = -1, zoom = 1, left = 0, top_ = 0, base = 1;
 const lower = data.keys.map((key, i) => (key + "\\n" + name(i)).toLowerCase());

@@ -72,7 +72,10 @@ def _table(found: Evaluation) -> str:
     head = ["task", "metric", "value", "95 %", "chance", *found.baselines, "samples", "setting"]
     numbers = range(2, 6 + len(found.baselines))
     table = parts.table(head, lines, "All figures", tuple(numbers))
-    lead = "Each task says below how its figure comes about. Intervals are 95 %; chance is the largest class's share."
+    lead = (
+        "Each task says below how its figure comes about. Intervals are 95 %; chance is what an answer without a look "
+        "would score, such as always the largest class."
+    )
     return parts.section("All figures", lead, f'<div class="card">{table}</div>')
 
 
@@ -107,7 +110,8 @@ def _bars(outcome: Outcome) -> str:
         )
         for score in beside
     ]
-    return figures.bars(rows, axis="share of samples (%)", chance=first.chance)
+    axis = "%" if alone else f"{first.metric} (%)"
+    return figures.bars(rows, axis=axis, chance=first.chance)
 
 
 def _whose(score: Score) -> str:

@@ -170,7 +170,7 @@ def _line(
     queries: Pictured, gallery: Pictured, row: int, place: int, found: Neighbours, near: int, within: bool
 ) -> Line:
     label = queries.labels[row]
-    cells = [Cell(queries.picture(row), _short(label or queries.keys[row]))]
+    cells = [Cell(queries.picture(row), _short(label))]
     for other, cosine in zip(found.indices[place].tolist(), found.similarities[place].tolist(), strict=True):
         if len(cells) > near or (within and other == row):
             continue

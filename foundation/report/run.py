@@ -9,6 +9,7 @@ from typing import Any
 
 from foundation import config, schema
 from foundation.errors import UserError
+from foundation.finetune.scores import FILE, Tested
 from foundation.probes.results import read_results
 from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
@@ -29,6 +30,7 @@ class Run:
         plain: the recipe as plain values.
         metrics: lines of ``metrics.jsonl``.
         probes: probe results, oldest first.
+        tested: what a fine-tuned model scored on its test shards; empty for other runs.
         status: of ``status.json``.
         card: of the exported branch that the run is measured by.
         starts: of the run, each with its code, machine and processes; empty for a run of an older version.
@@ -40,6 +42,7 @@ class Run:
     plain: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
+    tested: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     starts: list[Mapping[str, Any]] = field(default_factory=list)
@@ -98,6 +101,7 @@ def read_run(path: Path) -> Run:
     except schema.FormError as error:
         run.problems.append(str(error))
     run.probes = read_results(path / "probes", run.problems.append)
+    run.tested = _json(Tested, path / FILE, run.problems)
     run.status = _json(Status, path / "status.json", run.problems)
     run.starts = _starts(path / STARTS, run.problems)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -69,6 +71,43 @@ def mean_of(metric: str, each: Tensor, keys: tuple[str, ...], *, setting: str = 
         metric=metric, value=value, n=len(each), interval=interval, setting=setting, chance=chance,
         each=each.float(), keys=keys,
     )  # fmt: skip
+
+
+def widened(score: Score, groups: Mapping[str, int]) -> Score:
+    """The score with an interval that counts samples of a group together, where that is wider than its own; itself
+    where it is no mean over samples or has no interval.
+
+    The variance of the mean is that of the groups' sums about it; of a share, Wilson's interval of as many samples as
+    would give that variance (Korn and Graubard 1998), which holds near 0 and 1 too.
+
+    Args:
+        score: of a task.
+        groups: of the samples, by key.
+    """
+    if score.each is None or score.interval is None or not all(key in groups for key in score.keys):
+        return score
+    each = score.each.double()
+    _, rows = torch.tensor([groups[key] for key in score.keys]).unique(return_inverse=True)
+    count, n = int(rows.max()) + 1, len(each)
+    if count == n:
+        return score
+    low, high = score.interval
+    if count == 1:
+        found = None
+    else:
+        from scipy.stats import t
+
+        quantile, value = float(t.ppf(0.975, count - 1)), float(each.mean())
+        sums = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, each - value)
+        variance = count / (count - 1) * float(sums.square().sum()) / n**2
+        spread = value * (1 - value)
+        if bool(((each >= 0) & (each <= 1)).all()) and score.share:
+            alike = spread / variance if variance > 0 else float(count)
+            own = wilson_interval(value * alike, alike, quantile)
+        else:
+            own = value - quantile * math.sqrt(variance), value + quantile * math.sqrt(variance)
+        found = min(low, own[0]), max(high, own[1])
+    return replace(score, interval=found)
 
 
 def confusion(predictions: Tensor, test: FeatureSet) -> tuple[Confusion, ...]:

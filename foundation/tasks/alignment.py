@@ -15,7 +15,7 @@ from foundation.tasks.base import Outcome, Score, Split, Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Alignment and uniformity."""
+    """Views of a sample near each other, samples spread out: alignment and uniformity; no labels."""
 
     view_samples: Count = 2000
     """Training samples of which two augmented views are made, at most."""
@@ -40,6 +40,8 @@ class Config:
         x = torch.cat(subject.features(split).tokens(tokens), dim=1)
         if len(x) > self.most:
             x = x[torch.linspace(0, len(x) - 1, self.most, dtype=torch.float64).long()]
+        if len(x) < 2:
+            raise UserError(f"{len(x)} {split} sample has no pair: uniformity is a mean over pairs")
         scores = [Score(metric="uniformity", share=False, value=uniformity(x), n=len(x), better="less")]
         warnings = []
         try:

@@ -18,7 +18,7 @@ _SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Attentive probe on patch tokens."""
+    """Classification by one learned query on the patch tokens."""
 
     learning_rates: Annotated[tuple[Positive, ...], Length(1, 20)] = attentive.LEARNING_RATES
     """To choose from."""
@@ -53,12 +53,15 @@ class Config:
             lines={"kept back": line}, percent=True,
         )  # fmt: skip
         tokens = train.cls[0].shape[1]
+        middle = " Tokens are those of the middle view of a recording, whatever --pieces says." if (
+            settings.pieces > 1
+        ) else ""  # fmt: skip
         return Outcome(
             scores=of_predictions(found.predictions, test, f"learning rate {found.learning_rate:g}"),
             protocol=(
                 f"Cross-attention of one learned query with {tokens} frozen patch tokens, then a linear layer (AIM, "
                 f"El-Nouby et al. 2024; V-JEPA, Bardes et al. 2024), trained on {len(rows):,} samples; the learning "
-                "rate is chosen on a tenth of the training samples, which is kept back."
+                f"rate is chosen on a tenth of the training samples, which is kept back.{middle}"
             ),
             pictures=(*((chart,) if len(line) > 1 else ()), *confusion(found.predictions, test)),
             settings={"train": len(train), "test": len(test), "tokens": tokens},

@@ -36,7 +36,7 @@ _DRAWN = 12  # matches in a picture
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Matching of patches between two views with known geometry."""
+    """The same place found in a second view of known geometry; no labels."""
 
     threshold: PositiveShare = 0.1
     """Distance from the true place, as a share of the view's side, within which a match is right."""

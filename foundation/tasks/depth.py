@@ -37,7 +37,7 @@ where unknown."""
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Linear depth."""
+    """Depth of every pixel by a linear layer on patch tokens."""
 
     member: str | None = None
     """The depths of a sample; None: ``depth.npy`` or ``depth.png``."""

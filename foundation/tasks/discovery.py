@@ -35,7 +35,7 @@ _BACKGROUND = (0, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Object discovery by TokenCut."""
+    """Box of the main object by TokenCut, without training."""
 
     member: str | None = None
     """Where a sample's objects stand; None: ``boxes.json``, ``seg.png`` or ``seg.npy``."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from foundation.errors import UserError
 from foundation.probes import cautions
 from foundation.probes.candidates import candidates, describe_data
+from foundation.probes.groups import groups_of_keys, names_of_groups
 from foundation.run.class_token import untrained_class_token
+from foundation.tasks.accuracy import widened
 from foundation.tasks.base import Outcome, Score, Split, Subject, Task
 from foundation.voice import duration, to_stderr
 
@@ -47,7 +49,7 @@ class Evaluation:
         warnings: of the model and the shards, a sentence each.
         data: what the result file says of the splits, by name.
         baselines: labels of what was scored beside the model.
-        groups: of the test samples, by key; empty where each stands for itself.
+        groups: of the samples that figures are means over, by key; empty where each stands for itself.
         seconds: that all took.
     """
 
@@ -102,6 +104,8 @@ def evaluate(
     if not any(answer.outcome for answer in answers.values()):
         reasons = "".join(f"\n  {answer.name}: {answer.reason}" for answer in answers.values())
         raise UserError(f"no task could be asked:{reasons}")
+    groups = _groups(subject, answers.values())
+    answers = {name: _with_groups(answer, groups) for name, answer in answers.items()}
     kinds = [score.features for answer in answers.values() if answer.outcome for score in answer.outcome.scores]
     return Evaluation(
         subject=subject,
@@ -109,7 +113,7 @@ def evaluate(
         warnings=tuple(warnings),
         data=_data(subject),
         baselines=tuple(dict.fromkeys(kind for kind in kinds if kind != "model")),
-        groups=_groups(subject),
+        groups=groups,
         seconds=time.monotonic() - begun,
     )
 
@@ -148,7 +152,13 @@ def _looked(subject: Subject) -> list[str]:
     if subject.held("train") is None or (subject.test and subject.held("test") is None):
         return told
     try:
-        told += cautions.of_splits(*subject.labelled())
+        train, test = subject.labelled()
+        told += cautions.of_splits(train, test)
+        if subject.settings.group is not None and subject.test:
+            rule = subject.settings.group
+            told += cautions.of_groups(
+                names_of_groups(train, rule, subject.train), names_of_groups(test, rule, subject.test)
+            )
     except UserError as error:
         told.append(f"no task that needs labels can be asked: {error}")
     return [*told, *untrained_class_token(subject.loaded, subject.settings.tokens)]
@@ -160,12 +170,27 @@ def _data(subject: Subject) -> dict[str, Any]:
     return {split: describe_data(patterns[split], subject.held(split)) for split in _SPLITS if patterns[split]}
 
 
-def _groups(subject: Subject) -> dict[str, int]:
-    """Of the samples that are scored, where a rule says which belong together."""
-    if subject.settings.group is None or subject.held("test" if subject.test else "train") is None:
+def _groups(subject: Subject, answers: Iterable[Answer]) -> dict[str, int]:
+    """Of the samples that figures are means over, where a rule says which belong together."""
+    rule = subject.settings.group
+    if rule is None:
         return {}
-    try:
-        _, test = subject.labelled()
-    except UserError:
-        return {}
-    return dict(zip(test.keys, test.groups.tolist(), strict=True))
+    scores = [score for answer in answers if answer.outcome for score in answer.outcome.scores]
+    wanted = {key for score in scores if score.each is not None for key in score.keys}
+    names: dict[str, str] = {}
+    for patterns in (subject.test, subject.train):  # alignment is one of training samples
+        if wanted and patterns:
+            names = groups_of_keys(wanted, rule, patterns) | names
+    numbers = {name: place for place, name in enumerate(sorted(set(names.values())))}
+    return {key: numbers[name] for key, name in names.items()}
+
+
+def _with_groups(answer: Answer, groups: Mapping[str, int]) -> Answer:
+    """Intervals that know that samples of a group are not independent."""
+    if answer.outcome is None or not groups:
+        return answer
+    scores = tuple(widened(score, groups) for score in answer.outcome.scores)
+    if all(new is old for new, old in zip(scores, answer.outcome.scores, strict=True)):
+        return answer
+    said = f"{answer.outcome.protocol} Intervals count the samples of a group together (--group)."
+    return dataclasses.replace(answer, outcome=dataclasses.replace(answer.outcome, scores=scores, protocol=said))

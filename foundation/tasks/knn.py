@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 
 from foundation.errors import UserError
-from foundation.probes import knn
+from foundation.probes import knn, neighbours
 from foundation.probes.treatments import TREATMENTS, Treatment, treated
 from foundation.ranges import Count, Length, Temperature, check
 from foundation.tasks.accuracy import confusion, of_predictions
@@ -53,7 +53,7 @@ class Config:
         groups = train.groups if len(train.groups) else None
         chart: tuple[Chart, ...] = ()
         if alone:
-            k, treatment = min(USUAL_K, knn.neighbours_of(len(train), True, groups)), self.treatments[0]
+            k, treatment = min(USUAL_K, neighbours.neighbours_of(len(train), True, groups)), self.treatments[0]
             chosen = f"k = {k}, features {treatment}: there are no samples to choose them on."
         else:
             k, treatment, chart = self._choice(subject)
@@ -82,7 +82,7 @@ class Config:
         if len(train) > self.choice_samples:
             train = train.take(torch.linspace(0, len(train) - 1, self.choice_samples, dtype=torch.float64).long())
         groups = train.groups if len(train.groups) else None
-        most = knn.neighbours_of(len(train), True, groups)
+        most = neighbours.neighbours_of(len(train), True, groups)
         if most < 1:
             return 1, self.treatments[0], ()
         ks = sorted(k for k in set(self.k) if k <= most) or [most]

@@ -16,7 +16,7 @@ from foundation.tasks.base import Chart, Outcome, Score, Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """AUROC of two scores of strangeness."""
+    """Another data set told from the test samples (--out-of-distribution): AUROC of two scores."""
 
     k: Count = 50
     """Which neighbour's distance counts, at most a tenth of the training samples."""

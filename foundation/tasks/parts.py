@@ -35,7 +35,7 @@ MEMBERS = ("parts.npy",)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Part segmentation of point clouds."""
+    """Part of every point of a cloud by a linear layer."""
 
     member: str | None = None
     """The parts of a sample; None: ``parts.npy``."""

@@ -43,7 +43,7 @@ _SHOT = 80  # pixels of a frame that is drawn
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Video label propagation."""
+    """Masks of the first frame carried through a video by like patches, without training."""
 
     member: str | None = None
     """The masks of a sample; None: ``masks.npy``."""

@@ -17,7 +17,7 @@ from foundation.tasks.base import Chart, Outcome, Score, Split, Subject
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """RankMe, alpha-ReQ and LiDAR."""
+    """How many directions the features use: RankMe, alpha-ReQ and LiDAR; no labels."""
 
     most: Count = 25_600
     """Samples for RankMe and alpha-ReQ, at most, spread evenly (RankMe's number)."""

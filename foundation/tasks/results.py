@@ -11,6 +11,8 @@ import io
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,7 @@ class ResultForm(TypedDict, total=False):
     format: int
     kind: str
     model: str
+    name: str | None
     model_sha256: str
     modality: str
     suite: str
@@ -248,9 +251,7 @@ def read(path: Path) -> Result:
             for score in task.get("scores", [])
             if score.get("features", "model") == "model" and score.get("value") is not None
         ]
-        groups = dict(zip(_keys(arrays, "groups.keys"), arrays["groups"].tolist(), strict=True)) if (
-            "groups" in arrays
-        ) else {}  # fmt: skip
+        groups = _read_groups(arrays)
     except FileNotFoundError as error:
         raise UserError(f"no {error.filename or path}: foundation evaluate writes it") from None
     except (schema.FormError, KeyError, ValueError, TypeError) as error:
@@ -266,12 +267,31 @@ def _arrays(path: Path, sha256: str | None) -> dict[str, NDArray[Any]]:
     content = schema.read_bytes(path, _MOST_SAMPLES)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise schema.FormError(f"{path.name} beside it is not the one that was written with it")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            held = sum(member.file_size for member in file.infolist())
+        if held > _MOST_SAMPLES:
+            raise schema.FormError(f"{path.name} beside it unpacks to {held:,} bytes")
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, MemoryError, NotImplementedError) as error:
+        raise schema.FormError(f"{path.name} beside it is damaged: {error}") from None
 
 
 def _keys(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[str, ...]:
-    return tuple(map(str, json.loads(arrays[name].tobytes())))
+    keys = json.loads(arrays[name].tobytes())
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise schema.FormError(f"{SAMPLES} beside it: {name} is no list of keys")
+    return tuple(keys)
+
+
+def _read_groups(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    if "groups" not in arrays:
+        return {}
+    numbers = arrays["groups"]
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise schema.FormError(f"{SAMPLES} beside it: groups are no list of whole numbers")
+    return dict(zip(_keys(arrays, "groups.keys"), numbers.tolist(), strict=True))
 
 
 def _read_score(form: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: Path) -> Score:
@@ -280,6 +300,8 @@ def _read_score(form: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], pat
     if form.get("samples") is not None:
         each = torch.from_numpy(arrays[form["samples"]].astype(np.float32))
         keys = _keys(arrays, form["keys"])
+        if not bool(each.isfinite().all()):
+            raise schema.FormError(f"{SAMPLES} beside it: some values are not finite")
         if each.ndim != 1 or len(each) != len(keys):
             raise schema.FormError(f"{SAMPLES} beside it has {len(each)} values for {len(keys)} samples")
     better = form.get("better")

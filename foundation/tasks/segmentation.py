@@ -39,7 +39,7 @@ MEMBERS = ("seg.png", "seg.npy")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Linear segmentation of label maps."""
+    """Class of every pixel by a linear layer on patch tokens."""
 
     member: str | None = None
     """The label map of a sample; None: ``seg.png`` or ``seg.npy``."""

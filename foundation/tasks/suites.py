@@ -6,6 +6,7 @@ model or of the shards at hand says why, and is left out.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 from foundation import config
 from foundation.errors import UserError
-from foundation.plugins import Plugin, available, near
+from foundation.plugins import Plugin, available, near, resolve
 from foundation.tasks.base import Task
 
 PATTERN = "foundation.tasks.{name}"
@@ -62,6 +63,12 @@ class _One:
 def names() -> list[str]:
     """All tasks that there are."""
     return available(PATTERN)
+
+
+def about(name: str) -> str:
+    """What a task asks: the first line of the docstring of its ``Config``."""
+    said = inspect.getdoc(resolve(PATTERN, name).Config) or ""
+    return said.partition("\n")[0].rstrip(".")
 
 
 def suite_of(modality: str) -> str:

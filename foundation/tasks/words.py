@@ -49,6 +49,7 @@ def method(comparison: Comparison, resamples: int) -> str:
     )
     return (
         f"Differences are second less first, on the same test samples: paired bootstrap of {what}, {resamples:,} "
-        f"resamples, 95 % intervals. {corrected}. A figure without a difference in words is no mean over test samples. "
+        f"resamples, 95 % intervals; p values by the randomisation test. {corrected}. A figure without a difference in "
+        "words is no mean over test samples. "
         "What training samples were drawn, and the seed of the training, add to the uncertainty and are not in it."
     )

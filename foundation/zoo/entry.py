@@ -196,6 +196,11 @@ class Entry:
     notes: str = ""
     """What else a user should know."""
 
+    def __repr__(self) -> str:
+        """One line; ``dump`` gives the whole card."""
+        millions = f"{self.architecture.parameters / 1e6:,.2f} M parameters"
+        return f"<{self.name}: {self.modality}, {millions}, {printable(self.licence)}; {printable(self.summary)}>"
+
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.loads and (self.files or not _LOADS.fullmatch(self.loads)):

@@ -47,10 +47,10 @@ class Facts:
     parameters: int
     registers: int
     step: int
-    recipe: str
+    recipe: str = field(repr=False)
     sha256: str | None
     licence: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Model(nn.Module):
@@ -92,7 +92,14 @@ class Model(nn.Module):
             details=dict(loaded.card),
         )
 
-    def forward(self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64) -> Tensor:
+    def forward(
+        self,
+        x: Item | Sequence[Item] | Tensor,
+        *,
+        rate: float | None = None,
+        batch_size: int = 64,
+        pieces: int = 1,
+    ) -> Tensor:
         """Features [batch, width] float32, on the model's device.
 
         Args:
@@ -110,12 +117,21 @@ class Model(nn.Module):
                 width], normalised).
             rate: see above; where it is not given, the one that the recipe of the training says.
             batch_size: samples of a list that are encoded together.
+            pieces: views of a recording that is longer than one (audio, video, inertial sensors), spread evenly over
+                it, whose vectors are averaged; 1: its middle alone. Of no use for a batch that is ready.
 
         Raises:
             UserError: something is no file, or of another kind than the model takes.
             SampleError: a file that cannot be used; names it.
         """
-        return torch.cat([self._vectors(part) for part in self._encoded(x, rate, batch_size)])
+        if pieces == 1 or isinstance(x, Tensor):
+            return torch.cat([self._vectors(part) for part in self._encoded(x, rate, batch_size)])
+        return torch.cat(
+            [
+                torch.stack([self._vectors(self._encode(piece)) for piece in views.unbind(dim=1)]).mean(dim=0)
+                for views in self._views(x, rate, batch_size, pieces)
+            ]
+        )
 
     def features(
         self, x: Item | Sequence[Item] | Tensor, *, rate: float | None = None, batch_size: int = 64
@@ -147,9 +163,14 @@ class Model(nn.Module):
         if isinstance(x, Tensor):
             yield self._of_batch(x)
             return
+        yield from map(self._encode, self._views(x, rate, batch_size))
+
+    def _views(
+        self, x: Item | Sequence[Item], rate: float | None, batch_size: int, pieces: int = 1
+    ) -> Iterator[Tensor]:
         items = list(x) if isinstance(x, list | tuple) else [x]
         for start in range(0, max(1, len(items)), max(1, batch_size)):
-            yield self._encode(self.preprocess(items[start : start + max(1, batch_size)], rate=rate))
+            yield self.preprocess(items[start : start + max(1, batch_size)], rate=rate, pieces=pieces)
 
     def _of_batch(self, batch: Tensor) -> Features:
         if not batch.is_floating_point():

@@ -25,10 +25,24 @@ def state_of(one: Listed, home: Home) -> str:
     if one.entry.loads:
         return one.entry.loads.partition(":")[0]
     if not one.entry.files:
-        return "to train"
+        return _TO_TRAIN
     if one.in_place:
         return "in the package"
     return "pulled" if home.pulled(one.entry.name) is not None else "to pull"
+
+
+_TO_TRAIN = "to train"
+_MEANING = {
+    "timm": "timm fetches the weights when the model is loaded",
+    "open_clip": "open_clip fetches the weights when the model is loaded",
+    _TO_TRAIN: "no weights are published; 'foundation zoo show NAME' says the command that trains it",
+}
+
+
+def states(models: Sequence[Listed], home: Home) -> list[str]:
+    """What the less plain of the states of a :func:`table` mean, one line each."""
+    seen = {state_of(one, home) for one in models}
+    return [f"{state}: {meaning}" for state, meaning in _MEANING.items() if state in seen]
 
 
 def table(models: Sequence[Listed], home: Home) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from foundation.data.boundary import decoded, good_views
 from foundation.errors import SampleError, UserError
+from foundation.modalities.parts import in_pieces
 from foundation.paths import near_path
 from foundation.plugins import resolve
 from foundation.types import Sample
@@ -42,24 +43,28 @@ class Preprocess:
         self.extensions: tuple[str, ...] = tuple(vars(module).get("EXTENSIONS", ()))
         config = getattr(evaluation, "decode", None) or module.Config()
         self.decode: Callable[[Any], Sample] = config.build()
+        self.evaluation = evaluation
         self.views: Callable[[Sequence[Sample]], Tensor] = evaluation.build()
 
-    def __call__(self, x: Item | Sequence[Item], *, rate: float | None = None) -> Tensor:
-        """Views [batch, ...] float32 on the CPU, normalised.
+    def __call__(self, x: Item | Sequence[Item], *, rate: float | None = None, pieces: int = 1) -> Tensor:
+        """Views [batch, ...] float32 on the CPU, normalised; of several pieces [batch, pieces, ...].
 
         Args:
             x: one sample or a list of them; see :meth:`foundation.zoo.model.Model.forward`.
             rate: samples, readings or frames per second, where neither file nor array says it.
+            pieces: views of each recording, spread evenly from its begin to its end; 1: its middle.
 
         Raises:
-            UserError: something is no file, or of another kind than the model takes.
+            UserError: something is no file, or of another kind than the model takes; several pieces of what has no
+                time.
             SampleError: a file that cannot be used; names it.
         """
+        make = self.views if pieces == 1 else in_pieces(self.modality, self.evaluation, pieces)
         items = list(x) if isinstance(x, list | tuple) else [x]
         if not items:
             raise UserError("no samples were given: an empty list has no features")
         samples = [decoded(self.decode, self.raw(item, rate, number)) for number, item in enumerate(items)]
-        views, _, bad = good_views(self.views, samples)
+        views, _, bad = good_views(make, samples)
         if bad or views is None:
             raise bad[0][1]
         return views

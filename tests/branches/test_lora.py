@@ -28,6 +28,26 @@ def branches(layers: str = "", encoder: str = ""):
     return build.branches(recipe, Clock(10, 10.0))
 
 
+TIMM = "encoder={name: timm, model: test_vit, size: [32, 32]}"
+
+
+@pytest.mark.parametrize("encoder", ["", TIMM])
+def test_an_update_lies_in_the_layer_that_it_is_added_to(encoder):
+    """By layers the optimiser is made: learning rates decay along them."""
+    built, problems = branches(encoder=encoder)
+    assert not problems
+    own = built["student"].encoder
+    plain = built["best"].encoder
+    known = {name.rpartition(".")[0]: plain.layer_of(name) for name, _ in plain.named_parameters()}
+    added = [name for name, _ in own.named_parameters() if "lora_" in name]
+    assert added
+    for name in added:
+        assert own.layer_of(name) == known[name.partition(".lora_")[0]], name
+    if encoder:
+        with pytest.raises(KeyError):
+            own.layer_of("nothing.weight")
+
+
 @pytest.mark.parametrize(
     "encoder",
     ["", pytest.param("encoder={name: timm, model: vit_tiny_patch16_224, size: [32, 32]}", marks=pytest.mark.slow)],

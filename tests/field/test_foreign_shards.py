@@ -15,9 +15,9 @@ from foundation.data.verify import verify
 from foundation.errors import UserError
 from foundation.modalities.image.views import EvaluationConfig
 from foundation.modalities.inspect import inspect
-from foundation.probes.features import RawEncoder
 from foundation.probes.knn import Config as Knn
 from foundation.probes.road import features_of_shards
+from foundation.probes.simple_encoders import RawEncoder
 
 
 def foundation(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, f1_score, mean_absolute_error, r2_score
 
 from foundation.branches.base import Offer
+from foundation.data.extras.target import UNKNOWN
 from foundation.data.extras.target import Config as Target
 from foundation.errors import UserError
 from foundation.heads.linear import Config as Linear
@@ -103,7 +104,7 @@ def test_labels_become_numbers():
     classes = Target(classes=("0", "cat")).build("target")
     assert [classes.decode(raw(cls=b"0")), classes.decode(raw(json={"label": "cat"}))] == [0, 1]
     assert [classes.decode(raw(cls=b"7")), classes.decode(raw(json={"label": ["cat", 0]})), classes.decode(raw())] == [
-        -1, -1, -1
+        UNKNOWN, -1, -1
     ]  # fmt: skip
     tags = Target(task="labels", fields=("tags",), classes=("a", "b")).build("target")
     assert tags.decode(raw(json={"tags": ["b", "other"]})) == [0.0, 1.0]

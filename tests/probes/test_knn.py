@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from foundation.probes import knn
+from foundation.probes import knn, neighbours
 from foundation.probes.features import FeatureSet
 
 
@@ -81,7 +81,7 @@ def test_neighbours_of_the_own_group_do_not_vote():
     with pytest.raises(UserError, match="53 samples of the bank besides the query's group"):
         knn.search(bank, bank, 54, leave_one_out=True, groups=groups)
     with pytest.raises(UserError, match="one group"):
-        knn.neighbours_of(9, True, torch.zeros(9, dtype=torch.int64))
+        neighbours.neighbours_of(9, True, torch.zeros(9, dtype=torch.int64))
 
 
 def test_top5_is_left_out_where_it_says_nothing():
@@ -150,7 +150,7 @@ def crowd(samples, width=48, seed=0, spread=1.0):
 @pytest.mark.parametrize("order", ["drawn", "nearer and nearer"])
 def test_neighbours_of_a_large_bank_are_those_of_a_plain_sort(narrow, spread, order, monkeypatch):
     """In any order of the bank, by float32 alone and by bfloat16 first: blocks of which few, many and all pass."""
-    monkeypatch.setattr(knn, "multiplies_bfloat16", lambda: narrow)
+    monkeypatch.setattr(neighbours, "multiplies_bfloat16", lambda: narrow)
     bank, queries = crowd(6000, spread=spread), crowd(40, seed=1, spread=spread)
     if order == "nearer and nearer":
         towards = nn.functional.normalize(bank, dim=1) @ nn.functional.normalize(queries, dim=1).mean(dim=0)
@@ -172,14 +172,16 @@ def test_the_bound_of_bfloat16_holds():
     others = nn.functional.normalize(torch.rand(2000, 256, generator=generator) + 0.5, dim=1)
     for a, b in ((one, one), (one, others), (others, others)):
         error = (a.bfloat16().float() @ b.bfloat16().float().T - a @ b.T).abs().max()
-        assert float(error) < knn._NARROW_ERROR
+        assert float(error) < neighbours._NARROW_ERROR
 
 
 def test_few_products_are_looked_at_where_products_are_narrow(monkeypatch):
     """The way by bfloat16 is taken, and most blocks need no product in float32."""
-    monkeypatch.setattr(knn, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(neighbours, "multiplies_bfloat16", lambda: True)
     taken = []
-    original = knn._Best._from_narrow
-    monkeypatch.setattr(knn._Best, "_from_narrow", lambda self, *a: taken.append(original(self, *a)) or taken[-1])
+    original = neighbours._Best._from_narrow
+    monkeypatch.setattr(
+        neighbours._Best, "_from_narrow", lambda self, *a: taken.append(original(self, *a)) or taken[-1]
+    )
     knn.search(crowd(20_000, spread=3.0), crowd(16, seed=1, spread=3.0), 5, bank_block=1024)
     assert len(taken) > 10 and sum(taken) > 0.9 * len(taken)

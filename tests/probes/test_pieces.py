@@ -12,7 +12,8 @@ from foundation.modalities.image.evaluation import EvaluationConfig as Image
 from foundation.modalities.imu.evaluation import EvaluationConfig as Imu
 from foundation.modalities.parts import in_pieces
 from foundation.modalities.video.evaluation import EvaluationConfig as Video
-from foundation.probes.features import SimpleEncoder, averaged, extract, reader
+from foundation.probes.features import averaged, extract, reader
+from foundation.probes.simple_encoders import SimpleEncoder
 
 
 def imu(seconds, rate=50.0):
@@ -89,3 +90,34 @@ def test_views_without_time_are_refused():
         in_pieces("imu", Imu(whole=True), 2)
     with pytest.raises(UserError, match="covers the whole"):
         in_pieces("video", Video(), 2)
+
+
+def imu_model():
+    from foundation.encoders import vit
+    from foundation.modalities.imu import tokenizer
+    from foundation.seeded import seeded
+    from foundation.zoo.load import LoadedEncoder
+    from foundation.zoo.model import Model
+
+    views = Imu(size=100, rate=50.0, mean=(0.0,) * 6, std=(1.0,) * 6)
+    config = vit.Config(
+        preset=None, width=32, depth=1, heads=2, size=(100,), tokenizer=tokenizer.Config(patch=20, channels=6)
+    )
+    with seeded(0):
+        encoder = config.build().eval().requires_grad_(False)
+    return Model(LoadedEncoder(encoder, "imu", views, "untrained", None, None, config))
+
+
+def test_a_loaded_model_and_the_extractor_average_the_pieces_of_a_long_recording():
+    from foundation.api.features import FeatureExtractor
+
+    model, signal = imu_model(), np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    starts = (0, 100, 200)  # six seconds in views of two
+    parts = torch.cat([model(signal[start : start + 100], rate=50.0) for start in starts])
+    found = model([signal], rate=50.0, pieces=3)
+    assert torch.allclose(found, parts.mean(dim=0, keepdim=True), atol=1e-5)
+    assert torch.allclose(model(signal, rate=50.0), parts[1:2], atol=1e-5), "without pieces, its middle"
+    extracted = FeatureExtractor(model, rate=50.0, pieces=3).transform([signal, signal])
+    assert np.allclose(extracted, np.repeat(found.numpy(), 2, axis=0), atol=1e-5)
+    with pytest.raises(UserError, match="1 or more"):
+        model(signal, rate=50.0, pieces=0)

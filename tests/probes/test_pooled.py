@@ -129,6 +129,11 @@ def test_lidar_is_the_rank_of_the_discriminant_written_out():
     assert rank.lidar(views) == pytest.approx(expected, rel=1e-6)
 
 
+def test_lidar_refuses_features_whose_covariance_would_not_fit():
+    with pytest.raises(UserError, match="150,528 numbers of a feature, of at most 4,096"):
+        rank.lidar(torch.zeros(1, 1, 150_528).expand(4, 2, -1))
+
+
 def test_alignment_and_uniformity_of_known_sets():
     x = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     assert uniformity.alignment(x, x).tolist() == [0, 0]
@@ -197,3 +202,13 @@ def test_features_that_are_not_finite_are_refused():
     ):
         with pytest.raises(UserError, match="not finite"):
             ask()
+
+
+def test_sets_that_are_told_apart_have_no_interval_of_width_zero():
+    """DeLong's variance is 0 there, and three samples would be as good as a proof."""
+    found = outliers.separation(torch.zeros(3), torch.ones(200))
+    assert found.auroc == 1 and found.interval[1] == 1 and found.interval[0] < 0.5
+    many = outliers.separation(torch.zeros(300), torch.ones(200))
+    assert 0.95 < many.interval[0] < 1
+    single = outliers.separation(torch.tensor([0.5]), torch.linspace(0, 1, 101))
+    assert single.interval[0] < 0.1 and single.interval[1] > 0.9

@@ -221,6 +221,23 @@ def test_metrics_alone_are_enough(tmp_path, complete):
     assert (tmp_path / "elsewhere" / "page.html").exists()
 
 
+def test_what_a_fine_tuned_model_scored_stands_first(tmp_path, complete):
+    run = tmp_path / "tuned"
+    run.mkdir()
+    shutil.copy(complete / "metrics.jsonl", run)
+    scored = {
+        "metric": "top1", "value": 0.915, "interval": [0.9, 0.928], "n": 1558, "task": "classification",
+        "figures": {"top1": 0.915, "loss": None, "<b>": 1.0}, "test": ["data/phones/test-*.tar"],
+    }  # fmt: skip
+    (run / "finetune.json").write_text(json.dumps(scored))
+    words = " ".join(check(write_report(run, tmp_path / "page.html")).words)
+    assert "Test top1 91.5 % 1,558 samples" in " ".join(words.split())
+    assert "91.5 % (90.0 % to 92.8 %)" in words and "not defined" in words and "No probe" not in words
+    (run / "finetune.json").write_text("{}")
+    words = " ".join(check(write_report(run, tmp_path / "page.html")).words)
+    assert "finetune.json" in words and "No probe" in words
+
+
 def test_without_labels_neighbours_are_shown_and_confusions_are_not(tmp_path, sample_run):
     run = sample_run.write_run(tmp_path, labels=False)
     found = check(write_report(run, samples=2))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from foundation.errors import UserError
 from foundation.tasks.base import Score
-from foundation.tasks.comparison import bootstrap, compare, holm
+from foundation.tasks.comparison import bootstrap, compare, holm, randomisation
 from foundation.tasks.results import Measured, Result
 from foundation.tasks.words import method, said
 
@@ -111,3 +113,51 @@ def test_what_cannot_be_compared():
     assert twice.names == ("a (1)", "a (2)") and "test shards are not the same" in twice.warnings[0]
     unlike = compare([one, result("b", [1.0, 1.0], ("x", "y"))])
     assert unlike.figures[0].differences == ()
+
+
+@pytest.mark.parametrize(("samples", "most"), [(1, 0.0), (4, 0.0), (6, 0.05), (30, 0.08)])
+def test_models_that_are_alike_are_rarely_called_different(samples, most):
+    """Of few samples too: a bootstrap alone would take half of all single samples for a proof."""
+    called = 0
+    for seed in range(100):
+        one, two = draws(0.5, samples, 2 * seed), draws(0.5, samples, 2 * seed + 1)
+        called += not one_difference(result("a", one), result("b", two), resamples=199).none
+    assert called / 100 <= most
+
+
+def test_the_randomisation_test_is_exact_and_that_of_many_samples_near():
+    from scipy.stats import binomtest, permutation_test
+
+    assert randomisation(np.ones(6)) == binomtest(6, 6).pvalue
+    signs = np.array([1.0] * 9 + [-1.0] * 3 + [0.0] * 5)
+    assert randomisation(signs) == pytest.approx(binomtest(9, 12).pvalue)
+    values = np.random.default_rng(0).normal(0.4, 1, 40)
+    reference = permutation_test(
+        (values,), lambda x: x.mean(), permutation_type="samples", n_resamples=9_999, rng=np.random.default_rng(1)
+    )
+    assert randomisation(values) == pytest.approx(reference.pvalue, abs=0.01)
+    assert randomisation(np.zeros(3)) == randomisation(np.empty(0)) == 1
+
+
+def test_groups_of_several_results_are_not_mixed():
+    """Numbers of groups are a result's own: those of another, which lacks some samples, mean other groups."""
+    keys = tuple(f"s{index}" for index in range(40))
+    one, two = draws(0.5, 40, 0), draws(0.6, 40, 1)
+    groups = {key: place // 10 for place, key in enumerate(keys)}
+    few = {key: groups[key] - 1 for key in keys[10:]}  # the first group is not there, and the others move up
+    found = compare([result("a", one, keys, groups=groups), result("b", two, keys, groups=groups | few)])
+    alone = compare([result("a", one, keys, groups=groups), result("b", two, keys)])
+    assert found.figures[0].differences[0].interval == alone.figures[0].differences[0].interval
+    assert any("different --group rules" in told for told in found.warnings)
+    assert any("only some models were evaluated with --group" in told for told in alone.warnings)
+
+
+def test_a_figure_whose_samples_have_no_group_is_not_compared_and_the_others_are():
+    def two_figures(name, seed):
+        known = result(name, draws(0.5, 8, seed), groups={f"s{index}": index // 2 for index in range(8)})
+        other = result(name, draws(0.5, 8, seed + 9), tuple("abcdefgh"), metric="alignment")
+        return dataclasses.replace(known, scores=known.scores + other.scores)
+
+    found = compare([two_figures("a", 0), two_figures("b", 1)])
+    assert [len(figure.differences) for figure in found.figures] == [1, 0]
+    assert any(told.startswith("knn alignment is not compared: the groups say nothing") for told in found.warnings)

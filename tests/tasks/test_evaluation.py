@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.cli import main
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_config
 from foundation.tasks import results, suites
@@ -217,6 +218,12 @@ def test_every_task_of_every_suite_can_be_built_and_has_a_file():
         assert set(suites.tasks_of(suite)) <= set(suites.names())
 
 
+def test_the_list_has_a_line_of_its_own_for_every_task(capsys):
+    assert main(["evaluate", "--list"]) == 0
+    lines = capsys.readouterr().out.split("tasks:\n")[1].splitlines()
+    assert [line.split()[0] for line in lines] == suites.names() and all(len(line.split()) > 2 for line in lines)
+
+
 def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run):
     subject = subject_of(run)
     tokens = subject.patch_tokens("train", 10 * 4 * 16 * 25)
@@ -232,7 +239,7 @@ def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run)
     assert torch.allclose(tokens.cls[0][3, :, :-1], expected, atol=1e-5)
     found, _ = asked(subject, "attentive", overrides=["attentive.epochs=60", "attentive.learning_rates=[0.01]"])
     assert found.answers[0].outcome.scores[0].value > 0.9
-    from foundation.probes.features import RawEncoder
+    from foundation.probes.simple_encoders import RawEncoder
 
     with pytest.raises(UserError, match="no patch tokens"):
         asked(subject.with_encoder(RawEncoder(), "raw", "raw"), "attentive")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ def test_models_are_found_by_words_and_modality(capsys):
     assert main(["zoo", "path", "dinov2-vits14-reg"]) == 2
     assert main(["knn", "dinov2-vits14-regs", "--train", "x.tar", "--test", "x.tar"]) == 2
     assert "did you mean 'dinov2-vits14-reg'" in capsys.readouterr().err
+
+
+def test_the_list_says_what_its_states_mean_and_which_modalities_there_are(capsys):
+    assert main(["zoo", "list", "--modality", "video"]) == 0
+    shown = capsys.readouterr()
+    assert "to train" in shown.out and shown.err.startswith("to train: no weights are published")
+    assert "timm:" not in shown.err
+    assert main(["zoo", "list", "--modality", "sound"]) == 0
+    assert "modalities: audio, image, imu, points, video" in capsys.readouterr().err
+
+
+def test_a_card_is_shown_in_one_line_and_without_the_control_characters_of_others():
+    entry = replace(read(ROOT / "model_zoo" / "hapt-poa-w64-d2.yaml"), summary="a\x1b[2Jb")
+    shown = repr([entry])
+    assert shown.startswith("[<hapt-poa-w64-d2: imu, 0.14 M parameters, CC-BY-NC-4.0; a") and "\x1b" not in shown
+    assert len(shown) < 120
 
 
 def test_the_longest_beginning_of_a_mirror_counts_first():

@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from foundation.modalities.parts import simple_features
-    from foundation.probes.features import SimpleEncoder
     from foundation.probes.knn import few_shot
     from foundation.probes.labels import number_classes
     from foundation.probes.road import features_of_shards
+    from foundation.probes.simple_encoders import SimpleEncoder
     from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
 

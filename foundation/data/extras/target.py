@@ -66,6 +66,10 @@ class Config:
         return Target(self)
 
 
+UNKNOWN = -2
+"""Of a sample whose class is none of those that were trained: it teaches nothing, and no answer to it is right."""
+
+
 class Target:
     """See :class:`Config`."""
 
@@ -87,10 +91,15 @@ class Target:
         """Whether a sample is kept back; by its key (or the part of it that says its group) and the seed alone."""
         if not self.config.kept_back:
             return False
-        found = None if self._group is None else self._group.search(key)
-        text = key if found is None else found[1] if found.re.groups else found[0]
+        text = self.group_of(key)
+        text = key if text is None else text
         digest = hashlib.sha256(f"{self.config.seed} {text}".encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") < self.config.kept_back * 2**64
+
+    def group_of(self, key: str) -> str | None:
+        """The part of a key that says the sample's group; None where there is no rule, or it finds nothing."""
+        found = None if self._group is None else self._group.search(key)
+        return None if found is None else found[1] if found.re.groups else found[0]
 
     @property
     def nothing(self) -> int | list[float]:
@@ -107,7 +116,7 @@ class Target:
             return [(value - mean) / std for value, mean, std in rows]
         names = names_of(raw, self.config.fields[0])
         if self.config.task == "classification":
-            return self.places.get(names[0], -1) if len(names) == 1 else -1
+            return self.places.get(names[0], UNKNOWN) if len(names) == 1 else -1
         if not names and not has_list(raw, self.config.fields[0]):
             return self.nothing
         there = {self.places[name] for name in names if name in self.places}

@@ -1,0 +1,39 @@
+"""What a fine-tuned model scored on its test shards: the file beside its run."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+FILE = "finetune.json"
+
+
+class Tested(TypedDict):
+    """Contents of the file.
+
+    Attributes:
+        metric: the headline's name, one of ``figures``.
+        value: of it; None where so few samples do not define it.
+        interval: 95 %, where one can be given.
+        n: test samples.
+        figures: all of them, by name.
+        test: patterns of the test shards.
+        task: ``classification``, ``labels`` or ``regression``.
+        classes: names, in the order of the head's outputs.
+        pieces: views of a sample that were averaged.
+        unlabelled: samples that were left out, without a label.
+        unknown: samples of classes that training had none of; all count as wrong.
+        skipped: samples that could not be read, by reason.
+    """
+
+    metric: str
+    value: float | None
+    interval: tuple[float, float] | None
+    n: int
+    figures: dict[str, float | None]
+    test: list[str]
+    task: str
+    classes: NotRequired[list[str]]
+    pieces: NotRequired[int]
+    unlabelled: NotRequired[int]
+    unknown: NotRequired[int]
+    skipped: NotRequired[dict[str, int]]
