@@ -319,13 +319,19 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path: Path):
         paths.recipe(tmp_path)
 
 
+RECIPE = ROOT / "foundation" / "run" / "recipe.py"
+
+
+def is_config(node: ast.AST, file: Path) -> bool:
+    return isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file == RECIPE)
+
+
 def config_classes() -> dict[str, list[str]]:
     """Fields of each configuration dataclass in the sources, by file and class."""
     found = {}
     for file in sorted((ROOT / "foundation").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            is_config = isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file == ROOT / "foundation/run/recipe.py")
-            if is_config:
+            if is_config(node, file):
                 names = [
                     s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
                 ]
@@ -352,7 +358,7 @@ def test_every_setting_is_explained():
     missing = {}
     for file in sorted((ROOT / "foundation").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file == ROOT / "foundation/run/recipe.py")):
+            if not is_config(node, file):
                 continue
             for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
                 explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foundation.data.extras.target import Target
     from foundation.finetune.predictor import Predictor
-    from foundation.probes.supervised import Answers, Scores
 
 DESCRIPTION = """\
 Train a pretrained encoder and a linear head on labelled shards, and score them on others. What is trained: the head
@@ -128,13 +126,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
-    from foundation.finetune.scores import FILE, Tested
+    from foundation.finetune.scores import FILE, Tested, interval_of
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
     answers, target = model.score(test, workers=workers, pieces=pieces)
     found = scores(answers, target)
-    interval_of_all = _with_groups(found, answers, target)
+    interval_of_all = interval_of(found, answers, target)
     # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
     figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
     content: Tested = {
@@ -154,20 +152,6 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
     for count, what in ((answers.unlabelled, "without one label"), *_counted(answers.skipped)):
         if count:
             to_stdout(f"warning: {plural(count, 'test sample')} left out: {what}")
-
-
-def _with_groups(found: Scores, answers: Answers, target: Target) -> tuple[float, float] | None:
-    """The interval of the headline, in which samples of a group (``--group``) count together."""
-    from foundation.tasks.accuracy import mean_of, widened
-
-    if found.interval is None or target.config.group is None:
-        return found.interval
-    names = [target.group_of(key) or key for key in answers.keys]
-    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    right = (answers.answers.argmax(dim=1) == answers.targets).float()
-    score = mean_of(found.metric, right, answers.keys)
-    groups = {key: numbers[name] for key, name in zip(answers.keys, names, strict=True)}
-    return widened(score, groups).interval
 
 
 def _counted(skipped: Any) -> list[tuple[int, str]]:

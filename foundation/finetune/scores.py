@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from foundation.data.extras.target import Target
+from foundation.probes.supervised import Answers, Scores
+from foundation.tasks.accuracy import mean_of, widened
+
 FILE = "finetune.json"
 
 
@@ -37,3 +41,21 @@ class Tested(TypedDict):
     unlabelled: NotRequired[int]
     unknown: NotRequired[int]
     skipped: NotRequired[dict[str, int]]
+
+
+def interval_of(found: Scores, answers: Answers, target: Target) -> tuple[float, float] | None:
+    """The interval of the headline, in which samples of a group (``--group``) count together.
+
+    Args:
+        found: figures of the answers.
+        answers: of the test samples.
+        target: what was asked, and the rule of groups.
+    """
+    if found.interval is None or target.config.group is None:
+        return found.interval
+    names = [target.group_of(key) or key for key in answers.keys]
+    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    right = (answers.answers.argmax(dim=1) == answers.targets).float()
+    score = mean_of(found.metric, right, answers.keys)
+    groups = {key: numbers[name] for key, name in zip(answers.keys, names, strict=True)}
+    return widened(score, groups).interval

@@ -15,6 +15,7 @@ from foundation.data.extras.target import UNKNOWN
 from foundation.data.extras.target import Config as Target
 from foundation.data.write import write_shards
 from foundation.errors import UserError
+from foundation.finetune.scores import interval_of
 from foundation.finetune.survey import survey
 from foundation.jobs.validate import Config as Validate
 from foundation.jobs.validate import ValidateJob
@@ -75,18 +76,16 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_trained(words, said, 
 
 
 def test_windows_of_one_person_are_not_independent():
-    from tools.finetune import _with_groups
-
     target = Target(classes=("a", "b"), group=r"^(s\d+)").build("target")
     truth = torch.tensor([0, 1] * 50)
     wrong = torch.arange(100) // 25 == 0  # all windows of one person of four
     said = torch.nn.functional.one_hot(truth ^ wrong.long(), 2).float()
     answers = Answers(said, truth, tuple(f"s{place // 25}-{place}" for place in range(100)))
     found = scores(answers, target)
-    low, high = _with_groups(found, answers, target)
+    low, high = interval_of(found, answers, target)
     assert found.value == 0.75 and found.interval[0] > 0.65 and low < 0.3 and high > 0.9
     alone = Target(classes=("a", "b")).build("target")
-    assert _with_groups(found, answers, alone) == found.interval
+    assert interval_of(found, answers, alone) == found.interval
 
 
 def test_class_numbers_are_called_what_the_index_of_the_shards_says(tmp_path):
