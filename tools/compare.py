@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name two models or more, or two result files")
     if arguments.out is not None:
         require_writable(arguments.out / "compare.json", "choose another place by --out FOLDER")
-    results = [_result(arguments, model) for model in arguments.models]
+    results = _told_apart([_result(arguments, model) for model in arguments.models], arguments.models)
     groups = None
     if arguments.group is not None and not any(result.groups for result in results):
         if arguments.group.startswith(JSON_FIELD):
@@ -69,13 +71,29 @@ def run(arguments: argparse.Namespace) -> int:
 def _result(arguments: argparse.Namespace, model: str) -> Result:
     """Read, or evaluated now."""
     from foundation.evaluate_command import evaluated
+    from foundation.redact import redact
     from foundation.tasks.results import RESULT, read, result_of
+    from foundation.voice import to_stderr
 
     path = Path(model)
     if path.suffix == ".json" or (path / RESULT).is_file():
         return read(path)
+    to_stderr(f"{redact(model)}:")
     found, _, _ = evaluated(arguments, model, keep=False)
     return result_of(found)
+
+
+def _told_apart(results: Sequence[Result], words: Sequence[str]) -> list[Result]:
+    """Under the words that named them, where two have one name (runs of one recipe) or weights are random."""
+    from foundation.redact import redact
+
+    names = [result.name for result in results]
+    return [
+        dataclasses.replace(result, name=redact(word.removesuffix("/result.json")))
+        if names.count(result.name) > 1 or word.endswith(",random")
+        else result
+        for result, word in zip(results, words, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from foundation.tasks.base import Score, Settings, Subject
 from foundation.tasks.evaluation import Evaluation
 from foundation.tasks.evaluation import evaluate as ask
 from foundation.tasks.results import save
+from foundation.tasks.words import interval, shown
 from foundation.zoo.load import LoadedEncoder, load_encoder
 from foundation.zoo.model import Model
 
@@ -36,6 +37,17 @@ class Report:
     suite: str
     evaluation: Evaluation
     folder: Path | None
+
+    def __repr__(self) -> str:
+        """Every score on a line, as a notebook shows it."""
+        lines = [f"{self.evaluation.subject.loaded.description}, suite {self.suite}"]
+        for one in self.evaluation.answers:
+            for score in one.outcome.scores if one.outcome is not None else ():
+                beside = "" if score.features == "model" else f" ({score.features})"
+                span = f"  [{interval(score)}]" if score.interval else ""
+                lines.append(f"  {one.name:<14} {score.metric:<20} {shown(score)}{span}  n = {score.n:,}{beside}")
+        lines += [f"  left out: {name}: {why}" for name, why in self.left_out.items()]
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
     @property
     def scores(self) -> dict[str, Score]:

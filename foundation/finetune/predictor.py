@@ -43,7 +43,7 @@ class Predictor(nn.Module):
         super().__init__()
         self.model, self.branch = model, branch
         self.target, self.tokens, self._loaded = target, tokens, loaded
-        self.classes = target.classes
+        self.classes = target.names or target.classes
 
     def forward(
         self,

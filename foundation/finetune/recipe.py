@@ -120,6 +120,7 @@ def recipe_of(
     regression = options.task == "regression"
     target = {
         "kind": "target", "task": options.task, "fields": list(options.fields), "classes": list(found.classes),
+        "names": list(found.names) if found.names != found.classes else [],
         "mean": list(found.mean), "std": list(found.std), "kept_back": options.kept_back, "group": options.group,
         "seed": options.seed,
     }  # fmt: skip

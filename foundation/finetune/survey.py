@@ -11,6 +11,8 @@ import numpy as np
 from foundation.data.extras.target import Target, Task, has_list, names_of, numbers_of
 from foundation.data.shards import RawSample, open_shards
 from foundation.errors import SampleError, UserError
+from foundation.probes.labels import class_names
+from foundation.probes.road import open_limited
 from foundation.voice import plural
 
 _LABELS = ("cls", "json")
@@ -29,6 +31,7 @@ class Survey:
         counts: samples of each.
         mean: of each number of a regression.
         std: likewise.
+        names: what a person calls the classes: of class numbers what the shards' index says.
     """
 
     samples: int
@@ -37,6 +40,7 @@ class Survey:
     counts: tuple[int, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def balanced_weights(self) -> tuple[float, ...]:
@@ -75,7 +79,8 @@ def survey(patterns: Sequence[str], task: Task, fields: Sequence[str]) -> Survey
             f"all samples of {where} are of the class {next(iter(counts))!r}: there is nothing to tell apart"
         )
     classes = tuple(sorted(counts, key=_place))
-    return Survey(samples, labelled, classes, tuple(counts[name] for name in classes))
+    names = class_names(classes, open_limited(patterns, None).classes) if task == "classification" else classes
+    return Survey(samples, labelled, classes, tuple(counts[name] for name in classes), names=names)
 
 
 def _of_numbers(patterns: Sequence[str], fields: Sequence[str]) -> Survey:

@@ -14,6 +14,7 @@ from foundation import schema
 from foundation.errors import UserError
 from foundation.files import replace_file
 from foundation.modalities.parts import evaluation_config, evaluation_shape, own_evaluation
+from foundation.paths import near_path
 from foundation.printable import escape
 from foundation.probes.results import FORMAT, MOST_BYTES, Result, read_results
 from foundation.report import parts
@@ -151,6 +152,10 @@ def _of_model(word: str) -> list[Scored]:
 
 
 def _of_result(path: Path, model: str | None) -> list[Scored]:
+    if not path.is_file():
+        raise UserError(
+            f"there is no result file {path}{near_path(path)} (foundation knn, linear, svm or sizes write them)"
+        )
     content: Any = schema.read_json(Result, path, MOST_BYTES)
     if content.get("format") != FORMAT or "probe" not in content:
         raise UserError(f"{path} is no result of a probe (foundation knn, linear, svm or sizes write them)")

@@ -78,7 +78,7 @@ align-items:start;margin-bottom:14px}
 .near .query img{border-color:var(--ink)}
 .matrix{width:fit-content;max-width:100%}
 .constant{color:var(--soft);font-size:13.5px;margin:12px 0 0;max-width:110ch}
-.pixel{image-rendering:pixelated}.card>img{display:block;max-width:100%;height:auto}
+.pixel{image-rendering:pixelated}.card+.grid{margin-top:14px}.card>img{display:block;max-width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 8px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--soft);font-weight:500;font-size:13px}th[scope]{white-space:nowrap}td.long{overflow-wrap:anywhere}

@@ -55,7 +55,9 @@ class Config:
             scores.append(Score(metric="alpha-ReQ", share=False, value=alpha, n=n, better=None, setting="1 is best"))
         if n <= x.shape[1]:
             warnings.append(f"{n:,} samples of {x.shape[1]:,} numbers: no rank above {n:,} can be seen")
-        if self.views > 1:
+        if self.views > 1 and x.shape[1] > rank.WIDEST:
+            warnings.append(f"no LiDAR: {x.shape[1]:,} numbers of a feature, of at most {rank.WIDEST:,}")
+        elif self.views > 1:
             try:
                 scores.append(self._lidar(subject))
             except UserError as error:

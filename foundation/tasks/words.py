@@ -26,7 +26,7 @@ def said(comparison: Comparison, figure: Figure, one: Difference) -> str:
     assert score is not None, "a difference is of two scores"
     scale, unit = (100, " points") if score.share else (1, "")
     names = comparison.names[one.one], comparison.names[one.two]
-    low, high = (f"{scale * edge:+.3g}" for edge in one.interval)
+    low, high = (f"{scale * edge + 0.0:+.3g}" for edge in one.interval)
     span = f"(95 % {low} to {high}, p = {one.p:.2g})"
     if one.none:
         return f"no difference between {names[0]} and {names[1]}: {scale * one.value:+.3g}{unit} {span}"

@@ -33,6 +33,8 @@ def test_scores_are_those_of_the_tasks(there, tmp_path):
     )
     assert list(report.scores) == ["knn", "rank"] and not report.left_out
     knn = report.scores["knn"]
+    lines = repr(report).splitlines()
+    assert lines[1].split()[:3] == ["knn", "top1", f"{100 * knn.value:.1f}"] and "RankMe" in repr(report)
     assert knn.n == 24 and 0 <= knn.value <= 1 and knn.interval and report.folder == tmp_path / "out"
     assert (tmp_path / "out" / "index.html").is_file()
     loaded = foundation.load(model)

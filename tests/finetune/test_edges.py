@@ -8,7 +8,9 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
+from foundation.cli import main
 from foundation.data.extras.target import UNKNOWN
 from foundation.data.extras.target import Config as Target
 from foundation.data.write import write_shards
@@ -70,3 +72,30 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_trained(words, said, 
     assert finetune(encoder, pictures, tmp_path / "run", *words) == UserError.exit_code
     assert re.search(said, capfd.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+def test_windows_of_one_person_are_not_independent():
+    from tools.finetune import _with_groups
+
+    target = Target(classes=("a", "b"), group=r"^(s\d+)").build("target")
+    truth = torch.tensor([0, 1] * 50)
+    wrong = torch.arange(100) // 25 == 0  # all windows of one person of four
+    said = torch.nn.functional.one_hot(truth ^ wrong.long(), 2).float()
+    answers = Answers(said, truth, tuple(f"s{place // 25}-{place}" for place in range(100)))
+    found = scores(answers, target)
+    low, high = _with_groups(found, answers, target)
+    assert found.value == 0.75 and found.interval[0] > 0.65 and low < 0.3 and high > 0.9
+    alone = Target(classes=("a", "b")).build("target")
+    assert _with_groups(found, answers, alone) == found.interval
+
+
+def test_class_numbers_are_called_what_the_index_of_the_shards_says(tmp_path):
+    for place, colour in enumerate(("blue", "red")):
+        (tmp_path / "files" / colour).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (16, 16), (place * 200, number, 0)).save(tmp_path / "files" / colour / f"{number}.png")
+    assert main(["data", "build", "folder", str(tmp_path / "shards"), "--root", str(tmp_path / "files")]) == 0
+    found = survey([str(tmp_path / "shards" / "train-*.tar")], "classification", ("label",))
+    assert found.classes == ("0", "1") and found.names == ("blue", "red")
+    with pytest.raises(UserError, match="names must be as many as classes"):
+        Target(classes=("0", "1"), names=("blue",))

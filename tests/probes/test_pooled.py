@@ -113,6 +113,9 @@ def test_spectrum_is_that_of_the_covariance():
     x = clouds(100, 6)[0]
     expected = np.linalg.eigvalsh(np.cov(x.double().numpy().T))[::-1]
     assert np.allclose(rank.spectrum(x).numpy(), expected)
+    wide = clouds(6, 40)[0]
+    expected = np.linalg.eigvalsh(np.cov(wide.double().numpy().T))[::-1][: len(wide)]
+    assert np.allclose(rank.spectrum(wide).numpy(), expected)
 
 
 def test_lidar_is_the_rank_of_the_discriminant_written_out():

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from foundation.cli import main
 from foundation.errors import UserError
 from foundation.report.model_sizes import charts, draw, scored, sizes_of
 from foundation.report.scatter import Point, scatter
@@ -120,3 +121,8 @@ def test_a_page_and_a_drawing(run, tmp_path):
     assert draw(rows, tmp_path / "chart.svg").read_text().startswith("<svg xmlns=")
     with pytest.raises(UserError, match="nothing to draw"):
         draw([], tmp_path / "none.html")
+
+
+def test_a_result_that_is_not_there_is_no_traceback(tmp_path, capsys):
+    assert main(["picture", "size", str(tmp_path / "knn-*.json"), "--out", str(tmp_path / "size.html")]) == 2
+    assert "there is no result file" in capsys.readouterr().err

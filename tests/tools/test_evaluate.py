@@ -66,7 +66,7 @@ def test_files_are_compared_without_model_and_shards(two, tmp_path, capsys):
     assert [figure["metric"] for figure in content["figures"]][:2] == ["top1", "balanced"]
     first = content["figures"][0]
     assert first["values"][0] == first["values"][1] and first["differences"][0]["none"]
-    assert content["models"][0].endswith("(1)") and content["models"][1].endswith("(2)")
+    assert content["models"] == [str(two / "a"), str(two / "b")], "results of one name are called as they were named"
     page = (out / "compare.html").read_text()
     assert "no difference between" in page and "<script" not in page
 
@@ -78,8 +78,10 @@ def test_models_are_evaluated_where_there_are_no_files(run, two, tmp_path, capsy
         main(["compare", str(run), str(two / "b"), *shards, "--tasks", "knn", "--workers", "0", "--group", "^(...)"])
         == 0
     )
-    shown = capsys.readouterr().out
+    told = capsys.readouterr()
+    shown = told.out
     assert "knn" in shown and "groups of test samples" in shown and "only 3 groups" in shown
+    assert told.err.startswith(f"{run}:\n"), "what follows is of this model"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +110,7 @@ def test_shards_that_are_elsewhere(run, tmp_path, serve, cache, capsys):
 def test_the_list_of_suites_needs_no_model(capsys):
     assert main(["evaluate", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines][:5] == ["image", "audio", "points", "video", "imu"]
+    assert [line.split()[0] for line in lines][:7] == ["suites:", "image", "audio", "points", "video", "imu", "tasks:"]
 
 
 @pytest.mark.parametrize(

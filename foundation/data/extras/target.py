@@ -33,6 +33,8 @@ class Config:
     list counting as many."""
     classes: tuple[str, ...] = ()
     """Names of the classes or labels in the order of the outputs, a class number as text; not for a regression."""
+    names: tuple[str, ...] = ()
+    """What a person calls the classes, in their order: of numbers what the shards' index says. Empty: the same."""
     mean: tuple[float, ...] = ()
     """Of a regression: taken off each number."""
     std: tuple[float, ...] = ()
@@ -53,6 +55,8 @@ class Config:
             raise UserError("data.extras: a regression needs mean and std of each of its numbers, other tasks neither")
         if (self.task == "regression") == bool(self.classes):
             raise UserError("data.extras: classes are for classification and labels, which need them")
+        if self.names and len(self.names) != len(self.classes):
+            raise UserError("data.extras: names must be as many as classes")
         if any(not math.isfinite(value) or value <= 0 for value in self.std):
             raise UserError("data.extras: std must be above 0")
 

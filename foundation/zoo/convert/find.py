@@ -136,7 +136,17 @@ def _source(named: Foreign, content: Mapping[str, Any], branch: str | None) -> t
     if named.source is None and path.suffix == ".safetensors":
         whose += f" (an export of ours is two files, and its card {path.with_suffix('.json').name} is missing)"
     there = ", ".join(printable(key) for key in [*last][:_SHOWN]) or "no tensors by name"
-    raise UserError(f"{path} holds no weights {whose}; there are: {there}; {known()}")
+    alike = "" if named.source is None else _alike(path, content, branch)
+    raise UserError(f"{path} holds no weights {whose}{alike}; there are: {there}; {known()}")
+
+
+def _alike(path: Path, content: Mapping[str, Any], branch: str | None) -> str:
+    """The sources that do know the tensors of a file, for a message."""
+    sources = {name: resolve(PATTERN, name).Config() for name in available(PATTERN)}
+    for level in levels(content, branch):
+        if found := [f"{path},as={name}" for name, source in sources.items() if source.matches(level.state)]:
+            return f", but such as {' or '.join(found)} takes"
+    return ""
 
 
 def _value(text: str) -> Any:

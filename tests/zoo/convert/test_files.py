@@ -170,6 +170,7 @@ def test_other_networks_and_words_are_refused(state, tmp_path):
     torch.save(state, tmp_path / "v2.pth")
     file = tmp_path / "v2.pth"
     for text, words in {
+        f"{file},as=mae": r"no weights of MAE .*, but such as \S+v2.pth,as=dinov2 takes",
         f"{file},as=dinov9": "no source called 'dinov9'.*did you mean 'dinov",
         f"{file},as=dinov2,heads=7": "width 64 cannot be cut into 7",
         f"{file},as=dinov2,depth=7": "depth",
