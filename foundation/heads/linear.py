@@ -21,7 +21,9 @@ class Config:
     """Share of the inputs that is set to 0 in training."""
 
     whole: ClassVar[bool] = False
+    """It takes vectors, not the tokens of whole rows."""
     prototypes: ClassVar[None] = None
+    """Its outputs are no prototypes."""
 
     def __post_init__(self) -> None:
         check(self, "heads")
