@@ -107,11 +107,26 @@ class Job:
             data["test"] = describe_data(self.test, test)
         if len(train.groups):
             data["groups"] = {"rule": self.arguments.group, "count": int(train.groups.max()) + 1}
-        warnings = [*cautions.of_splits(train, test), *untrained_class_token(self.loaded, tokens)]
+        warnings = [*cautions.of_splits(train, test), *self._in_both(train, test)]
+        warnings += untrained_class_token(self.loaded, tokens)
         for warning in warnings:
             if warning not in self.told:
                 to_stderr(f"warning: {warning}")
         return {"data": data, "warnings": warnings}
+
+    def _in_both(self, train: FeatureSet, test: FeatureSet) -> list[str]:
+        """What to say of groups of ``--group`` that are in both splits; the rule need not know the test samples."""
+        from foundation.probes.cautions import of_groups
+        from foundation.probes.groups import names_of_groups
+
+        rule = self.arguments.group
+        if rule is None or not self.test:
+            return []
+        try:
+            names = names_of_groups(train, rule, self.train), names_of_groups(test, rule, self.test)
+        except UserError:
+            return []
+        return of_groups(*names)
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:
         """Labelled features of some shards, from the cache where possible."""

@@ -324,7 +324,7 @@ def config_classes() -> dict[str, list[str]]:
     found = {}
     for file in sorted((ROOT / "foundation").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            is_config = isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file.name == "recipe.py")
+            is_config = isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file == ROOT / "foundation/run/recipe.py")
             if is_config:
                 names = [
                     s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
@@ -352,7 +352,7 @@ def test_every_setting_is_explained():
     missing = {}
     for file in sorted((ROOT / "foundation").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file.name == "recipe.py")):
+            if not (isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or file == ROOT / "foundation/run/recipe.py")):
                 continue
             for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
                 explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

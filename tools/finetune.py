@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foundation.data.extras.target import Target
     from foundation.finetune.predictor import Predictor
+    from foundation.probes.supervised import Answers, Scores
 
 DESCRIPTION = """\
 Train a pretrained encoder and a linear head on labelled shards, and score them on others. What is trained: the head
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation import cli, config
-    from foundation.data.extras.target import Config as Target
+    from foundation.data.extras.target import Config
     from foundation.files import replace_file
     from foundation.finetune.predictor import predictor
     from foundation.finetune.recipe import Options, recipe_of
@@ -104,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(
         arguments.model, arguments.branch, loaded, tuple(arguments.train), found, options, folder.resolve().name
     )
-    (target,) = (one for one in recipe.data.extras.values() if isinstance(one, Target))
+    (target,) = (one for one in recipe.data.extras.values() if isinstance(one, Config))
     if arguments.pieces > 1:
         in_pieces(*loaded.own, arguments.pieces)
     check_split(arguments.train, target.build("target"))
@@ -132,10 +134,11 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
 
     answers, target = model.score(test, workers=workers, pieces=pieces)
     found = scores(answers, target)
+    interval_of_all = _with_groups(found, answers, target)
     # Some figures of few samples are not defined, such as R2 of equal numbers; JSON has no NaN.
     figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
     content: Tested = {
-        "metric": found.metric, "value": figures[found.metric], "interval": found.interval, "n": found.n,
+        "metric": found.metric, "value": figures[found.metric], "interval": interval_of_all, "n": found.n,
         "figures": figures, "test": test, "task": target.config.task, "classes": list(model.classes),
         "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
         "skipped": dict(answers.skipped),
@@ -143,7 +146,7 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
     replace_file(folder / FILE, json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
-        f" (95 % of {found.metric}: {found.interval[0]:.3f} to {found.interval[1]:.3f})" if found.interval else ""
+        f" (95 % of {found.metric}: {interval_of_all[0]:.3f} to {interval_of_all[1]:.3f})" if interval_of_all else ""
     )
     to_stdout(f"{plural(found.n, 'test sample')}: {said}{interval}")
     if answers.unknown:
@@ -151,6 +154,20 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
     for count, what in ((answers.unlabelled, "without one label"), *_counted(answers.skipped)):
         if count:
             to_stdout(f"warning: {plural(count, 'test sample')} left out: {what}")
+
+
+def _with_groups(found: Scores, answers: Answers, target: Target) -> tuple[float, float] | None:
+    """The interval of the headline, in which samples of a group (``--group``) count together."""
+    from foundation.tasks.accuracy import mean_of, widened
+
+    if found.interval is None or target.config.group is None:
+        return found.interval
+    names = [target.group_of(key) or key for key in answers.keys]
+    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    right = (answers.answers.argmax(dim=1) == answers.targets).float()
+    score = mean_of(found.metric, right, answers.keys)
+    groups = {key: numbers[name] for key, name in zip(answers.keys, names, strict=True)}
+    return widened(score, groups).interval
 
 
 def _counted(skipped: Any) -> list[tuple[int, str]]:

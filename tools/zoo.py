@@ -9,7 +9,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.zoo.registry import Listed
+    from foundation.zoo.cards import Listed
 
 DESCRIPTION = "Models to load by name: list, pull, check and publish them, and cut smaller ones out of them."
 EXAMPLES = """\

@@ -123,7 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _of_run(self, path: str, query: str) -> None:
         """``?run=ID&key=NAME&have=GENERATION.START&key=...``: what a page has of each curve stands behind its name."""
-        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=2 * _MOST_CURVES + 1)
+        try:
+            fields = parse_qsl(query, keep_blank_values=True, max_num_fields=2 * _MOST_CURVES + 1)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST, f"more than {_MOST_CURVES} curves at once")
+            return
         run = self.server.board.run(dict(fields).get("run", ""))
         if run is None:
             self.send_error(HTTPStatus.NOT_FOUND, "no such run (any more)")

@@ -74,6 +74,21 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_trained(words, said, 
     assert not (tmp_path / "run").exists()
 
 
+def test_windows_of_one_person_are_not_independent():
+    from tools.finetune import _with_groups
+
+    target = Target(classes=("a", "b"), group=r"^(s\d+)").build("target")
+    truth = torch.tensor([0, 1] * 50)
+    wrong = torch.arange(100) // 25 == 0  # all windows of one person of four
+    said = torch.nn.functional.one_hot(truth ^ wrong.long(), 2).float()
+    answers = Answers(said, truth, tuple(f"s{place // 25}-{place}" for place in range(100)))
+    found = scores(answers, target)
+    low, high = _with_groups(found, answers, target)
+    assert found.value == 0.75 and found.interval[0] > 0.65 and low < 0.3 and high > 0.9
+    alone = Target(classes=("a", "b")).build("target")
+    assert _with_groups(found, answers, alone) == found.interval
+
+
 def test_class_numbers_are_called_what_the_index_of_the_shards_says(tmp_path):
     for place, colour in enumerate(("blue", "red")):
         (tmp_path / "files" / colour).mkdir(parents=True)

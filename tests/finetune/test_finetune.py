@@ -84,8 +84,11 @@ def test_an_encoder_that_was_fine_tuned_is_one_like_any_other(encoder, pictures,
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_ends_as_one_that_was_not(encoder, pictures, tmp_path):
-    words = ["--mode", "all", "--epochs", "3"]
+@pytest.mark.parametrize("mode", ["all", "lora", "head"])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(mode, encoder, pictures, tmp_path):
+    if mode == "lora":
+        pytest.importorskip("peft")
+    words = ["--mode", mode, "--epochs", "3"]
     assert finetune(encoder, pictures, tmp_path / "whole", *words) == 0
     command = ["finetune", str(encoder), "--train", pictures[0], "--test", pictures[1], "--run", str(tmp_path / "cut")]
     process = subprocess.Popen([sys.executable, "-m", "foundation", *command, *FAST, *words], stdout=subprocess.DEVNULL)
@@ -94,7 +97,11 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(encoder, pictures, tmp_p
     process.kill()
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "cut" / "finetune.json").exists()
     assert finetune(encoder, pictures, tmp_path / "cut", *words) == 0
-    for name in ("best.safetensors", "best.heads.safetensors", "student.safetensors"):
+    written = [
+        sorted(path.name for path in (tmp_path / run / "export").glob("*.safetensors")) for run in ("whole", "cut")
+    ]
+    assert written[0] == written[1] and {"best.safetensors", "best.heads.safetensors"} <= set(written[0])
+    for name in written[0]:
         whole, cut = (load_file(tmp_path / run / "export" / name) for run in ("whole", "cut"))
         assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole), name
     first, second = (json.loads((tmp_path / run / "finetune.json").read_text()) for run in ("whole", "cut"))

@@ -121,3 +121,34 @@ def test_a_loaded_model_and_the_extractor_average_the_pieces_of_a_long_recording
     assert np.allclose(extracted, np.repeat(found.numpy(), 2, axis=0), atol=1e-5)
     with pytest.raises(UserError, match="1 or more"):
         model(signal, rate=50.0, pieces=0)
+
+
+def test_a_fine_tuned_model_averages_what_its_head_says_of_the_pieces(tmp_path):
+    import io
+
+    from foundation.branches.base import EncoderBranch
+    from foundation.data.extras.target import Config as Target
+    from foundation.data.write import write_shards
+    from foundation.finetune.predictor import Predictor
+    from foundation.heads import linear
+    from foundation.seeded import seeded
+
+    model, config = imu_model(), linear.Config(outputs=2)
+    with seeded(1):
+        head = config.build(32)
+    branch = EncoderBranch(model.encoder, {"cls": head}, {"cls": config}).eval().requires_grad_(False)
+    tuned = Predictor(model, branch, Target(classes=("0", "1")), "cls", model.loaded)
+    signal = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    said = head(torch.cat([model(signal[start : start + 100], rate=50.0) for start in (0, 100, 200)]))
+    found = tuned(signal, rate=50.0, pieces=3)
+    assert torch.allclose(found, said.mean(dim=0, keepdim=True).softmax(dim=1), atol=1e-5)
+    assert not torch.allclose(found, tuned(signal, rate=50.0), atol=1e-3)
+
+    file = io.BytesIO()
+    np.save(file, signal)
+    sample = {"__key__": "a", "npy": file.getvalue(), "json": b'{"imu_rate": 50}', "cls": b"1"}
+    write_shards([sample], tmp_path, "test")
+    answers, _ = tuned.score([str(tmp_path / "test-*.tar")], pieces=3)
+    assert torch.allclose(answers.answers, said.mean(dim=0, keepdim=True), atol=1e-4) and answers.targets.tolist() == [
+        1
+    ]

@@ -88,7 +88,7 @@ def test_maps_of_components_and_of_attention(run):
     _, folder, shards = run
     model = load_encoder(folder)
     seen = samples(model, (shards,), 3)
-    components, attention = pca_table(model, seen), attention_table(model, seen)
+    components, attention = pca_table(model, seen, across=1), attention_table(model, seen)
     for line in components.lines:
         *sample, colours = (cell.picture for cell in line.cells)
         assert colours.reshape(-1, 3).std(axis=0).max() > 5

@@ -59,6 +59,7 @@ def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
     assert content["settings"]["end_to_end"] is True
     assert len(content["results"]) == 1 and len(content["results"][0]["heads"]) == 2
     assert content["data"]["groups"] == {"rule": "^(00[0-9])", "count": 5}
+    assert any("groups, such as 000, are in both splits" in told for told in content["warnings"])
 
 
 def test_test_shards_are_needed(run, sample_run, tmp_path, capsys):

@@ -132,6 +132,7 @@ def test_a_page_gets_the_points_that_it_lacks(tmp_path, serve):
     server.board.refresh()
     assert curves(("loss", f"{first['loss']['generation']}.19"))["loss"]["x"] == [200, 210, 220]
     assert ask(server, f"/curves?run={identifier}&key=loss&have=x")[0] == 400
+    assert ask(server, f"/curves?run={identifier}" + "&key=loss&have=0.0" * 600)[0] == 400
     assert ask(server, "/curves?run=../../etc&key=loss&have=-1.0")[0] == 404
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,23 @@ from foundation.cli import main
 from foundation.engine import state
 from foundation.errors import UserError
 from foundation.run import build, initial
+from foundation.run.recipe import Recipe
 from foundation.schedules import Clock
 from foundation.zoo.export import export_branches, write_export
 from foundation.zoo.load import load_encoder
+from tests.conftest import RECIPE
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_shards: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe, folder = config.load(Recipe, RECIPE.format(shards=tiny_shards)), tmp_path_factory.mktemp("fit")
+    export_branches(recipe, build.learner(recipe, Clock(10, 10)), folder, 7)
+    return folder
 
 
 @pytest.fixture
-def export(tiny_recipe, tmp_path: Path) -> Path:
-    recipe = tiny_recipe()
-    export_branches(recipe, build.learner(recipe, Clock(10, 10)), tmp_path / "export", 7)
-    return tmp_path / "export" / "student.safetensors"
+def export(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "export")) / "student.safetensors"
 
 
 def rewrite(export: Path, tensors: dict[str, torch.Tensor] | None = None, **encoder: object) -> Path:

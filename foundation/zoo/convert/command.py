@@ -64,7 +64,10 @@ def write_converted(
         "parents": [{"of": digest, "how": "converted", "source": result.source, "file": path.name}],
     }
     make_folder(out)
-    return write_weights(target, {name: tensor.contiguous() for name, tensor in tensors.items()}, card), result
+    try:
+        return write_weights(target, {name: tensor.contiguous() for name, tensor in tensors.items()}, card), result
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
 
 
 def told(result: Result) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -45,7 +46,10 @@ class TorchExport:
 
     def write(self, source: Source, path: Path) -> Sequence[str]:
         """Trace the encoder and write the program."""
-        torch.export.save(traced(source), path, extra_files={"card.json": json.dumps(source.card())})
+        buffer = io.BytesIO()  # torch's writer of files ends the process where the disk is full
+        torch.export.save(traced(source), buffer, extra_files={"card.json": json.dumps(source.card())})
+        with path.open("wb") as file:
+            file.write(buffer.getbuffer())
         return []
 
     def read(self, path: Path) -> Reader:

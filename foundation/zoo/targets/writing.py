@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from foundation.encoders.protocol import EncoderConfig
@@ -98,7 +99,7 @@ def write_checked(target: Target, source: Source, path: Path, overwrite: bool = 
     """
     check_place(target, path, overwrite)
     with placing(target, path) as place:
-        notes = target.write(source, place)
+        notes = _written(target, source, place, path)
         off = compared(target, source, place)
         if not off <= target.tolerance:
             raise UserError(
@@ -106,6 +107,18 @@ def write_checked(target: Target, source: Source, path: Path, overwrite: bool = 
                 f"{off:.1e} of the largest value, allowed are {target.tolerance:.0e}; {path} was not written"
             )
     return Written(path, off, target.tolerance, tuple(source.view.shape), source.real, tuple(notes))
+
+
+def _written(target: Target, source: Source, place: Path, path: Path) -> Sequence[str]:
+    """What the target says; a disk that is full is an error of one line, whichever library has met it."""
+    try:
+        return target.write(source, place)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing of it was left there") from None
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        raise UserError(f"cannot write {path}: {error}; nothing of it was left there") from None
 
 
 def source_of(loaded: LoadedEncoder, samples: Sequence[Item] = (), rate: float | None = None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,19 @@ def test_what_does_not_agree_is_not_left_behind(image_encoder, tmp_path):
     with pytest.raises(UserError, match="was not written"):
         write_checked(Wrong(), source, out, overwrite=True)
     assert (out / "model.safetensors").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("to", ["timm", "torch-export", "safetensors"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(to, image_encoder, tmp_path):
+    out = tmp_path / f"out{find(to).ending}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(UserError, match=rf"cannot write {out}: .*File too large"):
+            export(image_encoder(), to=to, out=out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_replaced_unasked(image_encoder, tmp_path):
