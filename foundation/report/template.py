@@ -78,14 +78,17 @@ align-items:start;margin-bottom:14px}
 .near .query img{border-color:var(--ink)}
 .matrix{width:fit-content;max-width:100%}
 .constant{color:var(--soft);font-size:13.5px;margin:12px 0 0;max-width:110ch}
-.pixel{image-rendering:pixelated}.card+.grid{margin-top:14px}.card>img{display:block;max-width:100%;height:auto}
+.pixel{image-rendering:pixelated}.card+.grid,.verdict+.grid{margin-top:14px}
+@media(min-width:980px){.grid>.card:only-child{max-width:calc(50% - 7px)}.grid:has(>.card:only-child){display:block}}
+.card>img{display:block;max-width:100%;height:auto}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 8px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{color:var(--soft);font-weight:500;font-size:13px}th[scope]{white-space:nowrap}td.long{overflow-wrap:anywhere}
 tbody tr:last-child td{border-bottom:0}
 caption{text-align:left;color:var(--soft);font-size:12.5px;padding-bottom:4px}
 td.n,th.n{text-align:right;white-space:nowrap}td.n+td:not(.n),th.n+th:not(.n){padding-left:10px}
-.scroll td:not(.n){min-width:12ch}.scroll td:not(.n):last-child{min-width:18ch}
+.scroll td:not(.n){min-width:9ch}.scroll td:not(.n):last-child{min-width:16ch}
+.scroll th.n{white-space:normal;vertical-align:bottom}
 td.t{white-space:nowrap}tr.best td{font-weight:600}
 .empty{color:var(--soft);border-style:dashed}
 .chip{display:inline-block;border:1px solid var(--rule);border-radius:99px;padding:0 10px;font-size:12.5px;

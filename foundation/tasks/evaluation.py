@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,9 +12,11 @@ from foundation.errors import UserError
 from foundation.probes import cautions
 from foundation.probes.candidates import candidates, describe_data
 from foundation.probes.groups import groups_of_keys, names_of_groups
+from foundation.probes.labels import class_names
+from foundation.probes.road import open_limited
 from foundation.run.class_token import untrained_class_token
 from foundation.tasks.accuracy import widened
-from foundation.tasks.base import Outcome, Score, Split, Subject, Task
+from foundation.tasks.base import Confusion, Outcome, Score, Split, Subject, Task
 from foundation.voice import duration, to_stderr
 
 _SPLITS: tuple[Split, ...] = get_args(Split)
@@ -105,7 +107,8 @@ def evaluate(
         reasons = "".join(f"\n  {answer.name}: {answer.reason}" for answer in answers.values())
         raise UserError(f"no task could be asked:{reasons}")
     groups = _groups(subject, answers.values())
-    answers = {name: _with_groups(answer, groups) for name, answer in answers.items()}
+    index = open_limited(subject.test or subject.train, None).classes
+    answers = {name: _with_names(_with_groups(answer, groups), index) for name, answer in answers.items()}
     kinds = [score.features for answer in answers.values() if answer.outcome for score in answer.outcome.scores]
     return Evaluation(
         subject=subject,
@@ -116,6 +119,19 @@ def evaluate(
         groups=groups,
         seconds=time.monotonic() - begun,
     )
+
+
+def _with_names(answer: Answer, index: Sequence[str]) -> Answer:
+    """Confusions under the names that the shards' index gives class numbers."""
+    if answer.outcome is None:
+        return answer
+    pictures = tuple(
+        dataclasses.replace(picture, classes=class_names(picture.classes, index))
+        if isinstance(picture, Confusion)
+        else picture
+        for picture in answer.outcome.pictures
+    )
+    return dataclasses.replace(answer, outcome=dataclasses.replace(answer.outcome, pictures=pictures))
 
 
 def headline(outcome: Outcome) -> Score:

@@ -12,8 +12,8 @@ import torch
 from foundation.cli import main
 from foundation.errors import UserError
 from foundation.modalities.parts import evaluation_config
-from foundation.tasks import results, suites
-from foundation.tasks.base import Settings, Subject
+from foundation.tasks import evaluation, results, suites
+from foundation.tasks.base import Confusion, Outcome, Score, Settings, Subject
 from foundation.tasks.evaluation import evaluate
 from foundation.zoo.load import load_encoder
 
@@ -243,3 +243,16 @@ def test_the_attentive_task_reads_patch_tokens_and_refuses_features_without(run)
 
     with pytest.raises(UserError, match="no patch tokens"):
         asked(subject.with_encoder(RawEncoder(), "raw", "raw"), "attentive")
+
+
+def test_confusions_are_under_the_names_that_the_index_gives_class_numbers():
+    outcome = Outcome(
+        scores=(Score(metric="top1", value=0.5, n=2),),
+        protocol="",
+        pictures=(Confusion(title="Confusions", counts=[[1, 0], [1, 0]], classes=("0", "1")),),
+    )
+    named = evaluation._with_names(
+        evaluation.Answer("knn", suites.tasks_of("image")["knn"], outcome, "", 0.0), ("cat", "dog")
+    )
+    (picture,) = named.outcome.pictures
+    assert isinstance(picture, Confusion) and picture.classes == ("cat", "dog")
