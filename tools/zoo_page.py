@@ -18,7 +18,7 @@ INTRODUCTION = """\
 <!-- Written by tools/zoo_page.py (make docs). Do not edit. -->
 
 Each is loaded by its name, `foundation.load("NAME")`, and every command takes the name where it takes a model. How
-models are pulled, checked and published: [the model zoo](model-zoo.md). Scores stand with their 95 % intervals; those
+models are pulled, checked and published: [the model zoo](use-the-zoo.md). Scores stand with their 95 % intervals; those
 of models that were trained here were measured by the command below them.
 """
 

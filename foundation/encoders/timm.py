@@ -18,14 +18,7 @@ from torch import Tensor, nn
 from foundation.encoders import timm_registers
 from foundation.encoders.elastic import Leading, Piece, Slice, SubNetwork
 from foundation.encoders.pictures import PictureEncoder
-from foundation.encoders.protocol import (
-    Capabilities,
-    Encoder,
-    EncoderConfig,
-    EncoderInput,
-    Inputs,
-    inputs_of,
-)
+from foundation.encoders.protocol import Capabilities, Encoder, EncoderConfig, EncoderInput, Inputs, inputs_of
 from foundation.encoders.segments import choose
 from foundation.encoders.timm_elastic import Family, family_of
 from foundation.encoders.timm_models import Outline, channels_last, create, hides, outline, patch_side, stride_of

@@ -196,7 +196,7 @@ def _advice(entry: Entry, file: File, failures: list[str]) -> str:
     else:
         lines.append(
             "What came so far is kept: the same command goes on from there. Without a network, name a mirror "
-            f"({MIRRORS_VARIABLE}, docs/model-zoo.md), or copy the {HOME_VARIABLE} of a machine that has the model"
+            f"({MIRRORS_VARIABLE}, docs/use-the-zoo.md), or copy the {HOME_VARIABLE} of a machine that has the model"
         )
     return "\n".join(lines)
 
