@@ -137,6 +137,9 @@ Depth: TypeAlias = Annotated[int, Range(1, 256)]
 DepthOrNone: TypeAlias = Annotated[int, Range(0, 256)]
 """Layers, one after the other; 0 is none."""
 
+Block: TypeAlias = Annotated[int, Range(-256, 255)]
+"""One of the blocks of an encoder, from 0, or from the end: -1 is the last."""
+
 Views: TypeAlias = Annotated[int, Range(0, 256)]
 """Views of one sample."""
 

@@ -18,6 +18,7 @@ with a card (JSON). With --to: one encoder in another form, checked against it b
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation.plugins import add_option
+    from foundation.ranges import Rate, argument
 
     add_option(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --to: files that the check is made with (default: random numbers)",
     )  # fmt: skip
     parser.add_argument(
-        "--rate", type=float, help="with --samples: samples, readings or frames per second of files that do not say it"
+        "--rate",
+        type=argument(Rate),
+        help="with --samples: samples, readings or frames per second of files that do not say it",
     )
     parser.add_argument("--overwrite", action="store_true", help="with --to: replace an earlier export")
 

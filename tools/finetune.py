@@ -28,12 +28,11 @@ examples:
 
 FILE = "finetune.yaml"
 """The recipe that is run, in the run folder."""
+_TASKS, _TOKENS = ("classification", "labels", "regression"), ("cls", "patches", "both")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from foundation import probe_options as options
-    from foundation.data.extras.target import TASKS
-    from foundation.objectives.supervised import HEADS
     from foundation.probe_options import MODEL_HELP
     from foundation.ranges import Count, Positive, PositiveShare, Processes, Seed, ShareBelowOne, Workers, argument
 
@@ -44,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, help="run folder (default: runs/finetune-MODE-MODEL)")
     parser.add_argument("--mode", default="head", help="head, last:N, all or lora (default: %(default)s)")
     parser.add_argument(
-        "--task", choices=TASKS, default="classification", help="'labels': several of a sample (default: %(default)s)"
+        "--task", choices=_TASKS, default="classification", help="'labels': several of a sample (default: %(default)s)"
     )
     parser.add_argument(
         "--label", nargs="+", default=["label"], metavar="FIELD",
         help="field of each sample's json that has the label; of a regression several (default: cls, else 'label')",
     )  # fmt: skip
-    parser.add_argument("--tokens", choices=tuple(HEADS), default="cls", help="what the head sees (default: cls)")
+    parser.add_argument("--tokens", choices=_TOKENS, default="cls", help="what the head sees (default: cls)")
     parser.add_argument("--branch", help="which encoder of a run (default: the one it was measured by)")
     parser.add_argument("--epochs", type=argument(Positive), default=30.0, help="at most so many (default: 30)")
     parser.add_argument("--batch-size", type=argument(Count), default=64, help="samples per step (default: 64)")
@@ -126,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
-    from foundation.finetune.scores import FILE, Tested, interval_of
+    from foundation.finetune.scores import TESTED, Tested, interval_of
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 
@@ -141,7 +140,7 @@ def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces
         "pieces": pieces, "unlabelled": answers.unlabelled, "unknown": answers.unknown,
         "skipped": dict(answers.skipped),
     }  # fmt: skip
-    replace_file(folder / FILE, json.dumps(content, indent=1, allow_nan=False).encode())
+    replace_file(folder / TESTED, json.dumps(content, indent=1, allow_nan=False).encode())
     said = ", ".join(f"{name} {value:.4g}" for name, value in found.figures.items() if name != "loss")
     interval = (
         f" (95 % of {found.metric}: {interval_of_all[0]:.3f} to {interval_of_all[1]:.3f})" if interval_of_all else ""

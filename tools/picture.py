@@ -57,7 +57,7 @@ def _add_pca(commands: Any) -> None:
 
 
 def _add_attention(commands: Any) -> None:
-    from foundation.ranges import Count, argument
+    from foundation.ranges import Block, Count, argument
 
     attention = commands.add_parser(
         "attention",
@@ -67,7 +67,9 @@ def _add_attention(commands: Any) -> None:
     )
     _add_model(attention)
     _add_samples(attention, 4)
-    attention.add_argument("--block", type=int, help="from 0, or from the end: -1 is the last (default: the last)")
+    attention.add_argument(
+        "--block", type=argument(Block), help="from 0, or from the end: -1 is the last (default: the last)"
+    )
     attention.add_argument("--heads", type=argument(Count), help="draw so many single heads (default: all)")
 
 

@@ -11,7 +11,7 @@ from foundation import schema
 from foundation.api.command import command, settings
 from foundation.api.run import Run, run_of
 from foundation.finetune.predictor import Predictor, predictor
-from foundation.finetune.scores import FILE, Tested
+from foundation.finetune.scores import TESTED, Tested
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def finetune(
         flag = f"--{name.replace('_', '-')}"
         words += [flag] if value is True else [] if value in (False, None) else [flag, str(value)]
     command("finetune", str(model), *settings(set, {}), *words, "--run", str(folder))
-    return Tuned(run_of(folder), schema.read_json(Tested, folder / FILE) if test is not None else None)
+    return Tuned(run_of(folder), schema.read_json(Tested, folder / TESTED) if test is not None else None)
 
 
 def _several(given: str | Sequence[str]) -> list[str]:

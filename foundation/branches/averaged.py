@@ -18,6 +18,7 @@ from foundation import counter
 from foundation.branches.base import Branch, BranchContext, EncoderBranch, Offer, chosen
 from foundation.branches.request import Request
 from foundation.branches.shifted import CANDIDATES, Copy, limits, shifts
+from foundation.encoders.protocol import ATTENTION
 from foundation.errors import UserError
 from foundation.host_arrays import to_device
 from foundation.plugins import near
@@ -106,7 +107,7 @@ class AveragedBranch(Branch):
     @property
     def offer(self) -> Offer:
         offer = self.source.offer
-        return replace(offer, taps=tuple(tap for tap in offer.taps if not tap.startswith("attention.")))
+        return replace(offer, taps=tuple(tap for tap in offer.taps if not tap.startswith(ATTENTION)))
 
     def input_shape(self, view: ViewShape, name: str) -> tuple[int, ...]:
         return self.source.input_shape(view, name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from foundation.branches.request import Request
 from foundation.data.shards import ShardSet
-from foundation.encoders.protocol import Encoder, EncoderInput
+from foundation.encoders.protocol import ATTENTION, Encoder, EncoderInput
 from foundation.errors import UserError
 from foundation.modalities.lattice import lattice
 from foundation.schedules import Clock
@@ -344,7 +344,7 @@ def _tokens(features: Features, request: Request, batch: Batch, prefix: int, who
     """Of a request, before its head."""
     if request.tap is not None and not whole:
         value = features.taps[request.tap]
-        if request.tap.startswith("attention."):
+        if request.tap.startswith(ATTENTION):
             return value
         features = Features(value[:, 0], value[:, 1:prefix], value[:, prefix:])
         seen_in_part = request.mask is not None and batch.masks[request.view, request.mask].mode == "drop"

@@ -15,6 +15,9 @@ from foundation.encoders.elastic import Slice, SubNetwork
 from foundation.errors import UserError
 from foundation.types import Features
 
+ATTENTION = ("attention.", "attention_map.")
+"""How the taps begin that are attention, [rows, heads, ...], and no tokens."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncoderInput:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foundation.branches.base import Branch, EncoderBranch
 from foundation.branches.request import Request, Token
+from foundation.encoders.protocol import ATTENTION
 from foundation.objectives.base import Objective
 from foundation.parallel.parallelize import Part
 from foundation.plugins import near
@@ -191,7 +192,7 @@ class Learner(nn.Module):
         heads = self.named_branches[request.branch].offer.heads
         if request.head is not None and heads[request.head].whole and request.token in ("cls", "registers"):
             return f"needs {request.token} behind head {request.head!r}, which takes the patch tokens of whole rows"
-        inner = request.tap is not None and request.head is None and not request.tap.startswith("attention.")
+        inner = request.tap is not None and request.head is None and not request.tap.startswith(ATTENTION)
         if not inner or request.mask is None or modes.get(request.mask) != "drop":
             return None
         if request.token in ("cls", "registers") or (request.token, request.chosen_by) == (

@@ -8,7 +8,7 @@ from foundation.data.extras.target import Target
 from foundation.probes.supervised import Answers, Scores
 from foundation.tasks.accuracy import mean_of, widened
 
-FILE = "finetune.json"
+TESTED = "finetune.json"
 
 
 class Tested(TypedDict):

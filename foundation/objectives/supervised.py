@@ -15,7 +15,7 @@ from foundation.branches.request import Request
 from foundation.data.extras.target import TASKS, Task
 from foundation.errors import UserError
 from foundation.objectives.base import Objective, ObjectiveContext, Result
-from foundation.ranges import Positive, Range, ShareBelowOne, check
+from foundation.ranges import Length, Positive, Range, ShareBelowOne, check
 from foundation.schedules import Weight
 from foundation.types import Batch, Features
 
@@ -45,7 +45,7 @@ class Config:
     and ``patches``; of two the answers are added."""
     label_smoothing: ShareBelowOne = 0.0
     """Share of a class's weight that is spread over all classes (Szegedy et al. 2016)."""
-    class_weights: tuple[Annotated[float, Range(0, 1e6)], ...] = ()
+    class_weights: Annotated[tuple[Annotated[float, Range(0, 1e6)], ...], Length(0, 1_000_000)] = ()
     """Weight of each class, or of each label where it is there; empty: all are 1."""
     delta: Positive | None = None
     """Of a regression: errors above this many standard deviations count linearly (Huber 1964); None: squared."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from foundation import config, schema
 from foundation.errors import UserError
-from foundation.finetune.scores import FILE, Tested
+from foundation.finetune.scores import TESTED, Tested
 from foundation.probes.results import read_results
 from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of
@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
     except schema.FormError as error:
         run.problems.append(str(error))
     run.probes = read_results(path / "probes", run.problems.append)
-    run.tested = _json(Tested, path / FILE, run.problems)
+    run.tested = _json(Tested, path / TESTED, run.problems)
     run.status = _json(Status, path / "status.json", run.problems)
     run.starts = _starts(path / STARTS, run.problems)
     try:

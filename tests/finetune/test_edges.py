@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from foundation import cli
 from foundation.cli import main
 from foundation.data.extras.target import UNKNOWN
 from foundation.data.extras.target import Config as Target
@@ -22,6 +25,8 @@ from foundation.jobs.validate import ValidateJob
 from foundation.probes.supervised import Answers, scores
 from foundation.schedules import Duration
 from tests.finetune.test_finetune import finetune
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_samples_of_a_class_that_was_not_trained_count_as_wrong():
@@ -98,3 +103,14 @@ def test_class_numbers_are_called_what_the_index_of_the_shards_says(tmp_path):
     assert found.classes == ("0", "1") and found.names == ("blue", "red")
     with pytest.raises(UserError, match="names must be as many as classes"):
         Target(classes=("0", "1"), names=("blue",))
+
+
+def test_the_command_offers_what_the_objective_knows():
+    from foundation.data.extras.target import TASKS
+    from foundation.objectives.supervised import HEADS
+
+    script = cli._load(ROOT / "tools" / "finetune.py")
+    parser = argparse.ArgumentParser()
+    script.add_arguments(parser)
+    offered = {action.dest: action.choices for action in parser._actions}
+    assert (offered["task"], offered["tokens"]) == (TASKS, tuple(HEADS))

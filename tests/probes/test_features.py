@@ -16,7 +16,7 @@ from foundation.errors import UserError
 from foundation.modalities.image.tokenizer import Config as Patches
 from foundation.modalities.image.views import EvaluationConfig
 from foundation.probes import features as frozen
-from foundation.probes import knn, road
+from foundation.probes import knn, road, simple_encoders
 
 
 def shard(path, count, seed=0, classes=3, broken=()):
@@ -196,8 +196,8 @@ def test_unreadable_samples_are_left_out_and_counted(tmp_path):
 
 def test_raw_input_is_the_view_itself_or_its_average():
     view = torch.randn(2, 3, 16, 16)
-    assert torch.equal(frozen.RawEncoder()([view])[0].cls, view.flatten(1))
-    averaged = frozen.RawEncoder(numbers=3 * 8 * 8)([view])[0].cls
+    assert torch.equal(simple_encoders.RawEncoder()([view])[0].cls, view.flatten(1))
+    averaged = simple_encoders.RawEncoder(numbers=3 * 8 * 8)([view])[0].cls
     assert torch.allclose(averaged, torch.nn.functional.avg_pool2d(view, 2).flatten(1), atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from foundation.data.members import label_of
 from foundation.data.shards import RawSample
 from foundation.errors import UserError
-from foundation.ranges import Length, Seed, ShareBelowOne, check
+from foundation.ranges import Deviation, Length, Number, Seed, ShareBelowOne, check
 
 Task: TypeAlias = Literal["classification", "labels", "regression"]
 TASKS = ("classification", "labels", "regression")
@@ -35,9 +35,9 @@ class Config:
     """Names of the classes or labels in the order of the outputs, a class number as text; not for a regression."""
     names: tuple[str, ...] = ()
     """What a person calls the classes, in their order: of numbers what the shards' index says. Empty: the same."""
-    mean: tuple[float, ...] = ()
+    mean: Annotated[tuple[Number, ...], Length(0, 4096)] = ()
     """Of a regression: taken off each number."""
-    std: tuple[float, ...] = ()
+    std: Annotated[tuple[Deviation, ...], Length(0, 4096)] = ()
     """Of a regression: what is left is divided by this."""
     kept_back: ShareBelowOne = 0.0
     """Share of the samples that is kept back to choose by, drawn by their keys."""
