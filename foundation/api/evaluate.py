@@ -19,7 +19,7 @@ from foundation.tasks.base import Score, Settings, Subject
 from foundation.tasks.evaluation import Evaluation
 from foundation.tasks.evaluation import evaluate as ask
 from foundation.tasks.results import save
-from foundation.tasks.words import interval, shown
+from foundation.tasks.values import interval, shown
 from foundation.zoo.load import LoadedEncoder, load_encoder
 from foundation.zoo.model import Model
 

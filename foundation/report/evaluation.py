@@ -12,7 +12,7 @@ from foundation.report import figures, parts
 from foundation.report.template import PAGE, STYLE
 from foundation.tasks.base import Chart, Confusion, Outcome, Picture, Score
 from foundation.tasks.evaluation import Answer, Evaluation
-from foundation.tasks.words import interval, shown
+from foundation.tasks.values import interval, shown
 
 
 def render(found: Evaluation, suite: str) -> str:

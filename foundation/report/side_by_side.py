@@ -9,7 +9,8 @@ from foundation.report import figures, parts
 from foundation.report.evaluation import footer, notes
 from foundation.report.template import PAGE, STYLE
 from foundation.tasks.comparison import LEVEL, RESAMPLES, Comparison, Figure
-from foundation.tasks.words import interval, method, said, shown
+from foundation.tasks.values import interval, shown
+from foundation.tasks.words import method, said
 
 FORMAT = 1
 

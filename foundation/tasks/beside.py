@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from foundation.tasks.base import Score
-from foundation.tasks.words import shown
+from foundation.tasks.values import shown
 
 
 def outdone(scores: Sequence[Score]) -> tuple[str, ...]:
@@ -15,6 +15,8 @@ def outdone(scores: Sequence[Score]) -> tuple[str, ...]:
         scores: of an outcome; the first is the model's headline.
     """
     first = scores[0]
+    if first.better is None:
+        return ()
     sign = -1 if first.better == "less" else 1
     return tuple(
         f"{score.features!r} is no worse: {score.metric} {shown(score)} against {shown(first)} of the model"

@@ -17,6 +17,7 @@ from foundation.probes.road import open_limited
 from foundation.run.class_token import untrained_class_token
 from foundation.tasks.accuracy import widened
 from foundation.tasks.base import Confusion, Outcome, Score, Split, Subject, Task
+from foundation.tasks.beside import outdone
 from foundation.voice import duration, to_stderr
 
 _SPLITS: tuple[Split, ...] = get_args(Split)
@@ -101,7 +102,10 @@ def evaluate(
             if found is not None:
                 own = [score for score in found.scores if score.features == "model"]  # a task may score its baselines
                 more = tuple(dataclasses.replace(score, features=candidate.label) for score in own)
-                whole = dataclasses.replace(outcome, scores=(*outcome.scores, *more))
+                told = outdone([headline(outcome), *more])
+                whole = dataclasses.replace(
+                    outcome, scores=(*outcome.scores, *more), warnings=(*outcome.warnings, *told)
+                )
                 answers[name] = dataclasses.replace(answers[name], outcome=whole)
     if not any(answer.outcome for answer in answers.values()):
         reasons = "".join(f"\n  {answer.name}: {answer.reason}" for answer in answers.values())

@@ -7,7 +7,8 @@ import sys
 from foundation.printable import cell
 from foundation.tasks.comparison import Comparison
 from foundation.tasks.evaluation import Evaluation
-from foundation.tasks.words import interval, method, said, shown
+from foundation.tasks.values import interval, shown
+from foundation.tasks.words import method, said
 
 _SHORT = {"the same encoder, untrained": "untrained"}
 
@@ -44,6 +45,9 @@ def show(found: Evaluation) -> None:
     loaded = found.subject.loaded
     console.print(loaded.description, markup=False, highlight=False)
     console.print(table)
+    for answer in found.answers:
+        for warning in answer.outcome.warnings if answer.outcome else ():
+            console.print(f"warning: {answer.name}: {warning}", markup=False, highlight=False)
     for answer in found.answers:
         if answer.outcome is None:
             why = answer.reason.partition("\n")[0]

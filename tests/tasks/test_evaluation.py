@@ -169,6 +169,9 @@ def test_baselines_stand_beside_the_model(run):
     scores = [score for score in found.answers[0].outcome.scores if score.metric == "top1"]
     assert [score.features for score in scores][:3] == ["model", "the same encoder, untrained", "raw image"]
     assert "HOG" in found.baselines
+    model, better = scores[0].value, {score.features for score in scores[1:] if score.value >= scores[0].value}
+    told = [line for line in found.answers[0].outcome.warnings if "is no worse" in line]
+    assert better and len(told) == len(better) and all("of the model" in line for line in told), (model, told)
 
 
 def test_what_was_written_is_read_again(run, tmp_path):
