@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from foundation.api.features import FeatureExtractor
     from foundation.api.finetune import Tuned
     from foundation.api.run import Run
-    from foundation.finetune.predictor import Predictor
+    from foundation.finetuning.predictor import Predictor
     from foundation.zoo.entry import Entry
     from foundation.zoo.model import Model, Tokens
 
@@ -264,7 +264,7 @@ def predictor(source: "str | Path", *, device: "torch.device | str" = "cpu") -> 
     Raises:
         foundation.errors.UserError: it is no fine-tuned model, or its heads are missing or of other weights.
     """
-    from foundation.finetune.predictor import predictor as call
+    from foundation.finetuning.predictor import predictor as call
 
     return call(source, device)
 

@@ -37,7 +37,7 @@ LAYERS = (
     "probes",
     "jobs",
     "run",
-    "measure cluster tasks finetune",
+    "measure cluster tasks finetuning",
     "report",
     "watch",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.

@@ -150,6 +150,14 @@ def test_every_command_of_the_readme_is_run_or_says_why_not():
     assert any(not block.reason for block in module.blocks(shown))
 
 
+def test_no_call_of_the_package_is_hidden_by_a_file_or_folder_of_its_name():
+    """Importing ``foundation.NAME`` would put the module in the place of the function."""
+    import foundation
+
+    there = {path.stem for path in (ROOT / "foundation").iterdir()}
+    assert not there & {name for name in foundation.__all__ if not name.startswith("__")}
+
+
 def test_every_package_of_the_core_is_used_by_the_core():
     """A dependency that no code imports costs every user an installation for nothing."""
     called = {"pyyaml": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}

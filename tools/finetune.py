@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foundation.finetune.predictor import Predictor
+    from foundation.finetuning.predictor import Predictor
 
 DESCRIPTION = """\
 Train a pretrained encoder and a linear head on labelled shards, and score them on others. What is trained: the head
@@ -82,9 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     from foundation import cli, config
     from foundation.data.extras.target import Config
     from foundation.files import replace_file
-    from foundation.finetune.predictor import predictor
-    from foundation.finetune.recipe import Options, recipe_of
-    from foundation.finetune.survey import check_split, survey
+    from foundation.finetuning.predictor import predictor
+    from foundation.finetuning.recipe import Options, recipe_of
+    from foundation.finetuning.survey import check_split, survey
     from foundation.modalities.parts import in_pieces
     from foundation.voice import to_stdout
     from foundation.zoo.load import load_encoder
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _score(model: Predictor, folder: Path, test: list[str], workers: int, pieces: int) -> None:
     """Score the test shards once, print it, and write ``finetune.json``."""
     from foundation.files import replace_file
-    from foundation.finetune.scores import TESTED, Tested, interval_of
+    from foundation.finetuning.scores import TESTED, Tested, interval_of
     from foundation.probes.supervised import scores
     from foundation.voice import plural, to_stdout
 

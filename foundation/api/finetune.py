@@ -10,8 +10,8 @@ from typing import Any
 from foundation import schema
 from foundation.api.command import command, settings
 from foundation.api.run import Run, run_of
-from foundation.finetune.predictor import Predictor, predictor
-from foundation.finetune.scores import TESTED, Tested
+from foundation.finetuning.predictor import Predictor, predictor
+from foundation.finetuning.scores import TESTED, Tested
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Tuned:
 
     Attributes:
         run: how it was trained.
-        scores: of the test shards, see :class:`foundation.finetune.scores.Tested`; None where there were none.
+        scores: of the test shards, see :class:`foundation.finetuning.scores.Tested`; None where there were none.
     """
 
     run: Run

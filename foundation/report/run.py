@@ -9,7 +9,7 @@ from typing import Any
 
 from foundation import config, schema
 from foundation.errors import UserError
-from foundation.finetune.scores import TESTED, Tested
+from foundation.finetuning.scores import TESTED, Tested
 from foundation.probes.results import read_results
 from foundation.redact import redact
 from foundation.run.lines import read_lines, said_of

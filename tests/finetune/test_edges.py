@@ -18,8 +18,8 @@ from foundation.data.extras.target import UNKNOWN
 from foundation.data.extras.target import Config as Target
 from foundation.data.write import write_shards
 from foundation.errors import UserError
-from foundation.finetune.scores import interval_of
-from foundation.finetune.survey import survey
+from foundation.finetuning.scores import interval_of
+from foundation.finetuning.survey import survey
 from foundation.jobs.validate import Config as Validate
 from foundation.jobs.validate import ValidateJob
 from foundation.probes.supervised import Answers, scores

@@ -19,7 +19,7 @@ from foundation.cli import main
 from foundation.data.extras.target import Config as Target
 from foundation.data.shards import open_shards
 from foundation.errors import UserError
-from foundation.finetune.predictor import predictor
+from foundation.finetuning.predictor import predictor
 from foundation.probes.supervised import kept_back, scores
 
 FAST = ["--workers", "0", "--batch-size", "16", "train.device=cpu", "train.precision=float32"]

@@ -129,7 +129,7 @@ def test_a_fine_tuned_model_averages_what_its_head_says_of_the_pieces(tmp_path):
     from foundation.branches.base import EncoderBranch
     from foundation.data.extras.target import Config as Target
     from foundation.data.write import write_shards
-    from foundation.finetune.predictor import Predictor
+    from foundation.finetuning.predictor import Predictor
     from foundation.heads import linear
     from foundation.seeded import seeded
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from foundation import config
 from foundation.data.extras.target import TASKS, Task
 from foundation.errors import UserError
-from foundation.finetune.survey import Survey
+from foundation.finetuning.survey import Survey
 from foundation.modalities.parts import views_for_probe
 from foundation.objectives.supervised import HEADS, Tokens
 from foundation.plugins import Plugin
