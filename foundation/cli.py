@@ -53,7 +53,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "frames": ("tools/frames.py", "score a frozen encoder moment by moment: detection of events"),
         "sizes": ("tools/sizes.py", "score all sub-networks of an encoder: accuracy against size and speed"),
         "report": ("tools/report.py", "one HTML page about a run: curves, attention, neighbours, confusions"),
-        "picture": ("tools/picture.py", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
+        "picture": ("tools/picture", "see what an encoder sees: feature maps, attention, embedding map, neighbours"),
         "embed": ("tools/embed.py", "write the features of files or shards as NumPy arrays"),
         "extract": ("tools/extract.py", "write a model's features into shards, for training with a cached teacher"),
         "export": ("tools/export.py", "write an encoder for use elsewhere: safetensors, timm, ONNX, ..."),

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shards of another distribution, which need no labels",
     )  # fmt: skip
     options.add_tokens(parser)
-    options.add_pieces(parser)
+    options.add_pieces(parser, cover=True)
     parser.add_argument("--group", metavar="RULE", help=options.GROUP_HELP)
 
 

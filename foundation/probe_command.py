@@ -210,11 +210,15 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
     if needs_test and not test:
         raise UserError("no test shards: give --test SHARDS")
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
-    if arguments.pieces > 1:
+    if arguments.pieces is not None and arguments.pieces > 1:
         in_pieces(loaded.modality, evaluation, arguments.pieces)
     told: list[str] = []
+    if arguments.pieces == 1 and (whole := beforehand.pieces_of(train, loaded.modality, evaluation)) > 1:
+        told.append(
+            f"recordings are up to {whole} views long, of which the middle one is seen: --pieces {whole} averages all"
+        )
     if labels:
-        told = beforehand.check_labels(
+        told += beforehand.check_labels(
             (("training", train), ("test", test)),
             modality=loaded.modality,
             evaluation=evaluation,

@@ -93,15 +93,15 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_pieces(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that average the features of a recording."""
+def add_pieces(parser: argparse.ArgumentParser, cover: bool = False) -> None:
+    """The option of commands that average the features of a recording; ``cover``: all of it unless told otherwise."""
     parser.add_argument(
         "--pieces",
         type=argument(Count),
-        default=1,
+        default=None if cover else 1,
         metavar="N",
         help="views of a recording that is longer than one (audio, video, IMU), spread evenly over it; their features "
-        "are averaged (default: its middle alone)",
+        f"are averaged (default: {'as many as cover it, at most 8' if cover else 'its middle alone'})",
     )
 
 

@@ -41,7 +41,7 @@ LAYERS = (
     "report",
     "watch",
     # What a person or a cluster calls. The package itself gives ``foundation.load``.
-    "__init__ __main__ api cli evaluate_command probe_command probe_options submitit_job",
+    "__init__ __main__ api cli evaluate_command picture_command probe_command probe_options submitit_job",
 )
 """Files and folders of the package, ground floor first; a file imports from its own layer and those before it."""
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.branches.base import Branch
-    from foundation.branches.request import Request
     from foundation.errors import SampleError
-    from foundation.types import ViewShape
 
 DESCRIPTION = """\
 Retrieval across the two views that a run compares, such as those of a wrist sensor and of a video: of all samples, is
@@ -51,12 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.data.shards import open_shards
     from foundation.files import replace_json
-    from foundation.jobs.retrieval import embedded, pair_of, recalls_of
-    from foundation.modalities.parts import decoder
+    from foundation.jobs.retrieval import embedded, of_one_view, pair_of, recalls_of, said_of
     from foundation.modalities.shapes import view_shapes
     from foundation.printable import printable
     from foundation.probe_command import usable_device
-    from foundation.report.nearest import draw_nearest
+    from foundation.report.nearest import draw_nearest, drawn_by
     from foundation.run.reload import reload
     from foundation.voice import to_stderr, to_stdout
 
@@ -68,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, learner, pair, shards, limit=arguments.limit, batch_size=arguments.batch_size, device=device, bad=bad
     )
     found = recalls_of(seen)
-    shapes, own = view_shapes(recipe.views), recipe.decode.build()
+    shapes = view_shapes(recipe.views)
     branches = [learner.named_branches[request.branch] for request in pair]
-    names = [_name(request, branch) for request, branch in zip(pair, branches, strict=True)]
-    if _of_one_view(pair, branches, [shapes[request.view] for request in pair]):
+    names = [said_of(request, branch) for request, branch in zip(pair, branches, strict=True)]
+    if of_one_view(branches, [shapes[request.view] for request in pair]):
         to_stderr(
             f"note: {names[0]} and {names[1]} see the same {pair[0].view!r} view of a sample: the figures say how "
             "alike two branches are, not how well two sensors find each other, which a run that compares both says"
@@ -98,30 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     by_chance = ", ".join(f"R@{k} {100 * k / found.samples:.1f} %" for k in found.forth)
     to_stdout(f"{found.samples:,} pairs; by chance {by_chance}. {recipe.name}, {folder.name}")
     if arguments.picture is not None:
-        seen_by = [shapes[request.view].modality for request in pair]
-        drawn: tuple[str, str] = tuple(arguments.draw or seen_by)
-        decoders = tuple(own if modality in seen_by else decoder(modality) for modality in drawn)
+        drawn, decoders = drawn_by(recipe, pair, arguments.draw)
         draw_nearest(arguments.picture, *seen.rows, seen.labels, seen.ids, drawn, shards, decoders)
         to_stdout(f"drawn: {arguments.picture} (blue: the sample's own; green: another of its class)")
     if arguments.json is not None:
         replace_json(arguments.json, {"run": recipe.name, "samples": found.samples, "ways": rows})
     return 0
-
-
-def _name(request: Request, branch: Branch) -> str:
-    """Whose embedding of what: ``imu.global by student``, or the member that a cached branch reads."""
-    from foundation.branches.cached import CachedBranch
-
-    if isinstance(branch, CachedBranch):
-        return f"{branch.member} in the shards by {request.branch}"
-    return f"{request.view} by {request.branch}"
-
-
-def _of_one_view(pair: Sequence[Request], branches: Sequence[Branch], shapes: Sequence[ViewShape]) -> bool:
-    """Whether both are embeddings of what one sensor recorded, as the evaluation shows it."""
-    from foundation.branches.cached import CachedBranch
-
-    return shapes[0].modality == shapes[1].modality and not any(isinstance(one, CachedBranch) for one in branches)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,7 @@ class Predictor(nn.Module):
         """
         if isinstance(x, Tensor):
             return self._meant(self._answers(x))
-        items = list(x) if isinstance(x, list | tuple) else [x]
-        size = max(1, batch_size)
-        parts = [items[start : start + size] for start in range(0, max(1, len(items)), size)]
-        views = (self.model.preprocess(part, rate=rate, pieces=pieces) for part in parts)
+        views = self.model.views(x, rate, batch_size, pieces)
         if pieces == 1:
             return torch.cat([self._meant(self._answers(one)) for one in views])
         said = (torch.stack([self._answers(piece) for piece in one.unbind(dim=1)]).mean(dim=0) for one in views)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import torch
 
+from foundation.branches.base import Branch
+from foundation.branches.cached import CachedBranch
 from foundation.branches.request import Request
 from foundation.data.shards import RawSample, ShardSet, open_shards
 from foundation.engine.learner import Learner
@@ -19,6 +21,7 @@ from foundation.parallel.parallelize import gathered
 from foundation.probes.retrieval import Embedded, Recalls, embeddings, recalls, view_batches
 from foundation.ranges import Count, Range, Side, check
 from foundation.schedules import Duration
+from foundation.types import ViewShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,18 @@ def pair_of(learner: Learner) -> tuple[Request, Request]:
         if students and teachers:
             return replace(students[0], mask=None), teachers[0]
     raise UserError("retrieval: no objective of this recipe compares the class tokens of two branches")
+
+
+def said_of(request: Request, branch: Branch) -> str:
+    """Whose embedding of what: ``imu.global by student``, or the member that a cached branch reads."""
+    if isinstance(branch, CachedBranch):
+        return f"{branch.member} in the shards by {request.branch}"
+    return f"{request.view} by {request.branch}"
+
+
+def of_one_view(branches: Sequence[Branch], shapes: Sequence[ViewShape]) -> bool:
+    """Whether two branches embed what one sensor recorded, as the evaluation shows it."""
+    return shapes[0].modality == shapes[1].modality and not any(isinstance(one, CachedBranch) for one in branches)
 
 
 def recalls_of(found: Embedded) -> Recalls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -84,6 +85,9 @@ class AlongTime(Protocol):
     @property
     def sees_all(self) -> bool: ...
 
+    def length_of(self, sample: Sample) -> float:
+        """How many views long the recording is."""
+
     def __call__(self, samples: Sequence[Sample]) -> Tensor: ...
 
     def at(self, samples: Sequence[Sample], share: float) -> Tensor: ...
@@ -104,6 +108,26 @@ class Pieces:
         """[B, count, ...] of B samples."""
         shares = [place / (self.count - 1) for place in range(self.count)]
         return torch.stack([self.view.at(samples, share) for share in shares], dim=1)
+
+
+def in_time(evaluation: Any) -> bool:
+    """Whether views are stretches of recordings that may be longer."""
+    view = evaluation.build()
+    return isinstance(view, AlongTime) and not view.sees_all
+
+
+def pieces_to_cover(evaluation: Any, samples: Sequence[Sample]) -> int:
+    """How many views, side by side, cover the longest of some recordings; 1 where views have no time, or cover all.
+
+    Args:
+        evaluation: the modality's ``EvaluationConfig``.
+        samples: decoded.
+    """
+    if not in_time(evaluation):
+        return 1
+    view = evaluation.build()
+    # A recording that is longer by a hundredth is one view long: lengths are rounded to frames and readings.
+    return max((math.ceil(view.length_of(sample) - 0.01) for sample in samples), default=1)
 
 
 def in_pieces(modality: str, evaluation: Any, count: int) -> Pieces:

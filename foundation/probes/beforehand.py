@@ -18,7 +18,7 @@ from foundation.data import members
 from foundation.data.boundary import decoded
 from foundation.deadline import waited_for
 from foundation.errors import SampleError, UserError
-from foundation.modalities.parts import decode_config, decoder
+from foundation.modalities.parts import decode_config, decoder, in_time, pieces_to_cover
 from foundation.probes.cautions import one_class
 from foundation.probes.features import no_labels
 from foundation.probes.groups import naming
@@ -28,6 +28,8 @@ _LABELS = ("cls", "json")
 """Members that a label may stand in; see :func:`foundation.data.members.label_of`."""
 _SPREAD = 64
 """Samples spread over a split that are looked at before the rest: shards may be sorted by class."""
+_LOOKED_AT = 16
+"""Recordings whose lengths are looked at."""
 _DECODED = 4
 """Samples whose decoder is asked before a split counts as unlabelled: somebody else's may find labels elsewhere."""
 
@@ -108,6 +110,23 @@ def labels_of(shards: Any, modality: str, evaluation: Any) -> Labels:
             if len(found) == 2:
                 break
     return Labels(shards.num_samples, tuple(found), several)
+
+
+def pieces_of(patterns: Sequence[str], modality: str, evaluation: Any) -> int:
+    """How many views, side by side, cover the longest of a few recordings of a split; 1 where views have no time.
+
+    Args:
+        patterns: its shards.
+        modality: folder name in ``foundation/modalities``.
+        evaluation: that modality's ``EvaluationConfig``.
+    """
+    if not in_time(evaluation):
+        return 1
+    shards, decode, samples = open_limited(patterns, _LOOKED_AT), decoder(modality, evaluation), []
+    for number in range(shards.num_samples):
+        with suppress(SampleError):
+            samples.append(decoded(decode, shards.read(*shards.locate(number))))
+    return pieces_to_cover(evaluation, samples)
 
 
 def check_each(splits: Sequence[Sequence[str]], limit: int | None, look: Callable[[Any], object], what: str) -> None:

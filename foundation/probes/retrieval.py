@@ -39,6 +39,9 @@ class Recalls:
             samples have no labels.
         class_back: the other way round.
         samples: S.
+        ranks_forth: [S] int64, for each first view the place of its own second view among all, from 1; items as like as
+            the own one count as before it.
+        ranks_back: the other way round.
     """
 
     forth: Mapping[int, float]
@@ -46,6 +49,8 @@ class Recalls:
     class_forth: float | None
     class_back: float | None
     samples: int
+    ranks_forth: Tensor
+    ranks_back: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class Embedded:
         rows: [S, D] float32 on the CPU for each request.
         labels: [S] int64, -1 for none.
         ids: [S] int64, number of each sample in the shards.
+        keys: [S] of the samples.
     """
 
     rows: tuple[Tensor, ...]
     labels: Tensor
     ids: Tensor
+    keys: tuple[str, ...]
 
 
 def recalls(first: Tensor, second: Tensor, labels: Tensor | None = None, ks: Sequence[int] = KS) -> Recalls:
@@ -86,14 +93,14 @@ def recalls(first: Tensor, second: Tensor, labels: Tensor | None = None, ks: Seq
         check_finite(part, what)
     known = labels is not None and bool((labels >= 0).all())
     one, two = (nn.functional.normalize(part.float(), dim=1) for part in (first, second))
-    forth, class_forth = _one_way(one, two, labels if known else None, ks)
-    back, class_back = _one_way(two, one, labels if known else None, ks)
-    return Recalls(forth, back, class_forth, class_back, len(first))
+    forth, class_forth = _one_way(one, two, labels if known else None)
+    back, class_back = _one_way(two, one, labels if known else None)
+    shares = [{k: float((ranks <= k).float().mean()) for k in ks if k <= len(first)} for ranks in (forth, back)]
+    return Recalls(shares[0], shares[1], class_forth, class_back, len(first), forth, back)
 
 
-def _one_way(
-    queries: Tensor, gallery: Tensor, labels: Tensor | None, ks: Sequence[int]
-) -> tuple[dict[int, float], float | None]:
+def _one_way(queries: Tensor, gallery: Tensor, labels: Tensor | None) -> tuple[Tensor, float | None]:
+    """Ranks [S] of the own items, and the share of queries whose nearest is of their class."""
     ranks, right = [], []
     for start in range(0, len(queries), _QUERIES):
         cosine = queries[start : start + _QUERIES] @ gallery.T
@@ -103,9 +110,7 @@ def _one_way(
         ranks.append((cosine >= own).sum(dim=1))
         if labels is not None:
             right.append(labels[cosine.argmax(dim=1)] == labels[rows])
-    rank = torch.cat(ranks)
-    found = {k: float((rank <= k).float().mean()) for k in ks if k <= len(gallery)}
-    return found, float(torch.cat(right).float().mean()) if right else None
+    return torch.cat(ranks), float(torch.cat(right).float().mean()) if right else None
 
 
 def embeddings(branches: Mapping[str, Branch], requests: Sequence[Request], batches: Iterable[Batch]) -> Embedded:
@@ -122,6 +127,7 @@ def embeddings(branches: Mapping[str, Branch], requests: Sequence[Request], batc
     modes = {module: module.training for branch in branches.values() for module in branch.modules()}
     parts: list[list[Tensor]] = [[] for _ in requests]
     labels, ids = [], []
+    keys: list[str] = []
     try:
         for branch in branches.values():
             branch.eval()
@@ -133,12 +139,13 @@ def embeddings(branches: Mapping[str, Branch], requests: Sequence[Request], batc
                     part.append(outputs[request].float().cpu())
                 labels.append(batch.labels.cpu())
                 ids.append(batch.index.cpu())
+                keys += batch.keys
     finally:
         for module, mode in modes.items():
             module.training = mode
     if not labels:
         raise UserError("retrieval: no sample could be read")
-    return Embedded(tuple(torch.cat(part).clone() for part in parts), torch.cat(labels), torch.cat(ids))
+    return Embedded(tuple(torch.cat(part).clone() for part in parts), torch.cat(labels), torch.cat(ids), tuple(keys))
 
 
 def _answer(branches: Mapping[str, Branch], request: Request, batch: Batch, outputs: dict[Request, Tensor]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from foundation.branches.request import Request
 from foundation.data.boundary import decoded
 from foundation.data.shards import ShardSet
 from foundation.errors import UserError
 from foundation.modalities.drawing import Picture
-from foundation.modalities.parts import part
+from foundation.modalities.parts import decoder, part
+from foundation.modalities.shapes import view_shapes
 from foundation.probes import knn
 from foundation.probes.knn import Neighbours
 from foundation.probes.retrieval import recalls
@@ -108,6 +110,23 @@ def recall_said(first: Pictured, second: Pictured) -> str:
     found = recalls(one, two).forth
     shares = ", ".join(f"R@{k} {100 * value:.1f} % (chance {100 * k / len(pairs):.1f} %)" for k, value in found.items())
     return f"Of {len(pairs):,} pairs the own one is among the k nearest: {shares}."
+
+
+def drawn_by(
+    recipe: Any, pair: Sequence[Request], draw: Sequence[str] | None = None
+) -> tuple[tuple[str, str], tuple[Any, Any]]:
+    """Which modalities show the samples of both sides of a pair, and what decodes each.
+
+    Args:
+        recipe: flat.
+        pair: requests of the two branches.
+        draw: two modalities; None: those of the views (a cached teacher has none of its own).
+    """
+    shapes, own = view_shapes(recipe.views), recipe.decode.build()
+    seen_by = [shapes[request.view].modality for request in pair]
+    one, other = draw or seen_by
+    first, second = (own if modality in seen_by else decoder(modality) for modality in (one, other))
+    return (one, other), (first, second)
 
 
 def draw_nearest(

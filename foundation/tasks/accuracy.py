@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from foundation.probes.features import FeatureSet
+from foundation.probes.features import FeatureSet, check_finite
 from foundation.probes.scores import score, wilson_interval
+from foundation.probes.treatments import treated
 from foundation.tasks.base import Confusion, Score, Subject
 
 MOST_CLASSES = 200
@@ -21,6 +22,21 @@ _Z = 1.959963984540054
 def no_test(subject: Subject) -> str | None:
     """The refusal of a task that learns from one split and scores another."""
     return None if subject.test else "it scores test samples, and there are none: give --test SHARDS"
+
+
+def standardised(subject: Subject) -> tuple[FeatureSet, FeatureSet, Tensor, Tensor]:
+    """Labelled samples of both splits, and one vector [S, D] for each, of mean 0 and deviation 1 over the training
+    samples; labels are not looked at.
+
+    Raises:
+        UserError: as for :meth:`foundation.tasks.base.Subject.labelled`; a feature is not finite.
+    """
+    tokens = subject.settings.tokens
+    train, test = subject.labelled()
+    for part, what in ((train, "training"), (test, "test")):
+        check_finite(torch.cat(part.tokens(tokens), dim=1), what)
+    known, asked = treated("standardised", train, test, blocks=1, patches=tokens != "cls")
+    return train, test, torch.cat(known.tokens(tokens), dim=1), torch.cat(asked.tokens(tokens), dim=1)
 
 
 def of_predictions(predictions: Tensor, test: FeatureSet, setting: str = "") -> tuple[Score, Score]:

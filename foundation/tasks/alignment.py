@@ -10,7 +10,7 @@ from foundation.errors import UserError
 from foundation.probes.uniformity import alignment, uniformity
 from foundation.ranges import Count, check
 from foundation.tasks.accuracy import mean_of
-from foundation.tasks.base import Outcome, Score, Split, Subject
+from foundation.tasks.base import Outcome, Score, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,8 @@ class Config:
     def run(self, subject: Subject) -> Outcome:
         """Uniformity, and alignment where the modality has augmented views."""
         tokens = subject.settings.tokens
-        split: Split = "test" if subject.test else "train"
-        x = torch.cat(subject.features(split).tokens(tokens), dim=1)
-        if len(x) > self.most:
-            x = x[torch.linspace(0, len(x) - 1, self.most, dtype=torch.float64).long()]
+        split = subject.scored
+        x = subject.vectors(split, self.most)
         if len(x) < 2:
             raise UserError(f"{len(x)} {split} sample has no pair: uniformity is a mean over pairs")
         scores = [Score(metric="uniformity", share=False, value=uniformity(x), n=len(x), better="less")]

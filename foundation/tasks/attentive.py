@@ -54,7 +54,7 @@ class Config:
         )  # fmt: skip
         tokens = train.cls[0].shape[1]
         middle = " Tokens are those of the middle view of a recording, whatever --pieces says." if (
-            settings.pieces > 1
+            subject.pieces > 1
         ) else ""  # fmt: skip
         return Outcome(
             scores=of_predictions(found.predictions, test, f"learning rate {found.learning_rate:g}"),

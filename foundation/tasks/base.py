@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.probes.beforehand import pieces_of
 from foundation.probes.feature_cache import default_cache
 from foundation.probes.features import FeatureSet, Tokens, depth_of
 from foundation.probes.groups import grouped
@@ -25,6 +27,9 @@ from foundation.zoo.load import LoadedEncoder
 
 Split = Literal["train", "test", "outside"]
 """Samples to learn from, samples to score, and samples of another kind that a model should find strange."""
+
+MOST_PIECES = 8
+"""Views of a recording that are averaged where nobody says how many."""
 
 _OPTIONS: dict[Split, str] = {"train": "--train", "test": "--test", "outside": "--out-of-distribution"}
 
@@ -46,6 +51,7 @@ class Settings:
         blocks: of so many last blocks the class tokens are kept in one pass, for all tasks; an encoder of fewer gives
             those that it has.
         pieces: views of a recording that is longer than one, spread evenly over it; pooled features are their mean.
+            None: as many as cover the longest of a few, but no more than ``MOST_PIECES``.
     """
 
     device: torch.device | str = "cpu"
@@ -58,7 +64,7 @@ class Settings:
     group: str | None = None
     cached: bool = True
     blocks: int = 4
-    pieces: int = 1
+    pieces: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Subject:
         test: patterns of the shards to score; empty: a task may leave one out of ``train``, or split it, and says so.
         settings: how the model is run.
         outside: patterns of the shards of another distribution, which need no labels.
+        baseline: what is looked at stands beside the model.
     """
 
     loaded: LoadedEncoder
@@ -80,6 +87,7 @@ class Subject:
     test: tuple[str, ...] = ()
     settings: Settings = field(default_factory=Settings)
     outside: tuple[str, ...] = ()
+    baseline: bool = False
     _held: dict[str, FeatureSet] = field(default_factory=dict, repr=False, compare=False)
     _numbered: dict[str, FeatureSet] = field(default_factory=dict, repr=False, compare=False)
 
@@ -124,9 +132,36 @@ class Subject:
                 cache=self.cache if settings.cached else None,
                 weights=self.loaded.sha256,
                 what=split,
-                pieces=settings.pieces,
+                pieces=self.pieces,
             )
         return dataclasses.replace(held, cls=held.cls[-blocks:])
+
+    @cached_property
+    def pieces(self) -> int:
+        """Views of a recording whose features are averaged."""
+        if self.settings.pieces is not None:
+            return self.settings.pieces
+        return min(MOST_PIECES, pieces_of(self.train or self.test, self.loaded.modality, self.evaluation))
+
+    @property
+    def scored(self) -> Split:
+        """The split that a task without labels looks at: the test samples, where there are any."""
+        return "test" if self.test else "train"
+
+    def vectors(self, split: Split, most: int) -> Tensor:
+        """One vector for each sample of a split, labelled or not.
+
+        Args:
+            split: which shards.
+            most: samples at most, spread evenly.
+
+        Returns:
+            [S, D] float32, by ``settings.tokens``.
+        """
+        found = torch.cat(self.features(split).tokens(self.settings.tokens), dim=1)
+        if len(found) <= most:
+            return found
+        return found[torch.linspace(0, len(found) - 1, most, dtype=torch.float64).long()]
 
     def held(self, split: Split) -> FeatureSet | None:
         """The features of a split, where a task has asked for them."""
@@ -221,7 +256,8 @@ class Subject:
             description: one line for a person.
         """
         loaded = dataclasses.replace(self.loaded, encoder=encoder, sha256=sha256, description=description)
-        return dataclasses.replace(self, loaded=loaded, _held={}, _numbered={})
+        settings = dataclasses.replace(self.settings, pieces=self.pieces)
+        return dataclasses.replace(self, loaded=loaded, settings=settings, baseline=True, _held={}, _numbered={})
 
     @property
     def cache(self) -> Path:

@@ -84,6 +84,8 @@ def evaluate(
         UserError: no task could be asked.
     """
     begun = time.monotonic()
+    if subject.settings.pieces is None and subject.pieces > 1:
+        say(f"recordings are longer than a view: features are means over {subject.pieces} views of each")
     answers = {name: _asked(name, task, subject, say) for name, task in tasks.items()}
     warnings = _looked(subject)
     for warning in warnings:

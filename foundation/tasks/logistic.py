@@ -9,11 +9,9 @@ from typing import Annotated
 import torch
 
 from foundation.probes import logistic
-from foundation.probes.features import check_finite
 from foundation.probes.linear import split
-from foundation.probes.treatments import treated
 from foundation.ranges import Count, Length, NonNegative, check
-from foundation.tasks.accuracy import confusion, no_test, of_predictions
+from foundation.tasks.accuracy import confusion, no_test, of_predictions, standardised
 from foundation.tasks.base import Chart, Outcome, Subject
 
 
@@ -39,12 +37,8 @@ class Config:
 
     def run(self, subject: Subject) -> Outcome:
         """top-1 and balanced accuracy."""
-        settings, tokens = subject.settings, subject.settings.tokens
-        train, test = subject.labelled()
-        for part, what in ((train, "training"), (test, "test")):
-            check_finite(torch.cat(part.tokens(tokens), dim=1), what)
-        known, asked = treated("standardised", train, test, blocks=1, patches=tokens != "cls")
-        x, queries = (torch.cat(part.tokens(tokens), dim=1) for part in (known, asked))
+        settings = subject.settings
+        train, test, x, queries = standardised(subject)
         classes, device = len(train.classes), settings.device
         strength, pictures = self.strengths[0], []
         if len(self.strengths) > 1:

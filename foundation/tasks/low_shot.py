@@ -11,12 +11,10 @@ import torch
 from foundation.errors import UserError
 from foundation.probes import logistic
 from foundation.probes.draws import Amount, drawn
-from foundation.probes.features import check_finite
 from foundation.probes.results import progress
 from foundation.probes.scores import wilson_interval
-from foundation.probes.treatments import treated
 from foundation.ranges import Count, Length, Positive, PositiveShare, Range, check
-from foundation.tasks.accuracy import no_test
+from foundation.tasks.accuracy import no_test, standardised
 from foundation.tasks.base import Chart, Outcome, Score, Subject
 
 
@@ -48,13 +46,8 @@ class Config:
 
     def run(self, subject: Subject) -> Outcome:
         """Mean top-1 over the draws of each amount."""
-        settings, tokens = subject.settings, subject.settings.tokens
-        train, test = subject.labelled()
-        for part, what in ((train, "training"), (test, "test")):
-            check_finite(torch.cat(part.tokens(tokens), dim=1), what)
-        # Standardising sees no labels: all training samples may fit it.
-        known, asked = treated("standardised", train, test, blocks=1, patches=tokens != "cls")
-        x, queries = (torch.cat(part.tokens(tokens), dim=1) for part in (known, asked))
+        settings = subject.settings
+        train, test, x, queries = standardised(subject)
         width = math.sqrt(x.shape[1])
         x, queries, labels = x / width, queries / width, train.labels
         counts = torch.bincount(test.labels).float()

@@ -12,7 +12,7 @@ from foundation.errors import UserError
 from foundation.probes import rank
 from foundation.probes.results import progress
 from foundation.ranges import Count, Range, check
-from foundation.tasks.base import Chart, Outcome, Score, Split, Subject
+from foundation.tasks.base import Chart, Outcome, Score, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,8 @@ class Config:
 
     def run(self, subject: Subject) -> Outcome:
         """The three figures; LiDAR where the modality has augmented views."""
-        tokens = subject.settings.tokens
-        split: Split = "test" if subject.test else "train"
-        features = subject.features(split)
-        x = torch.cat(features.tokens(tokens), dim=1)
-        if len(x) > self.most:
-            x = x[torch.linspace(0, len(x) - 1, self.most, dtype=torch.float64).long()]
+        split = subject.scored
+        x = subject.vectors(split, self.most)
         values, n = rank.spectrum(x), len(x)
         setting = f"of {x.shape[1]} numbers"
         scores = [Score(metric="RankMe", share=False, value=rank.rank_me(x), n=n, setting=setting)]

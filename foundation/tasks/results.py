@@ -165,7 +165,7 @@ def as_json(found: Evaluation, suite: str, arrays: dict[str, NDArray[Any]]) -> d
         arrays: gets those of the other file.
     """
     subject, loaded = found.subject, found.subject.loaded
-    settings = {**plain(subject.settings), "device": str(subject.settings.device)}
+    settings = {**plain(subject.settings), "device": str(subject.settings.device), "pieces": subject.pieces}
     if found.groups:
         arrays["groups.keys"] = _text(tuple(found.groups))
         arrays["groups"] = np.array(list(found.groups.values()), np.int64)

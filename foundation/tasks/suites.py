@@ -46,12 +46,21 @@ PLANES: tuple[Mapping[str, Any], ...] = (
 EVENTS: tuple[Mapping[str, Any], ...] = ({"name": "events"},)
 """Frames of recordings, with labels in time."""
 
+PAIRED: tuple[Mapping[str, Any], ...] = ({"name": "cross_modal"},)
+"""Of runs that compare two sensors."""
+
 SUITES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "image": (*POOLED, *PLANES),
-    "audio": (*POOLED, *EVENTS),
+    "audio": (*POOLED, *EVENTS, *PAIRED),
     "points": (*POOLED, {"name": "parts"}),
-    "video": (*POOLED, {"name": "propagation"}),
-    "imu": (*POOLED[:4], {"name": "svm", "kernel": "rbf", "costs": [0.1, 1.0, 10.0, 100.0]}, *POOLED[5:], *EVENTS),
+    "video": (*POOLED, {"name": "propagation"}, *PAIRED),
+    "imu": (
+        *POOLED[:4],
+        {"name": "svm", "kernel": "rbf", "costs": [0.1, 1.0, 10.0, 100.0]},
+        *POOLED[5:],
+        *EVENTS,
+        *PAIRED,
+    ),
 }
 
 

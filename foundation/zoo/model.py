@@ -129,7 +129,7 @@ class Model(nn.Module):
         return torch.cat(
             [
                 torch.stack([self._vectors(self._encode(piece)) for piece in views.unbind(dim=1)]).mean(dim=0)
-                for views in self._views(x, rate, batch_size, pieces)
+                for views in self.views(x, rate, batch_size, pieces)
             ]
         )
 
@@ -163,11 +163,13 @@ class Model(nn.Module):
         if isinstance(x, Tensor):
             yield self._of_batch(x)
             return
-        yield from map(self._encode, self._views(x, rate, batch_size))
+        yield from map(self._encode, self.views(x, rate, batch_size))
 
-    def _views(
-        self, x: Item | Sequence[Item], rate: float | None, batch_size: int, pieces: int = 1
+    def views(
+        self, x: Item | Sequence[Item], rate: float | None = None, batch_size: int = 64, pieces: int = 1
     ) -> Iterator[Tensor]:
+        """Batches [batch, ...] of what ``preprocess`` makes of samples, with several ``pieces`` [batch, pieces, ...];
+        arguments as for :meth:`forward`."""
         items = list(x) if isinstance(x, list | tuple) else [x]
         for start in range(0, max(1, len(items)), max(1, batch_size)):
             yield self.preprocess(items[start : start + max(1, batch_size)], rate=rate, pieces=pieces)

@@ -10,8 +10,9 @@ from foundation.errors import UserError
 from foundation.modalities.audio.evaluation import EvaluationConfig as Audio
 from foundation.modalities.image.evaluation import EvaluationConfig as Image
 from foundation.modalities.imu.evaluation import EvaluationConfig as Imu
-from foundation.modalities.parts import in_pieces
+from foundation.modalities.parts import in_pieces, pieces_to_cover
 from foundation.modalities.video.evaluation import EvaluationConfig as Video
+from foundation.probes.beforehand import pieces_of
 from foundation.probes.features import averaged, extract, reader
 from foundation.probes.simple_encoders import SimpleEncoder
 
@@ -45,6 +46,45 @@ def test_pieces_of_a_sensor_cover_the_recording():
     assert views[0, :, 0, 0].tolist() == pytest.approx([0, 2, 4, 6, 8], abs=0.05)  # ten seconds, two at a time
     assert torch.equal(views[1], views[1, :1].expand(5, -1, -1)), "a recording as long as the view has one place"
     assert torch.equal(in_pieces("imu", config, 3)([imu(9.0)])[:, 1], config.build()([imu(9.0)]))
+
+
+def test_pieces_are_as_many_as_cover_the_longest_recording():
+    sensor = Imu(size=100, rate=50.0, mean=(0.0,) * 6, std=(1.0,) * 6)
+    assert [pieces_to_cover(sensor, [imu(seconds)]) for seconds in (1, 2, 2.01, 2.1, 9)] == [1, 1, 1, 2, 5]
+    assert pieces_to_cover(sensor, [imu(1), imu(9), imu(3)]) == 5
+    assert pieces_to_cover(Imu(size=100, rate=50.0, whole=True), [imu(9)]) == 1
+    sound = Audio(frames=100)
+    lasts = sound.front_end.samples(100) / 16_000
+    assert [pieces_to_cover(sound, [audio(share * lasts)]) for share in (0.5, 1, 3, 3.5)] == [1, 1, 3, 4]
+    clip = Video(seconds=2.0, frames=2, size=32)
+    assert [pieces_to_cover(clip, [video(frames)]) for frames in (1, 2, 7)] == [1, 1, 4]
+    assert pieces_to_cover(Video(seconds=None, frames=2, size=32), [video(7)]) == 1
+    assert pieces_to_cover(Image(), [{}]) == 1, "a picture has no time, and is not looked at"
+
+
+def test_an_evaluation_covers_recordings_unless_it_is_told_otherwise(tmp_path):
+    import io
+
+    from foundation.data.write import write_shards
+    from foundation.tasks.base import Settings, Subject
+
+    samples = []
+    for number in range(6):
+        file = io.BytesIO()
+        np.save(file, np.random.default_rng(number).normal(size=(300, 6)).astype(np.float32))
+        samples.append({"__key__": str(number), "npy": file.getvalue(), "json": b'{"imu_rate": 50}', "cls": b"1"})
+    write_shards(samples, tmp_path, "train")
+    model, train = imu_model(), (str(tmp_path / "train-*.tar"),)
+
+    def features(pieces):
+        how = Settings(pieces=pieces, cached=False, batch_size=4)
+        subject = Subject(model.loaded, model.loaded.evaluation, train, settings=how)
+        return subject.pieces, subject.features("train").cls[-1]
+
+    (found, covered), (_, three), (_, middle) = features(None), features(3), features(1)
+    assert found == 3 and torch.equal(covered, three)  # six seconds in views of two
+    assert not torch.allclose(covered, middle, atol=1e-3)
+    assert pieces_of(train, "imu", model.loaded.evaluation) == 3
 
 
 def test_what_only_the_end_of_a_sound_holds_is_heard():

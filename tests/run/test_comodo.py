@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,16 @@ def test_a_live_teacher_and_retrieval(few, clips, video_teacher, metrics, tmp_pa
     assert mean_at(run, metrics, name, -6, None) < 0.97 * mean_at(run, metrics, name, 5, 11)
     assert main(["retrieval", str(run), f"{clips}/test-*.tar", "--limit", "24"]) == 0
     assert "imu.global by student -> video.global by teacher: R@1" in capsys.readouterr().out
+    table, out = tmp_path / "recalls.json", tmp_path / "out"
+    shards = ["--train", f"{clips}/test-*.tar", "--limit", "24"]
+    assert main(["evaluate", str(run), *shards, "--tasks", "cross_modal", "--baselines", "--out", str(out)]) == 0
+    assert main(["retrieval", str(run), f"{clips}/test-*.tar", "--limit", "24", "--json", str(table)]) == 0
+    (task,), ways = json.loads((out / "result.json").read_text())["tasks"], json.loads(table.read_text())["ways"]
+    found = {score["metric"]: score["value"] for score in task["scores"]}
+    said = {f"R@{k}{back}": value for way, back in zip(ways, ("", " back"), strict=True)
+            for k, value in way["recall"].items()}  # fmt: skip
+    assert found == pytest.approx(said) and len(said) == 6
+    assert {score["features"] for score in task["scores"]} == {"model"}, "a baseline has no second sensor"
 
 
 @pytest.mark.slow

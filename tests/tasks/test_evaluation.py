@@ -164,6 +164,12 @@ def test_a_whole_suite_leaves_out_what_the_shards_do_not_hold(run):
     assert {"segmentation", "depth", "discovery", "outliers"} <= set(reasons) and all(reasons.values())
 
 
+def test_two_sensors_are_asked_of_a_run_that_compares_them_alone(run):
+    found, _ = asked(subject_of(run), "knn", "cross_modal")
+    (left_out,) = [answer for answer in found.answers if answer.outcome is None]
+    assert left_out.name == "cross_modal" and left_out.reason
+
+
 def test_baselines_stand_beside_the_model(run):
     found, _ = asked(subject_of(run), "knn", baselines=True)
     scores = [score for score in found.answers[0].outcome.scores if score.metric == "top1"]

@@ -58,6 +58,11 @@ class Evaluation:
         """Whether one view covers every recording, whatever its length."""
         return False
 
+    def length_of(self, sample: Sample) -> float:
+        """How many views long the recording is."""
+        front = self.config.front_end
+        return Recording.of(sample, front.rate).length / front.samples(self.config.frames)
+
     def at(self, samples: Sequence[Sample], share: float) -> Tensor:
         """The same at another place: 0 begins with the recording, 1 ends with it. What is shorter is heard whole."""
         front, frames = self.config.front_end, self.config.frames

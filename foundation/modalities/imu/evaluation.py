@@ -92,6 +92,11 @@ class Evaluation:
         """Whether one view covers every recording, whatever its length."""
         return self.config.whole
 
+    def length_of(self, sample: Sample) -> float:
+        """How many views long the recording is."""
+        begin, end = extent(sample)
+        return (end - begin) * self.config.rate / self.config.size
+
     def at(self, samples: Sequence[Sample], share: float) -> Tensor:
         """The same at another place: 0 begins with the recording, 1 ends with it. What is shorter is seen whole."""
         config = self.config

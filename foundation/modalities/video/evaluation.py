@@ -51,6 +51,11 @@ class VideoEvaluation(Evaluation):
         """Whether one view covers every video, whatever its length."""
         return self.config.seconds is None
 
+    def length_of(self, sample: Sample) -> float:
+        """How many views long the video is."""
+        seconds = float(sample["video_end"]) - float(sample["video_times"][0])
+        return 1.0 if self.config.seconds is None else seconds / self.config.seconds
+
     def at(self, samples: Sequence[Sample], share: float) -> Tensor:
         """The same at another place: 0 begins with the video, 1 ends with it."""
         frames, size = self.config.frames, self.config.size
