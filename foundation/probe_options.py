@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "run folder, checkpoint folder, exported .safetensors, a name of 'foundation zoo list', weights that others "
-    "published (dinov2_vits14.pth; FILE,as=SOURCE), a timm model: timm:NAME (its published weights), "
-    "timm:NAME,weights=FILE.safetensors or timm:NAME,random; or the image tower of an open_clip model: "
+    "published (dinov2_vits14.pth; FILE,as=SOURCE; hf://OWNER/REPO/FILE), a timm model: timm:NAME (its published "
+    "weights), timm:NAME,weights=FILE.safetensors or timm:NAME,random; or the image tower of an open_clip model: "
     "open_clip:NAME,pretrained=TAG, open_clip:NAME,weights=FILE.safetensors or open_clip:NAME,random"
 )
 

@@ -23,6 +23,7 @@ from foundation.plugins import Plugin
 from foundation.printable import isolated
 from foundation.seeded import seeded
 from foundation.weights import check_finite, check_fits, header, layout_of
+from foundation.zoo import hub
 from foundation.zoo.convert import find
 from foundation.zoo.entry import Entry, to_plain
 from foundation.zoo.export import (
@@ -66,7 +67,8 @@ def load_encoder(
             published weights), ``timm:NAME,weights=FILE.safetensors`` (from a file) or ``timm:NAME,random``; or the
             image tower of one of open_clip: ``open_clip:NAME,pretrained=TAG``,
             ``open_clip:NAME,weights=FILE.safetensors`` or ``open_clip:NAME,random``; or a file of weights that others
-            have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``.
+            have published (``.pth``, ``.pt``, ``.safetensors``), where needed with its source, ``FILE,as=dinov2``, also
+            by its address on the hub of Hugging Face, ``hf://OWNER/REPO/FILE@REVISION``.
         device: where it shall compute.
         branch: which of a run's encoders, such as ``teacher`` or ``student``; None: the one that it was
             measured by.
@@ -100,6 +102,8 @@ class _Size:
 
 
 def _whole(text: str, device: torch.device | str, branch: str | None, fetch: bool) -> LoadedEncoder:
+    if text.startswith(hub.PREFIX):
+        text = hub.on_this_machine(text, fetch)
     if text.startswith("timm:"):
         return from_timm(text.removeprefix("timm:"), device, fetch)
     if text.startswith("open_clip:"):
