@@ -6,6 +6,7 @@ Imported for ``--help``, so nothing heavy stands at the top.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import time
@@ -69,7 +70,8 @@ class Job:
     def splits(self, candidate: Candidate, blocks: int = 1) -> tuple[FeatureSet, FeatureSet]:
         """Labelled features of the training and of the test shards (without those, the training ones twice).
 
-        Their classes have one numbering, and the training samples their groups where ``--group`` asks for them.
+        Their classes have one numbering, and the samples their groups where ``--group`` asks for them: those of test
+        shards, of which it need not know, are for the intervals alone.
         """
         import dataclasses
 
@@ -83,7 +85,11 @@ class Job:
         if not self.test:
             (train,) = number_classes(train)
             return train, train
-        train, test = number_classes(train, self.features(candidate, self.test, blocks, "test"))
+        test = self.features(candidate, self.test, blocks, "test")
+        with contextlib.suppress(UserError):
+            if rule is not None:
+                test = dataclasses.replace(test, groups=grouped(test, rule, self.test)[0])
+        train, test = number_classes(train, test)
         return train, test
 
     def look(self, train: FeatureSet, test: FeatureSet, tokens: Tokens | None) -> dict[str, Any]:
@@ -124,8 +130,8 @@ class Job:
             return []
         try:
             names = names_of_groups(train, rule, self.train), names_of_groups(test, rule, self.test)
-        except UserError:
-            return []
+        except UserError as error:
+            return [f"{error}: the interval counts each test sample by itself"]
         return of_groups(*names)
 
     def features(self, candidate: Candidate, patterns: Sequence[str], blocks: int, what: str) -> FeatureSet:

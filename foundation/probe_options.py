@@ -24,8 +24,8 @@ TREATMENTS = ("as-is", "standardised", "whitened")
 
 GROUP_HELP = (
     "samples that belong together (one subject, one recording) stay on one side where training samples are kept back, "
-    "and are no neighbours of each other where one is left out: json:FIELD for a field of their json, else a regular "
-    "expression for their keys, of which the part in brackets counts, such as '^(s[0-9]+)'"
+    "are no neighbours of each other where one is left out, and count together in intervals: json:FIELD for a field of "
+    "their json, else a regular expression for their keys, of which the part in brackets counts, such as '^(s[0-9]+)'"
 )
 
 

@@ -75,13 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
                 device=job.device,
                 what=f"{candidate.name}, {treatment}: search",
             )
-            found = knn.classify(near, bank.labels, queries.labels, ks, temperature=arguments.temperature)
+            found = knn.classify(
+                near, bank.labels, queries.labels, ks, temperature=arguments.temperature, groups=queries.groups
+            )
             for k, accuracy in found.items():
                 result = {"k": k, "n": len(queries), "top1": accuracy.top1, "balanced": accuracy.balanced}
                 if accuracy.top5 is not None:
                     result["top5"] = accuracy.top5
                 row = {"name": candidate.name, "features": candidate.label, "treatment": treatment, **result}
-                rows.append(row | {"interval": list(accuracy.interval)})
+                rows.append(row | {"interval": accuracy.interval})
                 if candidate.name == "model" and accuracy.top1 > confusion.get("top1", -1):
                     confusion = {"k": k, "treatment": treatment, "top1": accuracy.top1, "counts": None, "classes": None}
                     classes = len(bank.classes)

@@ -142,7 +142,7 @@ def _row(candidate: Candidate, treatment: str, result: LinearResult, samples: in
     ]  # fmt: skip
     return {
         "name": candidate.name, "features": candidate.label, "treatment": treatment, "n": samples, "top1": result.top1,
-        "balanced": result.balanced, "interval": list(result.interval), "head": result.chosen.name,
+        "balanced": result.balanced, "interval": result.interval, "head": result.chosen.name,
         "learning_rate": result.chosen.learning_rate, "heads": heads,
     }  # fmt: skip
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             result = svm.fit(train, test, dataclasses.replace(settings, treatment=treatment))
             rows.append(
                 {"name": candidate.name, "features": candidate.label, "treatment": treatment, "n": len(test),
-                 "top1": result.top1, "balanced": result.balanced, "interval": list(result.interval),
+                 "top1": result.top1, "balanced": result.balanced, "interval": result.interval,
                  "cost": result.cost, "validation": result.validation,
                  **{k: v for k, v in (("top3", result.top3), ("top5", result.top5)) if v is not None}}
             )  # fmt: skip

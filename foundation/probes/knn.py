@@ -122,7 +122,7 @@ class Accuracy:
         balanced: mean over classes of the share of their queries that is right.
         top5: share of queries whose label is among the min(5, k) best classes; None for five classes or fewer, of
             which it says nothing.
-        interval: 95 % interval of ``top1``.
+        interval: 95 % interval of ``top1``; None where all test samples belong together.
         predictions: [Q] int64.
         correct: [Q] bool.
     """
@@ -131,7 +131,7 @@ class Accuracy:
     top1: float
     balanced: float
     top5: float | None
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     predictions: Tensor
     correct: Tensor
 
@@ -194,6 +194,7 @@ def classify(
     *,
     temperature: float = TEMPERATURE,
     num_classes: int | None = None,
+    groups: Tensor | None = None,
     block: int = 4096,
 ) -> dict[int, Accuracy]:
     """Accuracy for each k from one search.
@@ -205,6 +206,7 @@ def classify(
         ks: numbers of neighbours.
         temperature: of the weights.
         num_classes: C; None: the largest label plus one.
+        groups: [Q] int64, queries that belong together, for the interval; empty or None: each by itself.
         block: queries voted at once.
     """
     count = int(max(bank_labels.max(), labels.max())) + 1 if num_classes is None else num_classes
@@ -220,7 +222,7 @@ def classify(
             first.append(ranks[:, 0])
             fifth.append((ranks == labels[part, None]).any(dim=1))
         predictions = torch.cat(first)
-        scored = score(predictions, labels)
+        scored = score(predictions, labels, groups)
         found[k] = Accuracy(
             k=k,
             top1=scored.top1,

@@ -87,7 +87,7 @@ class LinearResult:
         chosen: the head that is reported.
         top1: its accuracy on the test split, in [0, 1].
         balanced: mean over the classes of the test split of the share of their samples that is right.
-        interval: 95 % interval of ``top1``.
+        interval: 95 % interval of ``top1``; None where all test samples belong together.
         predictions: [Q] int64, of the chosen head.
         heads: all heads in order of the grid.
         steps: that each of them took.
@@ -99,7 +99,7 @@ class LinearResult:
     chosen: Head
     top1: float
     balanced: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     predictions: Tensor
     heads: tuple[Head, ...]
     steps: tuple[int, ...]
@@ -329,7 +329,7 @@ def fit(
     best = min(grid.training, key=lambda index: (-judged[index], *sizes[index]))
     of_heads = dict(zip(grid.training, (on_test == test.labels).double().mean(dim=1).tolist(), strict=True))
     predictions = on_test[grid.training.index(best)].clone()
-    scored = score(predictions, test.labels)
+    scored = score(predictions, test.labels, test.groups)
     return LinearResult(
         chosen=grid.heads[best],
         top1=scored.top1,

@@ -130,13 +130,13 @@ def scores(
         bank, queries = knn.vectors(known, settings.tokens), knn.vectors(asked, settings.tokens)
         accuracy = knn.classify(knn.search(bank, queries, k, device=device), train.labels, test.labels, [k])[k]
         rows.append({"probe": "knn", "treatment": treatment, "k": k, "n": len(test), "top1": accuracy.top1,
-                     "balanced": accuracy.balanced, "interval": list(accuracy.interval)})  # fmt: skip
+                     "balanced": accuracy.balanced, "interval": accuracy.interval})  # fmt: skip
     own = replace(settings.linear, blocks=tuple(sorted({1, subject.blocks})))
     own = own if subject.pooling else replace(own, pooling=(False,))
     for treatment in settings.treatments:
         result = linear.fit(train, test, replace(own, treatment=treatment), device=device)
         rows.append({"probe": "linear", "treatment": treatment, "head": result.chosen.name, "n": len(test),
-                     "top1": result.top1, "balanced": result.balanced, "interval": list(result.interval)})  # fmt: skip
+                     "top1": result.top1, "balanced": result.balanced, "interval": result.interval})  # fmt: skip
     return rows
 
 

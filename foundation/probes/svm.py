@@ -166,7 +166,7 @@ class SvmResult:
         cost: that was used.
         top1: accuracy on the test split, in [0, 1].
         balanced: mean over the classes of the test split of the share of their samples that is right.
-        interval: 95 % interval of ``top1``.
+        interval: 95 % interval of ``top1``; None where all test samples belong together.
         predictions: [Q] int64.
         validation: accuracy of each cost on the samples kept back, or the mean over the folds; None where there was
             nothing to choose.
@@ -178,7 +178,7 @@ class SvmResult:
     cost: float
     top1: float
     balanced: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     predictions: Tensor
     validation: tuple[float, ...] | None
     top3: float | None = None
@@ -218,7 +218,7 @@ def fit(train: FeatureSet, test: FeatureSet, settings: Settings | None = None) -
         )
         cost = settings.chosen[int(np.argmax(validation))]
     predictions = torch.from_numpy(_machine(known, targets, cost, settings.seed).predict(queries.numpy()))
-    scored = score(predictions, test.labels)
+    scored = score(predictions, test.labels, test.groups)
     return SvmResult(cost, scored.top1, scored.balanced, scored.interval, predictions, validation)
 
 
@@ -266,7 +266,7 @@ def _rbf(x: Any, train: FeatureSet, queries: Any, test: FeatureSet, settings: Se
         cost = costs[int(np.argmax(validation))]
     machine = SVC(kernel="rbf", gamma="scale", C=cost, decision_function_shape="ovr").fit(x, targets)
     predictions = torch.from_numpy(machine.predict(queries))
-    scored = score(predictions, test.labels)
+    scored = score(predictions, test.labels, test.groups)
     top3, top5 = (_among(machine, queries, test.labels, k) for k in (3, 5))
     return SvmResult(cost, scored.top1, scored.balanced, scored.interval, predictions, validation, top3, top5)
 

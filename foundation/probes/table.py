@@ -88,6 +88,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def span(interval: Sequence[float]) -> str:
+def span(interval: Sequence[float] | None) -> str:
     """95 % interval in percent."""
+    if interval is None:
+        return "none: one group"
     return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}"

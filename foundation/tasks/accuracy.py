@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foundation.probes.features import FeatureSet, check_finite
-from foundation.probes.scores import score, wilson_interval
+from foundation.probes.scores import interval_of_groups, score, wilson_interval
 from foundation.probes.treatments import treated
 from foundation.tasks.base import Confusion, Score, Subject
 
@@ -93,37 +93,16 @@ def widened(score: Score, groups: Mapping[str, int]) -> Score:
     """The score with an interval that counts samples of a group together, where that is wider than its own; itself
     where it is no mean over samples or has no interval.
 
-    The variance of the mean is that of the groups' sums about it; of a share, Wilson's interval of as many samples as
-    would give that variance (Korn and Graubard 1998), which holds near 0 and 1 too.
-
     Args:
         score: of a task.
         groups: of the samples, by key.
     """
     if score.each is None or score.interval is None or not all(key in groups for key in score.keys):
         return score
-    each = score.each.double()
-    _, rows = torch.tensor([groups[key] for key in score.keys]).unique(return_inverse=True)
-    count, n = int(rows.max()) + 1, len(each)
-    if count == n:
-        return score
-    low, high = score.interval
-    if count == 1:
-        found = None
-    else:
-        from scipy.stats import t
-
-        quantile, value = float(t.ppf(0.975, count - 1)), float(each.mean())
-        sums = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, each - value)
-        variance = count / (count - 1) * float(sums.square().sum()) / n**2
-        spread = value * (1 - value)
-        if bool(((each >= 0) & (each <= 1)).all()) and score.share:
-            alike = spread / variance if variance > 0 else float(count)
-            own = wilson_interval(value * alike, alike, quantile)
-        else:
-            own = value - quantile * math.sqrt(variance), value + quantile * math.sqrt(variance)
-        found = min(low, own[0]), max(high, own[1])
-    return replace(score, interval=found)
+    each, numbers = score.each.double(), torch.tensor([groups[key] for key in score.keys])
+    share = score.share and bool(((each >= 0) & (each <= 1)).all())
+    found = interval_of_groups(each, numbers, score.interval, share=share)
+    return score if found == score.interval else replace(score, interval=found)
 
 
 def confusion(predictions: Tensor, test: FeatureSet) -> tuple[Confusion, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from foundation.cli import main
 from foundation.probes.cautions import of_groups
 from foundation.tasks import suites
 from foundation.tasks.accuracy import mean_of, widened
@@ -60,3 +63,21 @@ def test_groups_in_both_splits_are_named():
     (told,) = of_groups(["a", "a", "b"], ["b", "c", "b"])
     assert told.startswith("the group b is in both splits: 2 of the 3 test samples")
     assert of_groups(["a", "b"], ["b", "a"])[0].startswith("2 groups, such as a, are in both")
+
+
+@pytest.mark.parametrize(
+    "tool", [["knn", "--k", "1"], ["linear", "--epochs", "2", "--blocks", "1"], ["svm", "--cost", "1"]]
+)
+def test_intervals_of_the_probes_count_groups_together(run, tmp_path, tool):
+    out = tmp_path / "found.json"
+    shards = [
+        "--train",
+        str(run.parent / "shards" / "train-*.tar"),
+        "--test",
+        str(run.parent / "shards" / "test-*.tar"),
+    ]
+    more = ["--treatments", "as-is", "--workers", "0", "--json", str(out), "--group", "^(...)"]
+    assert main([tool[0], str(run), *tool[1:], *shards, *more]) == 0
+    (found,) = json.loads(out.read_text())["results"]
+    quantile = 4.302652729749464  # of Student's t with two degrees of freedom: three groups, all of them right
+    assert found["top1"] == 1 and found["interval"] == pytest.approx([3 / (3 + quantile**2), 1.0])
