@@ -235,7 +235,11 @@ def test_only_the_loopback_interface_is_served(tmp_path):
 def test_ctrl_c_ends_the_command_quietly(tmp_path):
     write_run(tmp_path / "runs" / "a")
     words = [sys.executable, "-m", "foundation", "watch", str(tmp_path / "runs")]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    finally:
+        signal.signal(signal.SIGINT, before)
     address = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", process.stdout.readline())
     idle = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=20)
     idle.request("GET", f"/?token={address[2]}")
