@@ -119,9 +119,12 @@ class WatchedRun:
             return
         self.results = {}
         for result in read_results(self.folder / "probes", self._said["results"].append):
-            for row in result.get("results", ()):
-                if row.get("name") == "model":
-                    self.results |= {f"{result['probe']}/{key}": float(v) for key, v in row.items() if is_number(v)}
+            metric = result.get("metric", "top1")
+            rows = [row for row in result.get("results", ()) if row.get("name") == "model"]
+            # Of the treatments and settings of one file the best, as in its table; of several files the newest.
+            if rows:
+                best = max(rows, key=lambda row: float(row[metric]) if is_number(row.get(metric)) else -1.0)
+                self.results |= {f"{result['probe']}/{key}": float(v) for key, v in best.items() if is_number(v)}
 
 
 class Board:

@@ -263,3 +263,20 @@ def test_files_are_not_looked_at_while_nobody_looks(tmp_path, monkeypatch):
     assert not looked
     board.asked()
     assert looked
+
+
+def test_of_a_probe_the_best_treatment_of_the_newest_file_is_shown(tmp_path):
+    folder = write_run(tmp_path / "a") / "probes"
+    folder.mkdir()
+    for age, name, scores in ((20, "old", (0.9, 0.8)), (10, "new", (0.7, 0.6))):
+        rows = [
+            {"name": "model", "treatment": t, "top1": s} for t, s in zip(("as is", "whitened"), scores, strict=True)
+        ]
+        rows.append({"name": "raw", "treatment": "as is", "top1": 0.99})
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps({"format": 1, "probe": "knn", "metric": "top1", "results": rows}))
+        os.utime(path, (time.time() - age,) * 2)
+    board = Board(tmp_path)
+    board.refresh()
+    (run,) = board.runs()
+    assert run.results["knn/top1"] == 0.7

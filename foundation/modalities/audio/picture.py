@@ -50,7 +50,8 @@ def of_sample(sample: Sample) -> Picture:
 
     rate = int(sample["audio_rate"])
     seconds = min(len(sample["audio"]) / rate, _LONGEST)
-    front = FrontEndConfig(rate=rate, window=0.032, hop=max(0.004, seconds / 160), high=None)
+    hop = max(0.004, seconds / 160)
+    front = FrontEndConfig(rate=rate, window=max(0.032, hop), hop=hop, high=None)  # a long one leaves nothing out
     waveform = sample["audio"][: round(seconds * rate)]
     least = front.samples(8)
     waveform = torch.nn.functional.pad(waveform, (0, max(0, least - len(waveform))))

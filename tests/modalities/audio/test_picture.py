@@ -41,3 +41,10 @@ def test_components_and_heat_are_the_same_way_up():
     heat[0] = 1
     assert picture.heat_rgb(heat)[3].astype(int).sum() > picture.heat_rgb(heat)[0].astype(int).sum()
     assert picture.overlay(torch.rand(1, 32, 64), heat).shape == picture.to_rgb(torch.rand(1, 32, 64)).shape
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 5.2, 60.0])
+def test_recordings_of_all_lengths_are_drawn(seconds):
+    audio = torch.sin(torch.arange(round(seconds * 8000)) * 0.3)
+    drawn = picture.of_sample({"audio": audio, "audio_rate": 8000})
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and drawn.std() > 0
