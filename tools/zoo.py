@@ -249,7 +249,7 @@ def _publish(arguments: argparse.Namespace) -> int:
     from foundation.voice import to_stdout
     from foundation.zoo.entry import Data
     from foundation.zoo.overview import size_of
-    from foundation.zoo.publish import metrics_of, publish, said_of
+    from foundation.zoo.publish import publish, said_of
     from foundation.zoo.registry import named
 
     data = []
@@ -264,7 +264,6 @@ def _publish(arguments: argparse.Namespace) -> int:
         data=tuple(data),
         summary=arguments.summary,
         units=arguments.units,
-        metrics=tuple(metric for path in arguments.metrics or [] for metric in metrics_of(path, arguments.name)),
         reproduce=arguments.reproduce,
         notes=arguments.notes,
     )
@@ -273,6 +272,7 @@ def _publish(arguments: argparse.Namespace) -> int:
         arguments.name,
         arguments.to,
         said,
+        results=arguments.metrics or (),
         branch=arguments.branch,
         half=arguments.half,
         heads=arguments.heads,

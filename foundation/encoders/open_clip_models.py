@@ -14,8 +14,8 @@ from torch import nn
 
 from foundation.compatibility import installed
 from foundation.encoders.pictures import weights_file
-from foundation.encoders.timm_weights import CLIENTS, one_attempt
 from foundation.errors import UserError
+from foundation.hub_access import is_of_network, one_attempt
 from foundation.weights import header
 
 _TOWER = "visual."
@@ -159,11 +159,11 @@ def _fetched(model: str, tag: str, published: dict[str, Any]) -> Path:
             f"{otherwise}"
         )
     hub = importlib.import_module("huggingface_hub")
-    with one_attempt(True) as silence:
+    with one_attempt() as silence:
         try:
             return Path(hub.hf_hub_download(repo_id=folder, filename=names[0]))
         except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in CLIENTS:
+            if not is_of_network(error):
                 raise
             reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(

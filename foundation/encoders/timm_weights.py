@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from foundation.encoders.pictures import weights_file
 from foundation.errors import UserError
-
-_SECONDS = 5.0
-"""For the first word of the server that has the weights."""
-CLIENTS = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub")  # whose errors are not all of the system's
+from foundation.hub_access import OFFLINE_VARIABLE, is_of_network, is_offline, one_attempt
 
 
 @contextmanager
@@ -36,11 +30,13 @@ def fetching(model: str, published: Any) -> Iterator[None]:
     if published is None or not published.has_weights:
         raise UserError(f"timm publishes no weights for {model!r}; random ones: {_random(model)}")
     source = published.hf_hub_id or published.url
-    with one_attempt(bool(published.hf_hub_id)) as silence:
+    with one_attempt() if published.hf_hub_id else nullcontext(_silent(published.url)) as silence:
         try:
+            if silence and not published.hf_hub_id:  # what fetches from an address of its own knows no such word
+                raise OSError(silence)
             yield
         except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in CLIENTS:
+            if not is_of_network(error):
                 raise
             reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -76,6 +72,14 @@ def reading(model: str, path: str) -> Iterator[None]:
         raise UserError(f"{path} does not fit timm's {model!r}: {missing.said}")
 
 
+def _silent(url: str) -> str:
+    """Why an address may not be asked; empty where it may, or need not because an earlier download is there."""
+    import torch
+
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    return f"{OFFLINE_VARIABLE} is set" if is_offline() and not kept.is_file() else ""
+
+
 class _Missing(logging.Handler):
     """Hears timm say which parameters a file did not fill: it goes on with random ones."""
 
@@ -89,34 +93,3 @@ class _Missing(logging.Handler):
 
 def _random(model: str) -> str:
     return f"timm:{model},random (in a recipe encoder.pretrained=false)"
-
-
-@contextmanager
-def one_attempt(from_hub: bool) -> Iterator[str]:
-    """Ask the server once, before the hub's client asks it for a minute; yields what was wrong, or nothing."""
-    if not from_hub:
-        yield ""
-        return
-    hub: Any = importlib.import_module("huggingface_hub.constants")
-    if hub.HF_HUB_OFFLINE:
-        yield "HF_HUB_OFFLINE is set"
-        return
-    silence = _unreachable(hub.ENDPOINT)
-    hub.HF_HUB_OFFLINE = bool(silence)
-    try:
-        yield silence
-    finally:
-        hub.HF_HUB_OFFLINE = False
-
-
-def _unreachable(address: str) -> str:
-    """Why a server does not answer; empty where it does, whatever it says."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_SECONDS):
-            return ""
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, HTTPException, ValueError) as error:  # no answer, one that is no HTTP, no address
-        reason = getattr(error, "reason", None) or error
-        said = " ".join(str(reason).split())[:200] or type(reason).__name__
-        return "" if isinstance(reason, ssl.SSLError) else f"{address}: {said}"

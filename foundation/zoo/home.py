@@ -21,22 +21,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from foundation import config, schema
+from foundation import config, hub_access, schema
 from foundation.data.addresses import is_remote
 from foundation.data.download import Expected
 from foundation.data.sums import Facts, Sums
 from foundation.errors import UserError
 from foundation.files import held, replace_json
+from foundation.hub_access import OFFLINE_VARIABLE, is_offline
 from foundation.paths import user_cache
 from foundation.redact import redact
 from foundation.zoo.entry import Entry, check_name, from_plain, is_name, to_plain
 
 HOME_VARIABLE = "FOUNDATION_HOME"
-OFFLINE_VARIABLE = "FOUNDATION_OFFLINE"
-HUB_OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 MIRRORS_VARIABLE = "FOUNDATION_MIRRORS"
 _PULLED = ".pulled.json"
-_YES = ("1", "true", "yes", "on")
 
 
 class _Pulled(TypedDict):
@@ -153,19 +151,11 @@ def _key(path: Path) -> str:
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
 
 
-def offline() -> bool:
-    """Whether ``FOUNDATION_OFFLINE`` says that nothing is to be asked of the network."""
-    return os.environ.get(OFFLINE_VARIABLE, "").lower() in _YES
-
-
 def is_forbidden(address: str) -> str:
     """Name of the variable that forbids to ask this address; empty where none does."""
     if not is_remote(address) or address.startswith("file://"):
         return ""
-    if offline():
-        return OFFLINE_VARIABLE
-    hub = address.startswith("hf://") and os.environ.get(HUB_OFFLINE_VARIABLE, "").lower() in _YES
-    return HUB_OFFLINE_VARIABLE if hub else ""
+    return hub_access.forbidden() if address.startswith("hf://") else OFFLINE_VARIABLE if is_offline() else ""
 
 
 def mirrors(home: Home) -> list[tuple[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from foundation.errors import UserError
+from foundation.hub_access import forbidden, is_of_network, one_attempt
 from foundation.voice import to_stderr
-from foundation.zoo.home import is_forbidden
 
 PREFIX = "hf://"
 _FILE = re.compile(
@@ -25,27 +25,30 @@ def on_this_machine(text: str, fetch: bool = True) -> str:
         UserError: it is no such address; the file cannot be had: says why.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError
 
     found = _FILE.fullmatch(text)
-    if found is None:
+    if found is None or ".." in (*found["repo"].split("/"), *found["file"].split("/")):
         raise UserError(f"{text}: write hf://OWNER/REPO/FILE or hf://OWNER/REPO/FILE@REVISION")
-    repo, file, forbidden = found["repo"], found["file"], is_forbidden(text)
+    repo, file = found["repo"], found["file"]
     revision: str | None = found["revision"]
     try:
-        path = hf_hub_download(repo, file, revision=revision, local_files_only=True)
+        return hf_hub_download(repo, file, revision=revision, local_files_only=True) + found["options"]
     except (LocalEntryNotFoundError, HFValidationError, ValueError):
-        path = ""
-    if path:
-        return path + found["options"]
-    if forbidden or not fetch:
-        why = f"{forbidden} is set" if forbidden else "a plan fetches nothing"
-        raise UserError(f"{text} is not on this machine, and {why}: hf download {repo} {file}")
+        variable = forbidden()
+        if variable or not fetch:
+            why = f"{variable} is set" if variable else "a plan fetches nothing"
+            raise UserError(f"{text} is not on this machine, and {why}: hf download {repo} {file}") from None
     to_stderr(f"{text}: asking the hub")
-    try:
-        return hf_hub_download(repo, file, revision=revision) + found["options"]
-    except GatedRepoError as error:
-        raise UserError(f"{text}: its owner wants to be asked first: agree on its page, then hf auth login") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, ValueError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{text} cannot be had: {reason}") from error
+    with one_attempt() as silence:
+        try:
+            return hf_hub_download(repo, file, revision=revision) + found["options"]
+        except GatedRepoError as error:
+            raise UserError(
+                f"{text}: its owner wants to be asked first: agree on its page, then hf auth login"
+            ) from error
+        except Exception as error:
+            if not is_of_network(error) and not isinstance(error, HFValidationError | ValueError):
+                raise
+            reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{text} cannot be had: {reason}") from error

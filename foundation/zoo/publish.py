@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from foundation.data.storages import file_system
 from foundation.errors import UserError
 from foundation.files import held, replace_file
 from foundation.modalities.parts import evaluation_shape
+from foundation.paths import near_path
 from foundation.plugins import name_of
 from foundation.zoo.cards import INDEX, fetched_index, index_of, parsed
 from foundation.zoo.entry import (
@@ -53,6 +54,8 @@ class _Scored(TypedDict):
 
     probe: str
     metric: str
+    model: NotRequired[str]
+    model_sha256: NotRequired[str]
     results: list[dict[str, Any]]
     data: dict[str, Any]
     settings: NotRequired[dict[str, Any]]
@@ -84,7 +87,15 @@ class Said:
 
 
 def publish(
-    source: str, name: str, to: str, said: Said, *, branch: str | None = None, half: bool = False, heads: bool = False
+    source: str,
+    name: str,
+    to: str,
+    said: Said,
+    *,
+    results: Sequence[Path] = (),
+    branch: str | None = None,
+    half: bool = False,
+    heads: bool = False,
 ) -> Entry:
     """Write a model into a zoo: ``NAME/NAME.safetensors`` and ``NAME.json``, the card ``NAME.yaml``, ``index.json``.
 
@@ -93,6 +104,7 @@ def publish(
         name: in the zoo.
         to: folder, ``file://``, ``s3://`` (and others of fsspec) or ``hf://OWNER/REPO``.
         said: what the card says beside the facts.
+        results: files that probes of this very model have written, whose scores the card shall show.
         branch: of the run; None: the one that it was measured by.
         half: store the weights as float16; they are loaded into the encoder's own precision.
         heads: publish the heads that it was trained with too (``NAME.heads.safetensors``), which may be several times
@@ -102,7 +114,8 @@ def publish(
         The card.
 
     Raises:
-        UserError: the zoo has a model of this name, or cannot be written; ``heads``: the model has none.
+        UserError: the zoo has a model of this name, or cannot be written; ``heads``: the model has none; a result is
+            none, or is of other weights.
     """
     check_name(name, "--name")
     check_secrets(to)
@@ -120,6 +133,9 @@ def publish(
                 _write_index(folder, known)
             raise UserError(f"{shown(to)} has a model {name!r} already: choose another name; nothing there is replaced")
         weights = stack.enter_context(_export_of(source, branch, heads))
+        if results:
+            digests = {load_encoder(one, branch=branch).sha256 for one in (source, weights)}
+            said = replace(said, metrics=tuple(_metric_of(path, name, digests) for path in results))
         try:
             entry = _write(weights, folder, name, said, half, heads)
             replace_file(folder / f"{name}.yaml", dump(entry).encode())
@@ -346,18 +362,24 @@ def said_of(entry: Entry | None, **given: Any) -> Said:
     return Said(**values)
 
 
-def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
+def _metric_of(path: Path, name: str, digests: Collection[str | None]) -> Metric:
     """The score of the model out of the result file of a probe: of several settings the first treatment and, of kNN,
     20 neighbours, so that none is chosen by the test samples.
 
     Args:
         path: of the file.
         name: of the model, for the command.
+        digests: of the model's weights.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or of other weights.
     """
-    found = schema.read_json(_Scored, path)
+    found = _result(path)
+    if found.get("model_sha256") not in digests:
+        raise UserError(
+            f"{path} is of other weights ({found.get('model', 'it does not say which')}): score the model that is "
+            "published"
+        )
     metric, rows = found["metric"], [row for row in found["results"] if row.get("name", "model") == "model"]
     rows = [row for row in rows if row.get("k", _NEIGHBOURS) == _NEIGHBOURS] or rows
     if not rows or not isinstance(rows[0].get(metric), float):
@@ -373,14 +395,21 @@ def metrics_of(path: Path, name: str) -> tuple[Metric, ...]:
     settings += [f"{key} {row[key]}" for key in ("treatment", "k", "head") if row.get(key) is not None]
     options = "".join(f' --{split} "{said}"' for split, said in shards.items() if said)
     interval = row.get("interval")
-    return (
-        Metric(
-            task=found["probe"],
-            metric=metric,
-            value=round(row[metric], 4),
-            interval=None if interval is None else (round(interval[0], 4), round(interval[1], 4)),
-            n=row.get("n"),
-            protocol=", ".join([*counted, *settings]),
-            command=f"foundation {found['probe']} {name}{options}{said_tokens}{said_k}",
-        ),
+    return Metric(
+        task=found["probe"],
+        metric=metric,
+        value=round(row[metric], 4),
+        interval=None if interval is None else (round(interval[0], 4), round(interval[1], 4)),
+        n=row.get("n"),
+        protocol=", ".join([*counted, *settings]),
+        command=f"foundation {found['probe']} {name}{options}{said_tokens}{said_k}",
     )
+
+
+def _result(path: Path) -> _Scored:
+    try:
+        return schema.read_json(_Scored, path)
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}{near_path(path)}") from None
+    except schema.FormError as error:
+        raise UserError(f"{error}: a result file of foundation knn, linear or svm is wanted") from None

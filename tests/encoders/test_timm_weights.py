@@ -7,15 +7,17 @@ import socket
 import socketserver
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from foundation import hub_access
 from foundation.cli import main
 from foundation.encoders import timm as adapter
-from foundation.encoders import timm_weights
+from foundation.encoders.timm_weights import fetching
 from foundation.errors import UserError
 from foundation.zoo.load import load_encoder
 
@@ -162,6 +164,35 @@ def test_without_a_network_one_sentence_says_what_to_do_and_nothing_is_waited_fo
     assert not constants.HF_HUB_OFFLINE  # the next model is asked for again
 
 
+@pytest.mark.parametrize("variable", ["FOUNDATION_OFFLINE", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize("model", ["timm:resnet18", "open_clip:ViT-B-32,pretrained=datacomp_xl_s13b_b90k"])
+def test_where_the_network_is_forbidden_the_hub_is_not_asked(hub, monkeypatch, capsys, variable, model):
+    if model.startswith("open_clip"):
+        pytest.importorskip("open_clip")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.file, server.asked = None, []
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    constants = hub(f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv(variable, "1")
+    assert main(["knn", model, "--train", "x.tar", "--test", "x.tar"]) == 2
+    server.shutdown()
+    server.server_close()
+    assert f"({variable} is set)" in capsys.readouterr().err and not server.asked
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_where_the_network_is_forbidden_no_address_of_a_model_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("FOUNDATION_OFFLINE", "1")
+    published = types.SimpleNamespace(has_weights=True, hf_hub_id=None, url="https://models.example.org/a.pth?v=1")
+    with pytest.raises(UserError, match="FOUNDATION_OFFLINE is set"), fetching("a", published):
+        pytest.fail("it is asked")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "a.pth").touch()
+    with fetching("a", published):  # an earlier download is there
+        pass
+
+
 class Garbage(socketserver.BaseRequestHandler):
     """Answers, but not in HTTP, as a gateway that wants a login may."""
 
@@ -173,7 +204,7 @@ class Garbage(socketserver.BaseRequestHandler):
 @pytest.mark.parametrize("kind", ["garbage", "silence", "no address"])
 def test_a_server_that_does_not_serve_ends_it_with_one_sentence(kind, hub, monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(timm_weights, "_SECONDS", 0.2)
+    monkeypatch.setattr(hub_access, "_SECONDS", 0.2)
     with socketserver.TCPServer(("127.0.0.1", 0), Garbage) as server:  # silent as long as nobody serves
         if kind == "garbage":
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -148,6 +148,7 @@ def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
         "format": 1,
         "probe": "knn",
         "metric": "top1",
+        "model_sha256": load_encoder(run).sha256,
         "results": rows,
         "data": data,
         "settings": {"tokens": "cls"},
@@ -166,6 +167,15 @@ def test_scores_of_probes_stand_on_the_card(run, tmp_path, capsys):
     result.write_text(json.dumps({**content, "results": rows[:1]}))
     assert main([*words[:3], "--name", "other", *words[5:], "--metrics", str(result)]) == 2
     assert "has no 'top1' of the model" in capsys.readouterr().err
+    others = {"model": "another at step 3", "model_sha256": "0" * 64}
+    for wrong, said in ((others, "is of other weights (another at step 3)"), ({"results": None}, "foundation knn, ")):
+        result.write_text(json.dumps(content | wrong))
+        assert main([*words[:3], "--name", "other", *words[5:], "--metrics", str(result)]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "zoo" / "other.yaml").exists()
+    weights = run / "export" / "teacher.safetensors"
+    result.write_text(json.dumps(content | {"model_sha256": load_encoder(weights).sha256}))  # of the export
+    assert main([*words[:3], "--name", "other", *words[5:], "--metrics", str(result)]) == 0
 
 
 @pytest.mark.slow
