@@ -197,6 +197,7 @@ def evaluate(
     baselines: bool = False,
     device: str = "auto",
     out: "str | Path | None" = None,
+    overwrite: bool = False,
     set: "Mapping[str, Any] | None" = None,
     **settings: "Any",
 ) -> "Report":
@@ -217,6 +218,7 @@ def evaluate(
         baselines: score the untrained encoder, the raw input and simple features too.
         device: where to compute; ``auto``: the GPU if there is one.
         out: folder for the result file and its page; None: nothing is written.
+        overwrite: replace those that are there.
         set: settings of tasks to change, ``{"knn.k": [5]}``.
         settings: of :class:`foundation.tasks.base.Settings`: ``limit=1000``, ``batch_size=64``, ``workers=2``, ...
 
@@ -230,7 +232,7 @@ def evaluate(
 
     return call(
         model, train=train, test=test, tasks=tasks, suite=suite, outside=outside, baselines=baselines, device=device,
-        out=out, set=set, settings=settings,
+        out=out, overwrite=overwrite, set=set, settings=settings,
     )  # fmt: skip
 
 

@@ -134,7 +134,8 @@ class Parser(argparse.ArgumentParser):
             if setting:
                 raise UserError(f"no option {unknown[1]}; it is a setting, written {setting} ({self.prog} --help)")
         if unknown:
-            closest = _near(unknown[1], list(self._option_string_actions))
+            file = "--json" if unknown[1] == "--out" and "--json" in self._option_string_actions else ""
+            closest = f"; here it is {file}" if file else _near(unknown[1], list(self._option_string_actions))
             message += closest
             if not closest and takes_settings:
                 message += "; settings of the recipe are written as key=value, such as train.batch_size=64"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
-from foundation.files import require_writable
+from foundation.files import require_new
 from foundation.redact import redact
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_tokens(parser)
     options.add_pieces(parser, cover=True)
     parser.add_argument("--group", metavar="RULE", help=options.GROUP_HELP)
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier command wrote to --out")
 
 
 def evaluated(
@@ -47,6 +48,7 @@ def evaluated(
     *,
     baselines: bool = False,
     keep: bool = True,
+    wanted: str | None = None,
 ) -> tuple[Evaluation, str, Path]:
     """Evaluate a model.
 
@@ -57,6 +59,7 @@ def evaluated(
         out: folder of the results; None: one beside the model.
         baselines: score them too.
         keep: the results will be written.
+        wanted: modality that the model must have; None: any.
 
     Returns:
         The evaluation, the suite's name and the folder.
@@ -67,6 +70,7 @@ def evaluated(
     """
     from foundation import probe_command as command
     from foundation.parallel.threads import default_workers, leave_one_processor
+    from foundation.probes.beforehand import check_group
     from foundation.probes.digests import plain
     from foundation.probes.road import find_shards
     from foundation.tasks import suites
@@ -78,23 +82,33 @@ def evaluated(
     overrides = [*settings, *(word for word in arguments.tasks if "=" in word)]
     # Mistakes in words cost no loading of a model.
     suites.tasks_of(arguments.suite or "image", tasks, overrides)
+    if out is not None:
+        require_new(out / RESULT, arguments.overwrite, "choose another place by --out FOLDER")
     job = command.prepare(argparse.Namespace(**{**vars(arguments), "model": model}), needs_test=False, labels=False)
     if arguments.outside:
         find_shards(arguments.outside)
     modality, _ = job.loaded.own
+    if wanted not in (None, modality):
+        raise UserError(
+            f"{redact(model)} is a model of {modality}, the first is one of {wanted}: they share no samples"
+        )
+    if arguments.group is not None:
+        check_group(job.train, arguments.group, arguments.limit)
     suite = arguments.suite or suites.suite_of(modality)
     chosen = suites.tasks_of(suite, tasks, overrides)
     folder = out
     if folder is None and keep:
         if job.loaded.folder is None:
             raise UserError("this model has no folder of its own: give --out FOLDER")
-        stable = [arguments.tokens, arguments.pieces, arguments.limit, arguments.seed, arguments.group,
-                  plain(job.evaluation), list(map(redact, (*job.train, "", *job.test, "", *arguments.outside))),
-                  {name: plain(task) for name, task in chosen.items()}]  # fmt: skip
+        stable = [
+            job.loaded.sha256, arguments.tokens, arguments.pieces, arguments.limit, arguments.seed, arguments.group,
+            plain(job.evaluation), list(map(redact, (*job.train, "", *job.test, "", *arguments.outside))),
+            {name: plain(task) for name, task in chosen.items()},
+        ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:8]
         folder = job.loaded.folder / "evaluations" / f"{suite}-{digest}"
-    if folder is not None:
-        require_writable(folder / RESULT, "choose another place by --out FOLDER")
+    if folder is not None and out is None:  # the same evaluation of the same weights is made anew
+        require_new(folder / RESULT, True, "choose another place by --out FOLDER")
     if str(job.device) == "cpu":
         leave_one_processor()
     how = Settings(

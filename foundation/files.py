@@ -138,6 +138,17 @@ def require_writable(path: Path, instead: str = "") -> None:
         raise UserError(f"cannot write {path}: {problem}" + (f"; {instead}" if instead else ""))
 
 
+def require_new(path: Path, overwrite: bool, instead: str = "choose another name", option: str = "--overwrite") -> None:
+    """As :func:`require_writable`, and refuse a file that is there unless it may be replaced.
+
+    Raises:
+        UserError: as from there; it exists.
+    """
+    require_writable(path, instead)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: {instead}, or add {option}")
+
+
 def output_file(text: str) -> Path:
     """An argument of a command: a file that is written when its work is done, by :func:`write_output`.
 

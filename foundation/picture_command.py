@@ -77,14 +77,12 @@ def check_out(arguments: argparse.Namespace, kinds: Sequence[str]) -> None:
         UserError: an ending that is no picture of this kind, a file that is there, a place that cannot be written.
     """
     from foundation.errors import UserError
-    from foundation.files import require_writable
+    from foundation.files import require_new
 
     for out in arguments.out:
         if out.suffix.lower() not in kinds:
             raise UserError(f"--out {out}: a picture of this kind ends in {' or '.join(kinds)}")
-        require_writable(out)
-        if out.exists() and not arguments.overwrite:
-            raise UserError(f"{out} exists: choose another name, or add --overwrite")
+        require_new(out, arguments.overwrite)
 
 
 def _sources(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[str, ...]:
@@ -105,7 +103,7 @@ def _sources(arguments: argparse.Namespace, loaded: LoadedEncoder) -> tuple[str,
 
 
 @contextmanager
-def as_page(path: Path, width: int = 1400, height: int = 900) -> Iterator[Path]:
+def as_page(path: Path, width: int = 1400, height: int | None = 900) -> Iterator[Path]:
     """Where to write a page: there, or where a browser draws it from, if a picture is wanted."""
     import tempfile
 

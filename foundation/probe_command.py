@@ -113,6 +113,7 @@ class Job:
             data["test"] = describe_data(self.test, test)
         if len(train.groups):
             data["groups"] = {"rule": self.arguments.group, "count": int(train.groups.max()) + 1}
+            data["groups"] |= {"test": int(test.groups.max()) + 1} if len(test.groups) else {}
         warnings = [*cautions.of_splits(train, test), *self._in_both(train, test)]
         warnings += untrained_class_token(self.loaded, tokens)
         for warning in warnings:
@@ -219,11 +220,9 @@ def prepare(arguments: argparse.Namespace, *, needs_test: bool, labels: bool = T
     if arguments.pieces is not None and arguments.pieces > 1:
         in_pieces(loaded.modality, evaluation, arguments.pieces)
     told: list[str] = []
-    if arguments.pieces == 1 and (whole := beforehand.pieces_of(train, loaded.modality, evaluation)) > 1:
-        told.append(
-            f"recordings are up to {whole} views long, of which the middle one is seen: --pieces {whole} averages all"
-        )
-    if labels:
+    if labels:  # where none are needed, many tasks are asked, and what they have seen is said of all of them
+        whole = beforehand.pieces_of(train, loaded.modality, evaluation)
+        told += filter(None, [beforehand.unseen(whole, arguments.pieces)])
         told += beforehand.check_labels(
             (("training", train), ("test", test)),
             modality=loaded.modality,

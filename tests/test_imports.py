@@ -25,7 +25,8 @@ LAYERS = (
     # Text, files, settings, processes, numbers: what any program has.
     "allocator bicubic catalogue chunks compatibility config config_nodes config_reader copied_code counter ctrl_c "
     "deadline errors files host_arrays hub_access inherited lifeline linear linear_float8 paths planned plugins "
-    "printable ranges records redact schedules schema search_path seeded spread stacks synonyms types version voice weights",
+    "printable ranges records redact schedules schema search_path seeded spread stacks synonyms types version voice "
+    "weights",
     "parallel",
     "data",
     "modalities",

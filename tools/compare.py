@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.errors import UserError
-    from foundation.files import replace_file, replace_json, require_writable
+    from foundation.files import replace_file, replace_json, require_new
     from foundation.probes.groups import JSON_FIELD, naming
     from foundation.report import side_by_side
     from foundation.tasks.comparison import compare
@@ -46,8 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     if len(arguments.models) < 2:
         raise UserError("name two models or more, or two result files")
     if arguments.out is not None:
-        require_writable(arguments.out / "compare.json", "choose another place by --out FOLDER")
-    results = _told_apart([_result(arguments, model) for model in arguments.models], arguments.models)
+        require_new(arguments.out / "compare.json", arguments.overwrite, "choose another place by --out FOLDER")
+    results: list[Result] = []
+    for model in arguments.models:
+        results.append(_result(arguments, model, results[0].modality if results else None))
+    results = _told_apart(results, arguments.models)
     groups = None
     if arguments.group is not None and not any(result.groups for result in results):
         if arguments.group.startswith(JSON_FIELD):
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _result(arguments: argparse.Namespace, model: str) -> Result:
+def _result(arguments: argparse.Namespace, model: str, wanted: str | None) -> Result:
     """Read, or evaluated now."""
     from foundation.evaluate_command import evaluated
     from foundation.redact import redact
@@ -79,7 +82,7 @@ def _result(arguments: argparse.Namespace, model: str) -> Result:
     if path.suffix == ".json" or (path / RESULT).is_file():
         return read(path)
     to_stderr(f"{redact(model)}:")
-    found, _, _ = evaluated(arguments, model, keep=False)
+    found, _, _ = evaluated(arguments, model, keep=False, wanted=wanted)
     return result_of(found)
 
 

@@ -57,24 +57,33 @@ def run(arguments: argparse.Namespace) -> int:
 
     from foundation.data.tally import Tally
     from foundation.errors import UserError
+    from foundation.files import require_new
     from foundation.modalities.parts import evaluation_config
     from foundation.probe_command import usable_device
-    from foundation.probes.inputs import features_of_files, find_files
+    from foundation.probes.beforehand import pieces_of, unseen
+    from foundation.probes.inputs import features_of_files, find_files, pieces_of_files
     from foundation.probes.road import features_of_shards
-    from foundation.voice import plural, to_stdout
+    from foundation.voice import plural, to_stderr, to_stdout
     from foundation.zoo.load import load_encoder
     from foundation.zoo.preprocess import Preprocess
 
     out: Path = arguments.out
     if out.suffix != ".npz":
         raise UserError(f"{out}: the last word names the file to write, and it must end with .npz")
-    check_output(out, arguments.overwrite)
+    require_new(out, arguments.overwrite)
     device = usable_device(arguments.device)
     loaded = load_encoder(arguments.model, device, arguments.branch)
     evaluation = evaluation_config(loaded.modality, loaded.evaluation, arguments.size)
     loaded = dataclasses.replace(loaded, evaluation=evaluation)
     preprocess, left_out = Preprocess(loaded.modality, evaluation), Tally()
     files = find_files(arguments.sources, preprocess, left_out)
+    whole = (
+        pieces_of(arguments.sources, loaded.modality, evaluation)
+        if files is None
+        else pieces_of_files(files, preprocess, arguments.rate)
+    )
+    if note := unseen(whole, arguments.pieces):
+        to_stderr(f"warning: {note}")
     if files is not None:
         found = features_of_files(loaded, files, preprocess, arguments.rate, arguments.batch_size, arguments.pieces)
     else:
@@ -94,20 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
     to_stdout(f"wrote {out}: {plural(len(found), 'vector')} of {width:,} numbers, by {loaded.description}")
     report(found, left_out, arguments.tokens)
     return 0
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Whether a file can be written there, before hours are spent on what it shall hold.
-
-    Raises:
-        UserError: it exists, or its folder cannot be made or written.
-    """
-    from foundation.errors import UserError
-    from foundation.files import require_writable
-
-    require_writable(out)
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: choose another name, or add --overwrite")
 
 
 def write(out: Path, found: FeatureSet, loaded: LoadedEncoder, arguments: argparse.Namespace, left_out: Tally) -> None:

@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = command.save(job, "knn", content, begun)
     title = f"kNN, {'leave one out' if alone else 'train to test'}"
     chosen = f"k = {ks[0]}." if len(ks) == 1 else f"Each figure at the best k of {', '.join(map(str, ks))}."
-    table.show(title, job.loaded.description, rows, chosen)
+    table.show(title, job.loaded.description, rows, chosen, looked["data"])
     to_stdout(written)
     return 0
 

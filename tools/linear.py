@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         Console().print(grid)
     best = max((row for row in rows if row["name"] == "model"), key=lambda row: row["top1"])
     title = f"Linear probe, head chosen on {settings.select_on}"
-    table.show(title, job.loaded.description, rows, f"Head of the model: {best['head']}.")
+    table.show(title, job.loaded.description, rows, f"Head of the model: {best['head']}.", looked["data"])
     to_stdout(written)
     return 0
 

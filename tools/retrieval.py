@@ -47,8 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from foundation.data.shards import open_shards
     from foundation.files import replace_json
-    from foundation.jobs.retrieval import embedded, of_one_view, pair_of, recalls_of, said_of
-    from foundation.modalities.shapes import view_shapes
+    from foundation.jobs.retrieval import caution, embedded, pair_of, recalls_of, said_of
     from foundation.printable import printable
     from foundation.probe_command import usable_device
     from foundation.report.nearest import draw_nearest, drawn_by
@@ -63,14 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, learner, pair, shards, limit=arguments.limit, batch_size=arguments.batch_size, device=device, bad=bad
     )
     found = recalls_of(seen)
-    shapes = view_shapes(recipe.views)
-    branches = [learner.named_branches[request.branch] for request in pair]
-    names = [said_of(request, branch) for request, branch in zip(pair, branches, strict=True)]
-    if of_one_view(branches, [shapes[request.view] for request in pair]):
-        to_stderr(
-            f"note: {names[0]} and {names[1]} see the same {pair[0].view!r} view of a sample: the figures say how "
-            "alike two branches are, not how well two sensors find each other, which a run that compares both says"
-        )
+    names = [said_of(request, learner.named_branches[request.branch]) for request in pair]
+    if note := caution(recipe, learner, pair):
+        to_stderr(f"note: {note}")
     if bad:
         to_stderr(f"{len(bad):,} samples were left out; the first: {printable(str(bad[0]))}")
     rows = []

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     more = [f"top-{k} {100 * best[f'top{k}']:.1f} %" for k in (3, 5) if f"top{k}" in best]
     note += f" The model's {' and '.join(more)}." if more else ""
     name = "Linear" if arguments.kernel == "linear" else "RBF"
-    table.show(f"{name} support vector machine", job.loaded.description, rows, note)
+    table.show(f"{name} support vector machine", job.loaded.description, rows, note, looked["data"])
     to_stdout(written)
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from foundation.api.command import settings as changes
 from foundation.errors import UserError
-from foundation.files import replace_file
+from foundation.files import replace_file, require_new
 from foundation.plugins import near
 from foundation.probe_command import usable_device
 from foundation.report.evaluation import render
@@ -18,7 +18,7 @@ from foundation.tasks import suites
 from foundation.tasks.base import Score, Settings, Subject
 from foundation.tasks.evaluation import Evaluation
 from foundation.tasks.evaluation import evaluate as ask
-from foundation.tasks.results import save
+from foundation.tasks.results import RESULT, save
 from foundation.tasks.values import interval, shown
 from foundation.zoo.load import LoadedEncoder, load_encoder
 from foundation.zoo.model import Model
@@ -77,6 +77,7 @@ def evaluate(
     baselines: bool,
     device: str,
     out: str | Path | None,
+    overwrite: bool,
     set: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
 ) -> Report:
@@ -89,6 +90,9 @@ def evaluate(
     loaded = _loaded(model, place)
     name = suite or suites.suite_of(loaded.own[0])
     chosen = suites.tasks_of(name, _several(tasks), changes(set, {}))
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        require_new(folder / RESULT, overwrite, "choose another folder", "overwrite=True")
     subject = Subject(
         loaded,
         loaded.evaluation,
@@ -98,7 +102,6 @@ def evaluate(
         outside=_several(outside),
     )
     found = ask(subject, chosen, baselines=baselines)
-    folder = None if out is None else Path(out)
     if folder is not None:
         save(found, name, folder)
         replace_file(folder / "index.html", render(found, name).encode())

@@ -21,7 +21,6 @@ from foundation.parallel.parallelize import gathered
 from foundation.probes.retrieval import Embedded, Recalls, embeddings, recalls, view_batches
 from foundation.ranges import Count, Range, Side, check
 from foundation.schedules import Duration
-from foundation.types import ViewShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +101,22 @@ def said_of(request: Request, branch: Branch) -> str:
     return f"{request.view} by {request.branch}"
 
 
-def of_one_view(branches: Sequence[Branch], shapes: Sequence[ViewShape]) -> bool:
-    """Whether two branches embed what one sensor recorded, as the evaluation shows it."""
-    return shapes[0].modality == shapes[1].modality and not any(isinstance(one, CachedBranch) for one in branches)
+def of_one_view(recipe: Any, learner: Learner, pair: Sequence[Request]) -> bool:
+    """Whether both branches of a pair embed what one sensor recorded, as the evaluation shows it."""
+    shapes = view_shapes(recipe.views)
+    one, two = (shapes[request.view].modality for request in pair)
+    return one == two and not any(isinstance(learner.named_branches[request.branch], CachedBranch) for request in pair)
+
+
+def caution(recipe: Any, learner: Learner, pair: Sequence[Request]) -> str:
+    """What to say of a pair that is of one sensor; empty for two sensors."""
+    if not of_one_view(recipe, learner, pair):
+        return ""
+    names = [said_of(request, learner.named_branches[request.branch]) for request in pair]
+    return (
+        f"{names[0]} and {names[1]} see the same {pair[0].view!r} view of a sample: the figures say how alike two "
+        "branches are, not how well two sensors find each other, which a run that compares both says"
+    )
 
 
 def recalls_of(found: Embedded) -> Recalls:

@@ -28,7 +28,7 @@ _LABELS = ("cls", "json")
 """Members that a label may stand in; see :func:`foundation.data.members.label_of`."""
 _SPREAD = 64
 """Samples spread over a split that are looked at before the rest: shards may be sorted by class."""
-_LOOKED_AT = 16
+LOOKED_AT = 16
 """Recordings whose lengths are looked at."""
 _DECODED = 4
 """Samples whose decoder is asked before a split counts as unlabelled: somebody else's may find labels elsewhere."""
@@ -122,11 +122,24 @@ def pieces_of(patterns: Sequence[str], modality: str, evaluation: Any) -> int:
     """
     if not in_time(evaluation):
         return 1
-    shards, decode, samples = open_limited(patterns, _LOOKED_AT), decoder(modality, evaluation), []
+    shards, decode, samples = open_limited(patterns, LOOKED_AT), decoder(modality, evaluation), []
     for number in range(shards.num_samples):
         with suppress(SampleError):
             samples.append(decoded(decode, shards.read(*shards.locate(number))))
     return pieces_to_cover(evaluation, samples)
+
+
+def unseen(whole: int, pieces: int) -> str:
+    """What to say where views of recordings do not cover the longest; empty where they do.
+
+    Args:
+        whole: views that cover it, see :func:`pieces_of`.
+        pieces: views that are taken.
+    """
+    if pieces >= whole:
+        return ""
+    taken = "the middle one is" if pieces == 1 else f"{pieces}, spread evenly, are"
+    return f"recordings are up to {whole} views long, of which {taken} seen: --pieces {whole} averages all"
 
 
 def check_each(splits: Sequence[Sequence[str]], limit: int | None, look: Callable[[Any], object], what: str) -> None:

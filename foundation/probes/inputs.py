@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 
 from foundation.counter import Draws
 from foundation.data.addresses import is_remote
+from foundation.data.boundary import decoded
 from foundation.data.pipeline import EvalBatch, EvalPipeline, Plan
 from foundation.data.tally import Tally
 from foundation.data.walk import walk
 from foundation.errors import SampleError, UserError
-from foundation.modalities.parts import in_pieces
+from foundation.modalities.parts import in_pieces, in_time, pieces_to_cover
 from foundation.paths import near_path
+from foundation.probes.beforehand import LOOKED_AT
 from foundation.probes.features import FeatureSet, extract
 from foundation.zoo.load import LoadedEncoder
 from foundation.zoo.preprocess import Preprocess
@@ -77,6 +80,17 @@ def features_of_files(
         loaded.encoder, batches, device=device, total=-(-len(files) // batch_size), what="features", pieces=pieces
     )
     return dataclasses.replace(found, keys=tuple(str(files[number]) for number in found.ids.tolist()))
+
+
+def pieces_of_files(files: Sequence[Path], preprocess: Preprocess, rate: float | None) -> int:
+    """As :func:`foundation.probes.beforehand.pieces_of`, of the longest of a few files."""
+    if not in_time(preprocess.evaluation):
+        return 1
+    samples = []
+    for number in sorted({round(place) for place in np.linspace(0, len(files) - 1, LOOKED_AT)}):
+        with suppress(SampleError):
+            samples.append(decoded(preprocess.decode, preprocess.raw(files[number], rate, number)))
+    return pieces_to_cover(preprocess.evaluation, samples)
 
 
 def file_batches(

@@ -23,7 +23,7 @@ def best_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[s
     return found
 
 
-def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -> None:
+def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str, data: Mapping[str, Any]) -> None:
     """Print the table of a probe, which fits 80 columns, with what it is of above and how to read it below.
 
     Args:
@@ -31,6 +31,7 @@ def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -
         model: what was scored; it is cut to one line.
         rows: of the result file: ``name``, ``features``, ``treatment``, ``top1``, ``balanced``, ``interval``, ``n``.
         note: on the settings.
+        data: what the result file says of the splits.
     """
     from rich.console import Console
 
@@ -38,7 +39,9 @@ def show(title: str, model: str, rows: Sequence[Mapping[str, Any]], note: str) -
     console = Console()
     above = f"{title}: top-1 in %, {samples:,} test sample{'' if samples == 1 else 's'}\n{_cut(model, 78)}"
     best = "the best treatment (bold)" if console.is_terminal else "the best treatment"
-    below = f"95 % interval and balanced accuracy are those of {best}.\n{note}"
+    groups = data.get("groups", {}).get("test")
+    together = f" Intervals count the samples of each of {groups:,} groups together." if groups else ""
+    below = f"95 % interval and balanced accuracy are those of {best}.\n{note}{together}"
     console.print(above, markup=False, highlight=False)
     console.print(summary(rows))
     console.print(below, markup=False, highlight=False)

@@ -76,6 +76,7 @@ def _table(found: Evaluation) -> str:
         "Each task says below how its figure comes about. Intervals are 95 %; chance is what an answer without a look "
         "would score, such as always the largest class."
     )
+    lead = " ".join([lead, *(f"{line[0].upper()}{line[1:]}." for line in found.conditions)])
     return parts.section("All figures", lead, f'<div class="card">{table}</div>')
 
 

@@ -43,6 +43,8 @@ class Scored:
         sizes: ``parameters`` and ``flops``, those that are known.
         family: of sub-networks of one model; empty for a model by itself.
         source: the word that named it.
+        file: result that the score is of.
+        data: that it was scored on, wherever it lies.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Scored:
     sizes: Mapping[Against, float] = field(default_factory=dict)
     family: str = ""
     source: str = ""
+    file: str = ""
+    data: str = ""
 
 
 def scored(words: Sequence[str]) -> list[Scored]:
@@ -148,7 +152,8 @@ def _of_model(word: str) -> list[Scored]:
             f"{word} has no results of foundation knn, linear or svm: score it first, or name the file, "
             f"{word}=RESULT.json"
         )
-    return [row for content in newest.values() for row in _rows(content, loaded, word)]
+    folder = Path() if loaded.folder is None else loaded.folder / "probes"
+    return [row for content in newest.values() for row in _rows(content, loaded, word, folder / content["file"])]
 
 
 def _of_result(path: Path, model: str | None) -> list[Scored]:
@@ -160,15 +165,15 @@ def _of_result(path: Path, model: str | None) -> list[Scored]:
     if content.get("format") != FORMAT or "probe" not in content:
         raise UserError(f"{path} is no result of a probe (foundation knn, linear, svm or sizes write them)")
     if content["probe"] == "sizes":
-        return _rows(content, None, str(path))
+        return _rows(content, None, str(path), path)
     if model is None:
         if path.absolute().parent.name != "probes":
             raise UserError(f"{path} does not say how large its model is: write MODEL={path}")
         model = str(path.absolute().parent.parent)
-    return _rows(content, load_encoder(model, fetch=False), str(path))
+    return _rows(content, load_encoder(model, fetch=False), str(path), path)
 
 
-def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str) -> list[Scored]:
+def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str, file: Path) -> list[Scored]:
     """The best row of each model in a result: each probe tries several settings."""
     name = re.sub(r"( \w+)? at step [\d,]+ \(.*\)$", "", str(content.get("model", source)))
     rows = [
@@ -200,6 +205,8 @@ def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str)
                 size,
                 name if family else "",
                 source,
+                str(file),
+                _data(content),
             )
         )
     return found
@@ -210,6 +217,19 @@ def _split(content: Mapping[str, Any]) -> str:
     if not isinstance(test, Mapping):
         return str(test or "")
     return f"{test.get('samples', '?')} of {' '.join(test.get('shards', ()))}"
+
+
+def _data(content: Mapping[str, Any]) -> str:
+    """As :func:`_split`, by what the shards hold where that is known: copies of them are the same data."""
+    test = (content.get("data") or {}).get("test")
+    if isinstance(test, Mapping) and test.get("digest") and "samples" in test:
+        return f"{test['samples']} of {test['digest']}"
+    return _split(content)
+
+
+def mixed(rows: Sequence[Scored]) -> str:
+    """What to say of scores that cannot be compared; empty where they can."""
+    return "these were scored on different data: they cannot be compared" if len({r.data for r in rows}) > 1 else ""
 
 
 def _page(rows: Sequence[Scored], made: Sequence[tuple[str, str]]) -> str:
@@ -227,10 +247,8 @@ def _page(rows: Sequence[Scored], made: Sequence[tuple[str, str]]) -> str:
         for row in sorted(rows, key=lambda one: (one.probe, one.sizes.get("parameters", 0.0)))
     ]
     head = ["model", "probe", "parameters", "FLOP", "top-1 %", "95 %", "scored on"]
-    splits = {row.split for row in rows}
-    warning = ""
-    if len(splits) > 1:
-        warning = '<p class="lead"><b>These were scored on different data: they cannot be compared.</b></p>'
+    said = mixed(rows)
+    warning = f'<p class="lead"><b>{escape(said.capitalize())}.</b></p>' if said else ""
     lead = "Each model at the best of the settings its probe tried; the bar is its 95 % interval."
     table = parts.table(head, lines, "exact figures", (2, 3, 4, 5))
     body = (

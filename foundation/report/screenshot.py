@@ -8,11 +8,17 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foundation.errors import UserError
 from foundation.files import replace_file
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 WIDTH, HEIGHT = 1100, 1830  # CSS pixels
+HIGHEST = 8000
+_MARGIN = 24
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _SECONDS = 180.0
 _SETTLED = 3000
@@ -22,14 +28,14 @@ _QUIET = (
 )  # fmt: skip
 
 
-def screenshot(page: Path | str, out: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    """Draw the top of a page.
+def screenshot(page: Path | str, out: Path, width: int = WIDTH, height: int | None = HEIGHT) -> Path:
+    """Draw a page, or its top.
 
     Args:
         page: HTML file that needs no network, or the address of a page that this machine serves.
         out: PNG; replaced if it exists.
         width: of the window, CSS pixels.
-        height: likewise.
+        height: likewise; None: as the page is, up to ``HIGHEST``.
 
     Returns:
         ``out``, of at most 256 colours, as a repository may hold it.
@@ -50,7 +56,7 @@ def screenshot(page: Path | str, out: Path, width: int = WIDTH, height: int = HE
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "page.png"
         words = [
-            browser, *_QUIET, *root, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}",
+            browser, *_QUIET, *root, f"--user-data-dir={folder}/profile", f"--window-size={width},{height or HIGHEST}",
             f"--screenshot={drawn}", *where,
         ]  # fmt: skip
         try:
@@ -61,9 +67,20 @@ def screenshot(page: Path | str, out: Path, width: int = WIDTH, height: int = HE
             raise UserError(f"{browser} did not draw {page}: {done.stderr.strip()[-500:]}")
         stream = io.BytesIO()
         with Image.open(drawn) as image:
-            image.convert("RGB").quantize(256).save(stream, "PNG", optimize=True)
+            whole = image.convert("RGB")
+            (_cropped(whole) if height is None else whole).quantize(256).save(stream, "PNG", optimize=True)
     try:
         replace_file(out, stream.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}") from error
     return out
+
+
+def _cropped(image: Image) -> Image:
+    """Without the empty ground below the last thing on the page."""
+    from PIL import ImageChops
+    from PIL.Image import new
+
+    ground = new("RGB", image.size, image.getpixel((0, image.height - 1)))
+    box = ImageChops.difference(image, ground).getbbox()
+    return image.crop((0, 0, image.width, min(image.height, (box[3] if box else image.height) + _MARGIN)))

@@ -137,11 +137,14 @@ class Subject:
         return dataclasses.replace(held, cls=held.cls[-blocks:])
 
     @cached_property
+    def whole(self) -> int:
+        """Views, side by side, that cover the longest of a few recordings."""
+        return pieces_of(self.train or self.test, self.loaded.modality, self.evaluation)
+
+    @property
     def pieces(self) -> int:
         """Views of a recording whose features are averaged."""
-        if self.settings.pieces is not None:
-            return self.settings.pieces
-        return min(MOST_PIECES, pieces_of(self.train or self.test, self.loaded.modality, self.evaluation))
+        return min(MOST_PIECES, self.whole) if self.settings.pieces is None else self.settings.pieces
 
     @property
     def scored(self) -> Split:

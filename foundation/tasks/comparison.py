@@ -109,6 +109,8 @@ def compare(
     """
     if len(results) < 2:
         raise UserError(f"a comparison needs two models or more, got {len(results)}")
+    if len(kinds := dict.fromkeys(one.modality for one in results)) > 1:
+        raise UserError(f"these are models of {' and of '.join(kinds)}, which share no test samples")
     numberings = [groups] if groups is not None else [one.groups for one in results if one.groups]
     by_model = [{(one.task, one.score.metric): one.score for one in result.scores} for result in results]
     figures, told = [], []
@@ -289,6 +291,10 @@ def _warned(results: Sequence[Result], figures: Sequence[Figure]) -> tuple[str, 
         digests = {str(one.data[split].get("digest")) for one in results if isinstance(one.data.get(split), Mapping)}
         if len(digests) > 1:
             told.append(f"the {split} shards are not the same for all models")
+    for name in ("pieces", "tokens"):
+        values = [str(one.settings[name]) for one in results if name in one.settings]
+        if len(set(values)) > 1:
+            told.append(f"the models were evaluated with different --{name}: {', '.join(values)}")
     for figure in figures:
         for one in figure.differences:
             first, second = figure.scores[one.one], figure.scores[one.two]

@@ -12,7 +12,6 @@ from foundation.checkpoints.manifest import name_of
 from foundation.data.shards import open_shards
 from foundation.errors import FoundationError, SampleError, UserError
 from foundation.jobs.retrieval import embedded, of_one_view, pair_of, recalls_of, said_of
-from foundation.modalities.shapes import view_shapes
 from foundation.ranges import Count, Length, check
 from foundation.run import build
 from foundation.run.model_recipe import recipe_of
@@ -50,10 +49,8 @@ class Config:
             pair = pair_of(learner)
         except FoundationError as error:
             return str(error).removeprefix("retrieval: ")
-        shapes = view_shapes(recipe.views)
-        branches = [learner.named_branches[request.branch] for request in pair]
-        if of_one_view(branches, [shapes[request.view] for request in pair]):
-            return f"both branches of its run see the same sensor ({shapes[pair[0].view].modality})"
+        if of_one_view(recipe, learner, pair):
+            return f"both branches of its run see the same sensor ({subject.loaded.modality})"
         return None
 
     def run(self, subject: Subject) -> Outcome:

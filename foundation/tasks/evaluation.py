@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from foundation.errors import UserError
 from foundation.probes import cautions
+from foundation.probes.beforehand import unseen
 from foundation.probes.candidates import candidates, describe_data
 from foundation.probes.groups import groups_of_keys, names_of_groups
 from foundation.probes.labels import class_names
@@ -18,7 +19,7 @@ from foundation.run.class_token import untrained_class_token
 from foundation.tasks.accuracy import widened
 from foundation.tasks.base import Confusion, Outcome, Score, Split, Subject, Task
 from foundation.tasks.beside import outdone
-from foundation.voice import duration, to_stderr
+from foundation.voice import duration, plural, to_stderr
 
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -64,6 +65,17 @@ class Evaluation:
     groups: Mapping[str, int]
     seconds: float
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What holds of all figures, in words: views of recordings, groups of samples."""
+        pieces, rule = self.subject.pieces, self.subject.settings.group
+        count = len(set(self.groups.values()))
+        averaged = [f"features are means over {pieces} views of each recording"] if pieces > 1 else []
+        together = (
+            [f"intervals count the samples of each of {plural(count, 'group')} ({rule}) together"] if count else []
+        )
+        return (*averaged, *together)
+
 
 def evaluate(
     subject: Subject,
@@ -84,8 +96,6 @@ def evaluate(
         UserError: no task could be asked.
     """
     begun = time.monotonic()
-    if subject.settings.pieces is None and subject.pieces > 1:
-        say(f"recordings are longer than a view: features are means over {subject.pieces} views of each")
     answers = {name: _asked(name, task, subject, say) for name, task in tasks.items()}
     warnings = _looked(subject)
     for warning in warnings:
@@ -171,6 +181,8 @@ def _looked(subject: Subject) -> list[str]:
         found = subject.held(split)
         if found is not None:
             told += cautions.of_features(found, split)
+    if any(subject.held(split) is not None for split in _SPLITS):
+        told += filter(None, [unseen(subject.whole, subject.pieces)])
     if subject.held("train") is None or (subject.test and subject.held("test") is None):
         return told
     try:

@@ -14,7 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -76,6 +76,7 @@ class ResultForm(TypedDict, total=False):
     created: str
     samples_sha256: str
     data: dict[str, Any]
+    settings: dict[str, Any]
     tasks: list[TaskForm]
     warnings: list[str]
 
@@ -104,6 +105,7 @@ class Result:
         data: what is said of the splits.
         groups: of the test samples, by key; empty: each stands for itself.
         source: file that it was read from, or what was evaluated.
+        settings: how it was run, where that is known.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Result:
     data: Mapping[str, Any]
     groups: Mapping[str, int]
     source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def result_of(found: Evaluation) -> Result:
@@ -124,8 +127,20 @@ def result_of(found: Evaluation) -> Result:
     ]
     loaded = found.subject.loaded
     return Result(
-        loaded.name or loaded.description, loaded.modality, tuple(scores), found.data, found.groups, loaded.description
+        loaded.name or loaded.description,
+        loaded.modality,
+        tuple(scores),
+        found.data,
+        found.groups,
+        loaded.description,
+        settings_of(found),
     )
+
+
+def settings_of(found: Evaluation) -> dict[str, Any]:
+    """How an evaluation was run, as plain values."""
+    settings = found.subject.settings
+    return {**plain(settings), "device": str(settings.device), "pieces": found.subject.pieces}
 
 
 def save(found: Evaluation, suite: str, folder: Path) -> Path:
@@ -165,7 +180,6 @@ def as_json(found: Evaluation, suite: str, arrays: dict[str, NDArray[Any]]) -> d
         arrays: gets those of the other file.
     """
     subject, loaded = found.subject, found.subject.loaded
-    settings = {**plain(subject.settings), "device": str(subject.settings.device), "pieces": subject.pieces}
     if found.groups:
         arrays["groups.keys"] = _text(tuple(found.groups))
         arrays["groups"] = np.array(list(found.groups.values()), np.int64)
@@ -180,7 +194,7 @@ def as_json(found: Evaluation, suite: str, arrays: dict[str, NDArray[Any]]) -> d
         "suite": suite,
         "evaluation": plain(subject.evaluation),
         "seed": subject.settings.seed,
-        "settings": settings,
+        "settings": settings_of(found),
         "data": found.data,
         "baselines": list(found.baselines),
         "warnings": list(found.warnings),
@@ -258,7 +272,13 @@ def read(path: Path) -> Result:
         raise UserError(f"{path}: {error}") from None
     name = content.get("name") or content.get("model", str(path))
     return Result(
-        str(name), str(content.get("modality", "")), tuple(scores), content.get("data", {}), groups, str(path)
+        str(name),
+        str(content.get("modality", "")),
+        tuple(scores),
+        content.get("data", {}),
+        groups,
+        str(path),
+        content.get("settings", {}),
     )
 
 

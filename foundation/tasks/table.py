@@ -43,7 +43,8 @@ def show(found: Evaluation) -> None:
             )
     console = Console(width=None if sys.stdout.isatty() else 110)
     loaded = found.subject.loaded
-    console.print(loaded.description, markup=False, highlight=False)
+    for line in (loaded.description, *found.conditions):
+        console.print(line, markup=False, highlight=False)
     console.print(table)
     for answer in found.answers:
         for warning in answer.outcome.warnings if answer.outcome else ():
@@ -76,4 +77,5 @@ def show_comparison(comparison: Comparison, resamples: int) -> None:
         for one in figure.differences:
             text = f"{figure.task}, {figure.metric}: {said(comparison, figure, one)}"
             console.print(text, markup=False, highlight=False)
-    console.print(method(comparison, resamples), markup=False, highlight=False)
+    how = method(comparison, resamples) or "no differences: none of these figures is a mean over common test samples"
+    console.print(how, markup=False, highlight=False)

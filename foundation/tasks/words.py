@@ -23,7 +23,9 @@ def said(comparison: Comparison, figure: Figure, one: Difference) -> str:
 
 
 def method(comparison: Comparison, resamples: int) -> str:
-    """How the differences come about."""
+    """How the differences come about; empty where there are none."""
+    if not any(figure.differences for figure in comparison.figures):
+        return ""
     pairs = max((len(figure.differences) for figure in comparison.figures), default=0)
     grouped = any(one.groups is not None for figure in comparison.figures for one in figure.differences)
     what = "groups of test samples" if grouped else "test samples"

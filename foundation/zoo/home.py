@@ -172,6 +172,8 @@ def mirrors(home: Home) -> list[tuple[str, str]]:
         plain: dict[str, Any] = config.read_plain(path)
     except FileNotFoundError:
         plain = {}
+    except UserError as error:
+        raise UserError(f"{error}; a line of it is such as https://models.example.org/: file:///mnt/models/") from None
     pairs = [(str(prefix), str(to), str(path)) for prefix, to in plain.items()]
     for word in os.environ.get(MIRRORS_VARIABLE, "").split():
         prefix, _, to = word.partition("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from foundation.data.download import Expected
 from foundation.printable import isolated, padded
 from foundation.zoo.cards import Listed
 from foundation.zoo.entry import Entry, Metric
@@ -28,13 +29,18 @@ def state_of(one: Listed, home: Home) -> str:
         return _TO_TRAIN
     if one.in_place:
         return "in the package"
-    return "pulled" if home.pulled(one.entry.name) is not None else "to pull"
+    if home.pulled(one.entry.name) is None:
+        return "to pull"
+    whole = all(home.has(one.file(file.name, home), Expected(file.size, file.sha256)) for file in one.entry.needed)
+    return "pulled" if whole else _IN_DOUBT
 
 
 _TO_TRAIN = "to train"
+_IN_DOUBT = "in doubt"
 _MEANING = {
     "timm": "timm fetches the weights when the model is loaded",
     "open_clip": "open_clip fetches the weights when the model is loaded",
+    _IN_DOUBT: "pulled, and changed since or not checked yet: 'foundation zoo verify NAME' looks, 'pull' mends",
     _TO_TRAIN: "no weights are published; 'foundation zoo show NAME' says the command that trains it",
 }
 

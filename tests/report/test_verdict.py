@@ -127,7 +127,7 @@ def test_names_from_right_to_left_leave_the_numbers_around_them_where_they_are(c
         {"name": "simple", "features": name, "treatment": "as is", "top1": 0.5, "balanced": 0.5, "interval": [0.4, 0.6]}
         for name in (hebrew, "colours 3")
     ]
-    table.show("kNN", "m", [row | {"n": 2} for row in rows], "")
+    table.show("kNN", "m", [row | {"n": 2} for row in rows], "", {})
     shown = capsys.readouterr().out.splitlines()
     (first,) = (line for line in shown if hebrew in line)
     (second,) = (line for line in shown if "colours 3" in line)

@@ -161,3 +161,18 @@ def test_a_figure_whose_samples_have_no_group_is_not_compared_and_the_others_are
     found = compare([two_figures("a", 0), two_figures("b", 1)])
     assert [len(figure.differences) for figure in found.figures] == [1, 0]
     assert any(told.startswith("knn alignment is not compared: the groups say nothing") for told in found.warnings)
+
+
+def test_models_that_were_run_in_other_ways_are_told_apart():
+    each = draws(0.5, 50, 0)
+    one, two = (
+        dataclasses.replace(result(n, each), settings={"pieces": p, "tokens": "cls"}) for n, p in (("a", 2), ("b", 1))
+    )
+    assert compare([one, two]).warnings == ("the models were evaluated with different --pieces: 2, 1",)
+    with pytest.raises(UserError, match="models of image and of audio, which share no test samples"):
+        compare([one, dataclasses.replace(two, modality="audio")])
+
+
+def test_where_there_are_no_differences_none_are_explained():
+    apart = [result("a", [0.0, 1.0, 1.0], ("a", "b", "c")), result("b", [0.0, 1.0, 1.0], ("d", "e", "f"))]
+    assert method(compare(apart), 10) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -107,3 +108,23 @@ def test_mistakes_are_said_before_anything_is_read(model, folder, tiny_shards, t
     assert "files and shards in one command" in refused(folder, tiny_shards, tmp_path / "x.npz")
     assert "no files that this model reads (1 .txt)" in refused(folder / "notes.txt", tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_of_a_long_recording_it_is_said_what_is_seen(tmp_path, capsys):
+    np.save(tmp_path / "long.npy", np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32))
+    words = [
+        "embed",
+        "hapt-dino-ibot-nano",
+        str(tmp_path / "long.npy"),
+        str(tmp_path / "out.npz"),
+        "--rate",
+        "50",
+        "--overwrite",
+    ]
+    assert main(words) == 0
+    found = re.search(
+        r"up to (\d+) views long, of which the middle one is seen: --pieces (\d+)", capsys.readouterr().err
+    )
+    assert int(found[1]) == int(found[2]) > 1
+    assert main([*words, "--pieces", found[1]]) == 0
+    assert "views long" not in capsys.readouterr().err

@@ -9,8 +9,10 @@ import re
 import numpy as np
 import pytest
 
+import foundation
 from foundation.cli import main
 from foundation.data.shards import write_shards
+from foundation.errors import UserError
 from tests.data.remote.conftest import cache, serve
 
 __all__ = ["cache", "serve"]
@@ -54,6 +56,24 @@ def test_a_run_is_evaluated_on_its_own_shards_beside_itself(run, capsys):
     assert page.count("<svg") >= 3  # choice, confusions, spectrum
     assert main(["evaluate", str(run), *QUICK, "--workers", "0"]) == 0
     assert len(list((run / "evaluations").iterdir())) == 1, "the same question again replaces its answer"
+
+
+def test_what_lies_in_a_folder_of_the_user_is_not_replaced_unasked(two, run, tmp_path, capsys):
+    shards = [word for split in ("train", "test") for word in (f"--{split}", str(run.parent / f"shards/{split}-*.tar"))]
+    out = tmp_path / "out"
+    words = ["evaluate", str(run), "--tasks", "knn", "--workers", "0", *shards, "--group", "^(...)", "--out", str(out)]
+    assert main(words) == 0
+    assert "intervals count the samples of each of 3 groups (^(...)) together" in capsys.readouterr().out
+    assert "Intervals count the samples of each of 3 groups" in (out / "index.html").read_text()
+    before = (out / "result.json").read_bytes()
+    assert main(words) == 2
+    assert "result.json exists: choose another place by --out FOLDER, or add --overwrite" in capsys.readouterr().err
+    assert (out / "result.json").read_bytes() == before
+    assert main([*words, "--overwrite"]) == 0
+    both = ["compare", str(two / "a"), str(two / "b"), "--resamples", "100", "--out", str(out)]
+    assert [main(both), main(both), main([*both, "--overwrite"])] == [0, 2, 0]
+    with pytest.raises(UserError, match=r"result\.json exists: choose another folder, or add overwrite=True"):
+        foundation.evaluate(run, train=shards[1], test=shards[3], tasks="knn", out=out)
 
 
 def test_files_are_compared_without_model_and_shards(two, tmp_path, capsys):

@@ -131,3 +131,8 @@ def test_mistakes_end_with_code_2_and_a_line(run, capsys, arguments, message):
 def test_a_model_that_is_none(tmp_path, capsys):
     assert main(["knn", str(tmp_path / "nothing")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_option_that_other_commands_have_leads_to_its_own(capsys):
+    assert main(["knn", "x", "--out", "a.json"]) == 2
+    assert "--out a.json; here it is --json (" in capsys.readouterr().err

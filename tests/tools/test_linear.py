@@ -58,7 +58,7 @@ def test_end_to_end_takes_new_views_in_each_epoch(run, tmp_path):
     content = json.loads(out.read_text())
     assert content["settings"]["end_to_end"] is True
     assert len(content["results"]) == 1 and len(content["results"][0]["heads"]) == 2
-    assert content["data"]["groups"] == {"rule": "^(00[0-9])", "count": 5}
+    assert content["data"]["groups"] == {"rule": "^(00[0-9])", "count": 5, "test": 3}
     assert any("groups, such as 000, are in both splits" in told for told in content["warnings"])
 
 

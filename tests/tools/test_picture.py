@@ -98,3 +98,11 @@ def test_size_from_a_probe_to_a_page(run, held_out, tmp_path, capsys):
     best = max(row["top1"] for row in json.loads(file.read_text())["results"])
     assert main(["picture", "size", f"{run}={file}", "--out", str(tmp_path / "size.html")]) == 0
     assert f"{100 * best:.1f}" in (tmp_path / "size.html").read_text()
+    said = capsys.readouterr().err
+    assert f"knn {100 * best:.1f} % by {file}" in said and "cannot be compared" not in said
+    fewer = tmp_path / "fewer.json"
+    assert main(["knn", str(run), *words[:-4], str(fewer), *words[-3:], "--limit", "12"]) == 0
+    again = tmp_path / "both.html"
+    assert main(["picture", "size", f"{run}={file}", f"{run}={fewer}", "--out", str(again)]) == 0
+    assert "warning: these were scored on different data: they cannot be compared" in capsys.readouterr().err
+    assert "These were scored on different data" in again.read_text()

@@ -112,11 +112,12 @@ def _across(arguments: argparse.Namespace) -> tuple[Pictured, Pictured, str]:
     """Both sides of the pair of branches that a run compares."""
     from foundation.data.shards import open_shards
     from foundation.errors import UserError
-    from foundation.jobs.retrieval import embedded, pair_of, said_of
+    from foundation.jobs.retrieval import caution, embedded, pair_of, said_of
     from foundation.picture_command import check_out
     from foundation.probe_command import usable_device
     from foundation.report.nearest import drawn_by, paired
     from foundation.run.reload import reload
+    from foundation.voice import to_stderr
 
     if arguments.other or arguments.gallery:
         raise UserError("--across takes one run, and looks among --data: leave OTHER and --gallery out")
@@ -132,7 +133,11 @@ def _across(arguments: argparse.Namespace) -> tuple[Pictured, Pictured, str]:
     names = [said_of(request, learner.named_branches[request.branch]) for request in pair]
     if arguments.back:
         one, two, names = two, one, names[::-1]
-    return one, two, f"{recipe.name}, {folder.name}: from {names[0]} to {names[1]}."
+    said = f"{recipe.name}, {folder.name}: from {names[0]} to {names[1]}."
+    if note := caution(recipe, learner, pair):
+        to_stderr(f"note: {note}")
+        said += f" Mind: {note}."
+    return one, two, said
 
 
 if __name__ == "__main__":

@@ -41,13 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from foundation.picture_command import as_page, check_out
-    from foundation.report.model_sizes import draw, scored
-    from foundation.voice import to_stdout
+    from foundation.report.model_sizes import draw, mixed, scored
+    from foundation.voice import to_stderr, to_stdout
 
     check_out(arguments, (".html", ".svg", ".png"))
     rows = scored(arguments.results)
+    for row in rows:
+        to_stderr(f"{row.name}: {row.probe} {100 * row.top1:.1f} % by {row.file}")
+    if note := mixed(rows):
+        to_stderr(f"warning: {note}")
     for path in arguments.out:
-        with as_page(path, 1180, 640) as page:
+        with as_page(path, 1180, None) as page:
             draw(rows, page, arguments.against)
         to_stdout(f"written: {path}")
     return 0

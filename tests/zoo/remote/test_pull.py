@@ -248,10 +248,14 @@ def test_a_changed_file_is_found_and_pulled_again(zoo, home, monkeypatch, capsys
     pull(NAME, Home())
     there = home / "models" / WEIGHTS
     there.write_bytes(there.read_bytes()[:-1] + b"?")
+    assert main(["zoo", "list", "--pulled"]) == 0
+    listed = capsys.readouterr()
+    assert " in doubt " in listed.out and "in doubt: pulled, and changed since" in "".join(listed)
     assert main(["zoo", "verify"]) == 2
     assert "its SHA-256 is" in capsys.readouterr().out
     assert weights_of(NAME).read_bytes() == (zoo / WEIGHTS).read_bytes()
     assert main(["zoo", "verify", NAME]) == 0 and "some-model: good, 2 files" in capsys.readouterr().out
+    assert main(["zoo", "list", "--pulled"]) == 0 and " pulled " in capsys.readouterr().out
     there.write_bytes(b"?")
     monkeypatch.delenv("FOUNDATION_ZOO")
     with pytest.raises(UserError, match=f"is not whole .*came from {zoo}"):
