@@ -42,10 +42,10 @@ def score(predictions: Tensor, labels: Tensor, groups: Tensor | None = None) -> 
     classes = there > 0
     balanced = float((hits[classes] / there[classes]).mean()) if len(labels) else math.nan
     top1 = right / len(labels) if len(labels) else math.nan
-    interval: tuple[float, float] | None = wilson_interval(right, len(labels))
-    if groups is not None and len(groups):
-        interval = interval_of_groups(correct.double(), groups, wilson_interval(right, len(labels)), share=True)
-    return Score(top1, balanced, interval)
+    alone = wilson_interval(right, len(labels))
+    if groups is None or not len(groups):
+        return Score(top1, balanced, alone)
+    return Score(top1, balanced, interval_of_groups(correct.double(), groups, alone, share=True))
 
 
 def interval_of_groups(

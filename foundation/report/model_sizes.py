@@ -22,6 +22,7 @@ from foundation.report.figures import number
 from foundation.report.scatter import HEIGHT, WIDTH, Point, scatter
 from foundation.report.sizes import poster
 from foundation.report.template import PAGE, STYLE
+from foundation.voice import to_stderr
 from foundation.zoo.load import LoadedEncoder, load_encoder
 
 Against: TypeAlias = Literal["parameters", "flops"]
@@ -170,7 +171,11 @@ def _of_result(path: Path, model: str | None) -> list[Scored]:
         if path.absolute().parent.name != "probes":
             raise UserError(f"{path} does not say how large its model is: write MODEL={path}")
         model = str(path.absolute().parent.parent)
-    return _rows(content, load_encoder(model, fetch=False), str(path), path)
+        return _rows(content, load_encoder(model, fetch=False), str(path), path)
+    loaded = load_encoder(model, fetch=False)
+    if loaded.sha256 is not None and content.get("model_sha256") != loaded.sha256:
+        to_stderr(f"note: {path} is of {content.get('model')}, and its size is taken from {loaded.description}")
+    return _rows(content, loaded, str(path), path)
 
 
 def _rows(content: Mapping[str, Any], loaded: LoadedEncoder | None, source: str, file: Path) -> list[Scored]:
