@@ -34,9 +34,9 @@ class Config:
     """A run folder, a checkpoint folder, an exported ``.safetensors``, or weights that others have published: their
     file (``dinov2_vits14.pth``, where needed with its source, ``FILE,as=dino``; of the hub of Hugging Face
     ``hf://OWNER/REPO/FILE``), or ``timm:NAME`` for those of a timm model (``timm:NAME,weights=FILE.safetensors`` from a
-    file), or likewise the image tower of an open_clip model (``open_clip:NAME,pretrained=TAG``). They must fit, shape by shape, but may lack the encoder's registers, which then
-    start at random; positions of another grid are resized; weights of another modality are adapted where there is a way
-    (clips take those of images)."""
+    file), or likewise the image tower of an open_clip model (``open_clip:NAME,pretrained=TAG``). They must fit, shape
+    by shape, but may lack the encoder's registers, which then start at random; positions of another grid are resized;
+    weights of another modality are adapted where there is a way (clips take those of images)."""
     branch: str | None = None
     """Which encoder of a run folder or checkpoint, such as ``student``; None: the one that it was measured by."""
     how: str | None = None
